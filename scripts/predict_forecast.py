@@ -1,0 +1,66 @@
+"""Forecast what follows the series of a file, with a saved model.
+
+    python scripts/predict_forecast.py --model runs/ttm/cgm_sample/decoder --input input.csv --output forecast.csv
+
+The input has the columns the model was trained on (CSV, gzipped CSV or Parquet); the last context of each
+series is used. The output has one row per series and future step, in original units.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from tstune.errors import EXIT_OK, OutputError, exits_cleanly
+
+
+def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", required=True, help="run folder of a trained model")
+    parser.add_argument("--input", required=True, help="table with the history (.csv, .csv.gz, .parquet)")
+    parser.add_argument("--output", required=True, help="forecast to write (.csv, .csv.gz, .parquet)")
+    parser.add_argument("--future", help="table with known-future columns, for models that use them")
+    parser.add_argument("--overwrite", action="store_true", help="replace an existing output file")
+    return parser.parse_args(argv)
+
+
+@exits_cleanly
+def main(argv: Sequence[str] | None = None) -> int:
+    """Load, forecast, write."""
+    args = parse_args(argv)
+    output = Path(args.output)
+    if output.exists() and not args.overwrite:
+        raise OutputError(f"--output {output} exists; add --overwrite or choose another file")
+    if not output.name.endswith((".csv", ".csv.gz", ".parquet")):
+        raise OutputError(f"--output {output}: unknown kind of file; use .csv, .csv.gz or .parquet")
+    if not output.parent.is_dir():
+        raise OutputError(f"--output {output}: the folder {output.parent} does not exist")
+
+    from tstune.runtime.logs import setup_logging
+
+    setup_logging()
+
+    from tstune.data.sources.csv import read_table
+    from tstune.models.registry import load_model
+
+    model = load_model(args.model)
+    future = read_table(Path(args.future)) if args.future else None
+    forecast = model.predict(args.input, future)
+    aside = output.with_name(f".partial-{output.name}")
+    try:
+        if output.suffix == ".parquet":
+            forecast.to_parquet(aside, index=False)
+        else:
+            forecast.to_csv(aside, index=False)
+        aside.replace(output)
+    except OSError as error:
+        aside.unlink(missing_ok=True)
+        raise OutputError(f"--output {output} cannot be written: {error.strerror}") from None
+    print(f"{len(forecast)} forecast rows: {output}")
+    return EXIT_OK
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,39 @@
+"""Fine-tune and judge time-series foundation models with HuggingFace Accelerate.
+
+Importing this package is cheap: every public name is loaded on first use.
+"""
+
+from __future__ import annotations
+
+import importlib
+
+__version__ = "0.1.0"
+
+# public name -> module that defines it
+_PUBLIC = {
+    "BaseTimeSeriesFoundationModel": "tstune.models.base",
+    "TTMForecaster": "tstune.models.ttm",
+    "ModelConfig": "tstune.config.flat",
+    "TTMConfig": "tstune.config.flat",
+    "DistributedConfig": "tstune.config.schema",
+    "RunConfig": "tstune.config.schema",
+    "ConfigManager": "tstune.config.interfaces",
+    "SimpleConfigManager": "tstune.config.simple_manager",
+    "DistributedManager": "tstune.runtime.distributed",
+    "TstuneError": "tstune.errors",
+    "available_models": "tstune.models.registry",
+    "available_sources": "tstune.data.sources",
+    "prepare_data": "tstune.data.pipeline",
+}
+
+__all__ = sorted(_PUBLIC)
+
+
+def __getattr__(name: str) -> object:
+    if name not in _PUBLIC:
+        raise AttributeError(f"module 'tstune' has no attribute {name!r}; public names: {', '.join(__all__)}")
+    return getattr(importlib.import_module(_PUBLIC[name]), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -1,0 +1,1 @@
+"""One validated `RunConfig`, however it was written down."""

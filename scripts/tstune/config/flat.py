@@ -1,0 +1,160 @@
+"""Flat keyword view of `RunConfig` for Python users: `TTMConfig(context_length=512, batch_size=64)`.
+
+It holds no schema of its own. Names, defaults, documentation and checks come from `RunConfig`; this
+module only maps a flat name to its place in the nested configuration.
+"""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+from collections.abc import Mapping
+
+from tstune.config.schema import RunConfig
+from tstune.config.validation import leaf_paths, validate
+from tstune.errors import ConfigError
+
+# Keys whose last part alone would be ambiguous or unclear.
+_RENAMED = {
+    "model.type": "model_type",
+    "tuning.mode": "tuning_mode",
+    "data.source": "data_source",
+    "data.path": "data_path",
+    "data.split.train": "split_train",
+    "data.split.validation": "split_validation",
+    "data.split.test": "split_test",
+    "data.split.borders": "split_borders",
+    "data.split.mode": "split_mode",
+    "evaluation.batch_size": "eval_batch_size",
+    "distributed.enabled": "distributed",
+    "distributed.strategy": "distributed_strategy",
+}
+
+FLAT_PATHS: dict[str, str] = {_RENAMED.get(path, path.rsplit(".", 1)[-1]): path for path in leaf_paths()}
+"""Flat keyword -> dotted path in `RunConfig`."""
+
+ALIASES: dict[str, str] = {
+    "model_path": "pretrained",
+    "forecast_length": "prediction_length",
+    "batch_size": "per_device_batch_size",
+    "gradient_clip_val": "max_grad_norm",
+    "data_source_name": "data_source",
+}
+"""Other names people know -> flat keyword."""
+
+SWITCHES: dict[str, tuple[str, dict[bool, object]]] = {
+    "fp16": ("mixed_precision", {True: "fp16", False: None}),
+    "bf16": ("mixed_precision", {True: "bf16", False: None}),
+    "freeze_backbone": ("tuning_mode", {True: "decoder", False: "full"}),
+}
+"""Boolean keywords -> (flat keyword, value for each setting)."""
+
+
+class ModelConfig:
+    """A run described by flat keywords.
+
+    Every keyword of the schema is accepted by its own name, by the aliases of `ALIASES` and by the
+    switches of `SWITCHES`. `run_config` is the validated `RunConfig`; attributes read from it.
+
+    Raises:
+        ConfigError: unknown keyword, wrong value, or two names for one thing that disagree.
+    """
+
+    model_type = "ttm"
+
+    def __init__(self, **keywords: object) -> None:
+        flat = _resolve_names({"model_type": self.model_type} | keywords)
+        nested: dict = {}
+        for name, value in flat.items():
+            *parents, leaf = FLAT_PATHS[name].split(".")
+            section = nested
+            for parent in parents:
+                section = section.setdefault(parent, {})
+            section[leaf] = value
+        self.run_config: RunConfig = validate(nested, origin=type(self).__name__)
+
+    @classmethod
+    def from_run_config(cls, run_config: RunConfig) -> ModelConfig:
+        """Wrap an existing configuration."""
+        config = cls.__new__(cls)
+        config.run_config = run_config
+        return config
+
+    def __getattr__(self, name: str) -> object:
+        if name == "run_config":  # not set yet: keep copy and pickle away from recursion
+            raise AttributeError(name)
+        if name in SWITCHES:
+            target, values = SWITCHES[name]
+            return getattr(self, target) == values[True]
+        name = ALIASES.get(name, name)
+        if name not in FLAT_PATHS:
+            raise AttributeError(f"{type(self).__name__} has no parameter {name!r}{_closest(name)}")
+        value: object = self.run_config
+        for part in FLAT_PATHS[name].split("."):
+            value = getattr(value, part)
+        return value
+
+    def to_dict(self) -> dict[str, object]:
+        """Return every flat keyword with its value."""
+        return {name: getattr(self, name) for name in FLAT_PATHS}
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, ModelConfig) and self.run_config == other.run_config
+
+    def __repr__(self) -> str:
+        default = type(self)()
+        changed = {name: value for name, value in self.to_dict().items() if value != getattr(default, name)}
+        return f"{type(self).__name__}({', '.join(f'{name}={value!r}' for name, value in changed.items())})"
+
+
+class TTMConfig(ModelConfig):
+    """Tiny Time Mixer, flat."""
+
+    model_type = "ttm"
+
+
+def _resolve_names(keywords: Mapping[str, object]) -> dict[str, object]:
+    resolved: dict[str, object] = {}
+    said_by: dict[str, str] = {}
+    for keyword, value in keywords.items():
+        name = ALIASES.get(keyword, keyword)
+        if keyword in SWITCHES:
+            name, values = SWITCHES[keyword]
+            if value not in (True, False):
+                raise ConfigError(f"{keyword} must be True or False, got {value!r}")
+            value = values[bool(value)]
+            if value is None:  # a switch turned off asks for nothing
+                continue
+        if name not in FLAT_PATHS:
+            raise ConfigError(f"unknown keyword {keyword!r}{_closest(keyword)}")
+        if name in resolved and resolved[name] != value:
+            raise ConfigError(f"{said_by[name]} and {keyword} both set {name}: {resolved[name]!r} and {value!r}")
+        resolved[name] = value
+        said_by[name] = keyword
+    return resolved
+
+
+def _closest(name: str) -> str:
+    known = [*FLAT_PATHS, *ALIASES, *SWITCHES]
+    match = difflib.get_close_matches(name, known, n=1)
+    return f", did you mean {match[0]!r}?" if match else ""
+
+
+def _document(cls: type[ModelConfig]) -> None:
+    """Give the class a signature and parameter documentation taken from the schema."""
+    parameters, lines = [], []
+    for name, path in FLAT_PATHS.items():
+        section = RunConfig
+        *parents, leaf = path.split(".")
+        for parent in parents:
+            section = section.model_fields[parent].annotation
+        field = section.model_fields[leaf]
+        parameters.append(inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=field.default))
+        lines.append(f"    {name} (default {field.default!r}): {' '.join((field.description or '').split())}")
+    aliases = ", ".join(f"{alias} = {name}" for alias, name in ALIASES.items())
+    switches = ", ".join(f"{switch} sets {target}" for switch, (target, _) in SWITCHES.items())
+    cls.__signature__ = inspect.Signature(parameters)
+    cls.__doc__ = f"{cls.__doc__}\n\nArgs:\n" + "\n".join(lines) + f"\n\nAliases: {aliases}.\nSwitches: {switches}.\n"
+
+
+_document(TTMConfig)

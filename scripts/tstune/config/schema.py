@@ -1,0 +1,235 @@
+"""The one schema of a run. Every recipe, keyword and command-line override ends here.
+
+Defaults are the values of the published TTM recipe where there is one. Unknown keys are errors.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+Duration = Annotated[str | int, Field(union_mode="left_to_right")]
+"""A length of time: text such as ``45min`` or ``2h``, or a whole number of steps of the series."""
+
+TuningMode = Literal["zero_shot", "decoder", "full", "from_scratch"]
+
+
+class Section(BaseModel):
+    """A group of keys: immutable, and a typo is an error."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=(), use_attribute_docstrings=True)
+
+
+class TTMSection(Section):
+    """Tiny Time Mixer: which weights, which lengths, which architecture.
+
+    The architecture keys (`patch_length` to `fcm_mix_layers`) build a model from scratch. With
+    pretrained weights they are read from the checkpoint, and a value given here must agree with it.
+    """
+
+    type: Literal["ttm"] = "ttm"
+    """Model family."""
+    pretrained: str | None = None
+    """Folder of a checkpoint, Hub id (`ibm-granite/granite-timeseries-ttm-r2`), or null for random weights."""
+    revision: str | None = None
+    """Branch of the Hub repository; null lets granite-tsfm pick it from the two lengths and the frequency."""
+    context_length: int = Field(512, ge=4)
+    """Past steps the model sees."""
+    prediction_length: int = Field(96, ge=1)
+    """Future steps the model forecasts."""
+    patch_length: int | None = Field(None, ge=1)
+    """Steps per patch; 64 when built from scratch."""
+    d_model: int | None = Field(None, ge=1)
+    """Backbone width; 192 when built from scratch."""
+    num_layers: int | None = Field(None, ge=1)
+    """Mixer layers per backbone level; 2 when built from scratch."""
+    expansion_factor: int | None = Field(None, ge=1)
+    """Width of a mixer's hidden layer over its input; 2 when built from scratch."""
+    adaptive_patching_levels: int | None = Field(None, ge=0)
+    """Backbone levels with their own patch count; 3 when built from scratch."""
+    gated_attn: bool | None = None
+    """Gate after each mixer; true when built from scratch."""
+    self_attn: bool | None = None
+    """Self-attention across patches; false when built from scratch."""
+    use_positional_encoding: bool | None = None
+    """Add positions to the patches; false when built from scratch."""
+    decoder_num_layers: int | None = Field(None, ge=1)
+    """Mixer layers of the decoder; 2 when built from scratch."""
+    decoder_d_model: int | None = Field(None, ge=1)
+    """Decoder width; 128 when built from scratch."""
+    decoder_mode: Literal["auto", "common_channel", "mix_channel"] = "auto"
+    """`common_channel` forecasts each channel alone, `mix_channel` lets them exchange information;
+    `auto` mixes only if there are conditional or control columns."""
+    dropout: float | None = Field(None, ge=0, lt=1)
+    """Dropout inside the mixers; null keeps the checkpoint's (0.2 from scratch)."""
+    head_dropout: float | None = Field(None, ge=0, lt=1)
+    """Dropout before the forecast head; null keeps the checkpoint's (0.2 from scratch). ETT recipes use 0.7."""
+    fcm_context_length: int | None = Field(None, ge=0)
+    """Forecast channel mixing (known-future columns): steps around each step; 1 by default."""
+    fcm_mix_layers: int | None = Field(None, ge=1)
+    """Forecast channel mixing: number of mixer layers; 2 by default."""
+
+
+class SplitSection(Section):
+    """Where train ends, validation ends and test ends, in time, per item."""
+
+    train: float = Field(0.7, gt=0, lt=1)
+    """Share of each item's time used for training."""
+    validation: float = Field(0.1, gt=0, lt=1)
+    """Share of each item's time used for early stopping and model choice."""
+    test: float = Field(0.2, gt=0, lt=1)
+    """Share of each item's time that is only scored."""
+    borders: Literal["standard"] | tuple[int, int, int] | None = None
+    """Ends of train, validation and test in steps; `standard` takes the published ones of the source."""
+    mode: Literal["strict", "deployment"] = "strict"
+    """`strict`: a window lies in one part as a whole. `deployment`: only its targets do, the context may look back."""
+
+    @model_validator(mode="after")
+    def _shares_and_borders(self) -> SplitSection:
+        if self.borders is None and self.train + self.validation + self.test > 1 + 1e-9:
+            total = self.train + self.validation + self.test
+            raise ValueError(f"train + validation + test is {total:g}, more than the whole series (1.0)")
+        if isinstance(self.borders, tuple) and not 0 < self.borders[0] < self.borders[1] < self.borders[2]:
+            raise ValueError(f"borders {list(self.borders)} must grow: [train end, validation end, test end]")
+        return self
+
+
+class DataSection(Section):
+    """Where the series come from and how they are cut into windows."""
+
+    source: str = "cgm_sample"
+    """Name of a data source."""
+    path: str | None = None
+    """File or folder the source reads."""
+    timestamp_column: str = "timestamp"
+    """Column with the time of each row."""
+    timestamp_format: str | None = None
+    """strptime format of the timestamps, for example `%d/%m/%Y %H:%M`; null reads ISO 8601."""
+    item_id_column: str | None = None
+    """Column that tells the series apart; null means the table holds one series."""
+    columns_as: Literal["channels", "items"] = "channels"
+    """Without an item column: value columns are channels of one series, or each is a series of its own."""
+    target_columns: list[str] | None = None
+    """Columns to forecast; null takes every numeric column without another role."""
+    conditional_columns: list[str] = []
+    """Columns known in the past only (insulin, carbs): inputs, never forecast."""
+    control_columns: list[str] = []
+    """Columns known in the future too (a plan, the hour of the day): inputs, never forecast."""
+    frequency: str | None = None
+    """Grid of the series (`5min`, `h`, `D`, `MS`); null takes the most common step."""
+    max_gap: Duration | None = None
+    """Longest gap that is interpolated inside a context; longer ones cut the series.
+    Null takes the source's own (45 min for glucose, else no gap at all)."""
+    unit: str | None = None
+    """Unit of the targets, for tables and plots; null takes the source's."""
+    scaling: Literal["standard", "none"] = "standard"
+    """Scale channels to mean 0 and deviation 1 of the training part before the model sees them."""
+    split: SplitSection = SplitSection()
+    train_stride: int = Field(1, ge=1)
+    """Steps between the starts of two training windows."""
+    validation_stride: int = Field(1, ge=1)
+    """Steps between the starts of two validation windows."""
+    test_stride: int = Field(1, ge=1)
+    """Steps between the starts of two test windows."""
+
+
+class TuningSection(Section):
+    """Which parameters learn."""
+
+    mode: TuningMode = "full"
+    """`zero_shot` none · `decoder` decoder and head on a frozen backbone · `full` all, from the pretrained weights ·
+    `from_scratch` all, from random weights."""
+
+
+class TrainingSection(Section):
+    """The training loop."""
+
+    num_epochs: int = Field(10, ge=1)
+    """Passes over the training windows."""
+    max_steps: int | None = Field(None, ge=1)
+    """Stop after this many optimizer steps, whatever the epoch."""
+    per_device_batch_size: int = Field(64, ge=1)
+    """Windows per device and step."""
+    gradient_accumulation_steps: int = Field(1, ge=1)
+    """Batches per optimizer step."""
+    learning_rate: float = Field(1e-3, gt=0)
+    """Peak learning rate."""
+    weight_decay: float = Field(0.01, ge=0)
+    """AdamW weight decay; biases and normalisation weights are left out."""
+    adam_beta1: float = Field(0.9, ge=0, lt=1)
+    """AdamW first moment."""
+    adam_beta2: float = Field(0.999, ge=0, lt=1)
+    """AdamW second moment."""
+    scheduler: Literal["constant", "warmup_cosine", "one_cycle"] = "one_cycle"
+    """Shape of the learning rate over the run."""
+    warmup_fraction: float = Field(0.1, ge=0, lt=1)
+    """Share of the steps in which the learning rate rises."""
+    max_grad_norm: float | None = Field(1.0, gt=0)
+    """Clip the gradient's norm to this; null does not clip."""
+    loss: Literal["mse", "mae", "huber"] = "mse"
+    """Loss on scaled values, over observed targets only."""
+    huber_delta: float = Field(1.0, gt=0)
+    """Where the Huber loss turns from square to linear, in scaled units."""
+    mixed_precision: Literal["no", "fp16", "bf16"] | None = None
+    """Null takes what `accelerate launch` was given."""
+    early_stopping_patience: int | None = Field(None, ge=1)
+    """Stop after this many validations without improvement; null never stops early."""
+    eval_every_steps: int | None = Field(None, ge=1)
+    """Validate every so many optimizer steps; null validates after each epoch."""
+    log_every_steps: int = Field(10, ge=1)
+    """Write a row of the history every so many optimizer steps."""
+    num_workers: int = Field(0, ge=0)
+    """Loader processes; 0 is fastest, a batch is one gather."""
+
+
+class EvaluationSection(Section):
+    """How forecasts are judged."""
+
+    batch_size: int = Field(256, ge=1)
+    """Windows per forward pass when nothing is trained."""
+    horizons: list[Duration] = []
+    """Lead times with a metric of their own, for example `[30min, 60min]`."""
+    seasonality: int | None = Field(None, ge=1)
+    """Steps of a season, for MASE and the seasonal naive forecast; null derives it from the frequency."""
+    baselines: list[str] = ["persistence", "seasonal_naive", "context_mean", "ridge"]
+    """Models every run is compared with, trained and scored on the same windows."""
+    num_plots: int = Field(3, ge=0)
+    """Windows in the forecast plot (good, typical, bad); 0 draws no plots."""
+
+
+class DistributedConfig(Section):
+    """What the run needs from the launcher; a mismatch stops the run."""
+
+    enabled: bool = False
+    """True: more than one process must be running."""
+    strategy: Literal["ddp", "fsdp", "deepspeed"] | None = None
+    """Kind of parallelism that must be active; null takes any."""
+    world_size: int | None = Field(None, ge=1)
+    """Exact number of processes; null takes any."""
+
+
+class RunConfig(Section):
+    """Everything that defines a run."""
+
+    model: TTMSection = TTMSection()
+    data: DataSection = DataSection()
+    tuning: TuningSection = TuningSection()
+    training: TrainingSection = TrainingSection()
+    evaluation: EvaluationSection = EvaluationSection()
+    distributed: DistributedConfig = DistributedConfig()
+    output_dir: str = "runs/latest"
+    """Folder the run is written to, as a whole, when it is done."""
+    overwrite: bool = False
+    """Replace an existing output folder."""
+    seed: int = Field(42, ge=0)
+    """Seed of weights, window order and dropout."""
+
+    @model_validator(mode="after")
+    def _weights_fit_the_mode(self) -> RunConfig:
+        if self.tuning.mode == "zero_shot" and self.model.pretrained is None:
+            raise ValueError(
+                "tuning.mode=zero_shot needs weights but model.pretrained is null; "
+                "set model.pretrained to a folder or Hub id, or tuning.mode to from_scratch"
+            )
+        return self

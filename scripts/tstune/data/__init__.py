@@ -1,0 +1,1 @@
+"""From a file to windows: source -> table -> panel -> split -> windows."""

@@ -1,0 +1,80 @@
+"""Grid steps and lengths of time: parsing, inference, seasons."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+
+from tstune.errors import ConfigError, DataError
+
+_DAY = pd.Timedelta("1D")
+
+
+def parse_frequency(text: str, key: str = "data.frequency") -> pd.tseries.offsets.BaseOffset:
+    """Return the pandas offset of a text such as ``5min``, ``h`` or ``MS``."""
+    try:
+        return pd.tseries.frequencies.to_offset(text)
+    except ValueError:
+        raise ConfigError(f"{key}={text!r} is not a frequency; examples: 5min, 15min, h, D, W, MS") from None
+
+
+def fixed_step(offset: pd.tseries.offsets.BaseOffset) -> pd.Timedelta | None:
+    """Length of one step, or None where it varies (months, quarters, years)."""
+    if isinstance(offset, pd.tseries.offsets.Tick):
+        return pd.Timedelta(offset)
+    if isinstance(offset, pd.tseries.offsets.Day | pd.tseries.offsets.Week):
+        return pd.Timedelta(days=offset.n * (7 if isinstance(offset, pd.tseries.offsets.Week) else 1))
+    return None
+
+
+def infer_frequency(timestamps: np.ndarray, item_starts: np.ndarray) -> str:
+    """Most common step between neighbouring rows of one item.
+
+    Args:
+        timestamps: [rows] datetime64[ns], sorted within each item.
+        item_starts: [items] first row of each item.
+    """
+    steps = np.diff(timestamps).astype("timedelta64[ns]").astype(np.int64)
+    steps = np.delete(steps, item_starts[1:] - 1)
+    if steps.size == 0:
+        raise DataError("no series has two rows, so the sampling step is unknown; set data.frequency")
+    values, counts = np.unique(steps, return_counts=True)
+    step = pd.Timedelta(int(values[counts.argmax()]), unit="ns")
+    if step >= pd.Timedelta("28D"):  # a month is not a fixed number of days
+        name = pd.infer_freq(pd.DatetimeIndex(timestamps[: item_starts[1] if len(item_starts) > 1 else None]))
+        if name is None:
+            raise DataError(f"the most common step is {step.days} days and irregular; set data.frequency, e.g. MS")
+        return name
+    return pd.tseries.frequencies.to_offset(step).freqstr
+
+
+def to_steps(duration: str | int, frequency: str, key: str) -> int:
+    """Whole number of grid steps in a duration.
+
+    Raises:
+        ConfigError: not a duration, or not a whole number of steps.
+    """
+    if isinstance(duration, int) or duration.isdigit():
+        return int(duration)
+    step = fixed_step(parse_frequency(frequency))
+    try:
+        length = pd.Timedelta(duration)
+    except ValueError:
+        raise ConfigError(f"{key}={duration!r} is not a duration; examples: 45min, 2h, or a number of steps") from None
+    if step is None:
+        raise ConfigError(f"{key}={duration!r}: steps of {frequency!r} vary in length; give a number of steps")
+    if length % step:
+        raise ConfigError(f"{key}={duration!r} is no multiple of the sampling step {frequency}")
+    return int(length // step)
+
+
+def default_seasonality(frequency: str) -> int:
+    """Steps per day (sub-daily), per week (daily), per year (longer); 1 where none fits."""
+    offset = parse_frequency(frequency)
+    step = fixed_step(offset)
+    if step is None:
+        per_year = {"M": 12, "B": 12, "Q": 4}.get(offset.name[0], 1)
+        return max(1, per_year // offset.n)
+    if step < _DAY:
+        return int(_DAY // step) if not _DAY % step else 1
+    return 7 if step == _DAY else 1

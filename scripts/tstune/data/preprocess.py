@@ -1,0 +1,134 @@
+"""Put irregular readings on a grid, fill short gaps, cut at long ones."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+
+from tstune.data.frequency import fixed_step, infer_frequency, parse_frequency, to_steps
+from tstune.data.panel import INTERPOLATED, MISSING, OBSERVED, Panel
+from tstune.data.table import ITEM, TIMESTAMP, SourceTable
+from tstune.errors import DataError
+
+
+def build_panel(table: SourceTable, frequency: str | None, max_gap: str | int | None, cut: bool = True) -> Panel:
+    """Turn readings into a `Panel`.
+
+    Readings that fall on one grid step are averaged. A gap of at most `max_gap` is interpolated
+    linearly and marked; a longer gap in any target ends the segment. Covariates never end a segment:
+    where they are missing for longer, they stay missing.
+
+    Args:
+        table: readings in any order.
+        frequency: grid step; None takes the table's, else the most common one.
+        max_gap: longest gap to fill, as a duration or in steps; None takes the table's.
+        cut: False keeps each item in one piece and leaves long gaps missing (for forecasting).
+    """
+    frame = table.frame.sort_values([ITEM, TIMESTAMP], kind="stable")
+    codes, item_ids = pd.factorize(frame[ITEM])
+    item_starts = np.flatnonzero(np.diff(codes, prepend=-1))
+    stamps = frame[TIMESTAMP].to_numpy("datetime64[ns]")
+    readings = frame[list(table.roles.channels)].to_numpy(np.float64)
+    frequency = frequency or table.frequency or infer_frequency(stamps, item_starts)
+    gap_steps = to_steps(table.max_gap if max_gap is None else max_gap, frequency, "data.max_gap")
+
+    pieces: list[tuple[np.ndarray, ...]] = []
+    segment_item, segment_position, segment_length, item_length = [], [], [], []
+    for item, (start, stop) in enumerate(zip(item_starts, np.append(item_starts[1:], len(codes)), strict=True)):
+        values, grid = _to_grid(stamps[start:stop], readings[start:stop], frequency, item_ids[item])
+        targets = slice(0, table.roles.num_targets)
+        values, grid = _trim(values, grid, targets)
+        item_length.append(len(values))
+        filled, status = _fill(values, gap_steps)
+        broken = _long_gaps(values[:, targets], gap_steps) if cut else np.zeros(len(values), bool)
+        for first, last in _runs(~broken):
+            pieces.append((filled[first:last], status[first:last], grid[first:last]))
+            segment_item.append(item)
+            segment_position.append(first)
+            segment_length.append(last - first)
+    if not pieces:
+        names = ", ".join(table.roles.target)
+        raise DataError(f"no observed value in target column(s) {names} of any series")
+    values, status, timestamps = (np.concatenate(parts) for parts in zip(*pieces, strict=True))
+    return Panel(
+        values=values,
+        status=status,
+        timestamps=timestamps,
+        segment_start=np.concatenate([[0], np.cumsum(segment_length)]),
+        segment_item=np.asarray(segment_item),
+        segment_position=np.asarray(segment_position),
+        item_ids=tuple(map(str, item_ids)),
+        item_length=np.asarray(item_length),
+        roles=table.roles,
+        frequency=frequency,
+    )
+
+
+def _to_grid(stamps: np.ndarray, readings: np.ndarray, frequency: str, item: str) -> tuple[np.ndarray, np.ndarray]:
+    """Average the readings of each grid step; steps without one are NaN."""
+    step = fixed_step(parse_frequency(frequency))
+    if step is None:
+        periods = pd.DatetimeIndex(stamps).to_period(parse_frequency(frequency).name[0])  # M, Q, Y or B
+        bins = periods.asi8 - periods.asi8[0]
+        every = pd.period_range(periods[0], periods=int(bins[-1]) + 1, freq=periods.freq)
+        at_end = frequency.rstrip("0123456789").partition("-")[0].endswith("E")
+        grid = every.to_timestamp(how="end" if at_end else "start").normalize().to_numpy("datetime64[ns]")
+    else:
+        nanos = stamps.astype(np.int64)
+        # A series that is regular but not on whole steps (hourly at half past) keeps its own phase.
+        anchor = int(nanos[0]) if not ((nanos - nanos[0]) % step.value).any() else 0
+        bins = (nanos - anchor + step.value // 2) // step.value
+        grid = ((np.arange(bins[0], bins[-1] + 1)) * step.value + anchor).astype("datetime64[ns]")
+        bins = bins - bins[0]
+    if len(grid) > 200 * len(stamps) + 10_000_000:
+        raise DataError(
+            f"series {item!r}: {len(stamps)} rows spread over {len(grid)} steps of {frequency}; "
+            "check its timestamps, or set data.frequency"
+        )
+    values = np.full((len(grid), readings.shape[1]), np.nan, dtype=np.float64)
+    for channel in range(readings.shape[1]):
+        seen = ~np.isnan(readings[:, channel])
+        count = np.bincount(bins[seen], minlength=len(grid))
+        total = np.bincount(bins[seen], weights=readings[seen, channel], minlength=len(grid))
+        np.divide(total, count, out=values[:, channel], where=count > 0)
+    return values, grid
+
+
+def _trim(values: np.ndarray, grid: np.ndarray, targets: slice) -> tuple[np.ndarray, np.ndarray]:
+    """Drop rows before the first and after the last moment at which a target was observed."""
+    rows = np.flatnonzero(~np.isnan(values[:, targets]).all(axis=1))
+    kept = slice(rows[0], rows[-1] + 1) if rows.size else slice(0, 0)
+    return values[kept], grid[kept]
+
+
+def _fill(values: np.ndarray, gap_steps: int) -> tuple[np.ndarray, np.ndarray]:
+    """Interpolate gaps of at most `gap_steps` rows between two readings; longer ones become 0, `MISSING`."""
+    filled = np.zeros(values.shape, np.float32)
+    status = np.full(values.shape, MISSING, np.uint8)
+    rows = np.arange(len(values))
+    for channel in range(values.shape[1]):
+        seen = np.flatnonzero(~np.isnan(values[:, channel]))
+        if not seen.size:
+            continue
+        line = np.interp(rows, seen, values[seen, channel])
+        usable = ~_long_gaps(values[:, channel : channel + 1], gap_steps)
+        filled[usable, channel] = line[usable]
+        status[usable, channel] = INTERPOLATED
+        status[seen, channel] = OBSERVED
+    return filled, status
+
+
+def _long_gaps(values: np.ndarray, gap_steps: int) -> np.ndarray:
+    """[rows] True where any column misses more than `gap_steps` rows in a row, or has no reading on one side."""
+    broken = np.zeros(len(values), bool)
+    for column in values.T:
+        for first, last in _runs(np.isnan(column)):
+            if last - first > gap_steps or first == 0 or last == len(column):
+                broken[first:last] = True
+    return broken
+
+
+def _runs(flags: np.ndarray) -> np.ndarray:
+    """[runs, 2] start and stop of each stretch of True."""
+    edges = np.flatnonzero(np.diff(np.concatenate([[False], flags, [False]]).astype(np.int8)))
+    return edges.reshape(-1, 2)

@@ -1,0 +1,39 @@
+"""Real glucose of one person with type 1 diabetes, shipped in the PyPI package bokeh_sampledata.
+
+52,281 five-minute readings in mg/dL, 2010-03-24 to 2010-10-10, public domain.
+"""
+
+from __future__ import annotations
+
+import pandas as pd
+
+from tstune.config.schema import DataSection
+from tstune.data.sources import reject_column_roles
+from tstune.data.table import ITEM, TIMESTAMP, Roles, SourceTable
+from tstune.errors import ConfigError, MissingDependencyError
+
+
+def load(config: DataSection) -> SourceTable:
+    """Return the series as item ``cgm_sample`` with the channel ``glucose`` in mg/dL."""
+    reject_column_roles(config)
+    if config.path is not None:
+        raise ConfigError(f"data.path={config.path} has no meaning for source cgm_sample; use data.source=csv")
+    try:
+        from bokeh_sampledata import glucose
+    except ImportError:
+        raise MissingDependencyError(
+            "source cgm_sample needs a package: pip install 'bokeh-sampledata>=2024.2'"
+        ) from None
+    readings = glucose.data["glucose"].astype("float64")
+    # The clock was set back a few times, so a handful of stamps occur twice: keep their mean.
+    unique = readings.groupby(level=0).mean()
+    frame = pd.DataFrame({ITEM: "cgm_sample", TIMESTAMP: unique.index.to_numpy(), "glucose": unique.to_numpy()})
+    return SourceTable(
+        frame=frame,
+        roles=Roles(target=("glucose",)),
+        frequency="5min",
+        max_gap="45min",
+        unit="mg/dL",
+        licence="public domain (bokeh_sampledata.glucose)",
+        notes={"duplicate_timestamps_averaged": len(readings) - len(unique)},
+    )

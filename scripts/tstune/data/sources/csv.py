@@ -1,0 +1,155 @@
+"""Your own table: CSV, gzipped CSV or Parquet, long or wide, column roles by name.
+
+Long: one row per series and time (``data.item_id_column``). Wide: one row per time; each value column
+is a channel of one series, or with ``data.columns_as=items`` a series of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from tstune.config.schema import DataSection
+from tstune.data.table import ITEM, TIMESTAMP, Roles, SourceTable
+from tstune.errors import ConfigError, DataError
+
+
+def load(config: DataSection) -> SourceTable:
+    """Read ``data.path`` and give its columns the roles named in the configuration."""
+    if config.path is None:
+        raise ConfigError("source csv needs data.path=<file.csv, file.csv.gz or file.parquet>")
+    path = Path(config.path)
+    return table_from_frame(read_table(path), config, path)
+
+
+def table_from_frame(raw: pd.DataFrame, config: DataSection, name: object) -> SourceTable:
+    """Turn a table as a user has it into a `SourceTable`.
+
+    Args:
+        raw: any frame with a timestamp column.
+        config: names of the columns.
+        name: what to call the table in errors.
+
+    Raises:
+        DataError: missing column, text in a number, bad or repeated timestamp, no value at all.
+    """
+    if raw.empty:
+        raise DataError(f"{name}: the table has no rows")
+    _require(raw, config.timestamp_column, "data.timestamp_column", name)
+    if config.item_id_column is not None:
+        _require(raw, config.item_id_column, "data.item_id_column", name)
+    roles = _roles(raw, config, name)
+    frame = read_numbers(raw, roles.channels, name)
+    frame.insert(0, TIMESTAMP, parse_timestamps(raw[config.timestamp_column], config.timestamp_format, name))
+    if config.columns_as == "items":
+        frame, roles = _columns_to_items(frame, roles, config)
+    else:
+        items = raw[config.item_id_column].astype(str).to_numpy() if config.item_id_column else Path(str(name)).stem
+        frame.insert(0, ITEM, items)
+    _reject_duplicates(frame, name)
+    empty = [column for column in roles.target if frame[column].isna().all()]
+    if empty:
+        raise DataError(
+            f"{name}: target column {empty[0]!r} holds no value, only missing ones; fill it or leave it out"
+        )
+    return SourceTable(frame=frame, roles=roles, files=(str(name),) if isinstance(name, Path) else ())
+
+
+def read_table(path: Path) -> pd.DataFrame:
+    """Read a CSV, gzipped CSV or Parquet file.
+
+    Raises:
+        DataError: the file is missing, unreadable or of another kind.
+    """
+    if not path.is_file():
+        raise DataError(f"data file {path} does not exist (data.path is relative to the current folder)")
+    try:
+        if path.suffix == ".parquet":
+            return pd.read_parquet(path)
+        if path.name.endswith((".csv", ".csv.gz")):
+            return pd.read_csv(path, low_memory=False, encoding="utf-8-sig")
+    except (ValueError, OSError, EOFError) as error:  # pandas and pyarrow parse errors are ValueErrors
+        raise DataError(f"{path} cannot be read: {' '.join(str(error).split())}") from None
+    raise DataError(f"{path}: unknown kind of file; use .csv, .csv.gz or .parquet")
+
+
+def parse_timestamps(column: pd.Series, timestamp_format: str | None, name: object) -> pd.Series:
+    """Return timestamps without time zone (zoned ones as UTC).
+
+    Raises:
+        DataError: naming the first row that is not a time.
+    """
+    if pd.api.types.is_numeric_dtype(column):
+        raise DataError(f"{name}: column {column.name!r} holds numbers, not timestamps such as 2024-01-31 08:05")
+    stamps = pd.to_datetime(column, format=timestamp_format or "ISO8601", errors="coerce", utc=True)
+    if stamps.isna().any():
+        row = int(np.flatnonzero(stamps.isna())[0])
+        raise DataError(
+            f"{name}: row {row + 2}: {column.iloc[row]!r} in column {column.name!r} is not a timestamp; "
+            "for other formats set data.timestamp_format, e.g. '%d/%m/%Y %H:%M'"
+        )
+    return stamps.dt.tz_localize(None).astype("datetime64[ns]")
+
+
+def read_numbers(raw: pd.DataFrame, columns: Sequence[str], name: object) -> pd.DataFrame:
+    """Return the columns as float64.
+
+    Raises:
+        DataError: naming the first cell that is not a number.
+    """
+    numbers = {}
+    for column in columns:
+        values = pd.to_numeric(raw[column], errors="coerce")
+        bad = np.flatnonzero(values.isna() & raw[column].notna())
+        if bad.size:
+            cell = raw[column].iloc[int(bad[0])]
+            raise DataError(f"{name}: row {bad[0] + 2}: {cell!r} in column {column!r} is not a number")
+        numbers[column] = values.astype("float64").replace([np.inf, -np.inf], np.nan).to_numpy()
+    return pd.DataFrame(numbers)
+
+
+def _require(raw: pd.DataFrame, column: str, key: str, name: object) -> None:
+    if column not in raw.columns:
+        found = ", ".join(map(str, raw.columns[:12]))
+        raise DataError(f"{name}: no column {column!r} ({key}); the columns are: {found}")
+
+
+def _roles(raw: pd.DataFrame, config: DataSection, name: object) -> Roles:
+    taken = {config.timestamp_column, config.item_id_column, *config.conditional_columns, *config.control_columns}
+    if config.target_columns is None:
+        targets = [column for column in raw.columns if column not in taken]
+        text = [column for column in targets if not pd.api.types.is_numeric_dtype(raw[column])]
+        if text:
+            read_numbers(raw, text, name)  # names the first cell that is not a number, if there is one
+        if not targets:
+            raise DataError(f"{name}: no column left to forecast; name them in data.target_columns")
+    else:
+        targets = config.target_columns
+    roles = Roles(tuple(targets), tuple(config.conditional_columns), tuple(config.control_columns))
+    for key, columns in (("target", roles.target), ("conditional", roles.conditional), ("control", roles.control)):
+        for column in columns:
+            _require(raw, column, f"data.{key}_columns", name)
+    twice = [column for column in roles.channels if roles.channels.count(column) > 1]
+    if twice:
+        raise ConfigError(f"column {twice[0]!r} has two roles; name it in one of data.*_columns only")
+    return roles
+
+
+def _columns_to_items(frame: pd.DataFrame, roles: Roles, config: DataSection) -> tuple[pd.DataFrame, Roles]:
+    if config.item_id_column or config.conditional_columns or config.control_columns:
+        raise ConfigError("data.columns_as=items makes every value column a series; it takes no other column roles")
+    long = frame.melt(id_vars=TIMESTAMP, value_vars=list(roles.target), var_name=ITEM, value_name="target")
+    return long[[ITEM, TIMESTAMP, "target"]], Roles(target=("target",))
+
+
+def _reject_duplicates(frame: pd.DataFrame, name: object) -> None:
+    repeated = frame.duplicated([ITEM, TIMESTAMP])
+    if repeated.any():
+        first = frame.loc[repeated.idxmax()]
+        raise DataError(
+            f"{name}: {int(repeated.sum())} duplicate timestamp(s), first {first[TIMESTAMP]} of series "
+            f"{first[ITEM]!r}; keep one row per time, or name the series column in data.item_id_column"
+        )

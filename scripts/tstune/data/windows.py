@@ -1,0 +1,149 @@
+"""Windows of a panel, a whole batch per gather.
+
+No window is copied ahead of time: the data set keeps the panel's flat arrays and the ranges of window
+starts. `__getitems__` lets a standard `DataLoader` fetch a batch with one gather per array.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from tstune.data.panel import INTERPOLATED, MISSING, OBSERVED, Panel
+from tstune.data.splits import WindowRanges
+
+Batch = dict[str, torch.Tensor]
+
+
+class WindowDataset(Dataset):
+    """Context and target of every window, in original units.
+
+    A batch of B windows is a dict of tensors:
+        past_values [B, context, channels] float32 · past_observed_mask, same shape, bool: usable as input
+        future_values [B, prediction, channels] float32 · future_observed_mask, same shape, bool: really observed
+        item [B] int64: index into `panel.item_ids` · start [B] int64: panel row of the window's first step
+
+    Short gaps inside a context are interpolated. A gap that reaches the end of the context is not:
+    a line through it would carry a future reading into the past, so the last reading is held instead.
+    """
+
+    def __init__(self, panel: Panel, ranges: WindowRanges, context_length: int, prediction_length: int) -> None:
+        self.panel = panel
+        self.ranges = ranges
+        self.context_length = context_length
+        self.prediction_length = prediction_length
+        self._range_end = np.cumsum(ranges.count)
+        self._channels = panel.values.shape[1]
+        values = torch.from_numpy(panel.values)
+        status = torch.from_numpy(panel.status)
+        self._past_values = _window_view(values, context_length)
+        self._future_values = _window_view(values, prediction_length)
+        self._past_usable = _window_view(status != MISSING, context_length)
+        self._future_observed = _window_view(status == OBSERVED, prediction_length)
+
+    def __len__(self) -> int:
+        return self.ranges.num_windows
+
+    def starts(self, indices: Sequence[int] | np.ndarray) -> np.ndarray:
+        """[B] panel row of the first step of each window."""
+        indices = np.asarray(indices, dtype=np.int64)
+        which = np.searchsorted(self._range_end, indices, side="right")
+        within = indices - (self._range_end[which] - self.ranges.count[which])
+        return self.ranges.first[which] + within * self.ranges.stride
+
+    def __getitems__(self, indices: Sequence[int]) -> Batch:
+        return self.gather(self.starts(indices))
+
+    def __getitem__(self, index: int) -> Batch:
+        if not 0 <= index < len(self):
+            raise IndexError(index)
+        return {name: tensor[0] for name, tensor in self.__getitems__([index]).items()}
+
+    def gather(self, starts: np.ndarray) -> Batch:
+        """Fetch the windows that begin at the given panel rows."""
+        rows = torch.from_numpy(starts)
+        origins = rows + self.context_length
+        past = self._shaped(self._past_values, rows)
+        stale = (self.panel.status[starts + self.context_length - 1] == INTERPOLATED).any(axis=1)
+        if stale.any():
+            past[stale] = self._held(past[stale], starts[stale])
+        segment = np.searchsorted(self.panel.segment_start, starts, side="right") - 1
+        return {
+            "past_values": past,
+            "past_observed_mask": self._shaped(self._past_usable, rows),
+            "future_values": self._shaped(self._future_values, origins),
+            "future_observed_mask": self._shaped(self._future_observed, origins),
+            "item": torch.from_numpy(self.panel.segment_item[segment].astype(np.int64, copy=False)),
+            "start": rows,
+        }
+
+    def _shaped(self, view: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
+        return view.index_select(0, rows).view(len(rows), -1, self._channels)
+
+    def _held(self, past: torch.Tensor, starts: np.ndarray) -> torch.Tensor:
+        """Replace the interpolated values at the end of a context by the last reading before them."""
+        steps = np.arange(self.context_length)
+        status = torch.from_numpy(self.panel.status[starts[:, None] + steps])
+        steps = torch.from_numpy(steps)[None, :, None]
+        last = torch.where(status == OBSERVED, steps, -1).amax(dim=1, keepdim=True)
+        open_ended = (steps > last) & (status == INTERPOLATED) & (last >= 0)
+        return torch.where(open_ended, past.gather(1, last.clamp_min(0)), past)
+
+
+def _window_view(flat: torch.Tensor, length: int) -> torch.Tensor:
+    """[rows, channels] -> overlapping view [rows - length + 1, length * channels], no copy.
+
+    A window is one contiguous stretch of memory, so gathering windows by row is a plain block copy.
+    """
+    rows, channels = flat.shape
+    return flat.as_strided((max(rows - length + 1, 0), length * channels), (channels, 1))
+
+
+class EpochBatchSampler(Sampler[list[int]]):
+    """Batches of window indices; the order depends on the seed and the epoch only.
+
+    Every process draws the same order and Accelerate deals the batches out, so ranks see disjoint windows.
+    """
+
+    def __init__(self, num_windows: int, batch_size: int, shuffle: bool, seed: int = 0) -> None:
+        self.num_windows = num_windows
+        self.batch_size = batch_size
+        self.drop_last = False
+        self.shuffle = shuffle
+        self.seed = seed
+        self.epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the order of the next pass."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return -(-self.num_windows // self.batch_size)
+
+    def __iter__(self) -> Iterator[list[int]]:
+        if self.shuffle:
+            order = np.random.default_rng([self.seed, self.epoch]).permutation(self.num_windows)
+        else:
+            order = np.arange(self.num_windows)
+        for begin in range(0, self.num_windows, self.batch_size):
+            yield order[begin : begin + self.batch_size].tolist()
+
+
+def window_loader(
+    windows: WindowDataset, batch_size: int, shuffle: bool = False, seed: int = 0, num_workers: int = 0
+) -> DataLoader:
+    """Standard `DataLoader` over windows; `loader.batch_sampler.set_epoch` picks the order."""
+    return DataLoader(
+        windows,
+        batch_sampler=EpochBatchSampler(len(windows), batch_size, shuffle, seed),
+        collate_fn=_already_a_batch,
+        num_workers=num_workers,
+        pin_memory=torch.cuda.is_available(),
+    )
+
+
+def _already_a_batch(batch: Batch) -> Batch:
+    return batch

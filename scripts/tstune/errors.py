@@ -1,0 +1,66 @@
+"""Errors meant for the user, and how a script turns them into one line and an exit code."""
+
+from __future__ import annotations
+
+import functools
+import os
+import sys
+from collections.abc import Callable
+
+EXIT_OK = 0
+EXIT_USER_ERROR = 2
+EXIT_INTERRUPTED = 130
+
+
+class TstuneError(ValueError):
+    """Something the user can fix. The message names the thing, its value, the choices and the fix."""
+
+
+class ConfigError(TstuneError):
+    """A configuration that does not say one clear thing."""
+
+
+class DataError(TstuneError):
+    """Data that cannot be read or cannot give a single window."""
+
+
+class CheckpointError(TstuneError):
+    """Weights that are missing, damaged or of another shape."""
+
+
+class DistributedError(TstuneError):
+    """The launcher gave another set-up than the configuration asked for."""
+
+
+class TrainingError(TstuneError):
+    """Training that cannot go on, for example a loss that is not a number."""
+
+
+class OutputError(TstuneError):
+    """A place that cannot be written, or must not be overwritten."""
+
+
+class MissingDependencyError(TstuneError):
+    """An optional package is not installed; the message names the pip line."""
+
+
+def exits_cleanly(main: Callable[..., int]) -> Callable[..., int]:
+    """Wrap a script's ``main``: a user error becomes one ``error: …`` line on stderr and exit code 2.
+
+    Any other exception is a bug of ours and keeps its traceback.
+    """
+
+    @functools.wraps(main)
+    def guarded(*args: object, **kwargs: object) -> int:
+        try:
+            return main(*args, **kwargs)
+        except TstuneError as error:
+            rank = os.environ.get("RANK", "0")
+            prefix = "error" if rank == "0" else f"error (rank {rank})"
+            print(f"{prefix}: {' '.join(str(error).split())}", file=sys.stderr)
+            return EXIT_USER_ERROR
+        except KeyboardInterrupt:
+            print("interrupted: nothing was written", file=sys.stderr)
+            return EXIT_INTERRUPTED
+
+    return guarded

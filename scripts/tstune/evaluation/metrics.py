@@ -1,0 +1,117 @@
+"""Point-forecast metrics, summed up batch by batch so that memory does not grow with windows.
+
+Only observed targets count. With e = forecast - target over all observed (window, step, channel):
+rmse = sqrt(mean e²) and mae = mean |e| in original units; mse_scaled and mae_scaled the same on values
+divided by the training deviation of each channel; mase = mean |e| / scale, where scale is the mean
+absolute seasonal difference of the item's training part (Hyndman & Koehler 2006).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from tstune.data.panel import OBSERVED, Panel
+from tstune.data.splits import Split
+
+
+def seasonal_scale(panel: Panel, split: Split, seasonality: int) -> np.ndarray:
+    """[items, targets] mean |y_t - y_(t-m)| over observed training pairs; the pooled mean where there is none."""
+    targets = panel.roles.num_targets
+    position = panel.row_position()
+    in_train = position < split.borders[panel.row_item(), 0]
+    usable = (panel.status[:, :targets] == OBSERVED) & in_train[:, None]
+    segment = np.repeat(np.arange(len(panel.segment_item)), panel.segment_length)
+    together = segment[seasonality:] == segment[:-seasonality]
+    pairs = usable[seasonality:] & usable[:-seasonality] & together[:, None]
+    difference = np.abs(panel.values[seasonality:, :targets] - panel.values[:-seasonality, :targets]) * pairs
+    item = panel.row_item()[seasonality:]
+    items = len(panel.item_ids)
+    total = np.stack([np.bincount(item, weights=difference[:, c], minlength=items) for c in range(targets)], axis=1)
+    count = np.stack([np.bincount(item, weights=pairs[:, c], minlength=items) for c in range(targets)], axis=1)
+    pooled = total.sum(axis=0) / np.maximum(count.sum(axis=0), 1)
+    scale = np.where(count > 0, total / np.maximum(count, 1), pooled)
+    return np.where(scale > 0, scale, np.nan)
+
+
+@dataclass(frozen=True)
+class Scores:
+    """What one model scored on one set of windows.
+
+    Attributes:
+        metrics: name -> value.
+        rmse_by_step: [prediction] RMSE at each step, original units.
+        window_rmse: [windows] RMSE of each window, NaN where nothing was observed.
+        window_start: [windows] panel row of each window.
+    """
+
+    metrics: dict[str, float]
+    rmse_by_step: np.ndarray
+    window_rmse: np.ndarray
+    window_start: np.ndarray
+
+
+class ErrorSums:
+    """Collects errors of batches; `scores` turns them into metrics.
+
+    Args:
+        num_steps: prediction length.
+        target_std: [targets] training deviation of each target.
+        mase_scale: [items, targets] from `seasonal_scale`.
+    """
+
+    def __init__(self, num_steps: int, target_std: np.ndarray, mase_scale: np.ndarray) -> None:
+        shape = (num_steps, len(target_std))
+        self._std = target_std
+        self._mase_scale = mase_scale
+        self._square, self._absolute, self._count = np.zeros(shape), np.zeros(shape), np.zeros(shape)
+        self._mase_total = self._mase_count = 0.0
+        self._window_rmse: list[np.ndarray] = []
+        self._window_start: list[np.ndarray] = []
+
+    def add(
+        self, forecast: np.ndarray, target: np.ndarray, observed: np.ndarray, item: np.ndarray, start: np.ndarray
+    ) -> None:
+        """Add a batch: forecast, target, observed [batch, steps, targets]; item, start [batch]."""
+        error = np.where(observed, forecast.astype(np.float64) - target, 0.0)
+        square, absolute = error**2, np.abs(error)
+        self._square += square.sum(axis=0)
+        self._absolute += absolute.sum(axis=0)
+        self._count += observed.sum(axis=0)
+        scale = self._mase_scale[item]  # [batch, targets]
+        known = np.isfinite(scale)
+        per_window = np.where(known, absolute.sum(axis=1) / np.where(known, scale, 1.0), 0.0)
+        self._mase_total += per_window.sum()
+        self._mase_count += (observed.sum(axis=1) * known).sum()
+        seen = observed.sum(axis=(1, 2))
+        with np.errstate(invalid="ignore", divide="ignore"):
+            self._window_rmse.append(np.sqrt(square.sum(axis=(1, 2)) / seen))
+        self._window_start.append(start)
+
+    def scores(self, horizons: Mapping[str, int]) -> Scores:
+        """Metrics over everything added.
+
+        Args:
+            horizons: label -> step (1 is the first forecast step) to score on its own.
+        """
+        count = self._count.sum()
+        metrics = {
+            "rmse": _ratio(self._square.sum(), count) ** 0.5,
+            "mae": _ratio(self._absolute.sum(), count),
+        }
+        by_step = np.array([_ratio(s, n) ** 0.5 for s, n in zip(self._square.sum(1), self._count.sum(1), strict=True)])
+        for label, step in horizons.items():
+            metrics[f"rmse@{label}"] = float(by_step[step - 1])
+            metrics[f"mae@{label}"] = _ratio(self._absolute[step - 1].sum(), self._count[step - 1].sum())
+        metrics["mse_scaled"] = _ratio((self._square / self._std**2).sum(), count)
+        metrics["mae_scaled"] = _ratio((self._absolute / self._std).sum(), count)
+        metrics["mase"] = _ratio(self._mase_total, self._mase_count)
+        window_rmse = np.concatenate(self._window_rmse)
+        metrics["num_windows"] = len(window_rmse)
+        return Scores(metrics, by_step, window_rmse, np.concatenate(self._window_start))
+
+
+def _ratio(total: float, count: float) -> float:
+    return float(total / count) if count else float("nan")

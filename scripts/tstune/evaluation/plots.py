@@ -1,0 +1,107 @@
+"""Plots of a run as PNG files: loss curve, forecasts against truth, error by lead time."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import matplotlib
+
+matplotlib.use("Agg")  # no window; must come before pyplot
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import torch
+
+from tstune.data.windows import WindowDataset
+from tstune.evaluation.backtest import Forecaster
+from tstune.evaluation.metrics import Scores
+
+_CONTEXT_SHOWN = 2  # the plot shows this many prediction lengths of history
+
+
+def plot_loss(history: Sequence[dict], path: Path) -> None:
+    """Training and validation loss over optimizer steps."""
+    figure, axes = plt.subplots(figsize=(7, 4), layout="constrained")
+    for key, label in (("train_loss", "training"), ("validation_loss", "validation")):
+        rows = [(row["step"], row[key]) for row in history if key in row]
+        if rows:
+            axes.plot(*zip(*rows, strict=True), marker="o" if len(rows) < 40 else None, markersize=3, label=label)
+    best = [row["best_step"] for row in history if "best_step" in row]
+    if best:
+        axes.axvline(best[-1], color="grey", linestyle=":", label=f"kept: step {best[-1]}")
+    axes.set(xlabel="optimizer step", ylabel="loss (scaled units)", title="Loss")
+    axes.legend()
+    _save(figure, path)
+
+
+def plot_rmse_by_step(scores: Mapping[str, Scores], step: pd.Timedelta | None, unit: str | None, path: Path) -> None:
+    """RMSE of every model at every forecast step."""
+    figure, axes = plt.subplots(figsize=(7, 4), layout="constrained")
+    lead = np.arange(1, 1 + len(next(iter(scores.values())).rmse_by_step))
+    hours = step / pd.Timedelta("1h") if step is not None else None
+    for name, values in scores.items():
+        ours = name in ("fine_tuned", "zero_shot")
+        axes.plot(lead * hours if hours else lead, values.rmse_by_step, linewidth=2 if ours else 1, label=name)
+    axes.set(xlabel="lead time (hours)" if hours else "lead time (steps)", ylabel=_with_unit("RMSE", unit))
+    axes.set_title("Error by lead time")
+    axes.legend()
+    _save(figure, path)
+
+
+def plot_forecasts(
+    models: Mapping[str, Forecaster], windows: WindowDataset, chosen: Mapping[str, int], unit: str | None, path: Path
+) -> None:
+    """Forecasts of the given windows (label -> panel row of the window's start) against what happened.
+
+    The first target channel is drawn.
+    """
+    batch = windows.gather(np.array(list(chosen.values()), dtype=np.int64))
+    with torch.inference_mode():
+        forecasts = {name: model.forecast(batch)[..., 0].cpu().numpy() for name, model in models.items()}
+    context, ahead = windows.context_length, windows.prediction_length
+    shown = min(context, _CONTEXT_SHOWN * ahead)
+    figure, rows = plt.subplots(len(chosen), 1, figsize=(9, 2.8 * len(chosen)), layout="constrained", squeeze=False)
+    for index, (label, start) in enumerate(chosen.items()):
+        axes = rows[index, 0]
+        stamps = windows.panel.timestamps[start : start + context + ahead]
+        past, future = batch["past_values"][index, :, 0].numpy(), batch["future_values"][index, :, 0].numpy().copy()
+        future[~batch["future_observed_mask"][index, :, 0].numpy()] = np.nan
+        axes.plot(stamps[context - shown : context], past[-shown:], color="black", linewidth=1, label="history")
+        axes.plot(stamps[context:], future, color="black", linewidth=1, linestyle="--", label="what happened")
+        for name, values in forecasts.items():
+            axes.plot(stamps[context:], values[index], linewidth=1.6, label=name)
+        axes.axvline(stamps[context - 1], color="grey", linewidth=0.8)
+        item = windows.panel.item_ids[int(batch["item"][index])]
+        axes.set_title(f"{label}: {item}, {pd.Timestamp(stamps[context]):%Y-%m-%d %H:%M}", fontsize=10)
+        axes.set_ylabel(_with_unit(windows.panel.roles.target[0], unit))
+    rows[0, 0].legend(fontsize=8, loc="upper left")
+    _save(figure, path)
+
+
+def choose_windows(scores: Scores, count: int, seed: int) -> dict[str, int]:
+    """Pick a good, a typical and a bad window by error (10th, 50th, 90th percentile), then more by seed.
+
+    Returns:
+        label -> panel row of the window's start.
+    """
+    order = np.argsort(scores.window_rmse, kind="stable")
+    order = order[np.isfinite(scores.window_rmse[order])]
+    if not len(order):
+        return {}
+    ranked = {"typical": 0.5, "good": 0.1, "bad": 0.9}
+    picked = {label: order[round(share * (len(order) - 1))] for label, share in list(ranked.items())[:count]}
+    for number, index in enumerate(np.random.default_rng(seed).choice(order, max(0, count - 3)), start=1):
+        picked[f"random {number}"] = index
+    return {label: int(scores.window_start[index]) for label, index in picked.items()}
+
+
+def _with_unit(name: str, unit: str | None) -> str:
+    return f"{name} ({unit})" if unit else name
+
+
+def _save(figure: plt.Figure, path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=110)
+    plt.close(figure)

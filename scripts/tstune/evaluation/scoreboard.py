@@ -1,0 +1,56 @@
+"""One table: every model on the same windows, and a sentence that says which is best."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from tstune.evaluation.metrics import Scores
+
+OURS = ("fine_tuned", "zero_shot")
+
+
+def best_model(scores: Mapping[str, Scores], metric: str = "rmse") -> str:
+    """Name of the model with the lowest value; NaN never wins."""
+    return min(scores, key=lambda name: np.nan_to_num(scores[name].metrics[metric], nan=np.inf))
+
+
+def format_scoreboard(scores: Mapping[str, Scores], unit: str | None) -> str:
+    """Markdown table, best RMSE first, with the verdict beneath."""
+    first = next(iter(scores.values())).metrics
+    columns = [name for name in first if name.startswith(("rmse", "mae")) and name != "mae_scaled"]
+    columns = [name for name in columns if not name.startswith("mae@")] + ["mase"]
+    order = sorted(scores, key=lambda name: np.nan_to_num(scores[name].metrics["rmse"], nan=np.inf))
+    width = max(map(len, order))
+    lines = [
+        f"| {'model':<{width}} | " + " | ".join(f"{name:>11}" for name in columns) + " |",
+        f"|{'-' * (width + 2)}|" + "|".join("-" * 12 + ":" for _ in columns) + "|",
+    ]
+    for name in order:
+        values = scores[name].metrics
+        lines.append(f"| {name:<{width}} | " + " | ".join(f"{values[column]:>11.4g}" for column in columns) + " |")
+    measured_in = f", RMSE and MAE in {unit}" if unit else ""
+    lines.append("")
+    lines.append(f"{first['num_windows']:,} test windows, the same for every model{measured_in}.")
+    lines.append(verdict(scores))
+    return "\n".join(lines)
+
+
+def verdict(scores: Mapping[str, Scores]) -> str:
+    """Say which model has the lowest RMSE, and whether tuning helped."""
+    rmse = {name: values.metrics["rmse"] for name, values in scores.items()}
+    best = best_model(scores)
+    sentences = [f"Best by RMSE: {best} ({rmse[best]:.4g})."]
+    if "fine_tuned" in rmse and "zero_shot" in rmse:
+        change = 100 * (rmse["fine_tuned"] / rmse["zero_shot"] - 1)
+        effect = "helped" if change < 0 else "did not help"
+        sentences.append(f"Fine-tuning {effect}: {change:+.1f} % RMSE against zero-shot.")
+    tuned = next((name for name in OURS if name in rmse), None)
+    others = {name: value for name, value in rmse.items() if name not in OURS}
+    if tuned is not None and others:
+        strongest = min(others, key=others.get)
+        change = 100 * (rmse[tuned] / others[strongest] - 1)
+        relation = "beats" if change < 0 else "does not beat"
+        sentences.append(f"{tuned} {relation} the best baseline, {strongest}: {change:+.1f} %.")
+    return " ".join(sentences)

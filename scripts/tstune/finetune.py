@@ -1,0 +1,137 @@
+"""A whole run in order: data, model, before, training, after, baselines, run folder."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import pandas as pd
+
+from tstune.data.frequency import default_seasonality, fixed_step, parse_frequency
+from tstune.data.pipeline import PreparedData
+from tstune.errors import ConfigError
+from tstune.evaluation.backtest import Backtest
+from tstune.evaluation.metrics import Scores
+from tstune.evaluation.plots import choose_windows, plot_forecasts, plot_loss, plot_rmse_by_step
+from tstune.evaluation.scoreboard import best_model, format_scoreboard
+from tstune.models.base import BaseTimeSeriesFoundationModel
+from tstune.models.registry import model_class
+from tstune.run_folder import RunFolder
+from tstune.run_readme import render_readme
+from tstune.runtime.distributed import DistributedManager
+from tstune.runtime.environment import describe_environment, peak_memory_mb
+from tstune.runtime.logs import logger, setup_logging
+from tstune.runtime.seeding import set_seed
+from tstune.training.loop import TrainingResult
+
+
+def finetune(
+    model: BaseTimeSeriesFoundationModel,
+    train_data: str | pd.DataFrame | PreparedData | None = None,
+    output_dir: str | Path | None = None,
+    overwrite: bool = False,
+    manager: DistributedManager | None = None,
+) -> dict:
+    """Tune a model and judge it; see `BaseTimeSeriesFoundationModel.fit` for arguments and result."""
+    setup_logging()
+    begin = time.perf_counter()
+    config = model.config
+    manager = manager or DistributedManager(
+        config.distributed, config.training.mixed_precision, config.training.gradient_accumulation_steps
+    )
+    logger.info(manager.describe())
+    with RunFolder(output_dir, overwrite, manager.is_main) as run:
+        data = model.prepare(train_data)
+        logger.info("windows: %s", ", ".join(f"{part} {len(windows):,}" for part, windows in data.windows.items()))
+        backtest = Backtest(data, config.evaluation, manager)
+
+        set_seed(config.seed)
+        model.build(data.preprocessor)
+        model.to(manager.device)
+        scores: dict[str, Scores] = {}
+        if starts_from_weights(model):
+            scores["zero_shot"] = backtest.score(model)
+
+        training: TrainingResult | None = None
+        if config.tuning.mode != "zero_shot":
+            training = model.train_on(data, manager, run.path / "history.jsonl" if run.path else None)
+            scores["fine_tuned"] = backtest.score(model)
+        baselines = build_baselines(model, data, manager)
+        scores |= {name: backtest.score(baseline) for name, baseline in baselines.items()}
+
+        results = {
+            "metrics": {name: values.metrics for name, values in scores.items()},
+            "best_model": best_model(scores),
+            "scoreboard": format_scoreboard(scores, data.preprocessor.unit),
+            "parameters": model.get_model_info(),
+            "training": training,
+            "output_dir": str(output_dir) if output_dir is not None else None,
+        }
+        if run.path is not None:
+            environment = describe_environment(manager.device, manager.num_processes)
+            environment["seconds"] = round(time.perf_counter() - begin, 2)
+            environment["peak_memory_mb"] = peak_memory_mb(manager.device)
+            _write(run, model, data, results, environment)
+            _draw(run.path / "plots", model, data, scores, training)
+            run.commit()
+    manager.accelerator.wait_for_everyone()
+    return results
+
+
+def starts_from_weights(model: BaseTimeSeriesFoundationModel) -> bool:
+    """True if the untuned model has a forecast worth scoring: pretrained, and nothing fresh."""
+    config = model.config
+    return config.model.pretrained is not None and config.tuning.mode != "from_scratch" and not model.fresh
+
+
+def build_baselines(
+    model: BaseTimeSeriesFoundationModel, data: PreparedData, manager: DistributedManager
+) -> dict[str, BaseTimeSeriesFoundationModel]:
+    """Train the configured baselines; one that cannot exist for these lengths is left out with a line."""
+    config = model.config
+    baselines = {}
+    for name in config.evaluation.baselines:
+        baseline = model_class(name)(config)
+        seasonality = config.evaluation.seasonality or default_seasonality(data.panel.frequency)
+        if name == "seasonal_naive" and seasonality > config.model.context_length:
+            logger.warning("seasonal_naive left out: a season has %d steps, the context is shorter", seasonality)
+            continue
+        if baseline.module is not None or name == config.model.type:
+            raise ConfigError(f"evaluation.baselines: {name} is not a baseline")
+        baseline.build(data.preprocessor)
+        baseline.train_on(data, manager)
+        baselines[name] = baseline
+    return baselines
+
+
+def _write(
+    run: RunFolder, model: BaseTimeSeriesFoundationModel, data: PreparedData, results: dict, environment: dict
+) -> None:
+    training: TrainingResult | None = results["training"]
+    model.save(run.path)
+    (run.path / "history.jsonl").touch()
+    run.write_json("metrics.json", {"test": results["metrics"]})
+    run.write_json("manifest.json", data.manifest)
+    summary = {name: value for name, value in vars(training).items() if name != "history"} if training else None
+    run.write_json("environment.json", environment | {"parameters": results["parameters"], "training": summary})
+    text = render_readme(model, data, results, environment)
+    (run.path / "README.md").write_text(text, encoding="utf-8")
+
+
+def _draw(
+    folder: Path,
+    model: BaseTimeSeriesFoundationModel,
+    data: PreparedData,
+    scores: dict[str, Scores],
+    training: TrainingResult | None,
+) -> None:
+    config, unit = model.config, data.preprocessor.unit
+    if config.evaluation.num_plots == 0:
+        return
+    if training is not None:
+        plot_loss(training.history, folder / "loss.png")
+    plot_rmse_by_step(scores, fixed_step(parse_frequency(data.panel.frequency)), unit, folder / "rmse_by_horizon.png")
+    name = "fine_tuned" if "fine_tuned" in scores else "zero_shot"
+    chosen = choose_windows(scores[name], config.evaluation.num_plots, config.seed)
+    if chosen:
+        plot_forecasts({name: model}, data.test, chosen, unit, folder / "forecasts.png")

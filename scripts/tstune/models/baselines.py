@@ -1,0 +1,179 @@
+"""Forecasts that every model must beat, behind the same interface and on the same windows."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from tstune.data.frequency import default_seasonality
+from tstune.data.pipeline import PreparedData, Preprocessor
+from tstune.data.windows import Batch
+from tstune.errors import CheckpointError, ConfigError
+from tstune.models.base import BaseTimeSeriesFoundationModel
+from tstune.runtime.distributed import DistributedManager
+from tstune.training.losses import window_losses
+
+MAX_RIDGE_ROWS = 200_000
+"""Ridge sees at most this many (window, target) rows, evenly spaced; more changes nothing but the time."""
+
+
+class Baseline(BaseTimeSeriesFoundationModel):
+    """A forecaster without a network: it needs the context only, or learns in closed form."""
+
+    def build(self, preprocessor: Preprocessor) -> None:
+        """Remember the channels."""
+        self.preprocessor = preprocessor
+
+    def train_on(
+        self, data: PreparedData, manager: DistributedManager | None = None, history_path: Path | None = None
+    ) -> None:
+        """Nothing to learn."""
+
+    def window_losses(self, module: nn.Module, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+        """Mean squared error of the forecast, per window, in scaled units."""
+        targets = slice(0, self.preprocessor.roles.num_targets)
+        std = torch.as_tensor(self.preprocessor.scaler.std[targets], dtype=torch.float32)
+        observed = batch["future_observed_mask"][..., targets]
+        return window_losses(self.forecast(batch) / std, batch["future_values"][..., targets] / std, observed, "mse")
+
+    def save_weights(self, folder: Path) -> None:
+        """Write the family's name; there is nothing else to keep."""
+        folder.mkdir(parents=True)
+        (folder / "config.json").write_text(json.dumps({"model_type": self.model_type}), encoding="utf-8")
+
+    def load_weights(self, folder: Path) -> None:
+        """Nothing to read."""
+
+    def _target_context(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+        """Past values and mask of the targets, [batch, context, targets]."""
+        targets = slice(0, self.preprocessor.roles.num_targets)
+        return batch["past_values"][..., targets], batch["past_observed_mask"][..., targets]
+
+    @property
+    def _num_steps(self) -> int:
+        return self.config.model.prediction_length
+
+
+class Persistence(Baseline):
+    """The last value stays."""
+
+    model_type = "persistence"
+
+    def forecast(self, batch: Batch) -> torch.Tensor:
+        """[batch, prediction, targets] in original units."""
+        past, observed = self._target_context(batch)
+        steps = torch.arange(past.shape[1], device=past.device)[None, :, None]
+        last = torch.where(observed, steps, 0).amax(dim=1, keepdim=True)
+        return past.gather(1, last).expand(-1, self._num_steps, -1)
+
+
+class SeasonalNaive(Baseline):
+    """The last season repeats."""
+
+    model_type = "seasonal_naive"
+
+    def build(self, preprocessor: Preprocessor) -> None:
+        """Fix the season.
+
+        Raises:
+            ConfigError: the season does not fit into the context.
+        """
+        super().build(preprocessor)
+        self.seasonality = self.config.evaluation.seasonality or default_seasonality(preprocessor.frequency)
+        if self.seasonality > self.config.model.context_length:
+            raise ConfigError(
+                f"seasonal_naive: a season of {self.seasonality} steps is longer than "
+                f"model.context_length={self.config.model.context_length}"
+            )
+
+    def load_weights(self, folder: Path) -> None:
+        """Fix the season again."""
+        self.build(self.preprocessor)
+
+    def forecast(self, batch: Batch) -> torch.Tensor:
+        """[batch, prediction, targets] in original units."""
+        past, _ = self._target_context(batch)
+        season = past[:, -self.seasonality :]
+        steps = torch.arange(self._num_steps, device=past.device) % self.seasonality
+        return season[:, steps]
+
+
+class ContextMean(Baseline):
+    """The mean of the context."""
+
+    model_type = "context_mean"
+
+    def forecast(self, batch: Batch) -> torch.Tensor:
+        """[batch, prediction, targets] in original units."""
+        past, observed = self._target_context(batch)
+        mean = (past * observed).sum(dim=1, keepdim=True) / observed.sum(dim=1, keepdim=True).clamp_min(1)
+        return mean.expand(-1, self._num_steps, -1)
+
+
+class Ridge(Baseline):
+    """Linear regression with L2 penalty from the whole context to the whole forecast, shared by all targets.
+
+    It works on globally scaled values, is fitted on gap-filled training windows and, like all models,
+    scored on observed targets only.
+    """
+
+    model_type = "ridge"
+    alpha = 1.0
+
+    def train_on(
+        self, data: PreparedData, manager: DistributedManager | None = None, history_path: Path | None = None
+    ) -> None:
+        """Fit in closed form with scikit-learn."""
+        from sklearn.linear_model import Ridge as RidgeRegression
+
+        targets = data.panel.roles.num_targets
+        num_windows = min(len(data.train), max(1, MAX_RIDGE_ROWS // targets))
+        chosen = np.linspace(0, len(data.train) - 1, num_windows).astype(np.int64)
+        batch = data.train.__getitems__(chosen)
+        mean, std = self._mean_std(torch.device("cpu"))
+        future = (batch["future_values"][..., :targets] - mean) / std
+        regression = RidgeRegression(alpha=self.alpha, copy_X=False)
+        regression.fit(_rows(self._scaled_context(batch)), _rows(future))
+        self.weight = torch.tensor(regression.coef_, dtype=torch.float32)
+        self.bias = torch.tensor(regression.intercept_, dtype=torch.float32)
+
+    def forecast(self, batch: Batch) -> torch.Tensor:
+        """[batch, prediction, targets] in original units."""
+        past = self._scaled_context(batch)
+        weight, bias = self.weight.to(past.device), self.bias.to(past.device)
+        mean, std = self._mean_std(past.device)
+        return (past.transpose(1, 2) @ weight.T + bias).transpose(1, 2) * std + mean
+
+    def save_weights(self, folder: Path) -> None:
+        """Write the map as safetensors."""
+        super().save_weights(folder)
+        save_file({"weight": self.weight, "bias": self.bias}, folder / "model.safetensors")
+
+    def load_weights(self, folder: Path) -> None:
+        """Read the map."""
+        path = folder / "model.safetensors"
+        if not path.is_file():
+            raise CheckpointError(f"{path} is missing")
+        tensors = load_file(path)
+        self.weight, self.bias = tensors["weight"], tensors["bias"]
+
+    def _scaled_context(self, batch: Batch) -> torch.Tensor:
+        past, observed = self._target_context(batch)
+        mean, std = self._mean_std(past.device)
+        return torch.where(observed, (past - mean) / std, 0.0)
+
+    def _mean_std(self, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+        scaler, targets = self.preprocessor.scaler, slice(0, self.preprocessor.roles.num_targets)
+        return tuple(
+            torch.as_tensor(values[targets], dtype=torch.float32, device=device) for values in (scaler.mean, scaler.std)
+        )
+
+
+def _rows(values: torch.Tensor) -> np.ndarray:
+    """[batch, steps, targets] -> [batch * targets, steps] in double precision, which the normal equations need."""
+    return values.transpose(1, 2).reshape(-1, values.shape[1]).double().numpy()

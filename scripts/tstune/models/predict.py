@@ -1,0 +1,106 @@
+"""From a table to a table of forecasts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+import torch
+
+from tstune.data.frequency import parse_frequency
+from tstune.data.panel import MISSING, Panel
+from tstune.data.pipeline import context_windows
+from tstune.data.sources.csv import read_table
+from tstune.data.table import ITEM, TIMESTAMP
+from tstune.errors import DataError
+from tstune.runtime.logs import logger
+
+if TYPE_CHECKING:
+    from tstune.models.base import BaseTimeSeriesFoundationModel
+
+
+def predict_frame(
+    model: BaseTimeSeriesFoundationModel, frame: pd.DataFrame | str | Path, future: pd.DataFrame | None
+) -> pd.DataFrame:
+    """Forecast each series of a table; see `BaseTimeSeriesFoundationModel.predict`."""
+    model.require_built()
+    name: object = "input"
+    if not isinstance(frame, pd.DataFrame):
+        name = Path(frame)
+        frame = read_table(name)
+    preprocessor, config = model.preprocessor, model.config
+    length = config.model.context_length
+    panel, starts = context_windows(preprocessor.read_frame(frame, name), preprocessor, length)
+    _warn_about_gaps(panel, starts, length)
+    stamps = _future_timestamps(panel, config.model.prediction_length)
+    known = _known_future(model, future, panel, stamps)
+
+    forecasts = []
+    for begin in range(0, len(starts), config.evaluation.batch_size):
+        rows = starts[begin : begin + config.evaluation.batch_size]
+        context = rows[:, None] + np.arange(length)
+        batch = {
+            "past_values": torch.from_numpy(panel.values[context]),
+            "past_observed_mask": torch.from_numpy(panel.status[context] != MISSING),
+            "future_values": torch.from_numpy(known[begin : begin + len(rows)]),
+        }
+        with torch.inference_mode():
+            forecasts.append(model.forecast(batch).cpu().numpy())
+    values = np.concatenate(forecasts).reshape(-1, panel.roles.num_targets)
+    table = pd.DataFrame(values, columns=list(preprocessor.roles.target))
+    table.insert(0, TIMESTAMP, stamps.reshape(-1))
+    table.insert(0, ITEM, np.repeat(panel.item_ids, config.model.prediction_length))
+    return table
+
+
+def _future_timestamps(panel: Panel, num_steps: int) -> np.ndarray:
+    """[items, steps] times that follow each item's last row."""
+    offset = parse_frequency(panel.frequency)
+    last = panel.timestamps[panel.segment_start[1:] - 1]
+    return np.stack(
+        [pd.date_range(stamp, periods=num_steps + 1, freq=offset)[1:].to_numpy("datetime64[ns]") for stamp in last]
+    )
+
+
+def _known_future(
+    model: BaseTimeSeriesFoundationModel, future: pd.DataFrame | None, panel: Panel, stamps: np.ndarray
+) -> np.ndarray:
+    """[items, steps, channels] values of the control columns, 0 elsewhere."""
+    roles, preprocessor = panel.roles, model.preprocessor
+    known = np.zeros((*stamps.shape, len(roles.channels)), np.float32)
+    if not roles.control:
+        return known
+    if future is None:
+        raise DataError(
+            f"this model uses known-future column(s) {', '.join(roles.control)}: pass their values as future"
+        )
+    future = future.copy()
+    for column in (*roles.target, *roles.conditional):
+        future[column] = 0.0  # not known, and not read
+    table = preprocessor.read_frame(future, "future").frame.set_index([ITEM, TIMESTAMP])
+    for item, item_id in enumerate(panel.item_ids):
+        names = pd.MultiIndex.from_product([[item_id], stamps[item]])
+        rows = table[list(roles.control)].reindex(names)
+        if rows.isna().any(axis=None):
+            raise DataError(
+                f"future: series {item_id!r} needs {', '.join(roles.control)} at every step from "
+                f"{pd.Timestamp(stamps[item][0])} to {pd.Timestamp(stamps[item][-1])}"
+            )
+        known[item][:, roles.control_indices] = rows.to_numpy(np.float32)
+    return known
+
+
+def _warn_about_gaps(panel: Panel, starts: np.ndarray, length: int) -> None:
+    targets = panel.status[:, : panel.roles.num_targets]
+    shares = np.array([(targets[start : start + length] == MISSING).mean() for start in starts])
+    if (shares > 0).any():
+        worst = int(shares.argmax())
+        logger.warning(
+            "%d of %d series have long gaps in their context, which are masked; worst: %s, %.0f %% missing",
+            (shares > 0).sum(),
+            len(shares),
+            panel.item_ids[worst],
+            100 * shares[worst],
+        )

@@ -1,0 +1,97 @@
+"""The folder a run leaves behind: written aside and renamed, so that a folder that exists is whole."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from pathlib import Path
+
+from tstune.errors import OutputError
+
+
+class RunFolder:
+    """Context manager around a folder that appears only when `commit` is called.
+
+    Args:
+        output_dir: where the folder will be; None keeps nothing on disk.
+        overwrite: replace a folder that is already there.
+        is_main: only the main process touches the disk.
+
+    Attributes:
+        path: folder to write into while the run goes on, None where nothing is to be written.
+
+    Raises:
+        OutputError: the folder exists, or cannot be written.
+    """
+
+    def __init__(self, output_dir: str | Path | None, overwrite: bool = False, is_main: bool = True) -> None:
+        self.final = Path(output_dir) if output_dir is not None else None
+        self.path: Path | None = None
+        self._overwrite = overwrite
+        self._active = self.final is not None and is_main
+        self._created_parents: list[Path] = []
+
+    def __enter__(self) -> RunFolder:
+        if not self._active:
+            return self
+        self._refuse_to_clobber()
+        self.path = self.final.parent / f".{self.final.name}.partial-{os.getpid()}"
+        try:
+            for parent in reversed([self.final.parent, *self.final.parent.parents]):
+                if not parent.exists():
+                    parent.mkdir()
+                    self._created_parents.append(parent)
+            self.path.mkdir()
+        except OSError as error:
+            self._remove_traces()
+            raise OutputError(f"output_dir={self.final} cannot be written: {error.strerror}") from None
+        return self
+
+    def __exit__(self, error_type: type[BaseException] | None, error: BaseException | None, _: object) -> None:
+        if self.path is not None:
+            self._remove_traces()
+            if isinstance(error, OSError):
+                raise OutputError(f"output_dir={self.final} cannot be written: {error.strerror}") from None
+
+    def commit(self) -> None:
+        """Put the finished folder in its place, in one rename."""
+        if self.path is None:
+            return
+        self._refuse_to_clobber()
+        for file in self.path.rglob("*"):
+            if file.is_file():
+                _fsync(file)
+        replaced = None
+        if self.final.exists():
+            replaced = self.path.with_name(f"{self.path.name}-old")
+            self.final.rename(replaced)
+        self.path.rename(self.final)
+        self.path = None
+        if replaced is not None:
+            shutil.rmtree(replaced)
+
+    def write_json(self, name: str, content: object) -> None:
+        """Write one JSON file."""
+        if self.path is not None:
+            (self.path / name).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+
+    def _refuse_to_clobber(self) -> None:
+        if self.final.is_file():
+            raise OutputError(f"output_dir={self.final} is a file; choose another output_dir")
+        if self.final.is_dir() and any(self.final.iterdir()) and not self._overwrite:
+            raise OutputError(
+                f"output_dir={self.final} already holds files; set overwrite=true or choose another output_dir"
+            )
+
+    def _remove_traces(self) -> None:
+        shutil.rmtree(self.path, ignore_errors=True)
+        for parent in reversed(self._created_parents):
+            if parent.is_dir() and not any(parent.iterdir()):
+                parent.rmdir()
+        self.path = None
+
+
+def _fsync(file: Path) -> None:
+    with file.open("rb") as stream:
+        os.fsync(stream.fileno())

@@ -1,0 +1,99 @@
+"""The README of a run folder: what it is, how good it is, how to load it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from tstune.data.pipeline import PreparedData
+
+if TYPE_CHECKING:
+    from tstune.models.base import BaseTimeSeriesFoundationModel
+
+_TEMPLATE = """# {title}
+
+{scoreboard}
+
+| | |
+|---|---|
+| data | {source}, {num_items} series, {frequency} grid, targets {targets} |
+| windows | {windows} |
+| lengths | {context} steps in, {ahead} steps out |
+| weights | {pretrained} |
+| tuning | {mode}: {trainable:,} of {total:,} parameters learned |
+| training | {training} |
+| machine | {device}, {num_processes} process(es), {seconds:.0f} s in all, {memory:.0f} MiB at most |
+| licence of the data | {licence} |
+| commit, seed | {commit}, {seed} |
+
+## Forecast with it
+
+From a checkout of the project, with its `scripts/` folder on the Python path:
+
+```python
+from tstune import {class_name}
+
+model = {class_name}.load("path/to/this/folder")
+forecast = model.predict("input.csv")  # columns {columns}; one row per series and future step
+```
+
+or from the shell:
+
+```
+python scripts/predict_forecast.py --model path/to/this/folder --input input.csv --output forecast.csv
+```
+
+The input needs the last {context} steps of each series; values are in original units, in and out.
+
+## Files
+
+| file | what |
+|---|---|
+| `model/` | weights (safetensors) and config, in the format of the model's own library |
+| `preprocessor.json` | columns, grid, scaler |
+| `config.yaml` | the resolved configuration; `--config config.yaml output_dir=…` reruns it |
+| `metrics.json` | every metric of every model on the test windows |
+| `history.jsonl` | the training log |
+| `manifest.json` | data: files with checksums, borders, windows, what was dropped |
+| `environment.json` | versions, commit, machine, time, memory |
+| `plots/` | loss, forecasts, error by lead time |
+"""
+
+
+def render_readme(model: BaseTimeSeriesFoundationModel, data: PreparedData, results: dict, environment: dict) -> str:
+    """Fill the template from the run."""
+    config, training, preprocessor = model.config, results["training"], data.preprocessor
+    roles = preprocessor.roles
+    columns = [preprocessor.item_id_column or "", preprocessor.timestamp_column, *roles.channels]
+    trained = (
+        "none"
+        if training is None
+        else (
+            f"{training.num_steps} steps in {training.seconds:.0f} s, {training.windows_per_second:.0f} windows/s, "
+            f"kept step {training.best_step} (validation loss {training.best_validation_loss:.4f})"
+        )
+    )
+    return _TEMPLATE.format(
+        title=f"{model.model_type} on {data.manifest['source']}, {config.tuning.mode}",
+        scoreboard=results["scoreboard"],
+        source=data.manifest["source"],
+        num_items=data.manifest["num_items"],
+        frequency=preprocessor.frequency,
+        targets=", ".join(roles.target),
+        windows=", ".join(f"{part} {count:,}" for part, count in data.manifest["windows"].items()),
+        context=config.model.context_length,
+        ahead=config.model.prediction_length,
+        pretrained=config.model.pretrained or "random (from scratch)",
+        mode=config.tuning.mode,
+        trainable=results["parameters"]["trainable"],
+        total=results["parameters"]["total"],
+        training=trained,
+        device=environment["device"],
+        num_processes=environment["num_processes"],
+        seconds=environment["seconds"],
+        memory=environment["peak_memory_mb"]["host"],
+        licence=data.manifest["licence"],
+        commit=environment["git_commit"] or "unknown",
+        seed=config.seed,
+        class_name=type(model).__name__,
+        columns=", ".join(f"`{column}`" for column in columns if column),
+    )

@@ -1,0 +1,61 @@
+"""Where and with what a run was made: versions, commit, machine, memory."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import platform
+import resource
+import subprocess
+import sys
+from pathlib import Path
+
+import torch
+
+_PACKAGES = (
+    "torch accelerate transformers granite-tsfm peft datasets numpy pandas scikit-learn pydantic omegaconf"
+).split()
+
+
+def describe_environment(device: torch.device, num_processes: int) -> dict:
+    """Return versions, git commit, device and process count as JSON values."""
+    return {
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "packages": {name: _version(name) for name in _PACKAGES},
+        "git_commit": _git_commit(),
+        "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "device": str(device),
+        "device_name": torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or "cpu",
+        "num_processes": num_processes,
+        "num_threads": torch.get_num_threads(),
+    }
+
+
+def peak_memory_mb(device: torch.device) -> dict[str, float]:
+    """Largest resident memory of this process so far, and of the GPU if there is one, in MiB."""
+    resident = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    peak = {"host": resident / (2**20 if sys.platform == "darwin" else 2**10)}
+    if device.type == "cuda":
+        peak["device"] = torch.cuda.max_memory_allocated(device) / 2**20
+    return peak
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _git_commit() -> str | None:
+    try:
+        answer = subprocess.run(
+            ["git", "rev-parse", "--verify", "--quiet", "HEAD"],
+            cwd=Path(__file__).parent,
+            capture_output=True,
+            text=True,
+            timeout=10,
+        )
+    except (OSError, subprocess.TimeoutExpired):  # no git on this machine
+        return None
+    return answer.stdout.strip() or None

@@ -1,0 +1,32 @@
+"""Log lines of the main process, and silence for libraries that chat."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+
+logger = logging.getLogger("tstune")
+
+
+def setup_logging() -> None:
+    """Send our messages to stderr as plain lines; only rank 0 speaks."""
+    if not logger.handlers:
+        handler = logging.StreamHandler(sys.stderr)
+        handler.setFormatter(logging.Formatter("%(message)s"))
+        logger.addHandler(handler)
+        logger.propagate = False
+    logger.setLevel(logging.INFO if os.environ.get("RANK", "0") == "0" else logging.ERROR)
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("DS_ACCELERATOR_LOG_LEVEL", "error")
+    for noisy in ("tsfm_public", "transformers", "matplotlib", "DeepSpeed", "bitsandbytes"):
+        logging.getLogger(noisy).setLevel(logging.ERROR)
+
+
+def quiet_transformers() -> None:
+    """Turn off the progress bars of transformers, which report milliseconds. Call it once it is imported."""
+    from transformers.utils import logging as transformers_logging
+
+    transformers_logging.disable_progress_bar()
+    transformers_logging.set_verbosity_error()

@@ -1,0 +1,31 @@
+"""Masked losses, one number per window: their sum over any set of windows is the loss of that set."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+
+
+def window_losses(
+    forecast: torch.Tensor, target: torch.Tensor, observed: torch.Tensor, loss: str, huber_delta: float = 1.0
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Sum the loss of each window over its observed targets.
+
+    Args:
+        forecast, target: [batch, steps, targets] in scaled units.
+        observed: same shape, bool; where it is False neither value matters.
+        loss: ``mse``, ``mae`` or ``huber``.
+        huber_delta: where Huber turns linear.
+
+    Returns:
+        [batch] total and [batch] number of observed targets; total.sum() / count.sum() is the mean loss.
+    """
+    # Unobserved targets take the forecast's place, so that they cost nothing and give no gradient.
+    target = torch.where(observed, target, forecast.detach())
+    if loss == "mse":
+        each = F.mse_loss(forecast, target, reduction="none")
+    elif loss == "mae":
+        each = F.l1_loss(forecast, target, reduction="none")
+    else:
+        each = F.huber_loss(forecast, target, reduction="none", delta=huber_delta)
+    return each.sum(dim=(1, 2)), observed.sum(dim=(1, 2)).to(each.dtype)
