@@ -49,7 +49,7 @@ def finetune(
         model.build(data.preprocessor)
         model.to(manager.device)
         scores: dict[str, Scores] = {}
-        if starts_from_weights(model):
+        if model.starts_from_weights():
             scores["zero_shot"] = backtest.score(model)
 
         training: TrainingResult | None = None
@@ -76,12 +76,6 @@ def finetune(
             run.commit()
     manager.accelerator.wait_for_everyone()
     return results
-
-
-def starts_from_weights(model: BaseTimeSeriesFoundationModel) -> bool:
-    """True if the untuned model has a forecast worth scoring: pretrained, and nothing fresh."""
-    config = model.config
-    return config.model.pretrained is not None and config.tuning.mode != "from_scratch" and not model.fresh
 
 
 def build_baselines(

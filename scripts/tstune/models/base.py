@@ -126,6 +126,7 @@ class BaseTimeSeriesFoundationModel(ABC):
             seed=self.config.seed,
             eval_batch_size=self.config.evaluation.batch_size,
             history_path=history_path,
+            start_counts=self.starts_from_weights(),
         )
 
     def predict(self, frame: pd.DataFrame | str | Path, future: pd.DataFrame | None = None) -> pd.DataFrame:
@@ -219,6 +220,11 @@ class BaseTimeSeriesFoundationModel(ABC):
             raise ConfigError(
                 f"this {type(self).__name__} has no weights yet: call fit() or {type(self).__name__}.load(folder)"
             )
+
+    def starts_from_weights(self) -> bool:
+        """True if the untuned model is worth something: pretrained, and nothing fresh."""
+        pretrained = self.config.model.pretrained is not None and self.config.tuning.mode != "from_scratch"
+        return pretrained and not self.fresh
 
     def log_parameters(self) -> None:
         """Say how many parameters learn and which tensors are fresh."""

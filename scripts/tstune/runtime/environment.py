@@ -11,9 +11,7 @@ from pathlib import Path
 
 import torch
 
-_PACKAGES = (
-    "torch accelerate transformers granite-tsfm peft datasets numpy pandas scikit-learn pydantic omegaconf"
-).split()
+_PACKAGES = ("torch", "accelerate", "transformers", "granite-tsfm", "peft", "datasets", "numpy", "pandas", "pydantic")
 
 
 def describe_environment(device: torch.device, num_processes: int) -> dict:

@@ -65,8 +65,19 @@ def train(
     seed: int,
     eval_batch_size: int = 256,
     history_path: Path | None = None,
+    start_counts: bool = True,
 ) -> TrainingResult:
     """Train `model.module` in place and leave it with the weights of the lowest validation loss.
+
+    Args:
+        model: network and loss.
+        train_windows, validation_windows: what to learn from, what to choose by.
+        config: the `training` section.
+        manager: process group.
+        seed: order of the windows.
+        eval_batch_size: windows per validation batch.
+        history_path: JSONL file to append to; None keeps the history in memory.
+        start_counts: the weights training starts from may be kept too; False for random ones.
 
     Raises:
         TrainingError: the loss is not a number any more.
@@ -101,7 +112,8 @@ def train(
         history.add(step=step, epoch=epoch, validation_loss=loss, best_step=best.best_step)
         logger.info("step %d: validation loss %.5f%s", step, loss, " (best)" if best.best_step == step else "")
 
-    validate()
+    if start_counts:
+        validate()
     bar = progress_bar(total_steps, manager.is_main)
     while step < total_steps and not best.should_stop:
         sampler.set_epoch(epoch)
