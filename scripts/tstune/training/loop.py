@@ -146,7 +146,7 @@ def train(
                 if grad_norm is not None:
                     row["grad_norm"] = float(grad_norm)
                 history.add(**row)
-                bar.set_postfix(loss=f"{mean:.4f}", best=f"{best.best_loss:.4f}")
+                bar.set_postfix(loss=f"{mean:.4f}", refresh=False)
             if step % eval_every == 0 or step == total_steps:
                 validate()
                 train_mode(module)
