@@ -12,9 +12,16 @@ from tstune.data.pipeline import PreparedData
 from tstune.errors import ConfigError
 from tstune.evaluation.backtest import Backtest
 from tstune.evaluation.metrics import Scores
-from tstune.evaluation.plots import choose_windows, plot_forecasts, plot_loss, plot_rmse_by_step
-from tstune.evaluation.scoreboard import best_model, format_scoreboard
+from tstune.evaluation.plots import (
+    choose_windows,
+    plot_forecasts,
+    plot_learning_rate_finder,
+    plot_loss,
+    plot_rmse_by_step,
+)
+from tstune.evaluation.scoreboard import best_model, format_per_item, format_scoreboard
 from tstune.models.base import BaseTimeSeriesFoundationModel
+from tstune.models.per_item import tune_items
 from tstune.models.registry import model_class
 from tstune.run_folder import RunFolder
 from tstune.run_readme import render_readme
@@ -56,6 +63,9 @@ def finetune(
         if config.tuning.mode != "zero_shot":
             training = model.train_on(data, manager, run.path / "history.jsonl" if run.path else None)
             scores["fine_tuned"] = backtest.score(model)
+        if config.tuning.per_item:
+            model.item_adapters = tune_items(model, data, manager)
+            scores["per_item"] = backtest.score(model.for_items(data.panel.item_ids))
         baselines = build_baselines(model, data, manager)
         scores |= {name: backtest.score(baseline) for name, baseline in baselines.items()}
 
@@ -65,8 +75,11 @@ def finetune(
             "scoreboard": format_scoreboard(scores, data.preprocessor.unit),
             "parameters": model.get_model_info(),
             "training": training,
+            "per_item": per_item_table(model, scores, data) if config.tuning.per_item else None,
             "output_dir": str(output_dir) if output_dir is not None else None,
         }
+        if results["per_item"] is not None:
+            results["scoreboard"] += "\n\n" + format_per_item(results["per_item"])
         if run.path is not None:
             environment = describe_environment(manager.device, manager.num_processes)
             environment["seconds"] = round(time.perf_counter() - begin, 2)
@@ -98,6 +111,23 @@ def build_baselines(
     return baselines
 
 
+def per_item_table(
+    model: BaseTimeSeriesFoundationModel, scores: dict[str, Scores], data: PreparedData
+) -> list[dict[str, object]]:
+    """One row per item: was its adapter kept (by validation), and what the test windows say."""
+    base = scores["fine_tuned"] if "fine_tuned" in scores else scores["zero_shot"]
+    tuned = scores["per_item"]
+    return [
+        vars(result)
+        | {
+            "num_windows": int(base.windows_by_item[item]),
+            "rmse_base": float(base.rmse_by_item[item]),
+            "rmse_per_item": float(tuned.rmse_by_item[item]),
+        }
+        for item, result in enumerate(model.item_adapters.results)
+    ]
+
+
 def _write(
     run: RunFolder, model: BaseTimeSeriesFoundationModel, data: PreparedData, results: dict, environment: dict
 ) -> None:
@@ -106,7 +136,10 @@ def _write(
     (run.path / "history.jsonl").touch()
     run.write_json("metrics.json", {"test": results["metrics"]})
     run.write_json("manifest.json", data.manifest)
-    summary = {name: value for name, value in vars(training).items() if name != "history"} if training else None
+    if results["per_item"] is not None:
+        run.write_json("per_item.json", results["per_item"])
+    left_out = ("history", "lr_curve")
+    summary = {name: value for name, value in vars(training).items() if name not in left_out} if training else None
     run.write_json("environment.json", environment | {"parameters": results["parameters"], "training": summary})
     text = render_readme(model, data, results, environment)
     (run.path / "README.md").write_text(text, encoding="utf-8")
@@ -124,6 +157,9 @@ def _draw(
         return
     if training is not None:
         plot_loss(training.history, folder / "loss.png")
+        if training.lr_curve is not None:
+            curve = training.lr_curve
+            plot_learning_rate_finder(curve.learning_rates, curve.losses, curve.suggestion, folder / "lr_finder.png")
     plot_rmse_by_step(scores, fixed_step(parse_frequency(data.panel.frequency)), unit, folder / "rmse_by_horizon.png")
     name = "fine_tuned" if "fine_tuned" in scores else "zero_shot"
     chosen = choose_windows(scores[name], config.evaluation.num_plots, config.seed)

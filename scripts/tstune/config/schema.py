@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 Duration = Annotated[str | int, Field(union_mode="left_to_right")]
 """A length of time: text such as ``45min`` or ``2h``, or a whole number of steps of the series."""
 
-TuningMode = Literal["zero_shot", "decoder", "full", "from_scratch"]
+TuningMode = Literal["zero_shot", "head", "decoder", "bias", "lora", "dora", "full", "from_scratch"]
 
 
 class Section(BaseModel):
@@ -65,6 +65,8 @@ class TTMSection(Section):
     """Dropout inside the mixers; null keeps the checkpoint's (0.2 from scratch)."""
     head_dropout: float | None = Field(None, ge=0, lt=1)
     """Dropout before the forecast head; null keeps the checkpoint's (0.2 from scratch). ETT recipes use 0.7."""
+    quantization: Literal["none", "int8", "nf4"] = "none"
+    """Keep the frozen base in 8 or 4 bits (bitsandbytes); needs tuning.mode lora or dora, or zero_shot."""
     fcm_context_length: int | None = Field(None, ge=0)
     """Forecast channel mixing (known-future columns): steps around each step; 1 by default."""
     fcm_mix_layers: int | None = Field(None, ge=1)
@@ -101,7 +103,7 @@ class DataSection(Section):
     source: str = "cgm_sample"
     """Name of a data source."""
     path: str | None = None
-    """File or folder the source reads."""
+    """File the source reads; for csv also a folder or a pattern such as `data/P*.csv.gz`, one series per file."""
     timestamp_column: str = "timestamp"
     """Column with the time of each row."""
     timestamp_format: str | None = None
@@ -116,6 +118,8 @@ class DataSection(Section):
     """Columns known in the past only (insulin, carbs): inputs, never forecast."""
     control_columns: list[str] = []
     """Columns known in the future too (a plan, the hour of the day): inputs, never forecast."""
+    on_duplicate: Literal["error", "mean"] = "error"
+    """Several rows with one timestamp: stop, or take their mean."""
     frequency: str | None = None
     """Grid of the series (`5min`, `h`, `D`, `MS`); null takes the most common step."""
     max_gap: Duration | None = None
@@ -126,6 +130,10 @@ class DataSection(Section):
     scaling: Literal["standard", "none"] = "standard"
     """Scale channels to mean 0 and deviation 1 of the training part before the model sees them."""
     split: SplitSection = SplitSection()
+    train_fraction: float = Field(1.0, gt=0, le=1)
+    """Few-shot: share of the training windows that is used."""
+    train_fraction_from: Literal["first", "last", "uniform"] = "first"
+    """Which share: the oldest windows, the latest, or a seeded draw without replacement."""
     train_stride: int = Field(1, ge=1)
     """Steps between the starts of two training windows."""
     validation_stride: int = Field(1, ge=1)
@@ -137,9 +145,41 @@ class DataSection(Section):
 class TuningSection(Section):
     """Which parameters learn."""
 
-    mode: TuningMode = "full"
-    """`zero_shot` none · `decoder` decoder and head on a frozen backbone · `full` all, from the pretrained weights ·
-    `from_scratch` all, from random weights."""
+    mode: TuningMode | None = None
+    """`zero_shot` none · `head` the forecast head · `decoder` decoder and head on a frozen backbone · `bias` all
+    biases · `lora`, `dora` low-rank adapters · `full` all, from the pretrained weights · `from_scratch` all, from
+    random weights. Null: lora or dora if lora.enabled, else full with pretrained weights and from_scratch without."""
+    per_item: bool = False
+    """Tune one shared base in `mode`, then one small LoRA adapter per item on top."""
+    per_item_epochs: int = Field(5, ge=1)
+    """Passes over an item's own windows for its adapter."""
+    per_item_learning_rate: float = Field(1e-3, gt=0)
+    """Peak learning rate of the adapters."""
+
+
+class LoRAConfig(Section):
+    """Low-rank adapters, through peft."""
+
+    enabled: bool = False
+    """Tune adapters; the same as tuning.mode=lora."""
+    rank: int = Field(8, ge=1)
+    """Rank of the update of each layer."""
+    alpha: float = Field(16.0, gt=0)
+    """The update is scaled by alpha / rank."""
+    dropout: float = Field(0.0, ge=0, lt=1)
+    """Dropout before the adapters."""
+    target_modules: Literal["auto"] | list[str] = "auto"
+    """Linear layers to adapt, by full name or last part; `auto` takes the ones that suit the model family."""
+    bias: Literal["none", "all", "lora_only"] = "none"
+    """Biases that learn too."""
+    modules_to_save: list[str] = []
+    """Layers trained in full and stored with the adapter; fresh layers join by themselves."""
+    use_dora: bool = False
+    """Split each update into direction and magnitude (DoRA); the same as tuning.mode=dora."""
+    use_rslora: bool = False
+    """Scale by alpha / sqrt(rank) instead."""
+    cap_rank: bool = True
+    """Cap each layer's rank at half its smaller side: TTM has 8 to 16 wide layers, where rank 8 is full rank."""
 
 
 class TrainingSection(Section):
@@ -153,8 +193,24 @@ class TrainingSection(Section):
     """Windows per device and step."""
     gradient_accumulation_steps: int = Field(1, ge=1)
     """Batches per optimizer step."""
-    learning_rate: float = Field(1e-3, gt=0)
-    """Peak learning rate."""
+    optimizer: Literal["adamw", "adamw_8bit", "paged_adamw_8bit", "sgd", "adafactor"] = "adamw"
+    """8-bit ones are bitsandbytes'; they pay from about 100 M parameters on."""
+    learning_rate: float | Literal["auto"] = 1e-3
+    """Peak learning rate; `auto` runs a learning-rate finder first."""
+    backbone_lr_factor: float = Field(1.0, gt=0)
+    """Factor on the learning rate of the backbone."""
+    decoder_lr_factor: float = Field(1.0, gt=0)
+    """Factor on the learning rate of the decoder."""
+    head_lr_factor: float = Field(1.0, gt=0)
+    """Factor on the learning rate of the head."""
+    ema_decay: float | None = Field(None, gt=0, lt=1)
+    """Validate and keep an exponential moving average of the weights with this decay; null keeps the weights."""
+    cache_frozen_features: Literal["auto", "on", "off"] = "auto"
+    """Run the frozen part of the model once per window and train on its stored outputs."""
+    feature_cache_gb: float = Field(4.0, gt=0)
+    """Features beyond this size are kept in a memory-mapped file instead of memory."""
+    compile: bool = False
+    """torch.compile the part that is trained; pays on GPUs and long runs."""
     weight_decay: float = Field(0.01, ge=0)
     """AdamW weight decay; biases and normalisation weights are left out."""
     adam_beta1: float = Field(0.9, ge=0, lt=1)
@@ -215,6 +271,7 @@ class RunConfig(Section):
     model: TTMSection = TTMSection()
     data: DataSection = DataSection()
     tuning: TuningSection = TuningSection()
+    lora: LoRAConfig = LoRAConfig()
     training: TrainingSection = TrainingSection()
     evaluation: EvaluationSection = EvaluationSection()
     distributed: DistributedConfig = DistributedConfig()
@@ -226,10 +283,35 @@ class RunConfig(Section):
     """Seed of weights, window order and dropout."""
 
     @model_validator(mode="after")
-    def _weights_fit_the_mode(self) -> RunConfig:
-        if self.tuning.mode == "zero_shot" and self.model.pretrained is None:
+    def _one_tuning_mode(self) -> RunConfig:
+        """Resolve `tuning.mode` and `lora.enabled`, and refuse settings that contradict each other."""
+        mode, lora = self.tuning.mode, self.lora
+        if mode is None:
+            plain = "full" if self.model.pretrained is not None else "from_scratch"
+            mode = ("dora" if lora.use_dora else "lora") if lora.enabled else plain
+        if lora.enabled and mode not in ("lora", "dora") and not self.tuning.per_item:
+            raise ValueError(
+                f"lora.enabled=true but tuning.mode={mode}; set tuning.mode to lora or dora, or leave it out"
+            )
+        adapts = mode in ("lora", "dora")
+        update = {"enabled": adapts or lora.enabled, "use_dora": mode == "dora" or (lora.use_dora and not adapts)}
+        object.__setattr__(self, "tuning", self.tuning.model_copy(update={"mode": mode}))
+        object.__setattr__(self, "lora", lora.model_copy(update=update))
+        if mode == "zero_shot" and self.model.pretrained is None:
             raise ValueError(
                 "tuning.mode=zero_shot needs weights but model.pretrained is null; "
                 "set model.pretrained to a folder or Hub id, or tuning.mode to from_scratch"
             )
+        if self.model.quantization != "none" and not (adapts or mode == "zero_shot"):
+            raise ValueError(
+                f"model.quantization={self.model.quantization} freezes the base in few bits, which "
+                f"tuning.mode={mode} would train; use tuning.mode lora, dora or zero_shot"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _learning_rate_is_positive(self) -> RunConfig:
+        rate = self.training.learning_rate
+        if rate != "auto" and rate <= 0:
+            raise ValueError(f"training.learning_rate={rate} must be greater than 0, or auto")
         return self

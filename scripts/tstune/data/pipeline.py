@@ -59,6 +59,7 @@ class Preprocessor:
             source="csv",
             timestamp_column=self.timestamp_column,
             timestamp_format=self.timestamp_format,
+            on_duplicate="mean",
             item_id_column=self.item_id_column,
             columns_as=self.columns_as,
             target_columns=None if self.columns_as == "items" else list(self.roles.target),
@@ -95,7 +96,7 @@ class PreparedData:
 
 
 def prepare_data(
-    config: DataSection, context_length: int, prediction_length: int, table: SourceTable | None = None
+    config: DataSection, context_length: int, prediction_length: int, table: SourceTable | None = None, seed: int = 0
 ) -> PreparedData:
     """Source → panel → split by time → scaler from train → windows.
 
@@ -104,6 +105,7 @@ def prepare_data(
         context_length: past steps of a window.
         prediction_length: future steps of a window.
         table: readings to use instead of the configured source.
+        seed: draw of a uniform few-shot part.
 
     Raises:
         ConfigError, DataError: naming what is wrong with the configuration or the data.
@@ -115,9 +117,16 @@ def prepare_data(
     strides = {"train": config.train_stride, "validation": config.validation_stride, "test": config.test_stride}
     windows = {}
     for part in PARTS:
-        ranges = window_ranges(panel, split, part, context_length, prediction_length, strides[part])
+        fraction = config.train_fraction if part == "train" and config.train_fraction_from != "uniform" else 1.0
+        ranges = window_ranges(
+            panel, split, part, context_length, prediction_length, strides[part], fraction, config.train_fraction_from
+        )
         require_windows(ranges, panel, split, part, context_length + prediction_length)
-        windows[part] = WindowDataset(panel, ranges, context_length, prediction_length)
+        chosen = None
+        if part == "train" and config.train_fraction < 1 and config.train_fraction_from == "uniform":
+            count = max(1, int(ranges.num_windows * config.train_fraction))
+            chosen = np.sort(np.random.default_rng(seed).choice(ranges.num_windows, count, replace=False))
+        windows[part] = WindowDataset(panel, ranges, context_length, prediction_length, chosen)
     preprocessor = Preprocessor(
         roles=table.roles,
         frequency=panel.frequency,

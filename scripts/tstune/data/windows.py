@@ -26,13 +26,23 @@ class WindowDataset(Dataset):
         future_values [B, prediction, channels] float32 · future_observed_mask, same shape, bool: really observed
         item [B] int64: index into `panel.item_ids` · start [B] int64: panel row of the window's first step
 
+    `chosen`, if given, lists the windows that take part (few-shot), as indices into the ranges.
+
     Short gaps inside a context are interpolated. A gap that reaches the end of the context is not:
     a line through it would carry a future reading into the past, so the last reading is held instead.
     """
 
-    def __init__(self, panel: Panel, ranges: WindowRanges, context_length: int, prediction_length: int) -> None:
+    def __init__(
+        self,
+        panel: Panel,
+        ranges: WindowRanges,
+        context_length: int,
+        prediction_length: int,
+        chosen: np.ndarray | None = None,
+    ) -> None:
         self.panel = panel
         self.ranges = ranges
+        self.chosen = chosen
         self.context_length = context_length
         self.prediction_length = prediction_length
         self._range_end = np.cumsum(ranges.count)
@@ -45,11 +55,25 @@ class WindowDataset(Dataset):
         self._future_observed = _window_view(status == OBSERVED, prediction_length)
 
     def __len__(self) -> int:
-        return self.ranges.num_windows
+        return self.ranges.num_windows if self.chosen is None else len(self.chosen)
+
+    def of_item(self, item: int) -> WindowDataset:
+        """The windows of one item, an index into `panel.item_ids`."""
+        segment = np.searchsorted(self.panel.segment_start, self.ranges.first, side="right") - 1
+        mine = self.panel.segment_item[segment] == item
+        ranges = WindowRanges(self.ranges.first[mine], self.ranges.count[mine], self.ranges.stride)
+        chosen = None
+        if self.chosen is not None:  # number the item's windows anew
+            offset = np.cumsum(self.ranges.count) - self.ranges.count
+            numbers = [np.arange(n) + o for n, o in zip(ranges.count, offset[mine], strict=True)]
+            chosen = np.flatnonzero(np.isin(np.concatenate(numbers), self.chosen)) if numbers else np.zeros(0, np.int64)
+        return WindowDataset(self.panel, ranges, self.context_length, self.prediction_length, chosen)
 
     def starts(self, indices: Sequence[int] | np.ndarray) -> np.ndarray:
         """[B] panel row of the first step of each window."""
         indices = np.asarray(indices, dtype=np.int64)
+        if self.chosen is not None:
+            indices = self.chosen[indices]
         which = np.searchsorted(self._range_end, indices, side="right")
         within = indices - (self._range_end[which] - self.ranges.count[which])
         return self.ranges.first[which] + within * self.ranges.stride
@@ -62,23 +86,28 @@ class WindowDataset(Dataset):
             raise IndexError(index)
         return {name: tensor[0] for name, tensor in self.__getitems__([index]).items()}
 
-    def gather(self, starts: np.ndarray) -> Batch:
-        """Fetch the windows that begin at the given panel rows."""
+    def gather(self, starts: np.ndarray, past: bool = True) -> Batch:
+        """Fetch the windows that begin at the given panel rows, with or without their context."""
         rows = torch.from_numpy(starts)
         origins = rows + self.context_length
-        past = self._shaped(self._past_values, rows)
-        stale = (self.panel.status[starts + self.context_length - 1] == INTERPOLATED).any(axis=1)
-        if stale.any():
-            past[stale] = self._held(past[stale], starts[stale])
         segment = np.searchsorted(self.panel.segment_start, starts, side="right") - 1
-        return {
-            "past_values": past,
-            "past_observed_mask": self._shaped(self._past_usable, rows),
+        batch = {
             "future_values": self._shaped(self._future_values, origins),
             "future_observed_mask": self._shaped(self._future_observed, origins),
             "item": torch.from_numpy(self.panel.segment_item[segment].astype(np.int64, copy=False)),
             "start": rows,
         }
+        if past:
+            batch["past_values"] = self._past(rows, starts)
+            batch["past_observed_mask"] = self._shaped(self._past_usable, rows)
+        return batch
+
+    def _past(self, rows: torch.Tensor, starts: np.ndarray) -> torch.Tensor:
+        past = self._shaped(self._past_values, rows)
+        stale = (self.panel.status[starts + self.context_length - 1] == INTERPOLATED).any(axis=1)
+        if stale.any():
+            past[stale] = self._held(past[stale], starts[stale])
+        return past
 
     def _shaped(self, view: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
         return view.index_select(0, rows).view(len(rows), -1, self._channels)

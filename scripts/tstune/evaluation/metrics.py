@@ -45,12 +45,16 @@ class Scores:
         rmse_by_step: [prediction] RMSE at each step, original units.
         window_rmse: [windows] RMSE of each window, NaN where nothing was observed.
         window_start: [windows] panel row of each window.
+        rmse_by_item: [items] RMSE of each item, NaN where it has no window.
+        windows_by_item: [items] number of windows of each item.
     """
 
     metrics: dict[str, float]
     rmse_by_step: np.ndarray
     window_rmse: np.ndarray
     window_start: np.ndarray
+    rmse_by_item: np.ndarray
+    windows_by_item: np.ndarray
 
 
 class ErrorSums:
@@ -68,6 +72,8 @@ class ErrorSums:
         self._mase_scale = mase_scale
         self._square, self._absolute, self._count = np.zeros(shape), np.zeros(shape), np.zeros(shape)
         self._mase_total = self._mase_count = 0.0
+        items = len(mase_scale)
+        self._item_square, self._item_count, self._item_windows = np.zeros(items), np.zeros(items), np.zeros(items, int)
         self._window_rmse: list[np.ndarray] = []
         self._window_start: list[np.ndarray] = []
 
@@ -86,8 +92,12 @@ class ErrorSums:
         self._mase_total += per_window.sum()
         self._mase_count += (observed.sum(axis=1) * known).sum()
         seen = observed.sum(axis=(1, 2))
+        window_square = square.sum(axis=(1, 2))
+        np.add.at(self._item_square, item, window_square)
+        np.add.at(self._item_count, item, seen)
+        np.add.at(self._item_windows, item, 1)
         with np.errstate(invalid="ignore", divide="ignore"):
-            self._window_rmse.append(np.sqrt(square.sum(axis=(1, 2)) / seen))
+            self._window_rmse.append(np.sqrt(window_square / seen))
         self._window_start.append(start)
 
     def scores(self, horizons: Mapping[str, int]) -> Scores:
@@ -110,7 +120,10 @@ class ErrorSums:
         metrics["mase"] = _ratio(self._mase_total, self._mase_count)
         window_rmse = np.concatenate(self._window_rmse)
         metrics["num_windows"] = len(window_rmse)
-        return Scores(metrics, by_step, window_rmse, np.concatenate(self._window_start))
+        with np.errstate(invalid="ignore", divide="ignore"):
+            by_item = np.sqrt(self._item_square / self._item_count)
+        starts = np.concatenate(self._window_start)
+        return Scores(metrics, by_step, window_rmse, starts, by_item, self._item_windows)
 
 
 def _ratio(total: float, count: float) -> float:

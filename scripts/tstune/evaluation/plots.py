@@ -17,6 +17,7 @@ import torch
 from tstune.data.windows import WindowDataset
 from tstune.evaluation.backtest import Forecaster
 from tstune.evaluation.metrics import Scores
+from tstune.evaluation.scoreboard import OURS
 
 _CONTEXT_SHOWN = 2  # the plot shows this many prediction lengths of history
 
@@ -36,13 +37,23 @@ def plot_loss(history: Sequence[dict], path: Path) -> None:
     _save(figure, path)
 
 
+def plot_learning_rate_finder(rates: Sequence[float], losses: Sequence[float], chosen: float, path: Path) -> None:
+    """Smoothed loss against the learning rate, with the one that was taken."""
+    figure, axes = plt.subplots(figsize=(7, 4), layout="constrained")
+    axes.plot(rates, losses)
+    axes.axvline(chosen, color="grey", linestyle=":", label=f"taken: {chosen:.2e}")
+    axes.set(xscale="log", xlabel="learning rate", ylabel="smoothed loss", title="Learning-rate finder")
+    axes.legend()
+    _save(figure, path)
+
+
 def plot_rmse_by_step(scores: Mapping[str, Scores], step: pd.Timedelta | None, unit: str | None, path: Path) -> None:
     """RMSE of every model at every forecast step."""
     figure, axes = plt.subplots(figsize=(7, 4), layout="constrained")
     lead = np.arange(1, 1 + len(next(iter(scores.values())).rmse_by_step))
     hours = step / pd.Timedelta("1h") if step is not None else None
     for name, values in scores.items():
-        ours = name in ("fine_tuned", "zero_shot")
+        ours = name in OURS
         axes.plot(lead * hours if hours else lead, values.rmse_by_step, linewidth=2 if ours else 1, label=name)
     axes.set(xlabel="lead time (hours)" if hours else "lead time (steps)", ylabel=_with_unit("RMSE", unit))
     axes.set_title("Error by lead time")

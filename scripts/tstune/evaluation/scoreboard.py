@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from tstune.evaluation.metrics import Scores
 
-OURS = ("fine_tuned", "zero_shot")
+OURS = ("per_item", "fine_tuned", "zero_shot")
 
 
 def best_model(scores: Mapping[str, Scores], metric: str = "rmse") -> str:
@@ -54,3 +54,28 @@ def verdict(scores: Mapping[str, Scores]) -> str:
         relation = "beats" if change < 0 else "does not beat"
         sentences.append(f"{tuned} {relation} the best baseline, {strongest}: {change:+.1f} %.")
     return " ".join(sentences)
+
+
+def format_per_item(rows: Sequence[Mapping[str, object]]) -> str:
+    """Markdown table of the adapters per item, with a sentence beneath."""
+    lines = [
+        "| item | test windows | rmse, base | rmse, per item | change | adapter | on the test windows |",
+        "|---|---:|---:|---:|---:|---|---|",
+    ]
+    helped = kept = 0
+    for row in rows:
+        base, tuned = row["rmse_base"], row["rmse_per_item"]
+        better = row["kept"] and tuned < base
+        helped += bool(better)
+        kept += bool(row["kept"])
+        change = f"{100 * (tuned / base - 1):+.1f} %" if row["num_windows"] else "no window"
+        effect = ("helped" if better else "hurt") if row["kept"] else "base used"
+        fate = "kept" if row["kept"] else f"not kept: {row['reason']}"
+        lines.append(
+            f"| {row['item_id']} | {row['num_windows']} | {base:.4g} | {tuned:.4g} | {change} | {fate} | {effect} |"
+        )
+    lines.append("")
+    lines.append(
+        f"{len(rows)} items: {kept} adapters kept by their own validation windows, {helped} of them helped on test."
+    )
+    return "\n".join(lines)

@@ -7,26 +7,37 @@ load my weights. Data, loop, scores and the run folder exist once and are shared
 from __future__ import annotations
 
 import json
+import math
+import time
 from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import ClassVar
 
 import pandas as pd
 import torch
 from torch import nn
+from torch.utils.data import Dataset
 
-from tstune.adapters import ParameterCount, count_parameters
+from tstune.adapters import LoRAManager, ParameterCount, count_parameters
 from tstune.config.flat import ModelConfig
-from tstune.config.schema import DistributedConfig, RunConfig
+from tstune.config.schema import DistributedConfig, LoRAConfig, RunConfig
 from tstune.config.simple_manager import SimpleConfigManager
+from tstune.config.validation import validate
 from tstune.data.pipeline import PreparedData, Preprocessor, prepare_data
 from tstune.data.windows import Batch
 from tstune.errors import CheckpointError, ConfigError
-from tstune.evaluation.backtest import Backtest
+from tstune.evaluation.backtest import Backtest, Forecaster
+from tstune.models.lora_files import Adapter
+from tstune.models.per_item import ItemAdapters
 from tstune.models.predict import predict_frame
 from tstune.runtime.distributed import DistributedManager
 from tstune.runtime.logs import logger
+from tstune.training.feature_cache import CachedWindows
 from tstune.training.loop import TrainingResult, train
+
+MODEL_FOLDER = "model"
+ADAPTER_FOLDER = "adapter"
 
 
 class BaseTimeSeriesFoundationModel(ABC):
@@ -34,6 +45,7 @@ class BaseTimeSeriesFoundationModel(ABC):
 
     Args:
         config: the run, as flat keywords (`TTMConfig`) or as a `RunConfig`.
+        lora_config: low-rank adapters; ``enabled=True`` makes them the tuning mode.
         distributed_config: what the run needs from the launcher.
 
     Attributes:
@@ -41,20 +53,27 @@ class BaseTimeSeriesFoundationModel(ABC):
         module: the network once built or loaded; None for models without one.
         preprocessor: how data is read and scaled, once built or loaded.
         fresh: names of parameters that were not found in the pretrained weights.
+        adapter: the trained low-rank adapter, if there is one.
+        item_adapters: one adapter per item, if they were tuned.
     """
 
     model_type: ClassVar[str]
+    parts: ClassVar[tuple[str, ...]] = ()
+    """Names of the parts of the network that tuning modes and learning-rate factors speak of."""
 
     def __init__(
-        self, config: ModelConfig | RunConfig | None = None, distributed_config: DistributedConfig | None = None
+        self,
+        config: ModelConfig | RunConfig | None = None,
+        lora_config: LoRAConfig | None = None,
+        distributed_config: DistributedConfig | None = None,
     ) -> None:
         run_config = config.run_config if isinstance(config, ModelConfig) else config or RunConfig()
-        if distributed_config is not None:
-            run_config = run_config.model_copy(update={"distributed": distributed_config})
-        self.config: RunConfig = run_config
+        self.config: RunConfig = _with_sections(run_config, lora_config, distributed_config)
         self.module: nn.Module | None = None
         self.preprocessor: Preprocessor | None = None
         self.fresh: list[str] = []
+        self.adapter: Adapter | None = None
+        self.item_adapters: ItemAdapters | None = None
 
     # What a family defines
 
@@ -72,11 +91,20 @@ class BaseTimeSeriesFoundationModel(ABC):
 
     @abstractmethod
     def save_weights(self, folder: Path) -> None:
-        """Write weights and architecture in the format of the family's own library."""
+        """Write `model/` into the folder: weights and architecture in the format of the family's own library."""
 
     @abstractmethod
     def load_weights(self, folder: Path) -> None:
         """Read what `save_weights` wrote; `self.preprocessor` is set."""
+
+    @property
+    def network(self) -> nn.Module:
+        """The family's own network inside `module`; adapters go there."""
+        return self.module
+
+    @network.setter
+    def network(self, network: nn.Module) -> None:
+        self.module = network
 
     # What all families share
 
@@ -117,10 +145,11 @@ class BaseTimeSeriesFoundationModel(ABC):
         self, data: PreparedData, manager: DistributedManager, history_path: Path | None = None
     ) -> TrainingResult:
         """Train on prepared windows; the network ends with the weights of the lowest validation loss."""
-        return train(
+        train_windows, validation_windows = self._training_windows(data, manager)
+        result = train(
             self,
-            data.train,
-            data.validation,
+            train_windows,
+            validation_windows,
             self.config.training,
             manager,
             seed=self.config.seed,
@@ -128,6 +157,66 @@ class BaseTimeSeriesFoundationModel(ABC):
             history_path=history_path,
             start_counts=self.starts_from_weights(),
         )
+        if self.config.lora.enabled and self.config.tuning.mode in ("lora", "dora"):
+            self.adapter = Adapter.taken_from(self.network)
+            if self.config.model.quantization == "none":  # packed weights would lose the update in rounding
+                self.network = self.network.merge_and_unload()
+                self.module.eval()
+        return result
+
+    def add_adapter(self) -> None:
+        """Put a new low-rank adapter on the network; it, and nothing else, learns."""
+        self.network = LoRAManager().add_lora_to_model(self.network, self.model_type, self.config.lora, self.fresh)
+
+    def load_adapter(self, folder: str | Path, merge: bool = True) -> None:
+        """Put a saved adapter on this model, which must be its base, and merge it into the weights."""
+        self.require_built()
+        self.adapter = Adapter.load(Path(folder))
+        self.network = self.adapter.wrap(self.network)
+        if merge:
+            self.network = self.network.merge_and_unload()
+        self.module.eval()
+
+    def quantize(self) -> None:
+        """Pack the linear layers of the network if the configuration asks for it, and say what it saved."""
+        if self.config.model.quantization != "none":
+            from tstune.quantization import quantize_linear_layers
+
+            report = quantize_linear_layers(self.network, self.config.model.quantization)
+            logger.info("model.quantization=%s: %s", self.config.model.quantization, report)
+            self.quantization_report = report
+
+    def for_items(self, item_ids: Sequence[str]) -> Forecaster:
+        """A forecaster for batches whose `item` counts in `item_ids`; picks each item's adapter if there are any."""
+        return self.item_adapters.forecaster(self, item_ids) if self.item_adapters else self
+
+    def _training_windows(self, data: PreparedData, manager: DistributedManager) -> tuple[Dataset, Dataset]:
+        """Windows as the loop needs them: with stored features if part of the model is frozen and that pays."""
+        config, encode = self.config.training, self.frozen_encoder()
+        if config.cache_frozen_features == "off":
+            return data.train, data.validation
+        if encode is None:
+            if config.cache_frozen_features == "on":
+                raise ConfigError(
+                    f"training.cache_frozen_features=on: with tuning.mode={self.config.tuning.mode} and these columns "
+                    "no part of the model is frozen and alone at its input; use auto or off"
+                )
+            return data.train, data.validation
+        batch = config.per_device_batch_size * manager.num_processes * config.gradient_accumulation_steps
+        visits = min(config.num_epochs * len(data.train), (config.max_steps or math.inf) * batch)
+        if config.cache_frozen_features == "auto" and visits <= len(data.train):
+            return data.train, data.validation  # each window is seen once: nothing to reuse
+        self.module.eval()
+        begin, budget = time.perf_counter(), config.feature_cache_gb * 1e9
+        cached = CachedWindows(data.train, encode, manager.device, budget)
+        validation = CachedWindows(data.validation, encode, manager.device, budget - cached.num_bytes)
+        seconds, size = time.perf_counter() - begin, cached.num_bytes + validation.num_bytes
+        logger.info("frozen features stored once: %.0f MB in %.1f s", size / 1e6, seconds)
+        return cached, validation
+
+    def frozen_encoder(self) -> Callable[[Batch], Batch] | None:
+        """First part of the network, if it is frozen and `module` accepts its stored output; None otherwise."""
+        return None
 
     def predict(self, frame: pd.DataFrame | str | Path, future: pd.DataFrame | None = None) -> pd.DataFrame:
         """Forecast what follows the last reading of every series.
@@ -148,14 +237,19 @@ class BaseTimeSeriesFoundationModel(ABC):
         prepared = self.prepare(data)
         manager = DistributedManager(self.config.distributed, self.config.training.mixed_precision)
         self.to(manager.device)
-        return Backtest(prepared, self.config.evaluation, manager, part).score(self).metrics
+        backtest = Backtest(prepared, self.config.evaluation, manager, part)
+        return backtest.score(self.for_items(prepared.panel.item_ids)).metrics
 
     def save(self, folder: str | Path) -> None:
         """Write `model/`, `preprocessor.json` and `config.yaml`; `load` reads them back."""
         self.require_built()
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        self.save_weights(folder / "model")
+        self.save_weights(folder)
+        if self.adapter is not None:
+            self.adapter.save(folder / ADAPTER_FOLDER)
+        if self.item_adapters is not None:
+            self.item_adapters.save(folder)
         text = json.dumps(self.preprocessor.to_dict() | {"model_type": self.model_type}, indent=2)
         (folder / "preprocessor.json").write_text(text, encoding="utf-8")
         SimpleConfigManager().save_config(self.config, folder / "config.yaml")
@@ -168,7 +262,7 @@ class BaseTimeSeriesFoundationModel(ABC):
             CheckpointError: the folder is not a saved model of this family.
         """
         folder = Path(folder)
-        for name in ("config.yaml", "preprocessor.json", "model"):
+        for name in ("config.yaml", "preprocessor.json", MODEL_FOLDER):
             if not (folder / name).exists():
                 raise CheckpointError(f"{folder} is not a run folder: {name} is missing")
         try:
@@ -181,7 +275,10 @@ class BaseTimeSeriesFoundationModel(ABC):
             raise CheckpointError(f"{folder} holds a {model_type} model, not {cls.model_type}")
         model = cls(SimpleConfigManager().load_config(folder / "config.yaml"))
         model.preprocessor = preprocessor
-        model.load_weights(folder / "model")
+        model.load_weights(folder)
+        if model.config.model.quantization != "none" and (folder / ADAPTER_FOLDER).is_dir():
+            model.load_adapter(folder / ADAPTER_FOLDER, merge=False)
+        model.item_adapters = ItemAdapters.load(folder)
         return model
 
     def get_model_info(self) -> dict:
@@ -207,7 +304,8 @@ class BaseTimeSeriesFoundationModel(ABC):
             from tstune.data.sources.csv import table_from_frame
 
             table = table_from_frame(data, section, "train_data")
-        return prepare_data(section, self.config.model.context_length, self.config.model.prediction_length, table)
+        lengths = self.config.model.context_length, self.config.model.prediction_length
+        return prepare_data(section, *lengths, table, self.config.seed)
 
     def to(self, device: torch.device) -> None:
         """Move the network."""
@@ -231,3 +329,19 @@ class BaseTimeSeriesFoundationModel(ABC):
         logger.info("%s, tuning mode %s: %s", self.model_type, self.config.tuning.mode, count_parameters(self.module))
         if self.fresh:
             logger.info("not in the checkpoint, randomly initialised: %s", ", ".join(self.fresh))
+
+
+def _with_sections(
+    config: RunConfig, lora_config: LoRAConfig | None, distributed_config: DistributedConfig | None
+) -> RunConfig:
+    """Put the extra sections into the configuration and check the whole again."""
+    if lora_config is None and distributed_config is None:
+        return config
+    values = config.model_dump()
+    if distributed_config is not None:
+        values["distributed"] = distributed_config.model_dump()
+    if lora_config is not None:
+        values["lora"] = lora_config.model_dump()
+        if lora_config.enabled:
+            values["tuning"]["mode"] = "dora" if lora_config.use_dora else "lora"
+    return validate(values, origin="configuration")

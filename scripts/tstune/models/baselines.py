@@ -14,7 +14,7 @@ from tstune.data.frequency import default_seasonality
 from tstune.data.pipeline import PreparedData, Preprocessor
 from tstune.data.windows import Batch
 from tstune.errors import CheckpointError, ConfigError
-from tstune.models.base import BaseTimeSeriesFoundationModel
+from tstune.models.base import MODEL_FOLDER, BaseTimeSeriesFoundationModel
 from tstune.runtime.distributed import DistributedManager
 from tstune.training.losses import window_losses
 
@@ -43,8 +43,10 @@ class Baseline(BaseTimeSeriesFoundationModel):
 
     def save_weights(self, folder: Path) -> None:
         """Write the family's name; there is nothing else to keep."""
-        folder.mkdir(parents=True)
-        (folder / "config.json").write_text(json.dumps({"model_type": self.model_type}), encoding="utf-8")
+        (folder / MODEL_FOLDER).mkdir(parents=True)
+        (folder / MODEL_FOLDER / "config.json").write_text(
+            json.dumps({"model_type": self.model_type}), encoding="utf-8"
+        )
 
     def load_weights(self, folder: Path) -> None:
         """Nothing to read."""
@@ -152,11 +154,11 @@ class Ridge(Baseline):
     def save_weights(self, folder: Path) -> None:
         """Write the map as safetensors."""
         super().save_weights(folder)
-        save_file({"weight": self.weight, "bias": self.bias}, folder / "model.safetensors")
+        save_file({"weight": self.weight, "bias": self.bias}, folder / MODEL_FOLDER / "model.safetensors")
 
     def load_weights(self, folder: Path) -> None:
         """Read the map."""
-        path = folder / "model.safetensors"
+        path = folder / MODEL_FOLDER / "model.safetensors"
         if not path.is_file():
             raise CheckpointError(f"{path} is missing")
         tensors = load_file(path)

@@ -37,7 +37,7 @@ def predict_frame(
     stamps = _future_timestamps(panel, config.model.prediction_length)
     known = _known_future(model, future, panel, stamps)
 
-    forecasts = []
+    forecaster, forecasts = model.for_items(panel.item_ids), []
     for begin in range(0, len(starts), config.evaluation.batch_size):
         rows = starts[begin : begin + config.evaluation.batch_size]
         context = rows[:, None] + np.arange(length)
@@ -45,9 +45,10 @@ def predict_frame(
             "past_values": torch.from_numpy(panel.values[context]),
             "past_observed_mask": torch.from_numpy(panel.status[context] != MISSING),
             "future_values": torch.from_numpy(known[begin : begin + len(rows)]),
+            "item": torch.arange(begin, begin + len(rows)),
         }
         with torch.inference_mode():
-            forecasts.append(model.forecast(batch).cpu().numpy())
+            forecasts.append(forecaster.forecast(batch).cpu().numpy())
     values = np.concatenate(forecasts).reshape(-1, panel.roles.num_targets)
     table = pd.DataFrame(values, columns=list(preprocessor.roles.target))
     table.insert(0, TIMESTAMP, stamps.reshape(-1))

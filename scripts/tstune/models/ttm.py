@@ -2,95 +2,41 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import ClassVar
 
 import torch
 from torch import nn
 from tsfm_public import TinyTimeMixerForPrediction
 from tsfm_public.toolkit.time_series_preprocessor import DEFAULT_FREQUENCY_MAPPING
 
-from tstune.adapters import apply_tuning_mode
+from tstune.adapters import freeze_by_mode, part_of
 from tstune.data.pipeline import Preprocessor
-from tstune.data.scaler import Scaler
 from tstune.data.windows import Batch
 from tstune.errors import CheckpointError, ConfigError
-from tstune.models.base import BaseTimeSeriesFoundationModel
+from tstune.models.base import MODEL_FOLDER, BaseTimeSeriesFoundationModel
+from tstune.models.fast_dropout import use_fast_dropout
+from tstune.models.ttm_module import TTMModule
 from tstune.models.ttm_weights import build_from_scratch, load_pretrained
 from tstune.runtime.logs import logger, quiet_transformers
 from tstune.training.losses import window_losses
-
-PARTS = {"backbone": "ttm.backbone.", "decoder": "ttm.decoder.", "head": "ttm.head."}
-
-
-class TTMModule(nn.Module):
-    """A TTM between original units and scaled forecasts.
-
-    Args:
-        ttm: the network of granite-tsfm.
-        scaler: fitted on the training part.
-        num_targets: the first channels are the targets.
-        control_indices: channels known in the future.
-        frequency_token: index for models that were trained with a frequency prefix.
-    """
-
-    def __init__(
-        self,
-        ttm: TinyTimeMixerForPrediction,
-        scaler: Scaler,
-        num_targets: int,
-        control_indices: list[int],
-        frequency_token: int,
-    ) -> None:
-        super().__init__()
-        self.ttm = ttm
-        self.num_targets = num_targets
-        self.control_indices = control_indices
-        self.frequency_token = frequency_token if ttm.config.resolution_prefix_tuning else None
-        self.register_buffer("mean", torch.tensor(scaler.mean, dtype=torch.float32), persistent=False)
-        self.register_buffer("std", torch.tensor(scaler.std, dtype=torch.float32), persistent=False)
-
-    def forward(self, batch: Batch) -> torch.Tensor:
-        """[batch, prediction, targets] forecast in scaled units."""
-        observed = batch["past_observed_mask"]
-        past = (batch["past_values"] - self.mean) / self.std
-        # TTM normalises by the observed values but does not blank the others: put them at the window's mean.
-        count = observed.sum(dim=1, keepdim=True).clamp_min(1)
-        centre = (past * observed).sum(dim=1, keepdim=True) / count
-        past = torch.where(observed, past, centre)
-        token = None
-        if self.frequency_token is not None:
-            token = torch.full((len(past),), self.frequency_token, device=past.device)
-        output = self.ttm(
-            past_values=past,
-            past_observed_mask=observed,
-            future_values=self._known_future(batch),
-            freq_token=token,
-            return_loss=False,
-        )
-        return output.prediction_outputs
-
-    def scale_targets(self, values: torch.Tensor) -> torch.Tensor:
-        """Original -> scaled units, [..., targets]."""
-        return (values - self.mean[: self.num_targets]) / self.std[: self.num_targets]
-
-    def unscale_targets(self, values: torch.Tensor) -> torch.Tensor:
-        """Scaled -> original units, [..., targets]."""
-        return values * self.std[: self.num_targets] + self.mean[: self.num_targets]
-
-    def _known_future(self, batch: Batch) -> torch.Tensor | None:
-        """Control channels over the forecast; all others are zero, so that no target can leak in."""
-        if not self.control_indices:
-            return None
-        scaled = (batch["future_values"] - self.mean) / self.std
-        known = torch.zeros_like(scaled)
-        known[..., self.control_indices] = scaled[..., self.control_indices]
-        return known
 
 
 class TTMForecaster(BaseTimeSeriesFoundationModel):
     """Tiny Time Mixer behind the common interface."""
 
     model_type = "ttm"
+    parts: ClassVar[tuple[str, ...]] = ("backbone", "decoder", "head")
+
+    @property
+    def network(self) -> nn.Module:
+        """The `TinyTimeMixerForPrediction`, or the peft model around it."""
+        return self.module.ttm
+
+    @network.setter
+    def network(self, network: nn.Module) -> None:
+        self.module.ttm = network
 
     def build(self, preprocessor: Preprocessor) -> None:
         """Load or create the TTM, choose what learns, and say so.
@@ -101,7 +47,7 @@ class TTMForecaster(BaseTimeSeriesFoundationModel):
         """
         section, mode = self.config.model, self.config.tuning.mode
         quiet_transformers()
-        fresh: list[str] = []
+        self.fresh = []
         if section.pretrained is None:
             if mode != "from_scratch":
                 logger.warning(
@@ -109,7 +55,7 @@ class TTMForecaster(BaseTimeSeriesFoundationModel):
                 )
             ttm = build_from_scratch(section, preprocessor.roles)
         else:
-            ttm, fresh, unused = load_pretrained(
+            ttm, self.fresh, unused = load_pretrained(
                 section, preprocessor.roles, preprocessor.frequency, random_weights=mode == "from_scratch"
             )
             if unused:
@@ -118,20 +64,23 @@ class TTMForecaster(BaseTimeSeriesFoundationModel):
                     len(unused),
                     unused[0],
                 )
-        if mode == "zero_shot" and fresh:
+        if mode == "zero_shot" and self.fresh:
             raise ConfigError(
-                f"tuning.mode=zero_shot, but {len(fresh)} tensors are not in the checkpoint and would be random: "
-                f"{', '.join(fresh)}; use its own prediction length and channels, or another mode"
+                f"tuning.mode=zero_shot, but {len(self.fresh)} tensors are not in the checkpoint and would be random: "
+                f"{', '.join(self.fresh)}; use its own prediction length and channels, or another mode"
             )
         self._wrap(ttm, preprocessor)
-        self.fresh = [f"ttm.{name}" for name in fresh]
-        apply_tuning_mode(self.module, mode, PARTS, self.fresh)
+        self.quantize()
+        if mode in ("lora", "dora"):
+            self.add_adapter()
+        else:
+            freeze_by_mode(ttm, mode, self.parts, self.fresh)
         self.log_parameters()
 
     def forecast(self, batch: Batch) -> torch.Tensor:
         """[batch, prediction, targets] float32 in original units."""
         self.module.eval()
-        batch = {name: tensor.to(self.module.mean.device) for name, tensor in batch.items() if tensor is not None}
+        batch = {name: tensor.to(self.module.mean.device) for name, tensor in batch.items()}
         return self.module.unscale_targets(self.module(batch).float())
 
     def window_losses(self, module: nn.Module, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
@@ -141,22 +90,42 @@ class TTMForecaster(BaseTimeSeriesFoundationModel):
         observed = batch["future_observed_mask"][..., targets]
         return window_losses(module(batch).float(), target, observed, training.loss, training.huber_delta)
 
+    def frozen_encoder(self) -> Callable[[Batch], Batch] | None:
+        """Backbone, with the decoder if that is frozen too."""
+        learning = {part_of(name, self.parts) for name, value in self.module.named_parameters() if value.requires_grad}
+        if "backbone" in learning or not learning or not self.module.splits_cleanly:
+            return None
+        self.module.encode_decoder = "decoder" not in learning
+        return self.module.encode
+
     def save_weights(self, folder: Path) -> None:
-        """Write a folder that `TinyTimeMixerForPrediction.from_pretrained` loads."""
-        self.module.ttm.save_pretrained(folder)
+        """Write `model/`, which `TinyTimeMixerForPrediction.from_pretrained` loads.
+
+        With a quantised base these are the weights before packing; the adapter lies beside them.
+        """
+        if self.config.model.quantization == "none":
+            self.network.save_pretrained(folder / MODEL_FOLDER)
+        else:
+            roles, frequency = self.preprocessor.roles, self.preprocessor.frequency
+            base, _, _ = load_pretrained(self.config.model, roles, frequency)
+            base.save_pretrained(folder / MODEL_FOLDER)
 
     def load_weights(self, folder: Path) -> None:
-        """Read the folder; every tensor must be there."""
+        """Read `model/`; every tensor must be there."""
         quiet_transformers()
-        section = self.config.model.model_copy(update={"pretrained": str(folder), "revision": None})
+        section = self.config.model.model_copy(update={"pretrained": str(folder / MODEL_FOLDER), "revision": None})
         ttm, fresh, unused = load_pretrained(section, self.preprocessor.roles, self.preprocessor.frequency)
-        if fresh or unused:
+        quantised = self.config.model.quantization != "none"  # fresh layers are whole in the adapter
+        if unused or (fresh and not quantised):
             raise CheckpointError(f"{folder} does not fit its config.json: {', '.join([*fresh, *unused][:4])}")
         self._wrap(ttm, self.preprocessor)
-        self.module.eval()
+        self.quantize()
 
     def _wrap(self, ttm: TinyTimeMixerForPrediction, preprocessor: Preprocessor) -> None:
         self.preprocessor = preprocessor
+        if not self.config.training.compile:  # the compiler fuses the ordinary dropout
+            use_fast_dropout(ttm)
         token = DEFAULT_FREQUENCY_MAPPING.get(preprocessor.frequency, DEFAULT_FREQUENCY_MAPPING["oov"])
         roles = preprocessor.roles
         self.module = TTMModule(ttm, preprocessor.scaler, roles.num_targets, roles.control_indices, token)
+        self.module.eval()

@@ -8,6 +8,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState, PartialState
 from accelerate.utils import DistributedType
+from torch import nn
 
 from tstune.config.schema import DistributedConfig
 from tstune.errors import ConfigError, DistributedError
@@ -78,6 +79,12 @@ class DistributedManager:
     def strategy(self) -> str:
         """``none``, ``ddp``, ``fsdp`` or ``deepspeed``."""
         return _STRATEGY.get(self.accelerator.distributed_type, str(self.accelerator.distributed_type))
+
+    def unwrap(self, module: nn.Module) -> nn.Module:
+        """Return the network without the wrapper of the strategy."""
+        if self.strategy == "none":
+            return module  # Accelerate's own way imports DeepSpeed to find this out
+        return self.accelerator.unwrap_model(module)
 
     def describe(self) -> str:
         """One line for the log."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import sys
+import warnings
 
 logger = logging.getLogger("tstune")
 
@@ -19,9 +20,11 @@ def setup_logging() -> None:
     logger.setLevel(logging.INFO if os.environ.get("RANK", "0") == "0" else logging.ERROR)
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-    os.environ.setdefault("DS_ACCELERATOR_LOG_LEVEL", "error")
-    for noisy in ("tsfm_public", "transformers", "matplotlib", "DeepSpeed", "bitsandbytes"):
+    for noisy in ("tsfm_public", "transformers", "matplotlib", "bitsandbytes"):
         logging.getLogger(noisy).setLevel(logging.ERROR)
+    # DeepSpeed sets its own level when something imports it, but keeps filters.
+    logging.getLogger("DeepSpeed").addFilter(lambda record: record.levelno >= logging.ERROR)
+    warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
 
 
 def quiet_transformers() -> None:

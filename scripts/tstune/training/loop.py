@@ -4,28 +4,33 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Collection
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
 import torch
 from torch import nn
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
 
 from tstune.adapters import train_mode
 from tstune.config.schema import TrainingSection
-from tstune.data.windows import Batch, WindowDataset, window_loader
+from tstune.data.windows import Batch, window_loader
 from tstune.errors import TrainingError
 from tstune.runtime.distributed import DistributedManager
 from tstune.runtime.logs import logger
 from tstune.training.callbacks import BestWeights, History, progress_bar
+from tstune.training.lr_finder import LearningRateCurve, find_learning_rate
 from tstune.training.optim import build_optimizer, learning_rate_factor
+from tstune.training.weight_average import WeightAverage
 
 
 class Trainable(Protocol):
     """What the loop needs from a model."""
 
     module: nn.Module
+    parts: Collection[str]
 
     def window_losses(self, module: nn.Module, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
         """([batch] summed loss, [batch] weight) of each window; call `module`, it may be a wrapper."""
@@ -41,6 +46,8 @@ class TrainingResult:
         best_step: step whose weights were kept; 0 are the weights training started from.
         best_validation_loss: scaled units.
         stopped_early: the patience ran out.
+        learning_rate: peak learning rate.
+        lr_curve: what the learning-rate finder saw, if it ran.
         seconds: wall time, validation included.
         windows_per_second: training windows of all processes per second of training, validation excluded.
         history: rows as in `history.jsonl`.
@@ -51,6 +58,8 @@ class TrainingResult:
     best_step: int
     best_validation_loss: float
     stopped_early: bool
+    learning_rate: float
+    lr_curve: LearningRateCurve | None
     seconds: float
     windows_per_second: float
     history: list[dict]
@@ -58,14 +67,15 @@ class TrainingResult:
 
 def train(
     model: Trainable,
-    train_windows: WindowDataset,
-    validation_windows: WindowDataset,
+    train_windows: Dataset,
+    validation_windows: Dataset,
     config: TrainingSection,
     manager: DistributedManager,
     seed: int,
     eval_batch_size: int = 256,
     history_path: Path | None = None,
     start_counts: bool = True,
+    show_progress: bool = True,
 ) -> TrainingResult:
     """Train `model.module` in place and leave it with the weights of the lowest validation loss.
 
@@ -78,12 +88,20 @@ def train(
         eval_batch_size: windows per validation batch.
         history_path: JSONL file to append to; None keeps the history in memory.
         start_counts: the weights training starts from may be kept too; False for random ones.
+        show_progress: draw a bar and log every validation.
 
     Raises:
         TrainingError: the loss is not a number any more.
     """
     accelerator = manager.accelerator
-    optimizer = build_optimizer(model.module, config)
+    curve, learning_rate = None, config.learning_rate
+    if learning_rate == "auto":
+        curve = find_learning_rate(model, train_windows, config, manager, seed)
+        learning_rate = curve.suggestion
+    if config.compile:
+        model.module.compile()
+    optimizer = build_optimizer(model.module, config, learning_rate, model.parts)
+    average = WeightAverage(model.module, config.ema_decay) if config.ema_decay else None
     module, optimizer = accelerator.prepare(model.module, optimizer)
     loader = accelerator.prepare_data_loader(
         window_loader(train_windows, config.per_device_batch_size, True, seed, config.num_workers)
@@ -104,17 +122,19 @@ def train(
     def validate() -> None:
         nonlocal seconds_validating
         paused = time.perf_counter()
-        loss = validation_loss(model, module, validation, manager)
-        if not math.isfinite(loss):
-            raise TrainingError(_diverged("validation loss", loss, step, config))
-        best.update(loss, step, _learning_state(manager, module))
+        with average.applied() if average else nullcontext():
+            loss = validation_loss(model, module, validation, manager)
+            if not math.isfinite(loss):
+                raise TrainingError(_diverged("validation loss", loss, step, learning_rate))
+            best.update(loss, step, _learning_state(manager, module))
         seconds_validating += time.perf_counter() - paused
         history.add(step=step, epoch=epoch, validation_loss=loss, best_step=best.best_step)
-        logger.info("step %d: validation loss %.5f%s", step, loss, " (best)" if best.best_step == step else "")
+        if show_progress:
+            logger.info("step %d: validation loss %.5f%s", step, loss, " (best)" if best.best_step == step else "")
 
     if start_counts:
         validate()
-    bar = progress_bar(total_steps, manager.is_main)
+    bar = progress_bar(total_steps, manager.is_main and show_progress)
     while step < total_steps and not best.should_stop:
         sampler.set_epoch(epoch)
         epoch += 1
@@ -123,7 +143,7 @@ def train(
             with accelerator.accumulate(module):
                 factor = learning_rate_factor(config.scheduler, step, total_steps, config.warmup_fraction)
                 for group in optimizer.param_groups:
-                    group["lr"] = config.learning_rate * factor
+                    group["lr"] = learning_rate * factor * group["lr_factor"]
                 totals, weights = model.window_losses(module, batch)
                 loss = totals.sum() / _mean_over_ranks(manager, weights.sum()).clamp_min(1)
                 accelerator.backward(loss)
@@ -138,11 +158,13 @@ def train(
                 continue
             step += 1
             bar.update()
+            if average:
+                average.update()
             if step % config.log_every_steps == 0 or step == total_steps:
                 mean = recent.reset()
                 if not math.isfinite(mean):
-                    raise TrainingError(_diverged("training loss", mean, step, config))
-                row = {"step": step, "epoch": epoch, "train_loss": mean, "learning_rate": config.learning_rate * factor}
+                    raise TrainingError(_diverged("training loss", mean, step, learning_rate))
+                row = {"step": step, "epoch": epoch, "train_loss": mean, "learning_rate": learning_rate * factor}
                 if grad_norm is not None:
                     row["grad_norm"] = float(grad_norm)
                 history.add(**row)
@@ -155,7 +177,7 @@ def train(
     bar.close()
     seconds = time.perf_counter() - begin
     _restore(manager, module, best)
-    model.module = accelerator.unwrap_model(module)
+    model.module = manager.unwrap(module)
     model.module.eval()
     return TrainingResult(
         num_steps=step,
@@ -163,6 +185,8 @@ def train(
         best_step=best.best_step,
         best_validation_loss=best.best_loss,
         stopped_early=step < total_steps,
+        learning_rate=learning_rate,
+        lr_curve=curve,
         seconds=seconds,
         windows_per_second=num_windows * manager.num_processes / max(seconds - seconds_validating, 1e-9),
         history=history.rows,
@@ -217,18 +241,18 @@ def _epoch_sampler(loader: DataLoader) -> object:
 
 
 def _learning_state(manager: DistributedManager, module: nn.Module) -> dict[str, torch.Tensor]:
-    unwrapped = manager.accelerator.unwrap_model(module)
+    unwrapped = manager.unwrap(module)
     learning = {name for name, parameter in unwrapped.named_parameters() if parameter.requires_grad}
     return {name: tensor for name, tensor in unwrapped.state_dict().items() if name in learning}
 
 
 def _restore(manager: DistributedManager, module: nn.Module, best: BestWeights) -> None:
-    unwrapped = manager.accelerator.unwrap_model(module)
+    unwrapped = manager.unwrap(module)
     unwrapped.load_state_dict(best.state, strict=False)
 
 
-def _diverged(what: str, value: float, step: int, config: TrainingSection) -> str:
+def _diverged(what: str, value: float, step: int, learning_rate: float) -> str:
     return (
-        f"{what} is {value} at step {step}; lower training.learning_rate (now {config.learning_rate:g}), "
+        f"{what} is {value} at step {step}; lower training.learning_rate (now {learning_rate:g}), "
         "set training.max_grad_norm, or check the data for extreme values"
     )

@@ -1,27 +1,68 @@
-"""Optimizer groups and learning-rate schedules as plain functions of the step, so that resuming needs no state."""
+"""Optimizers by name, parameter groups, and learning-rate schedules as plain functions of the step."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Collection
 
 import torch
 from torch import nn
 
+from tstune.adapters import part_of
 from tstune.config.schema import TrainingSection
+from tstune.runtime.logs import logger
 
 
-def build_optimizer(module: nn.Module, config: TrainingSection) -> torch.optim.AdamW:
-    """AdamW over the learning parameters; biases and normalisation weights get no weight decay."""
-    learning = [parameter for parameter in module.parameters() if parameter.requires_grad]
-    groups = [
-        {"params": [parameter for parameter in learning if parameter.ndim >= 2], "weight_decay": config.weight_decay},
-        {"params": [parameter for parameter in learning if parameter.ndim < 2], "weight_decay": 0.0},
+def build_optimizer(
+    module: nn.Module, config: TrainingSection, learning_rate: float, parts: Collection[str]
+) -> torch.optim.Optimizer:
+    """Optimizer over the learning parameters.
+
+    Biases and normalisation weights get no weight decay. Each group carries ``lr_factor``, the factor of
+    its part of the model (`training.backbone_lr_factor` and so on).
+
+    Args:
+        module: network.
+        config: the `training` section.
+        learning_rate: peak learning rate.
+        parts: names of the parts of the model.
+    """
+    factors = {part: getattr(config, f"{part}_lr_factor", 1.0) for part in parts}
+    groups: dict[tuple[float, bool], list[nn.Parameter]] = {}
+    for name, parameter in module.named_parameters():
+        if parameter.requires_grad:
+            factor = factors.get(part_of(name, parts), 1.0)
+            groups.setdefault((factor, parameter.ndim >= 2), []).append(parameter)
+    described = [
+        {
+            "params": parameters,
+            "weight_decay": config.weight_decay if decays else 0.0,
+            "lr": learning_rate * factor,
+            "lr_factor": factor,
+        }
+        for (factor, decays), parameters in groups.items()
     ]
-    return torch.optim.AdamW(
-        [group for group in groups if group["params"]],
-        lr=config.learning_rate,
-        betas=(config.adam_beta1, config.adam_beta2),
-    )
+    return _create(config, described, learning_rate)
+
+
+def _create(config: TrainingSection, groups: list[dict], learning_rate: float) -> torch.optim.Optimizer:
+    betas = (config.adam_beta1, config.adam_beta2)
+    if config.optimizer == "adamw":
+        return torch.optim.AdamW(groups, lr=learning_rate, betas=betas, fused=True)
+    if config.optimizer == "sgd":
+        return torch.optim.SGD(groups, lr=learning_rate, momentum=0.9)
+    if config.optimizer == "adafactor":
+        from transformers.optimization import Adafactor
+
+        return Adafactor(groups, lr=learning_rate, relative_step=False, scale_parameter=False, warmup_init=False)
+    import bitsandbytes as bnb
+
+    on_cpu = groups[0]["params"][0].device.type == "cpu"
+    if config.optimizer == "paged_adamw_8bit" and not on_cpu:
+        return bnb.optim.PagedAdamW8bit(groups, lr=learning_rate, betas=betas)
+    if config.optimizer == "paged_adamw_8bit":
+        logger.warning("training.optimizer=paged_adamw_8bit: there is nothing to page on a CPU, this is adamw_8bit")
+    return bnb.optim.AdamW8bit(groups, lr=learning_rate, betas=betas)
 
 
 def learning_rate_factor(scheduler: str, step: int, total_steps: int, warmup_fraction: float) -> float:

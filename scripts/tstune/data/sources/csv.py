@@ -6,7 +6,9 @@ is a channel of one series, or with ``data.columns_as=items`` a series of its ow
 
 from __future__ import annotations
 
+import glob
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,13 +18,49 @@ from tstune.config.schema import DataSection
 from tstune.data.table import ITEM, TIMESTAMP, Roles, SourceTable
 from tstune.errors import ConfigError, DataError
 
+_KINDS = (".csv", ".csv.gz", ".parquet")
+
 
 def load(config: DataSection) -> SourceTable:
     """Read ``data.path`` and give its columns the roles named in the configuration."""
     if config.path is None:
-        raise ConfigError("source csv needs data.path=<file.csv, file.csv.gz or file.parquet>")
-    path = Path(config.path)
-    return table_from_frame(read_table(path), config, path)
+        raise ConfigError("source csv needs data.path=<file.csv, file.csv.gz, file.parquet, folder or pattern>")
+    files = find_files(config.path)
+    if len(files) == 1 and files[0] == Path(config.path):
+        return table_from_frame(read_table(files[0]), config, files[0])
+    if config.item_id_column is None and config.columns_as == "channels":
+        tables = [table_from_frame(read_table(file), config, file) for file in files]  # named after the files
+    else:
+        raise ConfigError(
+            f"data.path={config.path} names several files, one series each; "
+            "data.item_id_column and data.columns_as=items are for a single file"
+        )
+    different = next((t for t in tables if t.roles != tables[0].roles), None)
+    if different is not None:
+        raise DataError(
+            f"{different.files[0]} has columns {', '.join(different.roles.channels)}, {files[0]} has "
+            f"{', '.join(tables[0].roles.channels)}; name the common ones in data.target_columns"
+        )
+    frame = pd.concat([table.frame for table in tables], ignore_index=True)
+    return replace(tables[0], frame=frame, files=tuple(map(str, files)))
+
+
+def find_files(pattern: str) -> list[Path]:
+    """Files of a path, a folder or a glob pattern, sorted by name.
+
+    Raises:
+        DataError: there is none.
+    """
+    path = Path(pattern)
+    if path.is_dir():
+        files = [file for file in path.iterdir() if file.name.endswith(_KINDS)]
+    elif "*" in pattern or "?" in pattern:
+        files = [Path(file) for file in glob.glob(pattern)]
+    else:
+        return [path]
+    if not files:
+        raise DataError(f"data.path={pattern} holds no {', '.join(_KINDS)} file")
+    return sorted(files)
 
 
 def table_from_frame(raw: pd.DataFrame, config: DataSection, name: object) -> SourceTable:
@@ -47,15 +85,18 @@ def table_from_frame(raw: pd.DataFrame, config: DataSection, name: object) -> So
     if config.columns_as == "items":
         frame, roles = _columns_to_items(frame, roles, config)
     else:
-        items = raw[config.item_id_column].astype(str).to_numpy() if config.item_id_column else Path(str(name)).stem
+        items = raw[config.item_id_column].astype(str).to_numpy() if config.item_id_column else _series_name(name)
         frame.insert(0, ITEM, items)
-    _reject_duplicates(frame, name)
+    duplicates = int(frame.duplicated([ITEM, TIMESTAMP]).sum())
+    if duplicates and config.on_duplicate == "error":
+        _reject_duplicates(frame, name, duplicates)
+    notes = {"duplicate_timestamps_averaged": duplicates} if duplicates else {}
     empty = [column for column in roles.target if frame[column].isna().all()]
     if empty:
         raise DataError(
             f"{name}: target column {empty[0]!r} holds no value, only missing ones; fill it or leave it out"
         )
-    return SourceTable(frame=frame, roles=roles, files=(str(name),) if isinstance(name, Path) else ())
+    return SourceTable(frame=frame, roles=roles, files=(str(name),) if isinstance(name, Path) else (), notes=notes)
 
 
 def read_table(path: Path) -> pd.DataFrame:
@@ -69,7 +110,7 @@ def read_table(path: Path) -> pd.DataFrame:
     try:
         if path.suffix == ".parquet":
             return pd.read_parquet(path)
-        if path.name.endswith((".csv", ".csv.gz")):
+        if path.name.endswith(_KINDS):
             return pd.read_csv(path, low_memory=False, encoding="utf-8-sig")
     except (ValueError, OSError, EOFError) as error:  # pandas and pyarrow parse errors are ValueErrors
         raise DataError(f"{path} cannot be read: {' '.join(str(error).split())}") from None
@@ -145,11 +186,14 @@ def _columns_to_items(frame: pd.DataFrame, roles: Roles, config: DataSection) ->
     return long[[ITEM, TIMESTAMP, "target"]], Roles(target=("target",))
 
 
-def _reject_duplicates(frame: pd.DataFrame, name: object) -> None:
-    repeated = frame.duplicated([ITEM, TIMESTAMP])
-    if repeated.any():
-        first = frame.loc[repeated.idxmax()]
-        raise DataError(
-            f"{name}: {int(repeated.sum())} duplicate timestamp(s), first {first[TIMESTAMP]} of series "
-            f"{first[ITEM]!r}; keep one row per time, or name the series column in data.item_id_column"
-        )
+def _series_name(name: object) -> str:
+    """File name without its endings, for a table that holds one series."""
+    return Path(str(name)).name.partition(".")[0]
+
+
+def _reject_duplicates(frame: pd.DataFrame, name: object, count: int) -> None:
+    first = frame.loc[frame.duplicated([ITEM, TIMESTAMP]).idxmax()]
+    raise DataError(
+        f"{name}: {count} duplicate timestamp(s), first {first[TIMESTAMP]} of series {first[ITEM]!r}; "
+        "keep one row per time, set data.on_duplicate=mean, or name the series column in data.item_id_column"
+    )

@@ -1,0 +1,90 @@
+"""Run the frozen half of a model once per window and train on its stored outputs."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch.utils.data import Dataset
+
+from tstune.data.windows import Batch, WindowDataset
+from tstune.runtime.logs import logger
+
+ENCODE_BATCH = 256
+"""Windows per forward pass while the cache is filled."""
+
+
+class CachedWindows(Dataset):
+    """Windows whose context is replaced by the features a frozen encoder made of it.
+
+    A batch holds the features and, as in `WindowDataset`, the future values, masks, item and start.
+
+    Args:
+        windows: the windows to encode.
+        encode: batch of windows -> features, tensors with the batch first; deterministic.
+        device: where `encode` runs.
+        budget_bytes: beyond this size the features lie in a memory-mapped temporary file.
+        folder: where that file is made; None takes the system's.
+    """
+
+    def __init__(
+        self,
+        windows: WindowDataset,
+        encode: Callable[[Batch], Batch],
+        device: torch.device,
+        budget_bytes: float,
+        folder: Path | None = None,
+    ) -> None:
+        self.windows = windows
+        self.prediction_length = windows.prediction_length
+        self._arrays: dict[str, torch.Tensor] = {}
+        self._shapes: dict[str, torch.Size] = {}
+        self._file = None
+        self.on_disk = False
+        for begin in range(0, len(windows), ENCODE_BATCH):
+            indices = range(begin, min(begin + ENCODE_BATCH, len(windows)))
+            batch = {name: tensor.to(device) for name, tensor in windows.__getitems__(indices).items()}
+            with torch.inference_mode():
+                features = encode(batch)
+            if not self._arrays:
+                self._allocate(features, budget_bytes, folder)
+            for name, values in features.items():
+                self._arrays[name][begin : indices.stop] = values.reshape(len(indices), -1).cpu()
+
+    def __len__(self) -> int:
+        return len(self.windows)
+
+    def __getitems__(self, indices: Sequence[int]) -> Batch:
+        batch = self.windows.gather(self.windows.starts(indices), past=False)
+        rows = torch.as_tensor(indices)
+        for name, array in self._arrays.items():
+            batch[name] = array.index_select(0, rows).view(-1, *self._shapes[name])
+        return batch
+
+    def __getitem__(self, index: int) -> Batch:
+        return {name: tensor[0] for name, tensor in self.__getitems__([index]).items()}
+
+    @property
+    def num_bytes(self) -> int:
+        """Size of the stored features."""
+        return sum(array.numel() * array.element_size() for array in self._arrays.values())
+
+    def _allocate(self, features: Batch, budget_bytes: float, folder: Path | None) -> None:
+        widths = {name: values[0].numel() for name, values in features.items()}
+        self._shapes = {name: values.shape[1:] for name, values in features.items()}
+        size = len(self) * 4 * sum(widths.values())
+        self.on_disk = size > budget_bytes
+        if not self.on_disk:
+            self._arrays = {name: torch.empty(len(self), width) for name, width in widths.items()}
+            return
+        logger.info("feature cache: %.1f GB, more than training.feature_cache_gb: kept in a temporary file", size / 1e9)
+        self._file = tempfile.TemporaryFile(dir=folder, prefix="features-")  # noqa: SIM115 lives as long as the cache
+        flat = np.memmap(self._file, dtype=np.float32, mode="w+", shape=(size // 4,))
+        begin = 0
+        for name, width in widths.items():
+            end = begin + len(self) * width
+            self._arrays[name] = torch.from_numpy(flat[begin:end].reshape(len(self), width))
+            begin = end

@@ -1,0 +1,97 @@
+"""Learning-rate range test (Smith 2017): raise the rate step by step and look where the loss falls fastest."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch.utils.data import Dataset
+
+from tstune.adapters import train_mode
+from tstune.config.schema import TrainingSection
+from tstune.data.windows import window_loader
+from tstune.errors import TrainingError
+from tstune.runtime.distributed import DistributedManager
+from tstune.runtime.logs import logger
+from tstune.training.optim import build_optimizer
+
+if TYPE_CHECKING:
+    from tstune.training.loop import Trainable
+
+LOWEST, HIGHEST, NUM_STEPS = 1e-6, 1e-1, 100
+_SMOOTHING = 0.9
+_GIVE_UP = 4.0  # stop when the loss is this many times its lowest value
+
+
+@dataclass(frozen=True)
+class LearningRateCurve:
+    """Rates that were tried, the smoothed loss at each, and the suggestion."""
+
+    learning_rates: list[float]
+    losses: list[float]
+    suggestion: float
+
+
+def find_learning_rate(
+    model: Trainable, windows: Dataset, config: TrainingSection, manager: DistributedManager, seed: int
+) -> LearningRateCurve:
+    """Suggest a peak learning rate; weights and random state are left as they were.
+
+    The suggestion is the rate at which the smoothed loss falls fastest per factor of ten. Every process
+    makes the same test on the same windows, so all agree.
+
+    Raises:
+        TrainingError: the loss falls at no rate.
+    """
+    module = model.module
+    before = {name: value.detach().clone() for name, value in module.named_parameters() if value.requires_grad}
+    rates, losses = [], []
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        optimizer = build_optimizer(module, config, LOWEST, model.parts)
+        loader = window_loader(windows, config.per_device_batch_size, True, seed)
+        train_mode(module)
+        step, average, lowest = 0, 0.0, math.inf
+        while step < NUM_STEPS:
+            loader.batch_sampler.set_epoch(step)
+            for batch in loader:
+                rate = LOWEST * (HIGHEST / LOWEST) ** (step / (NUM_STEPS - 1))
+                for group in optimizer.param_groups:
+                    group["lr"] = rate * group["lr_factor"]
+                batch = {name: tensor.to(manager.device) for name, tensor in batch.items()}
+                totals, weights = model.window_losses(module, batch)
+                loss = totals.sum() / weights.sum().clamp_min(1)
+                loss.backward()
+                if config.max_grad_norm is not None:
+                    torch.nn.utils.clip_grad_norm_(module.parameters(), config.max_grad_norm)
+                optimizer.step()
+                optimizer.zero_grad()
+                step += 1
+                average = _SMOOTHING * average + (1 - _SMOOTHING) * loss.item()
+                smooth = average / (1 - _SMOOTHING**step)
+                rates.append(rate)
+                losses.append(smooth)
+                lowest = min(lowest, smooth)
+                if step >= NUM_STEPS or not smooth < _GIVE_UP * lowest:
+                    step = NUM_STEPS
+                    break
+    with torch.no_grad():
+        for name, value in module.named_parameters():
+            if name in before:
+                value.copy_(before[name])
+    curve = LearningRateCurve(rates, losses, _steepest(rates, losses))
+    logger.info("learning-rate finder: %.2e after %d steps", curve.suggestion, len(rates))
+    return curve
+
+
+def _steepest(rates: list[float], losses: list[float]) -> float:
+    usable = np.isfinite(losses)
+    slope = np.gradient(np.asarray(losses)[usable], np.log10(np.asarray(rates)[usable]))
+    skipped = min(10, len(slope) // 2)  # the first values are hardly smoothed
+    best = skipped + int(np.argmin(slope[skipped:]))
+    if slope[best] >= 0:
+        raise TrainingError("training.learning_rate=auto: the loss falls at no learning rate; give one, e.g. 1e-4")
+    return float(rates[best])
