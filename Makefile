@@ -2,7 +2,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
-RECIPE ?= recipes/ttm/cgm_sample/from_scratch.yaml
+RECIPE ?= recipes/ttm/cgm_sample/demo.yaml
 
 .PHONY: help install demo test test-slow style benchmarks clean
 

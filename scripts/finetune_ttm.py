@@ -3,7 +3,7 @@
     accelerate launch scripts/finetune_ttm.py --config recipes/ttm/cgm_sample/decoder.yaml
     accelerate launch scripts/finetune_ttm.py --config recipes/ttm/cgm_sample/decoder.yaml training.learning_rate=5e-4
     accelerate launch --num_processes 2 --config_file accelerate_configs/ddp.yaml scripts/finetune_ttm.py --config …
-    python scripts/finetune_ttm.py --config recipes/ttm/cgm_sample/from_scratch.yaml output_dir=runs/mine
+    python scripts/finetune_ttm.py --config recipes/ttm/cgm_sample/demo.yaml output_dir=runs/mine
 
 The run folder `output_dir` appears when the run is done. Exit codes: 0 done, 2 your input needs a change
 (one `error:` line says which), 130 interrupted.

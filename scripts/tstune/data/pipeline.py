@@ -30,7 +30,7 @@ class Preprocessor:
         max_gap: longest gap to interpolate.
         scaler: fitted on the training part.
         unit: unit of the targets, for display.
-        timestamp_column, timestamp_format, item_id_column, columns_as: how the user's table is read.
+        timestamp_column, timestamp_format, item_id_column, columns_as, on_duplicate: how a table is read.
     """
 
     roles: Roles
@@ -42,6 +42,7 @@ class Preprocessor:
     timestamp_format: str | None
     item_id_column: str | None
     columns_as: str
+    on_duplicate: str
 
     def to_dict(self) -> dict:
         """Values for `preprocessor.json`."""
@@ -59,7 +60,7 @@ class Preprocessor:
             source="csv",
             timestamp_column=self.timestamp_column,
             timestamp_format=self.timestamp_format,
-            on_duplicate="mean",
+            on_duplicate=self.on_duplicate,
             item_id_column=self.item_id_column,
             columns_as=self.columns_as,
             target_columns=None if self.columns_as == "items" else list(self.roles.target),
@@ -137,6 +138,7 @@ def prepare_data(
         timestamp_format=config.timestamp_format,
         item_id_column=config.item_id_column,
         columns_as=config.columns_as,
+        on_duplicate=config.on_duplicate,
     )
     manifest = describe_data(config, table, panel, split, windows)
     return PreparedData(panel, split, preprocessor, windows, manifest)
