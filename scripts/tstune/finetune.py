@@ -121,8 +121,8 @@ def per_item_table(
         vars(result)
         | {
             "num_windows": int(base.windows_by_item[item]),
-            "rmse_base": float(base.rmse_by_item[item]),
-            "rmse_per_item": float(tuned.rmse_by_item[item]),
+            "rmse_base": float(base.rmse_by_item[item]) if base.windows_by_item[item] else None,
+            "rmse_per_item": float(tuned.rmse_by_item[item]) if base.windows_by_item[item] else None,
         }
         for item, result in enumerate(model.item_adapters.results)
     ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import shutil
 from pathlib import Path
@@ -74,7 +75,8 @@ class RunFolder:
     def write_json(self, name: str, content: object) -> None:
         """Write one JSON file."""
         if self.path is not None:
-            (self.path / name).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+            text = json.dumps(_finite(content), indent=2, allow_nan=False)
+            (self.path / name).write_text(text + "\n", encoding="utf-8")
 
     def _refuse_to_clobber(self) -> None:
         if self.final.is_file():
@@ -90,6 +92,15 @@ class RunFolder:
             if parent.is_dir() and not any(parent.iterdir()):
                 parent.rmdir()
         self.path = None
+
+
+def _finite(content: object) -> object:
+    """The same with null for NaN and infinity, which JSON does not have."""
+    if isinstance(content, dict):
+        return {name: _finite(value) for name, value in content.items()}
+    if isinstance(content, list | tuple):
+        return [_finite(value) for value in content]
+    return None if isinstance(content, float) and not math.isfinite(content) else content
 
 
 def _fsync(file: Path) -> None:

@@ -105,7 +105,7 @@ def window_ranges(
     begin, end = begin[panel.segment_item], end[panel.segment_item]
     segment_first = panel.segment_position
     segment_end = segment_first + panel.segment_length
-    lookback = context_length if split.mode == "deployment" else 0
+    lookback = context_length if split.mode == "deployment" and part != "train" else 0
     first = np.maximum(begin - lookback, segment_first)
     last = np.minimum(end, segment_end) - length
     count = np.maximum(0, (last - first) // stride + 1)

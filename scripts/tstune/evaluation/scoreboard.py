@@ -62,20 +62,21 @@ def format_per_item(rows: Sequence[Mapping[str, object]]) -> str:
         "| item | test windows | rmse, base | rmse, per item | change | adapter | on the test windows |",
         "|---|---:|---:|---:|---:|---|---|",
     ]
-    helped = kept = 0
     for row in rows:
-        base, tuned = row["rmse_base"], row["rmse_per_item"]
-        better = row["kept"] and tuned < base
-        helped += bool(better)
-        kept += bool(row["kept"])
-        change = f"{100 * (tuned / base - 1):+.1f} %" if row["num_windows"] else "no window"
-        effect = ("helped" if better else "hurt") if row["kept"] else "base used"
         fate = "kept" if row["kept"] else f"not kept: {row['reason']}"
+        if row["rmse_base"] is None:
+            lines.append(f"| {row['item_id']} | 0 | | | | {fate} | no test window |")
+            continue
+        base, tuned = row["rmse_base"], row["rmse_per_item"]
+        effect = ("helped" if tuned < base else "hurt") if row["kept"] else "base used"
+        change = f"{100 * (tuned / base - 1):+.1f} %"
         lines.append(
             f"| {row['item_id']} | {row['num_windows']} | {base:.4g} | {tuned:.4g} | {change} | {fate} | {effect} |"
         )
+    kept = [row for row in rows if row["kept"]]
+    helped = sum(row["rmse_base"] is not None and row["rmse_per_item"] < row["rmse_base"] for row in kept)
     lines.append("")
     lines.append(
-        f"{len(rows)} items: {kept} adapters kept by their own validation windows, {helped} of them helped on test."
+        f"{len(rows)} items: {len(kept)} adapters kept by their own validation windows, {helped} of them helped on test."
     )
     return "\n".join(lines)

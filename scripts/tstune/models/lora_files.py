@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import peft
@@ -46,7 +46,9 @@ class Adapter:
             CheckpointError: the base does not have the layers it was made for.
         """
         try:
-            model = peft.get_peft_model(base, self.config)
+            # peft notes the base in the settings and warns when another copy of it is used
+            config = replace(self.config, base_model_name_or_path=None)
+            model = peft.get_peft_model(base, config)
             result = peft.set_peft_model_state_dict(model, self.state)
         except (ValueError, RuntimeError) as error:
             raise CheckpointError(f"the adapter does not fit this base: {str(error).splitlines()[0]}") from None

@@ -1,4 +1,4 @@
-"""Learning-rate range test (Smith 2017): raise the rate step by step and look where the loss falls fastest."""
+"""Learning-rate range test (Smith 2017): raise the rate step by step and look where the loss keeps falling."""
 
 from __future__ import annotations
 
@@ -40,8 +40,9 @@ def find_learning_rate(
 ) -> LearningRateCurve:
     """Suggest a peak learning rate; weights and random state are left as they were.
 
-    The suggestion is the rate at which the smoothed loss falls fastest per factor of ten. Every process
-    makes the same test on the same windows, so all agree.
+    The suggestion lies in the middle of the longest fall of the smoothed loss (the "valley" rule): the steepest
+    point, the older rule, follows noise when the model is pretrained and the curve almost flat. Every process makes
+    the same test on the same windows, so all agree.
 
     Raises:
         TrainingError: the loss falls at no rate.
@@ -82,16 +83,26 @@ def find_learning_rate(
         for name, value in module.named_parameters():
             if name in before:
                 value.copy_(before[name])
-    curve = LearningRateCurve(rates, losses, _steepest(rates, losses))
+    curve = LearningRateCurve(rates, losses, _valley(rates, losses))
     logger.info("learning-rate finder: %.2e after %d steps", curve.suggestion, len(rates))
     return curve
 
 
-def _steepest(rates: list[float], losses: list[float]) -> float:
-    usable = np.isfinite(losses)
-    slope = np.gradient(np.asarray(losses)[usable], np.log10(np.asarray(rates)[usable]))
-    skipped = min(10, len(slope) // 2)  # the first values are hardly smoothed
-    best = skipped + int(np.argmin(slope[skipped:]))
-    if slope[best] >= 0:
+def _valley(rates: list[float], losses: list[float]) -> float:
+    """Middle of the longest falling stretch: the longest decreasing subsequence, so that noise does not end it."""
+    usable = np.flatnonzero(np.isfinite(losses))
+    usable = usable[min(10, len(usable) // 2) :]  # the first values are hardly smoothed
+    values = np.asarray(losses)[usable]
+    length, before = np.ones(len(values), int), np.full(len(values), -1)
+    for end in range(len(values)):
+        earlier = np.flatnonzero(values[:end] > values[end])
+        if earlier.size:
+            before[end] = earlier[length[earlier].argmax()]
+            length[end] = length[before[end]] + 1
+    last = int(length.argmax())
+    first = last
+    while before[first] >= 0:
+        first = int(before[first])
+    if length[last] < 5:
         raise TrainingError("training.learning_rate=auto: the loss falls at no learning rate; give one, e.g. 1e-4")
-    return float(rates[best])
+    return float(rates[usable[(first + last) // 2]])

@@ -74,6 +74,7 @@ def table_from_frame(raw: pd.DataFrame, config: DataSection, name: object) -> So
     Raises:
         DataError: missing column, text in a number, bad or repeated timestamp, no value at all.
     """
+    raw = raw.reset_index(drop=True)  # rows are told apart by position, whatever index the caller's frame has
     if raw.empty:
         raise DataError(f"{name}: the table has no rows")
     _require(raw, config.timestamp_column, "data.timestamp_column", name)
