@@ -77,6 +77,7 @@ def format_per_item(rows: Sequence[Mapping[str, object]]) -> str:
     helped = sum(row["rmse_base"] is not None and row["rmse_per_item"] < row["rmse_base"] for row in kept)
     lines.append("")
     lines.append(
-        f"{len(rows)} items: {len(kept)} adapters kept by their own validation windows, {helped} of them helped on test."
+        f"{len(rows)} items: {len(kept)} adapters kept by their own validation windows, "
+        f"{helped} of them helped on test."
     )
     return "\n".join(lines)
