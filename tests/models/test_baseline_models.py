@@ -1,0 +1,156 @@
+"""Baselines against numbers worked out by hand and against scikit-learn; each saved and loaded."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import tiny
+import torch
+from sklearn.linear_model import Ridge as RidgeRegression
+
+from tstune.config.validation import validate
+from tstune.data.pipeline import PreparedData, prepare_data
+from tstune.errors import ConfigError
+from tstune.models.baselines import ContextMean, Persistence, Ridge, SeasonalNaive
+from tstune.models.registry import available_models, load_model, model_class
+
+BASELINES = (Persistence, SeasonalNaive, ContextMean, Ridge)
+
+
+def config_for(context: int, prediction: int, stock: Path, seasonality: int | None = None, **data: object):
+    sections = {
+        "model": {"context_length": context, "prediction_length": prediction},
+        "data": data,
+        "evaluation": {"seasonality": seasonality, "horizons": []},
+    }
+    return validate(tiny.recipe(stock / "series.csv", Path("unused"), None, **sections), "test")
+
+
+def prepared(config) -> PreparedData:
+    return prepare_data(config.data, config.model.context_length, config.model.prediction_length)
+
+
+def batch_of(past: list[list[float]], missing: tuple[int, ...] = ()) -> dict[str, torch.Tensor]:
+    """One window; `past` holds a list per channel."""
+    values = torch.tensor(past).T[None]
+    observed = torch.ones_like(values, dtype=torch.bool)
+    observed[:, list(missing)] = False
+    return {"past_values": torch.where(observed, values, 0.0), "past_observed_mask": observed}
+
+
+@pytest.fixture
+def by_hand(stock: Path):
+    """Forecast of a baseline for one window of six steps, five steps ahead."""
+
+    def forecast(cls: type, past: list[list[float]], missing: tuple[int, ...] = (), **settings: object) -> list:
+        targets = ["load", "dose"][: len(past)]
+        config = config_for(6, 5, stock, target_columns=targets, **settings)
+        model = cls(config)
+        model.build(prepared(config).preprocessor)
+        return model.forecast(batch_of(past, missing))[0].T.tolist()
+
+    return forecast
+
+
+class TestByHand:
+    def test_persistence(self, by_hand) -> None:
+        assert by_hand(Persistence, [[1, 2, 3, 4, 5, 7]]) == [[7, 7, 7, 7, 7]]
+        assert by_hand(Persistence, [[1, 2, 3, 4, 5, 7], [6, 5, 4, 3, 2, 0]]) == [[7] * 5, [0] * 5]
+
+    def test_persistence_takes_the_last_observed(self, by_hand) -> None:
+        assert by_hand(Persistence, [[1, 2, 3, 4, 5, 7]], missing=(4, 5)) == [[4, 4, 4, 4, 4]]
+
+    def test_seasonal_naive(self, by_hand) -> None:
+        assert by_hand(SeasonalNaive, [[1, 2, 3, 4, 5, 7]], seasonality=2) == [[5, 7, 5, 7, 5]]
+        assert by_hand(SeasonalNaive, [[1, 2, 3, 4, 5, 7]], seasonality=6) == [[1, 2, 3, 4, 5]]
+        assert by_hand(SeasonalNaive, [[1, 2, 3, 4, 5, 7]], seasonality=1) == [[7] * 5]
+
+    def test_seasonal_naive_looks_a_season_further_back_where_one_is_missing(self, by_hand) -> None:
+        assert by_hand(SeasonalNaive, [[1, 2, 3, 4, 5, 7]], missing=(5,), seasonality=2) == [[5, 4, 5, 4, 5]]
+
+    def test_seasonal_naive_needs_a_season(self, by_hand) -> None:
+        with pytest.raises(ConfigError, match=r"season of 7 steps is longer than model\.context_length=6"):
+            by_hand(SeasonalNaive, [[1, 2, 3, 4, 5, 7]], seasonality=7)
+
+    def test_context_mean(self, by_hand) -> None:
+        assert by_hand(ContextMean, [[1, 2, 3, 4, 5, 9]]) == [[4] * 5]
+        assert by_hand(ContextMean, [[1, 2, 3, 4, 5, 9]], missing=(5,)) == [[3] * 5]
+        assert by_hand(ContextMean, [[1, 2, 3, 4, 5, 9], [0, 0, 0, 6, 6, 6]]) == [[4] * 5, [3] * 5]
+
+
+class TestRidge:
+    @pytest.mark.parametrize("targets", [["load"], ["load", "dose"]], ids=len)
+    def test_equals_scikit_learn(self, targets: list[str], stock: Path) -> None:
+        config = config_for(24, 6, stock, target_columns=targets)
+        data = prepared(config)
+        ridge = Ridge(config)
+        ridge.build(data.preprocessor)
+        ridge.train_on(data)
+
+        scaler = data.preprocessor.scaler
+        frame = tiny.series()
+        past, future, test = [], [], []
+        for _, table in frame.groupby("item_id"):
+            scaled = (table[targets].to_numpy(np.float32) - scaler.mean) / scaler.std
+            for channel in range(len(targets)):
+                for start in range(240 - 29):
+                    past.append(scaled[start : start + 24, channel])
+                    future.append(scaled[start + 24 : start + 30, channel])
+                test.append(scaled[320:344, channel])
+        assert len(past) == len(data.train) * len(targets)
+        reference = RidgeRegression(alpha=1.0).fit(np.array(past), np.array(future))
+        expected = reference.predict(np.array(test)).reshape(2, len(targets), 6).transpose(0, 2, 1)
+        expected = expected * scaler.std + scaler.mean
+
+        first_of_each_item = [0, len(data.test) // 2]
+        forecast = ridge.forecast(data.test.__getitems__(first_of_each_item))
+        np.testing.assert_allclose(forecast.numpy(), expected, rtol=2e-4, atol=1e-4)
+
+    def test_beats_persistence_on_a_wave(self, stock: Path) -> None:
+        config = config_for(24, 6, stock)
+        data = prepared(config)
+        rmse = {}
+        for cls in (Ridge, Persistence):
+            model = cls(config)
+            model.build(data.preprocessor)
+            model.train_on(data)
+            rmse[cls.model_type] = model.evaluate(data)["rmse"]
+        assert rmse["ridge"] < 0.5 * rmse["persistence"]
+
+
+def test_every_baseline_is_covered() -> None:
+    assert {cls.model_type for cls in BASELINES} <= set(available_models())
+    assert all(model_class(cls.model_type) is cls for cls in BASELINES)
+    default = validate({}, "test").evaluation.baselines
+    assert set(default) <= {cls.model_type for cls in BASELINES}
+
+
+@pytest.mark.parametrize("cls", BASELINES, ids=lambda cls: cls.model_type)
+def test_save_and_load(cls: type, stock: Path, tmp_path: Path) -> None:
+    config = config_for(32, 8, stock)
+    data = prepared(config)
+    model = cls(config)
+    model.build(data.preprocessor)
+    model.train_on(data)
+    model.save(tmp_path / "saved")
+    loaded = load_model(tmp_path / "saved")
+    assert type(loaded) is cls
+    forecast = model.predict(tiny.series())
+    assert list(forecast.columns) == ["item_id", "timestamp", "load"]
+    assert len(forecast) == 16
+    assert np.isfinite(forecast["load"]).all()
+    pd.testing.assert_frame_equal(loaded.predict(tiny.series()), forecast, check_exact=True)
+    assert loaded.evaluate(data) == model.evaluate(data)
+    assert loaded.get_model_info()["model_type"] == cls.model_type
+
+
+def test_context_mean_of_the_sample(stock: Path) -> None:
+    config = config_for(32, 8, stock)
+    model = ContextMean(config)
+    model.build(prepared(config).preprocessor)
+    forecast = model.predict(tiny.series()).groupby("item_id")["load"].first()
+    expected = tiny.series().groupby("item_id").tail(32).groupby("item_id")["load"].mean()
+    np.testing.assert_allclose(forecast, expected, rtol=1e-6)

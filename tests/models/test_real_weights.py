@@ -1,0 +1,41 @@
+"""The published numbers, with the real TTM-r2 weights and data, by the recipes as they are."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import tiny
+
+import finetune_ttm
+
+RECIPES = Path(finetune_ttm.__file__).parent.parent / "recipes" / "ttm"
+
+pytestmark = pytest.mark.shared
+
+
+def test_etth1_zero_shot(shared: Path, tmp_path: Path) -> None:
+    arguments = [
+        f"data.path={shared / 'data' / 'ett' / 'ETTh1.csv'}",
+        f"model.pretrained={shared / 'weights' / 'ttm-r2-512-96'}",
+        f"output_dir={tmp_path / 'run'}",
+        "evaluation.baselines=[]",  # not what is measured here
+    ]
+    assert finetune_ttm.main(["--config", str(RECIPES / "etth1" / "zero_shot.yaml"), *arguments]) == 0
+    scores = tiny.read_json(tmp_path / "run" / "metrics.json")["test"]["zero_shot"]
+    assert scores["num_windows"] == 2785
+    assert scores["mse_scaled"] == pytest.approx(0.3685, abs=0.0005)
+    assert scores["mae_scaled"] == pytest.approx(0.396, abs=0.001)
+
+
+def test_cgm_sample_decoder(shared: Path, tmp_path: Path) -> None:
+    arguments = [f"model.pretrained={shared / 'weights' / 'ttm-r2-512-96'}", f"output_dir={tmp_path / 'run'}"]
+    assert finetune_ttm.main(["--config", str(RECIPES / "cgm_sample" / "decoder.yaml"), *arguments]) == 0
+    scores = tiny.read_json(tmp_path / "run" / "metrics.json")["test"]
+    environment = tiny.read_json(tmp_path / "run" / "environment.json")
+    assert {values["num_windows"] for values in scores.values()} == {367}
+    assert scores["fine_tuned"]["rmse"] <= 58.5
+    assert scores["fine_tuned"]["rmse"] < scores["ridge"]["rmse"]
+    assert scores["fine_tuned"]["rmse"] < scores["zero_shot"]["rmse"]
+    assert environment["training"]["seconds"] <= 120
+    assert environment["parameters"]["trainable"] == 289_696

@@ -1,0 +1,127 @@
+"""Forecasts from the shell: the right rows, and every bad input refused."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import bad_forecast
+import numpy as np
+import pandas as pd
+import pytest
+import tiny
+from bad_input import Case, errors_in, names
+
+import finetune_ttm
+import predict_forecast
+from tstune.models.registry import load_model
+
+STEPS = pd.date_range("2024-01-17 16:00", periods=tiny.PREDICTION, freq="h")  # 400 hours after the new year
+
+
+@pytest.fixture(scope="module")
+def trained(stock: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("trained")
+    values = tiny.recipe(stock / "series.csv", folder / "run", stock / "checkpoint", evaluation={"baselines": []})
+    assert finetune_ttm.main(["--config", str(tiny.write_recipe(folder / "recipe.yaml", values))]) == 0
+    return folder / "run"
+
+
+@pytest.fixture
+def desk(workspace: Path, trained: Path) -> Path:
+    """Current folder with series.csv, checkpoint/ and run/."""
+    shutil.copytree(trained, workspace / "run")
+    return workspace
+
+
+def predict(*arguments: str) -> int:
+    return predict_forecast.main(["--model", "run", "--input", "series.csv", "--output", "forecast.csv", *arguments])
+
+
+@pytest.mark.parametrize("name", ["forecast.csv", "forecast.csv.gz", "forecast.parquet"])
+def test_rows(name: str, desk: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = tiny.snapshot(desk)
+    assert predict("--output", name) == 0
+    captured = capsys.readouterr()
+    assert captured.out == f"16 forecast rows: {name}\n"
+    assert errors_in(captured.err) == []
+    after = tiny.snapshot(desk)
+    assert after.pop(name)
+    assert after == before, "one file is new and nothing else"
+
+    read = pd.read_parquet if name.endswith("parquet") else pd.read_csv
+    forecast = read(desk / name)
+    assert list(forecast.columns) == ["item_id", "timestamp", "load"]
+    assert forecast["item_id"].tolist() == ["a"] * 8 + ["b"] * 8
+    assert pd.to_datetime(forecast["timestamp"]).tolist() == [*STEPS, *STEPS]
+    assert forecast["load"].between(5, 40).all(), "original units"
+    direct = load_model(desk / "run").predict(desk / "series.csv")
+    np.testing.assert_array_equal(forecast["load"].to_numpy(np.float32), direct["load"].to_numpy())
+
+
+def test_only_the_last_context_counts(desk: Path) -> None:
+    assert predict() == 0
+    table = pd.read_csv(desk / "series.csv")
+    table.groupby("item_id").tail(tiny.CONTEXT).to_csv(desk / "short.csv", index=False)
+    assert predict("--input", "short.csv", "--output", "short_forecast.csv") == 0
+    assert (desk / "short_forecast.csv").read_text() == (desk / "forecast.csv").read_text()
+
+
+def test_each_series_ends_at_its_own_time(desk: Path) -> None:
+    table = pd.read_csv(desk / "series.csv")
+    table = table[(table["item_id"] == "a") | (table.groupby("item_id").cumcount() < 300)]
+    table.sample(frac=1.0, random_state=0).to_csv(desk / "uneven.csv", index=False)
+    assert predict("--input", "uneven.csv") == 0
+    first = pd.read_csv(desk / "forecast.csv").groupby("item_id")["timestamp"].first()
+    assert first.to_dict() == {"a": "2024-01-17 16:00:00", "b": "2024-01-13 12:00:00"}
+
+
+def test_unseen_series(desk: Path) -> None:
+    tiny.series(rows=50, items=("new",), seed=5)[["timestamp", "item_id", "load"]].to_parquet(desk / "new.parquet")
+    assert predict("--input", "new.parquet") == 0
+    forecast = pd.read_csv(desk / "forecast.csv")
+    assert forecast["item_id"].tolist() == ["new"] * 8
+
+
+def test_overwrite(desk: Path) -> None:
+    (desk / "forecast.csv").write_text("old")
+    assert predict("--overwrite") == 0
+    assert len(pd.read_csv(desk / "forecast.csv")) == 16
+
+
+def test_every_bad_input_is_counted() -> None:
+    cases = bad_forecast.CASES
+    assert len(cases) == 25
+    assert len({case.name for case in cases}) == 25
+    assert {case.kind for case in cases} == {"model", "history", "output"}
+
+
+@pytest.mark.parametrize("case", bad_forecast.CASES, ids=names(bad_forecast.CASES))
+def test_bad_input(case: Case, desk: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    case.spoil(desk)
+    before = tiny.snapshot(desk)
+    code = predict(*case.command_line(desk))
+    captured = capsys.readouterr()
+    assert code == 2
+    errors = errors_in(captured.err)
+    assert len(errors) == 1, captured.err
+    assert captured.err.endswith(f"{errors[0]}\n")
+    assert [word for word in case.words if word not in errors[0]] == [], errors[0]
+    assert "Traceback" not in captured.err
+    assert captured.out == ""
+    assert tiny.snapshot(desk) == before
+
+
+def test_from_the_shell(desk: Path) -> None:
+    command = [sys.executable, predict_forecast.__file__, "--model", "run", "--input", "series.csv"]
+    done = subprocess.run([*command, "--output", "forecast.csv"], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == "16 forecast rows: forecast.csv\n"
+    assert done.stderr == ""
+    again = subprocess.run([*command, "--output", "forecast.csv"], capture_output=True, text=True, check=False)
+    assert again.returncode == 2
+    assert again.stderr == "error: --output forecast.csv exists; add --overwrite or choose another file\n"
+    assert predict("--overwrite") == 0, "another process gives the same forecast"
+    assert len(pd.read_csv(desk / "forecast.csv")) == 16
