@@ -26,7 +26,7 @@ CASES = (
     Case(
         "text for a number",
         "wrong type",
-        ("training.learning_rate", "valid number", "'fast'"),
+        ("training.learning_rate", "number", "'fast'"),
         ("training.learning_rate=fast",),
     ),
     Case(
