@@ -31,7 +31,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Load, forecast, write."""
     args = parse_args(argv)
     output = Path(args.output)
-    if output.exists() and not args.overwrite:
+    try:
+        taken = output.exists()
+    except OSError as error:
+        raise OutputError(f"--output {output} cannot be written: {error.strerror}") from None
+    if taken and not args.overwrite:
         raise OutputError(f"--output {output} exists; add --overwrite or choose another file")
     if not output.name.endswith((".csv", ".csv.gz", ".parquet")):
         raise OutputError(f"--output {output}: unknown kind of file; use .csv, .csv.gz or .parquet")

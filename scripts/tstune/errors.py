@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import os
 import sys
+import time
 from collections.abc import Callable
 
 EXIT_OK = 0
@@ -57,6 +58,8 @@ def exits_cleanly(main: Callable[..., int]) -> Callable[..., int]:
         except TstuneError as error:
             rank = os.environ.get("RANK", "0")
             prefix = "error" if rank == "0" else f"error (rank {rank})"
+            if rank != "0":  # the launcher ends the others when one exits: let rank 0 speak first
+                time.sleep(2)
             print(f"{prefix}: {' '.join(str(error).split())}", file=sys.stderr)
             return EXIT_USER_ERROR
         except KeyboardInterrupt:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from tstune.config.schema import RunConfig
 from tstune.data.frequency import default_seasonality, fixed_step, parse_frequency
 from tstune.data.pipeline import PreparedData
 from tstune.errors import ConfigError
@@ -21,6 +22,7 @@ from tstune.evaluation.plots import (
 )
 from tstune.evaluation.scoreboard import best_model, format_per_item, format_scoreboard
 from tstune.models.base import BaseTimeSeriesFoundationModel
+from tstune.models.baselines import Baseline
 from tstune.models.per_item import tune_items
 from tstune.models.registry import model_class
 from tstune.run_folder import RunFolder
@@ -47,7 +49,9 @@ def finetune(
         config.distributed, config.training.mixed_precision, config.training.gradient_accumulation_steps
     )
     logger.info(manager.describe())
-    with RunFolder(output_dir, overwrite, manager.is_main) as run:
+    _check_baselines(config)
+    inputs = {"model.pretrained": config.model.pretrained, "data.path": config.data.path}
+    with RunFolder(output_dir, overwrite, manager.is_main, inputs) as run:
         data = model.prepare(train_data)
         logger.info("windows: %s", ", ".join(f"{part} {len(windows):,}" for part, windows in data.windows.items()))
         backtest = Backtest(data, config.evaluation, manager)
@@ -91,6 +95,13 @@ def finetune(
     return results
 
 
+def _check_baselines(config: RunConfig) -> None:
+    """Refuse a wrong name before the training, not after it."""
+    for name in config.evaluation.baselines:
+        if not issubclass(model_class(name), Baseline):
+            raise ConfigError(f"evaluation.baselines: {name} is not a baseline")
+
+
 def build_baselines(
     model: BaseTimeSeriesFoundationModel, data: PreparedData, manager: DistributedManager
 ) -> dict[str, BaseTimeSeriesFoundationModel]:
@@ -103,8 +114,6 @@ def build_baselines(
         if name == "seasonal_naive" and seasonality > config.model.context_length:
             logger.warning("seasonal_naive left out: a season has %d steps, the context is shorter", seasonality)
             continue
-        if baseline.module is not None or name == config.model.type:
-            raise ConfigError(f"evaluation.baselines: {name} is not a baseline")
         baseline.build(data.preprocessor)
         baseline.train_on(data, manager)
         baselines[name] = baseline

@@ -6,6 +6,7 @@ import json
 import math
 import os
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 
 from tstune.errors import OutputError
@@ -18,6 +19,7 @@ class RunFolder:
         output_dir: where the folder will be; None keeps nothing on disk.
         overwrite: replace a folder that is already there.
         is_main: only the main process touches the disk.
+        inputs: key -> file or folder the run reads; it must not lie in the folder that is replaced.
 
     Attributes:
         path: folder to write into while the run goes on, None where nothing is to be written.
@@ -26,19 +28,26 @@ class RunFolder:
         OutputError: the folder exists, or cannot be written.
     """
 
-    def __init__(self, output_dir: str | Path | None, overwrite: bool = False, is_main: bool = True) -> None:
+    def __init__(
+        self,
+        output_dir: str | Path | None,
+        overwrite: bool = False,
+        is_main: bool = True,
+        inputs: Mapping[str, str | None] | None = None,
+    ) -> None:
         self.final = Path(output_dir) if output_dir is not None else None
         self.path: Path | None = None
         self._overwrite = overwrite
+        self._inputs = inputs or {}
         self._active = self.final is not None and is_main
         self._created_parents: list[Path] = []
 
     def __enter__(self) -> RunFolder:
         if not self._active:
             return self
-        self._refuse_to_clobber()
-        self.path = self.final.parent / f".{self.final.name}.partial-{os.getpid()}"
         try:
+            self._refuse_to_clobber()
+            self.path = self.final.parent / f".{self.final.name}.partial-{os.getpid()}"
             for parent in reversed([self.final.parent, *self.final.parent.parents]):
                 if not parent.exists():
                     parent.mkdir()
@@ -79,15 +88,29 @@ class RunFolder:
             (self.path / name).write_text(text + "\n", encoding="utf-8")
 
     def _refuse_to_clobber(self) -> None:
+        if self.final.is_symlink():
+            raise OutputError(f"output_dir={self.final} is a link; give the folder itself or another output_dir")
         if self.final.is_file():
             raise OutputError(f"output_dir={self.final} is a file; choose another output_dir")
         if self.final.is_dir() and any(self.final.iterdir()) and not self._overwrite:
             raise OutputError(
                 f"output_dir={self.final} already holds files; set overwrite=true or choose another output_dir"
             )
+        if not self.final.is_dir():
+            return
+        place = self.final.resolve()
+        if Path.cwd().is_relative_to(place):
+            raise OutputError(f"output_dir={self.final} cannot be written: it holds the current folder")
+        for key, path in self._inputs.items():
+            if path is not None and Path(path).exists() and Path(path).resolve().is_relative_to(place):
+                raise OutputError(
+                    f"output_dir={self.final} holds {key}={path}, which overwrite=true would delete; "
+                    "choose another output_dir"
+                )
 
     def _remove_traces(self) -> None:
-        shutil.rmtree(self.path, ignore_errors=True)
+        if self.path is not None:
+            shutil.rmtree(self.path, ignore_errors=True)
         for parent in reversed(self._created_parents):
             if parent.is_dir() and not any(parent.iterdir()):
                 parent.rmdir()

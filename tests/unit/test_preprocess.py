@@ -130,9 +130,10 @@ def test_a_monthly_grid_is_inferred_and_its_gaps_are_filled():
 @pytest.mark.parametrize("frequency", ["QS", "QE", "YS", "YE"])
 def test_quarters_and_years(frequency: str):
     stamps = pd.date_range("2010-01-01", periods=6, freq=frequency)
-    panel = build_panel(irregular_table(stamps, range(6)), frequency, 0)
-    assert times(panel) == list(stamps)
-    assert segments(panel) == [(0, 0, [0, 1, 2, 3, 4, 5])]
+    for given in (frequency, None):  # named, or found out (pandas calls quarters from January QS-OCT)
+        panel = build_panel(irregular_table(stamps, range(6)), given, 0)
+        assert times(panel) == list(stamps)
+        assert segments(panel) == [(0, 0, [0, 1, 2, 3, 4, 5])]
 
 
 @pytest.mark.parametrize("frequency", ["2MS", "QS-FEB", "YS-APR", "SME", "BMS"])

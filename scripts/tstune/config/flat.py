@@ -42,12 +42,12 @@ ALIASES: dict[str, str] = {
 }
 """Other names people know -> flat keyword."""
 
-SWITCHES: dict[str, tuple[str, dict[bool, object]]] = {
-    "fp16": ("mixed_precision", {True: "fp16", False: None}),
-    "bf16": ("mixed_precision", {True: "bf16", False: None}),
-    "freeze_backbone": ("tuning_mode", {True: "decoder", False: "full"}),
+SWITCHES: dict[str, tuple[str, str]] = {
+    "fp16": ("mixed_precision", "fp16"),
+    "bf16": ("mixed_precision", "bf16"),
+    "freeze_backbone": ("tuning_mode", "decoder"),
 }
-"""Boolean keywords -> (flat keyword, value for each setting)."""
+"""Boolean keyword -> (flat keyword, value it stands for). False asks for nothing, but forbids that value."""
 
 
 class ModelConfig:
@@ -84,8 +84,8 @@ class ModelConfig:
         if name == "run_config":  # not set yet: keep copy and pickle away from recursion
             raise AttributeError(name)
         if name in SWITCHES:
-            target, values = SWITCHES[name]
-            return getattr(self, target) == values[True]
+            target, value = SWITCHES[name]
+            return getattr(self, target) == value
         name = ALIASES.get(name, name)
         if name not in FLAT_PATHS:
             raise AttributeError(f"{type(self).__name__} has no parameter {name!r}{_closest(name)}")
@@ -119,18 +119,20 @@ def _resolve_names(keywords: Mapping[str, object]) -> dict[str, object]:
     for keyword, value in keywords.items():
         name = ALIASES.get(keyword, keyword)
         if keyword in SWITCHES:
-            name, values = SWITCHES[keyword]
             if value not in (True, False):
                 raise ConfigError(f"{keyword} must be True or False, got {value!r}")
-            value = values[bool(value)]
-            if value is None:  # a switch turned off asks for nothing
+            if not value:
                 continue
+            name, value = SWITCHES[keyword]
         if name not in FLAT_PATHS:
             raise ConfigError(f"unknown keyword {keyword!r}{_closest(keyword)}")
         if name in resolved and resolved[name] != value:
             raise ConfigError(f"{said_by[name]} and {keyword} both set {name}: {resolved[name]!r} and {value!r}")
         resolved[name] = value
         said_by[name] = keyword
+    for switch, (name, value) in SWITCHES.items():
+        if keywords.get(switch) is False and resolved.get(name) == value:
+            raise ConfigError(f"{switch}=False contradicts {said_by[name]}={keywords[said_by[name]]!r}")
     return resolved
 
 

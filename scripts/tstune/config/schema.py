@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-Duration = Annotated[str | int, Field(union_mode="left_to_right")]
+Duration = Annotated[str | Annotated[int, Field(ge=0)], Field(union_mode="left_to_right")]
 """A length of time: text such as ``45min`` or ``2h``, or a whole number of steps of the series."""
 
 TuningMode = Literal["zero_shot", "head", "decoder", "bias", "lora", "dora", "full", "from_scratch"]
@@ -18,7 +18,9 @@ TuningMode = Literal["zero_shot", "head", "decoder", "bias", "lora", "dora", "fu
 class Section(BaseModel):
     """A group of keys: immutable, and a typo is an error."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=(), use_attribute_docstrings=True)
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, allow_inf_nan=False, protected_namespaces=(), use_attribute_docstrings=True
+    )
 
 
 class TTMSection(Section):
@@ -112,7 +114,7 @@ class DataSection(Section):
     """Column that tells the series apart; null means the table holds one series."""
     columns_as: Literal["channels", "items"] = "channels"
     """Without an item column: value columns are channels of one series, or each is a series of its own."""
-    target_columns: list[str] | None = None
+    target_columns: list[str] | None = Field(None, min_length=1)
     """Columns to forecast; null takes every numeric column without another role."""
     conditional_columns: list[str] = []
     """Columns known in the past only (insulin, carbs): inputs, never forecast."""
@@ -195,7 +197,7 @@ class TrainingSection(Section):
     """Batches per optimizer step."""
     optimizer: Literal["adamw", "adamw_8bit", "paged_adamw_8bit", "sgd", "adafactor"] = "adamw"
     """8-bit ones are bitsandbytes'; they pay from about 100 M parameters on."""
-    learning_rate: float | Literal["auto"] = 1e-3
+    learning_rate: Annotated[float, Field(gt=0, lt=1e38)] | Literal["auto"] = 1e-3
     """Peak learning rate; `auto` runs a learning-rate finder first."""
     backbone_lr_factor: float = Field(1.0, gt=0)
     """Factor on the learning rate of the backbone."""
@@ -257,8 +259,8 @@ class EvaluationSection(Section):
 class DistributedConfig(Section):
     """What the run needs from the launcher; a mismatch stops the run."""
 
-    enabled: bool = False
-    """True: more than one process must be running."""
+    enabled: bool | None = None
+    """True: more than one process must be running. False: `strategy` is a note, nothing is required."""
     strategy: Literal["ddp", "fsdp", "deepspeed"] | None = None
     """Kind of parallelism that must be active; null takes any."""
     world_size: int | None = Field(None, ge=1)
@@ -279,7 +281,7 @@ class RunConfig(Section):
     """Folder the run is written to, as a whole, when it is done."""
     overwrite: bool = False
     """Replace an existing output folder."""
-    seed: int = Field(42, ge=0)
+    seed: int = Field(42, ge=0, lt=2**32)
     """Seed of weights, window order and dropout."""
 
     @model_validator(mode="after")
@@ -307,11 +309,4 @@ class RunConfig(Section):
                 f"model.quantization={self.model.quantization} freezes the base in few bits, which "
                 f"tuning.mode={mode} would train; use tuning.mode lora, dora or zero_shot"
             )
-        return self
-
-    @model_validator(mode="after")
-    def _learning_rate_is_positive(self) -> RunConfig:
-        rate = self.training.learning_rate
-        if rate != "auto" and rate <= 0:
-            raise ValueError(f"training.learning_rate={rate} must be greater than 0, or auto")
         return self

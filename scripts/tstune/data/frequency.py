@@ -13,9 +13,12 @@ _DAY = pd.Timedelta("1D")
 def parse_frequency(text: str, key: str = "data.frequency") -> pd.tseries.offsets.BaseOffset:
     """Return the pandas offset of a text such as ``5min``, ``h`` or ``MS``."""
     try:
-        return pd.tseries.frequencies.to_offset(text)
+        offset = pd.tseries.frequencies.to_offset(text)
     except ValueError:
-        raise ConfigError(f"{key}={text!r} is not a frequency; examples: 5min, 15min, h, D, W, MS") from None
+        offset = None
+    if offset is None or offset.n < 1:
+        raise ConfigError(f"{key}={text!r} is not a frequency; examples: 5min, 15min, h, D, W, MS")
+    return offset
 
 
 def fixed_step(offset: pd.tseries.offsets.BaseOffset) -> pd.Timedelta | None:
@@ -41,7 +44,8 @@ def infer_frequency(timestamps: np.ndarray, item_starts: np.ndarray) -> str:
     values, counts = np.unique(steps, return_counts=True)
     step = pd.Timedelta(int(values[counts.argmax()]), unit="ns")
     if step >= pd.Timedelta("28D"):  # a month is not a fixed number of days
-        name = pd.infer_freq(pd.DatetimeIndex(timestamps[: item_starts[1] if len(item_starts) > 1 else None]))
+        first_item = pd.DatetimeIndex(timestamps[: item_starts[1] if len(item_starts) > 1 else None])
+        name = pd.infer_freq(first_item) if len(first_item) > 2 else None
         if name is None:
             raise DataError(f"the most common step is {step.days} days and irregular; set data.frequency, e.g. MS")
         return name
@@ -55,6 +59,8 @@ def to_steps(duration: str | int, frequency: str, key: str) -> int:
         ConfigError: not a duration, or not a whole number of steps.
     """
     if isinstance(duration, int) or duration.isdigit():
+        if int(duration) < 0:
+            raise ConfigError(f"{key}={duration} is negative")
         return int(duration)
     step = fixed_step(parse_frequency(frequency))
     try:
@@ -63,18 +69,20 @@ def to_steps(duration: str | int, frequency: str, key: str) -> int:
         raise ConfigError(f"{key}={duration!r} is not a duration; examples: 45min, 2h, or a number of steps") from None
     if step is None:
         raise ConfigError(f"{key}={duration!r}: steps of {frequency!r} vary in length; give a number of steps")
+    if length is pd.NaT or length < pd.Timedelta(0):
+        raise ConfigError(f"{key}={duration!r} is not a positive duration; examples: 45min, 2h, or a number of steps")
     if length % step:
         raise ConfigError(f"{key}={duration!r} is no multiple of the sampling step {frequency}")
     return int(length // step)
 
 
 def default_seasonality(frequency: str) -> int:
-    """Steps per day (sub-daily), per week (daily), per year (longer); 1 where none fits."""
+    """Steps per day (sub-daily), per week (daily, business days), per year (longer); 1 where none fits."""
     offset = parse_frequency(frequency)
     step = fixed_step(offset)
     if step is None:
-        per_year = {"M": 12, "B": 12, "Q": 4}.get(offset.name[0], 1)
-        return max(1, per_year // offset.n)
+        per_season = {"M": 12, "B": 5, "Q": 4}.get(offset.name[0], 1)
+        return max(1, per_season // offset.n)
     if step < _DAY:
         return int(_DAY // step) if not _DAY % step else 1
     return 7 if step == _DAY else 1

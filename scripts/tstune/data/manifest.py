@@ -10,7 +10,7 @@ import numpy as np
 from tstune.config.schema import DataSection
 from tstune.data.panel import OBSERVED, Panel
 from tstune.data.splits import PARTS, Split
-from tstune.data.table import SourceTable
+from tstune.data.table import ITEM, SourceTable
 from tstune.data.windows import WindowDataset
 
 
@@ -32,6 +32,7 @@ def describe_data(
         },
         "frequency": panel.frequency,
         "num_items": len(panel.item_ids),
+        "items_without_readings": sorted(set(table.frame[ITEM].astype(str).unique()) - set(panel.item_ids)),
         "num_readings": len(table.frame),
         "num_grid_steps": int(panel.item_length.sum()),
         "num_steps_kept": panel.num_rows,

@@ -8,7 +8,10 @@ import pandas as pd
 from tstune.data.frequency import fixed_step, infer_frequency, parse_frequency, to_steps
 from tstune.data.panel import INTERPOLATED, MISSING, OBSERVED, Panel
 from tstune.data.table import ITEM, TIMESTAMP, SourceTable
-from tstune.errors import DataError
+from tstune.errors import ConfigError, DataError
+
+# steps that vary in length and have a pandas period: months, quarters and years by start or end, business days
+_CALENDAR = tuple(pd.tseries.frequencies.to_offset(name) for name in ("MS", "ME", "QS", "QE", "YS", "YE", "B"))
 
 
 def build_panel(table: SourceTable, frequency: str | None, max_gap: str | int | None, cut: bool = True) -> Panel:
@@ -31,13 +34,19 @@ def build_panel(table: SourceTable, frequency: str | None, max_gap: str | int | 
     readings = frame[list(table.roles.channels)].to_numpy(np.float64)
     frequency = frequency or table.frequency or infer_frequency(stamps, item_starts)
     gap_steps = to_steps(table.max_gap if max_gap is None else max_gap, frequency, "data.max_gap")
+    if gap_steps < 0:
+        raise ConfigError(f"data.max_gap={max_gap} is negative; 0 interpolates nothing")
 
     pieces: list[tuple[np.ndarray, ...]] = []
-    segment_item, segment_position, segment_length, item_length = [], [], [], []
-    for item, (start, stop) in enumerate(zip(item_starts, np.append(item_starts[1:], len(codes)), strict=True)):
-        values, grid = _to_grid(stamps[start:stop], readings[start:stop], frequency, item_ids[item])
+    segment_item, segment_position, segment_length, item_length, kept_ids = [], [], [], [], []
+    for name, start, stop in zip(item_ids, item_starts, np.append(item_starts[1:], len(codes)), strict=True):
+        values, grid = _to_grid(stamps[start:stop], readings[start:stop], frequency, name)
         targets = slice(0, table.roles.num_targets)
         values, grid = _trim(values, grid, targets)
+        if not len(values):  # no reading of any target: not an item of this panel
+            continue
+        item = len(kept_ids)
+        kept_ids.append(str(name))
         item_length.append(len(values))
         filled, status = _fill(values, gap_steps)
         broken = _long_gaps(values[:, targets], gap_steps) if cut else np.zeros(len(values), bool)
@@ -57,7 +66,7 @@ def build_panel(table: SourceTable, frequency: str | None, max_gap: str | int | 
         segment_start=np.concatenate([[0], np.cumsum(segment_length)]),
         segment_item=np.asarray(segment_item),
         segment_position=np.asarray(segment_position),
-        item_ids=tuple(map(str, item_ids)),
+        item_ids=tuple(kept_ids),
         item_length=np.asarray(item_length),
         roles=table.roles,
         frequency=frequency,
@@ -68,7 +77,11 @@ def _to_grid(stamps: np.ndarray, readings: np.ndarray, frequency: str, item: str
     """Average the readings of each grid step; steps without one are NaN."""
     step = fixed_step(parse_frequency(frequency))
     if step is None:
-        periods = pd.DatetimeIndex(stamps).to_period(parse_frequency(frequency).name[0])  # M, Q, Y or B
+        offset = parse_frequency(frequency)
+        if offset not in _CALENDAR:
+            plain = ", ".join(known.freqstr for known in _CALENDAR)
+            raise ConfigError(f"data.frequency={frequency!r} is not supported; calendar steps are {plain}")
+        periods = pd.DatetimeIndex(stamps).to_period(offset.name[0])  # M, Q, Y or B
         bins = periods.asi8 - periods.asi8[0]
         every = pd.period_range(periods[0], periods=int(bins[-1]) + 1, freq=periods.freq)
         at_end = frequency.rstrip("0123456789").partition("-")[0].endswith("E")
@@ -78,13 +91,9 @@ def _to_grid(stamps: np.ndarray, readings: np.ndarray, frequency: str, item: str
         # A series that is regular but not on whole steps (hourly at half past) keeps its own phase.
         anchor = int(nanos[0]) if not ((nanos - nanos[0]) % step.value).any() else 0
         bins = (nanos - anchor + step.value // 2) // step.value
+        _refuse_huge_grid(int(bins[-1] - bins[0]) + 1, len(stamps), frequency, item)
         grid = ((np.arange(bins[0], bins[-1] + 1)) * step.value + anchor).astype("datetime64[ns]")
         bins = bins - bins[0]
-    if len(grid) > 200 * len(stamps) + 10_000_000:
-        raise DataError(
-            f"series {item!r}: {len(stamps)} rows spread over {len(grid)} steps of {frequency}; "
-            "check its timestamps, or set data.frequency"
-        )
     values = np.full((len(grid), readings.shape[1]), np.nan, dtype=np.float64)
     for channel in range(readings.shape[1]):
         seen = ~np.isnan(readings[:, channel])
@@ -92,6 +101,14 @@ def _to_grid(stamps: np.ndarray, readings: np.ndarray, frequency: str, item: str
         total = np.bincount(bins[seen], weights=readings[seen, channel], minlength=len(grid))
         np.divide(total, count, out=values[:, channel], where=count > 0)
     return values, grid
+
+
+def _refuse_huge_grid(num_steps: int, num_rows: int, frequency: str, item: str) -> None:
+    if num_steps > 200 * num_rows + 10_000_000:
+        raise DataError(
+            f"series {item!r}: {num_rows} rows spread over {num_steps} steps of {frequency}; "
+            "check its timestamps, or set data.frequency"
+        )
 
 
 def _trim(values: np.ndarray, grid: np.ndarray, targets: slice) -> tuple[np.ndarray, np.ndarray]:

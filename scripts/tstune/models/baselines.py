@@ -99,8 +99,15 @@ class SeasonalNaive(Baseline):
 
     def forecast(self, batch: Batch) -> torch.Tensor:
         """[batch, prediction, targets] in original units."""
-        past, _ = self._target_context(batch)
-        season = past[:, -self.seasonality :]
+        past, observed = self._target_context(batch)
+        season = past[:, -self.seasonality :].clone()
+        found = observed[:, -self.seasonality :].clone()
+        for end in range(past.shape[1] - self.seasonality, 0, -self.seasonality):  # else the season before
+            begin = max(0, end - self.seasonality)
+            steps = slice(self.seasonality - (end - begin), None)
+            older = ~found[:, steps] & observed[:, begin:end]
+            season[:, steps] = torch.where(older, past[:, begin:end], season[:, steps])
+            found[:, steps] |= older
         steps = torch.arange(self._num_steps, device=past.device) % self.seasonality
         return season[:, steps]
 
@@ -154,7 +161,8 @@ class Ridge(Baseline):
     def save_weights(self, folder: Path) -> None:
         """Write the map as safetensors."""
         super().save_weights(folder)
-        save_file({"weight": self.weight, "bias": self.bias}, folder / MODEL_FOLDER / "model.safetensors")
+        tensors = {"weight": self.weight.contiguous(), "bias": self.bias}  # scikit-learn's is transposed
+        save_file(tensors, folder / MODEL_FOLDER / "model.safetensors")
 
     def load_weights(self, folder: Path) -> None:
         """Read the map."""

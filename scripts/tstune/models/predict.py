@@ -13,7 +13,7 @@ from tstune.data.frequency import parse_frequency
 from tstune.data.panel import MISSING, Panel
 from tstune.data.pipeline import context_windows
 from tstune.data.sources.csv import read_table
-from tstune.data.table import ITEM, TIMESTAMP
+from tstune.data.table import ITEM, TIMESTAMP, SourceTable
 from tstune.errors import DataError
 from tstune.runtime.logs import logger
 
@@ -32,7 +32,9 @@ def predict_frame(
         frame = read_table(name)
     preprocessor, config = model.preprocessor, model.config
     length = config.model.context_length
-    panel, starts = context_windows(preprocessor.read_frame(frame, name), preprocessor, length)
+    table = preprocessor.read_frame(frame, name)
+    _require_readings(table)
+    panel, starts = context_windows(table, preprocessor, length)
     _warn_about_gaps(panel, starts, length)
     stamps = _future_timestamps(panel, config.model.prediction_length)
     known = _known_future(model, future, panel, stamps)
@@ -54,6 +56,13 @@ def predict_frame(
     table.insert(0, TIMESTAMP, stamps.reshape(-1))
     table.insert(0, ITEM, np.repeat(panel.item_ids, config.model.prediction_length))
     return table
+
+
+def _require_readings(table: SourceTable) -> None:
+    read = table.frame.dropna(subset=list(table.roles.target), how="all")[ITEM]
+    empty = sorted(set(table.frame[ITEM]) - set(read))
+    if empty:
+        raise DataError(f"series {empty[0]!r} holds no value to forecast from; leave it out")
 
 
 def _future_timestamps(panel: Panel, num_steps: int) -> np.ndarray:

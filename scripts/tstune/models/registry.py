@@ -53,6 +53,6 @@ def load_model(folder: str | Path) -> BaseTimeSeriesFoundationModel:
         raise CheckpointError(f"{folder} is not a run folder: preprocessor.json is missing")
     try:
         model_type = json.loads(path.read_text(encoding="utf-8"))["model_type"]
-    except (ValueError, KeyError):
+    except (ValueError, KeyError, TypeError):
         raise CheckpointError(f"{path} is damaged") from None
     return model_class(model_type).load(folder)

@@ -119,6 +119,10 @@ class TTMForecaster(BaseTimeSeriesFoundationModel):
         if unused or (fresh and not quantised):
             raise CheckpointError(f"{folder} does not fit its config.json: {', '.join([*fresh, *unused][:4])}")
         self._wrap(ttm, self.preprocessor)
+        mode = self.config.tuning.mode
+        if mode not in ("lora", "dora"):
+            # torch picks its kernel by requires_grad: frozen as it was saved, the forecast is the same bit for bit
+            freeze_by_mode(ttm, mode, self.parts, ())
         self.quantize()
 
     def _wrap(self, ttm: TinyTimeMixerForPrediction, preprocessor: Preprocessor) -> None:
@@ -126,6 +130,8 @@ class TTMForecaster(BaseTimeSeriesFoundationModel):
         if not self.config.training.compile:  # the compiler fuses the ordinary dropout
             use_fast_dropout(ttm)
         token = DEFAULT_FREQUENCY_MAPPING.get(preprocessor.frequency, DEFAULT_FREQUENCY_MAPPING["oov"])
+        if token >= ttm.config.frequency_token_vocab_size:
+            token = DEFAULT_FREQUENCY_MAPPING["oov"]  # this checkpoint was trained with fewer rates
         roles = preprocessor.roles
         self.module = TTMModule(ttm, preprocessor.scaler, roles.num_targets, roles.control_indices, token)
         self.module.eval()

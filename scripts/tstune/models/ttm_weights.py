@@ -73,6 +73,11 @@ def build_from_scratch(section: TTMSection, roles: Roles) -> TinyTimeMixerForPre
             f"model.d_model={options['d_model']} must be a multiple of {widest} for "
             f"model.adaptive_patching_levels={levels}"
         )
+    if levels > 1 and options["d_model"] // widest <= 4:  # granite-tsfm leaves such levels out
+        raise ConfigError(
+            f"model.d_model={options['d_model']} is too narrow for model.adaptive_patching_levels={levels}: "
+            f"it must be greater than {4 * widest}; raise it or lower the levels"
+        )
     config = TinyTimeMixerConfig(
         context_length=section.context_length,
         prediction_length=section.prediction_length,
@@ -102,6 +107,10 @@ def load_pretrained(
         CheckpointError: not found, damaged, or of another shape or architecture.
     """
     name, revision = section.pretrained, section.revision
+    if Path(name).is_dir() and not (Path(name) / "config.json").is_file():
+        inside = Path(name) / "model"
+        hint = f"; did you mean {inside}?" if (inside / "config.json").is_file() else ""
+        raise CheckpointError(f"model.pretrained={name}: the folder holds no config.json{hint}")
     if not Path(name).is_dir() and revision is None:
         revision = _hub_revision(section, frequency)
     try:
@@ -124,7 +133,7 @@ def load_pretrained(
         model, report = TinyTimeMixerForPrediction.from_pretrained(
             name, revision=revision, config=config, ignore_mismatched_sizes=True, output_loading_info=True
         )
-    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+    except (OSError, ValueError, TypeError, RuntimeError, SafetensorError) as error:
         raise CheckpointError(f"model.pretrained={name}: the weights cannot be read: {_first_line(error)}") from None
     mismatched = [entry[0] for entry in report["mismatched_keys"]]
     fresh = sorted({*report["missing_keys"], *mismatched})
@@ -166,7 +175,10 @@ def _hub_revision(section: TTMSection, frequency: str) -> str | None:
             return_model_key=True,
         )
     except ValueError as error:
-        raise CheckpointError(f"model.pretrained={section.pretrained}: {_first_line(error)}") from None
+        raise CheckpointError(
+            f"model.pretrained={section.pretrained} has no model for model.context_length={section.context_length}, "
+            f"model.prediction_length={section.prediction_length} ({_first_line(error)})"
+        ) from None
     table = yaml.safe_load(resources.files("tsfm_public.resources.model_paths_config").joinpath("ttm.yaml").read_text())
     for models in table.values():
         if key in models:

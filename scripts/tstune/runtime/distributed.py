@@ -111,7 +111,7 @@ class DistributedManager:
                 "distributed.enabled=true but one process is running; "
                 "start with: accelerate launch --config_file accelerate_configs/ddp.yaml --num_processes 2 …"
             )
-        if config.enabled and config.strategy is not None and config.strategy != self.strategy:
+        if config.enabled is not False and config.strategy not in (None, self.strategy):
             raise DistributedError(
                 f"distributed.strategy={config.strategy} but Accelerate runs {self.strategy}; "
                 "pick the matching file of accelerate_configs/"

@@ -65,5 +65,5 @@ def progress_bar(total_steps: int, enabled: bool) -> tqdm:
         disable=not enabled,
         mininterval=0.2 if interactive else 30.0,
         dynamic_ncols=interactive,
-        leave=interactive,
+        leave=True,  # ends its line, so that what is said next starts a new one
     )

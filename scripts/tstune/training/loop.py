@@ -134,47 +134,46 @@ def train(
 
     if start_counts:
         validate()
-    bar = progress_bar(total_steps, manager.is_main and show_progress)
-    while step < total_steps and not best.should_stop:
-        sampler.set_epoch(epoch)
-        epoch += 1
-        train_mode(module)
-        for batch in loader:
-            with accelerator.accumulate(module):
-                factor = learning_rate_factor(config.scheduler, step, total_steps, config.warmup_fraction)
-                for group in optimizer.param_groups:
-                    group["lr"] = learning_rate * factor * group["lr_factor"]
-                totals, weights = model.window_losses(module, batch)
-                loss = totals.sum() / _mean_over_ranks(manager, weights.sum()).clamp_min(1)
-                accelerator.backward(loss)
-                recent.add(totals, weights)
-                num_windows += len(totals)
-                grad_norm = None
-                if accelerator.sync_gradients and config.max_grad_norm is not None:
-                    grad_norm = accelerator.clip_grad_norm_(module.parameters(), config.max_grad_norm)
-                optimizer.step()
-                optimizer.zero_grad()
-            if not accelerator.sync_gradients:
-                continue
-            step += 1
-            bar.update()
-            if average:
-                average.update()
-            if step % config.log_every_steps == 0 or step == total_steps:
-                mean = recent.reset()
-                if not math.isfinite(mean):
-                    raise TrainingError(_diverged("training loss", mean, step, learning_rate))
-                row = {"step": step, "epoch": epoch, "train_loss": mean, "learning_rate": learning_rate * factor}
-                if grad_norm is not None:
-                    row["grad_norm"] = float(grad_norm)
-                history.add(**row)
-                bar.set_postfix(loss=f"{mean:.4f}", refresh=False)
-            if step % eval_every == 0 or step == total_steps:
-                validate()
-                train_mode(module)
-            if step >= total_steps or best.should_stop:
-                break
-    bar.close()
+    with progress_bar(total_steps, manager.is_main and show_progress) as bar:
+        while step < total_steps and not best.should_stop:
+            sampler.set_epoch(epoch)
+            epoch += 1
+            train_mode(module)
+            for batch in loader:
+                with accelerator.accumulate(module):
+                    factor = learning_rate_factor(config.scheduler, step, total_steps, config.warmup_fraction)
+                    for group in optimizer.param_groups:
+                        group["lr"] = learning_rate * factor * group["lr_factor"]
+                    totals, weights = model.window_losses(module, batch)
+                    loss = totals.sum() / _mean_over_ranks(manager, weights.sum()).clamp_min(1)
+                    accelerator.backward(loss)
+                    recent.add(totals, weights)
+                    num_windows += len(totals)
+                    grad_norm = None
+                    if accelerator.sync_gradients and config.max_grad_norm is not None:
+                        grad_norm = accelerator.clip_grad_norm_(module.parameters(), config.max_grad_norm)
+                    optimizer.step()
+                    optimizer.zero_grad()
+                if not accelerator.sync_gradients:
+                    continue
+                step += 1
+                bar.update()
+                if average:
+                    average.update()
+                if step % config.log_every_steps == 0 or step == total_steps:
+                    mean = recent.reset()
+                    if not math.isfinite(mean):
+                        raise TrainingError(_diverged("training loss", mean, step, learning_rate))
+                    row = {"step": step, "epoch": epoch, "train_loss": mean, "learning_rate": learning_rate * factor}
+                    if grad_norm is not None:
+                        row["grad_norm"] = float(grad_norm)
+                    history.add(**row)
+                    bar.set_postfix(loss=f"{mean:.4f}", refresh=False)
+                if step % eval_every == 0 or step == total_steps:
+                    validate()
+                    train_mode(module)
+                if step >= total_steps or best.should_stop:
+                    break
     seconds = time.perf_counter() - begin
     _restore(manager, module, best)
     model.module = manager.unwrap(module)

@@ -7,6 +7,7 @@ is a channel of one series, or with ``data.columns_as=items`` a series of its ow
 from __future__ import annotations
 
 import glob
+import zlib
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -113,7 +114,7 @@ def read_table(path: Path) -> pd.DataFrame:
             return pd.read_parquet(path)
         if path.name.endswith(_KINDS):
             return pd.read_csv(path, low_memory=False, encoding="utf-8-sig")
-    except (ValueError, OSError, EOFError) as error:  # pandas and pyarrow parse errors are ValueErrors
+    except (ValueError, OSError, EOFError, zlib.error) as error:  # pandas and pyarrow parse errors are ValueErrors
         raise DataError(f"{path} cannot be read: {' '.join(str(error).split())}") from None
     raise DataError(f"{path}: unknown kind of file; use .csv, .csv.gz or .parquet")
 
@@ -126,7 +127,10 @@ def parse_timestamps(column: pd.Series, timestamp_format: str | None, name: obje
     """
     if pd.api.types.is_numeric_dtype(column):
         raise DataError(f"{name}: column {column.name!r} holds numbers, not timestamps such as 2024-01-31 08:05")
-    stamps = pd.to_datetime(column, format=timestamp_format or "ISO8601", errors="coerce", utc=True)
+    try:
+        stamps = pd.to_datetime(column, format=timestamp_format or "ISO8601", errors="coerce", utc=True)
+    except ValueError as error:
+        raise ConfigError(f"data.timestamp_format={timestamp_format!r} is not a strptime format: {error}") from None
     if stamps.isna().any():
         row = int(np.flatnonzero(stamps.isna())[0])
         raise DataError(
