@@ -71,8 +71,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         for name, epochs in (("frozen", args.frozen_epochs), ("full", args.full_epochs)):
             results[name] = compare_training(name, data, frame, weights, epochs, args, scratch)
         results["eval"] = compare_evaluation(data, frame, weights, args, scratch)
+        flops = forward_flops(weights)
     peak = matmul_peak()
-    fraction = results["eval"]["ours"] * forward_flops(weights) / peak
+    fraction = results["eval"]["ours"] * flops / peak
     print(f"\nfp32 matmul peak {peak / 1e9:.0f} GFLOP/s; our evaluation reaches {100 * fraction:.0f} % of it")
     ratios = " ".join(f"{name}_ratio={values['ratio']:.2f}" for name, values in results.items())
     print(f"RESULT {ratios} peak_fraction={fraction:.3f}")

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 
 from tstune.config.schema import DataSection
+from tstune.data.frequency import to_steps
 from tstune.data.manifest import describe_data
 from tstune.data.panel import Panel
 from tstune.data.preprocess import build_panel
@@ -17,7 +18,7 @@ from tstune.data.sources.csv import table_from_frame
 from tstune.data.splits import PARTS, Split, require_windows, split_panel, window_ranges
 from tstune.data.table import Roles, SourceTable
 from tstune.data.windows import WindowDataset
-from tstune.errors import DataError
+from tstune.errors import ConfigError, DataError
 
 
 @dataclass(frozen=True)
@@ -114,6 +115,11 @@ def prepare_data(
     table = load_source(config) if table is None else table
     max_gap = table.max_gap if config.max_gap is None else config.max_gap
     panel = build_panel(table, config.frequency, max_gap)
+    if to_steps(max_gap, panel.frequency, "data.max_gap") >= context_length:
+        raise ConfigError(
+            f"data.max_gap={max_gap} is not shorter than model.context_length={context_length}: "
+            "a context could be nothing but interpolation"
+        )
     split = split_panel(panel, config.split, table.standard_borders)
     strides = {"train": config.train_stride, "validation": config.validation_stride, "test": config.test_stride}
     windows = {}

@@ -10,8 +10,15 @@ from tstune.data.panel import INTERPOLATED, MISSING, OBSERVED, Panel
 from tstune.data.table import ITEM, TIMESTAMP, SourceTable
 from tstune.errors import ConfigError, DataError
 
-# steps that vary in length and have a pandas period: months, quarters and years by start or end, business days
-_CALENDAR = tuple(pd.tseries.frequencies.to_offset(name) for name in ("MS", "ME", "QS", "QE", "YS", "YE", "B"))
+# steps that vary in length and have a pandas period: months, calendar quarters and years, business days
+_CALENDAR = tuple(
+    pd.tseries.frequencies.to_offset(name)
+    for name in (
+        *("MS", "ME", "B", "YS", "YE"),
+        *("QS-JAN", "QS-APR", "QS-JUL", "QS-OCT"),  # four names of one grid, and so are these
+        *("QE-DEC", "QE-MAR", "QE-JUN", "QE-SEP"),
+    )
+)
 
 
 def build_panel(table: SourceTable, frequency: str | None, max_gap: str | int | None, cut: bool = True) -> Panel:
@@ -79,8 +86,9 @@ def _to_grid(stamps: np.ndarray, readings: np.ndarray, frequency: str, item: str
     if step is None:
         offset = parse_frequency(frequency)
         if offset not in _CALENDAR:
-            plain = ", ".join(known.freqstr for known in _CALENDAR)
-            raise ConfigError(f"data.frequency={frequency!r} is not supported; calendar steps are {plain}")
+            raise ConfigError(
+                f"data.frequency={frequency!r} is not supported; calendar steps are MS, ME, QS, QE, YS, YE, B"
+            )
         periods = pd.DatetimeIndex(stamps).to_period(offset.name[0])  # M, Q, Y or B
         bins = periods.asi8 - periods.asi8[0]
         every = pd.period_range(periods[0], periods=int(bins[-1]) + 1, freq=periods.freq)

@@ -63,9 +63,9 @@ def split_panel(panel: Panel, config: SplitSection, standard_borders: tuple[int,
     if config.borders == "standard" and borders is None:
         raise ConfigError("data.split.borders=standard: this source has no published borders; give three numbers")
     if borders is None:
-        # round() keeps 0.7 + 0.1 from becoming 0.7999…, which would move a border by one step
-        ends = np.round(np.cumsum([config.train, config.validation, config.test]), 9)
-        placed = np.floor(panel.item_length[:, None] * ends[None, :]).astype(np.int64)
+        # rounding first keeps 0.7 * 90 = 62.999… from moving a border by one step
+        ends = np.cumsum([config.train, config.validation, config.test])
+        placed = np.floor(np.round(panel.item_length[:, None] * ends[None, :], 6)).astype(np.int64)
     else:
         placed = np.tile(np.asarray(borders, dtype=np.int64), (len(panel.item_ids), 1))
         short = np.flatnonzero(panel.item_length < borders[2])

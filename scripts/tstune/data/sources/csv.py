@@ -20,6 +20,7 @@ from tstune.data.table import ITEM, TIMESTAMP, Roles, SourceTable
 from tstune.errors import ConfigError, DataError
 
 _KINDS = (".csv", ".csv.gz", ".parquet")
+_AVERAGED = "duplicate_timestamps_averaged"
 
 
 def load(config: DataSection) -> SourceTable:
@@ -42,8 +43,14 @@ def load(config: DataSection) -> SourceTable:
             f"{different.files[0]} has columns {', '.join(different.roles.channels)}, {files[0]} has "
             f"{', '.join(tables[0].roles.channels)}; name the common ones in data.target_columns"
         )
+    names = [_series_name(file) for file in files]
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise DataError(f"data.path={config.path} holds {twice!r} twice, in different formats; keep one")
     frame = pd.concat([table.frame for table in tables], ignore_index=True)
-    return replace(tables[0], frame=frame, files=tuple(map(str, files)))
+    duplicates = sum(table.notes.get(_AVERAGED, 0) for table in tables)
+    notes = {_AVERAGED: duplicates} if duplicates else {}
+    return replace(tables[0], frame=frame, files=tuple(map(str, files)), notes=notes)
 
 
 def find_files(pattern: str) -> list[Path]:
@@ -81,6 +88,9 @@ def table_from_frame(raw: pd.DataFrame, config: DataSection, name: object) -> So
     _require(raw, config.timestamp_column, "data.timestamp_column", name)
     if config.item_id_column is not None:
         _require(raw, config.item_id_column, "data.item_id_column", name)
+        nameless = raw[config.item_id_column].isna()
+        if nameless.any():
+            raise DataError(f"{name}: row {int(nameless.idxmax()) + 2}: no value in column {config.item_id_column!r}")
     roles = _roles(raw, config, name)
     frame = read_numbers(raw, roles.channels, name)
     frame.insert(0, TIMESTAMP, parse_timestamps(raw[config.timestamp_column], config.timestamp_format, name))
@@ -92,7 +102,7 @@ def table_from_frame(raw: pd.DataFrame, config: DataSection, name: object) -> So
     duplicates = int(frame.duplicated([ITEM, TIMESTAMP]).sum())
     if duplicates and config.on_duplicate == "error":
         _reject_duplicates(frame, name, duplicates)
-    notes = {"duplicate_timestamps_averaged": duplicates} if duplicates else {}
+    notes = {_AVERAGED: duplicates} if duplicates else {}
     empty = [column for column in roles.target if frame[column].isna().all()]
     if empty:
         raise DataError(
@@ -178,6 +188,10 @@ def _roles(raw: pd.DataFrame, config: DataSection, name: object) -> Roles:
     for key, columns in (("target", roles.target), ("conditional", roles.conditional), ("control", roles.control)):
         for column in columns:
             _require(raw, column, f"data.{key}_columns", name)
+    ours = [column for column in roles.channels if column in (ITEM, TIMESTAMP)]
+    if ours:
+        key = "data.item_id_column" if ours[0] == ITEM else "data.timestamp_column"
+        raise ConfigError(f"{name}: column {ours[0]!r} would be forecast; set {key}={ours[0]}, or data.target_columns")
     twice = [column for column in roles.channels if roles.channels.count(column) > 1]
     if twice:
         raise ConfigError(f"column {twice[0]!r} has two roles; name it in one of data.*_columns only")
@@ -193,7 +207,9 @@ def _columns_to_items(frame: pd.DataFrame, roles: Roles, config: DataSection) ->
 
 def _series_name(name: object) -> str:
     """File name without its endings, for a table that holds one series."""
-    return Path(str(name)).name.partition(".")[0]
+    text = Path(str(name)).name
+    ending = next((kind for kind in sorted(_KINDS, key=len, reverse=True) if text.endswith(kind)), "")
+    return text.removesuffix(ending)
 
 
 def _reject_duplicates(frame: pd.DataFrame, name: object, count: int) -> None:
