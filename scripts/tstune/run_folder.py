@@ -47,12 +47,13 @@ class RunFolder:
             return self
         try:
             self._refuse_to_clobber()
-            self.path = self.final.parent / f".{self.final.name}.partial-{os.getpid()}"
+            aside = self.final.parent / f".{self.final.name}.partial-{os.getpid()}"
             for parent in reversed([self.final.parent, *self.final.parent.parents]):
                 if not parent.exists():
                     parent.mkdir()
                     self._created_parents.append(parent)
-            self.path.mkdir()
+            aside.mkdir()
+            self.path = aside
         except OSError as error:
             self._remove_traces()
             raise OutputError(f"output_dir={self.final} cannot be written: {error.strerror}") from None
@@ -76,7 +77,12 @@ class RunFolder:
         if self.final.exists():
             replaced = self.path.with_name(f"{self.path.name}-old")
             self.final.rename(replaced)
-        self.path.rename(self.final)
+        try:
+            self.path.rename(self.final)
+        except OSError:
+            if replaced is not None:
+                replaced.rename(self.final)
+            raise
         self.path = None
         if replaced is not None:
             shutil.rmtree(replaced)

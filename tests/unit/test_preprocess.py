@@ -9,7 +9,9 @@ from unit.builders import grid_table, irregular_table, random_grids, single_tabl
 
 from tstune.data.panel import INTERPOLATED, MISSING, OBSERVED, Panel
 from tstune.data.preprocess import build_panel
+from tstune.data.splits import WindowRanges
 from tstune.data.table import ITEM, TIMESTAMP, Roles, SourceTable
+from tstune.data.windows import WindowDataset
 from tstune.errors import ConfigError, DataError, TstuneError
 
 NAN = np.nan
@@ -302,3 +304,17 @@ def test_items_follow_each_other_in_one_flat_array():
     assert panel.segment_start.tolist() == [0, 2, 5]
     assert panel.segment_item.tolist() == [0, 1]
     assert panel.item_length.tolist() == [2, 3]
+
+
+def test_a_forecast_context_holds_the_last_reading_as_training_windows_do():
+    """A covariate that is missing at the origin: the same values in training and in forecasting."""
+    values = np.arange(60.0).repeat(2).reshape(60, 2)
+    values[18:21, 1] = NAN
+    roles = Roles(("y",), ("dose",))
+    whole = build_panel(grid_table({"a": values}, roles), None, 5)
+    cut_off = build_panel(grid_table({"a": values[:21]}, roles), None, 5, cut=False)
+    ranges = WindowRanges(np.array([11]), np.array([1]), 1)
+    trained = WindowDataset(whole, ranges, 10, 2).gather(np.array([11]))
+    assert trained["past_values"][0, :, 1].tolist() == cut_off.values[11:21, 1].tolist()
+    assert trained["past_observed_mask"][0, :, 1].tolist() == (cut_off.status[11:21, 1] > 0).tolist()
+    assert cut_off.values[18:21, 1].tolist() == [17.0, 17.0, 17.0]

@@ -302,3 +302,12 @@ def test_what_is_written_is_json(tmp_path: Path):
     read = json.loads(text, parse_constant=reject)
     assert read["a"] == [1, 2.5, None, "ä"]
     assert read["missing"] is None
+
+
+def test_a_folder_of_another_run_is_not_touched(tmp_path: Path):
+    other = tmp_path / f".run.partial-{os.getpid()}"
+    other.mkdir()
+    (other / "theirs").write_text("x")
+    with pytest.raises(OutputError, match="File exists"), RunFolder(tmp_path / "run"):
+        pytest.fail("the run has begun")
+    assert (other / "theirs").read_text() == "x"

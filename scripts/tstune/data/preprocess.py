@@ -55,7 +55,7 @@ def build_panel(table: SourceTable, frequency: str | None, max_gap: str | int | 
         item = len(kept_ids)
         kept_ids.append(str(name))
         item_length.append(len(values))
-        filled, status = _fill(values, gap_steps)
+        filled, status = _fill(values, gap_steps, hold_end=not cut)
         broken = _long_gaps(values[:, targets], gap_steps) if cut else np.zeros(len(values), bool)
         for first, last in _runs(~broken):
             pieces.append((filled[first:last], status[first:last], grid[first:last]))
@@ -126,8 +126,11 @@ def _trim(values: np.ndarray, grid: np.ndarray, targets: slice) -> tuple[np.ndar
     return values[kept], grid[kept]
 
 
-def _fill(values: np.ndarray, gap_steps: int) -> tuple[np.ndarray, np.ndarray]:
-    """Interpolate gaps of at most `gap_steps` rows between two readings; longer ones become 0, `MISSING`."""
+def _fill(values: np.ndarray, gap_steps: int, hold_end: bool) -> tuple[np.ndarray, np.ndarray]:
+    """Interpolate gaps of at most `gap_steps` rows between two readings; longer ones become 0, `MISSING`.
+
+    With `hold_end` the last reading is held over a gap of that length at the end, as training windows do.
+    """
     filled = np.zeros(values.shape, np.float32)
     status = np.full(values.shape, MISSING, np.uint8)
     rows = np.arange(len(values))
@@ -137,6 +140,8 @@ def _fill(values: np.ndarray, gap_steps: int) -> tuple[np.ndarray, np.ndarray]:
             continue
         line = np.interp(rows, seen, values[seen, channel])
         usable = ~_long_gaps(values[:, channel : channel + 1], gap_steps)
+        if hold_end and len(values) - 1 - seen[-1] <= gap_steps:
+            usable[seen[-1] :] = True  # np.interp goes on with the last value
         filled[usable, channel] = line[usable]
         status[usable, channel] = INTERPOLATED
         status[seen, channel] = OBSERVED

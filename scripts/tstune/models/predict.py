@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from tstune.data.frequency import parse_frequency
+from tstune.data.frequency import fixed_step, parse_frequency
 from tstune.data.panel import MISSING, Panel
 from tstune.data.pipeline import context_windows
 from tstune.data.sources.csv import read_table
@@ -69,6 +69,9 @@ def _future_timestamps(panel: Panel, num_steps: int) -> np.ndarray:
     """[items, steps] times that follow each item's last row."""
     offset = parse_frequency(panel.frequency)
     last = panel.timestamps[panel.segment_start[1:] - 1]
+    step = fixed_step(offset)
+    if step is not None:  # date_range would first move to an anchor, e.g. from a Wednesday to a Sunday
+        return last[:, None] + np.arange(1, num_steps + 1)[None, :] * step.to_timedelta64()
     return np.stack(
         [pd.date_range(stamp, periods=num_steps + 1, freq=offset)[1:].to_numpy("datetime64[ns]") for stamp in last]
     )
