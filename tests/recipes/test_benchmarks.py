@@ -1,0 +1,43 @@
+"""Each benchmark runs and ends with its `RESULT` line; the figures themselves are for a quiet machine."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+
+import pytest
+from documented import ROOT
+
+QUICK = {
+    "window_pipeline.py": "--rows 2000 --repeats 2",
+    "loop_overhead.py": "--steps 3 --repeats 1",
+    "tuning_modes.py": "--weights none --modes from_scratch --set training.max_steps=2 evaluation.num_plots=0",
+    "vs_granite_trainer.py": "--repeats 1 --train-windows 64 --validation-windows 64 --frozen-epochs 1 --full-epochs 1",
+}
+SLOW = ("tuning_modes.py", "vs_granite_trainer.py")  # half a minute each
+
+
+def test_every_benchmark_is_run():
+    assert sorted(QUICK) == sorted(path.name for path in (ROOT / "benchmarks").glob("*.py"))
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] if name in SLOW else []) for name in sorted(QUICK)]
+)
+def test_benchmark_ends_with_a_result(name, tmp_path):
+    answer = subprocess.run(
+        [sys.executable, ROOT / "benchmarks" / name, *QUICK[name].split()],
+        cwd=tmp_path,
+        env=os.environ | {"HF_HUB_OFFLINE": "1"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert answer.returncode == 0, answer.stderr
+    last = answer.stdout.splitlines()[-1]
+    assert re.fullmatch(r"RESULT( \w+=[\d.]+)+", last), last
+    figures = [float(value) for value in re.findall(r"=([\d.]+)", last)]
+    assert min(figures) > 0
+    assert list(tmp_path.iterdir()) == []

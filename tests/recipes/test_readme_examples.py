@@ -1,0 +1,72 @@
+"""The examples of the README are run as they stand, on tables with the columns shown there, with fewer steps."""
+
+from __future__ import annotations
+
+import io
+import re
+
+import numpy as np
+import pandas as pd
+import pytest
+from documented import ROOT, commands, fenced_blocks, load_script, parse
+
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+QUICK = ["training.max_steps=3", "evaluation.num_plots=0"]
+DAYS = 12  # a tenth of them, the validation part, must hold 14 hours
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """An empty current folder with the two tables of the README, made long enough to train on."""
+    monkeypatch.chdir(tmp_path)
+    long_table, wide_table = (
+        pd.read_csv(io.StringIO(body)) for language, body in fenced_blocks(README) if language == "csv"
+    )
+    random = np.random.default_rng(0)
+    stamps = pd.date_range("2024-05-01", periods=DAYS * 288, freq="5min")
+    people = []
+    for person in long_table["person"].unique():
+        glucose = 130 + 40 * np.sin(np.arange(len(stamps)) / 60) + random.normal(0, 3, len(stamps))
+        insulin = np.where(random.random(len(stamps)) < 0.02, 2.5, 0.0)
+        people.append(pd.DataFrame({"person": person, "time": stamps, "glucose": glucose, "insulin": insulin}))
+    pd.concat(people)[list(long_table.columns)].to_csv("readings.csv", index=False)
+    hours = pd.date_range("2024-05-01", periods=2000, freq="h")
+    values = 20 + 5 * np.sin(np.arange(2000) / 24 * 2 * np.pi)[:, None] + random.normal(0, 1, (2000, 2))
+    wide = pd.DataFrame(values, columns=wide_table.columns[1:])
+    wide.insert(0, "timestamp", hours)
+    wide[list(wide_table.columns)].to_csv("load.csv", index=False)
+    return tmp_path
+
+
+def run(script: str, *needles: str, extra: tuple[str, ...] | list[str] = ()) -> int:
+    """Run the one command of the README that names the script and all needles."""
+    (command,) = [c for c in commands("README.md") if script in c.words and all(n in c.text for n in needles)]
+    words = [str(ROOT / word) if word.startswith("recipes/") else word for word in command.words]
+    assert parse(command)
+    return load_script(script).main([*words[words.index(script) + 1 :], *extra])
+
+
+def test_long_table_from_the_shell_then_forecast(folder):
+    assert run("scripts/finetune_ttm.py", "data.path=readings.csv", extra=QUICK) == 0
+    assert (folder / "runs/mine/model/model.safetensors").is_file()
+    assert run("scripts/predict_forecast.py") == 0
+    forecast = pd.read_csv(folder / "forecast.csv")
+    assert list(forecast.columns) == ["item_id", "timestamp", "glucose"]
+    assert forecast.groupby("item_id").size().to_dict() == {"P01": 24, "P02": 24}
+    assert forecast["glucose"].between(40, 260).all()
+
+
+def test_wide_table_from_the_shell(folder, capsys):
+    assert run("scripts/finetune_ttm.py", "data.path=load.csv", extra=QUICK) == 0
+    assert "| rmse@6h" in re.sub(r" +", " ", capsys.readouterr().out)
+    assert (folder / "runs/load/metrics.json").is_file()
+
+
+def test_python_example(folder, capsys):
+    (example,) = [body for language, body in fenced_blocks(README) if language == "python"]
+    quick = example.replace("max_steps=200", "max_steps=3, num_plots=0")
+    assert quick != example
+    names: dict = {}
+    exec(compile(quick, "README.md", "exec"), names)
+    assert len(names["forecast"]) == 2 * 24
+    assert "| fine_tuned" in capsys.readouterr().out
