@@ -17,7 +17,8 @@ $(VENV)/.installed: requirements.txt
 	touch $@
 
 demo: install  ## fine-tune on real glucose and print the scoreboard
-	$(BIN)/accelerate launch --config_file accelerate_configs/cpu.yaml scripts/finetune_ttm.py --config $(RECIPE) overwrite=true
+	$(BIN)/accelerate launch --config_file accelerate_configs/cpu.yaml --num_cpu_threads_per_process 1 \
+		scripts/finetune_ttm.py --config $(RECIPE) overwrite=true
 
 test: install  ## lint and the whole test suite
 	$(BIN)/ruff check .

@@ -6,6 +6,10 @@ Importing this package is cheap: every public name is loaded on first use.
 from __future__ import annotations
 
 import importlib
+import logging
+
+# bitsandbytes reports optional kernels it does not find as soon as peft imports it
+logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
 
 __version__ = "0.1.0"
 

@@ -5,14 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import matplotlib
-
-matplotlib.use("Agg")  # no window; must come before pyplot
-
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import torch
+from matplotlib.figure import Figure
 
 from tstune.data.windows import WindowDataset
 from tstune.evaluation.backtest import Forecaster
@@ -24,7 +20,8 @@ _CONTEXT_SHOWN = 2  # the plot shows this many prediction lengths of history
 
 def plot_loss(history: Sequence[dict], path: Path) -> None:
     """Training and validation loss over optimizer steps."""
-    figure, axes = plt.subplots(figsize=(7, 4), layout="constrained")
+    figure = Figure(figsize=(7, 4), layout="constrained")
+    axes = figure.subplots()
     for key, label in (("train_loss", "training"), ("validation_loss", "validation")):
         rows = [(row["step"], row[key]) for row in history if key in row]
         if rows:
@@ -39,7 +36,8 @@ def plot_loss(history: Sequence[dict], path: Path) -> None:
 
 def plot_learning_rate_finder(rates: Sequence[float], losses: Sequence[float], chosen: float, path: Path) -> None:
     """Smoothed loss against the learning rate, with the one that was taken."""
-    figure, axes = plt.subplots(figsize=(7, 4), layout="constrained")
+    figure = Figure(figsize=(7, 4), layout="constrained")
+    axes = figure.subplots()
     axes.plot(rates, losses)
     axes.axvline(chosen, color="grey", linestyle=":", label=f"taken: {chosen:.2e}")
     axes.set(xscale="log", xlabel="learning rate", ylabel="smoothed loss", title="Learning-rate finder")
@@ -49,7 +47,8 @@ def plot_learning_rate_finder(rates: Sequence[float], losses: Sequence[float], c
 
 def plot_rmse_by_step(scores: Mapping[str, Scores], step: pd.Timedelta | None, unit: str | None, path: Path) -> None:
     """RMSE of every model at every forecast step."""
-    figure, axes = plt.subplots(figsize=(7, 4), layout="constrained")
+    figure = Figure(figsize=(7, 4), layout="constrained")
+    axes = figure.subplots()
     lead = np.arange(1, 1 + len(next(iter(scores.values())).rmse_by_step))
     hours = step / pd.Timedelta("1h") if step is not None else None
     for name, values in scores.items():
@@ -73,7 +72,8 @@ def plot_forecasts(
         forecasts = {name: model.forecast(batch)[..., 0].cpu().numpy() for name, model in models.items()}
     context, ahead = windows.context_length, windows.prediction_length
     shown = min(context, _CONTEXT_SHOWN * ahead)
-    figure, rows = plt.subplots(len(chosen), 1, figsize=(9, 2.8 * len(chosen)), layout="constrained", squeeze=False)
+    figure = Figure(figsize=(9, 2.8 * len(chosen)), layout="constrained")
+    rows = figure.subplots(len(chosen), 1, squeeze=False)
     for index, (label, start) in enumerate(chosen.items()):
         axes = rows[index, 0]
         stamps = windows.panel.timestamps[start : start + context + ahead]
@@ -87,7 +87,7 @@ def plot_forecasts(
         item = windows.panel.item_ids[int(batch["item"][index])]
         axes.set_title(f"{label}: {item}, {pd.Timestamp(stamps[context]):%Y-%m-%d %H:%M}", fontsize=10)
         axes.set_ylabel(_with_unit(windows.panel.roles.target[0], unit))
-    rows[0, 0].legend(fontsize=8, loc="upper left")
+    rows[0, 0].legend(fontsize=8, loc="best")
     _save(figure, path)
 
 
@@ -112,7 +112,6 @@ def _with_unit(name: str, unit: str | None) -> str:
     return f"{name} ({unit})" if unit else name
 
 
-def _save(figure: plt.Figure, path: Path) -> None:
+def _save(figure: Figure, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=110)
-    plt.close(figure)
