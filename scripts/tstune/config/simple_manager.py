@@ -52,7 +52,7 @@ def _read(path: Path) -> DictConfig:
     except OSError:  # OmegaConf's word for YAML that is a bare number or truth value
         raise ConfigError(sections) from None
     if not isinstance(tree, DictConfig):
-        raise ConfigError(sections)
+        raise ConfigError(f"{sections}, not a list")
     return tree
 
 
