@@ -244,8 +244,8 @@ class TrainingSection(Section):
 class EvaluationSection(Section):
     """How forecasts are judged."""
 
-    batch_size: int = Field(256, ge=1)
-    """Windows per forward pass when nothing is trained."""
+    batch_size: Annotated[int, Field(ge=1)] | Literal["auto"] = "auto"
+    """Windows per forward pass when nothing is trained; `auto` fits the processor's cache, or fills a GPU."""
     horizons: list[Duration] = []
     """Lead times with a metric of their own, for example `[30min, 60min]`."""
     seasonality: int | None = Field(None, ge=1)

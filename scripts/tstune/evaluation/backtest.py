@@ -10,7 +10,7 @@ import torch
 from tstune.config.schema import EvaluationSection
 from tstune.data.frequency import default_seasonality, to_steps
 from tstune.data.pipeline import PreparedData
-from tstune.data.windows import Batch, WindowDataset, window_loader
+from tstune.data.windows import Batch, WindowDataset, evaluation_batch_size, window_loader
 from tstune.errors import ConfigError
 from tstune.evaluation.metrics import ErrorSums, Scores, seasonal_scale
 from tstune.runtime.distributed import DistributedManager
@@ -43,7 +43,8 @@ class Backtest:
         self._std = data.preprocessor.scaler.std[: self._num_targets]
         seasonality = config.seasonality or default_seasonality(data.panel.frequency)
         self._mase_scale = seasonal_scale(data.panel, data.split, seasonality)
-        self._loader = manager.accelerator.prepare_data_loader(window_loader(self.windows, config.batch_size))
+        batch_size = evaluation_batch_size(config.batch_size, len(data.panel.roles.channels), manager.device)
+        self._loader = manager.accelerator.prepare_data_loader(window_loader(self.windows, batch_size))
 
     def score(self, model: Forecaster) -> Scores:
         """Forecast every window once and return the metrics; every rank gets the same result."""

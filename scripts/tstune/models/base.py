@@ -25,7 +25,7 @@ from tstune.config.schema import DistributedConfig, LoRAConfig, RunConfig
 from tstune.config.simple_manager import SimpleConfigManager
 from tstune.config.validation import validate
 from tstune.data.pipeline import PreparedData, Preprocessor, prepare_data
-from tstune.data.windows import Batch
+from tstune.data.windows import Batch, evaluation_batch_size
 from tstune.errors import CheckpointError, ConfigError
 from tstune.evaluation.backtest import Backtest, Forecaster
 from tstune.models.lora_files import Adapter
@@ -153,7 +153,7 @@ class BaseTimeSeriesFoundationModel(ABC):
             self.config.training,
             manager,
             seed=self.config.seed,
-            eval_batch_size=self.config.evaluation.batch_size,
+            eval_batch_size=self.evaluation_batch_size(manager.device),
             history_path=history_path,
             start_counts=self.starts_from_weights(),
         )
@@ -208,8 +208,10 @@ class BaseTimeSeriesFoundationModel(ABC):
             return data.train, data.validation  # each window is seen once: nothing to reuse
         self.module.eval()
         begin, budget = time.perf_counter(), config.feature_cache_gb * 1e9
-        cached = CachedWindows(data.train, encode, manager.device, budget)
-        validation = CachedWindows(data.validation, encode, manager.device, budget - cached.num_bytes)
+        size = self.evaluation_batch_size(manager.device)
+        cached = CachedWindows(data.train, encode, manager.device, budget, batch_size=size)
+        left = budget - cached.num_bytes
+        validation = CachedWindows(data.validation, encode, manager.device, left, batch_size=size)
         seconds, size = time.perf_counter() - begin, cached.num_bytes + validation.num_bytes
         logger.info("frozen features stored once: %.0f MB in %.1f s", size / 1e6, seconds)
         return cached, validation
@@ -311,6 +313,11 @@ class BaseTimeSeriesFoundationModel(ABC):
         """Move the network."""
         if self.module is not None:
             self.module.to(device)
+
+    def evaluation_batch_size(self, device: torch.device) -> int:
+        """Windows per forward pass when nothing is trained."""
+        channels = len(self.preprocessor.roles.channels)
+        return evaluation_batch_size(self.config.evaluation.batch_size, channels, device)
 
     def require_built(self) -> None:
         """Stop if there is nothing to use yet."""

@@ -173,9 +173,8 @@ def _tune_item(
         parameter.requires_grad = False
     model.network = LoRAManager().add_lora_to_model(model.network, model.model_type, config.lora)
     model.to(manager.device)
-    result = train(
-        model, windows, validation, training, manager, config.seed, config.evaluation.batch_size, show_progress=False
-    )
+    batch_size = model.evaluation_batch_size(manager.device)
+    result = train(model, windows, validation, training, manager, config.seed, batch_size, show_progress=False)
     adapter = Adapter.taken_from(model.network)
     model.network = model.network.unload()
     return result, adapter

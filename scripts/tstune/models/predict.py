@@ -40,8 +40,9 @@ def predict_frame(
     known = _known_future(model, future, panel, stamps)
 
     forecaster, forecasts = model.for_items(panel.item_ids), []
-    for begin in range(0, len(starts), config.evaluation.batch_size):
-        rows = starts[begin : begin + config.evaluation.batch_size]
+    batch_size = model.evaluation_batch_size(torch.device("cpu"))
+    for begin in range(0, len(starts), batch_size):
+        rows = starts[begin : begin + batch_size]
         context = rows[:, None] + np.arange(length)
         batch = {
             "past_values": torch.from_numpy(panel.values[context]),

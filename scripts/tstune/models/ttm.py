@@ -70,7 +70,6 @@ class TTMForecaster(BaseTimeSeriesFoundationModel):
                 f"{', '.join(self.fresh)}; use its own prediction length and channels, or another mode"
             )
         self._wrap(ttm, preprocessor)
-        self.quantize()
         if mode in ("lora", "dora"):
             self.add_adapter()
         else:
@@ -123,15 +122,15 @@ class TTMForecaster(BaseTimeSeriesFoundationModel):
         if mode not in ("lora", "dora"):
             # torch picks its kernel by requires_grad: frozen as it was saved, the forecast is the same bit for bit
             freeze_by_mode(ttm, mode, self.parts, ())
-        self.quantize()
 
     def _wrap(self, ttm: TinyTimeMixerForPrediction, preprocessor: Preprocessor) -> None:
         self.preprocessor = preprocessor
-        if not self.config.training.compile:  # the compiler fuses the ordinary dropout
-            use_fast_dropout(ttm)
         token = DEFAULT_FREQUENCY_MAPPING.get(preprocessor.frequency, DEFAULT_FREQUENCY_MAPPING["oov"])
         if token >= ttm.config.frequency_token_vocab_size:
             token = DEFAULT_FREQUENCY_MAPPING["oov"]  # this checkpoint was trained with fewer rates
         roles = preprocessor.roles
         self.module = TTMModule(ttm, preprocessor.scaler, roles.num_targets, roles.control_indices, token)
+        self.quantize()
+        if not self.config.training.compile:  # the compiler fuses the ordinary dropout
+            use_fast_dropout(ttm)
         self.module.eval()

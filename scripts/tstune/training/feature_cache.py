@@ -13,9 +13,6 @@ from torch.utils.data import Dataset
 from tstune.data.windows import Batch, WindowDataset
 from tstune.runtime.logs import logger
 
-ENCODE_BATCH = 256
-"""Windows per forward pass while the cache is filled."""
-
 
 class CachedWindows(Dataset):
     """Windows whose context is replaced by the features a frozen encoder made of it.
@@ -28,6 +25,7 @@ class CachedWindows(Dataset):
         device: where `encode` runs.
         budget_bytes: beyond this size the features lie in a memory-mapped temporary file.
         folder: where that file is made; None takes the system's.
+        batch_size: windows per forward pass of `encode`.
     """
 
     def __init__(
@@ -37,6 +35,7 @@ class CachedWindows(Dataset):
         device: torch.device,
         budget_bytes: float,
         folder: Path | None = None,
+        batch_size: int = 64,
     ) -> None:
         self.windows = windows
         self.prediction_length = windows.prediction_length
@@ -44,8 +43,8 @@ class CachedWindows(Dataset):
         self._shapes: dict[str, torch.Size] = {}
         self._file = None
         self.on_disk = False
-        for begin in range(0, len(windows), ENCODE_BATCH):
-            indices = range(begin, min(begin + ENCODE_BATCH, len(windows)))
+        for begin in range(0, len(windows), batch_size):
+            indices = range(begin, min(begin + batch_size, len(windows)))
             batch = {name: tensor.to(device) for name, tensor in windows.__getitems__(indices).items()}
             with torch.inference_mode():
                 features = encode(batch)
