@@ -74,6 +74,7 @@ class BaseTimeSeriesFoundationModel(ABC):
         self.fresh: list[str] = []
         self.adapter: Adapter | None = None
         self.item_adapters: ItemAdapters | None = None
+        self.quantization_report: object | None = None
 
     # What a family defines
 
@@ -208,10 +209,10 @@ class BaseTimeSeriesFoundationModel(ABC):
             return data.train, data.validation  # each window is seen once: nothing to reuse
         self.module.eval()
         begin, budget = time.perf_counter(), config.feature_cache_gb * 1e9
-        size = self.evaluation_batch_size(manager.device)
-        cached = CachedWindows(data.train, encode, manager.device, budget, batch_size=size)
+        batch_size = self.evaluation_batch_size(manager.device)
+        cached = CachedWindows(data.train, encode, manager.device, budget, batch_size=batch_size)
         left = budget - cached.num_bytes
-        validation = CachedWindows(data.validation, encode, manager.device, left, batch_size=size)
+        validation = CachedWindows(data.validation, encode, manager.device, left, batch_size=batch_size)
         seconds, size = time.perf_counter() - begin, cached.num_bytes + validation.num_bytes
         logger.info("frozen features stored once: %.0f MB in %.1f s", size / 1e6, seconds)
         return cached, validation
