@@ -17,6 +17,7 @@ from tstune.data.windows import Batch
 from tstune.errors import CheckpointError, ConfigError
 from tstune.models.base import MODEL_FOLDER, BaseTimeSeriesFoundationModel
 from tstune.models.fast_dropout import use_fast_dropout
+from tstune.models.fast_patch_mixer import use_fast_patch_mixer
 from tstune.models.ttm_module import TTMModule
 from tstune.models.ttm_weights import build_from_scratch, load_pretrained
 from tstune.runtime.logs import logger, quiet_transformers
@@ -131,6 +132,7 @@ class TTMForecaster(BaseTimeSeriesFoundationModel):
         roles = preprocessor.roles
         self.module = TTMModule(ttm, preprocessor.scaler, roles.num_targets, roles.control_indices, token)
         self.quantize()
-        if not self.config.training.compile:  # the compiler fuses the ordinary dropout
+        if not self.config.training.compile:  # the compiler does better with the ordinary layers
             use_fast_dropout(ttm)
+            use_fast_patch_mixer(ttm)
         self.module.eval()
