@@ -6,7 +6,8 @@
     python scripts/finetune_ttm.py --config recipes/ttm/cgm_sample/demo.yaml output_dir=runs/mine
 
 The run folder `output_dir` appears when the run is done. Exit codes: 0 done, 2 your input needs a change
-(one `error:` line says which), 130 interrupted.
+(one `error:` line says which), 75 preempted (start it again with training.resume_from_checkpoint=auto), 130
+interrupted.
 """
 
 from __future__ import annotations
@@ -38,9 +39,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     from tstune.models.ttm import TTMForecaster
     from tstune.runtime.distributed import DistributedManager
 
-    manager = DistributedManager(
-        config.distributed, config.training.mixed_precision, config.training.gradient_accumulation_steps
-    )
+    manager = DistributedManager(config.distributed, config.training.mixed_precision)
     model = TTMForecaster(config)
     # data → weights and tuning mode → zero-shot scores → training → tuned scores → baselines → run folder
     results = model.fit(output_dir=config.output_dir, overwrite=config.overwrite, manager=manager)

@@ -10,6 +10,7 @@ from collections.abc import Callable
 
 EXIT_OK = 0
 EXIT_USER_ERROR = 2
+EXIT_REQUEUE = 75  # EX_TEMPFAIL: start the same command again
 EXIT_INTERRUPTED = 130
 
 
@@ -45,6 +46,10 @@ class MissingDependencyError(TstuneError):
     """An optional package is not installed; the message names the pip line."""
 
 
+class Preempted(Exception):
+    """The machine is taken away (SIGTERM): not an error, the same command goes on where this run stopped."""
+
+
 def exits_cleanly(main: Callable[..., int]) -> Callable[..., int]:
     """Wrap a script's ``main``: a user error becomes one ``error: …`` line on stderr and exit code 2.
 
@@ -62,6 +67,10 @@ def exits_cleanly(main: Callable[..., int]) -> Callable[..., int]:
                 time.sleep(2)
             print(f"{prefix}: {' '.join(str(error).split())}", file=sys.stderr)
             return EXIT_USER_ERROR
+        except Preempted as stop:
+            if os.environ.get("RANK", "0") == "0":
+                print(f"preempted: {stop}", file=sys.stderr)
+            return EXIT_REQUEUE
         except KeyboardInterrupt:
             print("interrupted: nothing was written", file=sys.stderr)
             return EXIT_INTERRUPTED

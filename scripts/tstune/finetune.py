@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import hashlib
+import shutil
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 from tstune.config.schema import RunConfig
 from tstune.data.frequency import default_seasonality, fixed_step, parse_frequency
 from tstune.data.pipeline import PreparedData
-from tstune.errors import ConfigError
+from tstune.errors import ConfigError, OutputError
 from tstune.evaluation.backtest import Backtest
 from tstune.evaluation.metrics import Scores
 from tstune.evaluation.plots import (
@@ -30,8 +34,22 @@ from tstune.run_readme import render_readme
 from tstune.runtime.distributed import DistributedManager
 from tstune.runtime.environment import describe_environment, peak_memory_mb
 from tstune.runtime.logs import logger, setup_logging
+from tstune.runtime.preemption import StopSignal
 from tstune.runtime.seeding import set_seed
-from tstune.training.loop import TrainingResult
+from tstune.training.checkpoint import CheckpointStore
+from tstune.training.loop import Checkpoints, TrainingResult
+
+_FREE_TO_CHANGE = (
+    "training.checkpoint_every_steps",
+    "training.checkpoint_every_minutes",
+    "training.keep_checkpoints",
+    "training.resume_from_checkpoint",
+    "training.auto_batch_size",
+    "training.num_workers",
+    "data.path",
+    "model.pretrained",
+)
+"""Settings that may differ when a run goes on: they do not change its result, or what they name is compared itself."""
 
 
 def finetune(
@@ -40,18 +58,18 @@ def finetune(
     output_dir: str | Path | None = None,
     overwrite: bool = False,
     manager: DistributedManager | None = None,
+    resume: str | None = None,
 ) -> dict:
     """Tune a model and judge it; see `BaseTimeSeriesFoundationModel.fit` for arguments and result."""
     setup_logging()
     begin = time.perf_counter()
     config = model.config
-    manager = manager or DistributedManager(
-        config.distributed, config.training.mixed_precision, config.training.gradient_accumulation_steps
-    )
+    manager = manager or DistributedManager(config.distributed, config.training.mixed_precision)
     logger.info(manager.describe())
     _check_baselines(config)
     inputs = {"model.pretrained": config.model.pretrained, "data.path": config.data.path}
-    with RunFolder(output_dir, overwrite, manager.is_main, inputs) as run:
+    with StopSignal() as stop, RunFolder(output_dir, overwrite, manager.is_main, inputs) as run:
+        checkpoint_folder = _checkpoint_folder(output_dir, overwrite, resume, manager)
         data = model.prepare(train_data)
         logger.info("windows: %s", ", ".join(f"{part} {len(windows):,}" for part, windows in data.windows.items()))
         backtest = Backtest(data, config.evaluation, manager)
@@ -59,13 +77,26 @@ def finetune(
         set_seed(config.seed)
         model.build(data.preprocessor)
         model.to(manager.device)
+        parameters = model.get_model_info()  # as trained: adapters are merged afterwards
         scores: dict[str, Scores] = {}
         if model.starts_from_weights():
             scores["zero_shot"] = backtest.score(model)
 
         training: TrainingResult | None = None
         if config.tuning.mode != "zero_shot":
-            training = model.train_on(data, manager, run.path / "history.jsonl" if run.path else None)
+            checkpoints = None
+            if checkpoint_folder is not None:
+                settings = config.training
+                checkpoints = Checkpoints(
+                    CheckpointStore(checkpoint_folder, settings.keep_checkpoints, manager),
+                    settings.checkpoint_every_steps,
+                    settings.checkpoint_every_minutes,
+                    resume,
+                    _identity(config, data),
+                    stop,
+                )
+            history_path = run.path / "history.jsonl" if run.path else None
+            training = model.train_on(data, manager, history_path, checkpoints)
             scores["fine_tuned"] = backtest.score(model)
         if config.tuning.per_item:
             model.item_adapters = tune_items(model, data, manager)
@@ -77,7 +108,7 @@ def finetune(
             "metrics": {name: values.metrics for name, values in scores.items()},
             "best_model": best_model(scores),
             "scoreboard": format_scoreboard(scores, data.preprocessor.unit),
-            "parameters": model.get_model_info(),
+            "parameters": parameters,
             "training": training,
             "per_item": per_item_table(model, scores, data) if config.tuning.per_item else None,
             "output_dir": str(output_dir) if output_dir is not None else None,
@@ -90,9 +121,51 @@ def finetune(
             environment["peak_memory_mb"] = peak_memory_mb(manager.device)
             _write(run, model, data, results, environment)
             _draw(run.path / "plots", model, data, scores, training)
-            run.commit()
-    manager.accelerator.wait_for_everyone()
+            with stop.deferred():
+                run.commit()
+                if checkpoint_folder is not None and checkpoint_folder.is_dir():
+                    checkpoint_folder.rename(Path(output_dir) / "checkpoints")
+    manager.wait()
     return results
+
+
+def _checkpoint_folder(
+    output_dir: str | Path | None, overwrite: bool, resume: str | None, manager: DistributedManager
+) -> Path | None:
+    """Where this run's checkpoints lie; those of an earlier run with this output_dir are not mixed in by accident."""
+    if output_dir is None:
+        if resume == "auto":
+            raise ConfigError("training.resume_from_checkpoint=auto needs an output_dir, the checkpoints lie beside it")
+        return None
+    folder = Path(f"{output_dir}.checkpoints")
+    if resume is None and manager.is_main and folder.is_dir() and any(folder.iterdir()):
+        if not overwrite:
+            raise OutputError(
+                f"{folder} holds checkpoints of an unfinished run: set training.resume_from_checkpoint=auto to go on, "
+                "or overwrite=true to begin anew"
+            )
+        shutil.rmtree(folder)
+    return folder
+
+
+def _identity(config: RunConfig, data: PreparedData) -> dict[str, object]:
+    """What a checkpoint must have in common with the run that goes on from it."""
+    sections = config.model_dump(mode="json", include={"model", "data", "tuning", "lora", "training", "seed"})
+    flat = dict(_flattened(sections))
+    for name in _FREE_TO_CHANGE:
+        flat.pop(name)
+    panel = data.panel
+    readings = hashlib.sha256(np.ascontiguousarray(panel.values))
+    readings.update(np.ascontiguousarray(panel.status))
+    return flat | {"readings": readings.hexdigest()}
+
+
+def _flattened(values: dict, prefix: str = "") -> Iterator[tuple[str, object]]:
+    for name, value in values.items():
+        if isinstance(value, dict):
+            yield from _flattened(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value
 
 
 def _check_baselines(config: RunConfig) -> None:

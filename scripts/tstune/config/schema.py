@@ -229,14 +229,30 @@ class TrainingSection(Section):
     """Loss on scaled values, over observed targets only."""
     huber_delta: float = Field(1.0, gt=0)
     """Where the Huber loss turns from square to linear, in scaled units."""
-    mixed_precision: Literal["no", "fp16", "bf16"] | None = None
-    """Null takes what `accelerate launch` was given."""
+    mixed_precision: Literal["no", "fp16", "bf16", "auto"] | None = None
+    """Null takes what `accelerate launch` was given; `auto` what the hardware does best (bf16, fp16 or no)."""
     early_stopping_patience: int | None = Field(None, ge=1)
     """Stop after this many validations without improvement; null never stops early."""
     eval_every_steps: int | None = Field(None, ge=1)
     """Validate every so many optimizer steps; null validates after each epoch."""
     log_every_steps: int = Field(10, ge=1)
     """Write a row of the history every so many optimizer steps."""
+    auto_batch_size: bool = False
+    """Try the batch size before training and, where memory runs out, halve the windows per forward pass until they
+    fit on every process; the step still sees per_device_batch_size windows."""
+    gradient_checkpointing: bool = False
+    """Recompute activations in the backward pass instead of keeping them, for models that can."""
+    tf32: bool = True
+    """Let GPUs of the Ampere generation and later multiply float32 with 10 bits of mantissa; nothing on a CPU."""
+    checkpoint_every_steps: int | None = Field(None, ge=1)
+    """Write a checkpoint every so many optimizer steps; null writes one only when the run is preempted (SIGTERM)."""
+    checkpoint_every_minutes: float | None = Field(None, gt=0)
+    """Write a checkpoint every so many minutes."""
+    keep_checkpoints: int = Field(2, ge=1)
+    """Newest checkpoints that are kept, beside the one with the best weights."""
+    resume_from_checkpoint: str | None = None
+    """`auto` goes on from the newest whole checkpoint of this output_dir, or begins anew if there is none; a path
+    names a checkpoint; null begins anew."""
     num_workers: int = Field(0, ge=0)
     """Loader processes; 0 is fastest, a batch is one gather."""
 

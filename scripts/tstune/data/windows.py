@@ -134,31 +134,63 @@ def _window_view(flat: torch.Tensor, length: int) -> torch.Tensor:
 class EpochBatchSampler(Sampler[list[int]]):
     """Batches of window indices; the order depends on the seed and the epoch only.
 
-    Every process draws the same order and Accelerate deals the batches out, so ranks see disjoint windows.
+    Every rank draws the same order and takes its own part of each global batch, so ranks see disjoint windows and
+    together the whole epoch. The last global batch is shared out as evenly as it goes; a rank that gets none of it
+    is handed one window as `~index`, which `RankWindows` turns into a filler without weight.
+
+    Args:
+        num_windows: windows of the epoch.
+        batch_size: windows per batch and rank.
+        shuffle: draw a new order for every epoch.
+        seed: of the order.
+        rank, num_ranks: this process among those that train together.
     """
 
-    def __init__(self, num_windows: int, batch_size: int, shuffle: bool, seed: int = 0) -> None:
+    def __init__(
+        self, num_windows: int, batch_size: int, shuffle: bool, seed: int = 0, rank: int = 0, num_ranks: int = 1
+    ) -> None:
         self.num_windows = num_windows
         self.batch_size = batch_size
         self.drop_last = False
         self.shuffle = shuffle
         self.seed = seed
-        self.epoch = 0
+        self.rank, self.num_ranks = rank, num_ranks
+        self.epoch = self.first_batch = 0
 
-    def set_epoch(self, epoch: int) -> None:
-        """Choose the order of the next pass."""
-        self.epoch = epoch
+    def set_epoch(self, epoch: int, first_batch: int = 0) -> None:
+        """Choose the order of the next pass, and how many of its batches are left out because they are done."""
+        self.epoch, self.first_batch = epoch, first_batch
 
     def __len__(self) -> int:
-        return -(-self.num_windows // self.batch_size)
+        """Batches of a whole pass, the same on every rank."""
+        return -(-self.num_windows // (self.batch_size * self.num_ranks))
 
     def __iter__(self) -> Iterator[list[int]]:
         if self.shuffle:
             order = np.random.default_rng([self.seed, self.epoch]).permutation(self.num_windows)
         else:
             order = np.arange(self.num_windows)
-        for begin in range(0, self.num_windows, self.batch_size):
-            yield order[begin : begin + self.batch_size].tolist()
+        global_batch = self.batch_size * self.num_ranks
+        for begin in range(self.first_batch * global_batch, self.num_windows, global_batch):
+            mine = np.array_split(order[begin : begin + global_batch], self.num_ranks)[self.rank]
+            yield mine.tolist() if len(mine) else [~int(order[begin])]
+
+
+class RankWindows(Dataset):
+    """Windows for the training batches of one rank: a batch `[~index]` becomes a filler that weighs nothing."""
+
+    def __init__(self, windows: Dataset) -> None:
+        self.windows = windows
+
+    def __len__(self) -> int:
+        return len(self.windows)
+
+    def __getitems__(self, indices: Sequence[int]) -> Batch:
+        if indices[0] >= 0:
+            return self.windows.__getitems__(indices)
+        batch = self.windows.__getitems__([~indices[0]])
+        batch["future_observed_mask"] = torch.zeros_like(batch["future_observed_mask"])
+        return batch
 
 
 def evaluation_batch_size(configured: int | str, num_channels: int, device: torch.device) -> int:
@@ -177,12 +209,25 @@ def window_loader(
     windows: WindowDataset, batch_size: int, shuffle: bool = False, seed: int = 0, num_workers: int = 0
 ) -> DataLoader:
     """Standard `DataLoader` over windows; `loader.batch_sampler.set_epoch` picks the order."""
+    return _loader(windows, EpochBatchSampler(len(windows), batch_size, shuffle, seed), num_workers)
+
+
+def training_loader(
+    windows: Dataset, batch_size: int, seed: int, rank: int = 0, num_ranks: int = 1, num_workers: int = 0
+) -> DataLoader:
+    """Shuffled `DataLoader` over this rank's part of the windows."""
+    sampler = EpochBatchSampler(len(windows), batch_size, True, seed, rank, num_ranks)
+    return _loader(RankWindows(windows), sampler, num_workers)
+
+
+def _loader(windows: Dataset, sampler: EpochBatchSampler, num_workers: int) -> DataLoader:
     return DataLoader(
         windows,
-        batch_sampler=EpochBatchSampler(len(windows), batch_size, shuffle, seed),
+        batch_sampler=sampler,
         collate_fn=_already_a_batch,
         num_workers=num_workers,
         pin_memory=torch.cuda.is_available(),
+        generator=torch.Generator(),  # else each pass would draw a number from the generator of the dropout
     )
 
 

@@ -34,7 +34,7 @@ from tstune.models.predict import predict_frame
 from tstune.runtime.distributed import DistributedManager
 from tstune.runtime.logs import logger
 from tstune.training.feature_cache import CachedWindows
-from tstune.training.loop import TrainingResult, train
+from tstune.training.loop import Checkpoints, TrainingResult, train
 
 MODEL_FOLDER = "model"
 ADAPTER_FOLDER = "adapter"
@@ -60,6 +60,8 @@ class BaseTimeSeriesFoundationModel(ABC):
     model_type: ClassVar[str]
     parts: ClassVar[tuple[str, ...]] = ()
     """Names of the parts of the network that tuning modes and learning-rate factors speak of."""
+    block_classes: ClassVar[tuple[str, ...]] = ()
+    """Names of the layer classes that FSDP shards one by one."""
 
     def __init__(
         self,
@@ -123,7 +125,8 @@ class BaseTimeSeriesFoundationModel(ABC):
         Args:
             train_data: name of a source, a table, or prepared data; None reads the configured source.
             output_dir: run folder to write; None writes nothing.
-            resume_from_checkpoint: reserved for checkpoints inside a run; must be None.
+            resume_from_checkpoint: ``auto`` or the path of a checkpoint; None takes the configuration's
+                `training.resume_from_checkpoint`.
             overwrite: replace an existing run folder; None takes the configuration's.
             manager: running process group; None starts one.
 
@@ -133,17 +136,16 @@ class BaseTimeSeriesFoundationModel(ABC):
         """
         from tstune.finetune import finetune  # the orchestrator knows the models, not the other way round
 
-        if resume_from_checkpoint is not None:
-            raise ConfigError(
-                f"resume_from_checkpoint={resume_from_checkpoint}: runs do not write checkpoints to resume from; "
-                "leave it None"
-            )
-        return finetune(
-            self, train_data, output_dir, self.config.overwrite if overwrite is None else overwrite, manager
-        )
+        overwrite = self.config.overwrite if overwrite is None else overwrite
+        resume = resume_from_checkpoint or self.config.training.resume_from_checkpoint
+        return finetune(self, train_data, output_dir, overwrite, manager, None if resume is None else str(resume))
 
     def train_on(
-        self, data: PreparedData, manager: DistributedManager, history_path: Path | None = None
+        self,
+        data: PreparedData,
+        manager: DistributedManager,
+        history_path: Path | None = None,
+        checkpoints: Checkpoints | None = None,
     ) -> TrainingResult:
         """Train on prepared windows; the network ends with the weights of the lowest validation loss."""
         train_windows, validation_windows = self._training_windows(data, manager)
@@ -157,6 +159,7 @@ class BaseTimeSeriesFoundationModel(ABC):
             eval_batch_size=self.evaluation_batch_size(manager.device),
             history_path=history_path,
             start_counts=self.starts_from_weights(),
+            checkpoints=checkpoints,
         )
         if self.config.lora.enabled and self.config.tuning.mode in ("lora", "dora"):
             self.adapter = Adapter.taken_from(self.network)
@@ -164,6 +167,10 @@ class BaseTimeSeriesFoundationModel(ABC):
                 self.network = self.network.merge_and_unload()
                 self.module.eval()
         return result
+
+    def window_weights(self, batch: Batch) -> torch.Tensor:
+        """[batch] number of observed targets of each window, as in `window_losses`."""
+        return batch["future_observed_mask"][..., : self.preprocessor.roles.num_targets].sum(dim=(1, 2))
 
     def add_adapter(self) -> None:
         """Put a new low-rank adapter on the network; it, and nothing else, learns."""

@@ -13,6 +13,8 @@ import torch.nn.functional as F
 from torch import nn
 from tsfm_public.models.tinytimemixer.modeling_tinytimemixer import PatchMixerBlock
 
+from tstune.runtime.sharding import is_partitioned
+
 
 class FastPatchMixer(PatchMixerBlock):
     """Drop-in for `PatchMixerBlock`; with adapters, quantised or partitioned weights it is that class."""
@@ -40,7 +42,8 @@ class FastPatchMixer(PatchMixerBlock):
             hidden_state.device.type == "cpu"
             and not self.self_attn
             and not torch.is_autocast_enabled("cpu")
-            and all(type(layer) is nn.Linear and _is_whole(layer.weight) for layer in layers)
+            # a partitioned weight is there only while its own layer runs
+            and all(type(layer) is nn.Linear and not is_partitioned(layer.weight) for layer in layers)
         )
 
 
@@ -56,8 +59,3 @@ def _mix(layer: nn.Linear, values: torch.Tensor) -> torch.Tensor:
     """[n, in, width] -> [n, out, width]."""
     weight = layer.weight.expand(len(values), -1, -1)
     return torch.baddbmm(layer.bias[:, None], weight, values)
-
-
-def _is_whole(weight: torch.Tensor) -> bool:
-    # DeepSpeed's ZeRO-3 collects a layer's weight only while that layer's own forward runs
-    return not hasattr(weight, "ds_id")

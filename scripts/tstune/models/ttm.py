@@ -29,6 +29,7 @@ class TTMForecaster(BaseTimeSeriesFoundationModel):
 
     model_type = "ttm"
     parts: ClassVar[tuple[str, ...]] = ("backbone", "decoder", "head")
+    block_classes: ClassVar[tuple[str, ...]] = ("TinyTimeMixerLayer",)
 
     @property
     def network(self) -> nn.Module:

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
+from collections.abc import Collection
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState, PartialState
-from accelerate.utils import DistributedType
+from accelerate.utils import DistributedType, broadcast_object_list, send_to_device
 from torch import nn
+from torch.distributed.fsdp import FSDPModule
 
 from tstune.config.schema import DistributedConfig
-from tstune.errors import ConfigError, DistributedError
+from tstune.errors import ConfigError, DistributedError, MissingDependencyError
+from tstune.runtime.logs import logger
+from tstune.runtime.rehearsal import is_rehearsal, rehearsing
+from tstune.runtime.sharding import is_partitioned, to_plain_number
 
 _STRATEGY = {
     DistributedType.NO: "none",
@@ -30,7 +37,6 @@ class DistributedManager:
     Args:
         config: what the run needs.
         mixed_precision: ``no``, ``fp16``, ``bf16``, or None for what the launcher was given.
-        gradient_accumulation_steps: batches per optimizer step.
 
     Raises:
         DistributedError: with the command line or key that mends it.
@@ -40,9 +46,11 @@ class DistributedManager:
         self,
         config: DistributedConfig | None = None,
         mixed_precision: str | None = None,
-        gradient_accumulation_steps: int = 1,
     ) -> None:
         self.config = config or DistributedConfig()
+        self.rehearsal = is_rehearsal()
+        if _launched_with("DEEPSPEED") and importlib.util.find_spec("deepspeed") is None:
+            raise MissingDependencyError("this accelerate config needs DeepSpeed: pip install deepspeed")
         launched = os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
         if mixed_precision is not None and launched not in ("no", mixed_precision):
             raise DistributedError(
@@ -55,10 +63,18 @@ class DistributedManager:
             raise ConfigError("mixed precision fp16 needs a GPU; on a CPU set training.mixed_precision to bf16 or no")
         if AcceleratorState._shared_state and PartialState().num_processes == 1:
             AcceleratorState._reset_state()  # a second run in one Python session may use another precision
-        self.accelerator = Accelerator(
-            mixed_precision=wanted, gradient_accumulation_steps=gradient_accumulation_steps, cpu=on_cpu or None
-        )
+        with rehearsing() if self.rehearsal else nullcontext():
+            self.accelerator = Accelerator(mixed_precision=wanted, cpu=(on_cpu and not self.rehearsal) or None)
+        _read_weights_whole()
+        self.accelerator.gradient_accumulation_steps = 1  # the loop sums up micro-batches itself, see `accumulate`
         self._check()
+        if self.rehearsal:
+            logger.warning(
+                "REHEARSAL: %s on %d CPU process(es). Sharding and steps are real, speed and memory are not; "
+                "leave ACCELERATE_USE_CPU away to run on GPUs",
+                self.strategy_name,
+                self.num_processes,
+            )
 
     @property
     def is_main(self) -> bool:
@@ -80,6 +96,93 @@ class DistributedManager:
         """``none``, ``ddp``, ``fsdp`` or ``deepspeed``."""
         return _STRATEGY.get(self.accelerator.distributed_type, str(self.accelerator.distributed_type))
 
+    @property
+    def rank(self) -> int:
+        """Number of this process among those that train together."""
+        return self.accelerator.process_index
+
+    @property
+    def zero_stage(self) -> int:
+        """Stage of DeepSpeed's ZeRO; 0 without DeepSpeed."""
+        return self.accelerator.state.deepspeed_plugin.zero_stage if self.strategy == "deepspeed" else 0
+
+    @property
+    def strategy_name(self) -> str:
+        """Like `strategy`, with the ZeRO stage."""
+        return f"deepspeed (ZeRO-{self.zero_stage})" if self.zero_stage else self.strategy
+
+    @property
+    def is_sharded(self) -> bool:
+        """True if `prepare` changes the module itself: keep a copy to use it afterwards."""
+        return self.strategy in ("fsdp", "deepspeed")
+
+    def prepare(
+        self,
+        module: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        block_classes: Collection[str],
+        batch_size: int,
+        max_grad_norm: float | None,
+    ) -> tuple[nn.Module, torch.optim.Optimizer]:
+        """Wrap module and optimizer for the strategy, and make sure that it took hold.
+
+        Args:
+            module, optimizer: on this process, whole.
+            block_classes: names of the layer classes that FSDP shards one by one.
+            batch_size: windows per process and step, for DeepSpeed's books.
+            max_grad_norm: DeepSpeed clips by itself.
+
+        Raises:
+            DistributedError: nothing but the root was sharded.
+        """
+        if self.strategy == "fsdp":
+            plugin = self.accelerator.state.fsdp_plugin
+            plugin.transformer_cls_names_to_wrap = list(block_classes)
+            plugin.cpu_ram_efficient_loading = False  # every rank has read the weights: they were scored and cached
+        if self.strategy == "deepspeed":
+            settings = self.accelerator.state.deepspeed_plugin.deepspeed_config
+            settings["train_micro_batch_size_per_gpu"] = batch_size
+            settings["train_batch_size"] = batch_size * self.num_processes
+            settings["gradient_accumulation_steps"] = 1
+            settings["gradient_clipping"] = max_grad_norm or 0.0
+            settings.setdefault("zero_force_ds_cpu_optimizer", False)  # torch's AdamW needs no compiler
+        self.accelerator.free_memory()  # forget what an earlier training of this session prepared
+        module, optimizer = self.accelerator.prepare(module, optimizer)
+        _read_weights_whole()
+        self._check_sharding(module, block_classes)
+        return module, optimizer
+
+    def accumulate(self, module: nn.Module, is_last: bool) -> AbstractContextManager:
+        """Around forward and backward of a micro-batch; ranks exchange gradients in the last one only."""
+        self.accelerator.gradient_state._set_sync_gradients(is_last)
+        return nullcontext() if is_last else self.accelerator.no_sync(module)
+
+    def clip_gradients(self, module: nn.Module, max_norm: float | None) -> float | None:
+        """Clip the gradients' common norm and return what it was; None if nothing is clipped."""
+        if max_norm is None:
+            return None
+        return to_plain_number(self.accelerator.clip_grad_norm_(module.parameters(), max_norm))
+
+    def to_device(self, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """Move a batch to this process's device."""
+        return send_to_device(batch, self.device, non_blocking=True)
+
+    def mean(self, values: torch.Tensor) -> torch.Tensor:
+        """Mean over the ranks, element by element."""
+        return values if self.num_processes == 1 else self.accelerator.reduce(values, "mean")
+
+    def from_main(self, value: object) -> object:
+        """The main process's value, on every rank."""
+        return broadcast_object_list([value])[0] if self.num_processes > 1 else value
+
+    def all_agree(self, yes: bool) -> bool:
+        """True if it is True on every rank."""
+        return self.mean(torch.tensor(float(yes), device=self.device)).item() == 1.0
+
+    def wait(self) -> None:
+        """Wait until every rank is here."""
+        self.accelerator.wait_for_everyone()
+
     def unwrap(self, module: nn.Module) -> nn.Module:
         """Return the network without the wrapper of the strategy."""
         if self.strategy == "none":
@@ -90,17 +193,39 @@ class DistributedManager:
         """One line for the log."""
         precision = self.accelerator.mixed_precision
         return (
-            f"{self.num_processes} process(es), strategy {self.strategy}, device {self.device}, precision {precision}"
+            f"{self.num_processes} process(es), strategy {self.strategy_name}, device {self.device}, "
+            f"precision {precision}"
         )
+
+    def _check_sharding(self, module: nn.Module, block_classes: Collection[str]) -> None:
+        if self.strategy == "fsdp":
+            blocks = [child for child in module.modules() if type(child).__name__.removeprefix("FSDP") in block_classes]
+            whole = [child for child in blocks if not isinstance(child, FSDPModule)]
+            if not blocks or whole:
+                raise DistributedError(
+                    f"FSDP sharded {len(blocks) - len(whole)} of {len(blocks)} blocks ({', '.join(block_classes)}); "
+                    "only the root would be sharded: use accelerate_configs/fsdp2.yaml"
+                )
+        if self.zero_stage == 3 and not all(map(is_partitioned, self.unwrap(module).parameters())):
+            raise DistributedError("ZeRO-3 left parameters whole; use accelerate_configs/deepspeed_zero3.yaml")
 
     def _check(self) -> None:
         config, found = self.config, self.num_processes
         announced = int(os.environ.get("WORLD_SIZE", "1"))
+        for name, strategy in (("FSDP", "fsdp"), ("DEEPSPEED", "deepspeed")):
+            if _launched_with(name) and self.strategy != strategy:
+                raise DistributedError(
+                    f"accelerate was launched for {name} but runs {self.strategy} on {self.device}: there is no GPU "
+                    "here; put ACCELERATE_USE_CPU=true in front to rehearse it on CPU processes, or use "
+                    "accelerate_configs/cpu.yaml or ddp.yaml"
+                )
         if announced != found:
             raise DistributedError(
                 f"the launcher announced {announced} processes (WORLD_SIZE) but Accelerate joined {found}: this would "
                 "be several independent trainings; use a config file of accelerate_configs/ that fits this machine"
             )
+        if self.strategy == "fsdp" and not self.accelerator.is_fsdp2:
+            raise DistributedError("FSDP 1 is not supported: set fsdp_version: 2, as in accelerate_configs/fsdp2.yaml")
         if config.world_size is not None and config.world_size != found:
             raise DistributedError(
                 f"distributed.world_size={config.world_size} but {found} process(es) are running; "
@@ -116,3 +241,15 @@ class DistributedManager:
                 f"distributed.strategy={config.strategy} but Accelerate runs {self.strategy}; "
                 "pick the matching file of accelerate_configs/"
             )
+
+
+def _read_weights_whole() -> None:
+    """Under ZeRO-3 transformers would create every model in pieces; ours are scored before and after training."""
+    if _launched_with("DEEPSPEED"):
+        from transformers.integrations import unset_hf_deepspeed_config
+
+        unset_hf_deepspeed_config()
+
+
+def _launched_with(name: str) -> bool:
+    return os.environ.get(f"ACCELERATE_USE_{name}", "").lower() == "true"

@@ -20,7 +20,7 @@ def setup_logging() -> None:
     logger.setLevel(logging.INFO if os.environ.get("RANK", "0") == "0" else logging.ERROR)
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-    for noisy in ("tsfm_public", "transformers", "matplotlib", "bitsandbytes"):
+    for noisy in ("tsfm_public", "transformers", "matplotlib", "bitsandbytes", "accelerate"):
         logging.getLogger(noisy).setLevel(logging.ERROR)
     # DeepSpeed sets its own level when something imports it, but keeps filters.
     logging.getLogger("DeepSpeed").addFilter(lambda record: record.levelno >= logging.ERROR)

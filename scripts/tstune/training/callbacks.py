@@ -30,14 +30,24 @@ class BestWeights:
         """True once the patience is used up."""
         return self.patience is not None and self._without_improvement >= self.patience
 
-    def update(self, loss: float, step: int, state: dict[str, torch.Tensor]) -> bool:
-        """Take a validation result; returns whether it is the best so far."""
+    def update(self, loss: float, step: int) -> bool:
+        """Take a validation result; True if it is the best so far: then set `state` to the weights of this step."""
         if loss < self.best_loss:
             self.best_loss, self.best_step, self._without_improvement = loss, step, 0
-            self.state = {name: tensor.detach().to("cpu", copy=True) for name, tensor in state.items()}
             return True
         self._without_improvement += 1
         return False
+
+    def to_dict(self) -> dict[str, float | int]:
+        """All but the weights, for a checkpoint."""
+        best_loss = self.best_loss if math.isfinite(self.best_loss) else None
+        return {"loss": best_loss, "step": self.best_step, "without_improvement": self._without_improvement}
+
+    def restore(self, values: dict, state: dict[str, torch.Tensor]) -> None:
+        """Go on from what `to_dict` gave and the weights."""
+        self.best_loss = math.inf if values["loss"] is None else values["loss"]
+        self.best_step, self._without_improvement = values["step"], values["without_improvement"]
+        self.state = state
 
 
 class History:
@@ -54,12 +64,19 @@ class History:
             with self._path.open("a", encoding="utf-8") as stream:
                 stream.write(json.dumps(row) + "\n")
 
+    def replace(self, rows: list[dict]) -> None:
+        """Go on from the rows of a checkpoint."""
+        self.rows = list(rows)
+        if self._path is not None:
+            self._path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
 
-def progress_bar(total_steps: int, enabled: bool) -> tqdm:
+
+def progress_bar(total_steps: int, done: int, enabled: bool) -> tqdm:
     """Bar over optimizer steps with loss and time left; in a log file it prints a line every 30 s."""
     interactive = sys.stderr.isatty()
     return tqdm(
         total=total_steps,
+        initial=done,
         desc="train",
         unit="step",
         disable=not enabled,

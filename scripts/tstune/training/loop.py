@@ -2,27 +2,43 @@
 
 from __future__ import annotations
 
+import copy
+import hashlib
+import json
 import math
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Protocol
 
 import torch
+from safetensors.torch import load_file, save_file
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
 from tstune.adapters import train_mode
 from tstune.config.schema import TrainingSection
-from tstune.data.windows import Batch, window_loader
-from tstune.errors import TrainingError
+from tstune.data.windows import Batch, training_loader, window_loader
+from tstune.errors import Preempted, TrainingError
 from tstune.runtime.distributed import DistributedManager
 from tstune.runtime.logs import logger
+from tstune.runtime.memory import GPUManager
+from tstune.runtime.preemption import StopSignal
+from tstune.runtime.sharding import learning_parameters, whole_parameters
 from tstune.training.callbacks import BestWeights, History, progress_bar
+from tstune.training.checkpoint import (
+    CheckpointStore,
+    find_checkpoint,
+    load_random_state,
+    require_same_run,
+    save_random_state,
+)
 from tstune.training.lr_finder import LearningRateCurve, find_learning_rate
 from tstune.training.optim import build_optimizer, learning_rate_factor
+from tstune.training.state_files import load_training_state, save_training_state
 from tstune.training.weight_average import WeightAverage
 
 
@@ -31,9 +47,46 @@ class Trainable(Protocol):
 
     module: nn.Module
     parts: Collection[str]
+    block_classes: Collection[str]
 
     def window_losses(self, module: nn.Module, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
         """([batch] summed loss, [batch] weight) of each window; call `module`, it may be a wrapper."""
+
+    def window_weights(self, batch: Batch) -> torch.Tensor:
+        """[batch] weight of each window, the same as `window_losses` gives."""
+
+
+@dataclass(frozen=True)
+class Checkpoints:
+    """How a run writes checkpoints and where it goes on from.
+
+    Attributes:
+        store: where they lie.
+        every_steps, every_minutes: how often; both None writes one only when the run is preempted.
+        resume: ``auto``, a path, or None.
+        identity: what defines the run; a checkpoint of another run is refused.
+        stop: tells that the machine is being taken away.
+    """
+
+    store: CheckpointStore
+    every_steps: int | None
+    every_minutes: float | None
+    resume: str | None
+    identity: Mapping[str, object]
+    stop: StopSignal
+
+
+@dataclass
+class Progress:
+    """How far a run is. Everything but the weights and the optimizer; each rank has its own."""
+
+    step: int = 0
+    epoch: int = 0
+    batches: int = 0
+    num_windows: int = 0
+    seconds: float = 0.0
+    seconds_validating: float = 0.0
+    loss_sums: list[float] = field(default_factory=lambda: [0.0, 0.0])
 
 
 @dataclass(frozen=True)
@@ -50,6 +103,7 @@ class TrainingResult:
         lr_curve: what the learning-rate finder saw, if it ran.
         seconds: wall time, validation included.
         windows_per_second: training windows of all processes per second of training, validation excluded.
+        resumed_from: step of the checkpoint the run went on from, or None.
         history: rows as in `history.jsonl`.
     """
 
@@ -62,6 +116,7 @@ class TrainingResult:
     lr_curve: LearningRateCurve | None
     seconds: float
     windows_per_second: float
+    resumed_from: int | None
     history: list[dict]
 
 
@@ -76,6 +131,7 @@ def train(
     history_path: Path | None = None,
     start_counts: bool = True,
     show_progress: bool = True,
+    checkpoints: Checkpoints | None = None,
 ) -> TrainingResult:
     """Train `model.module` in place and leave it with the weights of the lowest validation loss.
 
@@ -89,165 +145,329 @@ def train(
         history_path: JSONL file to append to; None keeps the history in memory.
         start_counts: the weights training starts from may be kept too; False for random ones.
         show_progress: draw a bar and log every validation.
+        checkpoints: where to write them and what to go on from; None does neither.
 
     Raises:
         TrainingError: the loss is not a number any more.
+        CheckpointError: the checkpoint belongs to another run.
+        OutputError: a checkpoint cannot be written.
+        Preempted: SIGTERM came; a checkpoint has been written.
     """
-    accelerator = manager.accelerator
-    curve, learning_rate = None, config.learning_rate
-    if learning_rate == "auto":
-        curve = find_learning_rate(model, train_windows, config, manager, seed)
-        learning_rate = curve.suggestion
-    if config.compile:
-        model.module.compile()
-    optimizer = build_optimizer(model.module, config, learning_rate, model.parts)
-    average = WeightAverage(model.module, config.ema_decay) if config.ema_decay else None
-    module, optimizer = accelerator.prepare(model.module, optimizer)
-    loader = accelerator.prepare_data_loader(
-        window_loader(train_windows, config.per_device_batch_size, True, seed, config.num_workers)
-    )
-    sampler = _epoch_sampler(loader)
-    validation = accelerator.prepare_data_loader(window_loader(validation_windows, eval_batch_size))
-    steps_per_epoch = math.ceil(len(loader) / config.gradient_accumulation_steps)
-    total_steps = min(config.num_epochs * steps_per_epoch, config.max_steps or math.inf)
-    eval_every = config.eval_every_steps or steps_per_epoch
+    run = _Run(model, train_windows, validation_windows, config, manager, seed, eval_batch_size, checkpoints)
+    run.history = History(history_path if manager.is_main else None)
+    run.show_progress = show_progress
+    with checkpoints.stop.deferred() if checkpoints else nullcontext():
+        return run.train(start_counts)
 
-    history = History(history_path if manager.is_main else None)
-    best = BestWeights(config.early_stopping_patience)
-    recent = _RunningLoss(manager)
-    step = epoch = num_windows = 0
-    seconds_validating = 0.0
-    begin = time.perf_counter()
 
-    def validate() -> None:
-        nonlocal seconds_validating
-        paused = time.perf_counter()
-        with average.applied() if average else nullcontext():
-            loss = validation_loss(model, module, validation, manager)
+class _Run:
+    """One training: its parts, and the order in which they act."""
+
+    history: History
+    show_progress: bool
+
+    def __init__(
+        self,
+        model: Trainable,
+        train_windows: Dataset,
+        validation_windows: Dataset,
+        config: TrainingSection,
+        manager: DistributedManager,
+        seed: int,
+        eval_batch_size: int,
+        checkpoints: Checkpoints | None,
+    ) -> None:
+        self.model, self.config, self.manager, self.checkpoints = model, config, manager, checkpoints
+        self.progress = Progress()
+        self.best = BestWeights(config.early_stopping_patience)
+        self.resumed_from: int | None = None
+        plain = model.module
+        self.identity: dict[str, object] = {}
+        resume = None
+        if checkpoints is not None:
+            self.identity = {"num_processes": manager.num_processes, "strategy": manager.strategy_name}
+            self.identity["precision"] = manager.accelerator.mixed_precision
+            self.identity |= dict(checkpoints.identity) | {"weights": _fingerprint(plain)}
+            resume = find_checkpoint(checkpoints.resume, checkpoints.store) if checkpoints.resume else None
+        if resume is not None:
+            require_same_run(resume, self.identity)
+        self.curve: LearningRateCurve | None = None
+        self.learning_rate = self._peak_learning_rate(resume, train_windows, seed)
+        self.chunk = config.per_device_batch_size
+        if config.auto_batch_size:
+            self.chunk = self._fitting_batch_size(train_windows, seed)
+        # FSDP and ZeRO-3 change the module itself; evaluation and files need the plain one afterwards
+        self.plain = copy.deepcopy(plain) if manager.is_sharded else plain
+        if config.compile:
+            plain.compile()
+        optimizer = build_optimizer(plain, config, self.learning_rate, model.parts)
+        self.module, self.optimizer = manager.prepare(
+            plain, optimizer, model.block_classes, self.chunk, config.max_grad_norm
+        )
+        self.bare = manager.unwrap(self.module)
+        self.average = WeightAverage(self.bare, config.ema_decay) if config.ema_decay else None
+        self.loader = training_loader(
+            train_windows,
+            config.per_device_batch_size,
+            seed,
+            manager.rank,
+            manager.num_processes,
+            config.num_workers,
+        )
+        self.validation = manager.accelerator.prepare_data_loader(window_loader(validation_windows, eval_batch_size))
+        double = torch.float64 if manager.device.type != "mps" else None
+        self._loss_sums = torch.zeros(2, device=manager.device, dtype=double)  # since the last row of the log
+        self.steps_per_epoch = math.ceil(len(self.loader) / config.gradient_accumulation_steps)
+        self.total_steps = int(min(config.num_epochs * self.steps_per_epoch, config.max_steps or math.inf))
+        self.eval_every = config.eval_every_steps or self.steps_per_epoch
+        self._resume_path = resume
+
+    def train(self, start_counts: bool) -> TrainingResult:
+        progress, manager = self.progress, self.manager
+        if self._resume_path is not None:
+            self._load(self._resume_path)
+        self._begin = time.perf_counter() - progress.seconds
+        self._last_checkpoint = time.perf_counter()
+        if start_counts and self.resumed_from is None:
+            self._validate()
+        with progress_bar(self.total_steps, progress.step, manager.is_main and self.show_progress) as bar:
+            while progress.step < self.total_steps and not self.best.should_stop:
+                self._epoch(bar)
+        progress.seconds = time.perf_counter() - self._begin
+        self._finish()
+        training_seconds = max(progress.seconds - progress.seconds_validating, 1e-9)
+        return TrainingResult(
+            num_steps=progress.step,
+            num_epochs=progress.epoch,
+            best_step=self.best.best_step,
+            best_validation_loss=self.best.best_loss,
+            stopped_early=progress.step < self.total_steps,
+            learning_rate=self.learning_rate,
+            lr_curve=self.curve,
+            seconds=progress.seconds,
+            windows_per_second=progress.num_windows * manager.num_processes / training_seconds,
+            resumed_from=self.resumed_from,
+            history=self.history.rows,
+        )
+
+    def _epoch(self, bar: object) -> None:
+        """One pass over the windows, or what is left of it."""
+        progress = self.progress
+        if progress.batches == 0:
+            progress.epoch += 1
+        self.loader.batch_sampler.set_epoch(progress.epoch - 1, progress.batches)
+        train_mode(self.module)
+        batches = iter(self.loader)
+        while group := list(islice(batches, self.config.gradient_accumulation_steps)):
+            stop, due = self._step(group)
+            progress.batches += len(group)
+            if progress.batches >= len(self.loader):
+                progress.batches = 0
+            bar.update()
+            if progress.step % self.eval_every == 0 or progress.step == self.total_steps:
+                self._validate()
+                train_mode(self.module)
+            ended = progress.step >= self.total_steps or self.best.should_stop
+            if self.checkpoints is not None and (stop or due or (ended and self._writes_regularly)):
+                self._save()
+                if stop and not ended:
+                    raise Preempted(
+                        f"checkpoint of step {progress.step} written to {self.checkpoints.store.folder}; "
+                        "start the same command with training.resume_from_checkpoint=auto"
+                    )
+            if ended:
+                return
+
+    def _step(self, group: list[Batch]) -> tuple[bool, bool]:
+        """One optimizer step; returns whether to stop and whether a checkpoint is due, the same on every rank."""
+        config, manager, progress = self.config, self.manager, self.progress
+        factor = learning_rate_factor(config.scheduler, progress.step, self.total_steps, config.warmup_fraction)
+        for settings in self.optimizer.param_groups:
+            settings["lr"] = self.learning_rate * factor * settings["lr_factor"]
+        weight = sum(self.model.window_weights(batch).sum().item() for batch in group)
+        # Gradients are averaged over the ranks: dividing by the mean weight per rank makes the loss that of the
+        # global batch, whatever the masks and the sizes of its parts. The other two numbers travel along.
+        asked = [weight, float(self._stop_requested()), float(self._checkpoint_due())]
+        if manager.num_processes > 1:
+            asked = manager.mean(torch.tensor(asked, device=manager.device)).tolist()
+        weight, stop, due = asked
+        chunks = [chunk for batch in group for chunk in _split(batch, self.chunk)]
+        for number, chunk in enumerate(chunks, start=1):
+            with manager.accumulate(self.module, is_last=number == len(chunks)):
+                totals, weights = self.model.window_losses(self.module, manager.to_device(chunk))
+                manager.accelerator.backward(totals.sum() / max(weight, 1.0))
+            self._loss_sums += torch.stack([totals.detach().sum(), weights.sum()])
+            progress.num_windows += len(totals)
+        grad_norm = manager.clip_gradients(self.module, config.max_grad_norm)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        progress.step += 1
+        if self.average:
+            self.average.update()
+        if progress.step % config.log_every_steps == 0 or progress.step == self.total_steps:
+            self._log(self.learning_rate * factor, grad_norm)
+        return stop > 0, due > 0
+
+    def _log(self, rate: float, grad_norm: float | None) -> None:
+        progress, manager = self.progress, self.manager
+        total, weight = manager.mean(self._loss_sums.clone()).tolist()
+        self._loss_sums.zero_()
+        mean = total / weight if weight else math.nan
+        if not math.isfinite(mean):
+            raise TrainingError(_diverged("training loss", mean, progress.step, self.learning_rate))
+        row = {"step": progress.step, "epoch": progress.epoch, "train_loss": mean, "learning_rate": rate}
+        if grad_norm is not None:
+            row["grad_norm"] = grad_norm
+        self.history.add(**row)
+
+    def _validate(self) -> None:
+        progress, paused = self.progress, time.perf_counter()
+        with self.average.applied() if self.average else nullcontext():
+            loss = validation_loss(self.model, self.module, self.validation, self.manager)
             if not math.isfinite(loss):
-                raise TrainingError(_diverged("validation loss", loss, step, learning_rate))
-            best.update(loss, step, _learning_state(manager, module))
-        seconds_validating += time.perf_counter() - paused
-        history.add(step=step, epoch=epoch, validation_loss=loss, best_step=best.best_step)
-        if show_progress:
-            logger.info("step %d: validation loss %.5f%s", step, loss, " (best)" if best.best_step == step else "")
+                raise TrainingError(_diverged("validation loss", loss, progress.step, self.learning_rate))
+            if self.best.update(loss, progress.step):
+                self.best.state = whole_parameters(learning_parameters(self.bare))
+        progress.seconds_validating += time.perf_counter() - paused
+        self.history.add(step=progress.step, epoch=progress.epoch, validation_loss=loss, best_step=self.best.best_step)
+        if self.show_progress:
+            is_best = " (best)" if self.best.best_step == progress.step else ""
+            logger.info("step %d: validation loss %.5f%s", progress.step, loss, is_best)
 
-    if start_counts:
-        validate()
-    with progress_bar(total_steps, manager.is_main and show_progress) as bar:
-        while step < total_steps and not best.should_stop:
-            sampler.set_epoch(epoch)
-            epoch += 1
-            train_mode(module)
-            for batch in loader:
-                with accelerator.accumulate(module):
-                    factor = learning_rate_factor(config.scheduler, step, total_steps, config.warmup_fraction)
-                    for group in optimizer.param_groups:
-                        group["lr"] = learning_rate * factor * group["lr_factor"]
-                    totals, weights = model.window_losses(module, batch)
-                    loss = totals.sum() / _mean_over_ranks(manager, weights.sum()).clamp_min(1)
-                    accelerator.backward(loss)
-                    recent.add(totals, weights)
-                    num_windows += len(totals)
-                    grad_norm = None
-                    if accelerator.sync_gradients and config.max_grad_norm is not None:
-                        grad_norm = accelerator.clip_grad_norm_(module.parameters(), config.max_grad_norm)
-                    optimizer.step()
-                    optimizer.zero_grad()
-                if not accelerator.sync_gradients:
-                    continue
-                step += 1
-                bar.update()
-                if average:
-                    average.update()
-                if step % config.log_every_steps == 0 or step == total_steps:
-                    mean = recent.reset()
-                    if not math.isfinite(mean):
-                        raise TrainingError(_diverged("training loss", mean, step, learning_rate))
-                    row = {"step": step, "epoch": epoch, "train_loss": mean, "learning_rate": learning_rate * factor}
-                    if grad_norm is not None:
-                        row["grad_norm"] = float(grad_norm)
-                    history.add(**row)
-                    bar.set_postfix(loss=f"{mean:.4f}", refresh=False)
-                if step % eval_every == 0 or step == total_steps:
-                    validate()
-                    train_mode(module)
-                if step >= total_steps or best.should_stop:
-                    break
-    seconds = time.perf_counter() - begin
-    _restore(manager, module, best)
-    model.module = manager.unwrap(module)
-    model.module.eval()
-    return TrainingResult(
-        num_steps=step,
-        num_epochs=epoch,
-        best_step=best.best_step,
-        best_validation_loss=best.best_loss,
-        stopped_early=step < total_steps,
-        learning_rate=learning_rate,
-        lr_curve=curve,
-        seconds=seconds,
-        windows_per_second=num_windows * manager.num_processes / max(seconds - seconds_validating, 1e-9),
-        history=history.rows,
-    )
+    def _finish(self) -> None:
+        """Leave the model with the best weights, on a plain module."""
+        self.plain.load_state_dict(self.best.state, strict=False)
+        self.model.module = self.plain
+        self.plain.eval()
+
+    # Checkpoints
+
+    @property
+    def _writes_regularly(self) -> bool:
+        return bool(self.checkpoints.every_steps or self.checkpoints.every_minutes)
+
+    def _stop_requested(self) -> bool:
+        return self.checkpoints is not None and self.checkpoints.stop.requested
+
+    def _checkpoint_due(self) -> bool:
+        """After the step that is about to be taken."""
+        plan = self.checkpoints
+        if plan is None:
+            return False
+        if plan.every_steps and (self.progress.step + 1) % plan.every_steps == 0:
+            return True
+        minutes = (time.perf_counter() - self._last_checkpoint) / 60
+        return self.manager.is_main and plan.every_minutes is not None and minutes >= plan.every_minutes
+
+    def _save(self) -> None:
+        self.progress.seconds = time.perf_counter() - self._begin
+        self.checkpoints.store.save(self.progress.step, self.best.best_step, self._write)
+        self._last_checkpoint = time.perf_counter()
+
+    def _write(self, folder: Path) -> None:
+        rank = self.manager.rank
+        save_training_state(folder, self.module, self.optimizer, self.manager)
+        save_random_state(folder, rank)
+        average = whole_parameters(self.average.named()) if self.average else {}
+        self.progress.loss_sums = self._loss_sums.tolist()
+        (folder / f"progress-rank{rank}.json").write_text(json.dumps(asdict(self.progress)), encoding="utf-8")
+        if self.manager.is_main:
+            save_file(self.best.state, folder / "best.safetensors")
+            if self.average:
+                save_file(average, folder / "average.safetensors")
+            shared = {
+                "best": self.best.to_dict(),
+                "history": self.history.rows,
+                "learning_rate": self.learning_rate,
+                "lr_curve": asdict(self.curve) if self.curve else None,
+                "average_updates": self.average.updates if self.average else 0,
+            }
+            (folder / "shared.json").write_text(json.dumps(shared), encoding="utf-8")
+            (folder / "run.json").write_text(json.dumps(self.identity, indent=2), encoding="utf-8")
+
+    def _load(self, folder: Path) -> None:
+        rank = self.manager.rank
+        load_training_state(folder, self.module, self.optimizer, self.manager)
+        shared = json.loads((folder / "shared.json").read_text(encoding="utf-8"))
+        progress = json.loads((folder / f"progress-rank{rank}.json").read_text(encoding="utf-8"))
+        vars(self.progress).update(progress)
+        self._loss_sums.copy_(torch.tensor(self.progress.loss_sums, dtype=self._loss_sums.dtype))
+        self.best.restore(shared["best"], load_file(folder / "best.safetensors"))
+        self.history.replace(shared["history"])
+        self.curve = LearningRateCurve(**shared["lr_curve"]) if shared["lr_curve"] else None
+        if self.average:
+            self.average.restore(load_file(folder / "average.safetensors"), shared["average_updates"])
+        load_random_state(folder, rank)
+        self.resumed_from = self.progress.step
+        self.manager.wait()
+        logger.info("resumed from step %d of %d (%s)", self.progress.step, self.total_steps, folder)
+
+    # Before the start
+
+    def _peak_learning_rate(self, resume: Path | None, windows: Dataset, seed: int) -> float:
+        if self.config.learning_rate != "auto":
+            return self.config.learning_rate
+        if resume is not None:
+            return json.loads((resume / "shared.json").read_text(encoding="utf-8"))["learning_rate"]
+        self.curve = find_learning_rate(self.model, windows, self.config, self.manager, seed)
+        return self.curve.suggestion
+
+    def _fitting_batch_size(self, windows: Dataset, seed: int) -> int:
+        """Windows per forward and backward pass that fit into the memory of every rank."""
+        module, wanted = self.model.module, self.config.per_device_batch_size
+        batch = next(iter(training_loader(windows, wanted, seed, self.manager.rank, self.manager.num_processes)))
+
+        def try_batch(size: int) -> None:
+            part = {name: tensor[:size] for name, tensor in batch.items()}
+            try:
+                totals, _ = self.model.window_losses(module, self.manager.to_device(part))
+                totals.sum().backward()
+            finally:
+                module.zero_grad(set_to_none=True)
+
+        train_mode(module)
+        with torch.random.fork_rng():
+            size, parts = GPUManager(self.manager.device).fit_batch_size(try_batch, wanted, self.manager.all_agree)
+        if parts > 1:
+            logger.warning(
+                "out of memory with %d windows at once: each step takes them in %d parts of %d; same result, slower",
+                wanted,
+                parts,
+                size,
+            )
+        return size
 
 
-@torch.inference_mode()
 def validation_loss(model: Trainable, module: nn.Module, loader: DataLoader, manager: DistributedManager) -> float:
     """Mean loss over all windows, each counted once on any number of ranks."""
     module.eval()
     total = weight = 0.0
-    for batch in loader:
-        totals, weights = manager.accelerator.gather_for_metrics(model.window_losses(module, batch))
-        total += totals.double().sum().item()
-        weight += weights.double().sum().item()
+    # the buffers that sharding gathers weights into are used again in training: they must not be inference tensors
+    with torch.no_grad() if manager.is_sharded else torch.inference_mode():
+        for batch in loader:
+            totals, weights = manager.accelerator.gather_for_metrics(model.window_losses(module, batch))
+            total += totals.double().sum().item()
+            weight += weights.double().sum().item()
     return total / weight if weight else math.nan
 
 
-class _RunningLoss:
-    """Mean training loss since the last reset, over all ranks."""
-
-    def __init__(self, manager: DistributedManager) -> None:
-        self._manager = manager
-        self._sums = torch.zeros(2, device=manager.device, dtype=torch.float64 if _has_float64(manager) else None)
-
-    def add(self, totals: torch.Tensor, weights: torch.Tensor) -> None:
-        self._sums += torch.stack([totals.detach().sum(), weights.sum()])
-
-    def reset(self) -> float:
-        total, weight = self._manager.accelerator.reduce(self._sums.clone(), "sum").tolist()
-        self._sums.zero_()
-        return total / weight if weight else math.nan
+def _split(batch: Batch, size: int) -> Iterator[Batch]:
+    num_windows = len(batch["start"])
+    if num_windows <= size:
+        yield batch
+        return
+    for begin in range(0, num_windows, size):
+        yield {name: tensor[begin : begin + size] for name, tensor in batch.items()}
 
 
-def _has_float64(manager: DistributedManager) -> bool:
-    return manager.device.type != "mps"
-
-
-def _mean_over_ranks(manager: DistributedManager, weight: torch.Tensor) -> torch.Tensor:
-    """Mean weight per rank: gradients are averaged over ranks, so this makes the loss that of the global batch."""
-    if manager.num_processes == 1:
-        return weight
-    return manager.accelerator.reduce(weight, "mean")
-
-
-def _epoch_sampler(loader: DataLoader) -> object:
-    """The `EpochBatchSampler` under Accelerate's shard."""
-    sampler = loader.batch_sampler
-    while not hasattr(sampler, "set_epoch") and hasattr(sampler, "batch_sampler"):
-        sampler = sampler.batch_sampler
-    return sampler
-
-
-def _learning_state(manager: DistributedManager, module: nn.Module) -> dict[str, torch.Tensor]:
-    unwrapped = manager.unwrap(module)
-    learning = {name for name, parameter in unwrapped.named_parameters() if parameter.requires_grad}
-    return {name: tensor for name, tensor in unwrapped.state_dict().items() if name in learning}
-
-
-def _restore(manager: DistributedManager, module: nn.Module, best: BestWeights) -> None:
-    unwrapped = manager.unwrap(module)
-    unwrapped.load_state_dict(best.state, strict=False)
+def _fingerprint(module: nn.Module) -> str:
+    """SHA-256 of all weights: frozen features and adapters are only right on the same base."""
+    digest = hashlib.sha256()
+    for name, tensor in module.state_dict().items():
+        digest.update(name.encode())
+        if isinstance(tensor, torch.Tensor):
+            digest.update(tensor.detach().cpu().reshape(-1).contiguous().view(torch.uint8).numpy())
+    return digest.hexdigest()
 
 
 def _diverged(what: str, value: float, step: int, learning_rate: float) -> str:

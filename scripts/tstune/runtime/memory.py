@@ -1,0 +1,219 @@
+"""What the device is and has, what each phase needed, and what to do when it is not enough."""
+
+from __future__ import annotations
+
+import math
+import platform
+import re
+import resource
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import psutil
+import torch
+from accelerate.utils.memory import clear_device_cache
+from torch import nn
+
+from tstune.errors import ConfigError, TrainingError
+from tstune.runtime.precision import MemoryEstimate as MemoryEstimate
+from tstune.runtime.precision import allow_tf32, choose_precision, compute_capability, supported_formats
+from tstune.runtime.precision import estimate_training_memory as estimate_training_memory
+
+_MIB = 2**20
+_OUT_OF_MEMORY = (  # accelerate's should_reduce_batch_size misses some, and takes cuDNN's NOT_SUPPORTED for one
+    "out of memory",  # CUDA, HIP, XPU, MPS
+    "DefaultCPUAllocator: can't allocate memory",
+    "DefaultCPUAllocator: not enough memory",
+    "_STATUS_ALLOC_FAILED",  # cuBLAS, cuDNN
+)
+
+
+class GPUManager:
+    """Memory and number formats of one device, GPU or CPU.
+
+    Measuring a phase resets the peaks that the system and torch keep, so ask `peak_memory` for that of the run.
+
+    Args:
+        device: of this process.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self._phases: dict[str, dict[str, float]] = {}
+        self._open: list[dict[str, float]] = []  # largest values so far of the phases we are in, outermost first
+        self._before_reset: dict[str, float] = {}
+
+    def report(self) -> dict:
+        """What the device is: JSON values, memory in MiB. Without a GPU the memory is that of the machine."""
+        on_gpu, machine = self.device.type == "cuda", psutil.virtual_memory()
+        free, total = torch.cuda.mem_get_info(self.device) if on_gpu else (machine.available, machine.total)
+        capability = compute_capability(self.device)
+        return {
+            "type": self.device.type,
+            "name": torch.cuda.get_device_name(self.device) if on_gpu else platform.processor() or self.device.type,
+            "visible_gpus": torch.cuda.device_count(),
+            "total_memory_mib": total / _MIB,
+            "free_memory_mib": free / _MIB,
+            "compute_capability": None if capability is None else f"{capability[0]}.{capability[1]}",
+            **supported_formats(self.device),
+        }
+
+    @contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        """Measure what happens inside. Phases may be nested; of one entered again memory is the largest, times add."""
+        own_peak = self._reset_peaks()
+        begin, begin_host = time.perf_counter(), _resident()
+        self._open.append({})
+        try:
+            yield
+            if self.device.type == "cuda":
+                torch.cuda.synchronize(self.device)
+        finally:
+            peaks = _larger(self._open.pop(), self._peaks())
+            if self._open:
+                self._open[-1] = _larger(self._open[-1], peaks)
+            host = "host_peak_mib" if own_peak else "host_peak_since_process_start_mib"
+            found = {"host_begin_mib": begin_host, "host_end_mib": _resident(), host: peaks["host"]}
+            if "device" in peaks:
+                found["device_peak_mib"] = peaks["device"]
+            known = self._phases.get(name, {})
+            seconds = time.perf_counter() - begin
+            self._phases[name] = {**_larger(known, found), "seconds": known.get("seconds", 0.0) + seconds}
+
+    @property
+    def phases(self) -> dict[str, dict[str, float]]:
+        """Of each finished phase: ``seconds``, ``host_begin_mib``, ``host_end_mib`` (resident memory, mapped files
+        included), ``host_peak_mib``, and on a GPU ``device_peak_mib`` (allocated by torch on it).
+
+        Where the system cannot reset its peak (not Linux, or /proc is read-only) the field is called
+        ``host_peak_since_process_start_mib``, for that is what it is.
+        """
+        return {name: dict(values) for name, values in self._phases.items()}
+
+    def peak_memory(self) -> dict[str, float]:
+        """Largest memory so far in MiB, phases or not: ``host`` of this process, ``device`` of the GPU if any."""
+        return _larger(self._before_reset, self._peaks())
+
+    def choose_precision(self, wanted: str | None) -> str | None:
+        """See `tstune.runtime.precision.choose_precision`."""
+        return choose_precision(self.device, wanted)
+
+    def allow_tf32(self, enabled: bool) -> bool:
+        """See `tstune.runtime.precision.allow_tf32`."""
+        return allow_tf32(self.device, enabled)
+
+    def _peaks(self) -> dict[str, float]:
+        """In MiB, since the last reset."""
+        peaks = {"host": max(_peak_resident(), _resident())}
+        if self.device.type == "cuda":
+            peaks["device"] = torch.cuda.max_memory_allocated(self.device) / _MIB
+        return peaks
+
+    def _reset_peaks(self) -> bool:
+        """Begin to measure anew; True if that worked for the host too."""
+        peaks = self._peaks()
+        self._before_reset = _larger(self._before_reset, peaks)
+        if self._open:
+            self._open[-1] = _larger(self._open[-1], peaks)
+        if self.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(self.device)
+        return _reset_peak_resident()
+
+
+def fit_batch_size(
+    try_batch: Callable[[int], None], batch_size: int, agree: Callable[[bool], bool] = lambda fits: fits
+) -> tuple[int, int]:
+    """Halve the batch until one forward and backward pass fits into memory on every rank.
+
+    On a CPU, Linux may end the process instead of refusing the memory; nothing helps against that.
+
+    Args:
+        try_batch: runs forward and backward on so many windows. On several ranks it must not communicate
+            (`accelerator.no_sync`; FSDP and ZeRO-3 cannot), else the others wait for a rank that ran out of memory.
+            Gradients, buffers and random states that it changes are the caller's to reset.
+        batch_size: windows per device and batch that are wanted.
+        agree: gets whether it fits here, returns whether it fits on every rank.
+
+    Returns:
+        Windows per micro-batch, and how many of them make up `batch_size` (the last may be smaller).
+
+    Raises:
+        TrainingError: a single window does not fit.
+    """
+    size = batch_size
+    while not agree(_fits(try_batch, size)):
+        clear_device_cache(garbage_collection=True)
+        if size == 1:
+            raise TrainingError(
+                f"out of memory even with one window at a time (training.per_device_batch_size={batch_size}): try "
+                "training.mixed_precision=bf16, tuning.mode=head or lora, training.optimizer=adamw_8bit, a shorter "
+                "model.context_length, fewer columns, or a device with more memory"
+            )
+        size = (size + 1) // 2
+    return size, math.ceil(batch_size / size)
+
+
+def _fits(try_batch: Callable[[int], None], size: int) -> bool:
+    try:
+        try_batch(size)
+        return True
+    except Exception as error:  # gone after this block, and with it the frames that hold tensors
+        if not is_out_of_memory(error):
+            raise
+        return False
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether a smaller batch may help: memory ran out on a GPU, another accelerator or the CPU."""
+    told = isinstance(error, RuntimeError) and any(text in str(error) for text in _OUT_OF_MEMORY)
+    return told or isinstance(error, (torch.OutOfMemoryError, MemoryError))
+
+
+def enable_gradient_checkpointing(module: nn.Module) -> None:
+    """Recompute activations in the backward pass instead of keeping them.
+
+    Args:
+        module: a transformers model, or a wrapper around one (ours, peft's).
+
+    Raises:
+        ConfigError: the model does not support it; TTM does not.
+    """
+    # Look at the class: peft passes attributes through, and its own name would not say which model it is.
+    models = [part for part in module.modules() if hasattr(type(part), "supports_gradient_checkpointing")]
+    model = models[0] if models else module
+    if not getattr(model, "supports_gradient_checkpointing", False):
+        raise ConfigError(
+            f"training.gradient_checkpointing=true but {type(model).__name__} does not support it; set it to false"
+        )
+    # transformers 5.23 renamed it and warns about the old name
+    enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
+    enable({"use_reentrant": False})
+
+
+def _larger(one: dict[str, float], other: dict[str, float]) -> dict[str, float]:
+    return {**one, **other, **{key: max(one[key], other[key]) for key in one.keys() & other.keys()}}
+
+
+def _resident() -> float:
+    """Resident memory of this process now, in MiB."""
+    return psutil.Process().memory_info().rss / _MIB
+
+
+def _peak_resident() -> float:
+    """Peak of the resident memory since the last reset, or since the process started, in MiB."""
+    status = Path("/proc/self/status")  # not getrusage: its peak may be that of the process before exec
+    if status.exists() and (found := re.search(r"^VmHWM:\s+(\d+) kB$", status.read_text(), re.MULTILINE)):
+        return int(found[1]) / 2**10
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (_MIB if sys.platform == "darwin" else 2**10)
+
+
+def _reset_peak_resident() -> bool:
+    """Linux only: begin to measure the peak anew (proc_pid_clear_refs(5), value 5). False if it cannot be done."""
+    try:
+        Path("/proc/self/clear_refs").write_text("5")
+    except OSError:
+        return False
+    return True

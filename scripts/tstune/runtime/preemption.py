@@ -1,0 +1,52 @@
+"""SIGTERM, the way schedulers take a machine away: write a checkpoint, leave, be started again."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+from tstune.errors import Preempted
+
+
+class StopSignal:
+    """Turns SIGTERM into `Preempted`, or into a flag while something must not be cut in half.
+
+    Use as a context manager around a whole run. Outside the main thread signals cannot be caught and nothing
+    is changed.
+
+    Attributes:
+        requested: SIGTERM has come.
+    """
+
+    def __init__(self) -> None:
+        self.requested = False
+        self._deferring = False
+        self._before: object = None
+        self._installed = False
+
+    def __enter__(self) -> StopSignal:
+        if threading.current_thread() is threading.main_thread():
+            self._before = signal.signal(signal.SIGTERM, self._handle)
+            self._installed = True
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._installed:
+            signal.signal(signal.SIGTERM, self._before)
+
+    @contextmanager
+    def deferred(self) -> Iterator[None]:
+        """Only note the signal in here; who runs in here looks at `requested`."""
+        before, self._deferring = self._deferring, True
+        try:
+            yield
+        finally:
+            self._deferring = before
+
+    def _handle(self, _number: int, _frame: FrameType | None) -> None:
+        self.requested = True
+        if not self._deferring:
+            raise Preempted("SIGTERM between two checkpoints; the same command starts from the newest one")

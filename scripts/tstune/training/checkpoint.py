@@ -1,0 +1,211 @@
+"""Checkpoints inside a run: written aside, checked by checksum, renamed, so that one that exists is whole.
+
+`<output_dir>.checkpoints/step-00000200/` holds what Accelerate saves (weights, optimizer, gradient scaler; whole or
+in shards, as the strategy has them), the random state and the place in the data of every rank, the best weights so
+far, and `run.json`, which says what run it belongs to. It moves into the run folder when the run is done.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import random
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from tstune.errors import CheckpointError, DistributedError, OutputError
+from tstune.runtime.distributed import DistributedManager
+from tstune.runtime.logs import logger
+
+_CHECKSUMS = "checksums.json"
+_PREFIX = "step-"
+
+
+class CheckpointStore:
+    """The checkpoints of one run.
+
+    Args:
+        folder: where they lie; every rank must see the same folder.
+        keep: how many of the newest stay, beside the one with the best weights.
+        manager: process group.
+    """
+
+    def __init__(self, folder: Path, keep: int, manager: DistributedManager) -> None:
+        self.folder = folder
+        self._keep = keep
+        self._manager = manager
+
+    def save(self, step: int, best_step: int, write: Callable[[Path], None]) -> None:
+        """Make the checkpoint of `step`: `write` puts this rank's files into the folder it is given.
+
+        Raises:
+            OutputError: the disk is full or not writable; nothing half-written stays.
+        """
+        aside, final = self.folder / f".{_PREFIX}{step:08d}.partial", self._of_step(step)
+        try:
+            if self._manager.is_main:
+                shutil.rmtree(aside, ignore_errors=True)
+                aside.mkdir(parents=True)
+            self._manager.wait()
+            if not aside.is_dir():
+                raise DistributedError(
+                    f"{self.folder} is not the same folder on all nodes; put output_dir on a shared disk"
+                )
+            write(aside)
+            self._manager.wait()
+            if self._manager.is_main:
+                _seal(aside)
+                shutil.rmtree(final, ignore_errors=True)
+                aside.rename(final)
+                _sync(self.folder)
+                self._prune(best_step)
+        except (OSError, RuntimeError, SafetensorError) as error:
+            if not isinstance(error, OSError) and not _is_disk_trouble(error):
+                raise
+            shutil.rmtree(aside, ignore_errors=True)
+            reason = getattr(error, "strerror", None) or str(error)
+            raise OutputError(f"checkpoint of step {step} cannot be written to {self.folder}: {reason}") from None
+        self._manager.wait()
+
+    def newest(self) -> Path | None:
+        """The newest checkpoint that is whole, the same on every rank; damaged ones are named and passed over."""
+        found: str | None = None
+        if self._manager.is_main:
+            for path in sorted(self.folder.glob(f"{_PREFIX}*"), reverse=True):
+                damage = damage_of(path)
+                if damage is None:
+                    found = str(path)
+                    break
+                logger.warning("checkpoint %s is damaged (%s): trying the one before", path, damage)
+        found = self._manager.from_main(found)
+        return None if found is None else Path(found)
+
+    def _of_step(self, step: int) -> Path:
+        return self.folder / f"{_PREFIX}{step:08d}"
+
+    def _prune(self, best_step: int) -> None:
+        for path in sorted(self.folder.glob(f"{_PREFIX}*"))[: -self._keep]:
+            if path != self._of_step(best_step):
+                shutil.rmtree(path)
+
+
+def find_checkpoint(wanted: str, store: CheckpointStore) -> Path | None:
+    """Checkpoint to go on from: the newest for ``auto`` (None if there is none), or the one at a path.
+
+    Raises:
+        CheckpointError: nothing whole at the path.
+    """
+    if wanted == "auto":
+        return store.newest()
+    path = Path(wanted)
+    if not path.is_dir():
+        raise CheckpointError(f"training.resume_from_checkpoint={path} does not exist")
+    if not (path / _CHECKSUMS).is_file():
+        inside = CheckpointStore(path, 1, store._manager).newest()
+        if inside is None:
+            raise CheckpointError(f"training.resume_from_checkpoint={path} holds no whole checkpoint")
+        return inside
+    damage = damage_of(path)
+    if damage is not None:
+        raise CheckpointError(f"training.resume_from_checkpoint={path} is damaged: {damage}")
+    return path
+
+
+def damage_of(path: Path) -> str | None:
+    """What is wrong with a checkpoint, or None."""
+    try:
+        sums = json.loads((path / _CHECKSUMS).read_text(encoding="utf-8"))
+        for name, expected in sums.items():
+            if _checksum(path / name) != expected:
+                return f"{name} has changed"
+    except FileNotFoundError as error:
+        return f"{Path(error.filename).name} is missing"
+    except (OSError, ValueError, AttributeError) as error:
+        return str(error)
+    return None
+
+
+def require_same_run(path: Path, now: Mapping[str, object]) -> None:
+    """Compare what the checkpoint was written by with the run that wants to go on from it.
+
+    Raises:
+        CheckpointError: naming every difference: going on would not give the uninterrupted run's result.
+    """
+    then = json.loads((path / "run.json").read_text(encoding="utf-8"))
+    now = json.loads(json.dumps(now))
+    ranks = then.get("num_processes")
+    if ranks != now["num_processes"]:
+        raise CheckpointError(
+            f"{path.name} was written by {ranks} process(es), now there are {now['num_processes']}: random numbers and "
+            "optimizer parts belong to a rank, so the result would differ; start with: "
+            f"accelerate launch --num_processes {ranks} …"
+        )
+    keys = [key for key in {**then, **now} if then.get(key) != now.get(key)]
+    differences = [f"{key}: {then.get(key)} → {now.get(key)}" for key in keys]
+    if differences:
+        raise CheckpointError(
+            f"{path} belongs to another run ({'; '.join(differences[:5])}); "
+            "use the same settings, or training.resume_from_checkpoint=null and another output_dir"
+        )
+
+
+def save_random_state(folder: Path, rank: int) -> None:
+    """Write the states of all generators of this rank."""
+    states = {"torch": torch.get_rng_state()}
+    for index, state in enumerate(torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []):
+        states[f"cuda{index}"] = state
+    save_file(states, folder / f"random-rank{rank}.safetensors")
+    name, keys, position, has_gauss, gauss = np.random.get_state()
+    numpy_state = [name, keys.tolist(), position, has_gauss, gauss]
+    others = {"python": random.getstate(), "numpy": numpy_state}
+    (folder / f"random-rank{rank}.json").write_text(json.dumps(others), encoding="utf-8")
+
+
+def load_random_state(folder: Path, rank: int) -> None:
+    """Put the generators of this rank back."""
+    states = load_file(folder / f"random-rank{rank}.safetensors")
+    torch.set_rng_state(states.pop("torch"))
+    if states:
+        torch.cuda.set_rng_state_all([states[f"cuda{index}"] for index in range(len(states))])
+    others = json.loads((folder / f"random-rank{rank}.json").read_text(encoding="utf-8"))
+    version, internal, gauss = others["python"]
+    random.setstate((version, tuple(internal), gauss))
+    name, keys, *rest = others["numpy"]
+    np.random.set_state((name, np.array(keys, dtype=np.uint32), *rest))
+
+
+def _seal(folder: Path) -> None:
+    """Put every byte on the disk and note the checksums."""
+    sums = {}
+    for file in sorted(path for path in folder.rglob("*") if path.is_file()):
+        sums[str(file.relative_to(folder))] = _checksum(file)
+        _sync(file)
+    (folder / _CHECKSUMS).write_text(json.dumps(sums, indent=2), encoding="utf-8")
+    _sync(folder / _CHECKSUMS)
+    _sync(folder)
+
+
+def _checksum(file: Path) -> str:
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _is_disk_trouble(error: Exception) -> bool:
+    """Torch and safetensors report a full disk as a RuntimeError."""
+    text = str(error).lower()
+    return any(sign in text for sign in ("no space left", "file write failed", "unexpected pos", "i/o error"))
