@@ -32,8 +32,10 @@ from tstune.models.registry import model_class
 from tstune.run_folder import RunFolder
 from tstune.run_readme import render_readme
 from tstune.runtime.distributed import DistributedManager
-from tstune.runtime.environment import describe_environment, peak_memory_mb
+from tstune.runtime.environment import describe_environment
 from tstune.runtime.logs import logger, setup_logging
+from tstune.runtime.memory import GPUManager
+from tstune.runtime.memory_estimate import estimate_training_memory
 from tstune.runtime.preemption import StopSignal
 from tstune.runtime.seeding import set_seed
 from tstune.training.checkpoint import CheckpointStore
@@ -66,6 +68,8 @@ def finetune(
     config = model.config
     manager = manager or DistributedManager(config.distributed, config.training.mixed_precision)
     logger.info(manager.describe())
+    gpu = GPUManager(manager.device)
+    gpu.allow_tf32(config.training.tf32)
     _check_baselines(config)
     inputs = {"model.pretrained": config.model.pretrained, "data.path": config.data.path}
     with StopSignal() as stop, RunFolder(output_dir, overwrite, manager.is_main, inputs) as run:
@@ -80,7 +84,8 @@ def finetune(
         parameters = model.get_model_info()  # as trained: adapters are merged afterwards
         scores: dict[str, Scores] = {}
         if model.starts_from_weights():
-            scores["zero_shot"] = backtest.score(model)
+            with gpu.phase("zero_shot"):
+                scores["zero_shot"] = backtest.score(model)
 
         training: TrainingResult | None = None
         if config.tuning.mode != "zero_shot":
@@ -96,8 +101,11 @@ def finetune(
                     stop,
                 )
             history_path = run.path / "history.jsonl" if run.path else None
-            training = model.train_on(data, manager, history_path, checkpoints)
-            scores["fine_tuned"] = backtest.score(model)
+            _prepare_memory(model, manager, gpu)
+            with gpu.phase("training"):
+                training = model.train_on(data, manager, history_path, checkpoints)
+            with gpu.phase("evaluation"):
+                scores["fine_tuned"] = backtest.score(model)
         if config.tuning.per_item:
             model.item_adapters = tune_items(model, data, manager)
             scores["per_item"] = backtest.score(model.for_items(data.panel.item_ids))
@@ -118,7 +126,8 @@ def finetune(
         if run.path is not None:
             environment = describe_environment(manager.device, manager.num_processes)
             environment["seconds"] = round(time.perf_counter() - begin, 2)
-            environment["peak_memory_mb"] = peak_memory_mb(manager.device)
+            environment |= {"peak_memory_mb": gpu.peak_memory(), "hardware": gpu.report(), "phases": gpu.phases}
+            environment["quantization"] = model.quantization_report and str(model.quantization_report)
             _write(run, model, data, results, environment)
             _draw(run.path / "plots", model, data, scores, training)
             with stop.deferred():
@@ -127,6 +136,17 @@ def finetune(
                     checkpoint_folder.rename(Path(output_dir) / "checkpoints")
     manager.wait()
     return results
+
+
+def _prepare_memory(model: BaseTimeSeriesFoundationModel, manager: DistributedManager, gpu: GPUManager) -> None:
+    """Say what training will hold, and spend time for memory where asked."""
+    training = model.config.training
+    if training.gradient_checkpointing:
+        gpu.enable_gradient_checkpointing(model.network)
+    strategy = f"zero{manager.zero_stage}" if manager.zero_stage else manager.strategy
+    precision = manager.accelerator.mixed_precision
+    estimate = estimate_training_memory(model.module, training.optimizer, strategy, manager.num_processes, precision)
+    logger.info("memory for training: %s", estimate.describe())
 
 
 def _checkpoint_folder(

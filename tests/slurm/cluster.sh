@@ -29,7 +29,7 @@ write_config() {
     mkdir -p "$folder/state"
     (umask 077 && head -c 128 /dev/urandom >"$folder/munge.key")
     # cred_expire is also how long a requeued job waits: 120 s by default.
-    # bf_interval: seconds between two looks at waiting jobs, 30 by default.
+    # sched_interval, bf_interval: seconds between two looks at waiting jobs, 60 and 30 by default.
     # config_overrides: each node says 1 CPU, whatever the machine has.
     # proctrack/linuxproc, task/none: no cgroups, which a container may not have.
     cat >"$SLURM_CONF" <<END
@@ -55,7 +55,7 @@ MailProg=/bin/true
 ReturnToService=2
 NodeName=n1 NodeHostname=$host NodeAddr=127.0.0.1 Port=17001 CPUs=1
 NodeName=n2 NodeHostname=$host NodeAddr=127.0.0.1 Port=17002 CPUs=1
-SchedulerParameters=bf_interval=1
+SchedulerParameters=sched_interval=2,bf_interval=1
 PartitionName=test Nodes=n1,n2 Default=YES MaxTime=INFINITE State=UP
 END
 }

@@ -108,7 +108,7 @@ def desk(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def submit(desk: Path, name: str, *overrides: str) -> Job:
     output_dir = f"output_dir={desk / name}"
-    return Job(desk, desk / "recipe.yaml", "accelerate_configs/ddp.yaml", output_dir, *overrides)
+    return Job(desk, desk / "recipe.yaml", "accelerate_configs/multi_node.yaml", output_dir, *overrides)
 
 
 @pytest.fixture(scope="module")

@@ -15,8 +15,9 @@ from torch import nn
 from torch.distributed.fsdp import FSDPModule
 
 from tstune.config.schema import DistributedConfig
-from tstune.errors import ConfigError, DistributedError, MissingDependencyError
+from tstune.errors import DistributedError, MissingDependencyError
 from tstune.runtime.logs import logger
+from tstune.runtime.precision import choose_precision
 from tstune.runtime.rehearsal import is_rehearsal, rehearsing
 from tstune.runtime.sharding import is_partitioned, to_plain_number
 
@@ -36,7 +37,8 @@ class DistributedManager:
 
     Args:
         config: what the run needs.
-        mixed_precision: ``no``, ``fp16``, ``bf16``, or None for what the launcher was given.
+        mixed_precision: ``no``, ``fp16``, ``bf16``, ``auto`` for what suits the hardware unless the launcher was given
+            one, or None for what the launcher was given.
 
     Raises:
         DistributedError: with the command line or key that mends it.
@@ -51,16 +53,17 @@ class DistributedManager:
         self.rehearsal = is_rehearsal()
         if _launched_with("DEEPSPEED") and importlib.util.find_spec("deepspeed") is None:
             raise MissingDependencyError("this accelerate config needs DeepSpeed: pip install deepspeed")
+        on_cpu = not torch.cuda.is_available() or os.environ.get("ACCELERATE_USE_CPU", "").lower() == "true"
+        device = torch.device("cpu") if on_cpu else torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
         launched = os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
+        if mixed_precision == "auto":
+            mixed_precision = None if launched != "no" else choose_precision(device, "auto")
         if mixed_precision is not None and launched not in ("no", mixed_precision):
             raise DistributedError(
                 f"training.mixed_precision={mixed_precision} but accelerate was launched with {launched}; "
                 "set one of them, or both alike"
             )
-        wanted = mixed_precision or launched
-        on_cpu = not torch.cuda.is_available() or os.environ.get("ACCELERATE_USE_CPU", "").lower() == "true"
-        if wanted == "fp16" and on_cpu:
-            raise ConfigError("mixed precision fp16 needs a GPU; on a CPU set training.mixed_precision to bf16 or no")
+        wanted = choose_precision(device, mixed_precision or launched)
         if AcceleratorState._shared_state and PartialState().num_processes == 1:
             AcceleratorState._reset_state()  # a second run in one Python session may use another precision
         with rehearsing() if self.rehearsal else nullcontext():

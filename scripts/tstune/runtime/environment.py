@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.metadata
 import platform
-import resource
 import subprocess
 import sys
 from pathlib import Path
@@ -27,15 +26,6 @@ def describe_environment(device: torch.device, num_processes: int) -> dict:
         "num_processes": num_processes,
         "num_threads": torch.get_num_threads(),
     }
-
-
-def peak_memory_mb(device: torch.device) -> dict[str, float]:
-    """Largest resident memory of this process so far, and of the GPU if there is one, in MiB."""
-    resident = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    peak = {"host": resident / (2**20 if sys.platform == "darwin" else 2**10)}
-    if device.type == "cuda":
-        peak["device"] = torch.cuda.max_memory_allocated(device) / 2**20
-    return peak
 
 
 def _version(package: str) -> str | None:

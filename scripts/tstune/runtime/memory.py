@@ -18,9 +18,7 @@ from accelerate.utils.memory import clear_device_cache
 from torch import nn
 
 from tstune.errors import ConfigError, TrainingError
-from tstune.runtime.precision import MemoryEstimate as MemoryEstimate
 from tstune.runtime.precision import allow_tf32, choose_precision, compute_capability, supported_formats
-from tstune.runtime.precision import estimate_training_memory as estimate_training_memory
 
 _MIB = 2**20
 _OUT_OF_MEMORY = (  # accelerate's should_reduce_batch_size misses some, and takes cuDNN's NOT_SUPPORTED for one
@@ -104,6 +102,16 @@ class GPUManager:
     def allow_tf32(self, enabled: bool) -> bool:
         """See `tstune.runtime.precision.allow_tf32`."""
         return allow_tf32(self.device, enabled)
+
+    def fit_batch_size(
+        self, try_batch: Callable[[int], None], batch_size: int, agree: Callable[[bool], bool] = lambda fits: fits
+    ) -> tuple[int, int]:
+        """See `tstune.runtime.memory.fit_batch_size`."""
+        return fit_batch_size(try_batch, batch_size, agree)
+
+    def enable_gradient_checkpointing(self, module: nn.Module) -> None:
+        """See `tstune.runtime.memory.enable_gradient_checkpointing`."""
+        enable_gradient_checkpointing(module)
 
     def _peaks(self) -> dict[str, float]:
         """In MiB, since the last reset."""
