@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 RECIPE ?= recipes/ttm/cgm_sample/demo.yaml
 
-.PHONY: help install demo test test-slow style benchmarks clean
+.PHONY: help install demo test test-slow test-gpu test-slurm style benchmarks clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
@@ -23,10 +23,17 @@ demo: install  ## fine-tune on real glucose and print the scoreboard
 test: install  ## lint and the whole test suite
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest -m "not slow and not slurm"
 
 test-slow: install  ## the tests that take minutes
 	$(BIN)/python -m pytest -m slow
+
+test-gpu: install  ## every strategy on real GPUs; skipped by name where there are none
+	$(BIN)/python -m pytest -m gpu tests/gpu
+
+test-slurm: install  ## a two-node SLURM on this machine: runs go on after a requeue; needs root and Debian or Ubuntu
+	@trap 'tests/slurm/cluster.sh stop' EXIT INT TERM; \
+		tests/slurm/cluster.sh start && $(BIN)/python -m pytest -m slurm tests/slurm
 
 style: install  ## format and fix what can be fixed
 	$(BIN)/ruff check --fix .

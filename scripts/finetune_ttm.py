@@ -31,10 +31,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the recipe."""
     args = parse_args(argv)
     from tstune.config.simple_manager import SimpleConfigManager
+    from tstune.run_folder import is_finished
     from tstune.runtime.logs import setup_logging
 
     config = SimpleConfigManager().load_config(args.config, args.overrides)
     setup_logging()
+    if config.training.resume_from_checkpoint == "auto" and is_finished(config):
+        print(f"run folder: {config.output_dir} is complete, there is nothing to go on with")
+        return EXIT_OK  # preempted in its last second and queued again
 
     from tstune.models.ttm import TTMForecaster
     from tstune.runtime.distributed import DistributedManager

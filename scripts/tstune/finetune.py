@@ -72,7 +72,7 @@ def finetune(
     gpu.allow_tf32(config.training.tf32)
     _check_baselines(config)
     inputs = {"model.pretrained": config.model.pretrained, "data.path": config.data.path}
-    with StopSignal() as stop, RunFolder(output_dir, overwrite, manager.is_main, inputs) as run:
+    with StopSignal() as stop, RunFolder(output_dir, overwrite, manager.is_main, inputs, resume is not None) as run:
         checkpoint_folder = _checkpoint_folder(output_dir, overwrite, resume, manager)
         data = model.prepare(train_data)
         logger.info("windows: %s", ", ".join(f"{part} {len(windows):,}" for part, windows in data.windows.items()))

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import glob
 import json
 import math
 import os
 import shutil
+import socket
 from collections.abc import Mapping
 from pathlib import Path
 
+import psutil
+
+from tstune.config.schema import RunConfig
+from tstune.config.simple_manager import SimpleConfigManager
 from tstune.errors import OutputError
 
 
@@ -20,6 +26,7 @@ class RunFolder:
         overwrite: replace a folder that is already there.
         is_main: only the main process touches the disk.
         inputs: key -> file or folder the run reads; it must not lie in the folder that is replaced.
+        resumes: this run goes on where a dead one stopped, so what that one left half-written is removed.
 
     Attributes:
         path: folder to write into while the run goes on, None where nothing is to be written.
@@ -34,11 +41,13 @@ class RunFolder:
         overwrite: bool = False,
         is_main: bool = True,
         inputs: Mapping[str, str | None] | None = None,
+        resumes: bool = False,
     ) -> None:
         self.final = Path(output_dir) if output_dir is not None else None
         self.path: Path | None = None
         self._overwrite = overwrite
         self._inputs = inputs or {}
+        self._resumes = resumes
         self._active = self.final is not None and is_main
         self._created_parents: list[Path] = []
 
@@ -47,7 +56,8 @@ class RunFolder:
             return self
         try:
             self._refuse_to_clobber()
-            aside = self.final.parent / f".{self.final.name}.partial-{os.getpid()}"
+            aside = self.final.parent / f"{self._aside_prefix}{socket.gethostname()}-{os.getpid()}"
+            self._remove_leftovers()
             for parent in reversed([self.final.parent, *self.final.parent.parents]):
                 if not parent.exists():
                     parent.mkdir()
@@ -114,6 +124,18 @@ class RunFolder:
                     "choose another output_dir"
                 )
 
+    @property
+    def _aside_prefix(self) -> str:
+        return f".{self.final.name}.partial-"
+
+    def _remove_leftovers(self) -> None:
+        """Remove what runs with this output_dir left that were killed on this machine, or that this one replaces."""
+        for folder in self.final.parent.glob(f"{glob.escape(self._aside_prefix)}*"):
+            host, _, process = folder.name.removeprefix(self._aside_prefix).rpartition("-")
+            here = host == socket.gethostname()
+            if self._resumes or (here and process.isdigit() and not psutil.pid_exists(int(process))):
+                shutil.rmtree(folder)
+
     def _remove_traces(self) -> None:
         if self.path is not None:
             shutil.rmtree(self.path, ignore_errors=True)
@@ -121,6 +143,15 @@ class RunFolder:
             if parent.is_dir() and not any(parent.iterdir()):
                 parent.rmdir()
         self.path = None
+
+
+def is_finished(config: RunConfig) -> bool:
+    """True if the run of this configuration is done: its folder is there, whole, and of the same settings."""
+    path = Path(config.output_dir) / "config.yaml"
+    if not path.is_file():
+        return False
+    done = SimpleConfigManager().load_config(str(path), [])
+    return done.model_copy(update={"overwrite": config.overwrite}) == config
 
 
 def _finite(content: object) -> object:

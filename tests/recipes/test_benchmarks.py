@@ -13,6 +13,7 @@ from documented import ROOT
 QUICK = {
     "window_pipeline.py": "--rows 2000 --repeats 2",
     "loop_overhead.py": "--steps 3 --repeats 1",
+    "scaling.py": "--steps 2 --repeats 1 --batch-size 4 --strategies ddp --processes 2 --no-checkpoints",
     "tuning_modes.py": "--weights none --modes from_scratch --set training.max_steps=2 evaluation.num_plots=0",
     "vs_granite_trainer.py": "--repeats 1 --train-windows 64 --validation-windows 64 --frozen-epochs 1 --full-epochs 1",
 }

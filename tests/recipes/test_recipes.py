@@ -43,7 +43,8 @@ def test_path_is_model_dataset_method(recipe):
 def test_no_file_is_left_out():
     files = [path for path in FOLDER.rglob("*") if path.is_file()]
     kinds = Counter(path.suffix for path in files)
-    assert set(kinds) <= {".yaml", ".md"}
+    assert set(kinds) == {".yaml", ".md", ".slurm"}
+    assert kinds[".slurm"] == 1
     assert len(RECIPES) == kinds[".yaml"] >= 6
     if validated:  # empty when this test runs alone
         assert sorted(validated) == RECIPES

@@ -136,9 +136,14 @@ class DistributedManager:
             max_grad_norm: DeepSpeed clips by itself.
 
         Raises:
-            DistributedError: nothing but the root was sharded.
+            DistributedError: nothing but the root was sharded, or quantised weights would not be.
         """
         if self.strategy == "fsdp":
+            if not all(parameter.is_floating_point() for parameter in module.parameters()):
+                raise DistributedError(
+                    "model.quantization packs the base into whole numbers, which FSDP cannot cut into shards; set "
+                    "model.quantization=none, or use accelerate_configs/ddp.yaml or deepspeed_zero3.yaml"
+                )
             plugin = self.accelerator.state.fsdp_plugin
             plugin.transformer_cls_names_to_wrap = list(block_classes)
             plugin.cpu_ram_efficient_loading = False  # every rank has read the weights: they were scored and cached

@@ -24,7 +24,7 @@ def is_rehearsal() -> bool:
 @contextmanager
 def rehearsing() -> Iterator[None]:
     """Create the `Accelerator` inside this context."""
-    original = PartialState._prepare_backend
+    original, flag = PartialState._prepare_backend, os.environ["ACCELERATE_USE_CPU"]
     os.environ["ACCELERATE_TORCH_DEVICE"] = "cpu"
     os.environ["DS_ACCELERATOR"] = "cpu"
     PartialState._prepare_backend = lambda *_args, **_kwargs: ("gloo", DistributedType.MULTI_GPU)
@@ -32,7 +32,7 @@ def rehearsing() -> Iterator[None]:
     try:
         yield
     finally:
-        os.environ["ACCELERATE_USE_CPU"] = "true"
+        os.environ["ACCELERATE_USE_CPU"] = flag
         PartialState._prepare_backend = original
 
 

@@ -94,6 +94,8 @@ class CheckpointStore:
         for path in sorted(self.folder.glob(f"{_PREFIX}*"))[: -self._keep]:
             if path != self._of_step(best_step):
                 shutil.rmtree(path)
+        for path in self.folder.glob(f".{_PREFIX}*.partial"):  # a run that was killed while it wrote
+            shutil.rmtree(path)
 
 
 def find_checkpoint(wanted: str, store: CheckpointStore) -> Path | None:

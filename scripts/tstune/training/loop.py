@@ -205,6 +205,8 @@ class _Run:
             plain, optimizer, model.block_classes, self.chunk, config.max_grad_norm
         )
         self.bare = manager.unwrap(self.module)
+        if manager.rank:
+            torch.manual_seed(seed + manager.rank)  # every rank drops out other values
         self.average = WeightAverage(self.bare, config.ema_decay) if config.ema_decay else None
         self.loader = training_loader(
             train_windows,

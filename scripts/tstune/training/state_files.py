@@ -40,8 +40,8 @@ def load_training_state(
         manager.accelerator.load_state(str(folder / _SHARDS))
         return
     bare = manager.unwrap(module)
-    bare.load_state_dict(load_file(folder / _WEIGHTS, device=str(manager.device)), strict=False)
-    states = torch.load(folder / _OPTIMIZER, map_location=manager.device, weights_only=True)
+    bare.load_state_dict(load_file(folder / _WEIGHTS), strict=False)
+    states = torch.load(folder / _OPTIMIZER, map_location="cpu", weights_only=True)
     optimizer.load_state_dict(states["optimizer"])
     if states["scaler"] is not None:
         manager.accelerator.scaler.load_state_dict(states["scaler"])

@@ -1,0 +1,185 @@
+"""A run that is killed and goes on ends with the bits of the run that was left alone."""
+
+from __future__ import annotations
+
+import json
+import random
+import signal
+import time
+from pathlib import Path
+
+import pytest
+import tiny
+from killing import Run
+
+from tstune.errors import EXIT_REQUEUE, EXIT_USER_ERROR
+
+STEPS, EVERY = 90, 3
+
+# Everything that has a state: dropout, an average of the weights, accumulation, the best weights, a running loss
+# between two rows of the log, an epoch that does not end where a checkpoint is written (402 windows, 26 batches).
+SETTINGS = {
+    "tuning": {"mode": "full"},
+    "training": {
+        "max_steps": STEPS,
+        "num_epochs": 1000,
+        "per_device_batch_size": 8,
+        "gradient_accumulation_steps": 2,
+        "learning_rate": 0.003,
+        "eval_every_steps": 7,
+        "log_every_steps": 4,
+        "ema_decay": 0.9,
+        "checkpoint_every_steps": EVERY,
+        "resume_from_checkpoint": "auto",
+    },
+    "evaluation": {"baselines": [], "num_plots": 0},
+}
+
+
+@pytest.fixture(scope="module")
+def desk(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("desk")
+    csv, checkpoint = tiny.write_series(folder / "series.csv"), tiny.write_checkpoint(folder / "checkpoint")
+    tiny.write_recipe(folder / "recipe.yaml", tiny.recipe(csv, folder / "unused", checkpoint, **SETTINGS))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def whole(desk: Path) -> dict[int, Path]:
+    """Number of processes -> run folder of a run that was left alone."""
+    folders = {}
+    for processes in (1, 2):
+        run = Run(desk / "recipe.yaml", desk / f"whole{processes}", processes)
+        assert run.finish() == 0, run.log.read_text()
+        folders[processes] = run.output_dir
+    return folders
+
+
+def assert_same(run: Path, whole: Path) -> None:
+    """Weights, history, scores: bit by bit."""
+    for name in ("model/model.safetensors", "history.jsonl", "metrics.json"):
+        assert (run / name).read_bytes() == (whole / name).read_bytes(), name
+    rows = [json.loads(line) for line in (run / "history.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows if "validation_loss" in row][-1] == STEPS
+    assert sum("train_loss" in row for row in rows) == -(-STEPS // 4)  # every 4th, and the last
+    assert sorted(path.name for path in (run / "checkpoints").iterdir())[-1] == f"step-{STEPS:08d}"
+
+
+def killed_and_resumed(run: Run, kills: int, seed: int) -> list[str]:
+    """Kill it so many times, every other time inside a checkpoint write; then let it end."""
+    draw, table = random.Random(seed), []
+    for number in range(kills):
+        before = run.newest_step()
+        inside = number % 2 == 1
+        ahead = draw.randint(1, max(1, (STEPS - before) // (EVERY * (kills - number)) - 1)) * EVERY
+        moment = run.inside_a_write(before) if inside else run.beyond(before + ahead, draw.uniform(0, 0.05))
+        assert run.kill(moment), f"kill {number} came too late: {run.log.read_text()[-2000:]}"
+        partial = [path.name for path in run.checkpoints.glob(".step-*.partial")]
+        table.append(f"kill {number + 1:2}: resumed at {before:3}, killed with {run.newest_step():3} whole, {partial}")
+        assert not run.output_dir.exists()
+    assert run.finish() == 0, run.log.read_text()
+    assert run.log.read_text().count("resumed from step") == kills
+    print(*table, sep="\n")
+    return table
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_three_kills_leave_no_trace(processes: int, desk: Path, whole: dict[int, Path]):
+    run = Run(desk / "recipe.yaml", desk / f"killed{processes}", processes)
+    killed_and_resumed(run, kills=3, seed=processes)
+    assert_same(run.output_dir, whole[processes])
+    assert not list(desk.glob(f".killed{processes}.partial*"))
+    assert not run.checkpoints.exists()
+
+
+def test_a_finished_run_that_is_queued_again_has_nothing_to_do(desk: Path, whole: dict[int, Path]):
+    run, before = Run(desk / "recipe.yaml", whole[1]), tiny.snapshot(whole[1])
+    assert run.finish() == 0
+    assert f"run folder: {whole[1]} is complete" in run.log.read_text()
+    assert run.finish("training.learning_rate=0.01") == EXIT_USER_ERROR, "another run is not this one"
+    assert tiny.snapshot(whole[1]) == before
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("processes", [1, 2])
+def test_twelve_kills_leave_no_trace(processes: int, desk: Path, whole: dict[int, Path]):
+    run = Run(desk / "recipe.yaml", desk / f"often{processes}", processes)
+    table = killed_and_resumed(run, kills=12, seed=10 + processes)
+    assert_same(run.output_dir, whole[processes])
+    assert len(table) == 12
+    assert sum(".partial" in line for line in table) >= 3, "some inside a write"
+
+
+def test_sigterm_writes_a_checkpoint_and_asks_for_a_requeue(desk: Path, whole: dict[int, Path]):
+    run = Run(desk / "recipe.yaml", desk / "preempted", 1, ["training.checkpoint_every_steps=100"])
+    process = run.start()
+    while "step 7: validation" not in run.log.read_text():
+        assert process.poll() is None, run.log.read_text()
+        time.sleep(0.01)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(timeout=60) == EXIT_REQUEUE
+    (line,) = [line for line in run.log.read_text().splitlines() if line.startswith("preempted: ")]
+    assert f"checkpoint of step {run.newest_step()} written to {run.checkpoints}" in line
+    assert 7 <= run.newest_step() < 100
+    assert not run.output_dir.exists()
+    assert run.finish() == 0
+    assert_same(run.output_dir, whole[1])
+
+
+def test_sigterm_reaches_every_rank(desk: Path, whole: dict[int, Path]):
+    run = Run(desk / "recipe.yaml", desk / "preempted2", 2, ["training.checkpoint_every_steps=100"])
+    process = run.start()
+    while "step 7: validation" not in run.log.read_text():
+        assert process.poll() is None, run.log.read_text()
+        time.sleep(0.01)
+    process.send_signal(signal.SIGTERM)  # the launcher passes it on
+    assert process.wait(timeout=120) != 0
+    assert run.log.read_text().count("preempted: checkpoint of step") == 1
+    assert run.finish() == 0
+    assert_same(run.output_dir, whole[2])
+
+
+def test_a_damaged_newest_checkpoint_is_passed_over(desk: Path, whole: dict[int, Path]):
+    run = Run(desk / "recipe.yaml", desk / "damaged")
+    assert run.kill(run.beyond(5 * EVERY, 0))
+    newest = run.checkpoints / f"step-{run.newest_step():08d}"
+    weights = newest / "learning.safetensors"
+    damaged = bytearray(weights.read_bytes())
+    damaged[-1] ^= 1
+    weights.write_bytes(damaged)
+    assert run.finish() == 0
+    log = run.log.read_text()
+    assert f"checkpoint {newest} is damaged (learning.safetensors has changed): trying the one before" in log
+    assert f"resumed from step {int(newest.name[5:]) - EVERY} " in log
+    assert_same(run.output_dir, whole[1])
+
+
+@pytest.fixture(scope="module")
+def unfinished(desk: Path) -> Run:
+    run = Run(desk / "recipe.yaml", desk / "unfinished")
+    assert run.kill(run.beyond(2 * EVERY, 0))
+    return run
+
+
+REFUSED = {
+    "another learning rate": (1, ["training.learning_rate=0.01"], "training.learning_rate: 0.003 → 0.01"),
+    "another data part": (1, ["data.split.train=0.5"], "data.split.train: 0.6 → 0.5"),
+    "more processes": (2, [], "was written by 1 process(es), now there are 2"),
+    "not to be resumed": (1, ["training.resume_from_checkpoint=null"], "holds checkpoints of an unfinished run"),
+    "no such checkpoint": (1, ["training.resume_from_checkpoint=nowhere"], "nowhere does not exist"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_a_resume_that_would_differ_is_refused(case: str, unfinished: Run, desk: Path):
+    processes, settings, words = REFUSED[case]
+    run = Run(unfinished.recipe, unfinished.output_dir, processes, settings)
+    before = tiny.snapshot(unfinished.checkpoints)
+    said = len(run.log.read_text())
+    code = run.finish()
+    assert code == EXIT_USER_ERROR if processes == 1 else code != 0
+    (error,) = [line for line in run.log.read_text()[said:].splitlines() if line.startswith("error: ")]
+    assert words in error
+    assert tiny.snapshot(unfinished.checkpoints) == before
+    assert not unfinished.output_dir.exists()
+    assert not list(desk.glob(".unfinished.partial-*"))
