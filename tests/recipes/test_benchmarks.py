@@ -17,7 +17,7 @@ QUICK = {
     "tuning_modes.py": "--weights none --modes from_scratch --set training.max_steps=2 evaluation.num_plots=0",
     "vs_granite_trainer.py": "--repeats 1 --train-windows 64 --validation-windows 64 --frozen-epochs 1 --full-epochs 1",
 }
-SLOW = ("tuning_modes.py", "vs_granite_trainer.py")  # half a minute each
+SLOW = ("scaling.py", "tuning_modes.py", "vs_granite_trainer.py")  # half a minute each
 
 
 def test_every_benchmark_is_run():
@@ -34,7 +34,7 @@ def test_benchmark_ends_with_a_result(name, tmp_path):
         env=os.environ | {"HF_HUB_OFFLINE": "1"},
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=300,
     )
     assert answer.returncode == 0, answer.stderr
     last = answer.stdout.splitlines()[-1]

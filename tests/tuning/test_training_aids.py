@@ -11,6 +11,8 @@ import torch
 
 from tstune.config.schema import DataSection, SplitSection, TrainingSection
 from tstune.data.pipeline import prepare_data
+from tstune.data.windows import MirroredWindows
+from tstune.errors import ConfigError
 from tstune.models.fast_dropout import FastDropout, dropout_mask, use_fast_dropout
 from tstune.runtime.distributed import DistributedManager
 from tstune.training.lr_finder import HIGHEST, LOWEST, find_learning_rate
@@ -168,6 +170,32 @@ def test_windows_of_an_item_are_the_items_windows(forecaster):
     assert starts.tolist() == data.train.starts(np.arange(len(data.train))).tolist()
     for item, part in enumerate(parts):
         assert set(part.__getitems__(range(len(part)))["item"].tolist()) == {item}
+
+
+def test_mirrored_windows_are_the_windows_and_their_mirror_images(forecaster):
+    model = forecaster(data={"mirror_train_windows": True, "target_columns": ["load", "dose"]})
+    data = model.prepare()
+    centre = data.preprocessor.scaler.mean
+    mirrored = MirroredWindows(data.train, centre)
+    n = len(data.train)
+    assert len(mirrored) == 2 * n
+    batch, plain = mirrored.__getitems__([3, n + 3, n + 5]), data.train.__getitems__([3, 5])
+    for name in ("past_values", "future_values"):
+        assert torch.equal(batch[name][0], plain[name][0])
+        expected = 2 * torch.tensor(centre, dtype=torch.float32) - plain[name]
+        torch.testing.assert_close(batch[name][1:], expected)
+    assert torch.equal(batch["future_observed_mask"][1:], plain["future_observed_mask"])
+    assert "past_values" not in mirrored.without_past([n])
+    model = forecaster(
+        data={"mirror_train_windows": True}, tuning={"mode": "decoder"}, training={"max_steps": None, "num_epochs": 1}
+    )
+    assert model.fit()["training"].num_steps == -(-2 * 402 // 32)
+
+
+def test_mirrored_windows_need_targets_only(forecaster):
+    model = forecaster(data={"mirror_train_windows": True, "conditional_columns": ["dose"]})
+    with pytest.raises(ConfigError, match="conditional and control columns would not follow"):
+        model.prepare()
 
 
 @pytest.mark.parametrize("p", [0.1, 0.4, 0.7])

@@ -14,7 +14,7 @@ from tstune.data.panel import OBSERVED, Panel
 from tstune.data.pipeline import PreparedData, prepare_data
 from tstune.data.splits import PARTS, split_panel, window_ranges
 from tstune.data.table import Roles
-from tstune.data.windows import EpochBatchSampler, WindowDataset, window_loader
+from tstune.data.windows import EpochBatchSampler, RankWindows, WindowDataset, training_loader, window_loader
 from tstune.errors import ConfigError
 
 ROLES = Roles(("x", "y"), ("dose",), ("plan",))
@@ -279,6 +279,35 @@ def test_without_shuffling_windows_come_in_order():
     assert list(sampler) == [[0, 1, 2], [3, 4, 5], [6]]
     sampler.set_epoch(4)
     assert list(sampler) == [[0, 1, 2], [3, 4, 5], [6]]
+
+
+@pytest.mark.parametrize("num_ranks", [1, 2, 3, 8])
+@pytest.mark.parametrize("num_windows", [1, 5, 48, 53])
+def test_ranks_share_each_global_batch_and_see_the_epoch_once(num_windows: int, num_ranks: int):
+    samplers = [EpochBatchSampler(num_windows, 4, True, 3, rank, num_ranks) for rank in range(num_ranks)]
+    alone = EpochBatchSampler(num_windows, 4 * num_ranks, True, 3)
+    for sampler in [*samplers, alone]:
+        sampler.set_epoch(2)
+    dealt = [list(sampler) for sampler in samplers]
+    assert {len(batches) for batches in dealt} == {len(alone)} == {len(sampler) for sampler in samplers}
+    for step, expected in enumerate(alone):
+        together = [index for batches in dealt for index in batches[step] if index >= 0]
+        assert together == expected
+        fillers = [batches[step] for batches in dealt if batches[step][0] < 0]
+        assert len(fillers) == max(0, num_ranks - len(expected))
+        assert all(filler == [~expected[0]] for filler in fillers)
+    samplers[0].set_epoch(2, first_batch=1)
+    assert list(samplers[0]) == dealt[0][1:]
+
+
+def test_a_filler_weighs_nothing():
+    windows = prepare(random_grids(ROLES, (200, 150)), 7).train
+    loader = training_loader(windows, batch_size=len(windows), seed=1, rank=1, num_ranks=2)
+    (batch,) = loader
+    assert len(batch["start"]) == len(windows) // 2
+    filler = RankWindows(windows).__getitems__([~3])
+    assert not filler["future_observed_mask"].any()
+    assert torch.equal(filler["past_values"], windows.__getitems__([3])["past_values"])
 
 
 @pytest.mark.parametrize("num_workers", [0, 1])

@@ -136,6 +136,9 @@ class DataSection(Section):
     """Few-shot: share of the training windows that is used."""
     train_fraction_from: Literal["first", "last", "uniform"] = "first"
     """Which share: the oldest windows, the latest, or a seeded draw without replacement."""
+    mirror_train_windows: bool = False
+    """Train on every window upside down too (2 x mean - value): twice the windows, and no trend to learn by heart.
+    Helps when few windows come from one season; needs data without conditional and control columns."""
     train_stride: int = Field(1, ge=1)
     """Steps between the starts of two training windows."""
     validation_stride: int = Field(1, ge=1)

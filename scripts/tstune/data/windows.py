@@ -86,6 +86,10 @@ class WindowDataset(Dataset):
             raise IndexError(index)
         return {name: tensor[0] for name, tensor in self.__getitems__([index]).items()}
 
+    def without_past(self, indices: Sequence[int]) -> Batch:
+        """The same batch without its context."""
+        return self.gather(self.starts(indices), past=False)
+
     def gather(self, starts: np.ndarray, past: bool = True) -> Batch:
         """Fetch the windows that begin at the given panel rows, with or without their context."""
         rows = torch.from_numpy(starts)
@@ -120,6 +124,41 @@ class WindowDataset(Dataset):
         last = torch.where(status == OBSERVED, steps, -1).amax(dim=1, keepdim=True)
         open_ended = (steps > last) & (status == INTERPOLATED) & (last >= 0)
         return torch.where(open_ended, past.gather(1, last.clamp_min(0)), past)
+
+
+class MirroredWindows(Dataset):
+    """Every window twice: as it is, and upside down, `2 * centre - value`.
+
+    What rises falls and the other way round, so a model tuned on one summer does not learn that values rise.
+
+    Args:
+        windows: of target channels only: a mirrored covariate would mean something else.
+        centre: [channels] value that stays where it is.
+    """
+
+    def __init__(self, windows: WindowDataset, centre: np.ndarray) -> None:
+        self.windows = windows
+        self._twice = torch.from_numpy(2 * np.asarray(centre, dtype=np.float32))
+
+    def __len__(self) -> int:
+        return 2 * len(self.windows)
+
+    def __getitems__(self, indices: Sequence[int]) -> Batch:
+        return self._turned(self.windows.__getitems__(self._original(indices)), indices)
+
+    def without_past(self, indices: Sequence[int]) -> Batch:
+        """The same batch without its context."""
+        return self._turned(self.windows.without_past(self._original(indices)), indices)
+
+    def _original(self, indices: Sequence[int]) -> list[int]:
+        return [index % len(self.windows) for index in indices]
+
+    def _turned(self, batch: Batch, indices: Sequence[int]) -> Batch:
+        turned = torch.as_tensor(indices)[:, None, None] >= len(self.windows)
+        for name in ("past_values", "future_values"):
+            if name in batch:
+                batch[name] = torch.where(turned, self._twice - batch[name], batch[name])
+        return batch
 
 
 def _window_view(flat: torch.Tensor, length: int) -> torch.Tensor:

@@ -25,7 +25,7 @@ from tstune.config.schema import DistributedConfig, LoRAConfig, RunConfig
 from tstune.config.simple_manager import SimpleConfigManager
 from tstune.config.validation import validate
 from tstune.data.pipeline import PreparedData, Preprocessor, prepare_data
-from tstune.data.windows import Batch, evaluation_batch_size
+from tstune.data.windows import Batch, MirroredWindows, evaluation_batch_size
 from tstune.errors import CheckpointError, ConfigError
 from tstune.evaluation.backtest import Backtest, Forecaster
 from tstune.models.lora_files import Adapter
@@ -200,24 +200,26 @@ class BaseTimeSeriesFoundationModel(ABC):
 
     def _training_windows(self, data: PreparedData, manager: DistributedManager) -> tuple[Dataset, Dataset]:
         """Windows as the loop needs them: with stored features if part of the model is frozen and that pays."""
-        config, encode = self.config.training, self.frozen_encoder()
+        config, encode, train_windows = self.config.training, self.frozen_encoder(), data.train
+        if self.config.data.mirror_train_windows:
+            train_windows = MirroredWindows(train_windows, data.preprocessor.scaler.mean)
         if config.cache_frozen_features == "off":
-            return data.train, data.validation
+            return train_windows, data.validation
         if encode is None:
             if config.cache_frozen_features == "on":
                 raise ConfigError(
                     f"training.cache_frozen_features=on: with tuning.mode={self.config.tuning.mode} and these columns "
                     "no part of the model is frozen and alone at its input; use auto or off"
                 )
-            return data.train, data.validation
+            return train_windows, data.validation
         batch = config.per_device_batch_size * manager.num_processes * config.gradient_accumulation_steps
-        visits = min(config.num_epochs * len(data.train), (config.max_steps or math.inf) * batch)
-        if config.cache_frozen_features == "auto" and visits <= len(data.train):
-            return data.train, data.validation  # each window is seen once: nothing to reuse
+        visits = min(config.num_epochs * len(train_windows), (config.max_steps or math.inf) * batch)
+        if config.cache_frozen_features == "auto" and visits <= len(train_windows):
+            return train_windows, data.validation  # each window is seen once: nothing to reuse
         self.module.eval()
         begin, budget = time.perf_counter(), config.feature_cache_gb * 1e9
         batch_size = self.evaluation_batch_size(manager.device)
-        cached = CachedWindows(data.train, encode, manager.device, budget, batch_size=batch_size)
+        cached = CachedWindows(train_windows, encode, manager.device, budget, batch_size=batch_size)
         left = budget - cached.num_bytes
         validation = CachedWindows(data.validation, encode, manager.device, left, batch_size=batch_size)
         seconds, size = time.perf_counter() - begin, cached.num_bytes + validation.num_bytes
@@ -315,7 +317,14 @@ class BaseTimeSeriesFoundationModel(ABC):
 
             table = table_from_frame(data, section, "train_data")
         lengths = self.config.model.context_length, self.config.model.prediction_length
-        return prepare_data(section, *lengths, table, self.config.seed)
+        prepared = prepare_data(section, *lengths, table, self.config.seed)
+        roles = prepared.panel.roles
+        if section.mirror_train_windows and roles.num_targets < len(roles.channels):
+            raise ConfigError(
+                "data.mirror_train_windows=true turns targets upside down, but conditional and control columns would "
+                "not follow; set it to false, or leave those columns out"
+            )
+        return prepared
 
     def to(self, device: torch.device) -> None:
         """Move the network."""

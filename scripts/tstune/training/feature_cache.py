@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from tstune.data.windows import Batch, WindowDataset
+from tstune.data.windows import Batch, MirroredWindows, WindowDataset
 from tstune.runtime.logs import logger
 
 
@@ -30,7 +30,7 @@ class CachedWindows(Dataset):
 
     def __init__(
         self,
-        windows: WindowDataset,
+        windows: WindowDataset | MirroredWindows,
         encode: Callable[[Batch], Batch],
         device: torch.device,
         budget_bytes: float,
@@ -38,7 +38,6 @@ class CachedWindows(Dataset):
         batch_size: int = 64,
     ) -> None:
         self.windows = windows
-        self.prediction_length = windows.prediction_length
         self._arrays: dict[str, torch.Tensor] = {}
         self._shapes: dict[str, torch.Size] = {}
         self._file = None
@@ -57,7 +56,7 @@ class CachedWindows(Dataset):
         return len(self.windows)
 
     def __getitems__(self, indices: Sequence[int]) -> Batch:
-        batch = self.windows.gather(self.windows.starts(indices), past=False)
+        batch = self.windows.without_past(indices)
         rows = torch.as_tensor(indices)
         for name, array in self._arrays.items():
             batch[name] = array.index_select(0, rows).view(-1, *self._shapes[name])
