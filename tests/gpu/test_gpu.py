@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import socket
 import subprocess
 import sys
 from collections.abc import Callable
@@ -20,11 +19,10 @@ import pandas as pd
 import pytest
 import tiny
 import torch
+from launched import ROOT, free_port
 
-import finetune_ttm
 from tstune import TTMForecaster
 
-ROOT = Path(finetune_ttm.__file__).parent.parent
 NUM_GPUS = torch.cuda.device_count() if torch.cuda.is_available() else 0
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(NUM_GPUS < 1, reason="needs a CUDA GPU")]
@@ -55,9 +53,7 @@ CHANNEL_WINDOW = 2**20  # bytes that TTM-r2's architecture keeps for the backwar
 
 def launch(config: str, recipe: Path, *overrides: str) -> str:
     """Train on one GPU, or on two with a strategy; what the run wrote to stderr."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     command = [Path(sys.executable).parent / "accelerate", "launch"]
     command += ["--config_file", f"accelerate_configs/{config}.yaml", "--main_process_port", port]
     command += ["--num_processes", num_processes(config), "scripts/finetune_ttm.py", "--config", recipe, *overrides]

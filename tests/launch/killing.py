@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
-from conftest import ROOT, free_port
+from launched import ROOT, free_port
 
 Moment = Callable[[], bool]
 

@@ -18,7 +18,7 @@ from tstune.config.schema import DistributedConfig
 from tstune.errors import DistributedError, MissingDependencyError
 from tstune.runtime.logs import logger
 from tstune.runtime.precision import choose_precision
-from tstune.runtime.rehearsal import is_rehearsal, rehearsing
+from tstune.runtime.rehearsal import is_rehearsal, rehearsing, wants_cpu
 from tstune.runtime.sharding import is_partitioned, to_plain_number
 
 _STRATEGY = {
@@ -53,7 +53,7 @@ class DistributedManager:
         self.rehearsal = is_rehearsal()
         if _launched_with("DEEPSPEED") and importlib.util.find_spec("deepspeed") is None:
             raise MissingDependencyError("this accelerate config needs DeepSpeed: pip install deepspeed")
-        on_cpu = not torch.cuda.is_available() or os.environ.get("ACCELERATE_USE_CPU", "").lower() == "true"
+        on_cpu = not torch.cuda.is_available() or wants_cpu()
         device = torch.device("cpu") if on_cpu else torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
         launched = os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
         if mixed_precision == "auto":

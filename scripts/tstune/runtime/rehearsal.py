@@ -18,7 +18,7 @@ from accelerate.utils import DistributedType
 
 def is_rehearsal() -> bool:
     """True if the launcher asked for FSDP or DeepSpeed, and for the CPU."""
-    return _flag("ACCELERATE_USE_CPU") and (_flag("ACCELERATE_USE_FSDP") or _flag("ACCELERATE_USE_DEEPSPEED"))
+    return wants_cpu() and (_flag("ACCELERATE_USE_FSDP") or _flag("ACCELERATE_USE_DEEPSPEED"))
 
 
 @contextmanager
@@ -34,6 +34,11 @@ def rehearsing() -> Iterator[None]:
     finally:
         os.environ["ACCELERATE_USE_CPU"] = flag
         PartialState._prepare_backend = original
+
+
+def wants_cpu() -> bool:
+    """True if the launcher was told to ignore GPUs."""
+    return _flag("ACCELERATE_USE_CPU")
 
 
 def _flag(name: str) -> bool:
