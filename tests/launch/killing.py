@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
+from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
 from launched import ROOT, free_port
+
+import finetune_ttm
+from tstune.runtime.logs import logger, setup_logging
 
 Moment = Callable[[], bool]
 
@@ -56,8 +61,19 @@ class Run:
         return Path(f"{self.output_dir}.log")
 
     def finish(self, *settings: str) -> int:
-        """Run to the end and return the exit code."""
-        return self.start(*settings).wait(timeout=300)
+        """Run to the end and return the exit code; one process runs in this one, which saves the start."""
+        if self.num_processes > 1:
+            return self.start(*settings).wait(timeout=300)
+        arguments = ["--config", self.recipe, f"output_dir={self.output_dir}", *self.settings, *settings]
+        setup_logging()
+        ours = [handler for handler in logger.handlers if type(handler) is logging.StreamHandler]
+        with self.log.open("a") as log, redirect_stdout(log), redirect_stderr(log):
+            before = [handler.setStream(log) for handler in ours]
+            try:
+                return finetune_ttm.main(list(map(str, arguments)))
+            finally:
+                for handler, stream in zip(ours, before, strict=True):
+                    handler.setStream(stream)
 
     def newest_step(self) -> int:
         """Step of the newest checkpoint; 0 without one."""

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 
 import pytest
 import tiny
 from killing import Run
+from launched import ROOT
 
 from tstune.errors import EXIT_REQUEUE, EXIT_USER_ERROR
 
@@ -83,10 +87,10 @@ def killed_and_resumed(run: Run, kills: int, seed: int) -> list[str]:
     return table
 
 
-@pytest.mark.parametrize("processes", [1, 2])
-def test_three_kills_leave_no_trace(processes: int, desk: Path, whole: dict[int, Path]):
+@pytest.mark.parametrize(("processes", "kills"), [(1, 3), (2, 2)])
+def test_kills_leave_no_trace(processes: int, kills: int, desk: Path, whole: dict[int, Path]):
     run = Run(desk / "recipe.yaml", desk / f"killed{processes}", processes)
-    killed_and_resumed(run, kills=3, seed=processes)
+    killed_and_resumed(run, kills, seed=processes)
     assert_same(run.output_dir, whole[processes])
     assert not list(desk.glob(f".killed{processes}.partial*"))
     assert not run.checkpoints.exists()
@@ -152,6 +156,38 @@ def test_a_damaged_newest_checkpoint_is_passed_over(desk: Path, whole: dict[int,
     assert f"checkpoint {newest} is damaged (learning.safetensors has changed): trying the one before" in log
     assert f"resumed from step {int(newest.name[5:]) - EVERY} " in log
     assert_same(run.output_dir, whole[1])
+
+
+@pytest.mark.parametrize("limit", [6_000, pytest.param(20_000, marks=pytest.mark.slow)])  # weights; optimizer
+def test_a_full_disk_stops_with_one_line_and_leaves_nothing(limit: int, desk: Path):
+    run = Run(desk / "recipe.yaml", desk / f"full{limit}", 1, ["training.max_steps=6"])
+    command = [
+        sys.executable,
+        "-c",
+        LIMITED.format(limit=limit),
+        "--config",
+        run.recipe,
+        f"output_dir={run.output_dir}",
+    ]
+    environment = os.environ | {"PYTHONPATH": str(ROOT / "scripts"), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        list(map(str, command)), env=environment, capture_output=True, text=True, timeout=300, check=False
+    )
+    assert done.returncode == EXIT_USER_ERROR, done.stderr
+    (error,) = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert error.startswith(f"error: checkpoint of step {EVERY} cannot be written to {run.checkpoints}: ")
+    assert not list(run.checkpoints.iterdir())
+    assert not run.output_dir.exists()
+    assert not list(desk.glob(f".full{limit}.partial-*"))
+
+
+# The system refuses to let any file of this process grow beyond the limit, as a full disk would.
+LIMITED = """
+import resource, sys
+import finetune_ttm
+resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, {limit}))
+raise SystemExit(finetune_ttm.main(sys.argv[1:]))
+"""
 
 
 @pytest.fixture(scope="module")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import stat
 import subprocess
 import sys
@@ -305,9 +306,33 @@ def test_what_is_written_is_json(tmp_path: Path):
 
 
 def test_a_folder_of_another_run_is_not_touched(tmp_path: Path):
-    other = tmp_path / f".run.partial-{os.getpid()}"
+    host = socket.gethostname()
+    others = [
+        tmp_path / f".run.partial-{host}-1",
+        tmp_path / ".run.partial-elsewhere-7",
+        tmp_path / ".runs.partial-x-1",
+    ]
+    for other in others:
+        other.mkdir()
+        (other / "theirs").write_text("x")
+    with RunFolder(tmp_path / "run"):
+        assert [(other / "theirs").read_text() for other in others] == ["x", "x", "x"]
+    assert sorted(tmp_path.iterdir()) == sorted(others)
+
+
+def test_what_a_killed_run_left_is_removed(tmp_path: Path):
+    process = subprocess.Popen(["true"])
+    process.wait()
+    left = tmp_path / f".run.partial-{socket.gethostname()}-{process.pid}"
+    left.mkdir()
+    with RunFolder(tmp_path / "run"):
+        assert not left.exists()
+
+
+def test_a_run_that_goes_on_removes_what_it_left_on_another_machine(tmp_path: Path):
+    left, other = tmp_path / ".run.partial-elsewhere-7", tmp_path / ".run2.partial-elsewhere-7"
+    left.mkdir()
     other.mkdir()
-    (other / "theirs").write_text("x")
-    with pytest.raises(OutputError, match="File exists"), RunFolder(tmp_path / "run"):
-        pytest.fail("the run has begun")
-    assert (other / "theirs").read_text() == "x"
+    with RunFolder(tmp_path / "run", resumes=True):
+        assert not left.exists()
+    assert other.exists()
