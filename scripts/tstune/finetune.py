@@ -39,7 +39,7 @@ from tstune.runtime.memory_estimate import estimate_training_memory
 from tstune.runtime.preemption import StopSignal
 from tstune.runtime.seeding import set_seed
 from tstune.training.checkpoint import CheckpointStore
-from tstune.training.loop import Checkpoints, TrainingResult
+from tstune.training.contract import Checkpoints, TrainingResult
 
 _FREE_TO_CHANGE = (
     "training.checkpoint_every_steps",

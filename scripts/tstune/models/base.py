@@ -33,8 +33,9 @@ from tstune.models.per_item import ItemAdapters
 from tstune.models.predict import predict_frame
 from tstune.runtime.distributed import DistributedManager
 from tstune.runtime.logs import logger
+from tstune.training.contract import Checkpoints, TrainingResult
 from tstune.training.feature_cache import CachedWindows
-from tstune.training.loop import Checkpoints, TrainingResult, train
+from tstune.training.loop import train
 
 MODEL_FOLDER = "model"
 ADAPTER_FOLDER = "adapter"

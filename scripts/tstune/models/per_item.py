@@ -19,7 +19,8 @@ from tstune.models.lora_files import Adapter
 from tstune.runtime.distributed import DistributedManager
 from tstune.runtime.logs import logger
 from tstune.runtime.seeding import set_seed
-from tstune.training.loop import TrainingResult, train
+from tstune.training.contract import TrainingResult
+from tstune.training.loop import train
 
 if TYPE_CHECKING:
     from tstune.models.base import BaseTimeSeriesFoundationModel

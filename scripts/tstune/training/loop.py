@@ -7,12 +7,11 @@ import hashlib
 import json
 import math
 import time
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from itertools import islice
 from pathlib import Path
-from typing import Protocol
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -26,98 +25,19 @@ from tstune.errors import Preempted, TrainingError
 from tstune.runtime.distributed import DistributedManager
 from tstune.runtime.logs import logger
 from tstune.runtime.memory import GPUManager
-from tstune.runtime.preemption import StopSignal
 from tstune.runtime.sharding import learning_parameters, whole_parameters
 from tstune.training.callbacks import BestWeights, History, progress_bar
 from tstune.training.checkpoint import (
-    CheckpointStore,
     find_checkpoint,
     load_random_state,
     require_same_run,
     save_random_state,
 )
+from tstune.training.contract import Checkpoints, Progress, Trainable, TrainingResult
 from tstune.training.lr_finder import LearningRateCurve, find_learning_rate
 from tstune.training.optim import build_optimizer, learning_rate_factor
 from tstune.training.state_files import load_training_state, save_training_state
 from tstune.training.weight_average import WeightAverage
-
-
-class Trainable(Protocol):
-    """What the loop needs from a model."""
-
-    module: nn.Module
-    parts: Collection[str]
-    block_classes: Collection[str]
-
-    def window_losses(self, module: nn.Module, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
-        """([batch] summed loss, [batch] weight) of each window; call `module`, it may be a wrapper."""
-
-    def window_weights(self, batch: Batch) -> torch.Tensor:
-        """[batch] weight of each window, the same as `window_losses` gives."""
-
-
-@dataclass(frozen=True)
-class Checkpoints:
-    """How a run writes checkpoints and where it goes on from.
-
-    Attributes:
-        store: where they lie.
-        every_steps, every_minutes: how often; both None writes one only when the run is preempted.
-        resume: ``auto``, a path, or None.
-        identity: what defines the run; a checkpoint of another run is refused.
-        stop: tells that the machine is being taken away.
-    """
-
-    store: CheckpointStore
-    every_steps: int | None
-    every_minutes: float | None
-    resume: str | None
-    identity: Mapping[str, object]
-    stop: StopSignal
-
-
-@dataclass
-class Progress:
-    """How far a run is. Everything but the weights and the optimizer; each rank has its own."""
-
-    step: int = 0
-    epoch: int = 0
-    batches: int = 0
-    num_windows: int = 0
-    seconds: float = 0.0
-    seconds_validating: float = 0.0
-    loss_sums: list[float] = field(default_factory=lambda: [0.0, 0.0])
-
-
-@dataclass(frozen=True)
-class TrainingResult:
-    """What training did.
-
-    Attributes:
-        num_steps: optimizer steps taken.
-        num_epochs: passes begun.
-        best_step: step whose weights were kept; 0 are the weights training started from.
-        best_validation_loss: scaled units.
-        stopped_early: the patience ran out.
-        learning_rate: peak learning rate.
-        lr_curve: what the learning-rate finder saw, if it ran.
-        seconds: wall time, validation included.
-        windows_per_second: training windows of all processes per second of training, validation excluded.
-        resumed_from: step of the checkpoint the run went on from, or None.
-        history: rows as in `history.jsonl`.
-    """
-
-    num_steps: int
-    num_epochs: int
-    best_step: int
-    best_validation_loss: float
-    stopped_early: bool
-    learning_rate: float
-    lr_curve: LearningRateCurve | None
-    seconds: float
-    windows_per_second: float
-    resumed_from: int | None
-    history: list[dict]
 
 
 def train(

@@ -19,7 +19,7 @@ from tstune.runtime.logs import logger
 from tstune.training.optim import build_optimizer
 
 if TYPE_CHECKING:
-    from tstune.training.loop import Trainable
+    from tstune.training.contract import Trainable
 
 LOWEST, HIGHEST, NUM_STEPS = 1e-6, 1e-1, 100
 _SMOOTHING = 0.9
