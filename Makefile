@@ -23,7 +23,7 @@ demo: install  ## fine-tune on real glucose and print the scoreboard
 test: install  ## lint and the whole test suite
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/python -m pytest -m "not slow and not slurm"
+	$(BIN)/python -m pytest -n auto --dist loadfile -m "not slow and not slurm"
 
 test-slow: install  ## the tests that take minutes
 	$(BIN)/python -m pytest -m slow

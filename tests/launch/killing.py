@@ -17,7 +17,7 @@ import psutil
 from launched import ROOT, free_port
 
 import finetune_ttm
-from tstune.runtime.logs import logger, setup_logging
+from tstune.runtime.logs import logger
 
 Moment = Callable[[], bool]
 
@@ -65,15 +65,12 @@ class Run:
         if self.num_processes > 1:
             return self.start(*settings).wait(timeout=300)
         arguments = ["--config", self.recipe, f"output_dir={self.output_dir}", *self.settings, *settings]
-        setup_logging()
-        ours = [handler for handler in logger.handlers if type(handler) is logging.StreamHandler]
         with self.log.open("a") as log, redirect_stdout(log), redirect_stderr(log):
-            before = [handler.setStream(log) for handler in ours]
+            before, logger.handlers = logger.handlers, [logging.StreamHandler(log)]
             try:
                 return finetune_ttm.main(list(map(str, arguments)))
             finally:
-                for handler, stream in zip(ours, before, strict=True):
-                    handler.setStream(stream)
+                logger.handlers = before
 
     def newest_step(self) -> int:
         """Step of the newest checkpoint; 0 without one."""
