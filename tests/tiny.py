@@ -115,6 +115,13 @@ def write_recipe(path: Path, values: Mapping) -> Path:
     return path
 
 
+def write_desk(folder: Path, **sections: Mapping | object) -> Path:
+    """Write series.csv, checkpoint/ and a recipe.yaml that runs on them; returns the folder."""
+    csv, checkpoint = write_series(folder / "series.csv"), write_checkpoint(folder / "checkpoint")
+    write_recipe(folder / "recipe.yaml", recipe(csv, folder / "unused", checkpoint, **sections))
+    return folder
+
+
 def merged(base: Mapping, changes: Mapping) -> dict:
     """`base` with the leaves of `changes` replaced."""
     result = dict(base)

@@ -100,10 +100,7 @@ def cluster() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def desk(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("desk")
-    csv, checkpoint = tiny.write_series(folder / "series.csv"), tiny.write_checkpoint(folder / "checkpoint")
-    tiny.write_recipe(folder / "recipe.yaml", tiny.recipe(csv, folder / "unused", checkpoint, **SETTINGS))
-    return folder
+    return tiny.write_desk(tmp_path_factory.mktemp("desk"), **SETTINGS)
 
 
 def submit(desk: Path, name: str, *overrides: str) -> Job:
