@@ -42,6 +42,10 @@ class OutputError(TstuneError):
     """A place that cannot be written, or must not be overwritten."""
 
 
+class TrackingError(TstuneError):
+    """An experiment tracker that cannot start, or that was asked for something impossible."""
+
+
 class MissingDependencyError(TstuneError):
     """An optional package is not installed; the message names the pip line."""
 

@@ -6,11 +6,13 @@ import hashlib
 import shutil
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
+from tstune.config.dotted import dotted
 from tstune.config.schema import RunConfig
 from tstune.data.frequency import default_seasonality, fixed_step, parse_frequency
 from tstune.data.pipeline import PreparedData
@@ -38,6 +40,10 @@ from tstune.runtime.memory import GPUManager
 from tstune.runtime.memory_estimate import estimate_training_memory
 from tstune.runtime.preemption import StopSignal
 from tstune.runtime.seeding import set_seed
+from tstune.tracking.build import build_tracker, guarded
+from tstune.tracking.composite import CompositeTracker
+from tstune.tracking.interfaces import ExperimentTracker
+from tstune.tracking.run import TRACKING_FILE, TrackedRun, remember_run, remembered_run
 from tstune.training.checkpoint import CheckpointStore
 from tstune.training.contract import Checkpoints, TrainingResult
 
@@ -61,6 +67,7 @@ def finetune(
     overwrite: bool = False,
     manager: DistributedManager | None = None,
     resume: str | None = None,
+    tracker: ExperimentTracker | None = None,
 ) -> dict:
     """Tune a model and judge it; see `BaseTimeSeriesFoundationModel.fit` for arguments and result."""
     setup_logging()
@@ -83,59 +90,101 @@ def finetune(
         model.to(manager.device)
         parameters = model.get_model_info()  # as trained: adapters are merged afterwards
         scores: dict[str, Scores] = {}
-        if model.starts_from_weights():
-            with gpu.phase("zero_shot"):
-                scores["zero_shot"] = backtest.score(model)
-
         training: TrainingResult | None = None
-        if config.tuning.mode != "zero_shot":
-            checkpoints = None
-            if checkpoint_folder is not None:
-                settings = config.training
-                checkpoints = Checkpoints(
-                    CheckpointStore(checkpoint_folder, settings.keep_checkpoints, manager),
-                    settings.checkpoint_every_steps,
-                    settings.checkpoint_every_minutes,
-                    resume,
-                    _identity(config, data),
-                    stop,
-                )
-            history_path = run.path / "history.jsonl" if run.path else None
-            _prepare_memory(model, manager, gpu)
-            with gpu.phase("training"):
-                training = model.train_on(data, manager, history_path, checkpoints)
-            with gpu.phase("evaluation"):
-                scores["fine_tuned"] = backtest.score(model)
-        if config.tuning.per_item:
-            model.item_adapters = tune_items(model, data, manager)
-            scores["per_item"] = backtest.score(model.for_items(data.panel.item_ids))
-        baselines = build_baselines(model, data, manager)
-        scores |= {name: backtest.score(baseline) for name, baseline in baselines.items()}
+        run_id = remembered_run(checkpoint_folder) if resume and manager.is_main else None
+        with (
+            TrackedRun(_guarded(tracker, config, manager), config, run_id) as tracked,
+            _remembered(checkpoint_folder, tracked),
+        ):
+            tracked.log_parameters(parameters)
+            if model.starts_from_weights():
+                with gpu.phase("zero_shot"):
+                    scores["zero_shot"] = backtest.score(model)
 
-        results = {
-            "metrics": {name: values.metrics for name, values in scores.items()},
-            "best_model": best_model(scores),
-            "scoreboard": format_scoreboard(scores, data.preprocessor.unit),
-            "parameters": parameters,
-            "training": training,
-            "per_item": per_item_table(model, scores, data) if config.tuning.per_item else None,
-            "output_dir": str(output_dir) if output_dir is not None else None,
-        }
-        if results["per_item"] is not None:
-            results["scoreboard"] += "\n\n" + format_per_item(results["per_item"])
-        if run.path is not None:
-            environment = describe_environment(manager.device, manager.num_processes)
-            environment["seconds"] = round(time.perf_counter() - begin, 2)
-            environment |= {"peak_memory_mb": gpu.peak_memory(), "hardware": gpu.report(), "phases": gpu.phases}
-            environment["quantization"] = model.quantization_report and str(model.quantization_report)
-            _write(run, model, data, results, environment)
-            _draw(run.path / "plots", model, data, scores, training)
-            with stop.deferred():
-                run.commit()
-                if checkpoint_folder is not None and checkpoint_folder.is_dir():
-                    checkpoint_folder.rename(Path(output_dir) / "checkpoints")
+            if config.tuning.mode != "zero_shot":
+                checkpoints = None
+                if checkpoint_folder is not None:
+                    settings = config.training
+                    checkpoints = Checkpoints(
+                        CheckpointStore(checkpoint_folder, settings.keep_checkpoints, manager),
+                        settings.checkpoint_every_steps,
+                        settings.checkpoint_every_minutes,
+                        resume,
+                        _identity(config, data),
+                        stop,
+                    )
+                history_path = run.path / "history.jsonl" if run.path else None
+                _prepare_memory(model, manager, gpu)
+                with gpu.phase("training"):
+                    training = model.train_on(data, manager, history_path, checkpoints, tracked)
+                with gpu.phase("evaluation"):
+                    scores["fine_tuned"] = backtest.score(model)
+            if config.tuning.per_item:
+                model.item_adapters = tune_items(model, data, manager, tracked.tracker)
+                scores["per_item"] = backtest.score(model.for_items(data.panel.item_ids))
+            baselines = build_baselines(model, data, manager)
+            scores |= {name: backtest.score(baseline) for name, baseline in baselines.items()}
+
+            results = {
+                "metrics": {name: values.metrics for name, values in scores.items()},
+                "best_model": best_model(scores),
+                "scoreboard": format_scoreboard(scores, data.preprocessor.unit),
+                "parameters": parameters,
+                "training": training,
+                "per_item": per_item_table(model, scores, data) if config.tuning.per_item else None,
+                "output_dir": str(output_dir) if output_dir is not None else None,
+                "run_id": tracked.run_id,
+            }
+            if results["per_item"] is not None:
+                results["scoreboard"] += "\n\n" + format_per_item(results["per_item"])
+            tracked.log_scores("test", results["metrics"])
+            if run.path is not None:
+                environment = describe_environment(manager.device, manager.num_processes)
+                environment["seconds"] = round(time.perf_counter() - begin, 2)
+                environment |= {"peak_memory_mb": gpu.peak_memory(), "hardware": gpu.report(), "phases": gpu.phases}
+                environment["quantization"] = model.quantization_report and str(model.quantization_report)
+                _write(run, model, data, results, environment)
+                if tracked.is_tracked:
+                    run.write_json(TRACKING_FILE, tracked.to_dict())
+                _draw(run.path / "plots", model, data, scores, training)
+                with stop.deferred():
+                    run.commit()
+                    _keep_checkpoints(checkpoint_folder, Path(output_dir))
+                tracked.log_folder(Path(output_dir))
     manager.wait()
     return results
+
+
+def _guarded(tracker: ExperimentTracker | None, config: RunConfig, manager: DistributedManager) -> CompositeTracker:
+    """Trackers that cannot stop the run, on the main process; none elsewhere."""
+    if tracker is None or not manager.is_main:
+        return build_tracker(config.tracking, manager.is_main)
+    return tracker if isinstance(tracker, CompositeTracker) else guarded([tracker], config.tracking)
+
+
+@contextmanager
+def _remembered(checkpoint_folder: Path | None, tracked: TrackedRun) -> Iterator[None]:
+    """Note the trackers' run beside its checkpoints, as long as there is something to go on with."""
+    if checkpoint_folder is None or not tracked.is_tracked:
+        yield
+        return
+    remember_run(checkpoint_folder, tracked)
+    try:
+        yield
+    finally:
+        if [path.name for path in _files(checkpoint_folder)] == [TRACKING_FILE]:
+            shutil.rmtree(checkpoint_folder)
+
+
+def _files(folder: Path) -> list[Path]:
+    return list(folder.iterdir()) if folder.is_dir() else []
+
+
+def _keep_checkpoints(folder: Path | None, output_dir: Path) -> None:
+    """Move the checkpoints of the finished run into its folder."""
+    if folder is not None and any(path.name != TRACKING_FILE for path in _files(folder)):
+        (folder / TRACKING_FILE).unlink(missing_ok=True)
+        folder.rename(output_dir / "checkpoints")
 
 
 def _prepare_memory(model: BaseTimeSeriesFoundationModel, manager: DistributedManager, gpu: GPUManager) -> None:
@@ -158,8 +207,8 @@ def _checkpoint_folder(
             raise ConfigError("training.resume_from_checkpoint=auto needs an output_dir, the checkpoints lie beside it")
         return None
     folder = Path(f"{output_dir}.checkpoints")
-    if resume is None and manager.is_main and folder.is_dir() and any(folder.iterdir()):
-        if not overwrite:
+    if resume is None and manager.is_main and folder.is_dir():
+        if not overwrite and any(path.name != TRACKING_FILE for path in _files(folder)):
             raise OutputError(
                 f"{folder} holds checkpoints of an unfinished run: set training.resume_from_checkpoint=auto to go on, "
                 "or overwrite=true to begin anew"
@@ -171,21 +220,13 @@ def _checkpoint_folder(
 def _identity(config: RunConfig, data: PreparedData) -> dict[str, object]:
     """What a checkpoint must have in common with the run that goes on from it."""
     sections = config.model_dump(mode="json", include={"model", "data", "tuning", "lora", "training", "seed"})
-    flat = dict(_flattened(sections))
+    flat = dict(dotted(sections))
     for name in _FREE_TO_CHANGE:
         flat.pop(name)
     panel = data.panel
     readings = hashlib.sha256(np.ascontiguousarray(panel.values))
     readings.update(np.ascontiguousarray(panel.status))
     return flat | {"readings": readings.hexdigest()}
-
-
-def _flattened(values: dict, prefix: str = "") -> Iterator[tuple[str, object]]:
-    for name, value in values.items():
-        if isinstance(value, dict):
-            yield from _flattened(value, f"{prefix}{name}.")
-        else:
-            yield f"{prefix}{name}", value
 
 
 def _check_baselines(config: RunConfig) -> None:

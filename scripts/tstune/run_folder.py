@@ -151,7 +151,7 @@ def is_finished(config: RunConfig) -> bool:
     if not path.is_file():
         return False
     done = SimpleConfigManager().load_config(str(path), [])
-    return done.model_copy(update={"overwrite": config.overwrite}) == config
+    return done.model_copy(update={"overwrite": config.overwrite, "tracking": config.tracking}) == config
 
 
 def _finite(content: object) -> object:

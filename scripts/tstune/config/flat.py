@@ -10,7 +10,7 @@ import difflib
 import inspect
 from collections.abc import Mapping
 
-from tstune.config.schema import LoRAConfig, RunConfig
+from tstune.config.schema import LoRAConfig, RunConfig, TrackingSection
 from tstune.config.validation import leaf_paths, validate
 from tstune.errors import ConfigError
 
@@ -28,7 +28,10 @@ _RENAMED = {
     "evaluation.batch_size": "eval_batch_size",
     "distributed.enabled": "distributed",
     "distributed.strategy": "distributed_strategy",
-} | {f"lora.{name}": f"lora_{name}" for name in LoRAConfig.model_fields}
+}
+_RENAMED |= {f"lora.{name}": f"lora_{name}" for name in LoRAConfig.model_fields}
+_RENAMED |= {f"tracking.{name}": f"tracking_{name}" for name in TrackingSection.model_fields}
+_RENAMED["tracking.trackers"] = "trackers"
 
 FLAT_PATHS: dict[str, str] = {_RENAMED.get(path, path.rsplit(".", 1)[-1]): path for path in leaf_paths()}
 """Flat keyword -> dotted path in `RunConfig`."""

@@ -286,6 +286,50 @@ class DistributedConfig(Section):
     """Exact number of processes; null takes any."""
 
 
+class TrackingSection(Section):
+    """Where a run is written down, beside its own folder. Credentials come from the environment only."""
+
+    trackers: list[str] = []
+    """Any of `file`, `mlflow`, `wandb`, `tensorboard`, or your own class as `package.module:Class`."""
+    experiment: str = Field("tstune", min_length=1)
+    """Name the runs are grouped under."""
+    run_name: str | None = None
+    """Name people read; null takes the name of the output folder."""
+    folder: str = "runs/tracking"
+    """Where trackers that write files put them, and what a dead tracker missed."""
+    log_model: bool = True
+    """Send the run folder's model to the trackers too."""
+    required: bool = True
+    """Stop before training if a tracker cannot start; false trains on and keeps what it missed."""
+    retry_seconds: float = Field(30.0, ge=0)
+    """How long a failing tracker is left alone before it is tried again."""
+    parent_run: str | None = None
+    """Run this one is a part of, for example the sweep of a trial."""
+    mlflow_uri: str | None = None
+    """Server or database of MLflow; null takes MLFLOW_TRACKING_URI, else a SQLite file in `folder`."""
+    wandb_project: str | None = None
+    """Project of Weights & Biases; null takes `experiment`."""
+    wandb_entity: str | None = None
+    """User or team of Weights & Biases."""
+    wandb_mode: Literal["online", "offline", "disabled"] | None = None
+    """Null takes WANDB_MODE, else online."""
+    register_as: str | None = None
+    """Put the finished run into the model registry under this name."""
+    registry: str | None = None
+    """Folder of the model registry, or `mlflow+http://host:port`; null takes TSTUNE_REGISTRY, else `registry`."""
+
+    @model_validator(mode="after")
+    def _no_credentials(self) -> TrackingSection:
+        for key in ("mlflow_uri", "registry"):
+            value = getattr(self, key)
+            if value is not None and "@" in value.partition("://")[2].partition("/")[0]:
+                raise ValueError(
+                    f"{key} holds a user name or password; "
+                    "put them into MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"
+                )
+        return self
+
+
 class RunConfig(Section):
     """Everything that defines a run."""
 
@@ -296,6 +340,7 @@ class RunConfig(Section):
     training: TrainingSection = TrainingSection()
     evaluation: EvaluationSection = EvaluationSection()
     distributed: DistributedConfig = DistributedConfig()
+    tracking: TrackingSection = TrackingSection()
     output_dir: str = "runs/latest"
     """Folder the run is written to, as a whole, when it is done."""
     overwrite: bool = False

@@ -33,7 +33,8 @@ from tstune.models.per_item import ItemAdapters
 from tstune.models.predict import predict_frame
 from tstune.runtime.distributed import DistributedManager
 from tstune.runtime.logs import logger
-from tstune.training.contract import Checkpoints, TrainingResult
+from tstune.tracking.interfaces import ExperimentTracker
+from tstune.training.contract import Checkpoints, TrainingObserver, TrainingResult
 from tstune.training.feature_cache import CachedWindows
 from tstune.training.loop import train
 
@@ -120,6 +121,7 @@ class BaseTimeSeriesFoundationModel(ABC):
         *,
         overwrite: bool | None = None,
         manager: DistributedManager | None = None,
+        tracker: ExperimentTracker | None = None,
     ) -> dict:
         """Tune the model and judge it: before, after, and against the baselines, on the same test windows.
 
@@ -130,16 +132,18 @@ class BaseTimeSeriesFoundationModel(ABC):
                 `training.resume_from_checkpoint`.
             overwrite: replace an existing run folder; None takes the configuration's.
             manager: running process group; None starts one.
+            tracker: where the run is written down; None takes the configuration's `tracking.trackers`.
 
         Returns:
             ``metrics`` {model: {metric: value}} · ``best_model`` · ``parameters`` · ``training`` (a
-            `TrainingResult`, None for zero-shot) · ``output_dir``.
+            `TrainingResult`, None for zero-shot) · ``output_dir`` · ``run_id`` (of the trackers).
         """
         from tstune.finetune import finetune  # the orchestrator knows the models, not the other way round
 
         overwrite = self.config.overwrite if overwrite is None else overwrite
         resume = resume_from_checkpoint or self.config.training.resume_from_checkpoint
-        return finetune(self, train_data, output_dir, overwrite, manager, None if resume is None else str(resume))
+        resume = None if resume is None else str(resume)
+        return finetune(self, train_data, output_dir, overwrite, manager, resume, tracker)
 
     def train_on(
         self,
@@ -147,6 +151,7 @@ class BaseTimeSeriesFoundationModel(ABC):
         manager: DistributedManager,
         history_path: Path | None = None,
         checkpoints: Checkpoints | None = None,
+        observer: TrainingObserver | None = None,
     ) -> TrainingResult:
         """Train on prepared windows; the network ends with the weights of the lowest validation loss."""
         train_windows, validation_windows = self._training_windows(data, manager)
@@ -161,6 +166,7 @@ class BaseTimeSeriesFoundationModel(ABC):
             history_path=history_path,
             start_counts=self.starts_from_weights(),
             checkpoints=checkpoints,
+            observer=observer,
         )
         if self.config.lora.enabled and self.config.tuning.mode in ("lora", "dora"):
             self.adapter = Adapter.taken_from(self.network)

@@ -19,7 +19,9 @@ from tstune.models.lora_files import Adapter
 from tstune.runtime.distributed import DistributedManager
 from tstune.runtime.logs import logger
 from tstune.runtime.seeding import set_seed
-from tstune.training.contract import TrainingResult
+from tstune.tracking.composite import CompositeTracker
+from tstune.tracking.run import TrackedRun
+from tstune.training.contract import TrainingObserver, TrainingResult
 from tstune.training.loop import train
 
 if TYPE_CHECKING:
@@ -131,15 +133,24 @@ class PerItemForecaster:
         return forecast
 
 
-def tune_items(model: BaseTimeSeriesFoundationModel, data: PreparedData, manager: DistributedManager) -> ItemAdapters:
-    """Tune one adapter per item on the tuned base, and keep those that lower the item's own validation loss."""
+def tune_items(
+    model: BaseTimeSeriesFoundationModel,
+    data: PreparedData,
+    manager: DistributedManager,
+    tracker: CompositeTracker,
+) -> ItemAdapters:
+    """Tune one adapter per item on the tuned base, and keep those that lower the item's own validation loss.
+
+    Each item is a run inside the tracker's run.
+    """
     adapters, results = {}, []
     for item, item_id in enumerate(data.panel.item_ids):
         windows, validation = data.train.of_item(item), data.validation.of_item(item)
         if not len(windows) or not len(validation):
             results.append(ItemResult(item_id, False, None, None, "no training or no validation window"))
             continue
-        result, adapter = _tune_item(model, windows, validation, manager)
+        with TrackedRun(tracker.child(item_id), model.config) as run:
+            result, adapter = _tune_item(model, windows, validation, manager, run)
         kept = result.best_step > 0
         base_loss = result.history[0]["validation_loss"]
         if kept:
@@ -157,7 +168,11 @@ def tune_items(model: BaseTimeSeriesFoundationModel, data: PreparedData, manager
 
 
 def _tune_item(
-    model: BaseTimeSeriesFoundationModel, windows: WindowDataset, validation: WindowDataset, manager: DistributedManager
+    model: BaseTimeSeriesFoundationModel,
+    windows: WindowDataset,
+    validation: WindowDataset,
+    manager: DistributedManager,
+    observer: TrainingObserver,
 ) -> tuple[TrainingResult, Adapter]:
     config = model.config
     training = config.training.model_copy(
@@ -175,7 +190,17 @@ def _tune_item(
     model.network = LoRAManager().add_lora_to_model(model.network, model.model_type, config.lora)
     model.to(manager.device)
     batch_size = model.evaluation_batch_size(manager.device)
-    result = train(model, windows, validation, training, manager, config.seed, batch_size, show_progress=False)
+    result = train(
+        model,
+        windows,
+        validation,
+        training,
+        manager,
+        config.seed,
+        batch_size,
+        show_progress=False,
+        observer=observer,
+    )
     adapter = Adapter.taken_from(model.network)
     model.network = model.network.unload()
     return result, adapter

@@ -10,6 +10,8 @@ from pathlib import Path
 import torch
 from tqdm.auto import tqdm
 
+from tstune.training.contract import TrainingObserver
+
 
 class BestWeights:
     """Remembers the learning parameters at the lowest validation loss, and when to give up.
@@ -51,11 +53,11 @@ class BestWeights:
 
 
 class History:
-    """Rows of the training log, kept in memory and appended to a JSONL file."""
+    """Rows of the training log: kept in memory, appended to a JSONL file, told to an observer."""
 
-    def __init__(self, path: Path | None) -> None:
+    def __init__(self, path: Path | None, observer: TrainingObserver | None = None) -> None:
         self.rows: list[dict] = []
-        self._path = path
+        self._path, self._observer = path, observer
 
     def add(self, **row: object) -> None:
         """Add a row; it is on disk when this returns."""
@@ -63,6 +65,8 @@ class History:
         if self._path is not None:
             with self._path.open("a", encoding="utf-8") as stream:
                 stream.write(json.dumps(row) + "\n")
+        if self._observer is not None:
+            self._observer.row_logged(row)
 
     def replace(self, rows: list[dict]) -> None:
         """Go on from the rows of a checkpoint."""

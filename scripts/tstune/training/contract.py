@@ -29,6 +29,16 @@ class Trainable(Protocol):
         """[batch] weight of each window, the same as `window_losses` gives."""
 
 
+class TrainingObserver(Protocol):
+    """Who is told how training goes; on the main process only."""
+
+    def training_starts(self, module: nn.Module) -> None:
+        """The network, as wrapped for training, just before its first step."""
+
+    def row_logged(self, row: Mapping[str, float]) -> None:
+        """A row of the history: `step`, `epoch` and what was measured."""
+
+
 @dataclass(frozen=True)
 class Checkpoints:
     """How a run writes checkpoints and where it goes on from.

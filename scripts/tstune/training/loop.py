@@ -33,7 +33,7 @@ from tstune.training.checkpoint import (
     require_same_run,
     save_random_state,
 )
-from tstune.training.contract import Checkpoints, Progress, Trainable, TrainingResult
+from tstune.training.contract import Checkpoints, Progress, Trainable, TrainingObserver, TrainingResult
 from tstune.training.lr_finder import LearningRateCurve, find_learning_rate
 from tstune.training.optim import build_optimizer, learning_rate_factor
 from tstune.training.state_files import load_training_state, save_training_state
@@ -52,6 +52,7 @@ def train(
     start_counts: bool = True,
     show_progress: bool = True,
     checkpoints: Checkpoints | None = None,
+    observer: TrainingObserver | None = None,
 ) -> TrainingResult:
     """Train `model.module` in place and leave it with the weights of the lowest validation loss.
 
@@ -66,6 +67,7 @@ def train(
         start_counts: the weights training starts from may be kept too; False for random ones.
         show_progress: draw a bar and log every validation.
         checkpoints: where to write them and what to go on from; None does neither.
+        observer: told every row of the history as it comes.
 
     Raises:
         TrainingError: the loss is not a number any more.
@@ -74,8 +76,11 @@ def train(
         Preempted: SIGTERM came; a checkpoint has been written.
     """
     run = _Run(model, train_windows, validation_windows, config, manager, seed, eval_batch_size, checkpoints)
-    run.history = History(history_path if manager.is_main else None)
+    observer = observer if manager.is_main else None
+    run.history = History(history_path if manager.is_main else None, observer)
     run.show_progress = show_progress
+    if observer is not None:
+        observer.training_starts(run.module)
     with checkpoints.stop.deferred() if checkpoints else nullcontext():
         return run.train(start_counts)
 

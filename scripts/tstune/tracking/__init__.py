@@ -1,0 +1,1 @@
+"""Experiment tracking: one interface, several back ends, any number of them at once."""

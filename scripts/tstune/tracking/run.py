@@ -1,0 +1,102 @@
+"""One run as the trackers see it: begun, observed while it trains, ended with what became of it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tstune.config.dotted import dotted
+from tstune.config.schema import RunConfig
+from tstune.errors import Preempted
+from tstune.tracking.composite import CompositeTracker
+from tstune.tracking.interfaces import RunStatus
+
+if TYPE_CHECKING:
+    from torch import nn
+
+TRACKING_FILE = "tracking.json"
+_ARTIFACTS = ("config.yaml", "manifest.json", "metrics.json", "per_item.json", "history.jsonl", "environment.json")
+_NOT_A_METRIC = ("step", "epoch")
+
+
+class TrackedRun:
+    """Context manager: whatever happens inside, the run ends with the right status.
+
+    It also is the observer that the training loop reports to.
+
+    Args:
+        tracker: what the main process reports to; one without back ends elsewhere.
+        config: the run.
+        run_id: a run to go on with; None begins one.
+
+    Attributes:
+        run_id: known once entered.
+    """
+
+    def __init__(self, tracker: CompositeTracker, config: RunConfig, run_id: str | None = None) -> None:
+        self.tracker, self._config, self.run_id = tracker, config, run_id
+
+    @property
+    def is_tracked(self) -> bool:
+        """True if any tracker writes this run down, on this process."""
+        return bool(self.tracker.trackers)
+
+    def __enter__(self) -> TrackedRun:
+        values = self._config.model_dump(mode="json")
+        self.run_id = self.tracker.start_experiment(self._config.tracking.experiment, values, self.run_id)
+        self.tracker.log_params(dict(dotted(values)))
+        return self
+
+    def __exit__(self, error_type: type[BaseException] | None, error: BaseException | None, _: object) -> None:
+        status: RunStatus = "FINISHED"
+        if error_type is not None:
+            status = "KILLED" if issubclass(error_type, KeyboardInterrupt | Preempted) else "FAILED"
+        self.tracker.end_experiment(status)
+
+    def training_starts(self, module: nn.Module) -> None:
+        """The network, as wrapped for training, just before its first step."""
+        self.tracker.watch_model(module)
+
+    def row_logged(self, row: Mapping[str, float]) -> None:
+        """A row of the history."""
+        metrics = {name: value for name, value in row.items() if name not in _NOT_A_METRIC}
+        self.tracker.log_metrics(metrics, step=row["step"])
+
+    def log_parameters(self, parameters: Mapping[str, object]) -> None:
+        """How many parameters there are and how many learn."""
+        self.tracker.log_params({f"parameters.{name}": value for name, value in parameters.items()})
+
+    def log_scores(self, part: str, scores: Mapping[str, Mapping[str, float]]) -> None:
+        """Results of the whole run, as ``<part>/<model>/<metric>``."""
+        metrics = {f"{part}/{model}/{name}": value for model, row in scores.items() for name, value in row.items()}
+        self.tracker.log_metrics(metrics)
+
+    def log_folder(self, folder: Path) -> None:
+        """The finished run folder: its files, its plots and its model."""
+        for name in (*_ARTIFACTS, "README.md"):
+            if (folder / name).is_file():
+                self.tracker.log_artifact(folder / name, name)
+        for plot in sorted((folder / "plots").glob("*.png")):
+            self.tracker.log_figure(plot, f"plots/{plot.name}")
+        if self._config.tracking.log_model:
+            self.tracker.log_model(folder, "model")
+
+    def to_dict(self) -> dict[str, object]:
+        """What a run folder keeps, to find the run in the trackers again."""
+        tracking = self._config.tracking
+        return {"run_id": self.run_id, "experiment": tracking.experiment, "trackers": list(tracking.trackers)}
+
+
+def remember_run(folder: Path, run: TrackedRun) -> None:
+    """Note the run beside its checkpoints, so that it is gone on with when it is resumed."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / TRACKING_FILE).write_text(json.dumps(run.to_dict()) + "\n", encoding="utf-8")
+
+
+def remembered_run(folder: Path | None) -> str | None:
+    """Id of the run that was noted in a folder of checkpoints."""
+    if folder is None or not (folder / TRACKING_FILE).is_file():
+        return None
+    return json.loads((folder / TRACKING_FILE).read_text(encoding="utf-8")).get("run_id")
