@@ -2,21 +2,15 @@
 
 from __future__ import annotations
 
-import hashlib
-import shutil
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 
-from tstune.config.dotted import dotted
-from tstune.config.schema import RunConfig
+from tstune.config.schema import PretrainingSection, RunConfig
 from tstune.data.frequency import default_seasonality, fixed_step, parse_frequency
 from tstune.data.pipeline import PreparedData
-from tstune.errors import ConfigError, OutputError
+from tstune.errors import ConfigError
 from tstune.evaluation.backtest import Backtest
 from tstune.evaluation.metrics import Scores
 from tstune.evaluation.plots import (
@@ -31,33 +25,27 @@ from tstune.models.base import BaseTimeSeriesFoundationModel
 from tstune.models.baselines import Baseline
 from tstune.models.per_item import tune_items
 from tstune.models.registry import model_class
+from tstune.registry import check_name, open_registry
 from tstune.run_folder import RunFolder
 from tstune.run_readme import render_readme
+from tstune.run_setup import (
+    guarded_tracker,
+    keep_checkpoints,
+    open_checkpoint_folder,
+    plan_checkpoints,
+    prepare_memory,
+    register_run,
+    remembered,
+)
 from tstune.runtime.distributed import DistributedManager
 from tstune.runtime.environment import describe_environment
 from tstune.runtime.logs import logger, setup_logging
 from tstune.runtime.memory import GPUManager
-from tstune.runtime.memory_estimate import estimate_training_memory
 from tstune.runtime.preemption import StopSignal
 from tstune.runtime.seeding import set_seed
-from tstune.tracking.build import build_tracker, guarded
-from tstune.tracking.composite import CompositeTracker
 from tstune.tracking.interfaces import ExperimentTracker
-from tstune.tracking.run import TRACKING_FILE, TrackedRun, remember_run, remembered_run
-from tstune.training.checkpoint import CheckpointStore
-from tstune.training.contract import Checkpoints, TrainingResult
-
-_FREE_TO_CHANGE = (
-    "training.checkpoint_every_steps",
-    "training.checkpoint_every_minutes",
-    "training.keep_checkpoints",
-    "training.resume_from_checkpoint",
-    "training.auto_batch_size",
-    "training.num_workers",
-    "data.path",
-    "model.pretrained",
-)
-"""Settings that may differ when a run goes on: they do not change its result, or what they name is compared itself."""
+from tstune.tracking.run import TRACKING_FILE, TrackedRun, remembered_run
+from tstune.training.contract import TrainingResult
 
 
 def finetune(
@@ -77,10 +65,10 @@ def finetune(
     logger.info(manager.describe())
     gpu = GPUManager(manager.device)
     gpu.allow_tf32(config.training.tf32)
-    _check_baselines(config)
+    _check_config(config)
     inputs = {"model.pretrained": config.model.pretrained, "data.path": config.data.path}
     with StopSignal() as stop, RunFolder(output_dir, overwrite, manager.is_main, inputs, resume is not None) as run:
-        checkpoint_folder = _checkpoint_folder(output_dir, overwrite, resume, manager)
+        checkpoint_folder = open_checkpoint_folder(output_dir, overwrite, resume, manager)
         data = model.prepare(train_data)
         logger.info("windows: %s", ", ".join(f"{part} {len(windows):,}" for part, windows in data.windows.items()))
         backtest = Backtest(data, config.evaluation, manager)
@@ -93,8 +81,8 @@ def finetune(
         training: TrainingResult | None = None
         run_id = remembered_run(checkpoint_folder) if resume and manager.is_main else None
         with (
-            TrackedRun(_guarded(tracker, config, manager), config, run_id) as tracked,
-            _remembered(checkpoint_folder, tracked),
+            TrackedRun(guarded_tracker(tracker, config, manager), config, run_id) as tracked,
+            remembered(checkpoint_folder, tracked),
         ):
             tracked.log_parameters(parameters)
             if model.starts_from_weights():
@@ -102,19 +90,10 @@ def finetune(
                     scores["zero_shot"] = backtest.score(model)
 
             if config.tuning.mode != "zero_shot":
-                checkpoints = None
-                if checkpoint_folder is not None:
-                    settings = config.training
-                    checkpoints = Checkpoints(
-                        CheckpointStore(checkpoint_folder, settings.keep_checkpoints, manager),
-                        settings.checkpoint_every_steps,
-                        settings.checkpoint_every_minutes,
-                        resume,
-                        _identity(config, data),
-                        stop,
-                    )
+                readings = data.panel.fingerprint()
+                checkpoints = plan_checkpoints(checkpoint_folder, config, resume, readings, stop, manager)
                 history_path = run.path / "history.jsonl" if run.path else None
-                _prepare_memory(model, manager, gpu)
+                prepare_memory(model, manager, gpu)
                 with gpu.phase("training"):
                     training = model.train_on(data, manager, history_path, checkpoints, tracked)
                 with gpu.phase("evaluation"):
@@ -134,6 +113,7 @@ def finetune(
                 "per_item": per_item_table(model, scores, data) if config.tuning.per_item else None,
                 "output_dir": str(output_dir) if output_dir is not None else None,
                 "run_id": tracked.run_id,
+                "version": None,
             }
             if results["per_item"] is not None:
                 results["scoreboard"] += "\n\n" + format_per_item(results["per_item"])
@@ -149,88 +129,20 @@ def finetune(
                 _draw(run.path / "plots", model, data, scores, training)
                 with stop.deferred():
                     run.commit()
-                    _keep_checkpoints(checkpoint_folder, Path(output_dir))
+                    keep_checkpoints(checkpoint_folder, Path(output_dir))
                 tracked.log_folder(Path(output_dir))
+                results["version"] = register_run(config, Path(output_dir))
     manager.wait()
     return results
 
 
-def _guarded(tracker: ExperimentTracker | None, config: RunConfig, manager: DistributedManager) -> CompositeTracker:
-    """Trackers that cannot stop the run, on the main process; none elsewhere."""
-    if tracker is None or not manager.is_main:
-        return build_tracker(config.tracking, manager.is_main)
-    return tracker if isinstance(tracker, CompositeTracker) else guarded([tracker], config.tracking)
-
-
-@contextmanager
-def _remembered(checkpoint_folder: Path | None, tracked: TrackedRun) -> Iterator[None]:
-    """Note the trackers' run beside its checkpoints, as long as there is something to go on with."""
-    if checkpoint_folder is None or not tracked.is_tracked:
-        yield
-        return
-    remember_run(checkpoint_folder, tracked)
-    try:
-        yield
-    finally:
-        if [path.name for path in _files(checkpoint_folder)] == [TRACKING_FILE]:
-            shutil.rmtree(checkpoint_folder)
-
-
-def _files(folder: Path) -> list[Path]:
-    return list(folder.iterdir()) if folder.is_dir() else []
-
-
-def _keep_checkpoints(folder: Path | None, output_dir: Path) -> None:
-    """Move the checkpoints of the finished run into its folder."""
-    if folder is not None and any(path.name != TRACKING_FILE for path in _files(folder)):
-        (folder / TRACKING_FILE).unlink(missing_ok=True)
-        folder.rename(output_dir / "checkpoints")
-
-
-def _prepare_memory(model: BaseTimeSeriesFoundationModel, manager: DistributedManager, gpu: GPUManager) -> None:
-    """Say what training will hold, and spend time for memory where asked."""
-    training = model.config.training
-    if training.gradient_checkpointing:
-        gpu.enable_gradient_checkpointing(model.network)
-    strategy = f"zero{manager.zero_stage}" if manager.zero_stage else manager.strategy
-    precision = manager.accelerator.mixed_precision
-    estimate = estimate_training_memory(model.module, training.optimizer, strategy, manager.num_processes, precision)
-    logger.info("memory for training: %s", estimate.describe())
-
-
-def _checkpoint_folder(
-    output_dir: str | Path | None, overwrite: bool, resume: str | None, manager: DistributedManager
-) -> Path | None:
-    """Where this run's checkpoints lie; those of an earlier run with this output_dir are not mixed in by accident."""
-    if output_dir is None:
-        if resume == "auto":
-            raise ConfigError("training.resume_from_checkpoint=auto needs an output_dir, the checkpoints lie beside it")
-        return None
-    folder = Path(f"{output_dir}.checkpoints")
-    if resume is None and manager.is_main and folder.is_dir():
-        if not overwrite and any(path.name != TRACKING_FILE for path in _files(folder)):
-            raise OutputError(
-                f"{folder} holds checkpoints of an unfinished run: set training.resume_from_checkpoint=auto to go on, "
-                "or overwrite=true to begin anew"
-            )
-        shutil.rmtree(folder)
-    return folder
-
-
-def _identity(config: RunConfig, data: PreparedData) -> dict[str, object]:
-    """What a checkpoint must have in common with the run that goes on from it."""
-    sections = config.model_dump(mode="json", include={"model", "data", "tuning", "lora", "training", "seed"})
-    flat = dict(dotted(sections))
-    for name in _FREE_TO_CHANGE:
-        flat.pop(name)
-    panel = data.panel
-    readings = hashlib.sha256(np.ascontiguousarray(panel.values))
-    readings.update(np.ascontiguousarray(panel.status))
-    return flat | {"readings": readings.hexdigest()}
-
-
-def _check_baselines(config: RunConfig) -> None:
-    """Refuse a wrong name before the training, not after it."""
+def _check_config(config: RunConfig) -> None:
+    """Refuse before the training what would be wrong after it."""
+    if config.pretraining != PretrainingSection():
+        raise ConfigError("pretraining: this section is for scripts/pretrain_ttm.py; leave it out to fine-tune")
+    if config.tracking.register_as is not None:
+        check_name(config.tracking.register_as, "tracking.register_as")
+        open_registry(config.tracking.registry)
     for name in config.evaluation.baselines:
         if not issubclass(model_class(name), Baseline):
             raise ConfigError(f"evaluation.baselines: {name} is not a baseline")

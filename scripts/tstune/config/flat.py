@@ -10,7 +10,7 @@ import difflib
 import inspect
 from collections.abc import Mapping
 
-from tstune.config.schema import LoRAConfig, RunConfig, TrackingSection
+from tstune.config.schema import LoRAConfig, PretrainingSection, RunConfig, TrackingSection
 from tstune.config.validation import leaf_paths, validate
 from tstune.errors import ConfigError
 
@@ -31,6 +31,7 @@ _RENAMED = {
 }
 _RENAMED |= {f"lora.{name}": f"lora_{name}" for name in LoRAConfig.model_fields}
 _RENAMED |= {f"tracking.{name}": f"tracking_{name}" for name in TrackingSection.model_fields}
+_RENAMED |= {f"pretraining.{name}": f"pretraining_{name}" for name in PretrainingSection.model_fields}
 _RENAMED["tracking.trackers"] = "trackers"
 
 FLAT_PATHS: dict[str, str] = {_RENAMED.get(path, path.rsplit(".", 1)[-1]): path for path in leaf_paths()}

@@ -33,7 +33,8 @@ class TTMSection(Section):
     type: Literal["ttm"] = "ttm"
     """Model family."""
     pretrained: str | None = None
-    """Folder of a checkpoint, Hub id (`ibm-granite/granite-timeseries-ttm-r2`), or null for random weights."""
+    """`builtin` (shipped, trained on generated series), folder of a checkpoint, Hub id
+    (`ibm-granite/granite-timeseries-ttm-r2`), or null for random weights."""
     revision: str | None = None
     """Branch of the Hub repository; null lets granite-tsfm pick it from the two lengths and the frequency."""
     context_length: int = Field(512, ge=4)
@@ -145,6 +146,18 @@ class DataSection(Section):
     """Steps between the starts of two validation windows."""
     test_stride: int = Field(1, ge=1)
     """Steps between the starts of two test windows."""
+
+
+class PretrainingSection(Section):
+    """Pre-training on generated series, by `scripts/pretrain_ttm.py` only."""
+
+    validation_windows: int = Field(4096, ge=1)
+    """Generated windows, never trained on, that choose the weights."""
+    series: dict[str, float] = {}
+    """What the series are made of, where it differs from the defaults of `tstune.data.synthetic.SeriesRecipe`."""
+    saved_dropout: float = Field(0.2, ge=0, lt=1)
+    """`dropout` and `head_dropout` written into the checkpoint, for those who tune it: an endless stream of series
+    needs none, a few windows of one person do."""
 
 
 class TuningSection(Section):
@@ -335,6 +348,7 @@ class RunConfig(Section):
 
     model: TTMSection = TTMSection()
     data: DataSection = DataSection()
+    pretraining: PretrainingSection = PretrainingSection()
     tuning: TuningSection = TuningSection()
     lora: LoRAConfig = LoRAConfig()
     training: TrainingSection = TrainingSection()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 
 import numpy as np
@@ -49,6 +50,12 @@ class Panel:
     def segment_length(self) -> np.ndarray:
         """[segments] rows of each segment."""
         return np.diff(self.segment_start)
+
+    def fingerprint(self) -> str:
+        """SHA-256 of all readings: a run only goes on with the data it began with."""
+        digest = hashlib.sha256(np.ascontiguousarray(self.values))
+        digest.update(np.ascontiguousarray(self.status))
+        return digest.hexdigest()
 
     def row_position(self) -> np.ndarray:
         """[rows] steps from the item's first row to each row."""

@@ -13,6 +13,7 @@ from tsfm_public.toolkit.get_model import get_model
 from tstune.config.schema import TTMSection
 from tstune.data.table import Roles
 from tstune.errors import CheckpointError, ConfigError
+from tstune.models.builtin_weights import BUILTIN, builtin_folder
 
 # Architecture of TTM-r2 512-96, for models built from scratch.
 SCRATCH_DEFAULTS = {
@@ -106,6 +107,9 @@ def load_pretrained(
     Raises:
         CheckpointError: not found, damaged, or of another shape or architecture.
     """
+    if section.pretrained == BUILTIN:
+        folder = builtin_folder(section.context_length, section.prediction_length)
+        section = section.model_copy(update={"pretrained": str(folder)})
     name, revision = section.pretrained, section.revision
     if Path(name).is_dir() and not (Path(name) / "config.json").is_file():
         inside = Path(name) / "model"

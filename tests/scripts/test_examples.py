@@ -1,0 +1,85 @@
+"""The example runner: each example does what it prints, all four in one process."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+RUNNER = ROOT / "scripts/examples/base_framework.py"
+
+
+@pytest.fixture(scope="module")
+def everything(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("examples")
+    answer = subprocess.run(
+        [sys.executable, RUNNER, "--output", folder / "out"], cwd=folder, capture_output=True, text=True, timeout=300
+    )
+    assert answer.returncode == 0, answer.stderr
+    assert [path.name for path in folder.iterdir()] == ["out"], "nothing beside --output"
+    return answer.stdout, folder / "out"
+
+
+def test_all_four_examples_run(everything):
+    printed, folder = everything
+    assert re.findall(r"=== Example (\d)", printed) == ["1", "2", "3", "4"]
+    assert sorted(path.name for path in folder.iterdir()) == [
+        "adapted",
+        "base",
+        "basic",
+        "experiments",
+        "registry",
+        "run_1",
+        "run_2",
+    ]
+
+
+def test_a_loaded_model_forecasts_the_same(everything):
+    assert "the loaded model forecasts the same: True" in everything[0]
+
+
+def test_the_adapter_learns_a_part(everything):
+    learned, total = re.search(r"([\d,]+) of ([\d,]+) parameters learned", everything[0]).groups()
+    environment = json.loads((everything[1] / "adapted/environment.json").read_text())
+    counted = environment["parameters"]
+    assert (f"{counted['trainable']:,}", f"{counted['total']:,}") == (learned, total)
+    assert 0 < counted["trainable"] < counted["total"]
+
+
+def test_a_wrong_number_of_processes_is_refused(everything):
+    assert "distributed.world_size=4 but 1 process(es) are running" in everything[0]
+
+
+def test_runs_are_tracked_and_registered(everything):
+    printed, folder = everything
+    runs = dict(re.findall(r"(daily:\d): RMSE [\d.]+, tracked as (\S+)", printed))
+    assert list(runs) == ["daily:1", "daily:2"]
+    for number, (_, run_id) in enumerate(runs.items(), start=1):
+        summary = json.loads((folder / "experiments/tstune" / run_id / "summary.json").read_text())
+        rmse = json.loads((folder / f"run_{number}/metrics.json").read_text())["test"]["fine_tuned"]["rmse"]
+        assert summary["status"] == "FINISHED"
+        assert summary["metrics"]["test/fine_tuned/rmse"] == rmse
+    better = min((1, 2), key=lambda number: float(re.search(rf"daily:{number}: RMSE ([\d.]+)", printed)[1]))
+    assert f"champion is daily:{better}" in printed
+
+
+def test_one_example_alone(tmp_path):
+    answer = subprocess.run(
+        [sys.executable, RUNNER, "--example", "3"], cwd=tmp_path, capture_output=True, text=True, timeout=120
+    )
+    assert answer.returncode == 0, answer.stderr
+    assert re.findall(r"=== Example (\d)", answer.stdout) == ["3"]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_unknown_example_is_refused(tmp_path):
+    answer = subprocess.run(
+        [sys.executable, RUNNER, "--example", "5"], cwd=tmp_path, capture_output=True, text=True, timeout=60
+    )
+    assert answer.returncode == 2
+    assert "invalid choice: 5" in answer.stderr
