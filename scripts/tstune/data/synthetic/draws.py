@@ -1,0 +1,53 @@
+"""Random numbers for a whole batch of series, in single precision."""
+
+from __future__ import annotations
+
+import numpy as np
+
+Generator = np.random.Generator
+
+
+def normal(random: Generator, *shape: int) -> np.ndarray:
+    """Standard normal numbers, float32."""
+    return random.standard_normal(shape, dtype=np.float32)
+
+
+def uniform(random: Generator, low: float, high: float, *shape: int) -> np.ndarray:
+    """Uniform numbers between two bounds, float32."""
+    return random.random(shape, dtype=np.float32) * np.float32(high - low) + np.float32(low)
+
+
+def log_uniform(random: Generator, low: float, high: float, *shape: int) -> np.ndarray:
+    """Numbers whose logarithm is uniform, float32."""
+    return np.exp(uniform(random, np.log(low), np.log(high), *shape))
+
+
+def logistic_normal(random: Generator, centre: float, spread: float, *shape: int) -> np.ndarray:
+    """Shares between 0 and 1: a normal number through the logistic function, float32."""
+    return 1 / (1 + np.exp(-(np.float32(centre) + np.float32(spread) * normal(random, *shape))))
+
+
+def student_t(random: Generator, degrees: np.ndarray, length: int) -> np.ndarray:
+    """[n, length] Student-t numbers of unit variance; degrees [n], each greater than 2."""
+    n = len(degrees)
+    half = (degrees / 2).astype(np.float64)[:, None]
+    chi = random.standard_gamma(np.broadcast_to(half, (n, length)))
+    return normal(random, n, length) * np.sqrt((half - 1) / np.maximum(chi, 1e-6)).astype(np.float32)
+
+
+def chosen_kind(random: Generator, n: int, shares: list[float]) -> np.ndarray:
+    """[n] index of the kind of each series; `shares` need not sum to 1."""
+    edges = np.cumsum(shares)
+    return np.searchsorted(edges / edges[-1], random.random(n), side="right")
+
+
+def happens(random: Generator, n: int, probability: float) -> np.ndarray:
+    """Rows, of n, that something happens to."""
+    return np.flatnonzero(random.random(n) < probability)
+
+
+def standardised(series: np.ndarray, floor: float = 1e-6) -> np.ndarray:
+    """[n, length] each row with mean 0 and standard deviation 1; a constant row becomes 0."""
+    centred = series - series.mean(axis=1, keepdims=True)
+    std = np.sqrt(np.mean(np.square(centred), axis=1, keepdims=True))
+    return centred / np.where(std > floor, std, 1)

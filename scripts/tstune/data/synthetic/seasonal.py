@@ -1,0 +1,246 @@
+"""Calendars, profiles of one period, and the seasonal family: profile + wandering level + noise."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from tstune.data.synthetic.draws import (
+    Generator,
+    chosen_kind,
+    happens,
+    log_uniform,
+    logistic_normal,
+    normal,
+    standardised,
+    uniform,
+)
+from tstune.data.synthetic.noise import observation_noise, wandering_level
+from tstune.data.synthetic.recursions import first_order_stationary
+
+CELLS = 288
+"""Resolution of a profile: 5 minutes of a day."""
+
+CALENDAR = (
+    # share, main period in steps, next longer period in main periods (0: drawn at random)
+    (0.30, 24, 7),  # hourly: day, week
+    (0.09, 48, 7),  # 30 minutes
+    (0.14, 96, 7),  # 15 minutes
+    (0.06, 144, 7),  # 10 minutes
+    (0.09, 288, 7),  # 5 minutes
+    (0.02, 60, 24),  # minutes: hour, day
+    (0.08, 7, 52.18),  # daily: week, year
+    (0.02, 30.44, 12),  # daily: month, year
+    (0.04, 12, 10),  # monthly: year
+    (0.02, 52.18, 4),  # weekly: year
+    (0.01, 4, 5),  # quarterly: year
+    (0.13, 0, 0),  # any period
+)
+SHORTEST, LONGEST = 4.0, 1024.0
+
+
+@dataclass(frozen=True)
+class Cycle:
+    """Where every step of every series lies in its main period.
+
+    Attributes:
+        period: [n] steps.
+        longer: [n] steps of the next longer period.
+        weekly: [n] True where seven main periods make a week.
+        turn: [n, length] number of the period, from 0 on.
+        phase: [n, length] position in the period, 0 to 1.
+    """
+
+    period: np.ndarray
+    longer: np.ndarray
+    weekly: np.ndarray
+    turn: np.ndarray
+    phase: np.ndarray
+
+
+def draw_cycle(random: Generator, n: int, length: int) -> Cycle:
+    """Periods of the real world, each series at a random point of its period."""
+    share, main, ratio = (np.array(column, np.float32) for column in zip(*CALENDAR, strict=True))
+    kind = chosen_kind(random, n, share.tolist())
+    anything = main[kind] == 0
+    period = np.where(anything, log_uniform(random, SHORTEST, LONGEST, n), main[kind])
+    longer = period * np.where(anything, log_uniform(random, 2, 30, n), ratio[kind])
+    return cycle_of(random, period, longer, ratio[kind] == 7, length)
+
+
+def cycle_of(random: Generator, period: np.ndarray, longer: np.ndarray, weekly: np.ndarray, length: int) -> Cycle:
+    """A cycle of given periods that begins anywhere in them."""
+    position = np.arange(length, dtype=np.float32) / period[:, None] + uniform(random, 0, 1, len(period), 1)
+    turn = np.floor(position)
+    return Cycle(period, longer, weekly, turn.astype(np.int64), position - turn)
+
+
+def lookup(tables: np.ndarray, phase: np.ndarray) -> np.ndarray:
+    """[n, length] values of cyclic tables [n, cells] at phases 0 to 1, linear between cells."""
+    n, cells = tables.shape
+    position = phase * cells
+    cell = np.minimum(position.astype(np.int32), cells - 1)
+    flat = np.concatenate([tables, tables[:, :1]], axis=1).ravel()
+    index = cell + (np.arange(n, dtype=np.int32) * (cells + 1))[:, None]
+    left = flat.take(index)
+    return left + (position - cell.astype(np.float32)) * (flat.take(index + 1) - left)
+
+
+def per_turn(tables: np.ndarray, cycle: Cycle, smooth: bool = False) -> np.ndarray:
+    """[n, length] one number of the tables [n, turns] for each period, optionally sliding over to the next."""
+    last = tables.shape[1] - 1
+    index = np.minimum(cycle.turn, last)
+    now = np.take_along_axis(tables, index, axis=1)
+    if not smooth:
+        return now
+    following = np.take_along_axis(tables, np.minimum(index + 1, last), axis=1)
+    return now + cycle.phase * (following - now)
+
+
+def turns_in(length: int, shortest: float = SHORTEST) -> int:
+    """Periods that a window can touch."""
+    return int(length / shortest) + 2
+
+
+def draw_profiles(random: Generator, n: int) -> np.ndarray:
+    """[n, CELLS] random shapes of one period, mean 0 and standard deviation 1."""
+    kind = chosen_kind(random, n, [0.5, 0.12, 0.14, 0.12, 0.12])
+    makers = (_fourier, _steps, _polyline, _bumps, _rectified)
+    tables = np.empty((n, CELLS), np.float32)
+    for number, maker in enumerate(makers):
+        rows = np.flatnonzero(kind == number)
+        if rows.size:
+            tables[rows] = maker(random, rows.size)
+    return standardised(tables)
+
+
+_HARMONICS = 16
+_ANGLES = 2 * np.pi * np.arange(CELLS, dtype=np.float32) / CELLS
+_BASIS = np.concatenate([wave(np.outer(np.arange(1, _HARMONICS + 1), _ANGLES)) for wave in (np.sin, np.cos)])
+_BASIS = _BASIS.astype(np.float32)
+
+
+def _fourier(random: Generator, n: int) -> np.ndarray:
+    """Harmonics with amplitudes that decay like a random power of their number, some of them left out."""
+    number = np.arange(1, _HARMONICS + 1, dtype=np.float32)
+    decay = uniform(random, 0.3, 2.5, n, 1)
+    amplitude = number**-decay * (random.random((n, _HARMONICS)) < uniform(random, 0.4, 1.0, n, 1))
+    amplitude[:, 0] += 1e-3
+    amplitude = np.concatenate([amplitude, amplitude], axis=1).astype(np.float32)
+    return (amplitude * normal(random, n, 2 * _HARMONICS)) @ _BASIS
+
+
+def _steps(random: Generator, n: int) -> np.ndarray:
+    """A few levels, held."""
+    return _knots(random, n, hold=True)
+
+
+def _polyline(random: Generator, n: int) -> np.ndarray:
+    """Straight lines between a few levels."""
+    return _knots(random, n, hold=False)
+
+
+def _knots(random: Generator, n: int, hold: bool) -> np.ndarray:
+    most = 24
+    count = random.integers(3, most + 1, n)
+    levels = normal(random, n, most)
+    position = np.arange(CELLS, dtype=np.float32) / CELLS * count[:, None]
+    knot = position.astype(np.int64)
+    left = np.take_along_axis(levels, knot, axis=1)
+    if hold:
+        return left
+    right = np.take_along_axis(levels, (knot + 1) % count[:, None], axis=1)
+    return left + (position - knot).astype(np.float32) * (right - left)
+
+
+def _bumps(random: Generator, n: int) -> np.ndarray:
+    """One to three peaks, as of rush hours."""
+    table = np.zeros((n, CELLS), np.float32)
+    for peak in range(3):
+        centre = uniform(random, 0, 2 * np.pi, n, 1)
+        height = np.where(random.random((n, 1)) < (1, 0.6, 0.4)[peak], normal(random, n, 1), 0)
+        width = log_uniform(random, 1, 60, n, 1)
+        table += height * np.exp(width * (np.cos(_ANGLES - centre) - 1))
+    return table
+
+
+def _rectified(random: Generator, n: int) -> np.ndarray:
+    """A hump over part of the period and nothing over the rest, as of sunshine."""
+    centre = uniform(random, 0, 2 * np.pi, n, 1)
+    return np.maximum(np.cos(_ANGLES - centre) + uniform(random, -0.7, 0.6, n, 1), 0) ** uniform(random, 0.6, 2, n, 1)
+
+
+def draw_season(random: Generator, cycle: Cycle) -> np.ndarray:
+    """[n, length] a repeated profile of unit variance: its amplitude varies from turn to turn, its shape drifts."""
+    n, length = cycle.phase.shape
+    profile, turns = draw_profiles(random, n), turns_in(length, cycle.period.min(initial=LONGEST))
+    season = lookup(profile, cycle.phase)
+
+    # the shape slides over to a second one, with a time constant of a few turns to many
+    rows = happens(random, n, 0.6)
+    if rows.size:
+        share = logistic_normal(random, -2.0, 1.0, rows.size, 1)
+        other = lookup(draw_profiles(random, rows.size), cycle.phase[rows])
+        drift = _turn_walk(random, rows.size, turns, log_uniform(random, 2, 30, rows.size))
+        drift = per_turn(drift, _some(cycle, rows), smooth=True)
+        season[rows] = np.sqrt(1 - share) * season[rows] + np.sqrt(share) * drift * other
+
+    rows = happens(random, n, 0.5)
+    if rows.size:
+        walk = _turn_walk(random, rows.size, turns, log_uniform(random, 0.3, 10, rows.size))
+        factor = np.exp(walk * log_uniform(random, 0.03, 0.6, rows.size, 1))
+        season[rows] *= per_turn(factor, _some(cycle, rows), smooth=bool(random.random() < 0.5))
+
+    season[cycle.weekly] = _weekdays(random, season[cycle.weekly], _some(cycle, cycle.weekly))
+    return season
+
+
+def _turn_walk(random: Generator, n: int, turns: int, time_constant: np.ndarray) -> np.ndarray:
+    """[n, turns] mean-reverting numbers of unit variance, one for each turn."""
+    return first_order_stationary(normal(random, n, turns), np.exp(-1 / time_constant))
+
+
+def _weekdays(random: Generator, season: np.ndarray, cycle: Cycle) -> np.ndarray:
+    """Two days of seven with another amplitude and level, or seven different days; some series have neither."""
+    n = len(season)
+    kind = chosen_kind(random, n, [0.45, 0.4, 0.15])[:, None]
+    weekend = np.arange(7) >= 5
+    amplitude = np.where(weekend, uniform(random, 0, 1.2, n, 1), 1)
+    level = np.where(weekend, normal(random, n, 1) * 0.6, 0)
+    every = 0.4 * normal(random, n, 7)
+    amplitude = np.select([kind == 0, kind == 1], [np.float32(1), amplitude], 1 + every)
+    level = np.select([kind == 0, kind == 1], [np.float32(0), level], 0.6 * normal(random, n, 7))
+    day = (cycle.turn + random.integers(0, 7, (n, 1))) % 7
+    return season * np.take_along_axis(amplitude, day, axis=1) + np.take_along_axis(level, day, axis=1)
+
+
+def _some(cycle: Cycle, rows: np.ndarray) -> Cycle:
+    return Cycle(cycle.period[rows], cycle.longer[rows], cycle.weekly[rows], cycle.turn[rows], cycle.phase[rows])
+
+
+def seasonal_series(random: Generator, n: int, length: int) -> np.ndarray:
+    """[n, length] profile of one or two nested periods, slowly wandering level, autocorrelated noise.
+
+    The share of the noise in the variance is broad (1 % to 95 %): a model has to learn how much to trust a pattern.
+    """
+    cycle = draw_cycle(random, n, length)
+    season = standardised(draw_season(random, cycle))
+    rows = happens(random, n, 0.3)
+    if rows.size:
+        steps = np.arange(length, dtype=np.float32) / cycle.longer[rows, None] + uniform(random, 0, 1, rows.size, 1)
+        slower = standardised(lookup(draw_profiles(random, rows.size), steps % 1))
+        share = logistic_normal(random, -0.8, 1.0, rows.size, 1)
+        season[rows] = np.sqrt(1 - share) * season[rows] + np.sqrt(share) * slower
+    level = standardised(wandering_level(random, n, length))
+    noise = observation_noise(random, n, length, cycle.phase)
+
+    noisy = logistic_normal(random, -1.7, 1.8, n, 1)
+    wandering = logistic_normal(random, -0.5, 1.5, n, 1)
+    wandering[happens(random, n, 0.06)] = 0
+    multiplied = np.zeros((n, 1), np.float32)
+    rows = happens(random, n, 0.25)
+    multiplied[rows] = uniform(random, 0.1, 0.8, rows.size, 1)
+    season = season * (1 + np.clip(multiplied * level, -0.9, 3))
+    pattern = np.sqrt(1 - wandering) * season + np.sqrt(wandering) * level
+    return np.sqrt(1 - noisy) * pattern + np.sqrt(noisy) * noise
