@@ -46,6 +46,10 @@ class TrackingError(TstuneError):
     """An experiment tracker that cannot start, or that was asked for something impossible."""
 
 
+class RegistryError(TstuneError):
+    """A model version that is not there, is damaged, or must not be changed this way."""
+
+
 class MissingDependencyError(TstuneError):
     """An optional package is not installed; the message names the pip line."""
 

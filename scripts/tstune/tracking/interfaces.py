@@ -22,7 +22,8 @@ class ExperimentTracker(ABC):
     """Writes one run down. Used by the main process only.
 
     The order of calls is `start_experiment`, any of the ``log_…`` methods, `end_experiment`. A method that
-    cannot do its work raises; `CompositeTracker` turns that into a warning and keeps what was missed.
+    cannot do its work raises: `TrackingError` for a call that can never succeed, anything else for a back end
+    that is away. `CompositeTracker` turns both into warnings, and keeps for later what a back end missed.
     """
 
     name: str = "tracker"
@@ -32,6 +33,13 @@ class ExperimentTracker(ABC):
     def from_config(cls, tracking: TrackingSection) -> ExperimentTracker:
         """Build the tracker from the `tracking` section of a run; the default takes no argument."""
         return cls()
+
+    def settings(self) -> dict[str, object]:
+        """Keywords of the constructor that build an equal tracker: JSON values, never a credential.
+
+        `scripts/replay_tracking.py` needs them to send in another process what a dead tracker missed.
+        """
+        return {}
 
     @abstractmethod
     def start_experiment(self, experiment_name: str, config: dict, run_id: str | None = None) -> str:
@@ -91,5 +99,6 @@ def write_figure(figure: Figure | Path, path: Path) -> Path:
     if isinstance(figure, Path):
         return figure
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path)
+    figure.savefig(path, format="png")
     return path
+

@@ -1,0 +1,48 @@
+"""How a script is told its run: one file, plain or composed by Hydra, and the changes to it."""
+
+from __future__ import annotations
+
+import argparse
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:  # `--help` waits for none of these
+    from tstune.config.interfaces import ConfigManager
+    from tstune.config.schema import RunConfig
+
+
+def add_config_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add ``--config FILE`` or ``--hydra FILE``, one of them required, and the overrides."""
+    file = parser.add_mutually_exclusive_group(required=True)
+    file.add_argument("--config", metavar="FILE", help="a recipe, e.g. recipes/ttm/cgm_sample/decoder.yaml")
+    file.add_argument("--hydra", metavar="FILE", help="a composition of config groups, e.g. recipes/hydra/ttm.yaml")
+    parser.add_argument(
+        "overrides",
+        nargs="*",
+        metavar="key=value",
+        help="changes to the file, the last word; with --hydra also group=option, +key=value and ~key",
+    )
+
+
+def config_path(args: argparse.Namespace) -> str:
+    """The file that was given, whichever manager reads it."""
+    return args.config if args.hydra is None else args.hydra
+
+
+def config_manager(args: argparse.Namespace) -> ConfigManager:
+    """The manager that reads the file."""
+    if args.hydra is not None:
+        from tstune.config.hydra_manager import HydraConfigManager
+
+        return HydraConfigManager()
+    from tstune.config.simple_manager import SimpleConfigManager
+
+    return SimpleConfigManager()
+
+
+def load_config(args: argparse.Namespace) -> RunConfig:
+    """The validated run.
+
+    Raises:
+        ConfigError: with every problem found, in one message.
+    """
+    return config_manager(args).load_config(config_path(args), args.overrides)

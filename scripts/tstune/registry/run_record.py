@@ -1,0 +1,127 @@
+"""Read a finished run folder: what of it is stored, and what is known about it."""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+import subprocess
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+
+from tstune.config.simple_manager import SimpleConfigManager
+from tstune.errors import RegistryError
+from tstune.registry.checksums import disk_errors
+from tstune.registry.names import check_name, check_stored_path
+from tstune.registry.records import MANIFEST, ModelVersion, check_metrics
+
+NEEDED = ("config.yaml", "preprocessor.json", MANIFEST, "metrics.json", "model")
+"""What makes a folder a finished run."""
+NOT_STORED = ("checkpoints", "plots")
+"""Folders of a run that a model does not need: the first are large, the second can be drawn again."""
+
+_LONGEST_TEXT = 1000
+
+
+def describe_run(
+    folder: Path, name: str, description: str | None = None, tags: Mapping[str, str] | None = None
+) -> ModelVersion:
+    """What a registry records about a run folder, without number and files, which only storing gives.
+
+    Raises:
+        RegistryError: the folder is not a finished run, or a text is not allowed.
+        ConfigError: its configuration is not valid.
+    """
+    check_name(name)
+    with disk_errors(f"{folder} cannot be read"):
+        for needed in NEEDED:
+            if not (folder / needed).exists():
+                raise RegistryError(f"{folder} is not a finished run: {needed} is missing; give a run's output_dir")
+        read_json_object(folder / MANIFEST)
+        commit, dirty = git_state()
+        return ModelVersion(
+            name=name,
+            version=0,
+            created=datetime.now(UTC).isoformat(timespec="seconds"),
+            config=SimpleConfigManager().load_config(folder / "config.yaml").model_dump(mode="json"),
+            metrics=check_metrics(read_json_object(folder / "metrics.json"), str(folder / "metrics.json")),
+            run_id=_run_id(folder / "tracking.json"),
+            git_commit=commit,
+            git_dirty=dirty,
+            description=None if description is None else _check_text("description", description),
+            tags={check_name(key, "tag"): _check_text(f"tag {key}", value) for key, value in (tags or {}).items()},
+        )
+
+
+def files_to_store(folder: Path) -> list[str]:
+    """Relative paths of everything that is stored, sorted.
+
+    Raises:
+        RegistryError: a link or something that is no file: its content is not part of the folder.
+    """
+    paths = []
+    with disk_errors(f"{folder} cannot be read"):
+        for place, subfolders, names in os.walk(folder, onerror=_raise):
+            if Path(place) == folder:
+                subfolders[:] = [name for name in subfolders if name not in NOT_STORED]
+            for name in [*subfolders, *names]:
+                path = Path(place) / name
+                kind = path.lstat().st_mode
+                if stat.S_ISREG(kind):
+                    paths.append(check_stored_path(path.relative_to(folder).as_posix(), str(folder)))
+                elif not stat.S_ISDIR(kind):
+                    what = "a link" if stat.S_ISLNK(kind) else "not a plain file"
+                    raise RegistryError(f"{path} is {what}; a registered run holds plain files only")
+    return sorted(paths)
+
+
+def read_json_object(path: Path) -> dict:
+    """Read a JSON file that holds names with values.
+
+    Raises:
+        RegistryError: it does not.
+    """
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise RegistryError(f"{path} is damaged: {error}") from None
+    if not isinstance(values, dict):
+        raise RegistryError(f"{path} is damaged: it does not hold names with values")
+    return values
+
+
+def git_state() -> tuple[str | None, bool | None]:
+    """Commit of the repository around the current folder, and if tracked files differ from it."""
+    commit = _git("rev-parse", "--verify", "--quiet", "HEAD")
+    if not commit:
+        return None, None
+    changes = _git("status", "--porcelain", "--untracked-files=no")
+    return commit, None if changes is None else bool(changes)
+
+
+def _git(*arguments: str) -> str | None:
+    try:
+        answer = subprocess.run(["git", *arguments], capture_output=True, text=True, timeout=30, check=False)
+    except (OSError, subprocess.TimeoutExpired):  # no git on this machine, or a disk that hangs
+        return None
+    return answer.stdout.strip() if answer.returncode == 0 else None
+
+
+def _run_id(path: Path) -> str | None:
+    if not path.exists():
+        return None
+    run_id = read_json_object(path).get("run_id")
+    if not isinstance(run_id, str | None):
+        raise RegistryError(f"{path} is damaged: run_id is {run_id!r}")
+    return run_id
+
+
+def _check_text(what: str, text: str) -> str:
+    if len(text) > _LONGEST_TEXT:
+        raise RegistryError(f"{what} has {len(text)} characters; at most {_LONGEST_TEXT} are kept")
+    return text
+
+
+def _raise(error: OSError) -> None:
+    raise error
