@@ -1,6 +1,7 @@
 """Forecast what follows the series of a file, with a saved model.
 
     python scripts/predict_forecast.py --model runs/ttm/cgm_sample/decoder --input input.csv --output forecast.csv
+    python scripts/predict_forecast.py --model registry:cgm@champion --input input.csv --output forecast.csv
 
 The input has the columns the model was trained on (CSV, gzipped CSV or Parquet); the last context of each
 series is used. The output has one row per series and future step, in original units.
@@ -18,7 +19,10 @@ from tstune.errors import EXIT_OK, OutputError, exits_cleanly
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", required=True, help="run folder of a trained model")
+    parser.add_argument("--model", required=True, help="run folder, or registry:name@alias, registry:name:version")
+    parser.add_argument(
+        "--registry", help="for registry:…, as in manage_registry.py (default: TSTUNE_REGISTRY, registry/)"
+    )
     parser.add_argument("--input", required=True, help="table with the history (.csv, .csv.gz, .parquet)")
     parser.add_argument("--output", required=True, help="forecast to write (.csv, .csv.gz, .parquet)")
     parser.add_argument("--future", help="table with known-future columns, for models that use them")
@@ -47,9 +51,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     setup_logging()
 
     from tstune.data.sources.csv import read_table
-    from tstune.models.registry import load_model
+    from tstune.registry import load_saved_model
 
-    model = load_model(args.model)
+    model = load_saved_model(args.model, args.registry)
     future = read_table(Path(args.future)) if args.future else None
     forecast = model.predict(args.input, future)
     aside = output.with_name(f".partial-{output.name}")

@@ -1,7 +1,7 @@
 """Pre-train a Tiny Time Mixer on generated series: no data, no licence, no network.
 
     accelerate launch scripts/pretrain_ttm.py --config recipes/ttm/pretrain/ttm_512_96.yaml
-    accelerate launch scripts/pretrain_ttm.py --config recipes/ttm/pretrain/tiny.yaml output_dir=runs/pretrain
+    python scripts/pretrain_ttm.py --config recipes/ttm/pretrain/tiny.yaml output_dir=runs/pretrain
     accelerate launch --num_processes 8 --config_file accelerate_configs/ddp.yaml scripts/pretrain_ttm.py --config …
 
 The weights of the lowest loss on generated validation series end in `<output_dir>/model`; start from them with
@@ -14,14 +14,14 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 
+from tstune.config.command_line import add_config_arguments, load_config
 from tstune.errors import EXIT_OK, exits_cleanly
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--config", required=True, help="a recipe, e.g. recipes/ttm/pretrain/tiny.yaml")
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="changes to the recipe, the last word")
+    add_config_arguments(parser)
     return parser.parse_args(argv)
 
 
@@ -29,11 +29,10 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the recipe."""
     args = parse_args(argv)
-    from tstune.config.simple_manager import SimpleConfigManager
     from tstune.run_folder import is_finished
     from tstune.runtime.logs import setup_logging
 
-    config = SimpleConfigManager().load_config(args.config, args.overrides)
+    config = load_config(args)
     setup_logging()
     if config.training.resume_from_checkpoint == "auto" and is_finished(config):
         print(f"run folder: {config.output_dir} is complete, there is nothing to go on with")

@@ -26,6 +26,7 @@ _PUBLIC = {
     "RunConfig": "tstune.config.schema",
     "ConfigManager": "tstune.config.interfaces",
     "SimpleConfigManager": "tstune.config.simple_manager",
+    "HydraConfigManager": "tstune.config.hydra_manager",
     "DistributedManager": "tstune.runtime.distributed",
     "TstuneError": "tstune.errors",
     "available_models": "tstune.models.registry",

@@ -14,6 +14,7 @@ QUICK = {
     "window_pipeline.py": "--rows 2000 --repeats 2",
     "loop_overhead.py": "--steps 3 --repeats 1",
     "scaling.py": "--steps 2 --repeats 1 --batch-size 4 --strategies ddp --processes 2 --no-checkpoints",
+    "synthetic_generator.py": "--batch-size 16 --generated 2 --steps 1 --repeats 1",
     "tuning_modes.py": "--weights none --modes from_scratch --set training.max_steps=2 evaluation.num_plots=0",
     "vs_granite_trainer.py": "--repeats 1 --train-windows 64 --validation-windows 64 --frozen-epochs 1 --full-epochs 1",
 }

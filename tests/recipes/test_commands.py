@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from documented import MAKEFILE, PLACEHOLDER, READMES, ROOT, RUN_README, SCRIPTS, SOURCES, commands, num_mentions, parse
 
+from tstune.config.hydra_manager import HydraConfigManager
 from tstune.config.simple_manager import SimpleConfigManager
 
 WITH_COMMANDS = [source for source in SOURCES if num_mentions(source)]
@@ -42,11 +43,13 @@ def test_command_parses_and_its_run_is_valid(command, monkeypatch):
         from accelerate.commands.config.config_args import load_config_from_file
 
         load_config_from_file(arguments.launch.config_file)
-    config = getattr(arguments, "config", None)
+    hydra = getattr(arguments, "hydra", None)
+    config = hydra or getattr(arguments, "config", None)
     if config is None:
         assert command.launcher == "python", "a script without a recipe needs no launcher"
     elif config != PLACEHOLDER:
-        run = SimpleConfigManager().load_config(config, [o for o in arguments.overrides if o != PLACEHOLDER])
+        manager = HydraConfigManager() if hydra else SimpleConfigManager()
+        run = manager.load_config(config, [o for o in arguments.overrides if o != PLACEHOLDER])
         assert run.output_dir
 
 

@@ -22,7 +22,7 @@ def to_hydra(override: str, folder: Path) -> str:
 
     ``key=value`` may set any key, also one the files leave out, so it becomes ``++key=value``; it stays a choice
     where `key` is a group, a folder beside the file. Hydra's own forms ``+key=value``, ``++key=value``, ``~key`` and
-    ``group@package=option`` keep their meaning. Values are YAML everywhere: Hydra's grammar would read ``1_000``,
+    ``group@package=option`` keep their meaning. Values are YAML everywhere: Hydra's grammar would read ``010``,
     ``on``, ``a: b`` or ``%d/%m/%Y`` in another way than a recipe.
 
     Raises:
@@ -52,7 +52,7 @@ def to_hydra(override: str, folder: Path) -> str:
 
 
 def _is_group(key: str, folder: Path) -> bool:
-    return "@" in key or "/" in key or (key.isidentifier() and (folder / key).is_dir())
+    return "@" in key or "/" in key or ("." not in key and (folder / key).is_dir())
 
 
 def _choice(text: str) -> str | None:

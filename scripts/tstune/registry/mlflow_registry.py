@@ -35,13 +35,14 @@ _LONGEST_HISTORY = 50  # a tag of a registered model holds 5000 characters
 _LEFTOVER_AFTER = 24 * 3600  # seconds; a registration that takes longer is dead
 _ATTEMPTS = 20  # MLflow gives up on a version number after three collisions
 _PLAIN_PATH = re.compile(r"[A-Za-z0-9._/ -]+")  # MLflow puts paths into addresses as they are
-_QUIET = {
+DEFAULTS = {
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "15",
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
     "MLFLOW_DISABLE_TELEMETRY": "true",
 }
+"""Environment variables that are set where they are not: a dead server is noticed soon, and nothing else is printed."""
 
 
 class MLflowModelRegistry(ModelRegistry):
@@ -66,7 +67,7 @@ class MLflowModelRegistry(ModelRegistry):
     def __init__(self, tracking_uri: str) -> None:
         self.uri = _checked(tracking_uri)
         self.location = f"mlflow+{self.uri}"
-        for name, value in _QUIET.items():
+        for name, value in DEFAULTS.items():
             os.environ.setdefault(name, value)
         try:
             from mlflow import MlflowClient
@@ -75,6 +76,7 @@ class MLflowModelRegistry(ModelRegistry):
         if self.uri.startswith("sqlite"):
             for name in ("mlflow.store", "alembic"):
                 logging.getLogger(name).setLevel(logging.WARNING)  # they tell how they make their tables
+        self._records: dict[str, ModelVersion] = {}  # by checksum: what was read and checked once does not change
         with self._talking():
             self._client: MlflowClient = MlflowClient(tracking_uri=self.uri, registry_uri=self.uri)
 
@@ -205,11 +207,15 @@ class MLflowModelRegistry(ModelRegistry):
 
     def _read(self, found: MLflowVersion, aliases: dict[str, int]) -> ModelVersion:
         origin = f"{self.location}: {_RECORD} of {found.name}:{found.version}"
-        with tempfile.TemporaryDirectory(prefix="tstune-") as temporary:
-            path = self._download(found.run_id, _RECORD, temporary, origin)
-            if hash_file(path)[0] != found.tags[_CHECKSUM_TAG]:
-                raise RegistryError(f"{origin} is damaged: its sha256 is not {found.tags[_CHECKSUM_TAG][:12]}…")
-            record = ModelVersion.from_dict(json.loads(path.read_text(encoding="utf-8")), origin)
+        checksum = found.tags[_CHECKSUM_TAG]
+        if checksum not in self._records:
+            with tempfile.TemporaryDirectory(prefix="tstune-") as temporary:
+                path = self._download(found.run_id, _RECORD, temporary, origin)
+                if hash_file(path)[0] != checksum:
+                    raise RegistryError(f"{origin} is damaged: its sha256 is not {checksum[:12]}…")
+                values = json.loads(path.read_text(encoding="utf-8"))
+            self._records[checksum] = ModelVersion.from_dict(values, origin)
+        record = self._records[checksum]
         number = int(found.version)
         mine = tuple(alias for alias, version in aliases.items() if version == number)
         return replace(record, name=found.name, version=number, aliases=mine)
@@ -323,7 +329,7 @@ def _code(error: Exception) -> str | None:
 
 def _reason(error: Exception) -> str:
     text = _first_line(error)
-    if "failed with exception" in text:
+    if re.search("failed with (timeout )?exception", text):
         return "the server does not answer; is it running?"
     if re.search(r"error code 40[13]\b", text):
         return (

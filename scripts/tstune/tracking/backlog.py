@@ -9,6 +9,8 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+import psutil
+
 from tstune.errors import Preempted, TrackingError
 from tstune.tracking.files import MODEL_FILES, State, state_of
 from tstune.tracking.messages import first_line
@@ -24,7 +26,7 @@ class Header:
         tracker: class, as ``package.module:Class``.
         settings: keywords of its constructor.
         experiment, run_id, config: what `start_experiment` needs to begin the run or go on with it.
-        host, process: who writes the file.
+        host, process, process_started: who writes the file.
     """
 
     tracker: str
@@ -34,6 +36,16 @@ class Header:
     config: dict
     host: str = field(default_factory=socket.gethostname)
     process: int = field(default_factory=os.getpid)
+    process_started: float = field(default_factory=lambda: psutil.Process().create_time())
+
+    def writer_lives(self) -> bool:
+        """True if another process of this machine is still writing."""
+        if self.host != socket.gethostname() or self.process == os.getpid():
+            return False
+        try:
+            return abs(psutil.Process(self.process).create_time() - self.process_started) < 1
+        except psutil.Error:
+            return False
 
 
 @dataclass(frozen=True)
@@ -215,7 +227,7 @@ def _send_or_skip(
 ) -> None:
     try:
         send(call)
-    except Preempted:
+    except (Preempted, OSError):
         raise
     except Exception as error:
         skip(call, first_line(error))

@@ -23,8 +23,11 @@ def build_tracker(tracking: TrackingSection, is_main: bool = True) -> CompositeT
     """All trackers of a configuration behind one; none on the processes that are not the main one.
 
     Raises:
-        ConfigError: an unknown name, or a class that cannot be imported.
+        ConfigError: an unknown name, one named twice, or a class that cannot be imported.
     """
+    twice = {name for name in tracking.trackers if tracking.trackers.count(name) > 1}
+    if twice:
+        raise ConfigError(f"tracking.trackers: {', '.join(sorted(twice))} is named twice; name it once")
     trackers = [tracker_class(name).from_config(tracking) for name in tracking.trackers] if is_main else []
     return guarded(trackers, tracking)
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from tstune.errors import TrackingError
 from tstune.runtime.logs import logger
+from tstune.tracking.files import remove_empty
 from tstune.tracking.guard import GuardedTracker
 from tstune.tracking.interfaces import ExperimentTracker, RunStatus, new_run_id, write_figure
 from tstune.tracking.messages import first_line
@@ -126,7 +127,8 @@ class CompositeTracker(ExperimentTracker):
         for guard in guards:
             guard.end_experiment(status)
         if not any(guard.is_away for guard in guards) and self._figures.is_dir():
-            remove_with_empty_parents(self._figures, self._backlog_dir)
+            shutil.rmtree(self._figures)
+            remove_empty(self._folder, self._backlog_dir)
         return self._run_id
 
     @property
@@ -135,14 +137,7 @@ class CompositeTracker(ExperimentTracker):
 
     def _started(self) -> list[GuardedTracker]:
         if self.trackers and not self._guards:
-            raise TrackingError("the trackers have no run: call start_experiment first, and nothing after end_experiment")
+            raise TrackingError(
+                "the trackers have no run: call start_experiment first, and nothing after end_experiment"
+            )
         return self._guards
-
-
-def remove_with_empty_parents(folder: Path, top: Path) -> None:
-    """Remove a folder with all it holds, and those above it that hold nothing else, `top` included."""
-    shutil.rmtree(folder)
-    for parent in folder.parents:
-        if not parent.is_relative_to(top) or any(parent.iterdir()):
-            break
-        parent.rmdir()

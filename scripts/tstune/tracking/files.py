@@ -5,6 +5,8 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
+from tstune.errors import TrackingError
+
 State = dict[str, list[int]]
 """Relative path of each file -> its size and time of change in ns."""
 
@@ -25,10 +27,10 @@ def copy_model(run_folder: Path, target: Path) -> None:
     """Copy what `load_model` needs of a run folder.
 
     Raises:
-        FileNotFoundError: it holds no model.
+        TrackingError: it holds no model.
     """
     if not (run_folder / "preprocessor.json").is_file():
-        raise FileNotFoundError(f"{run_folder} holds no model: preprocessor.json is missing")
+        raise TrackingError(f"tracking: {run_folder} holds no model: preprocessor.json is missing")
     target.mkdir(parents=True, exist_ok=True)
     for name in MODEL_FILES:
         if (run_folder / name).exists():
@@ -44,3 +46,11 @@ def state_of(path: Path, names: tuple[str, ...] = ()) -> State | None:
     except OSError:
         return None
     return {name: [stat.st_size, stat.st_mtime_ns] for name, stat in found.items()} or None
+
+
+def remove_empty(folder: Path, top: Path) -> None:
+    """Remove a folder and those above it, up to and with `top`, as far as they hold nothing."""
+    for place in (folder, *folder.parents):
+        if not place.is_relative_to(top) or not place.is_dir() or any(place.iterdir()):
+            break
+        place.rmdir()

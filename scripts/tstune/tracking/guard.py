@@ -167,8 +167,9 @@ class GuardedTracker(ExperimentTracker):
         except Preempted:
             raise
         except Exception as error:
-            if isinstance(error, TrackingError) and method.startswith("log_"):
-                self._skip(MissedCall.of(method, keywords), first_line(error))
+            call = MissedCall.of(method, keywords)
+            if method.startswith("log_") and (isinstance(error, TrackingError) or call.lost_file()):
+                self._skip(call, first_line(error))
                 return
             self._report(error)
             self._write_down(lambda: self.backlog.add(method, keywords))

@@ -101,4 +101,3 @@ def write_figure(figure: Figure | Path, path: Path) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, format="png")
     return path
-

@@ -33,7 +33,9 @@ def check_relative(name: str) -> str:
     """
     path = PurePosixPath(name)
     if not path.parts or path.is_absolute() or ".." in path.parts or "\0" in name:
-        raise TrackingError(f"tracking: the name {name!r} leads out of the run's folder; use one such as plots/loss.png")
+        raise TrackingError(
+            f"tracking: the name {name!r} leads out of the run's folder; use one such as plots/loss.png"
+        )
     return str(path)
 
 

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import socket
+import shutil
 from collections.abc import Iterable
 from pathlib import Path
-
-import psutil
 
 from tstune.errors import ConfigError, TrackingError
 from tstune.runtime.logs import logger
 from tstune.tracking.backlog import Backlog, Header, MissedCall
 from tstune.tracking.build import tracker_class
-from tstune.tracking.composite import remove_with_empty_parents
+from tstune.tracking.files import remove_empty
 from tstune.tracking.interfaces import ExperimentTracker
 from tstune.tracking.messages import first_line
 
@@ -45,7 +43,11 @@ def replay_backlog(path: Path) -> int:
             through is not in the file any more.
     """
     backlog = Backlog.read(path)
-    _require_dead_writer(path, backlog.header)
+    if backlog.header.writer_lives():
+        raise TrackingError(
+            f"{path}: its run is still going on (process {backlog.header.process}) and sends this itself; "
+            "wait for its end"
+        )
     tracker, waiting, skipped, ended = restore_tracker(backlog.header), len(backlog), [], []
 
     def send(call: MissedCall) -> None:
@@ -69,8 +71,7 @@ def replay_backlog(path: Path) -> int:
             f"{path}: tracker {tracker.name} does not take it ({first_line(error)}); {len(backlog)} calls are left, "
             "try again when it answers"
         ) from error
-    if not any(path.parent.glob("*.jsonl")):
-        remove_with_empty_parents(path.parent, path.parent.parent)  # pictures that were kept for it
+    _tidy(path, backlog.header)
     return waiting - len(skipped)
 
 
@@ -89,8 +90,10 @@ def restore_tracker(header: Header) -> ExperimentTracker:
         ) from None
 
 
-def _require_dead_writer(path: Path, header: Header) -> None:
-    if header.host == socket.gethostname() and psutil.pid_exists(header.process):
-        raise TrackingError(
-            f"{path}: its run is still going on (process {header.process}) and sends this itself; wait for its end"
-        )
+def _tidy(path: Path, header: Header) -> None:
+    """Remove the pictures that were kept with a backlog, and its folders, where nothing waits for them any more."""
+    folder = path.parent
+    if folder.name == header.run_id and not any(folder.glob("*.jsonl")):
+        if (folder / "figures").is_dir():
+            shutil.rmtree(folder / "figures")
+        remove_empty(folder, folder.parent)

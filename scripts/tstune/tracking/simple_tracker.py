@@ -11,14 +11,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tstune.errors import TrackingError
+from tstune.tracking.files import copy, copy_model
 from tstune.tracking.interfaces import ExperimentTracker, RunStatus, new_run_id, write_figure
+from tstune.tracking.names import check_run_id, inside, run_name_of
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from tstune.config.schema import TrackingSection
-
-_MODEL_FILES = ("model", "adapter", "adapters", "preprocessor.json", "config.yaml")
 
 
 class SimpleExperimentTracker(ExperimentTracker):
@@ -26,38 +26,56 @@ class SimpleExperimentTracker(ExperimentTracker):
 
     It holds `config.json`, `params.json`, `metrics.jsonl` (one line per call: ``time``, ``step``, the metrics; on
     disk when `log_metrics` returns), `summary.json` (status, times, the last value of each metric), `artifacts/`
-    and `models/`.
+    and `models/`. A run that is gone on with keeps its lines; those of steps that are done again come twice.
 
     Args:
         base_dir: where experiments lie.
+        run_name: name people read; null takes that of the output folder.
+        parent_run: run this one is a part of.
     """
 
     name = "file"
 
-    def __init__(self, base_dir: str | Path = "experiments") -> None:
+    def __init__(
+        self, base_dir: str | Path = "experiments", run_name: str | None = None, parent_run: str | None = None
+    ) -> None:
         self.base_dir = Path(base_dir)
         self.run_folder: Path | None = None
+        self._run_name, self._parent_run = run_name, parent_run
         self._summary: dict = {}
         self._params: dict[str, object] = {}
 
     @classmethod
     def from_config(cls, tracking: TrackingSection) -> SimpleExperimentTracker:
         """Files under `tracking.folder`."""
-        return cls(Path(tracking.folder) / "files")
+        return cls(Path(tracking.folder) / f"{cls.name}s", tracking.run_name, tracking.parent_run)
+
+    def settings(self) -> dict[str, object]:
+        """See `ExperimentTracker.settings`."""
+        return {
+            "base_dir": str(self.base_dir.resolve()),
+            "run_name": self._run_name,
+            "parent_run": self._parent_run,
+        }
 
     def start_experiment(self, experiment_name: str, config: dict, run_id: str | None = None) -> str:
         """Make the run's folder, or go on in it."""
-        run_id = run_id or new_run_id()
-        folder = self.base_dir / experiment_name / run_id
-        if not folder.resolve().is_relative_to(self.base_dir.resolve()):
-            raise TrackingError(f"tracking: experiment {experiment_name!r} leads out of {self.base_dir}")
+        run_id = check_run_id(run_id or new_run_id())
+        folder = inside(self.base_dir, experiment_name, "experiment") / run_id
         folder.mkdir(parents=True, exist_ok=True)
         self.run_folder = folder
-        summary, params = folder / "summary.json", folder / "params.json"
-        self._summary = {"run_id": run_id, "experiment": experiment_name, "started_at": _now(), "metrics": {}}
-        if summary.is_file():
-            self._summary |= json.loads(summary.read_text(encoding="utf-8")) | {"resumed_at": _now()}
-        self._params = json.loads(params.read_text(encoding="utf-8")) if params.is_file() else {}
+        self._summary = {
+            "run_id": run_id,
+            "run_name": run_name_of(config, self._run_name, run_id),
+            "experiment": experiment_name,
+            "parent_run": self._parent_run,
+            "started_at": _now(),
+            "metrics": {},
+        }
+        self._params = _read_json(folder / "params.json")
+        if earlier := _read_json(folder / "summary.json"):
+            self._summary |= earlier | {"resumed_at": _now()}
+            self._summary.pop("ended_at", None)
         self._write("config.json", config)
         self._write_summary("RUNNING")
         return run_id
@@ -78,25 +96,27 @@ class SimpleExperimentTracker(ExperimentTracker):
     def log_model(self, model_path: Path, model_name: str) -> None:
         """Copy what `load` needs to ``models/<model_name>/``."""
         target = self._inside("models", model_name)
-        shutil.rmtree(target, ignore_errors=True)
-        target.mkdir(parents=True)
-        for name in _MODEL_FILES:
-            if (model_path / name).exists():
-                _copy(model_path / name, target / name)
+        aside = target.with_name(f".{target.name}.partial")
+        shutil.rmtree(aside, ignore_errors=True)
+        copy_model(model_path, aside)
+        if target.exists():
+            shutil.rmtree(target)
+        aside.rename(target)
 
     def log_artifact(self, path: Path, name: str | None = None) -> None:
         """Copy a file or folder to ``artifacts/``."""
-        _copy(path, self._inside("artifacts", name or path.name))
+        copy(path, self._inside("artifacts", name or path.name))
 
     def log_figure(self, figure: Figure | Path, name: str) -> None:
         """Write a picture to ``artifacts/``."""
         target = self._inside("artifacts", name)
         source = write_figure(figure, target)
         if source != target:
-            _copy(source, target)
+            copy(source, target)
 
     def end_experiment(self, status: RunStatus = "FINISHED") -> str:
         """Write `summary.json`."""
+        self._started()
         self._summary["ended_at"] = _now()
         self._write_summary(status)
         return self._summary["run_id"]
@@ -108,11 +128,7 @@ class SimpleExperimentTracker(ExperimentTracker):
 
     def _inside(self, kind: str, name: str) -> Path:
         """Place of a logged thing; its name may not lead out of the run's folder."""
-        folder = self._started() / kind
-        target = folder / name
-        if not target.resolve().is_relative_to(folder.resolve()):
-            raise TrackingError(f"tracking: the name {name!r} leads out of the run's folder")
-        return target
+        return inside(self._started() / kind, name, "the name")
 
     def _write_summary(self, status: str) -> None:
         self._write("summary.json", self._summary | {"status": status})
@@ -124,17 +140,13 @@ class SimpleExperimentTracker(ExperimentTracker):
         aside.replace(folder / name)
 
 
-def _copy(source: Path, target: Path) -> None:
-    target.parent.mkdir(parents=True, exist_ok=True)
-    if source.is_dir():
-        shutil.copytree(source, target, dirs_exist_ok=True)
-    else:
-        shutil.copy2(source, target)
+def _read_json(path: Path) -> dict:
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
 
 
-def _finite(value: float) -> float | None:
+def _finite(value: float | None) -> float | None:
     """JSON has no NaN."""
-    return float(value) if math.isfinite(value) else None
+    return float(value) if value is not None and math.isfinite(value) else None
 
 
 def _now() -> str:

@@ -1,0 +1,82 @@
+"""The command of a trial: `accelerate launch` with the set-up every trial gets."""
+
+from __future__ import annotations
+
+import shlex
+import socket
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
+
+from tstune.errors import ConfigError
+
+SCRIPT = Path(__file__).resolve().parents[2] / "finetune_ttm.py"
+_PLACES = ("machine_rank", "main_process_ip", "main_process_port", "num_machines")
+
+
+@dataclass(frozen=True)
+class Launch:
+    """How a run is launched.
+
+    Attributes:
+        accelerate_config: file of accelerate_configs/, None for Accelerate's defaults.
+        num_processes: None takes what the file or the machine says.
+    """
+
+    accelerate_config: str | None = None
+    num_processes: int | None = None
+
+    def command(self, recipe: Path) -> list[str]:
+        """Words that start a trial."""
+        # -P: the current folder may hold a file named like a library
+        words = [sys.executable, "-P", "-m", "accelerate.commands.launch", "--quiet", *self._options]
+        words += ["--main_process_port", str(_free_port())]  # trials of several jobs may share the machine
+        return [*words, str(SCRIPT), "--config", str(recipe)]
+
+    def shown(self, recipe: Path) -> str:
+        """The same for a reader."""
+        return shlex.join(["accelerate", "launch", *self._options, "scripts/finetune_ttm.py", "--config", str(recipe)])
+
+    def settings(self) -> dict[str, object]:
+        """What of it may change a result, as flat names.
+
+        Raises:
+            ConfigError: the file cannot be used for trials.
+        """
+        values = {"num_processes": self.num_processes}
+        if self.accelerate_config is not None:
+            values = self._file() | {name: value for name, value in values.items() if value is not None}
+        return {f"accelerate.{name}": value for name, value in values.items() if name not in _PLACES}
+
+    @property
+    def _options(self) -> list[str]:
+        options = [] if self.accelerate_config is None else ["--config_file", self.accelerate_config]
+        return options if self.num_processes is None else [*options, "--num_processes", str(self.num_processes)]
+
+    def _file(self) -> dict[str, object]:
+        path = Path(self.accelerate_config)
+        if not path.is_file():
+            raise ConfigError(f"--accelerate-config {path} does not exist; such files lie under accelerate_configs/")
+        try:
+            values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        except (yaml.YAMLError, UnicodeDecodeError) as error:
+            raise ConfigError(f"--accelerate-config {path} is not valid YAML: {' '.join(str(error).split())}") from None
+        if not isinstance(values, dict):
+            raise ConfigError(f"--accelerate-config {path} does not hold keys with values")
+        if values.get("num_machines", 1) not in (1, None):
+            raise ConfigError(
+                f"--accelerate-config {path}: a trial runs on one machine, num_machines is {values['num_machines']}; "
+                "start the sweep on each machine with the same --study and --storage instead"
+            )
+        if values.get("distributed_type", "NO") not in ("NO", False) and self.num_processes is None:
+            if values.get("num_processes", -1) == -1:
+                raise ConfigError(f"--accelerate-config {path} leaves the number open: give --num-processes too")
+        return values
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]

@@ -1,0 +1,387 @@
+"""Tracking to MLflow: a server, a database, or a SQLite file of one's own."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import logging
+import math
+import os
+import re
+import tempfile
+import threading
+import time
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from itertools import islice
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING
+
+from tstune.config.schema import TrackingSection
+from tstune.errors import MissingDependencyError, TrackingError
+from tstune.runtime.logs import logger
+from tstune.tracking.files import copy, copy_model
+from tstune.tracking.interfaces import ExperimentTracker, RunStatus, new_run_id, write_figure
+from tstune.tracking.messages import first_line, without_credentials
+from tstune.tracking.names import check_relative, check_run_id, run_name_of
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+    from mlflow import MlflowClient
+    from mlflow.entities import Experiment, Run
+    from mlflow.models import ModelSignature
+
+RUN_TAG = "tstune.run_id"
+"""Tag of an MLflow run that holds our id of it."""
+PARENT_TAG = "tstune.parent_run"
+PARAM_TAG = "tstune.param."
+
+_PATIENCE = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "10"}
+_QUIET = {
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+}
+_MAX_METRICS, _MAX_PARAMS, _MAX_VALUE, _MAX_KEY = 1000, 100, 6000, 250  # limits of MLflow
+_FORBIDDEN = re.compile(r"[^/\w.\- :]")
+_REFUSALS = ("INVALID_PARAMETER_VALUE", "BAD_REQUEST")
+_PACKAGES = ("torch", "transformers", "granite-tsfm", "peft", "accelerate", "safetensors", "numpy", "pandas")
+_PACKAGES += ("pyarrow", "scikit-learn", "pydantic", "omegaconf", "PyYAML", "psutil", "tqdm")
+_SAVING = threading.Lock()  # MLflow runs the file of a model with state of the whole process
+
+
+class MLflowExperimentTracker(ExperimentTracker):
+    """One MLflow run per run, found again by the tag ``tstune.run_id``.
+
+    MLflow has rules of its own. Names hold letters, digits and ``_ - . : /`` and blanks: ``@`` becomes ``_at_``
+    (``rmse@1h`` is ``rmse_at_1h``), any other character ``_``. Values of parameters are JSON, cut at 6000
+    characters. A parameter cannot change: the new value becomes the tag ``tstune.param.<name>``. Metrics of the
+    whole run get step 0. Infinity is stored as the largest number.
+
+    Nothing of the process is recorded but what is logged: no git state, no command line, no system metrics, and
+    MLflow's telemetry is off. Credentials come from MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or
+    MLFLOW_TRACKING_TOKEN.
+
+    A dead server is given up after two attempts of 10 s, unless MLFLOW_HTTP_REQUEST_MAX_RETRIES and
+    MLFLOW_HTTP_REQUEST_TIMEOUT say otherwise.
+
+    Args:
+        tracking_uri: server or database; null takes MLFLOW_TRACKING_URI, else a SQLite file in `runs/tracking`.
+        run_name: name people read; null takes that of the output folder.
+        parent_run: our id of the run this one is a part of, in the same experiment.
+
+    Attributes:
+        run_id: our id of the run.
+        mlflow_run_id: MLflow's id of it.
+        model_uris: name of each logged model -> URI that `mlflow.pyfunc.load_model` takes.
+    """
+
+    name = "mlflow"
+
+    def __init__(
+        self, tracking_uri: str | None = None, run_name: str | None = None, parent_run: str | None = None
+    ) -> None:
+        self.tracking_uri = _resolved(tracking_uri)
+        self.run_id: str | None = None
+        self.mlflow_run_id: str | None = None
+        self.model_uris: dict[str, str] = {}
+        self._run_name, self._parent_run = run_name, parent_run
+        self._client: MlflowClient | None = None
+        self._experiment_id = ""
+        self._params: dict[str, str] = {}
+        self._unanswered: dict[str, int] = {}
+
+    @classmethod
+    def from_config(cls, tracking: TrackingSection) -> MLflowExperimentTracker:
+        """`tracking.mlflow_uri`, else MLFLOW_TRACKING_URI, else ``mlflow.db`` in `tracking.folder`."""
+        uri = tracking.mlflow_uri or os.environ.get("MLFLOW_TRACKING_URI") or _database_in(tracking.folder)
+        return cls(uri, tracking.run_name, tracking.parent_run)
+
+    def settings(self) -> dict[str, object]:
+        """See `ExperimentTracker.settings`; credentials in the URI are left to the environment."""
+        uri = without_credentials(self.tracking_uri)
+        return {"tracking_uri": uri, "run_name": self._run_name, "parent_run": self._parent_run}
+
+    def start_experiment(self, experiment_name: str, config: dict, run_id: str | None = None) -> str:
+        """Create experiment and run, or go on with the run that has this id.
+
+        Raises:
+            TrackingError: MLflow does not answer, or does not take the names.
+        """
+        known_id = run_id is not None
+        self.run_id = check_run_id(run_id or new_run_id())
+        try:
+            with self._talking():
+                client = self._connect()
+                experiment = self._open_experiment(experiment_name)
+                self._experiment_id = experiment.experiment_id
+                run = self._find(self.run_id) if known_id else None
+                if run is None:
+                    run = self._create(run_name_of(config, self._run_name, self.run_id))
+                else:
+                    client.update_run(run.info.run_id, status="RUNNING")
+                self.mlflow_run_id, self._params = run.info.run_id, dict(run.data.params)
+                client.log_dict(self.mlflow_run_id, json.loads(json.dumps(config, default=str)), "config.json")
+        except OSError as error:
+            raise TrackingError(
+                f"{error}; start the server, correct tracking.mlflow_uri or MLFLOW_TRACKING_URI, check the "
+                "credentials in the environment, or set tracking.required=false to train without it"
+            ) from error
+        return self.run_id
+
+    def log_params(self, params: Mapping[str, object]) -> None:
+        """Log in batches of 100; what MLflow cannot change becomes a tag."""
+        from mlflow.entities import Param, RunTag
+
+        texts = {_clean(name): _text(value) for name, value in params.items()}
+        long = [name for name, text in texts.items() if len(text) > _MAX_VALUE]
+        if long:
+            logger.warning("mlflow: values of %s are cut at %d characters", ", ".join(long), _MAX_VALUE)
+        texts = {name: text[:_MAX_VALUE] for name, text in texts.items()}
+        changed = {name: text for name, text in texts.items() if self._params.get(name, text) != text}
+        if changed:
+            logger.warning("mlflow keeps the first value of %s; the new one is a tag", ", ".join(sorted(changed)))
+        new = [Param(name, text) for name, text in texts.items() if name not in self._params]
+        tags = [RunTag(f"{PARAM_TAG}{name}"[:_MAX_KEY], text) for name, text in changed.items()]
+        with self._talking():
+            for batch in _batches(new, _MAX_PARAMS):
+                self._running.log_batch(self.mlflow_run_id, params=batch)
+                self._params |= {param.key: param.value for param in batch}
+            for batch in _batches(tags, _MAX_PARAMS):
+                self._running.log_batch(self.mlflow_run_id, tags=batch)
+
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        """Log in one request; null counts as NaN."""
+        from mlflow.entities import Metric
+
+        # A row whose answer got lost may have arrived: sent again with the same time it is stored once.
+        row = repr((step, list(metrics.items())))
+        now = self._unanswered.setdefault(row, int(time.time() * 1000))
+        numbers = {_clean(name): math.nan if value is None else float(value) for name, value in metrics.items()}
+        with self._talking():
+            for batch in _batches(
+                [Metric(name, value, now, step or 0) for name, value in numbers.items()], _MAX_METRICS
+            ):
+                self._running.log_batch(self.mlflow_run_id, metrics=batch)
+        del self._unanswered[row]
+
+    def log_model(self, model_path: Path, model_name: str) -> None:
+        """Log a model with signature that `mlflow.pyfunc.load_model` loads anywhere: our code goes with it."""
+        from mlflow.entities import LoggedModelOutput
+        from mlflow.models import Model
+
+        name = re.sub(r"[^\w-]", "_", model_name)
+        with self._talking(), tempfile.TemporaryDirectory() as folder:
+            files, packed = Path(folder) / "run", Path(folder) / "model"
+            copy_model(model_path, files)
+            tags = {RUN_TAG: str(self.run_id)}
+            logged = self._running.create_logged_model(
+                self._experiment_id, name=name, source_run_id=self.mlflow_run_id, tags=tags
+            )
+            description = Model(
+                artifact_path=logged.artifact_location,
+                run_id=self.mlflow_run_id,
+                model_uuid=logged.model_id,
+                model_id=logged.model_id,
+            )
+            _pack(files, packed, description)
+            self._running.log_outputs(self.mlflow_run_id, [LoggedModelOutput(logged.model_id, step=0)])
+            self._running.log_model_artifacts(logged.model_id, str(packed))
+            self._running.finalize_logged_model(logged.model_id, "READY")
+        self.model_uris[model_name] = f"models:/{logged.model_id}"
+
+    def log_artifact(self, path: Path, name: str | None = None) -> None:
+        """Upload a file or folder."""
+        path = Path(path)
+        target = PurePosixPath(check_relative(name or path.name))
+        if path.is_dir():
+            with self._talking():
+                self._running.log_artifacts(self.mlflow_run_id, str(path), str(target))
+            return
+        if path.name != target.name:  # MLflow takes the name of the file
+            with tempfile.TemporaryDirectory() as folder:
+                copy(path, Path(folder) / target.name)
+                self.log_artifact(Path(folder) / target.name, str(target))
+            return
+        folder = None if target.parent == PurePosixPath(".") else str(target.parent)
+        with self._talking():
+            self._running.log_artifact(self.mlflow_run_id, str(path), folder)
+
+    def log_figure(self, figure: Figure | Path, name: str) -> None:
+        """Upload a picture."""
+        with tempfile.TemporaryDirectory() as folder:
+            self.log_artifact(write_figure(figure, Path(folder) / PurePosixPath(name).name), name)
+
+    def end_experiment(self, status: RunStatus = "FINISHED") -> str:
+        """End the run."""
+        with self._talking():
+            self._running.set_terminated(self.mlflow_run_id, status)
+        return str(self.run_id)
+
+    def child(self, name: str) -> ExperimentTracker:
+        """A run inside this run."""
+        return type(self)(self.tracking_uri, run_name=name, parent_run=self.run_id)
+
+    @property
+    def _running(self) -> MlflowClient:
+        if self._client is None or self.mlflow_run_id is None:
+            raise TrackingError("the mlflow tracker has no run yet: call start_experiment first")
+        return self._client
+
+    @property
+    def _shown_uri(self) -> str:
+        return without_credentials(self.tracking_uri)
+
+    def _connect(self) -> MlflowClient:
+        if self._client is None:
+            for name, value in (_PATIENCE | _QUIET).items():
+                os.environ.setdefault(name, value)
+            try:
+                from mlflow import MlflowClient
+            except ImportError:
+                raise MissingDependencyError("the mlflow tracker needs mlflow: pip install 'mlflow>=3.17,<4'") from None
+            for chatty in ("mlflow.store.db.utils", "alembic"):
+                logging.getLogger(chatty).setLevel(logging.WARNING)
+            database = _sqlite_file(self.tracking_uri)
+            if database is not None:
+                database.parent.mkdir(parents=True, exist_ok=True)
+            self._client = MlflowClient(self.tracking_uri)
+        return self._client
+
+    def _open_experiment(self, name: str) -> Experiment:
+        from mlflow.exceptions import MlflowException
+
+        experiment = self._client.get_experiment_by_name(name)
+        if experiment is None:
+            database = _sqlite_file(self.tracking_uri)
+            beside = database.with_name("mlflow-artifacts").as_uri() if database else None  # not in the current folder
+            try:
+                self._client.create_experiment(name, artifact_location=beside)
+            except MlflowException as error:
+                if error.error_code != "RESOURCE_ALREADY_EXISTS":  # another process was faster
+                    raise
+            experiment = self._client.get_experiment_by_name(name)
+        if experiment.lifecycle_stage == "deleted":
+            raise TrackingError(
+                f"experiment {name!r} was deleted from MLflow at {self._shown_uri}; set another tracking.experiment, "
+                f"or restore it: mlflow experiments restore --experiment-id {experiment.experiment_id}"
+            )
+        return experiment
+
+    def _find(self, run_id: str) -> Run | None:
+        found = self._client.search_runs([self._experiment_id], f"tags.`{RUN_TAG}` = '{run_id}'", max_results=1)
+        return found[0] if found else None
+
+    def _create(self, run_name: str) -> Run:
+        tags = {RUN_TAG: str(self.run_id)}
+        if self._parent_run is not None:
+            tags[PARENT_TAG] = self._parent_run
+            parent = self._find(check_run_id(self._parent_run))
+            if parent is not None:
+                tags["mlflow.parentRunId"] = parent.info.run_id
+            else:
+                logger.warning("mlflow knows no run %s: run %s is not nested in it", self._parent_run, self.run_id)
+        return self._client.create_run(self._experiment_id, tags=tags, run_name=run_name)
+
+    @contextmanager
+    def _talking(self) -> Iterator[None]:
+        """Tell a server that is away (OSError) from a request that it refuses (TrackingError)."""
+        try:
+            yield
+        except Exception as error:
+            from mlflow.exceptions import MlflowException
+
+            if not isinstance(error, MlflowException):
+                raise
+            if error.error_code in _REFUSALS:
+                raise TrackingError(f"MLflow at {self._shown_uri} refuses: {_reason(error)}") from error
+            raise ConnectionError(f"MLflow at {self._shown_uri} does not answer: {_reason(error)}") from error
+
+
+def _resolved(uri: str | None) -> str:
+    """The URI with credentials, if the environment has the same one with them; SQLite files as absolute paths."""
+    default = os.environ.get("MLFLOW_TRACKING_URI")
+    uri = uri or default or _database_in(TrackingSection().folder)
+    if default and uri == without_credentials(default):
+        return default
+    database = _sqlite_file(uri)
+    return uri if database is None else f"sqlite:///{database}"
+
+
+def _database_in(folder: str) -> str:
+    return f"sqlite:///{Path(folder).resolve() / 'mlflow.db'}"
+
+
+def _sqlite_file(uri: str) -> Path | None:
+    return Path(uri.removeprefix("sqlite:///")).resolve() if uri.startswith("sqlite:///") else None
+
+
+def _clean(name: str) -> str:
+    cleaned = _FORBIDDEN.sub("_", name.replace("@", "_at_"))
+    return "/".join(part for part in cleaned.split("/") if part not in ("", ".", ".."))[:_MAX_KEY] or "_"
+
+
+def _text(value: object) -> str:
+    return value if isinstance(value, str) else json.dumps(value, default=str)
+
+
+def _batches(values: Sequence, size: int) -> Iterator[list]:
+    remaining = iter(values)
+    while batch := list(islice(remaining, size)):
+        yield batch
+
+
+def _reason(error: Exception) -> str:
+    text = str(error)
+    for short in (
+        "Connection refused",
+        "timed out",
+        "Name or service not known",
+        "Temporary failure in name resolution",
+    ):
+        if short in text:
+            return short
+    return first_line(error)
+
+
+def _signature(run_folder: Path) -> ModelSignature:
+    """Columns in, columns out. Ids may be numbers or text, values whole numbers or not: MLflow converts neither."""
+    from mlflow.models import ModelSignature
+    from mlflow.types import ColSpec, Schema
+    from mlflow.types.schema import AnyType
+
+    saved = json.loads((run_folder / "preprocessor.json").read_text(encoding="utf-8"))
+    roles, item, stamp = saved["roles"], saved["item_id_column"], saved["timestamp_column"]
+    inputs = [ColSpec(AnyType(), item)] if item else []
+    inputs.append(ColSpec("string" if saved["timestamp_format"] else "datetime", stamp))
+    inputs += [ColSpec(AnyType(), name) for role in ("target", "conditional", "control") for name in roles[role]]
+    outputs = [ColSpec("string", "item_id"), ColSpec("datetime", "timestamp")]
+    outputs += [ColSpec("double", name) for name in roles["target"]]
+    return ModelSignature(Schema(inputs), Schema(outputs))
+
+
+def _pack(run_folder: Path, target: Path, description: object) -> None:
+    """Write an MLflow model: the run folder, the file that loads it, our package, and what to install."""
+    import mlflow.pyfunc
+
+    package = Path(__file__).parents[1]
+    with _SAVING, warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # advice about examples and type hints
+        mlflow.pyfunc.save_model(
+            str(target),
+            python_model=str(Path(__file__).with_name("mlflow_model.py")),
+            artifacts={"run": str(run_folder)},
+            signature=_signature(run_folder),
+            code_paths=[str(package)],
+            pip_requirements=[f"{name}=={version}" for name, version in _installed()],  # else MLflow loads it to see
+            mlflow_model=description,
+        )
+
+
+def _installed() -> Iterator[tuple[str, str]]:
+    for name in ("mlflow", *_PACKAGES):
+        try:
+            yield name, importlib.metadata.version(name).partition("+")[0]
+        except importlib.metadata.PackageNotFoundError:
+            logger.debug("%s is not installed: left out of the requirements of the logged model", name)

@@ -1,0 +1,211 @@
+"""Every recipe and every documented training command is the same run in both config managers."""
+
+from __future__ import annotations
+
+from collections import Counter
+from functools import cache
+from pathlib import Path
+
+import pytest
+import tiny
+import torch
+from documented import PLACEHOLDER, READMES, ROOT, Command, commands, load_script, parse
+
+from tstune.config.hydra_manager import HydraConfigManager
+from tstune.config.schema import RunConfig
+from tstune.config.simple_manager import SimpleConfigManager
+
+SIMPLE, HYDRA = SimpleConfigManager(), HydraConfigManager()
+COMPOSED = "recipes/hydra/ttm.yaml"
+GROUPS = ROOT / "recipes/hydra"
+RECIPES = sorted(
+    path.relative_to(ROOT).as_posix() for path in (ROOT / "recipes").rglob("*.yaml") if GROUPS not in path.parents
+)
+# Recipes per folder, commands per README and option: a new one must be counted here.
+NUM_RECIPES = {"ttm/brist1d_open": 1, "ttm/cgm_sample": 9, "ttm/etth1": 9, "ttm/pretrain": 3}
+
+TRAINING_SCRIPTS = ("scripts/finetune_ttm.py", "scripts/pretrain_ttm.py")
+NUM_COMMANDS = {
+    ("README.md", "--config"): 4,
+    ("accelerate_configs/README.md", "--config"): 4,
+    ("recipes/README.md", "--config"): 1,
+    ("recipes/hydra/README.md", "--hydra"): 9,
+    ("recipes/ttm/README.md", "--config"): 2,
+}
+
+MODES = ("zero_shot", "head", "decoder", "bias", "lora", "dora", "full", "from_scratch")
+FEW_SHOT = ("lora", "dora")  # the recipes of ETTh1 that train on its first 5 %
+SAME_RUN = {
+    **{f"cgm_sample/{mode}": f"data=cgm_sample tuning={mode}" for mode in MODES},
+    **{f"etth1/{mode}": f"data={'etth1_few_shot' if mode in FEW_SHOT else 'etth1'} tuning={mode}" for mode in MODES},
+    "etth1/few_shot_5pct": "data=etth1_few_shot",
+    "cgm_sample/demo": "model=scratch_small training=demo tuning=from_scratch data.train_stride=3",
+    "brist1d_open/per_item": "data=brist1d_open tuning=per_item",
+}
+# What an option needs beside it to be a run.
+WITH = {"data/csv": "data.path=a.csv", "model/scratch_small": "tuning=from_scratch"}
+
+
+@cache
+def documented_runs() -> dict[tuple[str, str], list[Command]]:
+    """(README, option) -> its commands that train from a file."""
+    found: dict[tuple[str, str], list[Command]] = {}
+    for readme in READMES:
+        for command in commands(readme):
+            if any(script in command.words for script in TRAINING_SCRIPTS):
+                option = "--hydra" if parse(command).hydra is not None else "--config"
+                found.setdefault((readme, option), []).append(command)
+    return found
+
+
+RUNS = [
+    pytest.param(command, id=f"{readme}:{option}:{n}")
+    for (readme, option), listed in documented_runs().items()
+    for n, command in enumerate(listed)
+]
+
+
+def options(group: str) -> list[str]:
+    return sorted(path.stem for path in (GROUPS / group).glob("*.yaml"))
+
+
+@pytest.fixture(autouse=True)
+def _in_the_root(monkeypatch):
+    monkeypatch.chdir(ROOT)
+
+
+def test_how_many_recipes_and_commands_are_compared():
+    assert Counter("/".join(recipe.split("/")[1:-1]) for recipe in RECIPES) == NUM_RECIPES
+    assert {key: len(listed) for key, listed in documented_runs().items()} == NUM_COMMANDS
+    assert len(RUNS) == sum(NUM_COMMANDS.values())
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_a_recipe_is_the_same_run(recipe):
+    config = SIMPLE.load_config(recipe)
+    assert isinstance(config, RunConfig)
+    assert_same(HYDRA.load_config(recipe), config)
+
+
+@pytest.mark.parametrize("command", RUNS)
+def test_a_documented_command_is_the_same_run(command, tmp_path):
+    arguments = parse(command)
+    overrides = [override for override in arguments.overrides if override != PLACEHOLDER]
+    if arguments.hydra is None:
+        config = HYDRA.load_config(arguments.config, overrides)
+        assert_same(config, SIMPLE.load_config(arguments.config, overrides))
+        changed = config.model_dump() != HYDRA.load_config(arguments.config).model_dump()
+        assert changed == bool(overrides), "each override counts"
+    else:  # a plain manager cannot compose; what was composed it reads
+        config = HYDRA.load_config(arguments.hydra, overrides)
+        HYDRA.save_config(config, tmp_path / "composed.yaml")
+        assert_same(SIMPLE.load_config(tmp_path / "composed.yaml"), config)
+
+
+@pytest.mark.parametrize("recipe", SAME_RUN)
+def test_a_composition_is_the_recipe(recipe):
+    config = SIMPLE.load_config(f"recipes/ttm/{recipe}.yaml")
+    overrides = SAME_RUN[recipe].split()
+    composed = HYDRA.load_config(COMPOSED, overrides)
+    assert composed.output_dir != config.output_dir
+    assert_same(HYDRA.load_config(COMPOSED, [*overrides, f"output_dir={config.output_dir}"]), config)
+
+
+def test_every_plain_recipe_of_these_data_sets_has_its_composition():
+    folders = {name.partition("/")[0] for name in SAME_RUN}
+    assert sorted(SAME_RUN) == sorted(
+        recipe.removeprefix("recipes/ttm/").removesuffix(".yaml")
+        for recipe in RECIPES
+        if recipe.split("/")[2] in folders
+    )
+
+
+def test_the_groups_are_those_of_the_design():
+    assert sorted(path.name for path in GROUPS.iterdir() if path.is_dir()) == [
+        "data",
+        "model",
+        "tracking",
+        "training",
+        "tuning",
+    ]
+    assert set(MODES) < set(options("tuning"))
+
+
+@pytest.mark.parametrize(
+    ("group", "option"), [(group, option) for group in sorted(g.name for g in GROUPS.iterdir() if g.is_dir())
+                          for option in options(group)],
+)  # fmt: skip
+def test_every_option_is_part_of_a_valid_run(group, option):
+    config = HYDRA.load_config(COMPOSED, [f"{group}={option}", *WITH.get(f"{group}/{option}", "").split()])
+    if group == "tuning":
+        assert config.tuning.mode == option or option == "per_item"
+    if group == "tracking":
+        expected = {"none": [], "files": ["file"], "all": ["file", "mlflow", "wandb", "tensorboard"]}
+        assert config.tracking.trackers == expected.get(option, [option])
+
+
+@pytest.mark.parametrize("pair", options("training/special"))
+def test_what_a_pair_needs_counts_for_this_pair_alone(pair):
+    training = next(name for name in options("training") if pair.startswith(f"{name}_"))
+    tuning = pair.removeprefix(f"{training}_")
+    assert tuning in options("tuning")
+    special = HYDRA.load_config(COMPOSED, [f"training={training}", f"tuning={tuning}"]).training
+    plain = HYDRA.load_config(COMPOSED, [f"training={training}", "tuning=head"]).training
+    assert special.learning_rate != plain.learning_rate
+
+
+def test_every_file_of_the_groups_is_loaded():
+    files = Counter(path.relative_to(GROUPS).parts[0] for path in GROUPS.rglob("*.yaml"))
+    assert files == {"ttm.yaml": 1, "model": 2, "data": 5, "tuning": 9, "training": 13, "tracking": 6}
+    text = (GROUPS / "README.md").read_text(encoding="utf-8")
+    for group in ("model", "data", "tuning", "training", "tracking"):
+        (row,) = [line for line in text.splitlines() if line.startswith(f"| `{group}=` |")]
+        listed = [word.strip("` ") for word in row.split("|")[2].split(",")]
+        assert sorted(listed) == options(group)
+
+
+def test_a_choice_on_the_command_line_wins_over_the_one_that_comes_with_the_data():
+    assert HYDRA.load_config(COMPOSED, ["data=etth1"]).training.num_epochs == 5
+    assert HYDRA.load_config(COMPOSED, ["data=etth1", "training=demo"]).training.loss == "huber"
+
+
+def test_a_composed_run_trains_to_the_same_weights(tmp_path, monkeypatch, capsys):
+    torch.set_num_threads(1)
+    finetune = load_script("scripts/finetune_ttm.py")
+    monkeypatch.chdir(tmp_path)
+    values = tiny.recipe(tiny.write_series(tmp_path / "series.csv"), Path("runs/plain"), training={"max_steps": 2})
+    tiny.write_recipe(tmp_path / "plain.yaml", values)
+    primary = {"defaults": [*({name: "tiny"} for name in ("model", "data", "tuning", "training")), "_self_"]}
+    for name in ("model", "data", "tuning", "training"):
+        (tmp_path / name).mkdir()
+        tiny.write_recipe(tmp_path / name / "tiny.yaml", values.pop(name))
+    tiny.write_recipe(tmp_path / "composed.yaml", primary | values)
+    before = set(tmp_path.iterdir())
+    assert finetune.main(["--config", "plain.yaml"]) == 0
+    assert finetune.main(["--hydra", "composed.yaml", "output_dir=runs/composed", "+evaluation.num_plots=0"]) == 2
+    assert capsys.readouterr().err.splitlines()[-1].startswith("error: composed.yaml: Could not append to config.")
+    assert finetune.main(["--hydra", "composed.yaml", "output_dir=runs/composed"]) == 0
+    plain, composed = (tmp_path / "runs" / name / "model/model.safetensors" for name in ("plain", "composed"))
+    assert composed.read_bytes() == plain.read_bytes()
+    assert set(tmp_path.iterdir()) - before == {tmp_path / "runs"}, "no folder of Hydra's own"
+    assert sorted(path.name for path in (tmp_path / "runs").iterdir()) == ["composed", "plain"]
+
+
+def test_one_file_is_needed_and_not_two(capsys):
+    parse_args = load_script("scripts/finetune_ttm.py").parse_args
+    assert parse_args(["--hydra", "a.yaml", "~b", "+c=1", "d=2"]).overrides == ["~b", "+c=1", "d=2"]
+    for words, complaint in (([], "is required"), (["--config", "a", "--hydra", "b"], "not allowed with")):
+        with pytest.raises(SystemExit, match="2"):
+            parse_args(words)
+        assert complaint in capsys.readouterr().err
+
+
+def assert_same(config: RunConfig, expected: RunConfig) -> None:
+    assert config.model_dump() == expected.model_dump()
+    assert types_of(config.model_dump()) == types_of(expected.model_dump())
+
+
+def types_of(value: object) -> object:
+    if isinstance(value, dict):
+        return {key: types_of(item) for key, item in value.items()}
+    return [types_of(item) for item in value] if isinstance(value, list | tuple) else type(value)
