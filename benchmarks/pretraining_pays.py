@@ -5,8 +5,9 @@
 
 For each data set, share of the training windows (drawn by the seed) and seed: the `decoder` recipe from `--pretrained`,
 and the `from_scratch` recipe, same windows, same test. A share is passed over as much more often as it is smaller, so
-every run has the steps of its recipe, and early stopping on the same validation windows. A table of mean ± deviation over the seeds; the last line is
-`RESULT data_share_tuned=… data_share_scratch=…`: RMSE in mg/dL for glucose, MSE of scaled values for ETTh1.
+every run has the steps of its recipe, and early stopping on the same validation windows. A table of mean ± deviation
+over the seeds; the last line is `RESULT data_share_tuned=… data_share_scratch=…`: RMSE in mg/dL for glucose, MSE of
+scaled values for ETTh1.
 """
 
 from __future__ import annotations

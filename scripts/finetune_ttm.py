@@ -20,10 +20,21 @@ from tstune.config.command_line import add_config_arguments, config_manager, con
 from tstune.errors import EXIT_OK, exits_cleanly
 
 
+class _ListSources(argparse.Action):
+    """Like --help, but for the data."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
+        from tstune.data.sources import describe_sources
+
+        print(describe_sources())
+        parser.exit()
+
+
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_config_arguments(parser)
+    parser.add_argument("--list-sources", action=_ListSources, nargs=0, help="describe the data sources and stop")
     return parser.parse_args(argv)
 
 

@@ -129,9 +129,7 @@ def distributed_setup(folder: Path) -> None:
 
 def full_workflow(folder: Path) -> None:
     """Example 4: train, evaluate, track, register, promote, load by alias, forecast."""
-    from tstune import DistributedConfig, LoRAConfig, TTMForecaster
-    from tstune.registry import LocalModelRegistry
-    from tstune.tracking.simple_tracker import SimpleExperimentTracker
+    from tstune import DistributedConfig, LocalModelRegistry, LoRAConfig, SimpleExperimentTracker, TTMForecaster
 
     series = daily_series()
     registry = LocalModelRegistry(folder / "registry")

@@ -26,6 +26,18 @@ class DataError(TstuneError):
     """Data that cannot be read or cannot give a single window."""
 
 
+class LeakError(DataError):
+    """A split whose parts are not apart, or weights that were trained on what they are to be judged on.
+
+    Attributes:
+        check: name of the check that found it.
+    """
+
+    def __init__(self, check: str, message: str) -> None:
+        super().__init__(f"leak {check}: {message}")
+        self.check = check
+
+
 class CheckpointError(TstuneError):
     """Weights that are missing, damaged or of another shape."""
 

@@ -21,6 +21,8 @@ from tstune.evaluation.plots import (
     plot_rmse_by_step,
 )
 from tstune.evaluation.scoreboard import best_model, format_per_item, format_scoreboard
+from tstune.evaluation.verdict import verdict
+from tstune.models.averaged import AveragedForecasts, RememberedForecasts
 from tstune.models.base import BaseTimeSeriesFoundationModel
 from tstune.models.baselines import Baseline
 from tstune.models.per_item import tune_items
@@ -78,6 +80,8 @@ def finetune(
         model.to(manager.device)
         parameters = model.get_model_info()  # as trained: adapters are merged afterwards
         scores: dict[str, Scores] = {}
+        before: RememberedForecasts | None = None
+        budget = config.training.feature_cache_gb * 1e9 / 2
         training: TrainingResult | None = None
         run_id = remembered_run(checkpoint_folder) if resume and manager.is_main else None
         with (
@@ -86,8 +90,9 @@ def finetune(
         ):
             tracked.log_parameters(parameters)
             if model.starts_from_weights():
+                before = RememberedForecasts(model, backtest.windows, budget)
                 with gpu.phase("zero_shot"):
-                    scores["zero_shot"] = backtest.score(model)
+                    scores["zero_shot"] = backtest.score(before)
 
             if config.tuning.mode != "zero_shot":
                 readings = data.panel.fingerprint()
@@ -96,18 +101,25 @@ def finetune(
                 prepare_memory(model, manager, gpu)
                 with gpu.phase("training"):
                     training = model.train_on(data, manager, history_path, checkpoints, tracked)
+                after = RememberedForecasts(model, backtest.windows, budget)
                 with gpu.phase("evaluation"):
-                    scores["fine_tuned"] = backtest.score(model)
+                    scores["fine_tuned"] = backtest.score(after)
+                if before is not None:
+                    scores["average"] = backtest.score(AveragedForecasts(before, after))
             if config.tuning.per_item:
                 model.item_adapters = tune_items(model, data, manager, tracked.tracker)
                 scores["per_item"] = backtest.score(model.for_items(data.panel.item_ids))
             baselines = build_baselines(model, data, manager)
             scores |= {name: backtest.score(baseline) for name, baseline in baselines.items()}
 
+            kept = "zero_shot" if training is None or training.best_step == 0 else "fine_tuned"
+            judged = verdict(scores, backtest.windows, kept, config.seed)
             results = {
                 "metrics": {name: values.metrics for name, values in scores.items()},
                 "best_model": best_model(scores),
-                "scoreboard": format_scoreboard(scores, data.preprocessor.unit),
+                "scoreboard": format_scoreboard(scores, data.preprocessor.unit, judged.sentence),
+                "verdict": judged,
+                "kept": kept,
                 "parameters": parameters,
                 "training": training,
                 "per_item": per_item_table(model, scores, data) if config.tuning.per_item else None,
@@ -190,6 +202,7 @@ def _write(
     model.save(run.path)
     (run.path / "history.jsonl").touch()
     run.write_json("metrics.json", {"test": results["metrics"]})
+    run.write_json("verdict.json", results["verdict"].to_dict())
     run.write_json("manifest.json", data.manifest)
     if results["per_item"] is not None:
         run.write_json("per_item.json", results["per_item"])

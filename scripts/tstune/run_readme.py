@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from tstune.data.pipeline import PreparedData
+from tstune.evaluation.verdict import format_comparisons
+from tstune.training.contract import TrainingResult
 
 if TYPE_CHECKING:
     from tstune.models.base import BaseTimeSeriesFoundationModel
@@ -24,6 +26,10 @@ _TEMPLATE = """# {title}
 | machine | {device}, {num_processes} process(es), {seconds:.0f} s in all, {memory:.0f} MiB at most |
 | licence of the data | {licence} |
 | commit, seed | {commit}, {seed} |
+
+## Did it help
+
+{comparisons}The saved model is the {kept} one: {reason}.
 
 ## Forecast with it
 
@@ -52,6 +58,7 @@ The input needs the last {context} steps of each series; values are in original 
 | `preprocessor.json` | columns, grid, scaler |
 | `config.yaml` | the resolved configuration; `--config config.yaml output_dir=…` reruns it |
 | `metrics.json` | every metric of every model on the test windows |
+| `verdict.json` | the verdict: differences with intervals, what was drawn from |
 | `history.jsonl` | the training log |
 | `manifest.json` | data: files with checksums, borders, windows, what was dropped |
 | `environment.json` | versions, commit, machine, time, memory |
@@ -72,9 +79,13 @@ def render_readme(model: BaseTimeSeriesFoundationModel, data: PreparedData, resu
             f"kept step {training.best_step} (validation loss {training.best_validation_loss:.4f})"
         )
     )
+    comparisons = format_comparisons(results["verdict"])
     return _TEMPLATE.format(
         title=f"{model.model_type} on {data.manifest['source']}, {config.tuning.mode}",
         scoreboard=results["scoreboard"],
+        comparisons=f"{comparisons}\n\n" if comparisons else "",
+        kept=results["kept"].replace("_", "-"),
+        reason=_why_kept(results["kept"], training),
         source=data.manifest["source"],
         num_items=data.manifest["num_items"],
         frequency=preprocessor.frequency,
@@ -97,3 +108,11 @@ def render_readme(model: BaseTimeSeriesFoundationModel, data: PreparedData, resu
         class_name=type(model).__name__,
         columns=", ".join(f"`{column}`" for column in columns if column),
     )
+
+
+def _why_kept(kept: str, training: TrainingResult | None) -> str:
+    if training is None:
+        return "nothing was trained"
+    if kept == "zero_shot":
+        return "no step lowered the validation loss (`evaluation.keep_best`)"
+    return f"step {training.best_step} had the lowest validation loss"

@@ -75,11 +75,24 @@ def test_two_processes_take_half_the_steps(one: Path, two: Path) -> None:
 def test_untrained_scores_are_those_of_one_process(one: Path, two: Path) -> None:
     alone, together = scores(one), scores(two)
     assert list(alone) == list(together)
-    names = [name for name in alone if name != "fine_tuned"]
+    names = [name for name in alone if name not in ("fine_tuned", "average")]
     assert names == ["zero_shot", "persistence", "seasonal_naive", "context_mean", "ridge"]
     for name in names:
         assert together[name]["num_windows"] == 82
         assert together[name] == pytest.approx(alone[name], rel=1e-6), name
+
+
+def test_the_verdict_is_that_of_one_process(one: Path, two: Path) -> None:
+    alone, together = (tiny.read_json(run / "verdict.json") for run in (one, two))
+    rows = {name: found.pop("comparisons") for name, found in (("one", alone), ("two", together))}
+    sentences = alone.pop("sentence"), together.pop("sentence")
+    assert alone == together
+    assert all(sentence.startswith("Fine-tuning") for sentence in sentences)
+    assert len(rows["one"]) == 6
+    for row, other in zip(rows["one"], rows["two"], strict=True):  # fine_tuned differs by one filled-up batch
+        numbers = ("change", "low", "high")
+        assert [row.pop(name) for name in numbers] == pytest.approx([other.pop(name) for name in numbers], abs=2e-3)
+        assert row == other
 
 
 def test_the_same_global_batches_give_the_same_losses(one: Path, two: Path) -> None:

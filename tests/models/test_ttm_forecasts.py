@@ -170,7 +170,7 @@ class TestFrequencyPrefix:
         model = make(prefixed)
         results = model.fit(output_dir=tmp_path / "run")
         assert results["parameters"]["fresh_tensors"] == []
-        assert list(results["metrics"]) == ["zero_shot", "fine_tuned"]
+        assert list(results["metrics"]) == ["zero_shot", "fine_tuned", "average"]
         forecast = model.predict(tiny.series())
         loaded = TTMForecaster.load(tmp_path / "run")
         pd.testing.assert_frame_equal(loaded.predict(tiny.series()), forecast, check_exact=True)

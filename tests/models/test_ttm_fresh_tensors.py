@@ -62,7 +62,7 @@ def test_shorter_forecast_is_the_beginning_of_the_long_one(make, tmp_path: Path)
 
 def test_shorter_forecast_trains(make) -> None:
     results = make(model={"prediction_length": 3}, evaluation={"horizons": ["1h"]}).fit()
-    assert list(results["metrics"]) == ["zero_shot", "fine_tuned"]
+    assert list(results["metrics"]) == ["zero_shot", "fine_tuned", "average"]
     assert results["training"].num_steps == 6
 
 

@@ -22,11 +22,12 @@ RECIPES = sorted(
     path.relative_to(ROOT).as_posix() for path in (ROOT / "recipes").rglob("*.yaml") if GROUPS not in path.parents
 )
 # Recipes per folder, commands per README and option: a new one must be counted here.
-NUM_RECIPES = {"ttm/brist1d_open": 1, "ttm/cgm_sample": 9, "ttm/etth1": 9, "ttm/pretrain": 3}
+NUM_RECIPES = {"ttm/brist1d_open": 1, "ttm/cgm_sample": 10, "ttm/etth1": 9, "ttm/kaggle_brisT1D": 4, "ttm/pretrain": 3}
 
 TRAINING_SCRIPTS = ("scripts/finetune_ttm.py", "scripts/pretrain_ttm.py")
 NUM_COMMANDS = {
     ("README.md", "--config"): 4,
+    ("README.md", "--hydra"): 1,
     ("accelerate_configs/README.md", "--config"): 4,
     ("recipes/README.md", "--config"): 1,
     ("recipes/hydra/README.md", "--hydra"): 9,
@@ -39,7 +40,8 @@ SAME_RUN = {
     **{f"cgm_sample/{mode}": f"data=cgm_sample tuning={mode}" for mode in MODES},
     **{f"etth1/{mode}": f"data={'etth1_few_shot' if mode in FEW_SHOT else 'etth1'} tuning={mode}" for mode in MODES},
     "etth1/few_shot_5pct": "data=etth1_few_shot",
-    "cgm_sample/demo": "model=scratch_small training=demo tuning=from_scratch data.train_stride=3",
+    "cgm_sample/demo": "model=builtin_512_96 data=cgm_sample",
+    "cgm_sample/small": "model=scratch_small training=small tuning=from_scratch data.train_stride=3",
     "brist1d_open/per_item": "data=brist1d_open tuning=per_item",
 }
 # What an option needs beside it to be a run.
@@ -156,7 +158,7 @@ def test_what_a_pair_needs_counts_for_this_pair_alone(pair):
 
 def test_every_file_of_the_groups_is_loaded():
     files = Counter(path.relative_to(GROUPS).parts[0] for path in GROUPS.rglob("*.yaml"))
-    assert files == {"ttm.yaml": 1, "model": 2, "data": 5, "tuning": 9, "training": 13, "tracking": 6}
+    assert files == {"ttm.yaml": 1, "model": 3, "data": 5, "tuning": 9, "training": 13, "tracking": 6}
     text = (GROUPS / "README.md").read_text(encoding="utf-8")
     for group in ("model", "data", "tuning", "training", "tracking"):
         (row,) = [line for line in text.splitlines() if line.startswith(f"| `{group}=` |")]
@@ -166,7 +168,7 @@ def test_every_file_of_the_groups_is_loaded():
 
 def test_a_choice_on_the_command_line_wins_over_the_one_that_comes_with_the_data():
     assert HYDRA.load_config(COMPOSED, ["data=etth1"]).training.num_epochs == 5
-    assert HYDRA.load_config(COMPOSED, ["data=etth1", "training=demo"]).training.loss == "huber"
+    assert HYDRA.load_config(COMPOSED, ["data=etth1", "training=small"]).training.loss == "huber"
 
 
 def test_a_composed_run_trains_to_the_same_weights(tmp_path, monkeypatch, capsys):

@@ -56,4 +56,4 @@ def test_command_parses_and_its_run_is_valid(command, monkeypatch):
 def test_placeholders_are_the_exception():
     with_recipe = [parse(param.values[0]) for param in COMMANDS if "--config" in param.values[0].words]
     left_out = [arguments for arguments in with_recipe if arguments.config == PLACEHOLDER]
-    assert len(left_out) <= 1 < len(with_recipe)
+    assert len(left_out) <= 2 < len(with_recipe), "one in the docstring of each training script"

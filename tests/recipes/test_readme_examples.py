@@ -12,7 +12,8 @@ from documented import ROOT, commands, fenced_blocks, load_script, parse
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 QUICK = ["training.max_steps=3", "evaluation.num_plots=0"]
-DAYS = 12  # a tenth of them, the validation part, must hold 14 hours
+DAYS = 26  # a tenth of them, the validation part, must hold 50 hours
+HOURS = 7000
 
 
 @pytest.fixture
@@ -30,8 +31,8 @@ def folder(tmp_path, monkeypatch):
         insulin = np.where(random.random(len(stamps)) < 0.02, 2.5, 0.0)
         people.append(pd.DataFrame({"person": person, "time": stamps, "glucose": glucose, "insulin": insulin}))
     pd.concat(people)[list(long_table.columns)].to_csv("readings.csv", index=False)
-    hours = pd.date_range("2024-05-01", periods=2000, freq="h")
-    values = 20 + 5 * np.sin(np.arange(2000) / 24 * 2 * np.pi)[:, None] + random.normal(0, 1, (2000, 2))
+    hours = pd.date_range("2024-05-01", periods=HOURS, freq="h")
+    values = 20 + 5 * np.sin(np.arange(HOURS) / 24 * 2 * np.pi)[:, None] + random.normal(0, 1, (HOURS, 2))
     wide = pd.DataFrame(values, columns=wide_table.columns[1:])
     wide.insert(0, "timestamp", hours)
     wide[list(wide_table.columns)].to_csv("load.csv", index=False)
@@ -49,10 +50,10 @@ def run(script: str, *needles: str, extra: tuple[str, ...] | list[str] = ()) -> 
 def test_long_table_from_the_shell_then_forecast(folder):
     assert run("scripts/finetune_ttm.py", "data.path=readings.csv", extra=QUICK) == 0
     assert (folder / "runs/mine/model/model.safetensors").is_file()
-    assert run("scripts/predict_forecast.py") == 0
+    assert run("scripts/predict_forecast.py", "--model runs/mine") == 0
     forecast = pd.read_csv(folder / "forecast.csv")
     assert list(forecast.columns) == ["item_id", "timestamp", "glucose"]
-    assert forecast.groupby("item_id").size().to_dict() == {"P01": 24, "P02": 24}
+    assert forecast.groupby("item_id").size().to_dict() == {"P01": 96, "P02": 96}
     assert forecast["glucose"].between(40, 260).all()
 
 
@@ -68,5 +69,5 @@ def test_python_example(folder, capsys):
     assert quick != example
     names: dict = {}
     exec(compile(quick, "README.md", "exec"), names)
-    assert len(names["forecast"]) == 2 * 24
+    assert len(names["forecast"]) == 2 * 96
     assert "| fine_tuned" in capsys.readouterr().out

@@ -11,6 +11,7 @@ from documented import MAKEFILE, ROOT, commands, parse
 from tstune.config.schema import RunConfig
 from tstune.config.simple_manager import SimpleConfigManager
 from tstune.data.sources import available_sources
+from tstune.models.builtin_weights import BUILTIN
 
 FOLDER = ROOT / "recipes"
 YAML_FILES = sorted(path.relative_to(ROOT).as_posix() for path in FOLDER.rglob("*.yaml"))
@@ -62,6 +63,6 @@ def test_the_demo_runs_a_recipe_that_needs_no_download():
     arguments = parse(demo)
     assert arguments.config in RECIPES
     config = SimpleConfigManager().load_config(ROOT / arguments.config, arguments.overrides)
-    assert config.model.pretrained is None
+    assert config.model.pretrained == BUILTIN
     assert config.data.source == "cgm_sample"
     assert config.overwrite is True, "make demo can be repeated"

@@ -32,6 +32,7 @@ RUN_FOLDER = {
     "plots/loss.png",
     "plots/rmse_by_horizon.png",
     "preprocessor.json",
+    "verdict.json",
 }
 METRICS = ["rmse", "mae", "rmse@1h", "mae@1h", "rmse@8h", "mae@8h", "mse_scaled", "mae_scaled", "mase", "num_windows"]
 BASELINES = ["persistence", "seasonal_naive", "context_mean", "ridge"]
@@ -80,7 +81,7 @@ class TestFromAnotherFolder:
     def test_the_scoreboard_is_the_only_output(self, shell: subprocess.CompletedProcess) -> None:
         lines = shell.stdout.strip().splitlines()
         assert lines[0].startswith("| model "), "nothing comes before the scoreboard"
-        assert len([line for line in lines if line.startswith("|")]) == 2 + 2 + len(BASELINES)
+        assert len([line for line in lines if line.startswith("|")]) == 2 + 3 + len(BASELINES)
         assert lines[-1] == "run folder: runs/first"
         assert "82 test windows, the same for every model." in lines
 
@@ -104,7 +105,7 @@ class TestFromAnotherFolder:
     def test_metrics(self, run: Path) -> None:
         metrics = tiny.read_json(run / "metrics.json")
         assert list(metrics) == ["test"]
-        assert list(metrics["test"]) == ["zero_shot", "fine_tuned", *BASELINES]
+        assert list(metrics["test"]) == ["zero_shot", "fine_tuned", "average", *BASELINES]
         assert all(list(values) == METRICS for values in metrics["test"].values())
         assert {values["num_windows"] for values in metrics["test"].values()} == {82}
         assert metrics["test"]["fine_tuned"]["rmse"] < metrics["test"]["zero_shot"]["rmse"]
@@ -287,5 +288,5 @@ class TestReadme:
     def test_it_holds_the_scoreboard(self, shell: subprocess.CompletedProcess, run: Path) -> None:
         text = (run / "README.md").read_text()
         rows = [line for line in shell.stdout.splitlines() if line.startswith("| ")]
-        assert len(rows) == 7
+        assert len(rows) == 8
         assert all(row in text for row in rows)

@@ -85,7 +85,7 @@ def test_the_printed_call_of_the_design(checkpoint, csv, tmp_path):
     results = model.fit(train_data="csv", output_dir=tmp_path / "run", resume_from_checkpoint=None)
     assert model.config.tuning.mode == "lora"
     assert results["training"].num_steps == 4
-    assert set(results["metrics"]) == {"zero_shot", "fine_tuned", "persistence"}
+    assert set(results["metrics"]) == {"zero_shot", "fine_tuned", "average", "persistence"}
     assert (tmp_path / "run" / "adapter" / "adapter_config.json").is_file()
 
 

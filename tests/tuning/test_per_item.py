@@ -75,7 +75,7 @@ def test_the_scoreboard_says_which_adapters_helped(run):
         f"3 items: {len(kept)} adapters kept by their own validation windows, {len(helped)} of them helped on test."
     )
     assert sentence in results["scoreboard"]
-    assert set(results["metrics"]) == {"zero_shot", "fine_tuned", "per_item", "persistence"}
+    assert set(results["metrics"]) == {"zero_shot", "fine_tuned", "average", "per_item", "persistence"}
 
 
 def test_folder_holds_an_index_and_one_small_folder_per_adapter(run):

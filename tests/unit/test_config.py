@@ -137,7 +137,7 @@ def test_a_key_in_the_wrong_section_is_found(write_config: Write):
 
 def test_an_unknown_key_like_no_other_lists_its_neighbours(write_config: Write):
     text = message(write_config("data: {split: {xyzzy: 1}}"))
-    assert "data.split.xyzzy: unknown key (keys here: train, validation, test, borders, mode)" in text
+    assert "data.split.xyzzy: unknown key (keys here: train, validation, test, borders, borders_at, preset," in text
 
 
 WRONG_VALUES = [

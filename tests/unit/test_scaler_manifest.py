@@ -167,9 +167,35 @@ def test_the_manifest_counts_exactly():
     }
     assert manifest["windows"] == {part: len(windows) for part, windows in data.windows.items()}
     assert manifest["items"] == [
-        {"item_id": "a", "grid_steps": 200, "steps_kept": 190, "borders": [120, 160, 200]},
-        {"item_id": "b", "grid_steps": 95, "steps_kept": 95, "borders": [57, 76, 95]},
+        {
+            "item_id": "a",
+            "first": "2024-01-01T00:00:00",
+            "last": "2024-01-09T07:00:00",
+            "grid_steps": 200,
+            "steps_kept": 190,
+            "borders": [120, 160, 200],
+            "begins": [0, 120, 160],
+            "windows": {"train": 92, "validation": 31, "test": 31},
+        },
+        {
+            "item_id": "b",
+            "first": "2024-01-01T05:00:00",
+            "last": "2024-01-05T03:00:00",
+            "grid_steps": 95,
+            "steps_kept": 95,
+            "borders": [57, 76, 95],
+            "begins": [0, 57, 76],
+            "windows": {"train": 48, "validation": 10, "test": 10},
+        },
     ]
+    assert manifest["unit"] == "kW"
+    assert manifest["num_steps_in_no_part"] == 0
+    assert manifest["unseen_items"] == manifest["items_without_windows"] == []
+    assert manifest["window"]["context_length"] == CONTEXT
+    assert manifest["window"]["strides"] == {"train": 1, "validation": 1, "test": 1}
+    assert manifest["split"]["by"] == "time"
+    assert manifest["leak_check"]["allowed"] == []
+    assert {row["item_id"] for row in manifest["trained_on"]["series"]} == {"a", "b"}
     assert json.loads(json.dumps(manifest, allow_nan=False)) == manifest
 
 
@@ -186,3 +212,23 @@ def test_the_manifest_does_not_count_items_without_readings():
     manifest = prepared(grid_table(grids, Roles(("y",))), CONTEXT, PREDICTION).manifest
     assert manifest["num_items"] == 1
     assert [item["item_id"] for item in manifest["items"]] == ["a"]
+
+
+def test_the_manifest_counts_what_lies_in_no_part_and_who_has_no_window():
+    grids = {"a": np.arange(100.0)[:, None], "short": np.arange(20.0)[:, None]}
+    split = {"train": 0.5, "validation": 0.2, "test": 0.2, "purge": 3}
+    manifest = prepared(grid_table(grids, Roles(("y",))), CONTEXT, PREDICTION, split=split).manifest
+    assert manifest["items_without_windows"] == ["short"]
+    assert manifest["num_steps_in_no_part"] == (10 + 2 * 3) + (2 + 2 * 3)
+    assert [item["begins"] for item in manifest["items"]] == [[0, 50, 70], [0, 10, 14]]
+    assert [item["borders"] for item in manifest["items"]] == [[47, 67, 90], [7, 11, 18]]
+    assert manifest["split"]["purge_steps"] == 3
+
+
+@pytest.mark.parametrize("how", ["first", "last", "uniform"])
+def test_the_manifest_counts_the_windows_of_a_few_shot_run(how: str):
+    data = prepare(random_grids(ROLES, (300, 200)), train_fraction=0.3, train_fraction_from=how)
+    per_item = [item["windows"]["train"] for item in data.manifest["items"]]
+    batch = data.train.__getitems__(range(len(data.train)))
+    assert per_item == np.bincount(batch["item"].numpy(), minlength=2).tolist()
+    assert sum(per_item) == data.manifest["windows"]["train"]

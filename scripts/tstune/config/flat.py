@@ -10,7 +10,7 @@ import difflib
 import inspect
 from collections.abc import Mapping
 
-from tstune.config.schema import LoRAConfig, PretrainingSection, RunConfig, TrackingSection
+from tstune.config.schema import LoRAConfig, PretrainingSection, RunConfig, SplitSection, TrackingSection
 from tstune.config.validation import leaf_paths, validate
 from tstune.errors import ConfigError
 
@@ -20,15 +20,11 @@ _RENAMED = {
     "tuning.mode": "tuning_mode",
     "data.source": "data_source",
     "data.path": "data_path",
-    "data.split.train": "split_train",
-    "data.split.validation": "split_validation",
-    "data.split.test": "split_test",
-    "data.split.borders": "split_borders",
-    "data.split.mode": "split_mode",
     "evaluation.batch_size": "eval_batch_size",
     "distributed.enabled": "distributed",
     "distributed.strategy": "distributed_strategy",
 }
+_RENAMED |= {f"data.split.{name}": f"split_{name}" for name in SplitSection.model_fields}
 _RENAMED |= {f"lora.{name}": f"lora_{name}" for name in LoRAConfig.model_fields}
 _RENAMED |= {f"tracking.{name}": f"tracking_{name}" for name in TrackingSection.model_fields}
 _RENAMED |= {f"pretraining.{name}": f"pretraining_{name}" for name in PretrainingSection.model_fields}

@@ -5,12 +5,21 @@ Defaults are the values of the published TTM recipe where there is one. Unknown 
 
 from __future__ import annotations
 
+import itertools
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from tstune.config.moments import Moment, end_of
+
 Duration = Annotated[str | Annotated[int, Field(ge=0)], Field(union_mode="left_to_right")]
 """A length of time: text such as ``45min`` or ``2h``, or a whole number of steps of the series."""
+
+HeldOut = (
+    Annotated[float, Field(gt=0, lt=1)]
+    | Annotated[list[Annotated[str, Field(coerce_numbers_to_str=True)]], Field(min_length=1)]
+)
+"""Items by name, or the share of the items that is drawn."""
 
 TuningMode = Literal["zero_shot", "head", "decoder", "bias", "lora", "dora", "full", "from_scratch"]
 
@@ -77,26 +86,85 @@ class TTMSection(Section):
 
 
 class SplitSection(Section):
-    """Where train ends, validation ends and test ends, in time, per item."""
+    """What is trained on, what chooses the weights, and what is only scored: by time, by item, or both."""
 
     train: float = Field(0.7, gt=0, lt=1)
     """Share of each item's time used for training."""
     validation: float = Field(0.1, gt=0, lt=1)
-    """Share of each item's time used for early stopping and model choice."""
+    """Share of each item's time used for early stopping and model choice; with `by: item`, share of the items."""
     test: float = Field(0.2, gt=0, lt=1)
-    """Share of each item's time that is only scored."""
+    """Share of each item's time that is only scored; with `by: item` or `both`, share of the items held out."""
     borders: Literal["standard"] | tuple[int, int, int] | None = None
     """Ends of train, validation and test in steps; `standard` takes the published ones of the source."""
+    borders_at: tuple[Moment, Moment, Moment | None] | None = None
+    """Last day or moment of train, validation and test, as `[2023-08-17, 2023-08-31, null]`; null is the end."""
+    preset: Literal["brist1d"] | None = None
+    """A published split, dates and participants: `brist1d` trains to 17 Aug 2023, validates to 31 Aug, tests after,
+    on participants seen in training and on others."""
+    by: Literal["time", "item", "both"] = "time"
+    """`time` cuts each item in time, `item` holds out whole items (cold start), `both` tests the late part of items
+    seen in training and of items held out."""
+    validation_items: HeldOut | None = None
+    """Items to validate on: their names, or the share that is drawn."""
+    test_items: HeldOut | None = None
+    """Items held out for the test: their names, or the share that is drawn; null takes the share `test`."""
+    folds: int | None = Field(None, ge=2)
+    """k-fold by item: number of groups the items are drawn into; `fold` is held out for the test."""
+    fold: int | None = Field(None, ge=0)
+    """Which group is tested, from 0; with `by: item` the next one validates."""
+    seed: int = Field(0, ge=0, lt=2**32)
+    """Draw of the held-out items, apart from the run's seed: every run of a comparison has the same items."""
+    purge: Duration = 0
+    """Time left out between two parts of an item, taken off the end of the earlier one."""
     mode: Literal["strict", "deployment"] = "strict"
     """`strict`: a window lies in one part as a whole. `deployment`: only its targets do, the context may look back."""
+    allow_overlap: bool = False
+    """Go on although two items hold the same readings, or the pretrained weights were trained on what is scored."""
 
     @model_validator(mode="after")
-    def _shares_and_borders(self) -> SplitSection:
-        if self.borders is None and self.train + self.validation + self.test > 1 + 1e-9:
+    def _one_way_to_split(self) -> SplitSection:
+        if self.preset is not None:
+            fixed = ("borders", "borders_at", "by", "validation_items", "test_items", "folds", "fold")
+            given = [name for name in fixed if getattr(self, name) != type(self).model_fields[name].default]
+            if given:
+                raise ValueError(f"preset {self.preset} says what {given[0]} would say; leave out one of the two")
+            return self
+        if self.borders is not None and self.borders_at is not None:
+            raise ValueError("borders and borders_at both place the borders; leave out one of the two")
+        if self.borders is None and self.borders_at is None and self.train + self.validation + self.test > 1 + 1e-9:
             total = self.train + self.validation + self.test
             raise ValueError(f"train + validation + test is {total:g}, more than the whole series (1.0)")
         if isinstance(self.borders, tuple) and not 0 < self.borders[0] < self.borders[1] < self.borders[2]:
             raise ValueError(f"borders {list(self.borders)} must grow: [train end, validation end, test end]")
+        if self.borders_at is not None:
+            moments = [end_of(moment) for moment in self.borders_at if moment is not None]
+            if any(later <= earlier for earlier, later in itertools.pairwise(moments)):
+                raise ValueError(f"borders_at {list(self.borders_at)} must grow: [train end, validation end, test end]")
+        return self
+
+    @model_validator(mode="after")
+    def _held_out_items(self) -> SplitSection:
+        names = [name for name in ("validation_items", "test_items", "folds") if getattr(self, name) is not None]
+        if names and self.by == "time":
+            raise ValueError(f"{names[0]} holds out items, but by is time; set by to item or both")
+        if self.by == "item":
+            in_time = ("borders", "borders_at", "purge")
+            given = [name for name in in_time if getattr(self, name) not in (None, 0, "0")]
+            if given:
+                raise ValueError(f"{given[0]} is about time, but by is item; set by to both, or leave it out")
+        if (self.folds is None) != (self.fold is None):
+            raise ValueError("folds and fold belong together: for example folds: 5, fold: 0")
+        if self.folds is not None:
+            if len(names) > 1:
+                raise ValueError(f"folds draws the held-out items; leave out {names[0]}")
+            if self.fold >= self.folds:
+                raise ValueError(f"fold {self.fold} is not one of the {self.folds} folds, which count from 0")
+            if self.by == "item" and self.folds < 3:
+                raise ValueError("folds must be 3 or more with by: item: one tests, one validates, the others train")
+        if isinstance(self.validation_items, list) and isinstance(self.test_items, list):
+            twice = sorted(set(self.validation_items) & set(self.test_items))
+            if twice:
+                raise ValueError(f"item {twice[0]!r} is in validation_items and in test_items")
         return self
 
 
@@ -104,9 +172,11 @@ class DataSection(Section):
     """Where the series come from and how they are cut into windows."""
 
     source: str = "cgm_sample"
-    """Name of a data source."""
+    """Name of a data source (scripts/list_sources.py), or your own function as package.module:function."""
     path: str | None = None
     """File the source reads; for csv also a folder or a pattern such as `data/P*.csv.gz`, one series per file."""
+    source_options: dict[str, bool | int | float | str | list[str | int]] = {}
+    """What only this source understands, for example `{people: 20}`; scripts/list_sources.py names them."""
     timestamp_column: str = "timestamp"
     """Column with the time of each row."""
     timestamp_format: str | None = None
@@ -129,7 +199,20 @@ class DataSection(Section):
     """Longest gap that is interpolated inside a context; longer ones cut the series.
     Null takes the source's own (45 min for glucose, else no gap at all)."""
     unit: str | None = None
-    """Unit of the targets, for tables and plots; null takes the source's."""
+    """Unit of the targets as they are read; null takes the source's, or for glucose what names and values say."""
+    convert_to: Literal["mg/dL", "mmol/L"] | None = None
+    """Unit that glucose is converted to before anything else; null leaves it as it is."""
+    valid_range: tuple[float, float] | None = None
+    """Lowest and highest reading that can be true, in the unit that is read; null takes 20 to 600 mg/dL
+    (1.1 to 33.3 mmol/L) for glucose, else no limit."""
+    out_of_range: Literal["keep", "drop"] = "keep"
+    """Readings outside valid_range: count them, or make them missing too."""
+    conflicting_readings: Literal["keep", "drop"] = "keep"
+    """Glucose readings of one person that lie too close in time to differ so much (two sensors in one file):
+    count them, or make them missing too; kept ones that fall on one grid step are averaged."""
+    timezone: str | None = None
+    """Zone of local clock times (`Europe/London`): they become UTC, so that the hour repeated in autumn and the one
+    left out in spring are read right; null takes the times as they are."""
     scaling: Literal["standard", "none"] = "standard"
     """Scale channels to mean 0 and deviation 1 of the training part before the model sees them."""
     split: SplitSection = SplitSection()
@@ -146,6 +229,12 @@ class DataSection(Section):
     """Steps between the starts of two validation windows."""
     test_stride: int = Field(1, ge=1)
     """Steps between the starts of two test windows."""
+
+    @model_validator(mode="after")
+    def _valid_range_grows(self) -> DataSection:
+        if self.valid_range is not None and not self.valid_range[0] < self.valid_range[1]:
+            raise ValueError(f"valid_range {list(self.valid_range)} must grow: [lowest, highest]")
+        return self
 
 
 class PretrainingSection(Section):
@@ -286,6 +375,8 @@ class EvaluationSection(Section):
     """Models every run is compared with, trained and scored on the same windows."""
     num_plots: int = Field(3, ge=0)
     """Windows in the forecast plot (good, typical, bad); 0 draws no plots."""
+    keep_best: bool = True
+    """The weights tuning started from are kept where no step has a lower validation loss; false keeps the best step."""
 
 
 class DistributedConfig(Section):

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 
 import numpy as np
 import pandas as pd
 
 from tstune.config.schema import DataSection
+from tstune.data.cleaning import CleaningRules, clean_table
 from tstune.data.frequency import to_steps
-from tstune.data.manifest import describe_data
+from tstune.data.leak_check import checked_manifest
 from tstune.data.panel import Panel
 from tstune.data.preprocess import build_panel
 from tstune.data.scaler import Scaler, fit_scaler
@@ -32,6 +33,7 @@ class Preprocessor:
         scaler: fitted on the training part.
         unit: unit of the targets, for display.
         timestamp_column, timestamp_format, item_id_column, columns_as, on_duplicate: how a table is read.
+        cleaning: what is done with its readings.
     """
 
     roles: Roles
@@ -44,6 +46,7 @@ class Preprocessor:
     item_id_column: str | None
     columns_as: str
     on_duplicate: str
+    cleaning: CleaningRules = field(default_factory=CleaningRules)
 
     def to_dict(self) -> dict:
         """Values for `preprocessor.json`."""
@@ -53,7 +56,8 @@ class Preprocessor:
     def from_dict(cls, values: dict) -> Preprocessor:
         """Inverse of `to_dict`."""
         roles = Roles(**{role: tuple(columns) for role, columns in values["roles"].items()})
-        return cls(**values | {"roles": roles, "scaler": Scaler.from_dict(values["scaler"])})
+        rules = CleaningRules.from_dict(values.get("cleaning", {}))
+        return cls(**values | {"roles": roles, "scaler": Scaler.from_dict(values["scaler"]), "cleaning": rules})
 
     def read_frame(self, frame: pd.DataFrame, name: object) -> SourceTable:
         """Read new data with the columns of the training data."""
@@ -62,6 +66,7 @@ class Preprocessor:
             timestamp_column=self.timestamp_column,
             timestamp_format=self.timestamp_format,
             on_duplicate=self.on_duplicate,
+            timezone=self.cleaning.timezone,
             item_id_column=self.item_id_column,
             columns_as=self.columns_as,
             target_columns=None if self.columns_as == "items" else list(self.roles.target),
@@ -96,11 +101,16 @@ class PreparedData:
         """Test windows."""
         return self.windows["test"]
 
+    @property
+    def unseen_items(self) -> tuple[str, ...]:
+        """Items that are tested although nothing of theirs was trained on (cold start)."""
+        return tuple(self.manifest["unseen_items"])
+
 
 def prepare_data(
     config: DataSection, context_length: int, prediction_length: int, table: SourceTable | None = None, seed: int = 0
 ) -> PreparedData:
-    """Source → panel → split by time → scaler from train → windows.
+    """Source → panel → split → windows → scaler from train → leak check.
 
     Args:
         config: the `data` section of a run.
@@ -111,8 +121,10 @@ def prepare_data(
 
     Raises:
         ConfigError, DataError: naming what is wrong with the configuration or the data.
+        LeakError: the parts of the split are not apart.
     """
-    table = load_source(config) if table is None else table
+    rules = CleaningRules.from_config(config)
+    table = clean_table(load_source(config) if table is None else table, rules)
     max_gap = table.max_gap if config.max_gap is None else config.max_gap
     panel = build_panel(table, config.frequency, max_gap)
     if to_steps(max_gap, panel.frequency, "data.max_gap") >= context_length:
@@ -139,14 +151,15 @@ def prepare_data(
         frequency=panel.frequency,
         max_gap=max_gap,
         scaler=fit_scaler(panel, split, config.scaling),
-        unit=config.unit or table.unit,
+        unit=table.unit,
         timestamp_column=config.timestamp_column,
         timestamp_format=config.timestamp_format,
         item_id_column=config.item_id_column,
         columns_as=config.columns_as,
         on_duplicate=config.on_duplicate,
+        cleaning=rules.for_new_data(table),
     )
-    manifest = describe_data(config, table, panel, split, windows)
+    manifest = checked_manifest(config, table, panel, split, windows, preprocessor.scaler)
     return PreparedData(panel, split, preprocessor, windows, manifest)
 
 
@@ -161,6 +174,7 @@ def context_windows(table: SourceTable, preprocessor: Preprocessor, context_leng
     Raises:
         DataError: naming the first item whose history is too short.
     """
+    table = clean_table(table, preprocessor.cleaning)
     panel = build_panel(table, preprocessor.frequency, preprocessor.max_gap, cut=False)
     short = np.flatnonzero(panel.segment_length < context_length)
     if short.size:

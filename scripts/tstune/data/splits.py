@@ -1,4 +1,4 @@
-"""Cut a panel into train, validation and test by time, and list the windows of each part."""
+"""Cut a panel into train, validation and test by time and by item, and list the windows of each part."""
 
 from __future__ import annotations
 
@@ -7,8 +7,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from tstune.config.schema import SplitSection
+from tstune.data.frequency import to_steps
 from tstune.data.panel import Panel
-from tstune.errors import ConfigError, DataError
+from tstune.data.split_borders import place_borders
+from tstune.data.split_items import parts_of_items
+from tstune.errors import DataError
 
 PARTS = ("train", "validation", "test")
 
@@ -35,47 +38,57 @@ class WindowRanges:
 
 @dataclass(frozen=True)
 class Split:
-    """Ends of the parts per item.
+    """Where each part of each item begins and ends.
 
     Attributes:
         borders: [items, 3] steps from the item's first row to the end of train, validation, test.
         mode: ``strict`` or ``deployment``, see `SplitSection`.
+        begins: [items, 3] the same to the beginning of each part; None: where the part before ends.
+        takes_part: [items, 3] which parts an item was given; None: all.
+        purge: steps left out between two parts of an item.
     """
 
     borders: np.ndarray
     mode: str
+    begins: np.ndarray | None = None
+    takes_part: np.ndarray | None = None
+    purge: int = 0
 
     def bounds(self, part: str) -> tuple[np.ndarray, np.ndarray]:
         """([items], [items]) first step and end of a part."""
         index = PARTS.index(part)
+        if self.begins is not None:
+            return self.begins[:, index], self.borders[:, index]
         begin = self.borders[:, index - 1] if index else np.zeros(len(self.borders), dtype=np.int64)
         return begin, self.borders[:, index]
 
+    @property
+    def held_out(self) -> np.ndarray:
+        """[items] True where nothing of the item may be trained on."""
+        return np.zeros(len(self.borders), bool) if self.takes_part is None else ~self.takes_part[:, 0]
+
 
 def split_panel(panel: Panel, config: SplitSection, standard_borders: tuple[int, int, int] | None) -> Split:
-    """Place the borders of every item.
+    """Say which steps of which items belong to train, validation and test.
 
     Raises:
-        ConfigError: `standard` borders for a source that has none.
-        DataError: borders beyond the end of the series.
+        ConfigError: `standard` borders for a source that has none, or a purge that is no number of steps.
+        DataError: borders beyond the end of the series, items that are not there.
     """
-    borders = standard_borders if config.borders == "standard" else config.borders
-    if config.borders == "standard" and borders is None:
-        raise ConfigError("data.split.borders=standard: this source has no published borders; give three numbers")
-    if borders is None:
-        # rounding first keeps 0.7 * 90 = 62.999… from moving a border by one step
-        ends = np.cumsum([config.train, config.validation, config.test])
-        placed = np.floor(np.round(panel.item_length[:, None] * ends[None, :], 6)).astype(np.int64)
+    takes_part = parts_of_items(panel.item_ids, config)
+    purge = to_steps(config.purge, panel.frequency, "data.split.purge")
+    if config.by == "item":
+        begins = np.zeros(takes_part.shape, np.int64)
+        ends = np.repeat(panel.item_length[:, None], 3, axis=1).astype(np.int64)
     else:
-        placed = np.tile(np.asarray(borders, dtype=np.int64), (len(panel.item_ids), 1))
-        short = np.flatnonzero(panel.item_length < borders[2])
-        if short.size:
-            item = int(short[0])
-            raise DataError(
-                f"data.split.borders end at step {borders[2]} but series {panel.item_ids[item]!r} "
-                f"has {panel.item_length[item]} steps"
-            )
-    return Split(placed, config.mode)
+        ends = place_borders(panel, config, standard_borders)
+        begins = np.pad(ends[:, :2], ((0, 0), (1, 0)))
+        ends[:, :2] = np.maximum(ends[:, :2] - purge, begins[:, :2])
+    for index in range(len(PARTS)):  # a part that an item has not been given is empty, and lies in order
+        absent = ~takes_part[:, index]
+        before = ends[absent, index - 1] if index else 0
+        begins[absent, index] = ends[absent, index] = before
+    return Split(ends, config.mode, begins, takes_part, purge)
 
 
 def window_ranges(
@@ -138,4 +151,6 @@ def require_windows(ranges: WindowRanges, panel: Panel, split: Split, part: str,
     raise DataError(
         f"the {part} part has no window: {needed}, the part spans {longest} steps at most; shorten the lengths, "
         f"enlarge data.split.{part}, or use data.split.mode=deployment"
+        + (f", or lower data.split.purge (here {split.purge} steps)" if split.purge else "")
+        + (", or hold out other series" if split.held_out.any() else "")
     )

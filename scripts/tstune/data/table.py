@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 
 import pandas as pd
 
+from tstune.errors import DataError
+
 ITEM = "item_id"
 TIMESTAMP = "timestamp"
 
@@ -54,6 +56,7 @@ class SourceTable:
         files: files that were read, for the manifest.
         standard_borders: published ends of train, validation and test in steps, if there are any.
         notes: what the source changed, for the manifest.
+        cleaning: what was found in the readings and what was done with it, see `tstune.data.cleaning`.
     """
 
     frame: pd.DataFrame
@@ -65,3 +68,24 @@ class SourceTable:
     files: tuple[str, ...] = ()
     standard_borders: tuple[int, int, int] | None = None
     notes: dict[str, object] = field(default_factory=dict)
+    cleaning: dict[str, dict] = field(default_factory=dict)
+
+    def check(self, name: str) -> None:
+        """Stop with one line if the table is not what this class describes.
+
+        Raises:
+            DataError: naming the source, the column and what it must be.
+        """
+        missing = [column for column in (ITEM, TIMESTAMP, *self.roles.channels) if column not in self.frame.columns]
+        if missing:
+            raise DataError(f"source {name}: its table has no column {missing[0]!r}")
+        if self.frame.empty:
+            raise DataError(f"source {name}: its table has no rows")
+        stamps = self.frame[TIMESTAMP]
+        if not pd.api.types.is_datetime64_dtype(stamps) or stamps.isna().any():
+            raise DataError(f"source {name}: column {TIMESTAMP!r} must hold times without a zone, and none missing")
+        if self.frame[ITEM].isna().any():
+            raise DataError(f"source {name}: column {ITEM!r} must name a series in every row")
+        text = [column for column in self.roles.channels if not pd.api.types.is_numeric_dtype(self.frame[column])]
+        if text:
+            raise DataError(f"source {name}: column {text[0]!r} must hold numbers")

@@ -44,7 +44,11 @@ class Scores:
         metrics: name -> value.
         rmse_by_step: [prediction] RMSE at each step, original units.
         window_rmse: [windows] RMSE of each window, NaN where nothing was observed.
-        window_start: [windows] panel row of each window.
+        window_start: [windows] panel row of each window, ascending on any number of ranks.
+        window_item: [windows] item of each window.
+        window_square: [windows] sum of squared errors over the observed targets of each window's path.
+        window_absolute: [windows] sum of absolute errors over the same.
+        window_count: [windows] how many targets of the path were observed.
         rmse_by_item: [items] RMSE of each item, NaN where it has no window.
         windows_by_item: [items] number of windows of each item.
     """
@@ -53,6 +57,10 @@ class Scores:
     rmse_by_step: np.ndarray
     window_rmse: np.ndarray
     window_start: np.ndarray
+    window_item: np.ndarray
+    window_square: np.ndarray
+    window_absolute: np.ndarray
+    window_count: np.ndarray
     rmse_by_item: np.ndarray
     windows_by_item: np.ndarray
 
@@ -74,8 +82,7 @@ class ErrorSums:
         self._mase_total = self._mase_count = 0.0
         items = len(mase_scale)
         self._item_square, self._item_count, self._item_windows = np.zeros(items), np.zeros(items), np.zeros(items, int)
-        self._window_rmse: list[np.ndarray] = []
-        self._window_start: list[np.ndarray] = []
+        self._windows: list[tuple[np.ndarray, ...]] = []  # start, item, square, absolute, count of each batch
 
     def add(
         self, forecast: np.ndarray, target: np.ndarray, observed: np.ndarray, item: np.ndarray, start: np.ndarray
@@ -96,9 +103,7 @@ class ErrorSums:
         np.add.at(self._item_square, item, window_square)
         np.add.at(self._item_count, item, seen)
         np.add.at(self._item_windows, item, 1)
-        with np.errstate(invalid="ignore", divide="ignore"):
-            self._window_rmse.append(np.sqrt(window_square / seen))
-        self._window_start.append(start)
+        self._windows.append((start, item, window_square, absolute.sum(axis=(1, 2)), seen))
 
     def scores(self, horizons: Mapping[str, int]) -> Scores:
         """Metrics over everything added.
@@ -118,12 +123,25 @@ class ErrorSums:
         metrics["mse_scaled"] = _ratio((self._square / self._std**2).sum(), count)
         metrics["mae_scaled"] = _ratio((self._absolute / self._std).sum(), count)
         metrics["mase"] = _ratio(self._mase_total, self._mase_count)
-        window_rmse = np.concatenate(self._window_rmse)
-        metrics["num_windows"] = len(window_rmse)
+        windows = [np.concatenate(column) for column in zip(*self._windows, strict=True)]
+        order = np.argsort(windows[0], kind="stable")  # ranks hand in their batches by turns
+        start, item, square, absolute, seen = (column[order] for column in windows)
+        metrics["num_windows"] = len(start)
         with np.errstate(invalid="ignore", divide="ignore"):
+            window_rmse = np.sqrt(square / seen)
             by_item = np.sqrt(self._item_square / self._item_count)
-        starts = np.concatenate(self._window_start)
-        return Scores(metrics, by_step, window_rmse, starts, by_item, self._item_windows)
+        return Scores(
+            metrics=metrics,
+            rmse_by_step=by_step,
+            window_rmse=window_rmse,
+            window_start=start,
+            window_item=item,
+            window_square=square,
+            window_absolute=absolute,
+            window_count=seen,
+            rmse_by_item=by_item,
+            windows_by_item=self._item_windows,
+        )
 
 
 def _ratio(total: float, count: float) -> float:

@@ -8,7 +8,8 @@ import numpy as np
 
 from tstune.evaluation.metrics import Scores
 
-OURS = ("per_item", "fine_tuned", "zero_shot")
+OURS = ("per_item", "fine_tuned", "zero_shot", "average")
+"""Forecasts of the run's own model, the one that is judged first; the others are baselines."""
 
 
 def best_model(scores: Mapping[str, Scores], metric: str = "rmse") -> str:
@@ -16,8 +17,14 @@ def best_model(scores: Mapping[str, Scores], metric: str = "rmse") -> str:
     return min(scores, key=lambda name: np.nan_to_num(scores[name].metrics[metric], nan=np.inf))
 
 
-def format_scoreboard(scores: Mapping[str, Scores], unit: str | None) -> str:
-    """Markdown table, best RMSE first, with the verdict beneath."""
+def best_baseline(scores: Mapping[str, Scores]) -> str | None:
+    """Name of the baseline with the lowest RMSE; None without baselines."""
+    baselines = {name: values for name, values in scores.items() if name not in OURS}
+    return best_model(baselines) if baselines else None
+
+
+def format_scoreboard(scores: Mapping[str, Scores], unit: str | None, verdict: str) -> str:
+    """Markdown table, best RMSE first, with the verdict's sentence beneath."""
     first = next(iter(scores.values())).metrics
     columns = [name for name in first if name.startswith(("rmse", "mae")) and name != "mae_scaled"]
     columns = [name for name in columns if not name.startswith("mae@")] + ["mase"]
@@ -33,27 +40,9 @@ def format_scoreboard(scores: Mapping[str, Scores], unit: str | None) -> str:
     measured_in = f", RMSE and MAE in {unit}" if unit else ""
     lines.append("")
     lines.append(f"{first['num_windows']:,} test windows, the same for every model{measured_in}.")
-    lines.append(verdict(scores))
-    return "\n".join(lines)
-
-
-def verdict(scores: Mapping[str, Scores]) -> str:
-    """Say which model has the lowest RMSE, and whether tuning helped."""
-    rmse = {name: values.metrics["rmse"] for name, values in scores.items()}
     best = best_model(scores)
-    sentences = [f"Best by RMSE: {best} ({rmse[best]:.4g})."]
-    if "fine_tuned" in rmse and "zero_shot" in rmse:
-        change = 100 * (rmse["fine_tuned"] / rmse["zero_shot"] - 1)
-        effect = "helped" if change < 0 else "did not help"
-        sentences.append(f"Fine-tuning {effect}: {change:+.1f} % RMSE against zero-shot.")
-    tuned = next((name for name in OURS if name in rmse), None)
-    others = {name: value for name, value in rmse.items() if name not in OURS}
-    if tuned is not None and others:
-        strongest = min(others, key=others.get)
-        change = 100 * (rmse[tuned] / others[strongest] - 1)
-        relation = "beats" if change < 0 else "does not beat"
-        sentences.append(f"{tuned} {relation} the best baseline, {strongest}: {change:+.1f} %.")
-    return " ".join(sentences)
+    lines.append(f"Best by RMSE: {best} ({scores[best].metrics['rmse']:.4g}). {verdict}")
+    return "\n".join(lines)
 
 
 def format_per_item(rows: Sequence[Mapping[str, object]]) -> str:

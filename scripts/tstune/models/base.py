@@ -25,6 +25,7 @@ from tstune.config.schema import DistributedConfig, LoRAConfig, RunConfig
 from tstune.config.simple_manager import SimpleConfigManager
 from tstune.config.validation import validate
 from tstune.data.pipeline import PreparedData, Preprocessor, prepare_data
+from tstune.data.trained_on import refuse_trained_on
 from tstune.data.windows import Batch, MirroredWindows, evaluation_batch_size
 from tstune.errors import CheckpointError, ConfigError
 from tstune.evaluation.backtest import Backtest, Forecaster
@@ -135,7 +136,8 @@ class BaseTimeSeriesFoundationModel(ABC):
             tracker: where the run is written down; None takes the configuration's `tracking.trackers`.
 
         Returns:
-            ``metrics`` {model: {metric: value}} · ``best_model`` · ``parameters`` · ``training`` (a
+            ``metrics`` {model: {metric: value}} · ``best_model`` · ``verdict`` (did tuning help, see `Verdict`) ·
+            ``kept`` (what the model now is, ``fine_tuned`` or ``zero_shot``) · ``parameters`` · ``training`` (a
             `TrainingResult`, None for zero-shot) · ``output_dir`` · ``run_id`` (of the trackers).
         """
         from tstune.finetune import finetune  # the orchestrator knows the models, not the other way round
@@ -164,7 +166,7 @@ class BaseTimeSeriesFoundationModel(ABC):
             seed=self.config.seed,
             eval_batch_size=self.evaluation_batch_size(manager.device),
             history_path=history_path,
-            start_counts=self.starts_from_weights(),
+            start_counts=self.starts_from_weights() and self.config.evaluation.keep_best,
             checkpoints=checkpoints,
             observer=observer,
         )
@@ -313,7 +315,12 @@ class BaseTimeSeriesFoundationModel(ABC):
         } | count.to_dict()
 
     def prepare(self, data: str | pd.DataFrame | PreparedData | None = None) -> PreparedData:
-        """Windows of a source, a table or the configured source; prepared data is returned as it is."""
+        """Windows of a source, a table or the configured source; weights that were trained on them are refused."""
+        fresh = self.config.tuning.mode == "from_scratch"  # takes the architecture of the checkpoint, not its weights
+        weights = None if fresh else self.config.model.pretrained
+        return refuse_trained_on(self._windows(data), weights, self.config.data.split.allow_overlap)
+
+    def _windows(self, data: str | pd.DataFrame | PreparedData | None) -> PreparedData:
         if isinstance(data, PreparedData):
             return data
         section, table = self.config.data, None

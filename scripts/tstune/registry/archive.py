@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import io
 import json
 import os
@@ -95,9 +96,9 @@ def _parse_record(record: bytes, origin: str) -> ModelVersion:
         values = None
     if not isinstance(values, dict):
         raise RegistryError(f"{origin} is damaged: not JSON")
-    version_of_format = values.pop("format", None)
-    if version_of_format != _FORMAT:
-        raise RegistryError(f"{origin} is of format {version_of_format!r}; this tstune reads {_FORMAT}")
+    found = values.pop("format", "unknown")
+    if found != _FORMAT:
+        raise RegistryError(f"{origin} is of format {found!r}; this tstune reads {_FORMAT}")
     return ModelVersion.from_dict(values, origin)
 
 
@@ -153,7 +154,11 @@ def _unique(members: Iterator[tuple[str, Opener]], origin: str) -> Iterator[tupl
 
 
 def _write_tar(stream: BinaryIO, record: bytes, files: list[tuple[str, Path]]) -> None:
-    with tarfile.open(fileobj=stream, mode="w:gz", format=tarfile.PAX_FORMAT) as archive:
+    # mtime and no name: the same version always gives the same archive
+    with (
+        gzip.GzipFile("", "wb", fileobj=stream, mtime=0) as packed,
+        tarfile.open(fileobj=packed, mode="w", format=tarfile.PAX_FORMAT) as archive,
+    ):
         archive.addfile(_tar_header(RECORD, len(record)), io.BytesIO(record))
         for name, path in files:
             with path.open("rb") as content:

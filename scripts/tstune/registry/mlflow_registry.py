@@ -19,6 +19,7 @@ from tstune.errors import MissingDependencyError, RegistryError
 from tstune.registry.alias_history import Action, AliasChange
 from tstune.registry.checksums import copy_checked, copy_stream, disk_errors, hash_file
 from tstune.registry.interfaces import Cleaned, ModelRegistry, protected
+from tstune.registry.mlflow_messages import check_address, error_code, first_line, reason
 from tstune.registry.names import check_name
 from tstune.registry.records import ModelVersion, StoredFile, check_files
 from tstune.registry.run_record import files_to_store
@@ -65,7 +66,7 @@ class MLflowModelRegistry(ModelRegistry):
     """
 
     def __init__(self, tracking_uri: str) -> None:
-        self.uri = _checked(tracking_uri)
+        self.uri = check_address(tracking_uri)
         self.location = f"mlflow+{self.uri}"
         for name, value in DEFAULTS.items():
             os.environ.setdefault(name, value)
@@ -99,7 +100,7 @@ class MLflowModelRegistry(ModelRegistry):
             try:
                 model = self._client.get_registered_model(name)
             except Exception as error:
-                if _code(error) == "RESOURCE_DOES_NOT_EXIST":
+                if error_code(error) == "RESOURCE_DOES_NOT_EXIST":
                     return {}
                 raise
             return {alias: int(version) for alias, version in sorted(model.aliases.items())}
@@ -110,7 +111,7 @@ class MLflowModelRegistry(ModelRegistry):
             try:
                 text = self._client.get_registered_model(name).tags.get(_HISTORY_TAG + alias, "[]")
             except Exception as error:
-                if _code(error) == "RESOURCE_DOES_NOT_EXIST":
+                if error_code(error) == "RESOURCE_DOES_NOT_EXIST":
                     return []
                 raise
         try:
@@ -138,7 +139,7 @@ class MLflowModelRegistry(ModelRegistry):
             try:
                 found = self._client.get_model_version(name, str(version))
             except Exception as error:
-                if _code(error) == "RESOURCE_DOES_NOT_EXIST":
+                if error_code(error) == "RESOURCE_DOES_NOT_EXIST":
                     return None
                 raise
             if _CHECKSUM_TAG not in found.tags:
@@ -176,7 +177,7 @@ class MLflowModelRegistry(ModelRegistry):
         try:
             self._client.create_registered_model(draft.name)
         except Exception as error:
-            if _code(error) != "RESOURCE_ALREADY_EXISTS":
+            if error_code(error) != "RESOURCE_ALREADY_EXISTS":
                 raise
         tags = {_CHECKSUM_TAG: checksum} | {f"tstune.tag.{key}": value for key, value in (draft.tags or {}).items()}
         shown = {"run_id": draft.run_id, "git_commit": draft.git_commit, "manifest_sha256": draft.manifest_sha256}
@@ -198,12 +199,18 @@ class MLflowModelRegistry(ModelRegistry):
         with self._talking():
             run_id = self._client.get_model_version(version.name, str(version.version)).run_id
             origin = f"{self.location}: {version.reference}"
-            with tempfile.TemporaryDirectory(prefix="tstune-") as temporary:
-                for file in files:
-                    copy = self._download(run_id, f"{_RUN}/{file.path}", temporary, f"{origin}: {file.path}")
+            wanted = tuple(files)
+            with disk_errors(origin), tempfile.TemporaryDirectory(prefix="tstune-") as temporary:
+                run = None
+                if wanted == version.files:  # a folder costs one request per file, a file alone five
+                    run = self._download(run_id, _RUN, temporary, origin)
+                for file in wanted:
+                    where = f"{origin}: {file.path}"
+                    copy = run / file.path if run else self._download(run_id, f"{_RUN}/{file.path}", temporary, where)
+                    if not copy.is_file():
+                        raise RegistryError(f"{where} is gone")
                     with copy.open("rb") as stream:
                         copy_checked(stream, folder, file, origin)
-                    copy.unlink()
 
     def _read(self, found: MLflowVersion, aliases: dict[str, int]) -> ModelVersion:
         origin = f"{self.location}: {_RECORD} of {found.name}:{found.version}"
@@ -261,7 +268,7 @@ class MLflowModelRegistry(ModelRegistry):
         try:
             return self._client.create_experiment(EXPERIMENT, artifact_location=location)
         except Exception as error:
-            if _code(error) != "RESOURCE_ALREADY_EXISTS":
+            if error_code(error) != "RESOURCE_ALREADY_EXISTS":
                 raise
             return self._client.get_experiment_by_name(EXPERIMENT).experiment_id
 
@@ -277,7 +284,7 @@ class MLflowModelRegistry(ModelRegistry):
             return Path(self._client.download_artifacts(run_id, artifact, folder))
         except (MlflowException, OSError) as error:  # requests' errors are of the second kind
             self._client.get_run(run_id)  # raises if it is the server that is away
-            raise RegistryError(f"{origin} is gone or cannot be read: {_first_line(error)}") from None
+            raise RegistryError(f"{origin} is gone or cannot be read: {first_line(error)}") from None
 
     @contextmanager
     def _talking(self) -> Iterator[None]:
@@ -289,26 +296,9 @@ class MLflowModelRegistry(ModelRegistry):
         try:
             yield
         except (RequestException, SQLAlchemyError) as error:
-            raise RegistryError(f"{self.location}: {_first_line(error)}") from None
+            raise RegistryError(f"{self.location}: {first_line(error)}") from None
         except MlflowException as error:
-            raise RegistryError(f"{self.location}: {_reason(error)}") from None
-
-
-def _checked(uri: str) -> str:
-    scheme, separator, rest = uri.partition("://")
-    if not separator or scheme not in ("http", "https", "sqlite") or not rest.strip("/"):
-        raise RegistryError(
-            f"mlflow+{scheme}://… is not an MLflow registry: give mlflow+http://host:port, mlflow+https://host or "
-            "mlflow+sqlite:///file.db"
-        )
-    if scheme != "sqlite" and "@" in rest:  # the address is not repeated, it holds a secret
-        raise RegistryError(
-            f"mlflow+{scheme}://… holds a user name or password: leave it out of the address and set "
-            "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN"
-        )
-    if scheme == "sqlite" and not Path(rest.removeprefix("/")).absolute().parent.is_dir():
-        raise RegistryError(f"mlflow+{uri}: the folder of this file does not exist")
-    return uri.rstrip("/")
+            raise RegistryError(f"{self.location}: {reason(error)}") from None
 
 
 def _all_pages(search: object, *arguments: object) -> list:
@@ -320,25 +310,3 @@ def _all_pages(search: object, *arguments: object) -> list:
         token = page.token
         if not token:
             return found
-
-
-def _code(error: Exception) -> str | None:
-    """MLflow's own code of an error; None for others."""
-    return getattr(error, "error_code", None)
-
-
-def _reason(error: Exception) -> str:
-    text = _first_line(error)
-    if re.search("failed with (timeout )?exception", text):
-        return "the server does not answer; is it running?"
-    if re.search(r"error code 40[13]\b", text):
-        return (
-            "the server refuses these credentials; set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or "
-            "MLFLOW_TRACKING_TOKEN"
-        )
-    return text
-
-
-def _first_line(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0][:300] if lines else type(error).__name__

@@ -70,9 +70,9 @@ class Launch:
                 f"--accelerate-config {path}: a trial runs on one machine, num_machines is {values['num_machines']}; "
                 "start the sweep on each machine with the same --study and --storage instead"
             )
-        if values.get("distributed_type", "NO") not in ("NO", False) and self.num_processes is None:
-            if values.get("num_processes", -1) == -1:
-                raise ConfigError(f"--accelerate-config {path} leaves the number open: give --num-processes too")
+        several = values.get("distributed_type", "NO") not in ("NO", False)  # YAML may read a bare NO as false
+        if several and self.num_processes is None and values.get("num_processes", -1) == -1:
+            raise ConfigError(f"--accelerate-config {path} leaves the number open: give --num-processes too")
         return values
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import random
+import time
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,6 +20,7 @@ from tstune.errors import ConfigError, MissingDependencyError, OutputError
 
 ENVIRONMENT_VARIABLE = "TSTUNE_SWEEP_STORAGE"
 LOCK_SECONDS = 60
+ATTEMPTS = 5
 GRACE_INTERVALS = 2
 """A job that has not given a sign of life for this many intervals is taken for dead."""
 
@@ -54,19 +57,23 @@ def open_storage(text: str, heartbeat_seconds: int) -> RDBStorage:
     if dialect == "sqlite":
         _make_folder(url)
         options["connect_args"] = {"timeout": LOCK_SECONDS}  # several jobs take turns in writing
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", ExperimentalWarning)  # the heartbeat, since 2021
-            return RDBStorage(
-                text,
-                engine_kwargs=options,
-                heartbeat_interval=heartbeat_seconds,
-                grace_period=GRACE_INTERVALS * heartbeat_seconds,
-            )
-    except ImportError as error:
-        raise _driver_missing(url, error) from None
-    except (SQLAlchemyError, StorageInternalError, RuntimeError) as error:
-        raise OutputError(f"storage {shown(url)} cannot be used: {_reason(error, url)}") from None
+    for attempt in range(1, ATTEMPTS + 1):
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", ExperimentalWarning)  # the heartbeat, since 2021
+                return RDBStorage(
+                    text,
+                    engine_kwargs=options,
+                    heartbeat_interval=heartbeat_seconds,
+                    grace_period=GRACE_INTERVALS * heartbeat_seconds,
+                )
+        except ImportError as error:
+            raise _driver_missing(url, error) from None
+        except (SQLAlchemyError, StorageInternalError, RuntimeError) as error:
+            if attempt == ATTEMPTS:
+                raise OutputError(f"storage {shown(url)} cannot be used: {_reason(error, url)}") from None
+            time.sleep(random.uniform(0, 1))  # jobs that start together trip over each other making the tables
+    raise AssertionError("unreachable")
 
 
 @contextmanager
@@ -103,9 +110,8 @@ def _make_folder(url: URL) -> None:
 
 
 def _driver_missing(url: URL, error: ImportError) -> MissingDependencyError:
-    return MissingDependencyError(
-        f"storage {shown(url)} needs a driver that is not installed ({error.name}): pip install {error.name}"
-    )
+    name = error.name or getattr(error.__context__, "name", None) or url.drivername  # Optuna raises its own from it
+    return MissingDependencyError(f"storage {shown(url)} needs a driver that is not installed: pip install {name}")
 
 
 def _reason(error: BaseException, url: URL) -> str:

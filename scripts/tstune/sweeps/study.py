@@ -38,6 +38,7 @@ from tstune.tracking.interfaces import new_run_id
 from tstune.tracking.run import TrackedRun
 
 POLL_SECONDS = 0.2
+WAIT_SECONDS = 1
 _MADE_FROM, _PARENT_RUN = "made_from", "parent_run"
 _FREE_TO_CHANGE = (
     "output_dir",
@@ -153,7 +154,7 @@ class _Sweep:
             elif "running" in states and (waiting_since is None or self._may_wait(waiting_since)):
                 # another job has the last points: take them over if it is dead
                 waiting_since = waiting_since or time.monotonic()
-                time.sleep(POLL_SECONDS)
+                time.sleep(WAIT_SECONDS)
             else:
                 break
         self.report.write(self.study)
@@ -288,8 +289,9 @@ def _made_from(plan: SweepPlan, base: RunConfig) -> dict[str, str]:
     values = dict(dotted(base.model_dump(mode="json", exclude={"tracking"})))
     kept = {key: as_text(value) for key, value in values.items() if key not in _FREE_TO_CHANGE}
     launched = {key: as_text(value) for key, value in plan.launch.settings().items()}
-    swept = {dimension.key: str(dimension) for dimension in plan.space}
-    return kept | launched | {"--sampler": plan.sampler} | {f"sweep of {key}": text for key, text in swept.items()}
+    swept = {f"sweep of {dimension.key}": str(dimension) for dimension in plan.space}
+    order = {"order of the grid": ", ".join(dimension.key for dimension in plan.space)}
+    return kept | launched | {"--sampler": plan.sampler} | swept | (order if plan.sampler == "grid" else {})
 
 
 def _check_study(study: optuna.Study, made_from: dict[str, str], folder: SweepFolder) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import re
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from pathlib import Path
 from tstune.config.schema import RunConfig
 from tstune.sweeps import guard
 from tstune.sweeps.checks import METRIC
+from tstune.sweeps.storage import ENVIRONMENT_VARIABLE
 from tstune.tracking.run import remembered_run
 
 END_SECONDS = 20
@@ -46,6 +48,7 @@ class TrialProcess:
                 stdin=subprocess.PIPE,
                 stdout=stream,
                 stderr=subprocess.STDOUT,
+                env={name: value for name, value in os.environ.items() if name != ENVIRONMENT_VARIABLE},
                 start_new_session=True,  # Ctrl-C is for the sweep, which ends its trial by itself
             )
 

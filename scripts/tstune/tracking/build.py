@@ -28,8 +28,15 @@ def build_tracker(tracking: TrackingSection, is_main: bool = True) -> CompositeT
     twice = {name for name in tracking.trackers if tracking.trackers.count(name) > 1}
     if twice:
         raise ConfigError(f"tracking.trackers: {', '.join(sorted(twice))} is named twice; name it once")
-    trackers = [tracker_class(name).from_config(tracking) for name in tracking.trackers] if is_main else []
-    return guarded(trackers, tracking)
+    return guarded([_build(name, tracking) for name in tracking.trackers] if is_main else [], tracking)
+
+
+def _build(name: str, tracking: TrackingSection) -> ExperimentTracker:
+    kind = tracker_class(name)
+    try:
+        return kind.from_config(tracking)
+    except TypeError as error:  # abstract methods, or a constructor that from_config does not fit
+        raise ConfigError(f"tracking.trackers: {name} cannot be built: {error}; see ExperimentTracker") from None
 
 
 def guarded(trackers: list[ExperimentTracker], tracking: TrackingSection) -> CompositeTracker:
@@ -45,7 +52,7 @@ def tracker_class(name: str) -> type[ExperimentTracker]:
     """
     place = TRACKERS.get(name, name)
     module_name, _, class_name = place.partition(":")
-    if not class_name:
+    if not module_name or not class_name:
         raise ConfigError(
             f"tracking.trackers: unknown tracker {name!r}; use {', '.join(TRACKERS)}, "
             "or your own class as package.module:Class"

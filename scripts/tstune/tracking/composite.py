@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tstune.errors import TrackingError
+from tstune.errors import Preempted, TrackingError
 from tstune.runtime.logs import logger
 from tstune.tracking.files import remove_empty
 from tstune.tracking.guard import GuardedTracker
@@ -68,9 +68,10 @@ class CompositeTracker(ExperimentTracker):
                 else:
                     guard.start_experiment(experiment_name, config, self._run_id)
             except BaseException as error:
+                is_signal = isinstance(error, Preempted) or not isinstance(error, Exception)
                 for started in self._guards[:number]:
-                    started.end_experiment("FAILED")
-                if isinstance(error, TrackingError) or not isinstance(error, Exception):
+                    started.end_experiment("KILLED" if is_signal else "FAILED")
+                if is_signal or isinstance(error, TrackingError):
                     raise
                 raise TrackingError(
                     f"tracker {guard.name} cannot start: {first_line(error)}; mend it, take it out of "
@@ -137,7 +138,5 @@ class CompositeTracker(ExperimentTracker):
 
     def _started(self) -> list[GuardedTracker]:
         if self.trackers and not self._guards:
-            raise TrackingError(
-                "the trackers have no run: call start_experiment first, and nothing after end_experiment"
-            )
+            raise TrackingError("the trackers have no run: call start_experiment first")
         return self._guards

@@ -198,9 +198,8 @@ class GuardedTracker(ExperimentTracker):
 
     def _report(self, error: Exception) -> None:
         if self._failed_at is None:
-            logger.warning(
-                "tracker %s failed (%s); training goes on, what it misses is kept", self.name, first_line(error)
-            )
+            what = first_line(error).partition("; ")[0]  # the fix is for runs that need it
+            logger.warning("tracker %s failed (%s); training goes on, what it misses is kept", self.name, what)
         self._failed_at = time.monotonic()
 
     def _write_down(self, write: Callable[[], object]) -> None:

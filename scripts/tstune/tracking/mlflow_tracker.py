@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import json
 import logging
 import math
 import os
 import re
 import tempfile
-import threading
 import time
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import islice
@@ -21,7 +18,7 @@ from typing import TYPE_CHECKING
 from tstune.config.schema import TrackingSection
 from tstune.errors import MissingDependencyError, TrackingError
 from tstune.runtime.logs import logger
-from tstune.tracking.files import copy, copy_model
+from tstune.tracking.files import copy
 from tstune.tracking.interfaces import ExperimentTracker, RunStatus, new_run_id, write_figure
 from tstune.tracking.messages import first_line, without_credentials
 from tstune.tracking.names import check_relative, check_run_id, run_name_of
@@ -30,7 +27,6 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from mlflow import MlflowClient
     from mlflow.entities import Experiment, Run
-    from mlflow.models import ModelSignature
 
 RUN_TAG = "tstune.run_id"
 """Tag of an MLflow run that holds our id of it."""
@@ -46,9 +42,6 @@ _QUIET = {
 _MAX_METRICS, _MAX_PARAMS, _MAX_VALUE, _MAX_KEY = 1000, 100, 6000, 250  # limits of MLflow
 _FORBIDDEN = re.compile(r"[^/\w.\- :]")
 _REFUSALS = ("INVALID_PARAMETER_VALUE", "BAD_REQUEST")
-_PACKAGES = ("torch", "transformers", "granite-tsfm", "peft", "accelerate", "safetensors", "numpy", "pandas")
-_PACKAGES += ("pyarrow", "scikit-learn", "pydantic", "omegaconf", "PyYAML", "psutil", "tqdm")
-_SAVING = threading.Lock()  # MLflow runs the file of a model with state of the whole process
 
 
 class MLflowExperimentTracker(ExperimentTracker):
@@ -171,13 +164,15 @@ class MLflowExperimentTracker(ExperimentTracker):
         from mlflow.entities import LoggedModelOutput
         from mlflow.models import Model
 
+        from tstune.tracking.mlflow_packing import pack_model
+
         name = re.sub(r"[^\w-]", "_", model_name)
         with self._talking(), tempfile.TemporaryDirectory() as folder:
-            files, packed = Path(folder) / "run", Path(folder) / "model"
-            copy_model(model_path, files)
-            tags = {RUN_TAG: str(self.run_id)}
             logged = self._running.create_logged_model(
-                self._experiment_id, name=name, source_run_id=self.mlflow_run_id, tags=tags
+                self._experiment_id,
+                name=name,
+                source_run_id=self.mlflow_run_id,
+                tags={RUN_TAG: str(self.run_id)},
             )
             description = Model(
                 artifact_path=logged.artifact_location,
@@ -185,7 +180,7 @@ class MLflowExperimentTracker(ExperimentTracker):
                 model_uuid=logged.model_id,
                 model_id=logged.model_id,
             )
-            _pack(files, packed, description)
+            packed = pack_model(Path(model_path), Path(folder), description)
             self._running.log_outputs(self.mlflow_run_id, [LoggedModelOutput(logged.model_id, step=0)])
             self._running.log_model_artifacts(logged.model_id, str(packed))
             self._running.finalize_logged_model(logged.model_id, "READY")
@@ -241,8 +236,8 @@ class MLflowExperimentTracker(ExperimentTracker):
                 from mlflow import MlflowClient
             except ImportError:
                 raise MissingDependencyError("the mlflow tracker needs mlflow: pip install 'mlflow>=3.17,<4'") from None
-            for chatty in ("mlflow.store.db.utils", "alembic"):
-                logging.getLogger(chatty).setLevel(logging.WARNING)
+            for chatty in ("mlflow.store.db.utils", "alembic", "urllib3.connectionpool"):
+                logging.getLogger(chatty).setLevel(logging.ERROR)
             database = _sqlite_file(self.tracking_uri)
             if database is not None:
                 database.parent.mkdir(parents=True, exist_ok=True)
@@ -343,45 +338,3 @@ def _reason(error: Exception) -> str:
         if short in text:
             return short
     return first_line(error)
-
-
-def _signature(run_folder: Path) -> ModelSignature:
-    """Columns in, columns out. Ids may be numbers or text, values whole numbers or not: MLflow converts neither."""
-    from mlflow.models import ModelSignature
-    from mlflow.types import ColSpec, Schema
-    from mlflow.types.schema import AnyType
-
-    saved = json.loads((run_folder / "preprocessor.json").read_text(encoding="utf-8"))
-    roles, item, stamp = saved["roles"], saved["item_id_column"], saved["timestamp_column"]
-    inputs = [ColSpec(AnyType(), item)] if item else []
-    inputs.append(ColSpec("string" if saved["timestamp_format"] else "datetime", stamp))
-    inputs += [ColSpec(AnyType(), name) for role in ("target", "conditional", "control") for name in roles[role]]
-    outputs = [ColSpec("string", "item_id"), ColSpec("datetime", "timestamp")]
-    outputs += [ColSpec("double", name) for name in roles["target"]]
-    return ModelSignature(Schema(inputs), Schema(outputs))
-
-
-def _pack(run_folder: Path, target: Path, description: object) -> None:
-    """Write an MLflow model: the run folder, the file that loads it, our package, and what to install."""
-    import mlflow.pyfunc
-
-    package = Path(__file__).parents[1]
-    with _SAVING, warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # advice about examples and type hints
-        mlflow.pyfunc.save_model(
-            str(target),
-            python_model=str(Path(__file__).with_name("mlflow_model.py")),
-            artifacts={"run": str(run_folder)},
-            signature=_signature(run_folder),
-            code_paths=[str(package)],
-            pip_requirements=[f"{name}=={version}" for name, version in _installed()],  # else MLflow loads it to see
-            mlflow_model=description,
-        )
-
-
-def _installed() -> Iterator[tuple[str, str]]:
-    for name in ("mlflow", *_PACKAGES):
-        try:
-            yield name, importlib.metadata.version(name).partition("+")[0]
-        except importlib.metadata.PackageNotFoundError:
-            logger.debug("%s is not installed: left out of the requirements of the logged model", name)

@@ -46,7 +46,11 @@ class TrackedRun:
     def __enter__(self) -> TrackedRun:
         values = self._config.model_dump(mode="json")
         self.run_id = self.tracker.start_experiment(self._config.tracking.experiment, values, self.run_id)
-        self.tracker.log_params(dict(dotted(values)))
+        try:
+            self.tracker.log_params(dict(dotted(values)))
+        except BaseException as error:  # a signal: nobody calls __exit__ yet
+            self.__exit__(type(error), error, None)
+            raise
         return self
 
     def __exit__(self, error_type: type[BaseException] | None, error: BaseException | None, _: object) -> None:

@@ -152,8 +152,8 @@ class WandbExperimentTracker(ExperimentTracker):
         copy_model(Path(model_path), files)
         artifact = wandb.Artifact(re.sub(r"[^\w.-]", "_", f"{model_name}-{run.id}"), type="model")
         for file in sorted(file for file in files.rglob("*") if file.is_file()):
-            # a file that stays where it is needs no copy in a cache in the user's home
-            artifact.add_file(str(file), str(file.relative_to(files)), skip_cache=True, policy="mutable")
+            # "immutable" spares a copy in the home of the user: this one stays
+            artifact.add_file(str(file), str(file.relative_to(files)), skip_cache=True, policy="immutable")
         run.log_artifact(artifact)
 
     def log_artifact(self, path: Path, name: str | None = None) -> None:
@@ -173,10 +173,14 @@ class WandbExperimentTracker(ExperimentTracker):
         run.log({name: wandb.Image(str(file))})
 
     def end_experiment(self, status: RunStatus = "FINISHED") -> str:
-        """End the run with exit code 0, 1 (failed) or 255 (killed), and wait until it is sent."""
+        """End the run with exit code 0, 1 (failed) or 255 (killed), and wait until it is sent or on disk."""
+        import wandb
+
         run, self._run = self._started(), None
         run.finish(exit_code=_EXIT_CODES[status])
         if run.settings.mode == "offline":
+            if wandb.setup().most_recent_active_run is None:
+                wandb.teardown()  # what `finish` only asks for is done when this returns; a new run starts it anew
             logger.info("wandb: send this run with: wandb sync %s", Path(run.dir).parent)
         return run.id
 

@@ -8,14 +8,24 @@ from __future__ import annotations
 import pandas as pd
 
 from tstune.config.schema import DataSection
-from tstune.data.sources import reject_column_roles
+from tstune.data.cleaning.report import CleaningReport
+from tstune.data.sources.info import SourceInfo, reject_column_roles
 from tstune.data.table import ITEM, TIMESTAMP, Roles, SourceTable
 from tstune.errors import ConfigError, MissingDependencyError
+
+INFO = SourceInfo(
+    name="cgm_sample",
+    summary="real glucose (mg/dL) of one person with type 1 diabetes, 2010, five-minute readings",
+    licence="public domain (bokeh_sampledata.glucose)",
+    where="nothing to download: the PyPI package bokeh-sampledata of requirements.txt holds it",
+    keys={},
+)
 
 
 def load(config: DataSection) -> SourceTable:
     """Return the series as item ``cgm_sample`` with the channel ``glucose`` in mg/dL."""
     reject_column_roles(config)
+    INFO.read_options(config)
     if config.path is not None:
         raise ConfigError(f"data.path={config.path} has no meaning for source cgm_sample; use data.source=csv")
     try:
@@ -28,12 +38,15 @@ def load(config: DataSection) -> SourceTable:
     # The clock was set back a few times, so a handful of stamps occur twice: keep their mean.
     unique = readings.groupby(level=0).mean()
     frame = pd.DataFrame({ITEM: "cgm_sample", TIMESTAMP: unique.index.to_numpy(), "glucose": unique.to_numpy()})
+    duplicates, report = len(readings) - len(unique), CleaningReport()
+    report.add("duplicate_timestamps", duplicates, "averaged", {"cgm_sample": duplicates})
     return SourceTable(
         frame=frame,
         roles=Roles(target=("glucose",)),
         frequency="5min",
         max_gap="45min",
         unit="mg/dL",
-        licence="public domain (bokeh_sampledata.glucose)",
-        notes={"duplicate_timestamps_averaged": len(readings) - len(unique)},
+        licence=INFO.licence,
+        notes={"duplicate_timestamps_averaged": duplicates},
+        cleaning=report.to_dict(),
     )

@@ -1,13 +1,15 @@
 """Your own table: CSV, gzipped CSV or Parquet, long or wide, column roles by name.
 
 Long: one row per series and time (``data.item_id_column``). Wide: one row per time; each value column
-is a channel of one series, or with ``data.columns_as=items`` a series of its own.
+is a channel of one series, or with ``data.columns_as=items`` a series of its own. The long tables of Nixtla
+(``unique_id, ds, y``) and of GluonTS and AutoGluon (``item_id, timestamp, target``) are known by their columns.
 """
 
 from __future__ import annotations
 
 import glob
-import zlib
+import re
+import warnings
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -16,22 +18,52 @@ import numpy as np
 import pandas as pd
 
 from tstune.config.schema import DataSection
+from tstune.data.cleaning.clock import local_to_utc
+from tstune.data.cleaning.report import CleaningReport
+from tstune.data.cleaning.units import SENSOR_WORDS, is_glucose_name, sensor_words_as_limits
+from tstune.data.sources.files import KINDS, read_table
+from tstune.data.sources.info import SourceInfo
 from tstune.data.table import ITEM, TIMESTAMP, Roles, SourceTable
 from tstune.errors import ConfigError, DataError
 
-_KINDS = (".csv", ".csv.gz", ".parquet")
+__all__ = ["INFO", "find_files", "load", "parse_timestamps", "read_numbers", "read_table", "table_from_frame"]
+
+INFO = SourceInfo(
+    name="csv",
+    summary="your own table, long or wide, CSV or Parquet (source parquet is the same); Nixtla, GluonTS and AutoGluon "
+    "tables are known by their columns",
+    licence="yours",
+    where="set data.path to a .csv, .csv.gz or .parquet file, a folder of them or a pattern such as data/P*.csv.gz",
+    keys={
+        "path": "file, folder or pattern; one file of several is one series",
+        "timestamp_column": "column with the times",
+        "timestamp_format": "strptime format where the times are not ISO 8601, e.g. '%d/%m/%Y %H:%M'",
+        "timezone": "zone of local clock times, e.g. Europe/London",
+        "item_id_column": "column that tells the series of a long table apart",
+        "columns_as": "wide table: channels of one series, or items, a series each",
+        "target_columns": "columns to forecast",
+        "conditional_columns": "columns known in the past only",
+        "control_columns": "columns known in the future too",
+        "on_duplicate": "rows with one timestamp: error or mean",
+    },
+)
+
+# columns of a long table that say whose it is: item, time, target
+_LAYOUTS = {"Nixtla": ("unique_id", "ds", "y"), "GluonTS": ("item_id", "timestamp", "target")}
 _AVERAGED = "duplicate_timestamps_averaged"
+_OFFSET = re.compile(r"\d[T ]\d.*(?:Z|[+-]\d{2}(?::?\d{2})?)\s*$")
 
 
 def load(config: DataSection) -> SourceTable:
     """Read ``data.path`` and give its columns the roles named in the configuration."""
     if config.path is None:
         raise ConfigError("source csv needs data.path=<file.csv, file.csv.gz, file.parquet, folder or pattern>")
-    files = find_files(config.path)
+    INFO.read_options(config)
+    files, report = find_files(config.path), CleaningReport()
     if len(files) == 1 and files[0] == Path(config.path):
-        return table_from_frame(read_table(files[0]), config, files[0])
-    if config.item_id_column is None and config.columns_as == "channels":
-        tables = [table_from_frame(read_table(file), config, file) for file in files]  # named after the files
+        return table_from_frame(read_table(files[0], report), config, files[0], report)
+    if config.item_id_column is None and config.columns_as == "channels":  # series named after the files
+        tables = [table_from_frame(read_table(file, report), config, file, report) for file in files]
     else:
         raise ConfigError(
             f"data.path={config.path} names several files, one series each; "
@@ -50,7 +82,7 @@ def load(config: DataSection) -> SourceTable:
     frame = pd.concat([table.frame for table in tables], ignore_index=True)
     duplicates = sum(table.notes.get(_AVERAGED, 0) for table in tables)
     notes = {_AVERAGED: duplicates} if duplicates else {}
-    return replace(tables[0], frame=frame, files=tuple(map(str, files)), notes=notes)
+    return replace(tables[0], frame=frame, files=tuple(map(str, files)), notes=notes, cleaning=report.to_dict())
 
 
 def find_files(pattern: str) -> list[Path]:
@@ -61,72 +93,134 @@ def find_files(pattern: str) -> list[Path]:
     """
     path = Path(pattern)
     if path.is_dir():
-        files = [file for file in path.iterdir() if file.name.endswith(_KINDS)]
+        files = [file for file in path.iterdir() if file.name.endswith(KINDS)]
     elif "*" in pattern or "?" in pattern:
         files = [Path(file) for file in glob.glob(pattern)]
     else:
         return [path]
     if not files:
-        raise DataError(f"data.path={pattern} holds no {', '.join(_KINDS)} file")
+        raise DataError(f"data.path={pattern} holds no {', '.join(KINDS)} file")
     return sorted(files)
 
 
-def table_from_frame(raw: pd.DataFrame, config: DataSection, name: object) -> SourceTable:
+def table_from_frame(
+    raw: pd.DataFrame, config: DataSection, name: object, report: CleaningReport | None = None
+) -> SourceTable:
     """Turn a table as a user has it into a `SourceTable`.
 
     Args:
         raw: any frame with a timestamp column.
         config: names of the columns.
         name: what to call the table in errors.
+        report: gets what was found; None begins a new one.
 
     Raises:
         DataError: missing column, text in a number, bad or repeated timestamp, no value at all.
     """
+    report = CleaningReport() if report is None else report
     raw = raw.reset_index(drop=True)  # rows are told apart by position, whatever index the caller's frame has
     if raw.empty:
         raise DataError(f"{name}: the table has no rows")
+    twice = raw.columns[raw.columns.duplicated()]
+    if len(twice):
+        raise DataError(f"{name}: column {twice[0]!r} occurs twice; rename or delete one")
+    config, notes = _recognise(raw, config)
     _require(raw, config.timestamp_column, "data.timestamp_column", name)
     if config.item_id_column is not None:
         _require(raw, config.item_id_column, "data.item_id_column", name)
         nameless = raw[config.item_id_column].isna()
         if nameless.any():
             raise DataError(f"{name}: row {int(nameless.idxmax()) + 2}: no value in column {config.item_id_column!r}")
+    raw = _without_sensor_words(raw, config, report)
     roles = _roles(raw, config, name)
     frame = read_numbers(raw, roles.channels, name)
-    frame.insert(0, TIMESTAMP, parse_timestamps(raw[config.timestamp_column], config.timestamp_format, name))
+    items = (
+        raw[config.item_id_column].astype(str) if config.item_id_column else pd.Series(_series_name(name), raw.index)
+    )
+    stamps = _read_times(raw[config.timestamp_column], items, config, name, report)
+    frame.insert(0, TIMESTAMP, stamps)
     if config.columns_as == "items":
         frame, roles = _columns_to_items(frame, roles, config)
     else:
-        items = raw[config.item_id_column].astype(str).to_numpy() if config.item_id_column else _series_name(name)
-        frame.insert(0, ITEM, items)
-    duplicates = int(frame.duplicated([ITEM, TIMESTAMP]).sum())
+        frame.insert(0, ITEM, items.to_numpy())
+    again = frame.duplicated([ITEM, TIMESTAMP])
+    duplicates = int(again.sum())
     if duplicates and config.on_duplicate == "error":
         _reject_duplicates(frame, name, duplicates)
-    notes = {_AVERAGED: duplicates} if duplicates else {}
+    if duplicates:
+        notes |= {_AVERAGED: duplicates}
+    report.add("duplicate_timestamps", duplicates, "averaged", frame.loc[again, ITEM].value_counts().to_dict())
     empty = [column for column in roles.target if frame[column].isna().all()]
     if empty:
         raise DataError(
             f"{name}: target column {empty[0]!r} holds no value, only missing ones; fill it or leave it out"
         )
-    return SourceTable(frame=frame, roles=roles, files=(str(name),) if isinstance(name, Path) else (), notes=notes)
+    return SourceTable(
+        frame=frame,
+        roles=roles,
+        files=(str(name),) if isinstance(name, Path) else (),
+        notes=notes,
+        cleaning=report.to_dict(),
+    )
 
 
-def read_table(path: Path) -> pd.DataFrame:
-    """Read a CSV, gzipped CSV or Parquet file.
+def _recognise(raw: pd.DataFrame, config: DataSection) -> tuple[DataSection, dict[str, object]]:
+    """Fill in the column names of a well-known long layout, unless the configuration names its own."""
+    if config.item_id_column is not None or config.columns_as == "items":
+        return config, {}
+    for layout, (item, time, target) in _LAYOUTS.items():
+        default_time = config.timestamp_column == "timestamp" and "timestamp" not in raw.columns
+        if config.timestamp_column != time and not default_time:
+            continue
+        if config.target_columns not in (None, [target]) or not {item, time, target} <= set(raw.columns):
+            continue
+        chosen = {item, time, target, *config.conditional_columns, *config.control_columns}
+        unused = [str(column) for column in raw.columns if column not in chosen]
+        columns = {"item_id_column": item, "timestamp_column": time, "target_columns": [target]}
+        return config.model_copy(update=columns), {"layout": layout} | ({"columns_not_used": unused} if unused else {})
+    return config, {}
 
-    Raises:
-        DataError: the file is missing, unreadable or of another kind.
-    """
-    if not path.is_file():
-        raise DataError(f"data file {path} does not exist (data.path is relative to the current folder)")
-    try:
-        if path.suffix == ".parquet":
-            return pd.read_parquet(path)
-        if path.name.endswith(_KINDS):
-            return pd.read_csv(path, low_memory=False, encoding="utf-8-sig")
-    except (ValueError, OSError, EOFError, zlib.error) as error:  # pandas and pyarrow parse errors are ValueErrors
-        raise DataError(f"{path} cannot be read: {' '.join(str(error).split())}") from None
-    raise DataError(f"{path}: unknown kind of file; use .csv, .csv.gz or .parquet")
+
+def _read_times(
+    column: pd.Series, items: pd.Series, config: DataSection, name: object, report: CleaningReport
+) -> pd.Series:
+    """Times without zone; local ones become UTC if the configuration knows their zone."""
+    stamps, zoned = _parse(column, config.timestamp_format, name)
+    if zoned.any() and not zoned.all() and config.timezone is None:
+        with_zone, without = int(zoned.argmax()), int((~zoned).argmax())
+        raise DataError(
+            f"{name}: row {with_zone + 2}: {column.iloc[with_zone]!r} has a time zone and row {without + 2}: "
+            f"{column.iloc[without]!r} has none; write all alike, or set data.timezone for those without"
+        )
+    if config.timezone is None:
+        return stamps
+    local = ~zoned
+    result = stamps.copy()
+    result[local] = local_to_utc(stamps[local], items[local], config.timezone, report)
+    return result
+
+
+def _without_sensor_words(raw: pd.DataFrame, config: DataSection, report: CleaningReport) -> pd.DataFrame:
+    """Put the sensor's limit where a glucose column says Low or High, as exports of sensors do."""
+    taken = {config.timestamp_column, config.item_id_column}
+    names = raw.columns if config.target_columns is None else config.target_columns
+    for column in names:
+        if column in taken or column not in raw.columns or not is_glucose_name(str(column)):
+            continue
+        if pd.api.types.is_numeric_dtype(raw[column]):
+            continue
+        words = raw[column].astype(str).str.strip().str.lower()
+        worded = words.isin(list(SENSOR_WORDS)).to_numpy()
+        if worded.any():
+            limits, unit = sensor_words_as_limits(str(column), raw[column], words)
+            raw = raw.assign(**{column: limits})
+            report.add(
+                "sensor_words",
+                int(worded.sum()),
+                f"read as the sensor's limits in {unit}",
+                examples=[f"row {row + 2}: {words.iloc[row]}" for row in np.flatnonzero(worded)[:3]],
+            )
+    return raw
 
 
 def parse_timestamps(column: pd.Series, timestamp_format: str | None, name: object) -> pd.Series:
@@ -135,19 +229,38 @@ def parse_timestamps(column: pd.Series, timestamp_format: str | None, name: obje
     Raises:
         DataError: naming the first row that is not a time.
     """
+    return _parse(column, timestamp_format, name)[0]
+
+
+def _parse(column: pd.Series, timestamp_format: str | None, name: object) -> tuple[pd.Series, np.ndarray]:
+    """(times without zone, zoned ones as UTC; [rows] which were zoned)."""
     if pd.api.types.is_numeric_dtype(column):
         raise DataError(f"{name}: column {column.name!r} holds numbers, not timestamps such as 2024-01-31 08:05")
+    text_format = timestamp_format or "ISO8601"
     try:
-        stamps = pd.to_datetime(column, format=timestamp_format or "ISO8601", errors="coerce", utc=True)
-    except ValueError as error:
-        raise ConfigError(f"data.timestamp_format={timestamp_format!r} is not a strptime format: {error}") from None
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # of mixed time zones, which the second look is for
+            stamps = pd.to_datetime(column, format=text_format, errors="coerce")
+    except ValueError:  # mixed time zones, or no format at all
+        stamps = None
+    zoned = np.zeros(len(column), bool)
+    if stamps is None or not pd.api.types.is_datetime64_dtype(stamps):
+        try:
+            stamps = pd.to_datetime(column, format=text_format, errors="coerce", utc=True)
+        except ValueError as error:
+            raise ConfigError(f"data.timestamp_format={timestamp_format!r} is not a strptime format: {error}") from None
+        if isinstance(column.dtype, pd.DatetimeTZDtype):
+            zoned = np.ones(len(column), bool)
+        else:
+            zoned = np.array([_OFFSET.search(text) is not None for text in column.astype(str)], bool)
+        stamps = stamps.dt.tz_localize(None)
     if stamps.isna().any():
         row = int(np.flatnonzero(stamps.isna())[0])
         raise DataError(
             f"{name}: row {row + 2}: {column.iloc[row]!r} in column {column.name!r} is not a timestamp; "
             "for other formats set data.timestamp_format, e.g. '%d/%m/%Y %H:%M'"
         )
-    return stamps.dt.tz_localize(None).astype("datetime64[ns]")
+    return stamps.astype("datetime64[ns]"), zoned
 
 
 def read_numbers(raw: pd.DataFrame, columns: Sequence[str], name: object) -> pd.DataFrame:
@@ -162,7 +275,9 @@ def read_numbers(raw: pd.DataFrame, columns: Sequence[str], name: object) -> pd.
         bad = np.flatnonzero(values.isna() & raw[column].notna())
         if bad.size:
             cell = raw[column].iloc[int(bad[0])]
-            raise DataError(f"{name}: row {bad[0] + 2}: {cell!r} in column {column!r} is not a number")
+            comma = "; is it a decimal comma? write 1.5, or separate the columns with ;"
+            hint = comma if re.fullmatch(r"[+-]?\d+,\d+", str(cell).strip()) else ""
+            raise DataError(f"{name}: row {bad[0] + 2}: {cell!r} in column {column!r} is not a number{hint}")
         numbers[column] = values.astype("float64").replace([np.inf, -np.inf], np.nan).to_numpy()
     return pd.DataFrame(numbers)
 
@@ -208,7 +323,7 @@ def _columns_to_items(frame: pd.DataFrame, roles: Roles, config: DataSection) ->
 def _series_name(name: object) -> str:
     """File name without its endings, for a table that holds one series."""
     text = Path(str(name)).name
-    ending = next((kind for kind in sorted(_KINDS, key=len, reverse=True) if text.endswith(kind)), "")
+    ending = next((kind for kind in sorted(KINDS, key=len, reverse=True) if text.endswith(kind)), "")
     return text.removesuffix(ending)
 
 

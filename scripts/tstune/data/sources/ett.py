@@ -5,27 +5,32 @@ The published borders count 30-day months: 12 for training, 4 for validation, 4 
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from tstune.config.schema import DataSection
-from tstune.data.sources import reject_column_roles
 from tstune.data.sources.csv import parse_timestamps, read_numbers, read_table
+from tstune.data.sources.info import SourceInfo, reject_column_roles
 from tstune.data.table import ITEM, TIMESTAMP, Roles, SourceTable
-from tstune.errors import ConfigError, DataError
+from tstune.errors import DataError
 
 CHANNELS = ("HUFL", "HULL", "MUFL", "MULL", "LUFL", "LULL", "OT")
 _STEPS_PER_DAY = {"h": 24, "15min": 96}
+
+INFO = SourceInfo(
+    name="ett",
+    summary="electricity transformer temperature and six loads, hourly or every 15 minutes, with its published borders",
+    licence="CC BY-ND 4.0 (ETDataset)",
+    where="download ETTh1.csv, ETTh2.csv, ETTm1.csv or ETTm2.csv from github.com/zhouhaoyi/ETDataset and set "
+    "data.path=<folder>/ETTh1.csv",
+    keys={"path": "one of the four files"},
+)
 
 
 def load(config: DataSection) -> SourceTable:
     """Return the seven channels of ``data.path`` as one item, with the standard borders."""
     reject_column_roles(config)
-    if config.path is None:
-        raise ConfigError(
-            "source ett needs data.path=<folder>/ETTh1.csv; the files are in the ETDataset repository "
-            "(github.com/zhouhaoyi/ETDataset)"
-        )
-    path = Path(config.path)
+    INFO.read_options(config)
+    path = INFO.need_path(config)
+    if not path.is_file():
+        raise INFO.missing(path, "is a folder, not a file" if path.is_dir() else "does not exist")
     raw = read_table(path)
     missing = [name for name in ("date", *CHANNELS) if name not in raw.columns]
     if missing:
@@ -43,7 +48,7 @@ def load(config: DataSection) -> SourceTable:
         frame=frame,
         roles=Roles(target=CHANNELS),
         frequency=frequency,
-        licence="CC BY-ND 4.0 (ETDataset)",
+        licence=INFO.licence,
         files=(str(path),),
         standard_borders=(12 * month, 16 * month, 20 * month),
     )

@@ -1,0 +1,39 @@
+"""Say if two runs were trained and scored on the same data, and if not, what differs.
+
+    python scripts/compare_manifests.py runs/ttm/cgm_sample/decoder runs/ttm/cgm_sample/lora
+    python scripts/compare_manifests.py runs/one/manifest.json runs/other/manifest.json
+
+The first line is "same data", or "different data" with what differs, the weightiest first; the details follow.
+Exit codes: 0 compared, whatever came of it; 2 one of the two is no run (an `error:` line says which).
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from tstune.errors import EXIT_OK, exits_cleanly
+
+
+def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("run_a", type=Path, help="output_dir of a run, or its manifest.json")
+    parser.add_argument("run_b", type=Path, help="the one to compare it with")
+    return parser.parse_args(argv)
+
+
+@exits_cleanly
+def main(argv: Sequence[str] | None = None) -> int:
+    """Compare and print."""
+    args = parse_args(argv)
+    from tstune.data.manifest_diff import compare_manifests, format_differences, read_manifest
+
+    differences = compare_manifests(read_manifest(args.run_a), read_manifest(args.run_b))
+    print(format_differences(differences, str(args.run_a), str(args.run_b)))
+    return EXIT_OK
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,161 @@
+"""Fill the sample submission of the Kaggle competition brist1d with the forecasts of a saved model.
+
+    python scripts/make_kaggle_submission.py --model runs/ttm/kaggle_brisT1D/decoder --input <folder> --output my.csv
+    python scripts/make_kaggle_submission.py --model registry:cgm@champion --input <folder> --output my.csv
+
+The input folder holds test.csv and sample_submission.csv (plain, .gz, .zip, or both in brist1d.zip). The output has the
+rows of the sample in their order: id and glucose in mmol/L one hour later. A row shows six hours; what the model looks
+back beyond them is masked. People the model has never seen are forecast like all others. A model that was trained on
+readings of test.csv (BrisT1D-Open after August 2023 holds them) is refused.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tstune.errors import EXIT_OK, DataError, OutputError, exits_cleanly
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from tstune.data.sources.kaggle_brist1d_contexts import Contexts
+    from tstune.models.base import BaseTimeSeriesFoundationModel
+
+
+def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", required=True, help="run folder, or registry:name@alias, registry:name:version")
+    parser.add_argument(
+        "--registry", help="for registry:…, as in manage_registry.py (default: TSTUNE_REGISTRY, registry/)"
+    )
+    parser.add_argument("--input", required=True, help="folder with test.csv and sample_submission.csv")
+    parser.add_argument("--output", required=True, help="submission to write (.csv)")
+    parser.add_argument("--unit", help="mmol/L or mg/dL, for a model that does not know the unit of its target")
+    parser.add_argument("--allow-overlap", action="store_true", help="go on with a model that was trained on test.csv")
+    parser.add_argument("--overwrite", action="store_true", help="replace an existing output file")
+    return parser.parse_args(argv)
+
+
+@exits_cleanly
+def main(argv: Sequence[str] | None = None) -> int:
+    """Read, forecast, write."""
+    args = parse_args(argv)
+    folder, output = Path(args.input), Path(args.output)
+    if output.suffix != ".csv":
+        raise OutputError(f"--output {output}: the competition takes a .csv file")
+    if not output.parent.is_dir():
+        raise OutputError(f"--output {output}: the folder {output.parent} does not exist")
+    if output.exists() and not args.overwrite:
+        raise OutputError(f"--output {output} exists; add --overwrite or choose another file")
+
+    import pandas as pd
+
+    from tstune.data.sources.kaggle_brist1d_contexts import build_contexts, mean_glucose
+    from tstune.data.sources.kaggle_brist1d_files import HOW_TO_GET, TARGET_COLUMN, find_csv, read_ids
+    from tstune.data.sources.kaggle_brist1d_overlap import refuse_known_rows
+    from tstune.data.sources.kaggle_brist1d_table import convert_file, sha256
+    from tstune.models.registry import load_model
+    from tstune.runtime.logs import setup_logging
+
+    setup_logging()
+    paths = {stem: find_csv(folder, stem) for stem in ("test", "sample_submission")}
+    for stem, path in paths.items():
+        if path is None:
+            raise DataError(f"--input {folder} holds no {stem}.csv; {HOW_TO_GET}")
+    wanted = read_ids(paths["sample_submission"], "sample_submission")
+    table, _ = convert_file(paths["test"], "test")
+    present = set(table["first_row"].to_pylist())
+    lost = [name for name in wanted if name not in present]
+    if lost:
+        raise DataError(f"{paths['sample_submission']}: {lost[0]!r} is not in {paths['test']} ({len(lost)} rows)")
+
+    with model_folder(args.model, args.registry) as place:
+        model = load_model(place)
+        refuse_known_rows(table, sha256(paths["test"]), place, model.preprocessor, args.allow_overlap)
+    section, per_mmol = model.config.model, glucose_per_mmol(model, args.unit)
+    contexts = build_contexts(table, model.preprocessor, section.context_length, section.prediction_length, per_mmol)
+    answer = dict(zip(contexts.row_ids, forecast_one_hour(model, contexts) / per_mmol, strict=True))
+    blind = [name for name in wanted if name not in answer]
+    answer |= mean_glucose(table, blind)
+    submission = pd.DataFrame({"id": wanted, TARGET_COLUMN: [answer[name] for name in wanted]})
+    aside = output.with_name(f".partial-{output.name}")
+    try:
+        submission.to_csv(aside, index=False, float_format="%.4f")
+        aside.replace(output)
+    except OSError as error:
+        aside.unlink(missing_ok=True)
+        raise OutputError(f"--output {output} cannot be written: {error.strerror}") from None
+
+    people = {name.rpartition("_")[0] for name in wanted}
+    print(f"{len(wanted):,} rows of {len(people)} participants: {output}")
+    print(f"last reading before the row's time, so more than an hour is forecast: {contexts.num_stale:,} rows")
+    print(f"no glucose in the six hours, so the participant's mean is given: {len(blind):,} rows")
+    if len(present) > len(wanted):
+        print(f"rows of {paths['test'].name} that the sample does not ask for: {len(present) - len(wanted):,}")
+    return EXIT_OK
+
+
+@contextmanager
+def model_folder(model: str, registry: str | None) -> Iterator[Path]:
+    """The run folder of a model, fetched from the registry if it lies there."""
+    from tstune.registry import open_registry
+    from tstune.registry.opening import PREFIX
+
+    if not model.startswith(PREFIX):
+        yield Path(model)
+        return
+    with tempfile.TemporaryDirectory(prefix="tstune-") as place:
+        yield open_registry(registry).download(model.removeprefix(PREFIX), Path(place) / "run")
+
+
+def forecast_one_hour(model: BaseTimeSeriesFoundationModel, contexts: Contexts) -> np.ndarray:
+    """[rows] forecast of the target of each row, in the model's unit."""
+    import numpy as np
+    import torch
+
+    people = sorted(set(contexts.participants))
+    item = np.searchsorted(people, contexts.participants)
+    forecaster, size = model.for_items(people), model.evaluation_batch_size(torch.device("cpu"))
+    num_steps, found = model.config.model.prediction_length, []
+    for begin in range(0, len(item), size):
+        rows = slice(begin, begin + size)
+        values = torch.from_numpy(contexts.values[rows])
+        batch = {
+            "past_values": values,
+            "past_observed_mask": torch.from_numpy(contexts.usable[rows]),
+            "future_values": values.new_zeros((len(values), num_steps, values.shape[2])),
+            "item": torch.from_numpy(item[rows]),
+        }
+        with torch.inference_mode():
+            path = forecaster.forecast(batch)[..., contexts.target].double().numpy()
+        ahead = contexts.steps_ahead[rows] - 1  # step 1 is the first of the forecast
+        below = np.floor(ahead).astype(np.int64)
+        above = np.minimum(below + 1, num_steps - 1)
+        each = np.arange(len(path))
+        found.append(path[each, below] + (ahead - below) * (path[each, above] - path[each, below]))
+    return np.concatenate(found)
+
+
+def glucose_per_mmol(model: BaseTimeSeriesFoundationModel, unit: str | None) -> float:
+    """What one mmol/L is in the unit of the model.
+
+    Raises:
+        DataError: the model does not say, and nobody else does.
+        ConfigError: no unit of glucose.
+    """
+    from tstune.evaluation.glucose_units import MGDL_PER_MMOL, glucose_unit
+
+    unit = unit or model.preprocessor.unit
+    if unit is None:
+        raise DataError("the model does not know the unit of its target; say --unit mmol/L or --unit mg/dL")
+    return MGDL_PER_MMOL if glucose_unit(unit) == "mg/dL" else 1.0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,68 @@
+"""Rebuild the long series of the Kaggle competition brist1d from its wide rows, and write them as Parquet once.
+
+    python scripts/prepare_brist1d.py --input <folder>/kaggle_brisT1D --output <folder>/kaggle_brisT1D/brist1d.parquet
+
+The input folder holds train.csv and, if you like, test.csv (plain, .gz, .zip, or both in brist1d.zip). Beside the
+output a .json of the same name says what was found: rows, participants, segments, conflicts, hashes of the files. A run
+with data.source=kaggle_brisT1D reads the folder, where it finds brist1d.parquet, or the Parquet file itself.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from tstune.errors import EXIT_OK, DataError, OutputError, exits_cleanly
+
+
+def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--input", required=True, help="folder with train.csv and test.csv of the competition")
+    parser.add_argument("--output", required=True, help="file to write (.parquet)")
+    parser.add_argument("--overwrite", action="store_true", help="replace an existing output file")
+    return parser.parse_args(argv)
+
+
+@exits_cleanly
+def main(argv: Sequence[str] | None = None) -> int:
+    """Read, rebuild, write."""
+    args = parse_args(argv)
+    folder, output = Path(args.input), Path(args.output)
+    if output.suffix != ".parquet":
+        raise OutputError(f"--output {output}: unknown kind of file; use .parquet")
+    if not output.parent.is_dir():
+        raise OutputError(f"--output {output}: the folder {output.parent} does not exist")
+    taken = [path for path in (output, output.with_suffix(".json")) if path.exists()]
+    if taken and not args.overwrite:
+        raise OutputError(f"--output: {taken[0]} exists; add --overwrite or choose another file")
+
+    from tstune.data.sources.kaggle_brist1d_table import HOW_TO_GET, convert_folder, report_of, write_prepared
+    from tstune.runtime.logs import setup_logging
+
+    setup_logging()
+    if not folder.is_dir():
+        raise DataError(f"--input {folder} is not a folder; {HOW_TO_GET}")
+    table = convert_folder(folder)
+    try:
+        write_prepared(table, output)
+    except OSError as error:
+        raise OutputError(f"--output {output} cannot be written: {error.strerror or error}") from None
+    report = report_of(table)
+    for file in report["files"]:
+        name = file["file"]
+        people = sum(counts["file"] == name for counts in report["participants"])
+        print(
+            f"{file['name']}: {file['rows']:,} rows of {people} participants -> {report['instants'][name]:,} instants "
+            f"in {report['segments'][name]:,} segments, {report['clock_jumps'][name]} clocks set"
+        )
+    for name, meaning in (("conflicts", "rows that disagree"), ("partly_empty", "rows that leave it empty")):
+        found = ", ".join(f"{channel} {count:,}" for channel, count in report[name].items() if count)
+        print(f"instants with {meaning}: {found or 'none'}")
+    print(f"prepared file: {output}")
+    return EXIT_OK
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

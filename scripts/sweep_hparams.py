@@ -1,0 +1,163 @@
+r"""Search the hyperparameters of a recipe: every trial is a run of its own, chosen by the validation loss.
+
+    python scripts/sweep_hparams.py --config recipes/ttm/cgm_sample/small.yaml --sampler grid --output runs/sweeps/grid \
+        training.learning_rate=1e-4,1e-3 model.d_model=32,64
+    python scripts/sweep_hparams.py --config recipes/ttm/cgm_sample/lora.yaml --trials 20 --output runs/sweeps/lora \
+        'lora.rank=choice(4,8,16)' 'training.learning_rate=tag(log,interval(1e-5,1e-2))'
+    python scripts/sweep_hparams.py --hydra recipes/hydra/ttm.yaml --accelerate-config accelerate_configs/ddp.yaml \
+        --num-processes 2 --output runs/sweeps/modes tuning=lora,decoder 'lora.rank=range(2,17,2)'
+
+A key with several values is swept, in Hydra's grammar: a,b or choice(a,b) · range(start,stop,step) ·
+interval(low,high) · int(interval(low,high)) · tag(log,interval(low,high)). All other key=value go to every trial.
+
+The same command goes on with a sweep that stopped. Several at once, on any machines that see --output and the
+database, share its trials. A database with a password is given in TSTUNE_SWEEP_STORAGE, not on the command line.
+
+Results in --output: README.md and trials.csv (all trials), best.yaml (reruns the best), importance.png, history.png.
+Exit codes: 0 done, 2 your input needs a change or every trial failed, 75 SIGTERM, 130 Ctrl-C; after the last two
+the same command goes on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from tstune.config.command_line import add_config_arguments, config_manager, config_path
+from tstune.errors import EXIT_INTERRUPTED, EXIT_OK, ConfigError, exits_cleanly
+
+DEFAULT_TRIALS = 20
+
+
+def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """Read the command line; `overrides` are those of every trial, `swept` those with several values."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add_config_arguments(parser)
+    parser.add_argument("--output", required=True, metavar="FOLDER", help="where results and trials go")
+    parser.add_argument("--study", metavar="NAME", help="name in the database; left out: that of the output folder")
+    parser.add_argument(
+        "--sampler",
+        choices=("grid", "tpe", "random"),
+        default="tpe",
+        help="grid: every combination; tpe: learns from finished trials (default); random",
+    )
+    parser.add_argument(
+        "--trials", type=_positive, metavar="N", help=f"trials of the whole study (default {DEFAULT_TRIALS}; grid: all)"
+    )
+    parser.add_argument(
+        "--pruner",
+        choices=("median", "none"),
+        help="median: stop a trial whose validation loss is worse than the median of the finished ones "
+        "(default for tpe and random); none (default for grid)",
+    )
+    parser.add_argument(
+        "--prune-after", type=_positive, default=1, metavar="N", help="validations every trial may take (default 1)"
+    )
+    parser.add_argument(
+        "--startup-trials",
+        type=_positive,
+        default=5,
+        metavar="N",
+        help="finished trials before tpe learns from them and the pruner compares with them (default 5)",
+    )
+    parser.add_argument("--metric", default="validation_loss", help="what the best trial is chosen by")
+    parser.add_argument("--storage", metavar="URL", help="database; left out: $TSTUNE_SWEEP_STORAGE, else study.db")
+    parser.add_argument("--accelerate-config", metavar="FILE", help="how trials run, e.g. accelerate_configs/ddp.yaml")
+    parser.add_argument("--num-processes", type=_positive, metavar="N", help="processes of each trial")
+    parser.add_argument("--keep", choices=("best", "all"), default="best", help="trials whose weights are kept")
+    parser.add_argument(
+        "--heartbeat-seconds",
+        type=_positive,
+        default=60,
+        metavar="N",
+        help="a job silent for two times as long is taken for dead, and its trial is made again (default 60)",
+    )
+    args = parser.parse_args(argv)
+    from tstune.sweeps.space import split_overrides
+
+    args.overrides, args.swept = split_overrides(args.overrides)
+    return args
+
+
+@exits_cleanly
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the sweep, or the part of it that is left."""
+    args = parse_args(argv)
+    from tstune.runtime.logs import setup_logging
+    from tstune.sweeps.checks import check_base, check_metric, check_space
+    from tstune.sweeps.files import SweepFolder
+    from tstune.sweeps.launch import Launch
+    from tstune.sweeps.space import parse_space
+
+    setup_logging()
+    check_metric(args.metric)
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise ConfigError("start sweep_hparams.py with python, not with accelerate launch: it launches the trials")
+    space = parse_space(args.swept)
+    check_space(space, args.overrides, Path(args.hydra).parent if args.hydra else None)
+    trials = _number_of_trials(args, space)
+    manager, path = config_manager(args), config_path(args)
+
+    def compose(overrides: Sequence[str]) -> object:
+        return manager.load_config(path, [*args.overrides, *overrides])
+
+    check_base(compose([]), space)
+
+    from tstune.sweeps.storage import quiet_optuna, storage_url
+    from tstune.sweeps.study import SweepPlan, run_sweep
+
+    quiet_optuna()
+    folder = SweepFolder(Path(args.output))
+    plan = SweepPlan(
+        name=args.study or folder.path.resolve().name,
+        compose=compose,
+        space=space,
+        folder=folder,
+        launch=Launch(args.accelerate_config, args.num_processes),
+        sampler=args.sampler,
+        pruner=args.pruner or ("none" if args.sampler == "grid" else "median"),
+        trials=trials,
+        startup_trials=args.startup_trials,
+        prune_after=args.prune_after,
+        keep_all=args.keep == "all",
+        heartbeat_seconds=args.heartbeat_seconds,
+    )
+    try:
+        table = run_sweep(plan, storage_url(args.storage, folder.path))
+    except KeyboardInterrupt:
+        print("interrupted: finished trials are kept, the same command goes on", file=sys.stderr)
+        return EXIT_INTERRUPTED
+    print(f"\n{table}")
+    return EXIT_OK
+
+
+def _number_of_trials(args: argparse.Namespace, space: list) -> int:
+    """Points of the study: all of a grid, as many as asked for otherwise."""
+    from tstune.sweeps.grid import grid
+    from tstune.sweeps.space import size
+
+    if args.sampler == "grid":
+        points = len(grid(space))
+        if args.trials not in (None, points):
+            raise ConfigError(f"--trials {args.trials}: the grid has {points} points and all are tried; leave it out")
+        return points
+    points = size(space)
+    if points is None:
+        return args.trials or DEFAULT_TRIALS
+    if args.trials is not None and args.trials > points:
+        raise ConfigError(f"--trials {args.trials}: the space has only {points} points; --sampler grid tries each once")
+    return args.trials or min(DEFAULT_TRIALS, points)
+
+
+def _positive(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not 1 or more")
+    return number
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

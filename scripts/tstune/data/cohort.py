@@ -1,0 +1,142 @@
+"""Who is in the data: one row per item, for the run folder and for a paper's first table."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+
+from tstune.data.cleaning.units import MG_DL, TIME_IN_RANGE, glucose_unit
+from tstune.data.frequency import fixed_step, parse_frequency
+from tstune.data.manifest import windows_by_item
+from tstune.data.panel import OBSERVED, Panel
+from tstune.data.panel_rows import item_rows
+from tstune.data.splits import PARTS
+from tstune.errors import OutputError
+
+if TYPE_CHECKING:
+    from tstune.data.pipeline import PreparedData
+
+COHORT_FILE = "cohort.csv"
+_PER_CENT = ("missing_%", "time_in_range_%", "time_below_%", "time_above_%", "cv_%")
+
+
+def describe_cohort(prepared: PreparedData) -> pd.DataFrame:
+    """One row per item.
+
+    Columns: `item_id`, `days` (first to last reading), `readings`, `step` (the item's own sampling step, which may be
+    coarser than the grid), `missing_%` (of the readings that step promises), `mean`, `cv_%`, for glucose
+    `time_in_range_%` (70 to 180 mg/dL or 3.9 to 10 mmol/L), `time_below_%` and `time_above_%`, then
+    `windows_train`, `windows_validation`, `windows_test`, and `dropped` (what and why). The statistics are those of
+    the first target, over real readings only.
+    """
+    panel = prepared.panel
+    step = fixed_step(parse_frequency(panel.frequency))
+    windows = {part: windows_by_item(prepared.windows[part]) for part in PARTS}
+    unit = glucose_unit(prepared.preprocessor.unit)
+    rows, bounds = [], item_rows(panel)
+    for item, item_id in enumerate(panel.item_ids):
+        own = slice(bounds[item], bounds[item + 1])
+        seen = panel.status[own, 0] == OBSERVED
+        places, values = _positions(panel, item)[seen], panel.values[own, 0][seen].astype(np.float64)
+        every = int(np.bincount(np.diff(places)).argmax()) if len(places) > 1 else 1
+        length = int(panel.item_length[item])
+        promised = max(1, -(-length // every))
+        row = {
+            "item_id": item_id,
+            "days": round(length * step / pd.Timedelta("1D"), 1) if step is not None else np.nan,
+            "readings": len(values),
+            "step": str(every * parse_frequency(panel.frequency).n) + _step_name(panel.frequency),
+            "missing_%": _per_cent(max(0.0, 1 - len(values) / promised)),
+            "mean": round(float(values.mean()), 2) if len(values) else np.nan,
+            "cv_%": _per_cent(values.std() / values.mean()) if len(values) and values.mean() else np.nan,
+        }
+        if unit is not None:
+            low, high = TIME_IN_RANGE[unit]
+            digits = 1 if unit == MG_DL else 2  # 3.9 is in range, whatever float32 makes of it
+            shown = np.round(values, digits)
+            row["time_in_range_%"] = _per_cent(np.mean((shown >= low) & (shown <= high)))
+            row["time_below_%"] = _per_cent(np.mean(shown < low))
+            row["time_above_%"] = _per_cent(np.mean(shown > high))
+        row |= {f"windows_{part}": int(windows[part][item]) for part in PARTS}
+        row["dropped"] = _dropped(prepared, item, sum(int(windows[part][item]) for part in PARTS))
+        rows.append(row)
+    rows += [
+        {"item_id": name, "readings": 0, "dropped": "whole item: no reading of a target"}
+        for name in prepared.manifest.get("items_without_readings", [])
+    ]
+    table = pd.DataFrame(rows)
+    counts = ["readings", *(f"windows_{part}" for part in PARTS)]
+    return table.astype(dict.fromkeys(counts, "Int64"))
+
+
+def format_cohort(table: pd.DataFrame) -> str:
+    """The table as Markdown, with a row of medians if there are several items."""
+    shown = table.copy()
+    numbers = [name for name in table.columns if name not in ("item_id", "step", "dropped")]
+    if len(table) > 1:
+        medians = {name: round(float(table[name].astype("float64").median()), 1) for name in numbers}
+        shown = pd.concat([shown, pd.DataFrame([{"item_id": "median", **medians}])], ignore_index=True)
+    cells = [[_cell(value) for value in row] for row in shown.astype(object).to_numpy().tolist()]
+    lines = [list(map(str, shown.columns)), ["---"] * len(shown.columns), *cells]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def write_cohort(prepared: PreparedData, folder: str | Path) -> pd.DataFrame:
+    """Write `cohort.csv` and `cohort.md` into a folder and return the table."""
+    table = describe_cohort(prepared)
+    try:
+        table.to_csv(Path(folder) / COHORT_FILE, index=False)
+        (Path(folder) / "cohort.md").write_text(format_cohort(table) + "\n", encoding="utf-8")
+    except OSError as error:
+        raise OutputError(f"{folder} cannot be written: {error.strerror}") from None
+    return table
+
+
+def _positions(panel: Panel, item: int) -> np.ndarray:
+    """[rows of the item] steps from its first row."""
+    segments = np.flatnonzero(panel.segment_item == item)
+    return np.concatenate(
+        [np.arange(panel.segment_length[one]) + panel.segment_position[one] for one in segments] or [np.zeros(0, int)]
+    )
+
+
+def _dropped(prepared: PreparedData, item: int, num_windows: int) -> str:
+    """What of an item no window can use, and why."""
+    panel = prepared.panel
+    needed = prepared.train.context_length + prepared.train.prediction_length
+    lengths = panel.segment_length[panel.segment_item == item]
+    item_id, length = panel.item_ids[item], int(panel.item_length[item])
+    reasons = []
+    lost = length - int(lengths.sum())
+    if lost:
+        number = len(lengths) - 1
+        gaps = "1 gap" if number == 1 else f"{number} gaps" if number else "gaps"
+        reasons.append(f"{lost} steps in {gaps} longer than {prepared.preprocessor.max_gap}")
+    short = lengths[lengths < needed]
+    if len(short):
+        pieces = "1 piece" if len(short) == 1 else f"{len(short)} pieces"
+        reasons.append(f"{int(short.sum())} steps in {pieces} shorter than a window of {needed}")
+    for name, finding in prepared.manifest.get("cleaning", {}).items():
+        number = finding.get("by_item", {}).get(item_id, 0)
+        if number and finding.get("action") in ("dropped", "left out", "read once"):
+            reasons.append(f"{number} readings: {name.replace('_', ' ')}, {finding['action']}")
+    if not num_windows:
+        reasons.insert(0, "no window at all")
+    return "; ".join(reasons)
+
+
+def _step_name(frequency: str) -> str:
+    return frequency.lstrip("0123456789")
+
+
+def _per_cent(share: float) -> float:
+    return round(100 * float(share), 1)
+
+
+def _cell(value: object) -> str:
+    if value is None or value is pd.NA or (isinstance(value, float) and np.isnan(value)):
+        return ""
+    return f"{value:g}" if isinstance(value, float) else str(value)

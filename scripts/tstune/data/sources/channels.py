@@ -1,0 +1,127 @@
+"""Channels of sources whose columns are known: which of them a run uses, and doses on a five-minute grid."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+
+from tstune.config.schema import DataSection
+from tstune.data.table import ITEM, TIMESTAMP, Roles
+from tstune.errors import ConfigError
+
+STEP = pd.Timedelta("5min")
+SILENCE = pd.Timedelta("36h")
+"""A log of doses or meals without an entry for a day and a half was put down: what follows is unknown, not zero."""
+LONGEST_RATE = pd.Timedelta("24h")
+"""Profiles of pumps change every day: a rate without a later entry for longer is not known to hold."""
+
+
+def choose_channels(config: DataSection, source: str, target: str, others: Sequence[str]) -> Roles:
+    """Roles of a source that has one target and optional channels, which `data.conditional_columns` names.
+
+    Raises:
+        ConfigError: a column the source does not have, or a role it cannot play.
+    """
+    for key in ("item_id_column", "control_columns"):
+        if getattr(config, key):
+            raise ConfigError(f"data.{key} has no meaning for source {source}: people are items, no future is known")
+    if config.target_columns not in (None, [target]):
+        raise ConfigError(f"data.target_columns={config.target_columns}: source {source} forecasts {target}")
+    for column in config.conditional_columns:
+        if column not in others:
+            raise ConfigError(
+                f"data.conditional_columns: source {source} has no channel {column!r}; "
+                f"choose from {', '.join(others) or 'none'}"
+            )
+        if config.conditional_columns.count(column) > 1:
+            raise ConfigError(f"data.conditional_columns names {column!r} twice; name it once")
+    return Roles((target,), tuple(config.conditional_columns))
+
+
+def grid_between(first: pd.Timestamp, last: pd.Timestamp) -> pd.DatetimeIndex:
+    """Five-minute grid that covers two times."""
+    return pd.date_range(first.floor(STEP), last.ceil(STEP), freq=STEP)
+
+
+def doses_on_grid(
+    stamps: pd.Series, amounts: pd.Series, grid: pd.DatetimeIndex, silence: pd.Timedelta | None = SILENCE
+) -> np.ndarray:
+    """[steps] amount of the five minutes up to each step, so that no dose is seen before it was given.
+
+    No entry is 0 where the log covers the time: between its first and last entry, and not inside a stretch longer
+    than `silence` without any. Elsewhere it is NaN, unknown. `silence=None` leaves only entries, and NaN between.
+    """
+    present = stamps.notna() & amounts.notna()
+    stamps, amounts = stamps[present], amounts[present]
+    result = np.full(len(grid), np.nan)
+    if stamps.empty:
+        return result
+    when = np.sort(stamps.to_numpy("datetime64[ns]"))
+    if silence is not None:
+        result[_covered(grid, when, silence)] = 0.0
+    step = np.searchsorted(grid, stamps.to_numpy("datetime64[ns]"), side="left")
+    inside = (step < len(grid)) & (stamps.to_numpy("datetime64[ns]") > (grid[0] - STEP).to_datetime64())
+    total = np.bincount(step[inside], amounts.to_numpy(np.float64)[inside], len(grid))
+    has_entry = np.bincount(step[inside], minlength=len(grid)) > 0
+    result[has_entry] = total[has_entry]
+    return result
+
+
+def mean_on_grid(stamps: pd.Series, values: pd.Series, grid: pd.DatetimeIndex) -> np.ndarray:
+    """[steps] mean of the five minutes up to each step, NaN where nothing was measured."""
+    number = doses_on_grid(stamps, values.notna().astype("float64").where(values.notna()), grid, silence=None)
+    return doses_on_grid(stamps, values, grid, silence=None) / number
+
+
+def rate_on_grid(
+    stamps: pd.Series, per_hour: pd.Series, grid: pd.DatetimeIndex, longest: pd.Timedelta = LONGEST_RATE
+) -> np.ndarray:
+    """[steps] amount delivered in the five minutes up to each step by a rate that holds until its next entry.
+
+    NaN before the first entry, after the last, and where no entry was made for `longest`. Of several entries at one
+    time the last one counts.
+    """
+    entries = pd.Series(per_hour.to_numpy(np.float64), index=pd.DatetimeIndex(stamps)).dropna()
+    entries = entries[entries.index.notna()].sort_index(kind="stable")
+    entries = entries[~entries.index.duplicated(keep="last")]
+    if len(entries) < 2:
+        return np.full(len(grid), np.nan)
+    when = entries.index.to_numpy("datetime64[ns]").astype(np.int64)
+    hours = np.diff(when) / pd.Timedelta("1h").value
+    delivered = np.concatenate([[0.0], np.cumsum(entries.to_numpy()[:-1] * hours)])
+    ends = grid.to_numpy("datetime64[ns]").astype(np.int64)
+    begins = ends - STEP.value
+    amount = np.interp(ends, when, delivered) - np.interp(begins, when, delivered)
+    known = _covered(grid, when.astype("datetime64[ns]"), longest) & (begins >= when[0])
+    return np.where(known, amount, np.nan)
+
+
+def _covered(grid: pd.DatetimeIndex, when: np.ndarray, silence: pd.Timedelta) -> np.ndarray:
+    """[steps] True between two entries that are at most `silence` apart."""
+    after = np.searchsorted(when, grid.to_numpy("datetime64[ns]"), side="left")
+    covered = (after > 0) & (after < len(when))
+    inner = np.clip(after, 1, max(len(when) - 1, 1))
+    if len(when) > 1:
+        covered &= (when[inner] - when[inner - 1]) <= silence.to_timedelta64()
+    return covered
+
+
+def join_channels(
+    item: str, readings: pd.DataFrame, grid: pd.DatetimeIndex, channels: dict[str, np.ndarray]
+) -> pd.DataFrame:
+    """Rows of one person: readings at their own times, and doses at the steps of the grid.
+
+    Args:
+        item: name of the person.
+        readings: `timestamp` and the target.
+        grid: [steps] times of the channels.
+        channels: name -> [steps].
+    """
+    target = readings.assign(**{ITEM: item})
+    if not channels:
+        return target[[ITEM, *readings.columns]]
+    doses = pd.DataFrame({ITEM: item, TIMESTAMP: grid, **channels}).dropna(subset=list(channels), how="all")
+    joined = pd.concat([target, doses], ignore_index=True)
+    return joined[[ITEM, *readings.columns, *channels]]

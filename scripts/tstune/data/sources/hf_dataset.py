@@ -1,0 +1,223 @@
+"""A data set of the Hugging Face `datasets` library: from the Hub, a folder, an Arrow file, or read as a stream.
+
+Rows are either one series each, as in GluonTS (``start, target`` and perhaps ``item_id, freq, feat_dynamic_real,
+past_feat_dynamic_real``), or one time of one series each; the latter are read as source csv reads them.
+"""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from tstune.config.schema import DataSection
+from tstune.data.frequency import fixed_step, parse_frequency
+from tstune.data.sources.csv import table_from_frame
+from tstune.data.sources.info import Option, SourceInfo
+from tstune.data.table import ITEM, TIMESTAMP, Roles, SourceTable
+from tstune.errors import ConfigError, DataError, MissingDependencyError
+
+if TYPE_CHECKING:
+    from datasets import Dataset, IterableDataset
+
+INFO = SourceInfo(
+    name="hf_dataset",
+    summary="any data set of the datasets library, as series per row (GluonTS: start, target) or as a long table",
+    licence="the data set's own; its card says which",
+    where="set data.path to a Hub id (organisation/name), a folder written by save_to_disk, a folder of files, or an "
+    ".arrow file",
+    keys={
+        "path": "Hub id, folder or file",
+        "frequency": "step of the series, where the rows do not say it",
+        "timestamp_column": "long rows: column with the times; the other column keys are read as by source csv",
+    },
+    options=(
+        Option("config", None, "configuration (subset) of the data set"),
+        Option("split", "train", "which split"),
+        Option("revision", None, "branch, tag or commit on the Hub"),
+        Option("streaming", False, "read row by row, without storing the data set"),
+        Option("max_rows", 0, "read this many rows at most; 0 reads all, needed when streaming"),
+    ),
+)
+
+_PAST, _KNOWN = "past_feat_dynamic_real", "feat_dynamic_real"
+_OLD_STEPS = {"T": "min", "H": "h", "S": "s", "M": "MS", "Q": "QS", "A": "YS", "Y": "YS"}
+_STATIC = ("feat_static_cat", "feat_static_real", "static_feat")
+
+
+def load(config: DataSection) -> SourceTable:
+    """Return the series of ``data.path``; the target is ``target`` (``target_0``, … if it has several dimensions)."""
+    options = INFO.read_options(config)
+    INFO.need_path(config)
+    max_rows = options["max_rows"]
+    if max_rows < 0 or (options["streaming"] and max_rows == 0):
+        raise ConfigError(
+            "data.source_options.max_rows: a stream has no end; say how many rows to read"
+            if max_rows == 0
+            else f"data.source_options.max_rows={max_rows} is negative"
+        )
+    data = _open(config.path, options)
+    rows = _first_rows(data, max_rows, options["streaming"])
+    if not len(rows):
+        raise DataError(f"{config.path}: the data set has no rows")
+    cached = () if options["streaming"] else tuple(file["filename"] for file in data.cache_files)
+    licence = getattr(data.info, "license", None) or f"not stated by the data set {config.path}"
+    if {"start", "target"} <= set(rows.columns):
+        table = table_from_series(rows, config, config.path)
+    else:
+        table = table_from_frame(rows, config, config.path)
+    notes = table.notes | {"rows_read": len(rows), "row_limit": max_rows or None, "streamed": options["streaming"]}
+    return SourceTable(
+        frame=table.frame,
+        roles=table.roles,
+        frequency=table.frequency,
+        licence=licence,
+        files=cached,
+        notes=notes,
+        cleaning=table.cleaning,
+    )
+
+
+def table_from_series(rows: pd.DataFrame, config: DataSection, name: str) -> SourceTable:
+    """Turn rows of one series each into a long table.
+
+    Args:
+        rows: columns ``start`` and ``target``, perhaps ``item_id``, ``freq`` and dynamic features.
+        config: says the frequency where the rows do not.
+        name: what to call the data set in errors.
+
+    Raises:
+        ConfigError: the frequency is not known.
+        DataError: features of another length, a start that is no time.
+    """
+    frequency = _frequency(rows, config, name)
+    offset = parse_frequency(frequency)
+    step = fixed_step(offset)
+    frames, roles = [], None
+    for number, row in enumerate(rows.to_dict("records")):
+        item = str(row.get("item_id", number))
+        target, features = _matrix(row, "target", name, item), {k: _matrix(row, k, name, item) for k in (_PAST, _KNOWN)}
+        length = target.shape[1]
+        for kind, values in features.items():
+            if len(values) and values.shape[1] < length:
+                raise DataError(f"{name}: series {item!r}: {kind} has {values.shape[1]} steps, its target {length}")
+        own = Roles(
+            _names("target", len(target)), _names(_PAST, len(features[_PAST])), _names(_KNOWN, len(features[_KNOWN]))
+        )
+        roles = roles or own
+        if own != roles:
+            raise DataError(
+                f"{name}: series {item!r} has channels {', '.join(own.channels)}, the first one "
+                f"{', '.join(roles.channels)}"
+            )
+        start = _start(row["start"], name, item)
+        stamps = (
+            start + np.arange(length) * step
+            if step is not None
+            else pd.period_range(start, periods=length, freq=offset.name[0]).to_timestamp()
+        )
+        values = np.concatenate([target, *(kind[:, :length] for kind in features.values() if len(kind))])
+        frame = pd.DataFrame(values.T, columns=list(own.channels))
+        frame.insert(0, TIMESTAMP, pd.DatetimeIndex(stamps).as_unit("ns"))
+        frame.insert(0, ITEM, item)
+        frames.append(frame)
+    static = [column for column in _STATIC if column in rows.columns]
+    notes = {"static_features_not_used": static} if static else {}
+    return SourceTable(pd.concat(frames, ignore_index=True), roles, frequency=frequency, notes=notes)
+
+
+def _open(path: str, options: dict[str, Any]) -> Dataset | IterableDataset:
+    """The data set, from wherever the path points."""
+    try:
+        import datasets
+    except ImportError:
+        raise MissingDependencyError("source hf_dataset needs a package: pip install 'datasets>=4'") from None
+    datasets.disable_progress_bars()
+    place = Path(path)
+    try:
+        if place.is_file():
+            if place.suffix != ".arrow":
+                raise DataError(f"{path}: unknown kind of file; use .arrow here, and source csv for CSV and Parquet")
+            data = datasets.Dataset.from_file(str(place))
+        elif (place / "dataset_dict.json").is_file():
+            data = _split(datasets.load_from_disk(path), options["split"], path)
+        elif (place / "state.json").is_file():
+            data = datasets.load_from_disk(path)
+        elif place.is_dir() or _is_hub_id(path):
+            return datasets.load_dataset(
+                path,
+                options["config"],
+                split=options["split"],
+                revision=options["revision"],
+                streaming=options["streaming"],
+            )
+        else:
+            raise INFO.missing(place)
+    except DataError:
+        raise
+    except (OSError, ValueError, LookupError, datasets.exceptions.DatasetsError) as error:  # the Hub's are OSErrors
+        reason = " ".join(str(error).split())
+        raise DataError(f"source {INFO.name}: {path} cannot be read: {reason[:300]}; {INFO.where}") from None
+    return data.to_iterable_dataset() if options["streaming"] else data
+
+
+def _is_hub_id(path: str) -> bool:
+    return not path.startswith((".", "/", "~")) and path.count("/") <= 1 and not Path(path).suffix
+
+
+def _split(splits: Any, name: str, path: str) -> Dataset:
+    if name not in splits:
+        raise ConfigError(f"data.source_options.split={name}: {path} has the splits {', '.join(splits)}")
+    return splits[name]
+
+
+def _first_rows(data: Dataset | IterableDataset, max_rows: int, streaming: bool) -> pd.DataFrame:
+    if streaming:
+        return pd.DataFrame(list(itertools.islice(data, max_rows)))
+    chosen = data.select(range(min(max_rows, len(data)))) if max_rows else data
+    return chosen.to_pandas()
+
+
+def _frequency(rows: pd.DataFrame, config: DataSection, name: str) -> str:
+    if config.frequency is not None:
+        return config.frequency
+    stated = sorted(set(rows["freq"].dropna().astype(str))) if "freq" in rows.columns else []
+    if len(stated) != 1:
+        reason = f"series of several steps ({', '.join(stated)})" if stated else "rows without freq"
+        raise ConfigError(f"{name}: {reason}; set data.frequency, e.g. h")
+    number, name = re.fullmatch(r"(\d*)(.*)", stated[0]).groups()
+    return number + _OLD_STEPS.get(name, name)  # as pandas wrote them when GluonTS began
+
+
+def _start(value: object, name: str, item: str) -> pd.Timestamp:
+    if isinstance(value, pd.Period):
+        return value.to_timestamp()
+    try:
+        stamp = pd.Timestamp(value)
+    except (ValueError, TypeError):
+        stamp = pd.NaT
+    if stamp is pd.NaT:
+        raise DataError(f"{name}: series {item!r}: start {value!r} is not a time")
+    return stamp.tz_convert("UTC").tz_localize(None) if stamp.tzinfo is not None else stamp
+
+
+def _matrix(row: dict[str, Any], kind: str, name: str, item: str) -> np.ndarray:
+    """[dimensions, steps] float64; one dimension may be written without its bracket, none as null."""
+    values = row.get(kind)
+    if values is None or (isinstance(values, float) and np.isnan(values)) or not len(values):
+        return np.zeros((0, 0))
+    rows = values if isinstance(values[0], Sequence | np.ndarray) and not isinstance(values[0], str) else [values]
+    try:
+        return np.stack([np.asarray(one, dtype=np.float64) for one in rows])
+    except (ValueError, TypeError):
+        raise DataError(f"{name}: series {item!r}: its {kind} holds no numbers, or rows of unlike length") from None
+
+
+def _names(kind: str, number: int) -> tuple[str, ...]:
+    """Names of the channels of one kind: numbered, except a lone target."""
+    return (kind,) if kind == "target" and number == 1 else tuple(f"{kind}_{place}" for place in range(number))

@@ -1,0 +1,164 @@
+"""BrisT1D of the Kaggle competition brist1d: insulin, meals, watch and glucose of people with type 1 diabetes.
+
+The training series are rebuilt from train.csv; each participant is an item. The files hold times but no dates: where
+the time between two stretches is not known they lie more than a day apart on a made-up calendar, so no window crosses
+them. Readings of fifteen-minute sensors lie on every third step of the five-minute grid.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.compute
+
+from tstune.config.schema import DataSection
+from tstune.data.frequency import fixed_step, parse_frequency, to_steps
+from tstune.data.sources.channels import choose_channels
+from tstune.data.sources.info import Option, SourceInfo
+from tstune.data.sources.kaggle_brist1d_files import CHANNELS, HOW_TO_GET, STEP_MINUTES, find_csv
+from tstune.data.sources.kaggle_brist1d_series import SEGMENT_GAP
+from tstune.data.sources.kaggle_brist1d_table import convert_folder, read_prepared, report_of, sha256
+from tstune.data.table import ITEM, TIMESTAMP, SourceTable
+from tstune.errors import ConfigError, DataError
+from tstune.runtime.logs import logger
+
+TARGET = CHANNELS[0]
+PREPARED = "brist1d.parquet"
+"""Prepared file that is found without being named, if it lies in the folder."""
+VARIABLE = "TSTUNE_DATA"
+
+INFO = SourceInfo(
+    name="kaggle_brisT1D",
+    summary="real glucose (mmol/L), insulin, meals, heart rate, steps and calories of nine people with type 1 "
+    "diabetes, summer 2023",
+    licence="rules of the Kaggle competition brist1d: no redistribution",
+    where=f"{HOW_TO_GET}, and set data.path=<folder>, or {VARIABLE} to the folder that holds kaggle_brisT1D/",
+    keys={
+        "path": f"folder with train.csv (plain, .gz, .zip, or in brist1d.zip), or the file that "
+        f"scripts/prepare_brist1d.py wrote; null takes ${VARIABLE}/kaggle_brisT1D",
+        "conditional_columns": f"any of {', '.join(CHANNELS[1:])}",
+    },
+    options=(
+        Option("sampling", None, "5 or 15: only people whose sensor reads every so many minutes, on that grid", int),
+    ),
+)
+
+_FREQUENCY = f"{STEP_MINUTES}min"
+
+
+def load(config: DataSection) -> SourceTable:
+    """Return the training series: glucose in mmol/L, and the channels that `data.conditional_columns` names."""
+    roles = choose_channels(config, INFO.name, TARGET, CHANNELS[1:])
+    sampling = INFO.read_options(config)["sampling"]
+    if sampling not in (None, 5, 15):
+        raise ConfigError(
+            f"data.source_options.sampling={sampling}: source {INFO.name} has sensors of 5 and 15 minutes"
+        )
+    _check_times(config)
+    table, file = _read(locate(config.path))
+    report = report_of(table)
+    people = [counts for counts in report["participants"] if counts["file"] == "train"]
+    if sampling is not None:
+        people = [counts for counts in people if counts["sampling_minutes"] == sampling]
+        names = pa.array([counts["item_id"] for counts in people], pa.string())
+        table = table.filter(pa.compute.is_in(table["item_id"].cast(pa.string()), names))
+    frame = channel_frame(table, roles.channels)
+    if frame.empty:
+        raise DataError(
+            f"{file}: no glucose of anybody" + (f" with a sensor of {sampling} minutes" if sampling else "")
+        )
+    return SourceTable(
+        frame=frame,
+        roles=roles,
+        frequency=_FREQUENCY if sampling is None else f"{sampling}min",
+        max_gap="45min",
+        unit="mmol/L",
+        licence=INFO.licence,
+        files=(str(file),),
+        notes={
+            "dates": report["dates"],
+            "rebuilt_from": next(counts for counts in report["files"] if counts["file"] == "train"),
+            "people": people,
+        },
+    )
+
+
+def locate(path: str | None) -> Path:
+    """`data.path`, or the folder of this source under the environment variable TSTUNE_DATA.
+
+    Raises:
+        ConfigError: neither is given.
+        DataError: there is nothing at that place.
+    """
+    if path is None and not os.environ.get(VARIABLE):
+        raise ConfigError(f"source {INFO.name} needs its files: {INFO.where}")
+    place = Path(os.environ[VARIABLE]) / INFO.name if path is None else Path(path)
+    if not place.exists():
+        raise INFO.missing(place)
+    return place
+
+
+def channel_frame(table: pa.Table, channels: Sequence[str], items: str = "item_id") -> pd.DataFrame:
+    """Readings of these channels with missing as it is meant, in the columns of a `SourceTable`.
+
+    An empty cell of `carbs` means that nothing was eaten: 0 g at every instant that a row's six hours cover, if the
+    participant wrote down any meal at all. Insulin, heart rate, steps and calories without a value are unknown (no
+    data from the pump, watch not worn).
+
+    Args:
+        table: a converted table.
+        channels: columns to take.
+        items: column that names the items: ``item_id``, or ``first_row`` for the rows of test.csv one by one.
+    """
+    people = table["item_id"].to_numpy()
+    stamps = table["timestamp"].to_numpy().astype("datetime64[ns]")
+    frame = pd.DataFrame({ITEM: table[items].to_numpy(), TIMESTAMP: stamps})
+    for channel in channels:
+        values = table[channel].to_numpy()
+        if channel == "carbs":
+            writes_meals = np.isin(people, np.unique(people[~np.isnan(values)]))
+            values = np.where(np.isnan(values) & writes_meals & table["in_lags"].to_numpy(), 0.0, values)
+        frame[channel] = values
+    return frame.dropna(subset=list(channels), how="all").reset_index(drop=True)
+
+
+def _read(place: Path) -> tuple[pa.Table, Path]:
+    """(training rows, file they come from) of a prepared file, or of a folder with or without one."""
+    if place.is_file():
+        return read_prepared(place, "train"), place
+    prepared, original = place / PREPARED, find_csv(place, "train")
+    if prepared.is_file():
+        table = read_prepared(prepared, "train")
+        was = next(counts["sha256"] for counts in report_of(table)["files"] if counts["file"] == "train")
+        if original is None or sha256(original) == was:
+            return table, prepared
+        logger.warning("%s was made from another %s and is left aside; write it anew", prepared, original.name)
+    table = convert_folder(place)
+    logger.info("scripts/prepare_brist1d.py writes %s once, for the next run to read in a second", prepared)
+    return table.filter(pa.compute.equal(table["file"].cast(pa.string()), "train")), original
+
+
+def _check_times(config: DataSection) -> None:
+    """Refuse what needs dates, and to fill gaps as long as those whose length is not known."""
+    for key, value in (("split.preset", config.split.preset), ("split.borders_at", config.split.borders_at)):
+        if value is not None:
+            raise ConfigError(
+                f"data.{key}={value}: the files of source {INFO.name} have no dates; use shares or borders in steps"
+            )
+    if config.timezone is not None:
+        raise ConfigError(f"data.timezone={config.timezone}: the files of source {INFO.name} have no dates to convert")
+    if config.max_gap is None:
+        return
+    frequency = config.frequency or _FREQUENCY
+    step = fixed_step(parse_frequency(frequency))
+    minutes = to_steps(config.max_gap, frequency, "data.max_gap") * (step.total_seconds() / 60 if step else 0)
+    if minutes >= SEGMENT_GAP * STEP_MINUTES:
+        raise ConfigError(
+            f"data.max_gap={config.max_gap}: source {INFO.name} leaves a day between stretches whose distance is not "
+            "known; stay below 24h"
+        )

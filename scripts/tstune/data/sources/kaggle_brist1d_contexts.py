@@ -1,0 +1,141 @@
+"""The rows of test.csv as contexts of a model: six hours, the steps before them masked."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+
+from tstune.data.frequency import fixed_step, parse_frequency, to_steps
+from tstune.data.panel import MISSING, Panel
+from tstune.data.pipeline import Preprocessor
+from tstune.data.preprocess import build_panel
+from tstune.data.sources.kaggle_brist1d import TARGET, channel_frame
+from tstune.data.sources.kaggle_brist1d_files import CHANNELS, STEP_MINUTES, STEPS_AHEAD
+from tstune.data.table import SourceTable
+from tstune.errors import DataError
+
+HORIZON = np.timedelta64(STEPS_AHEAD * STEP_MINUTES, "m")
+
+
+@dataclass(frozen=True)
+class Contexts:
+    """One context per row of test.csv that has any glucose.
+
+    Attributes:
+        row_ids, participants: [rows] names.
+        values: [rows, context, channels] float32 in the model's unit, 0 where masked.
+        usable: [rows, context, channels] bool.
+        steps_ahead: [rows] from the end of the context to the target, in steps of the model; may be a fraction.
+        target: which of the model's targets is glucose.
+        num_stale: rows whose last reading lies before the row's time, so that more than an hour is forecast.
+    """
+
+    row_ids: list[str]
+    participants: list[str]
+    values: np.ndarray
+    usable: np.ndarray
+    steps_ahead: np.ndarray
+    target: int
+    num_stale: int
+
+
+def build_contexts(
+    table: pa.Table, preprocessor: Preprocessor, context_length: int, prediction_length: int, per_mmol: float
+) -> Contexts:
+    """Read the rows of test.csv the way the model read its training data.
+
+    A context ends with the last glucose reading of its row, as it does in training, and the forecast goes on to the
+    target from there; with a forecast too short for that, the last reading is held as far as `max_gap` allows.
+
+    Args:
+        table: test.csv, converted.
+        preprocessor: of the model.
+        context_length, prediction_length: of the model, in its own steps.
+        per_mmol: what one mmol/L is in the model's unit.
+
+    Raises:
+        DataError: the model has other channels, or steps that do not reach one hour; no row holds any glucose.
+    """
+    step = _step(preprocessor.frequency)
+    if HORIZON / step > prediction_length:
+        raise DataError(
+            f"the model forecasts {prediction_length} steps of {preprocessor.frequency}, "
+            "the competition asks for one hour; use a model with a longer model.prediction_length"
+        )
+    channels, target = _channels(preprocessor)
+    frame = channel_frame(table, channels, items="first_row")
+    if frame[TARGET].isna().all():
+        raise DataError("test.csv holds no glucose at all")
+    stamps = frame.columns[:2]
+    frame = pd.concat([frame[stamps], frame[channels].set_axis(preprocessor.roles.channels, axis=1)], axis=1)
+    frame[preprocessor.roles.target[target]] *= per_mmol
+    source = SourceTable(frame=frame, roles=preprocessor.roles, unit=preprocessor.unit)
+    panel = build_panel(source, preprocessor.frequency, preprocessor.max_gap, cut=False)
+
+    rows = pd.DataFrame({name: table[name].to_numpy() for name in ("first_row", "item_id", "timestamp")})
+    rows = rows.groupby("first_row").agg({"item_id": "first", "timestamp": "max"}).loc[list(panel.item_ids)]
+    last = panel.timestamps[panel.segment_start[1:] - 1]
+    due = (rows["timestamp"].to_numpy() + HORIZON - last) / step
+    late = np.maximum(np.ceil(due - prediction_length - 1e-9), 0).astype(np.int64)
+    gap = to_steps(preprocessor.max_gap, preprocessor.frequency, "data.max_gap")
+    values, usable = _padded(panel, context_length, late, gap)
+    return Contexts(
+        row_ids=list(panel.item_ids),
+        participants=rows["item_id"].tolist(),
+        values=values,
+        usable=usable,
+        steps_ahead=np.maximum(due - late, 1.0),
+        target=target,
+        num_stale=int((due > HORIZON / step + 0.5).sum()),
+    )
+
+
+def mean_glucose(table: pa.Table, row_ids: list[str]) -> dict[str, float]:
+    """What to say of rows without any glucose (mmol/L): the mean of the participant's other rows, else of all."""
+    frame = pd.DataFrame({name: table[name].to_numpy() for name in ("first_row", "item_id", TARGET)})
+    people = frame.groupby("item_id")[TARGET].mean().fillna(frame[TARGET].mean())
+    owner = frame.drop_duplicates("first_row").set_index("first_row")["item_id"]
+    return {name: float(people[owner[name]]) for name in row_ids}
+
+
+def _step(frequency: str) -> np.timedelta64:
+    step = fixed_step(parse_frequency(frequency))
+    if step is None or step > pd.Timedelta(HORIZON):
+        raise DataError(f"the model's step is {frequency}, the competition asks for one hour; use a model of 5min")
+    return step.to_timedelta64()
+
+
+def _channels(preprocessor: Preprocessor) -> tuple[list[str], int]:
+    """(names in test.csv of the model's channels, place of glucose among them); one target alone may have any name."""
+    roles = preprocessor.roles
+    if roles.control:
+        raise DataError(f"the model needs {roles.control[0]!r} in the future, which test.csv does not hold")
+    names = list(roles.channels)
+    if roles.num_targets == 1 and names[0] not in CHANNELS:
+        names[0] = TARGET
+    unknown = next((name for name in names if name not in CHANNELS), None)
+    if unknown is not None:
+        raise DataError(f"the model's channel {unknown!r} is not in test.csv, which holds {', '.join(CHANNELS)}")
+    if TARGET not in names[: roles.num_targets]:
+        raise DataError(f"the model forecasts {', '.join(roles.target)}, the competition asks for {TARGET}")
+    return names, names.index(TARGET)
+
+
+def _padded(panel: Panel, length: int, late: np.ndarray, gap: int) -> tuple[np.ndarray, np.ndarray]:
+    """Contexts that end `late` steps after the last reading of each item."""
+    shape = (len(panel.item_ids), length, panel.values.shape[1])
+    values, usable = np.zeros(shape, np.float32), np.zeros(shape, bool)
+    for item, (begin, end) in enumerate(zip(panel.segment_start[:-1], panel.segment_start[1:], strict=True)):
+        stop = max(length - late[item], 0)
+        first = max(begin, end - stop)
+        there = slice(stop - (end - first), stop)
+        values[item, there] = panel.values[first:end]
+        usable[item, there] = panel.status[first:end] != MISSING
+        held = slice(stop, min(length, stop + gap))
+        targets = slice(0, panel.roles.num_targets)
+        values[item, held, targets] = panel.values[end - 1, targets]
+        usable[item, held, targets] = panel.status[end - 1, targets] != MISSING
+    return values, usable

@@ -1,0 +1,271 @@
+"""From overlapping rows without dates back to one series per participant, as far as the rows prove it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from tstune.data.sources.kaggle_brist1d_files import (
+    ACTIVITY,
+    CHANNELS,
+    NUM_LAGS,
+    STEP_MINUTES,
+    STEPS_AHEAD,
+    STEPS_PER_DAY,
+    Rows,
+)
+
+SEGMENT_GAP = STEPS_PER_DAY
+"""Steps without a reading that are left, at least, between two segments of one participant."""
+
+_TOLERANCE = 0.05
+"""Cells that may differ in an overlap, as a share of those that agree: the file has a few conflicts of its own."""
+_JUMP_READINGS, _JUMP_RANGE = 8, 0.5
+"""A clock that was set is believed from this many equal readings that span this much glucose (mmol/L)."""
+_PAIRS_AT_ONCE = 4096
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Where rows lie in time, up to the unknown time between two segments.
+
+    Attributes:
+        segment: [rows] number of the row's segment, ascending.
+        position: [rows] five-minute steps from the first row of the segment.
+        clock_jumps: pairs of rows whose clock was set in between (travel, daylight saving).
+    """
+
+    segment: np.ndarray
+    position: np.ndarray
+    clock_jumps: int
+
+
+@dataclass(frozen=True)
+class Series:
+    """What was known of one participant, one entry per five-minute instant that any row speaks of.
+
+    Attributes:
+        participant: `p_num`.
+        step: [instants] five-minute steps on a calendar that is made up: the time of day is real, the day is not.
+        segment: [instants] number of the segment.
+        first_id: id of the first row of each segment.
+        values: [channels, instants] float64, NaN where there is no value.
+        activity: [instants] int16 index into `activity_names`, -1 where there is none.
+        in_lags: [instants] the instant lies in the six hours of a row, so an empty cell was really seen to be empty.
+        activity_names: names of the activities.
+        conflicts: channel -> instants for which rows gave different values; the earliest row counts.
+        partly_empty: channel -> instants that are empty in one row and not in another; the value counts.
+        num_rows: rows it was built from.
+        clock_jumps: see `Placement`.
+        sampling_minutes: most common time between two glucose readings; None with fewer than two.
+    """
+
+    participant: str
+    step: np.ndarray
+    segment: np.ndarray
+    first_id: list[str]
+    values: np.ndarray
+    activity: np.ndarray
+    in_lags: np.ndarray
+    activity_names: list[str]
+    conflicts: dict[str, int]
+    partly_empty: dict[str, int]
+    num_rows: int
+    clock_jumps: int
+    sampling_minutes: int | None
+
+
+def rebuild(rows: Rows, isolated: bool) -> Series:
+    """Put all lags and targets of a participant's rows on a time axis.
+
+    Args:
+        rows: in the order of their ids.
+        isolated: rows have nothing to do with each other (test.csv): each is a segment of its own.
+    """
+    alone = Placement(np.arange(len(rows)), np.zeros(len(rows), np.int64), 0)
+    placement = alone if isolated else place_rows(rows)
+    step = _calendar(rows.clock, placement)
+    first = int(step[0]) - NUM_LAGS + 1
+    return _scatter(rows, placement, step - first, first)
+
+
+def place_rows(rows: Rows) -> Placement:
+    """Follow the rows through time by what they have in common.
+
+    The clock says how far the next row is ahead, up to whole days. Less than six hours ahead, the next row repeats
+    the lags of this one, shifted: if it does not, at least a day lies between them, nobody knows how many, and a new
+    segment begins. So it does from six hours on, where the rows have nothing in common.
+    """
+    ahead = np.diff(rows.clock) % STEPS_PER_DAY
+    agrees = np.zeros(len(ahead), bool)
+    proven = np.zeros(len(ahead), bool)  # by glucose, not only by other channels or by both being empty
+    for step in np.unique(ahead[ahead < NUM_LAGS]):
+        pairs = np.flatnonzero(ahead == step)
+        same, differ = _compare(rows, pairs, int(step))
+        agrees[pairs] = _believed(same, differ)
+        proven[pairs] = same[0] > 0
+        if step == 0:  # the same moment twice, or a day later
+            twin = (same[0] > 0) & (rows.target[pairs] == rows.target[pairs + 1])
+            agrees[pairs] &= twin
+    clock_jumps = _follow_set_clocks(rows, ahead, agrees, proven)
+    _cut_unproven(rows, ahead, agrees, proven)
+    segment = np.concatenate([[0], np.cumsum(~agrees)])
+    travelled = np.concatenate([[0], np.cumsum(np.where(agrees, ahead, 0))])
+    begins = np.flatnonzero(np.diff(segment, prepend=-1))
+    return Placement(segment, travelled - travelled[begins][segment], clock_jumps)
+
+
+def _believed(same: np.ndarray, differ: np.ndarray) -> np.ndarray:
+    """[pairs] glucose alone, and all channels together, agree but for a few cells."""
+    few = differ[0] <= _TOLERANCE * same[0]
+    return few & (differ.sum(axis=0) <= _TOLERANCE * same.sum(axis=0))
+
+
+def _compare(rows: Rows, pairs: np.ndarray, step: int) -> tuple[np.ndarray, np.ndarray]:
+    """Cells that two neighbouring rows have in common if the second is `step` steps later.
+
+    Returns:
+        ([channels, pairs], [channels, pairs]) cells that hold the same value, cells that do not (one may be empty).
+    """
+    same = np.zeros((len(CHANNELS), len(pairs)), np.int64)
+    differ = np.zeros_like(same)
+    for begin in range(0, len(pairs), _PAIRS_AT_ONCE):
+        block = slice(begin, begin + _PAIRS_AT_ONCE)
+        left, right = pairs[block], pairs[block] + 1
+        for channel, values in enumerate(rows.values):
+            earlier, later = values[step:, left], values[: NUM_LAGS - step, right]
+            equal = earlier == later
+            same[channel, block] = equal.sum(axis=0)
+            differ[channel, block] = (~equal & ~(np.isnan(earlier) & np.isnan(later))).sum(axis=0)
+        if step >= STEPS_AHEAD:  # the target of the earlier row is a lag of the later one
+            lag = NUM_LAGS - 1 - step + STEPS_AHEAD
+            target, later = rows.target[left], rows.values[0, lag, right]
+            same[0, block] += target == later
+            differ[0, block] += (target != later) & ~np.isnan(target)
+    return same, differ
+
+
+def _follow_set_clocks(rows: Rows, ahead: np.ndarray, agrees: np.ndarray, proven: np.ndarray) -> int:
+    """Where a clock was set between two rows their lags still agree, at another shift: take that one."""
+    open_pairs = np.flatnonzero(~agrees)
+    if not open_pairs.size:
+        return 0
+    found = np.zeros(len(open_pairs), np.int64)
+    shift = np.zeros(len(open_pairs), np.int64)
+    for step in range(1, NUM_LAGS):
+        same, differ = _compare(rows, open_pairs, step)
+        glucose = rows.values[0, step:, open_pairs]  # [pairs, lags]
+        lowest = np.where(np.isnan(glucose), np.inf, glucose).min(axis=1)
+        highest = np.where(np.isnan(glucose), -np.inf, glucose).max(axis=1)
+        certain = (same[0] >= _JUMP_READINGS) & (differ[0] == 0) & _believed(same, differ)
+        certain &= highest - lowest >= _JUMP_RANGE
+        found += certain
+        shift[certain] = step
+    jumped = open_pairs[found == 1]
+    ahead[jumped], agrees[jumped], proven[jumped] = shift[found == 1], True, True
+    return len(jumped)
+
+
+def _cut_unproven(rows: Rows, ahead: np.ndarray, agrees: np.ndarray, proven: np.ndarray) -> None:
+    """After an outage the lags of two rows may both be empty: then a target, which is never empty, has to agree.
+
+    The target of the earlier row is a lag of every row that comes an hour to seven hours later.
+    """
+    segment = np.concatenate([[0], np.cumsum(~agrees)])
+    travelled = np.concatenate([[0], np.cumsum(np.where(agrees, ahead, 0))])
+    for pair in np.flatnonzero(agrees & ~proven):
+        due = travelled[pair] + STEPS_AHEAD
+        stop = int(np.searchsorted(segment, segment[pair], side="right"))
+        later = pair + 1 + int(np.searchsorted(travelled[pair + 1 : stop], due))
+        if later < stop and travelled[later] - due < NUM_LAGS:
+            agrees[pair] = rows.values[0, NUM_LAGS - 1 - (travelled[later] - due), later] == rows.target[pair]
+        else:  # no witness left but the other channels
+            same, _ = _compare(rows, np.array([pair]), int(ahead[pair]))
+            agrees[pair] = same.sum() > 0
+
+
+def _calendar(clock: np.ndarray, placement: Placement) -> np.ndarray:
+    """[rows] steps on the made-up calendar: within a segment true, between segments at least `SEGMENT_GAP` apart.
+
+    The first row of a segment keeps its time of day.
+    """
+    begins = np.flatnonzero(np.diff(placement.segment, prepend=-1))
+    ends = np.append(begins[1:], len(clock)) - 1
+    origin = np.empty(len(begins), np.int64)
+    earliest = NUM_LAGS - 1
+    for number, (first, last) in enumerate(zip(begins, ends, strict=True)):
+        origin[number] = earliest + (clock[first] - earliest) % STEPS_PER_DAY
+        earliest = origin[number] + placement.position[last] + STEPS_AHEAD + SEGMENT_GAP + NUM_LAGS
+    return origin[placement.segment] + placement.position
+
+
+def _scatter(rows: Rows, placement: Placement, place: np.ndarray, first: int) -> Series:
+    """Write every cell to its instant; where rows disagree the earliest one counts.
+
+    Args:
+        place: [rows] index of the row's time on the axis.
+        first: step of index 0 on the calendar.
+    """
+    length = int(place[-1]) + STEPS_AHEAD + 1
+    values = np.full((len(CHANNELS), length), np.nan)
+    activity = np.full(length, -1, np.int16)
+    in_lags = np.zeros(length, bool)
+    segment = np.zeros(length, np.int64)
+    segment[place + STEPS_AHEAD] = placement.segment
+    values[0, place + STEPS_AHEAD] = rows.target  # an hour before any lag speaks of that instant
+    for lag in range(NUM_LAGS - 1, -1, -1):  # the newest lag is in the earliest row
+        at = place - (NUM_LAGS - 1 - lag)
+        in_lags[at] = True
+        segment[at] = placement.segment
+        for channel in range(len(CHANNELS)):
+            kept = values[channel, at]
+            values[channel, at] = np.where(np.isnan(kept), rows.values[channel, lag], kept)
+        kept = activity[at]
+        activity[at] = np.where(kept < 0, rows.activity[lag], kept)
+    conflicts, partly_empty = _disagreements(rows, place, values, activity)
+    known = np.flatnonzero(in_lags | ~np.isnan(values[0]))
+    begins = np.flatnonzero(np.diff(placement.segment, prepend=-1))
+    return Series(
+        participant=rows.participant,
+        step=known + first,
+        segment=segment[known],
+        first_id=rows.ids[begins].tolist(),
+        values=values[:, known],
+        activity=activity[known],
+        in_lags=in_lags[known],
+        activity_names=rows.activity_names,
+        conflicts=conflicts,
+        partly_empty=partly_empty,
+        num_rows=len(rows),
+        clock_jumps=placement.clock_jumps,
+        sampling_minutes=_sampling(values[0]),
+    )
+
+
+def _disagreements(
+    rows: Rows, place: np.ndarray, values: np.ndarray, activity: np.ndarray
+) -> tuple[dict[str, int], dict[str, int]]:
+    """Instants per channel at which any row holds another value than what was kept, or none."""
+    names = (*CHANNELS, ACTIVITY)
+    wrong, empty = (np.zeros((len(names), values.shape[1]), bool) for _ in range(2))
+    at = place + STEPS_AHEAD
+    wrong[0, at[(rows.target != values[0, at]) & ~np.isnan(rows.target)]] = True
+    for lag in range(NUM_LAGS):
+        at = place - (NUM_LAGS - 1 - lag)
+        for channel in range(len(CHANNELS)):
+            cell = rows.values[channel, lag]
+            missing = np.isnan(cell)
+            wrong[channel, at[(cell != values[channel, at]) & ~missing]] = True
+            empty[channel, at[missing]] = True
+        code = rows.activity[lag]
+        wrong[-1, at[(code != activity[at]) & (code >= 0)]] = True
+        empty[-1, at[code < 0]] = True
+    empty &= np.concatenate([~np.isnan(values), activity[None] >= 0])
+    counts = (marks.sum(axis=1).tolist() for marks in (wrong, empty))
+    return tuple(dict(zip(names, count, strict=True)) for count in counts)
+
+
+def _sampling(glucose: np.ndarray) -> int | None:
+    apart = np.diff(np.flatnonzero(~np.isnan(glucose)))
+    return int(np.bincount(apart[apart < STEPS_PER_DAY]).argmax()) * STEP_MINUTES if apart.size else None

@@ -1,0 +1,220 @@
+"""What weights were trained on, and the refusal to judge them on it.
+
+The record lies in the manifest of a run: per series the times and a few hashes of readings, which tell a participant
+again under another name (P01 of a Kaggle file is P01 of the open data) without giving the readings away.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from tstune.data.duplicates import FEWEST_MATCHES
+from tstune.data.fingerprints import Stretches, hash_readings
+from tstune.data.leaks import extents, more_findings
+from tstune.data.panel import Panel
+from tstune.data.panel_rows import time_of
+from tstune.errors import CheckpointError, LeakError
+from tstune.runtime.logs import logger
+
+if TYPE_CHECKING:
+    from tstune.data.pipeline import PreparedData
+
+CHECK = "trained_on"
+VERSION = 1
+"""Of the way readings are hashed; records of another version are not comparable."""
+
+_MODEL_FOLDER, _MANIFEST = "model", "manifest.json"
+_MOST_HASHES = 4096
+"""Per run: some 35 KB of text."""
+_LEARNED = {"train": ("validation", "test"), "validation": ("test",)}
+"""Part that weights learned from or were chosen by -> parts that must not hold the same readings."""
+
+
+def training_record(
+    panel: Panel, unit: str | None, rows: dict[str, np.ndarray], levels: np.ndarray, stretches: Stretches
+) -> dict:
+    """What a model learns from these windows: JSON values only.
+
+    Args:
+        panel, unit: the series and the unit of their targets.
+        rows: part -> [items, 2] first and last row, from `extents`.
+        levels: [items, targets] of the bins of the hashes.
+        stretches: hashed readings of the panel, the identifying ones.
+    """
+    stretches = stretches.select(stretches.within(rows["train"]) | stretches.within(rows["validation"]))
+    rate = stretches.rate
+    while len(stretches) > _MOST_HASHES:
+        rate *= 2
+        stretches = stretches.thinned(rate)
+    owner = stretches.item * panel.roles.num_targets + stretches.channel
+    stretches = stretches.select(np.argsort(owner, kind="stable"))
+    begin = np.searchsorted(np.sort(owner), np.arange(len(panel.item_ids) * panel.roles.num_targets + 1))
+    series = []
+    for item, item_id in enumerate(panel.item_ids):
+        times = {part: _times(panel, rows[part][item]) for part in _LEARNED}
+        if not any(times.values()):
+            continue
+        for channel, name in enumerate(panel.roles.target):
+            number = item * panel.roles.num_targets + channel
+            mine = stretches.select(slice(begin[number], begin[number + 1]))
+            row = {"item_id": item_id, "channel": name, "level": int(levels[item, channel])}
+            for part, span in times.items():
+                row[part] = span and span | {"hashes": _encode(mine.hashes[mine.within(rows[part])])}
+            series.append(row)
+    return {"version": VERSION, "rate": rate, "unit": unit, "series": series}
+
+
+def refuse_trained_on(data: PreparedData, pretrained: str | None, allow_overlap: bool) -> PreparedData:
+    """Stop if the weights were trained on, or chosen by, what these windows validate or test.
+
+    Args:
+        data: what the weights are to be judged on.
+        pretrained: folder of the weights; the manifest of the run they come from lies beside it, or there is none.
+        allow_overlap: say so in the manifest instead of stopping.
+
+    Returns:
+        the data, whose manifest says under ``weights`` what the weights were trained on before, if that is known.
+
+    Raises:
+        LeakError: naming series, part, times and the fix.
+        CheckpointError: the manifest beside the weights cannot be read.
+    """
+    earlier = _read_manifest(pretrained)
+    if earlier is None:
+        return data
+    records = [*earlier.get("weights", {}).get(CHECK, []), *_own_record(earlier, pretrained)]
+    findings = [finding for record in records for finding in _overlap(data, record)]
+    if findings and not allow_overlap:
+        raise LeakError(
+            CHECK,
+            f"model.pretrained={pretrained} {findings[0]}{more_findings(findings)}; take other weights, score other "
+            "readings, or set data.split.allow_overlap=true",
+        )
+    for finding in findings:
+        logger.warning("data.split.allow_overlap: model.pretrained=%s %s", pretrained, finding)
+    weights = {"pretrained": pretrained, "overlap": findings, CHECK: records}
+    return replace(data, manifest=data.manifest | {"weights": weights})
+
+
+def _read_manifest(pretrained: str | None) -> dict | None:
+    """Manifest of the run that wrote these weights; None for weights that no run of ours wrote."""
+    if pretrained is None or not Path(pretrained).is_dir():
+        return None
+    folder = Path(pretrained).resolve()
+    path = (folder.parent if folder.name == _MODEL_FOLDER else folder) / _MANIFEST
+    if not path.is_file():
+        return None
+    try:
+        manifest = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(manifest, dict):
+            raise ValueError("it does not hold names with values")
+    except ValueError as error:
+        raise CheckpointError(
+            f"{path} says what model.pretrained={pretrained} was trained on, but cannot be read: {error}; restore it"
+        ) from None
+    return manifest
+
+
+def _own_record(manifest: dict, pretrained: str) -> list[dict]:
+    record = manifest.get(CHECK)
+    if record is None or record.get("version") != VERSION:
+        if manifest.get("source") != "synthetic":
+            logger.warning(
+                "model.pretrained=%s: its manifest does not say what it was trained on (it was written by another "
+                "version), so an overlap with this data cannot be ruled out",
+                pretrained,
+            )
+        return []
+    return [{"source": manifest.get("source"), "files": [file["sha256"] for file in manifest["files"]]} | record]
+
+
+def _overlap(data: PreparedData, record: dict) -> list[str]:
+    """Findings for one record, of the readings first; the names count only for series that readings do not tell."""
+    rows = extents(data.panel, data.windows)
+    findings, told = [], set()
+    for series, item, part, learned, count, begin, end in _matching_readings(data, record, rows):
+        told.add((series["item_id"], part))
+        findings.append(
+            f"{_VERB[learned]} readings of {part}: series {data.panel.item_ids[item]!r} "
+            f"({time_of(data.panel, begin)} to {time_of(data.panel, end)}) is {series['item_id']!r} of "
+            f"{record['source']} ({series[learned]['from']} to {series[learned]['to']}), {count} stretches agree"
+        )
+    return findings + [text for key, text in _matching_names(data, record, rows) if key not in told]
+
+
+_VERB = {"train": "was trained on", "validation": "was chosen by"}
+
+
+def _matching_readings(
+    data: PreparedData, record: dict, rows: dict[str, np.ndarray]
+) -> list[tuple[dict, int, str, str, int, int, int]]:
+    """(series of the record, item, part, what was learned from it, matches, first row, last row)."""
+    panel, found = data.panel, []
+    shape = len(panel.item_ids), panel.roles.num_targets
+    for level in sorted({series["level"] for series in record["series"]}):
+        stretches = hash_readings(panel, data.preprocessor.unit, np.full(shape, level), record["rate"]).identifying()
+        short = _short(stretches.hashes)
+        for series in (series for series in record["series"] if series["level"] == level):
+            for learned, judged in _LEARNED.items():
+                hashes = series[learned] and _decode(series[learned]["hashes"])
+                if hashes is None or not len(hashes):
+                    continue
+                matching = stretches.select(np.isin(short, hashes))
+                for part in judged:
+                    inside = matching.select(matching.within(rows[part]))
+                    for item in np.unique(inside.item):
+                        mine = inside.select(inside.item == item)
+                        if len(mine) >= FEWEST_MATCHES:
+                            first, last = int(mine.first_row.min()), int(mine.last_row.max())
+                            found.append((series, int(item), part, learned, len(mine), first, last))
+    return found
+
+
+def _matching_names(data: PreparedData, record: dict, rows: dict[str, np.ndarray]) -> list[tuple[tuple, str]]:
+    """Series of the same file, the same name and overlapping times, whatever was made of the readings."""
+    if not set(record["files"]) & {file["sha256"] for file in data.manifest["files"]}:
+        return []
+    found = []
+    for series in record["series"]:
+        if series["item_id"] not in data.panel.item_ids or series["channel"] not in data.panel.roles.target:
+            continue
+        item = data.panel.item_ids.index(series["item_id"])
+        for learned, judged in _LEARNED.items():
+            for part in judged:
+                now, then = _times(data.panel, rows[part][item]), series[learned]
+                if now and then and now["from"] <= then["to"] and then["from"] <= now["to"]:
+                    text = (
+                        f"{_VERB[learned]} {series['item_id']!r} from {then['from']} to {then['to']}, and {part} "
+                        f"lies from {now['from']} to {now['to']} in the same file"
+                    )
+                    found.append(((series["item_id"], part), text))
+    return found
+
+
+def _times(panel: Panel, rows: np.ndarray) -> dict[str, str] | None:
+    """ISO times of the first and the last row; None where there is none."""
+    if rows[1] < rows[0]:
+        return None
+    begin, end = (str(panel.timestamps[row].astype("datetime64[s]")) for row in rows)
+    return {"from": begin, "to": end}
+
+
+def _short(hashes: np.ndarray) -> np.ndarray:
+    """The 48 bits that are stored; the upper ones say only that a hash was kept."""
+    return hashes & np.uint64((1 << 48) - 1)
+
+
+def _encode(hashes: np.ndarray) -> str:
+    raw = np.sort(_short(hashes)).astype("<u8").view(np.uint8).reshape(-1, 8)[:, :6]
+    return base64.b64encode(raw.tobytes()).decode("ascii")
+
+
+def _decode(text: str) -> np.ndarray:
+    raw = np.frombuffer(base64.b64decode(text), np.uint8).reshape(-1, 6)
+    return np.pad(raw, ((0, 0), (0, 2))).view("<u8").ravel().astype(np.uint64)

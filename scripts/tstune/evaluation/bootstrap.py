@@ -1,0 +1,180 @@
+"""How sure a difference between forecasts is: paired bootstrap over blocks of days and over items."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.special import stdtrit
+
+DRAWS = 2000
+LEVEL = 0.95
+MIN_ITEMS = 5
+"""With fewer, how items differ cannot be estimated; they are taken as they are (Gelman & Hill 2007, 12.9)."""
+
+_DAY = np.timedelta64(1, "D")
+_CHUNK = 2_000_000  # group numbers drawn at once, which bounds the memory
+_LARGEST_LOG = 50.0  # of a ratio of RMSEs; beyond it there is nothing to tell
+_TINY = np.finfo(np.float64).tiny
+
+
+@dataclass(frozen=True)
+class Blocks:
+    """Which windows belong together because their errors are not independent.
+
+    Attributes:
+        item: [windows] item of each window.
+        block: [windows] block of days each window begins in; items share the blocks.
+        days: calendar days per block.
+    """
+
+    item: np.ndarray
+    block: np.ndarray
+    days: int
+
+    @classmethod
+    def by_day(cls, item: np.ndarray, origin: np.ndarray, path: np.timedelta64) -> Blocks:
+        """Group windows by item and by blocks of calendar days.
+
+        Windows of neighbouring hours share most of their targets, and days that follow each other resemble each
+        other, so whole blocks of days are drawn (Carlstein 1986; Künsch 1989). A block lasts at least as long as the
+        forecast: windows that share a target then lie in one block or in two that touch. With blocks of just that
+        length, what touches would still leave a third of the variance unseen, so it is twice that where five blocks
+        are left. Dependence that outlasts the forecast asks for blocks that grow with the cube root of the number of
+        days (Hall, Horowitz & Jing 1995); they do where ten are left.
+
+        Args:
+            item: [windows] item of each window.
+            origin: [windows] datetime64, time of the first forecast step.
+            path: time the forecast covers.
+        """
+        day = origin.astype("datetime64[D]").astype(np.int64)
+        num_days = len(np.unique(day))
+        length = max(1, math.ceil(2 * path / _DAY), min(math.ceil(num_days ** (1 / 3)), num_days // 10))
+        if num_days < 5 * length:
+            length = max(1, math.ceil(path / _DAY), num_days // 5)
+        first = day.min() if len(day) else 0
+        return cls(item, (day - first) // length, length)
+
+    @property
+    def num_items(self) -> int:
+        """Items that have a window."""
+        return len(np.unique(self.item))
+
+    @property
+    def num_blocks(self) -> int:
+        """Blocks of days that have a window."""
+        return len(np.unique(self.block))
+
+    @property
+    def speaks_of_other_items(self) -> bool:
+        """True if there are enough items to speak of others like them; else of other days of these items."""
+        return self.num_items >= MIN_ITEMS
+
+
+@dataclass(frozen=True)
+class Interval:
+    """Relative difference of two RMSEs with its 95 % interval.
+
+    Attributes:
+        change: RMSE over the RMSE of the reference, minus 1; -0.05 is 5 % lower.
+        low, high: bounds; None if there are too few blocks for any.
+    """
+
+    change: float
+    low: float | None
+    high: float | None
+
+
+def relative_rmse(
+    judged: np.ndarray, references: np.ndarray, blocks: Blocks, draws: int = DRAWS, seed: int = 0
+) -> list[Interval]:
+    """Relative RMSE difference of one model against others on the same windows.
+
+    The bootstrap is paired: every draw keeps the same windows for all models, so what makes a day or an item hard for
+    all of them cancels. Its standard error is taken on the logarithm of the ratio, which is symmetric, and the
+    interval is Student's t with the effective number of groups, less one, as degrees of freedom: a group with large
+    errors outweighs others, so there are effectively fewer (Carter, Schnepel & Steigerwald 2017).
+
+    Two things are drawn. Items, each with all its windows: their spread holds the noise of their days already, so
+    days are not drawn again within them (Davison & Hinkley 1997, 3.8). And blocks of days, each with all items, which
+    tells how much items have in common on a day (weather, holidays).
+
+    - From `MIN_ITEMS` items on, the interval speaks of other items on other days: the variances are added, less that
+      of a draw of single item-blocks, which both contain (two-way clustering; Cameron, Gelbach & Miller 2011).
+    - With fewer, it speaks of other days of these items, but is never narrower than the spread between them tells.
+
+    Args:
+        judged: [windows] sum of squared errors of the model.
+        references: [windows, models] the same of the others, over the same targets.
+        blocks: which windows are drawn together.
+        draws: bootstrap samples.
+        seed: of the draws.
+    """
+    squares = np.column_stack([judged, references]).astype(np.float64)
+    ratio = _log_ratio(squares.sum(axis=0)[None], squares)[0]
+    variance, freedom = _variance(squares, blocks, draws, np.random.default_rng(seed))
+    intervals = []
+    for value, spread, degrees in zip(ratio, variance, freedom, strict=True):
+        low = high = None
+        if degrees > 0:
+            half = stdtrit(degrees, (1 + LEVEL) / 2) * math.sqrt(spread) if spread > 0 else 0.0
+            low, high = (math.expm1(np.clip(value + side * half, -_LARGEST_LOG, _LARGEST_LOG)) for side in (-1, 1))
+        intervals.append(Interval(math.expm1(value), low, high))
+    return intervals
+
+
+def _variance(
+    squares: np.ndarray, blocks: Blocks, draws: int, random: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
+    """([models], [models]) variance of the log ratio to each reference, and its degrees of freedom; 0 if unknown."""
+    _, block = np.unique(blocks.block, return_inverse=True)
+    _, item = np.unique(blocks.item, return_inverse=True)
+    by_block, block_freedom = _bootstrap(squares, block, draws, random)
+    if blocks.num_items < 2:
+        return by_block, block_freedom
+    by_item, item_freedom = _bootstrap(squares, item, draws, random)
+    if not blocks.speaks_of_other_items:
+        return np.maximum(by_block, by_item), block_freedom
+    by_cell, _ = _bootstrap(squares, item * blocks.num_blocks + block, draws, random)
+    shared = np.maximum(by_block - by_cell, 0.0)
+    total = by_item + shared
+    # degrees of freedom of a sum of variances (Satterthwaite 1946)
+    parts = by_item**2 / np.maximum(item_freedom, _TINY) + shared**2 / np.maximum(block_freedom, _TINY)
+    return total, np.divide(total**2, parts, out=item_freedom, where=(parts > 0) & (item_freedom > 0))
+
+
+def _bootstrap(
+    squares: np.ndarray, group: np.ndarray, draws: int, random: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
+    """Variance of the log ratios when groups of windows are drawn with replacement, and its degrees of freedom."""
+    models = squares.shape[1]
+    names, group = np.unique(group, return_inverse=True)
+    num = len(names)
+    if num < 2:
+        return np.zeros(models - 1), np.zeros(models - 1)
+    sums = np.stack([np.bincount(group, weights=squares[:, model]) for model in range(models)], axis=1)
+    chunk = max(1, _CHUNK // num)
+    ratios = []
+    for begin in range(0, draws, chunk):
+        rows = min(draws - begin, chunk)
+        drawn = random.integers(num, size=(rows, num)) + num * np.arange(rows)[:, None]
+        counts = np.bincount(drawn.ravel(), minlength=rows * num).reshape(rows, num)
+        ratios.append(_log_ratio(counts @ sums, squares))
+    # drawing n of n groups understates the variance by (n - 1) / n
+    variance = np.concatenate(ratios).var(axis=0, ddof=1) * num / (num - 1)
+    return variance, _effective_number(sums[:, :1] + sums[:, 1:]) - 1
+
+
+def _effective_number(sums: np.ndarray) -> np.ndarray:
+    """[groups, models] sums -> [models] number of equal groups that would spread as much."""
+    total, squared = sums.sum(axis=0) ** 2, (sums**2).sum(axis=0)
+    return np.divide(total, squared, out=np.full(sums.shape[1], float(len(sums))), where=squared > 0)
+
+
+def _log_ratio(totals: np.ndarray, squares: np.ndarray) -> np.ndarray:
+    """[draws, 1 + models] squared errors -> [draws, models] logarithm of the first's RMSE over each other's."""
+    floor = max(1e-12 * squares.sum(axis=0).max(initial=0.0), _TINY)  # a forecast without error has no logarithm
+    logs = 0.5 * np.log(np.maximum(totals, floor))
+    return logs[:, :1] - logs[:, 1:]

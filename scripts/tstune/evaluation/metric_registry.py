@@ -1,0 +1,204 @@
+"""Metrics by name, and metrics of the user as `package.module:function`.
+
+A metric is a function of one `ScoredWindows` that returns a number, or several by name. Register none: name the
+function, for example
+
+    def worst_error(windows):
+        return float(abs(windows.forecast - windows.truth)[windows.observed].max())
+
+in `my_metrics.py` on PYTHONPATH, as `my_metrics:worst_error`; its column is `worst_error`.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from numbers import Real
+
+from tstune.errors import ConfigError
+from tstune.evaluation import calibration, glycaemic_ranges, hypoglycaemia, point_metrics, probabilistic
+from tstune.evaluation.error_grids import ERROR_GRIDS, zone_shares
+from tstune.evaluation.glucose_units import limit
+from tstune.evaluation.masking import paired
+from tstune.evaluation.scored_windows import ScoredWindows
+
+Metric = Callable[[ScoredWindows], float | Mapping[str, float]]
+
+
+@dataclass(frozen=True)
+class BuiltinMetric:
+    """A metric of ours.
+
+    Attributes:
+        compute: the function.
+        needs: attributes of `ScoredWindows` that must be there.
+    """
+
+    compute: Metric
+    needs: tuple[str, ...] = ()
+
+
+def _point(metric: point_metrics.PointMetric) -> BuiltinMetric:
+    return BuiltinMetric(lambda windows: metric(windows.truth, windows.forecast, windows.observed))
+
+
+def _quantile(metric: Callable[..., float]) -> BuiltinMetric:
+    return BuiltinMetric(
+        lambda windows: metric(windows.truth, windows.quantiles, windows.levels, windows.observed),
+        ("quantiles", "levels"),
+    )
+
+
+def _mase(windows: ScoredWindows) -> float:
+    return point_metrics.mase(windows.truth, windows.forecast, windows.observed, windows.mase_scale)
+
+
+def _coverage(windows: ScoredWindows) -> dict[str, float]:
+    found = {}
+    for nominal in calibration.available_intervals(windows.levels):
+        ends = calibration.central_interval(windows.quantiles, windows.levels, nominal)
+        one = calibration.interval_coverage(windows.truth, *ends, windows.observed, nominal, windows.item)
+        found |= {f"coverage_{100 * nominal:g}": one.coverage, f"width_{100 * nominal:g}": one.width}
+    return found
+
+
+def _calibration_error(windows: ScoredWindows) -> float:
+    table = calibration.reliability_table(windows.truth, windows.quantiles, windows.levels, windows.observed)
+    return table.mean_absolute_error
+
+
+def _pinball(windows: ScoredWindows) -> float:
+    loss = probabilistic.pinball_loss(windows.truth, windows.quantiles, windows.levels, windows.observed)
+    return float(loss.mean())
+
+
+def _rmse_by_range(windows: ScoredWindows) -> dict[str, float]:
+    ours = (windows.truth, windows.forecast, windows.observed, windows.unit)
+    return {f"rmse_{name}": value for name, value in glycaemic_ranges.by_range(point_metrics.rmse, *ours).items()}
+
+
+def _bias_by_range(windows: ScoredWindows) -> dict[str, float]:
+    ours = (windows.truth, windows.forecast, windows.observed, windows.unit)
+    return {f"bias_{name}": value for name, value in glycaemic_ranges.by_range(point_metrics.bias, *ours).items()}
+
+
+def _profile(windows: ScoredWindows) -> dict[str, float]:
+    profile = glycaemic_ranges.profile_of_forecast(windows.truth, windows.forecast, windows.observed, windows.unit)
+    return {f"{name}_difference": profile["difference"][name] for name in ("tir", "tbr1", "tbr2", "cv")}
+
+
+def _error_grid(name: str) -> BuiltinMetric:
+    def shares(windows: ScoredWindows) -> dict[str, float]:
+        truth, forecast, observed = paired(windows.truth, windows.forecast, windows.observed)
+        zones = ERROR_GRIDS[name].zones(truth[observed], forecast[observed], windows.unit)
+        return {f"{name}_{zone.lower()}": share for zone, share in zone_shares(zones).items()}
+
+    return BuiltinMetric(shares, ("unit",))
+
+
+def _hypo(name: str) -> BuiltinMetric:
+    def scores(windows: ScoredWindows) -> dict[str, float]:
+        below = limit(name, windows.unit)
+        low = hypoglycaemia.low_windows(windows.truth, windows.observed, below)
+        judged = hypoglycaemia.judged_windows(windows.observed, below, windows.last_reading)
+        chosen, low = windows.select(judged), low[judged]
+        probability = None
+        score = hypoglycaemia.distance_score(chosen.forecast, below)
+        if chosen.quantiles is not None:
+            score = probability = hypoglycaemia.probability_score(chosen.quantiles, chosen.levels, below)
+        found = hypoglycaemia.window_scores(low, score, probability)
+        return {f"{name}_{key}": found[key] for key in ("base_rate", "auroc", "auprc", "brier")}
+
+    return BuiltinMetric(scores, ("unit",))
+
+
+METRICS: dict[str, BuiltinMetric] = {
+    **{
+        metric.__name__: _point(metric)
+        for metric in (
+            point_metrics.rmse,
+            point_metrics.mae,
+            point_metrics.bias,
+            point_metrics.mape,
+            point_metrics.smape,
+            point_metrics.mard,
+        )
+    },
+    "mase": BuiltinMetric(_mase, ("mase_scale",)),
+    "pinball": BuiltinMetric(_pinball, ("quantiles", "levels")),
+    "wql": _quantile(probabilistic.mean_weighted_quantile_loss),
+    "crps": _quantile(probabilistic.crps_from_quantiles),
+    "coverage": BuiltinMetric(_coverage, ("quantiles", "levels")),
+    "calibration_error": BuiltinMetric(_calibration_error, ("quantiles", "levels")),
+    "rmse_by_range": BuiltinMetric(_rmse_by_range, ("unit",)),
+    "bias_by_range": BuiltinMetric(_bias_by_range, ("unit",)),
+    "profile": BuiltinMetric(_profile, ("unit",)),
+    **{name: _error_grid(name) for name in ERROR_GRIDS},
+    "hypo_low": _hypo("low"),
+    "hypo_very_low": _hypo("very_low"),
+}
+"""Name -> metric. Those that give several numbers name each, for example `clarke` gives `clarke_a` to `clarke_e`."""
+
+
+def find_metric(name: str) -> Metric:
+    """The function behind a name of `METRICS` or behind ``package.module:function``.
+
+    Raises:
+        ConfigError: unknown, not importable, or no function.
+    """
+    if name in METRICS:
+        return METRICS[name].compute
+    module_name, _, function_name = name.partition(":")
+    if not module_name or not function_name:
+        raise ConfigError(
+            f"evaluation.metrics: unknown metric {name!r}; use {', '.join(METRICS)}, "
+            "or your own function as package.module:function"
+        )
+    try:
+        module = importlib.import_module(module_name)
+    except ImportError as error:
+        raise ConfigError(
+            f"evaluation.metrics: {name} cannot be imported ({error}); is its folder on PYTHONPATH?"
+        ) from None
+    found = getattr(module, function_name, None)
+    if not callable(found):
+        raise ConfigError(f"evaluation.metrics: {name} is not a function of {module_name}")
+    return found
+
+
+def compute_metrics(names: Iterable[str], windows: ScoredWindows) -> dict[str, float]:
+    """Column -> value of all metrics, in the order of the names.
+
+    Raises:
+        ConfigError: an unknown metric, one that needs what the windows do not have, one that gives no numbers, or two
+            that give the same column.
+    """
+    found: dict[str, float] = {}
+    for name in names:
+        compute = find_metric(name)
+        missing = missing_for(name, windows)
+        if missing:
+            raise ConfigError(f"evaluation.metrics: {name} needs {', '.join(missing)}, which these windows do not have")
+        for column, value in _columns(name, compute(windows)).items():
+            if column in found:
+                raise ConfigError(f"evaluation.metrics: {column!r} is computed twice, again by {name}; name it once")
+            found[column] = value
+    return found
+
+
+def missing_for(name: str, windows: ScoredWindows) -> tuple[str, ...]:
+    """What a built-in metric needs and the windows do not have; a user's metric says so itself."""
+    needs = METRICS[name].needs if name in METRICS else ()
+    return tuple(need for need in needs if getattr(windows, need) is None)
+
+
+def _columns(name: str, value: float | Mapping[str, float]) -> dict[str, float]:
+    by_column = value if isinstance(value, Mapping) else {name.rpartition(":")[2]: value}
+    for column, number in by_column.items():
+        if not isinstance(number, Real):
+            raise ConfigError(
+                f"evaluation.metrics: {name} gave {type(number).__name__} for {column!r}; "
+                "a metric returns a number, or numbers by name"
+            )
+    return {str(column): float(number) for column, number in by_column.items()}

@@ -1,0 +1,129 @@
+"""Errors of point forecasts, over the whole path, per step or per window.
+
+Every metric takes truth and forecast [windows, steps] or [windows, steps, targets] in original units, a mask of
+what was observed, and `axis` as in NumPy: None pools everything, 0 gives one number per step, 1 one per window.
+With e = forecast - truth over observed readings:
+
+    rmse = sqrt(mean e²)         mae = mean |e|            bias = mean e, above 0 for forecasts that are too high
+    mape = 100 mean |e / truth|  smape = 200 mean |e| / (|truth| + |forecast|), 0 to 200, 0 where both are 0
+    mase = mean |e| / scale      mard = mape of a quantity that is positive, such as glucose
+
+Sources: RMSE, MAE, bias, MAPE, sMAPE, MASE: Hyndman & Koehler 2006, doi:10.1016/j.ijforecast.2006.03.001 (sMAPE as in
+the M3 and M4 competitions). MARD: Reiterer et al. 2017, doi:10.1177/1932296816662047.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import numpy as np
+
+from tstune.errors import DataError
+from tstune.evaluation.masking import Axis, masked_mean, paired
+
+Result = np.ndarray | float
+PointMetric = Callable[..., Result]
+
+
+def rmse(truth: np.ndarray, forecast: np.ndarray, observed: np.ndarray, axis: Axis = None) -> Result:
+    """Root mean squared error, in the unit of the truth."""
+    truth, forecast, observed = paired(truth, forecast, observed)
+    return masked_mean((forecast - truth) ** 2, observed, axis) ** 0.5
+
+
+def mae(truth: np.ndarray, forecast: np.ndarray, observed: np.ndarray, axis: Axis = None) -> Result:
+    """Mean absolute error, in the unit of the truth."""
+    truth, forecast, observed = paired(truth, forecast, observed)
+    return masked_mean(np.abs(forecast - truth), observed, axis)
+
+
+def bias(truth: np.ndarray, forecast: np.ndarray, observed: np.ndarray, axis: Axis = None) -> Result:
+    """Mean error, in the unit of the truth; above 0 for forecasts that are too high."""
+    truth, forecast, observed = paired(truth, forecast, observed)
+    return masked_mean(forecast - truth, observed, axis)
+
+
+def mape(truth: np.ndarray, forecast: np.ndarray, observed: np.ndarray, axis: Axis = None) -> Result:
+    """Mean absolute percentage error; infinite or NaN where an observed reading is 0."""
+    truth, forecast, observed = paired(truth, forecast, observed)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return masked_mean(100 * np.abs((forecast - truth) / truth), observed, axis)
+
+
+def smape(truth: np.ndarray, forecast: np.ndarray, observed: np.ndarray, axis: Axis = None) -> Result:
+    """Symmetric mean absolute percentage error, 0 to 200 as in M4 (utilsforecast reports 1/200 of it)."""
+    truth, forecast, observed = paired(truth, forecast, observed)
+    size = np.abs(truth) + np.abs(forecast)
+    ratio = np.divide(np.abs(forecast - truth), size, out=np.zeros_like(size), where=size != 0)
+    return masked_mean(200 * ratio, observed, axis)
+
+
+def mard(truth: np.ndarray, forecast: np.ndarray, observed: np.ndarray, axis: Axis = None) -> Result:
+    """Mean absolute relative difference in percent.
+
+    Raises:
+        DataError: an observed reading is not above 0.
+    """
+    truth, forecast, observed = paired(truth, forecast, observed)
+    wrong = observed & ~(truth > 0)
+    if wrong.any():
+        raise DataError(f"MARD needs readings above 0, found {truth[wrong][0]:g}: use MAE or sMAPE instead")
+    return mape(truth, forecast, observed, axis)
+
+
+def mase(truth: np.ndarray, forecast: np.ndarray, observed: np.ndarray, scale: np.ndarray, axis: Axis = None) -> Result:
+    """Mean absolute scaled error.
+
+    Args:
+        scale: [windows] or [windows, targets]: mean absolute seasonal difference of the item's training part, for
+            example `seasonal_scale(...)[item]`. A window whose scale is NaN is left out.
+    """
+    truth, forecast, observed = paired(truth, forecast, observed)
+    scale = np.asarray(scale, dtype=np.float64)
+    if truth.ndim == 3 and scale.ndim == 1:
+        scale = scale[:, None]
+    if scale.shape != truth.shape[:1] + truth.shape[2:]:
+        raise DataError(f"MASE: the scale has shape {scale.shape}, {truth.shape} needs one per window and target")
+    scale = np.broadcast_to(scale[:, None], truth.shape)
+    return masked_mean(np.abs(forecast - truth) / scale, observed & np.isfinite(scale), axis)
+
+
+def at_horizons(
+    metric: PointMetric,
+    truth: np.ndarray,
+    forecast: np.ndarray,
+    observed: np.ndarray,
+    horizons: Mapping[str, int],
+    **more: np.ndarray,
+) -> dict[str, float]:
+    """The metric AT each horizon, that is at one step; not to be mixed with `up_to_horizons`.
+
+    Args:
+        metric: of this module, or one with the same arguments.
+        horizons: label -> step; 1 is the first forecast step.
+        more: what else the metric takes, such as `scale`.
+    """
+    windows = {name: slice(step - 1, step) for name, step in _checked(horizons, truth).items()}
+    return {name: metric(truth[:, at], forecast[:, at], observed[:, at], **more) for name, at in windows.items()}
+
+
+def up_to_horizons(
+    metric: PointMetric,
+    truth: np.ndarray,
+    forecast: np.ndarray,
+    observed: np.ndarray,
+    horizons: Mapping[str, int],
+    **more: np.ndarray,
+) -> dict[str, float]:
+    """The metric along the path from the first step to each horizon. Arguments as in `at_horizons`."""
+    return {
+        name: metric(truth[:, :step], forecast[:, :step], observed[:, :step], **more)
+        for name, step in _checked(horizons, truth).items()
+    }
+
+
+def _checked(horizons: Mapping[str, int], truth: np.ndarray) -> Mapping[str, int]:
+    for name, step in horizons.items():
+        if not 1 <= step <= truth.shape[1]:
+            raise DataError(f"horizon {name} is step {step}, but the forecast has {truth.shape[1]} steps")
+    return horizons

@@ -1,0 +1,86 @@
+"""Which windows belong together: nights, participants, seen and unseen people, sensors, blocks for the bootstrap."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+
+import numpy as np
+
+from tstune.errors import DataError
+
+
+def midnight_windows(timestamps: np.ndarray, step: np.timedelta64) -> np.ndarray:
+    """[windows] bool: the forecast begins at local midnight, so its first step is the first grid time of a day.
+
+    The night task is a different one from all day: report both, never mixed.
+
+    Args:
+        timestamps: [windows, steps] datetime64 of the forecast steps in local time.
+        step: of the grid; 00:02 is the first time of a day on a 5-minute grid.
+    """
+    first = np.asarray(timestamps)[:, 0]
+    return first - first.astype("datetime64[D]") < step
+
+
+def day_blocks(item: np.ndarray, timestamps: np.ndarray) -> np.ndarray:
+    """[windows] whole number for each item and calendar day of the forecast's first step, from 0."""
+    day = np.asarray(timestamps)[:, 0].astype("datetime64[D]").astype(np.int64)
+    return np.unique(np.stack([np.asarray(item, dtype=np.int64), day], axis=1), axis=0, return_inverse=True)[1].ravel()
+
+
+def sensor_steps(observed: np.ndarray, item: np.ndarray, step: np.timedelta64) -> dict[int, np.timedelta64]:
+    """Item -> its sensor's sampling step: the most common distance between neighbouring readings.
+
+    A 15-minute sensor on a 5-minute grid has a reading in every third place. One step where an item has no two
+    readings in a window.
+
+    Args:
+        observed: [windows, steps] bool.
+        item: [windows].
+        step: of the grid.
+    """
+    observed, item = np.asarray(observed, dtype=bool), np.asarray(item)
+    window, place = np.nonzero(observed)
+    together = window[1:] == window[:-1]
+    distance, owner = np.diff(place)[together], item[window[1:][together]]
+    found = {}
+    for which in np.unique(item):
+        counts = np.bincount(distance[owner == which], minlength=2)
+        found[int(which)] = int(counts.argmax() or 1) * step
+    return found
+
+
+def strata(
+    item: np.ndarray,
+    item_ids: Sequence[str],
+    seen: Collection[str] | None = None,
+    sensor: dict[int, np.timedelta64] | None = None,
+) -> dict[str, np.ndarray]:
+    """Name -> [windows] bool of every group that has a window, `all` first.
+
+    Args:
+        item: [windows] index into `item_ids`.
+        item_ids: names of the items.
+        seen: names of items with training data; adds `seen` and `unseen`.
+        sensor: item -> sampling step, from `sensor_steps`; adds `sensor 5 min` and so on.
+
+    Raises:
+        DataError: an item number without a name, or a seen item that does not exist.
+    """
+    item = np.asarray(item)
+    if len(item) and (item.min() < 0 or item.max() >= len(item_ids)):
+        raise DataError(f"windows of item {item.max()}, but there are {len(item_ids)} names")
+    unknown = sorted(set(seen or ()) - set(item_ids))
+    if unknown:
+        raise DataError(f"seen item {unknown[0]!r} is none of the {len(item_ids)} items")
+    groups = {"all": np.ones(len(item), dtype=bool)}
+    if seen is not None:
+        known = np.array([name in seen for name in item_ids], dtype=bool)[item]
+        groups |= {"seen": known, "unseen": ~known}
+    if sensor is not None:
+        minutes = {which: step / np.timedelta64(1, "m") for which, step in sensor.items()}
+        for length in sorted(set(minutes.values())):
+            groups[f"sensor {length:g} min"] = np.isin(item, [w for w, value in minutes.items() if value == length])
+    for which in np.unique(item):
+        groups[f"participant {item_ids[which]}"] = item == which
+    return {name: mask for name, mask in groups.items() if mask.any()}

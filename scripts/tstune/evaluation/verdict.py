@@ -1,0 +1,264 @@
+"""Did it help, by how much, and how sure is that: one model against all others on the same windows."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Literal
+
+import numpy as np
+
+from tstune.data.windows import WindowDataset
+from tstune.errors import DataError
+from tstune.evaluation.bootstrap import DRAWS, LEVEL, Blocks, Interval, relative_rmse
+from tstune.evaluation.metrics import Scores
+from tstune.evaluation.scoreboard import OURS, best_baseline
+
+Effect = Literal["helped", "no clear difference", "hurt"]
+
+_ROUNDING = 1e-4
+"""Relative differences below this are rounding: the same weights in another kernel or on another number of ranks."""
+
+_BASELINE_EFFECT = {
+    "helped": "{model} beats the best baseline, {reference}",
+    "no clear difference": "{model} does not clearly differ from the best baseline, {reference}",
+    "hurt": "{model} loses to the best baseline, {reference}",
+}
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One model against another.
+
+    Attributes:
+        model, reference: rows of the scoreboard.
+        effect: ``helped`` or ``hurt`` if the interval excludes 0, else ``no clear difference``.
+        change: RMSE over the reference's, minus 1; -0.05 is 5 % lower.
+        low, high: 95 % interval of the change; None if the windows are too few for one.
+        items_better, items_worse: items on which the RMSE is lower, higher.
+        num_items: items with an observed target; `items_better / num_items` is the win rate.
+    """
+
+    model: str
+    reference: str
+    effect: Effect
+    change: float
+    low: float | None
+    high: float | None
+    items_better: int
+    items_worse: int
+    num_items: int
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What the test windows say about a run.
+
+    Attributes:
+        model: the run's own forecast that is judged: per_item, else fine_tuned, else zero_shot.
+        effect: of tuning against the zero-shot model, or without one against the best baseline; None without either.
+        sentence: the same in words, with numbers.
+        kept: what the saved model is, ``fine_tuned`` or ``zero_shot``.
+        comparisons: the model against every other row of the scoreboard, in its order.
+        num_windows, num_items, num_blocks: what was drawn from; windows without an observed target are left out.
+        block_days: calendar days that are drawn together.
+        speaks_of_other_items: the intervals are about other items like these, not only about other days of these.
+        draws, level, seed: of the bootstrap.
+    """
+
+    model: str
+    effect: Effect | None
+    sentence: str
+    kept: str
+    comparisons: tuple[Comparison, ...]
+    num_windows: int
+    num_items: int
+    num_blocks: int
+    block_days: int
+    speaks_of_other_items: bool
+    draws: int = DRAWS
+    level: float = LEVEL
+    seed: int = 0
+
+    def to_dict(self) -> dict:
+        """Values for `verdict.json`."""
+        return asdict(self) | {"comparisons": [asdict(comparison) for comparison in self.comparisons]}
+
+    def against(self, reference: str) -> Comparison | None:
+        """The comparison with one row of the scoreboard; None if there is none."""
+        return next((found for found in self.comparisons if found.reference == reference), None)
+
+
+def verdict(scores: Mapping[str, Scores], windows: WindowDataset, kept: str, seed: int = 0) -> Verdict:
+    """Compare the run's forecast with all others by a paired block bootstrap; see `relative_rmse`.
+
+    A difference is clear when its 95 % interval excludes 0, so that of models that are equal about one in forty is
+    said to have helped. This is a statement about the test windows, made once at the end. Which weights are saved is
+    decided by the validation windows (`evaluation.keep_best`): who keeps the better of two models by its test score
+    has chosen on the test windows, and the score of the winner is then too good.
+
+    Args:
+        scores: row of the scoreboard -> scores, all on the same windows.
+        windows: those windows.
+        kept: what the saved model is, ``fine_tuned`` or ``zero_shot``.
+        seed: of the bootstrap.
+
+    Raises:
+        DataError: two models were scored on different windows.
+    """
+    model = next((name for name in OURS if name in scores), next(iter(scores)))
+    _require_same_windows(scores, model)
+    judged = scores[model]
+    seen = judged.window_count > 0
+    blocks = _blocks(judged, windows, seen)
+    names = [name for name in scores if name != model]
+    names = [name for name in names if all(np.isfinite(scores[n].window_square).all() for n in (name, model))]
+    if not seen.any():
+        names = []
+    comparisons = ()
+    if names:
+        others = np.column_stack([scores[name].window_square[seen] for name in names])
+        intervals = relative_rmse(judged.window_square[seen], others, blocks, seed=seed)
+        pairs = zip(names, intervals, strict=True)
+        comparisons = tuple(_comparison(model, name, interval, scores) for name, interval in pairs)
+    found = {comparison.reference: comparison for comparison in comparisons}
+    tuning = found.get("zero_shot")
+    baseline = found.get(best_baseline(scores))
+    main = tuning or baseline
+    return Verdict(
+        model=model,
+        effect=main.effect if main else None,
+        sentence=_sentence(model, kept, tuning, baseline, found.get("average"), blocks),
+        kept=kept,
+        comparisons=comparisons,
+        num_windows=int(seen.sum()),
+        num_items=blocks.num_items,
+        num_blocks=blocks.num_blocks,
+        block_days=blocks.days,
+        speaks_of_other_items=blocks.speaks_of_other_items,
+        seed=seed,
+    )
+
+
+def format_comparisons(verdict: Verdict) -> str:
+    """Markdown table of all comparisons; empty if there are none."""
+    if not verdict.comparisons:
+        return ""
+    lines = [
+        f"| {verdict.model} against | effect | RMSE | 95 % interval | better for |",
+        "|---|---|---:|---:|---:|",
+    ]
+    for row in verdict.comparisons:
+        interval = "none: too few days" if row.low is None else f"{_percent(row.low)} to {_percent(row.high)}"
+        lines.append(
+            f"| {row.reference} | {row.effect} | {_percent(row.change)} | {interval} "
+            f"| {row.items_better} of {row.num_items} items |"
+        )
+    return "\n".join(lines)
+
+
+def _require_same_windows(scores: Mapping[str, Scores], model: str) -> None:
+    mine = scores[model]
+    for name, other in scores.items():
+        for field in ("window_start", "window_count"):
+            if not np.array_equal(getattr(mine, field), getattr(other, field)):
+                raise DataError(f"{model} and {name} were not scored on the same windows; score them with one Backtest")
+
+
+def _blocks(scores: Scores, windows: WindowDataset, seen: np.ndarray) -> Blocks:
+    origin = scores.window_start[seen] + windows.context_length
+    stamps = windows.panel.timestamps
+    path = (stamps[origin + windows.prediction_length - 1] - stamps[origin - 1]).max(initial=np.timedelta64(0, "ns"))
+    return Blocks.by_day(scores.window_item[seen], stamps[origin], path)
+
+
+def _comparison(model: str, reference: str, interval: Interval, scores: Mapping[str, Scores]) -> Comparison:
+    mine, other = scores[model].rmse_by_item, scores[reference].rmse_by_item
+    judged = np.isfinite(mine) & np.isfinite(other)
+    mine, other = mine[judged], other[judged]
+    effect: Effect = "no clear difference"
+    if interval.high is not None and interval.high < -_ROUNDING:
+        effect = "helped"
+    elif interval.low is not None and interval.low > _ROUNDING:
+        effect = "hurt"
+    return Comparison(
+        model=model,
+        reference=reference,
+        effect=effect,
+        change=interval.change,
+        low=interval.low,
+        high=interval.high,
+        items_better=int((mine < other * (1 - _ROUNDING)).sum()),
+        items_worse=int((mine > other * (1 + _ROUNDING)).sum()),
+        num_items=len(mine),
+    )
+
+
+def _sentence(
+    model: str,
+    kept: str,
+    tuning: Comparison | None,
+    baseline: Comparison | None,
+    average: Comparison | None,
+    blocks: Blocks,
+) -> str:
+    parts = []
+    if tuning is not None:
+        what = "Fine-tuning with an adapter per item" if model == "per_item" else "Fine-tuning"
+        effect = ": no clear difference" if tuning.effect == "no clear difference" else f" {tuning.effect}"
+        parts.append(f"{what}{effect}: {_numbers(tuning)}.")
+        if kept == "zero_shot":
+            parts.append("No step lowered the validation loss, so the saved model is the zero-shot model.")
+        elif tuning.effect == "hurt":
+            parts.append(
+                "The validation windows had said otherwise, so the tuned weights were saved; "
+                "tuning.mode=zero_shot saves the others."
+            )
+        if average is not None and average.effect == "hurt" and tuning.effect != "hurt":
+            parts.append(f"The mean of both forecasts is better still: against it {model} has {_numbers(average)}.")
+    if baseline is not None:
+        relation = _BASELINE_EFFECT[baseline.effect].format(model=model, reference=baseline.reference)
+        parts.append(f"{relation}: {_numbers(baseline)}.")
+    shown = [comparison for comparison in (tuning, baseline) if comparison is not None]
+    if any(comparison.low is not None for comparison in shown):
+        parts.append(_scope(blocks))
+    elif shown:
+        parts.append("The test windows are too few days for an interval.")
+    return " ".join(parts) or f"Nothing to compare {model} with."
+
+
+def _scope(blocks: Blocks) -> str:
+    days = "1 day" if blocks.days == 1 else f"{blocks.days} days"
+    if blocks.speaks_of_other_items:
+        return f"Intervals are for other items like these {blocks.num_items}: items and blocks of {days} drawn anew."
+    items = "this item" if blocks.num_items == 1 else f"these {blocks.num_items} items"
+    return f"Intervals are for other days of {items}: {blocks.num_blocks} blocks of {days} drawn anew."
+
+
+def _numbers(comparison: Comparison) -> str:
+    text = f"RMSE {_in_words(comparison.change)} than {comparison.reference}"
+    if comparison.low is not None:
+        text += f" (95 % interval {_interval_in_words(comparison.low, comparison.high)})"
+    if comparison.num_items > 1:
+        text += f", better for {comparison.items_better} of {comparison.num_items} items"
+    return text
+
+
+def _interval_in_words(low: float, high: float) -> str:
+    if high < 0:
+        return f"{_size(high)} to {_in_words(low)}"
+    if low > 0:
+        return f"{_size(low)} to {_in_words(high)}"
+    return f"{_in_words(low)} to {_in_words(high)}"
+
+
+def _in_words(change: float) -> str:
+    return f"{_size(change)} % {'lower' if change < 0 else 'higher'}"
+
+
+def _size(change: float) -> str:
+    return f"{100 * abs(change):.1f}" if abs(change) < 10 else "over 1000"
+
+
+def _percent(change: float) -> str:
+    return f"{100 * change:+.1f} %" if abs(change) < 10 else "over +1000 %"

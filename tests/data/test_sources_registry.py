@@ -1,0 +1,158 @@
+"""What sources say about themselves, options, and a source of the user's own."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+import finetune_ttm
+import list_sources
+from tstune.config.schema import DataSection
+from tstune.data.pipeline import prepare_data
+from tstune.data.sources import available_sources, describe_sources, load_source, source_info
+from tstune.errors import ConfigError, DataError, TstuneError
+
+OWN = """
+import pandas as pd
+from tstune.data.table import Roles, SourceTable
+
+def readings(config):
+    stamps = pd.date_range("2024-01-01", periods=200, freq="h")
+    frame = pd.DataFrame({"item_id": "a", "timestamp": stamps, "y": range(config.source_options.get("first", 0),
+        200 + config.source_options.get("first", 0))})
+    return SourceTable(frame, Roles(("y",)), frequency="h")
+
+def no_table(config):
+    return readings(config).frame
+
+def no_column(config):
+    table = readings(config)
+    return SourceTable(table.frame.drop(columns="y"), table.roles)
+
+def no_rows(config):
+    table = readings(config)
+    return SourceTable(table.frame.head(0), table.roles)
+
+def text(config):
+    table = readings(config)
+    return SourceTable(table.frame.astype({"y": str}), table.roles)
+
+def zoned(config):
+    table = readings(config)
+    return SourceTable(table.frame.assign(timestamp=table.frame["timestamp"].dt.tz_localize("UTC")), table.roles)
+
+def nameless(config):
+    table = readings(config)
+    return SourceTable(table.frame.assign(item_id=None), table.roles)
+
+a_number = 5
+"""
+
+
+@pytest.fixture
+def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Name of a module of the user's."""
+    name = f"my_sources_{tmp_path.name.replace('-', '_')}"
+    (tmp_path / f"{name}.py").write_text(OWN)
+    monkeypatch.syspath_prepend(tmp_path)
+    return name
+
+
+def test_every_source_says_what_it_is():
+    for name in available_sources():
+        info = source_info(name)
+        assert info is not None, name
+        assert info.name == name or name == "parquet"
+        assert min(map(len, (info.summary, info.licence, info.where))) >= 5, name
+        text = describe_sources(name)
+        assert all(f"data.{key}" in text for key in info.keys)
+        assert all(f"data.source_options.{option.name}" in text for option in info.options)
+        known = set(DataSection.model_fields)
+        assert set(info.keys) <= known, "only keys of the schema are promised"
+
+
+def test_the_scripts_list_all_sources(capsys: pytest.CaptureFixture[str]):
+    assert list_sources.main(["all"]) == 0
+    text = capsys.readouterr().out
+    names = [line for line in text.splitlines() if line and not line.startswith(" ")]
+    assert set(available_sources()) - {"parquet"} <= set(names)
+    with pytest.raises(SystemExit) as stop:
+        finetune_ttm.parse_args(["--list-sources"])
+    assert stop.value.code == 0
+    assert capsys.readouterr().out == text
+    assert list_sources.main(["t1d_uom"]) == 0
+    one = capsys.readouterr().out
+    assert one.startswith("t1d_uom\n")
+    assert "doi.org/10.5281/zenodo.15806142" in one
+    assert "csv" not in one.splitlines()[0]
+    assert list_sources.main(["t1d_uon"]) == 2
+    assert "did you mean t1d_uom?" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["brist1d_open", "ett", "hf_dataset", "t1d_uom"])
+def test_missing_files_are_named_with_where_they_come_from(name: str, tmp_path: Path):
+    where = source_info(name).where
+    with pytest.raises(ConfigError) as caught:
+        load_source(DataSection(source=name))
+    assert f"source {name} needs data.path" in str(caught.value)
+    assert where in str(caught.value)
+    for path in (tmp_path / "nowhere", tmp_path):  # a place that is not there, and one without a file
+        with pytest.raises(DataError) as caught:
+            load_source(DataSection(source=name, path=str(path)))
+        text = str(caught.value)
+        assert str(path) in text
+        assert where in text
+        assert "\n" not in text
+
+
+def test_options_of_a_source_are_checked():
+    def problem(source: str, **options: object) -> str:
+        with pytest.raises(ConfigError) as caught:
+            load_source(DataSection(source=source, source_options=options))
+        return str(caught.value)
+
+    assert "source_options.peple: source simulated_t1d has no such option; did you mean people?" in problem(
+        "simulated_t1d", peple=3
+    )
+    assert "source_options.days='ten': source simulated_t1d takes a number (int)" in problem(
+        "simulated_t1d", days="ten"
+    )
+    assert "source_options.gaps=1: source simulated_t1d takes true or false" in problem("simulated_t1d", gaps=1)
+    assert "source cgm_sample has no such option; options: none" in problem("cgm_sample", people=3)
+    assert "people=0 must be 1 or more" in problem("simulated_t1d", people=0)
+    with pytest.raises(ConfigError, match="source csv has no such option"):
+        load_source(DataSection(source="csv", path="x.csv", source_options={"people": 1}))
+
+
+def test_a_function_of_ones_own(own: str):
+    config = DataSection(source=f"{own}:readings", source_options={"first": 7})
+    data = prepare_data(config, 16, 4)
+    assert data.panel.values[:, 0].tolist() == list(range(7, 207))
+    assert data.manifest["source"] == f"{own}:readings"
+
+
+@pytest.mark.parametrize(
+    ("function", "words"),
+    [
+        ("no_table", "returned a DataFrame, not a SourceTable"),
+        ("no_column", "has no column 'y'"),
+        ("no_rows", "has no rows"),
+        ("text", "column 'y' must hold numbers"),
+        ("zoned", "'timestamp' must hold times without a zone"),
+        ("nameless", "'item_id' must name a series in every row"),
+        ("a_number", "names no function"),
+        ("absent", "names no function"),
+        ("", "names no function"),
+    ],
+)
+def test_a_function_that_gives_no_table(own: str, function: str, words: str):
+    with pytest.raises(TstuneError) as caught:
+        load_source(DataSection(source=f"{own}:{function}"))
+    assert words in str(caught.value)
+    assert f"{own}:{function}" in str(caught.value)
+
+
+def test_a_module_that_is_not_there():
+    with pytest.raises(ConfigError, match=r"no_such_module_of_mine:f cannot be imported .* on PYTHONPATH"):
+        load_source(DataSection(source="no_such_module_of_mine:f"))

@@ -1,0 +1,198 @@
+"""Alarms over time: by hand, against a minute-by-minute second implementation, and thresholds from validation data."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from tstune.errors import DataError
+from tstune.evaluation.hypo_alarms import AlarmWindows, alarm_report, alarm_windows, choose_alarm_threshold
+from tstune.evaluation.hypo_events import Events
+
+NOON = np.datetime64("2024-03-01T12:00:00")
+
+
+def at(*minutes: float) -> np.ndarray:
+    return np.array([NOON + np.timedelta64(round(60 * m), "s") for m in minutes], dtype="datetime64[s]")
+
+
+def span(minutes: int) -> np.timedelta64:
+    return np.timedelta64(minutes, "m")
+
+
+def events(*pairs: tuple[float, float]) -> Events:
+    return Events(at(*(p[0] for p in pairs)), at(*(p[1] for p in pairs)), np.full(len(pairs), 3.0))
+
+
+def windows(scores: dict[float, float], *pairs: tuple[float, float], horizon: int = 30) -> AlarmWindows:
+    """Origin in minutes -> score, of one item, with its events."""
+    item = np.zeros(len(scores), int)
+    score = np.array(list(scores.values()))
+    return alarm_windows(score, at(*scores), item, np.ones(len(item), bool), {0: events(*pairs)}, span(horizon))
+
+
+# By hand
+
+
+def test_one_event_announced_in_time():
+    every = dict.fromkeys(range(0, 120, 5), 0.0) | {60: 1.0, 65: 1.0}
+    report = alarm_report(windows(every, (80, 100)), 0.5)
+    assert (report.num_events, report.num_detected, report.num_alarms, report.num_false) == (1, 1, 1, 0)
+    assert report.lead_minutes.tolist() == [20]
+    assert report.median_lead_minutes == 20
+    assert (report.sensitivity, report.precision, report.false_alarms_per_day) == (1, 1, 0)
+
+
+def test_an_alarm_is_silent_for_one_horizon_then_rings_again():
+    every = dict.fromkeys(range(0, 120, 5), 1.0)
+    report = alarm_report(windows(every), 0.5)
+    assert report.num_alarms == report.num_false == 4  # 0, 30, 60, 90
+    assert report.days == pytest.approx((115 + 30) / 1440)
+    assert report.false_alarms_per_day == pytest.approx(4 / (145 / 1440))
+    assert np.isnan([report.sensitivity, report.median_lead_minutes]).all()
+
+
+def test_too_early_and_too_late_are_misses():
+    every = dict.fromkeys(range(0, 120, 5), 0.0)
+    early = alarm_report(windows(every | {45: 1.0}, (80, 100)), 0.5)
+    assert (early.num_detected, early.num_false) == (0, 1)
+    exactly = alarm_report(windows(every | {50: 1.0}, (80, 100)), 0.5)
+    assert (exactly.num_detected, exactly.num_false, exactly.lead_minutes.tolist()) == (1, 0, [30])
+    late = alarm_report(windows(every | {80: 1.0}, (80, 100)), 0.5)
+    assert (late.num_events, late.num_detected, late.num_alarms) == (1, 0, 0), "during an event nothing is judged"
+
+
+def test_an_event_that_no_origin_could_announce_does_not_count():
+    report = alarm_report(windows({0: 0.0, 200: 1.0}, (100, 120), (210, 230)), 0.5)
+    assert (report.num_events, report.num_detected) == (1, 1)
+    assert report.days == pytest.approx(60 / 1440)
+
+
+def test_never_and_always():
+    every = {minute: float(minute) for minute in range(0, 120, 5)}
+    never = alarm_report(windows(every, (80, 100)), np.inf)
+    assert (never.num_alarms, never.sensitivity, never.false_alarms_per_day) == (0, 0, 0)
+    assert np.isnan(never.precision)
+
+
+def test_only_judged_windows_count():
+    origin, item = at(0, 5, 10, 15), np.zeros(4, int)
+    judged = np.array([True, False, True, True])
+    kept = alarm_windows(np.array([1.0, np.nan, 2, 3]), origin, item, judged, {0: events((10, 15))}, span(30))
+    assert kept.score.tolist() == [1, 3], "the second was not judged, the third lies in an event"
+    with pytest.raises(DataError, match="an alarm score is not a number"):
+        alarm_windows(np.array([1.0, np.nan, 2, 3]), origin, item, np.ones(4, bool), {}, span(30))
+
+
+def test_no_windows_at_all():
+    report = alarm_report(windows({}, (80, 100)), 0.5)
+    assert (report.num_events, report.num_alarms, report.days) == (0, 0, 0)
+    assert np.isnan(report.false_alarms_per_day)
+
+
+# Against a second implementation
+
+
+def simulated(seed: int, items: int = 3) -> AlarmWindows:
+    random = np.random.default_rng(seed)
+    origin, item, score, found = [], [], [], {}
+    for which in range(items):
+        minutes = np.flatnonzero(random.random(600) < 0.8) * 5
+        begin = np.cumsum(random.integers(60, 700, 8))
+        pairs = [(5 * (b // 5), 5 * (b // 5) + 5 * int(random.integers(3, 9))) for b in begin]
+        found[which] = events(*pairs)
+        soon = np.array([any(0 < p[0] - m <= 60 for p in pairs) for m in minutes])
+        origin.append(at(*minutes))
+        item.append(np.full(len(minutes), which))
+        score.append(random.normal(1.5 * soon, 1))
+    origin, item, score = (np.concatenate(part) for part in (origin, item, score))
+    shuffled = random.permutation(len(item))
+    judged = np.ones(len(item), bool)
+    return alarm_windows(score[shuffled], origin[shuffled], item[shuffled], judged, found, span(60))
+
+
+def slow_report(data: AlarmWindows, alarm_from: float) -> tuple[int, int, int, int, int, list[float]]:
+    """Minute by minute with plain loops."""
+    num_events = detected = alarms = false = monitored = 0
+    leads = []
+    for which in set(data.item.tolist()):
+        mine = data.item == which
+        origins = sorted(int((o - at(0)[0]) / span(1)) for o in data.origin[mine])
+        score = {int((o - at(0)[0]) / span(1)): s for o, s in zip(data.origin[mine], data.score[mine], strict=True)}
+        starts = [int((s - at(0)[0]) / span(1)) for s in data.events[which].start]
+        raised, quiet_until = [], -1
+        for minute in range(max(origins) + 1):
+            if minute in score and score[minute] >= alarm_from and minute >= quiet_until:
+                raised.append(minute)
+                quiet_until = minute + 60
+        alarms += len(raised)
+        false += sum(not any(r < s <= r + 60 for s in starts) for r in raised)
+        for start in starts:
+            num_events += any(start - 60 <= o < start for o in origins)
+            before = [r for r in raised if start - 60 <= r < start]
+            detected += bool(before)
+            leads += [start - before[0]] if before else []
+        monitored += len({minute for o in origins for minute in range(o, o + 60)})
+    return num_events, detected, alarms, false, monitored, sorted(leads)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_random_alarms_against_a_second_implementation(seed):
+    data = simulated(seed)
+    for alarm_from in (-1.0, 0.5, 2.0, 3.0):
+        report = alarm_report(data, alarm_from)
+        num_events, detected, alarms, false, monitored, leads = slow_report(data, alarm_from)
+        assert (report.num_events, report.num_detected) == (num_events, detected)
+        assert (report.num_alarms, report.num_false) == (alarms, false)
+        assert report.days == pytest.approx(monitored / 1440)
+        assert sorted(report.lead_minutes.tolist()) == leads
+    assert num_events > 10
+
+
+# The threshold
+
+
+@pytest.mark.parametrize("budget", [0.5, 2.0, 5.0])
+def test_the_threshold_is_the_best_that_validation_allows(budget):
+    validation = simulated(10)
+    validation = replace(validation, score=validation.score.round(1))
+    candidates = np.unique(validation.score)
+    assert len(candidates) < 200, "then every score is tried"
+    allowed = [
+        (report.num_detected, report.alarm_from)
+        for report in (alarm_report(validation, candidate) for candidate in candidates)
+        if report.false_alarms_per_day <= budget
+    ]
+    assert 0 < len(allowed) < len(candidates)
+    assert choose_alarm_threshold(validation, budget) == max(allowed)[1]
+
+
+def test_of_many_scores_some_are_tried():
+    validation = simulated(10)
+    assert len(np.unique(validation.score)) > 1000
+    few = replace(validation, score=validation.score.round(1))
+    reports = [alarm_report(data, choose_alarm_threshold(data, 2.0)) for data in (validation, few)]
+    assert abs(reports[0].num_detected - reports[1].num_detected) <= 1
+    assert reports[0].false_alarms_per_day <= 2
+
+
+def test_more_false_alarms_allowed_announce_more():
+    validation, test = simulated(11), simulated(12)
+    thresholds = [choose_alarm_threshold(validation, budget) for budget in (0.3, 1.5, 6.0)]
+    assert thresholds[0] > thresholds[1] > thresholds[2]
+    sensitivity = [alarm_report(test, threshold).sensitivity for threshold in thresholds]
+    assert sensitivity[0] < sensitivity[2]
+    assert alarm_report(test, thresholds[0]).false_alarms_per_day < 3
+
+
+def test_a_score_without_skill_never_rings_when_no_false_alarm_is_allowed():
+    every = dict.fromkeys(range(0, 600, 5), 1.0)
+    validation = windows(every, (580, 600))
+    assert choose_alarm_threshold(validation, 0.0) == np.inf
+
+
+def test_no_event_to_choose_by():
+    with pytest.raises(DataError, match="no hypoglycaemic event in the validation part"):
+        choose_alarm_threshold(windows({0: 1.0, 5: 2.0}), 1.0)

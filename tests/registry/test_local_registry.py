@@ -1,0 +1,180 @@
+"""The registry in a folder: what lies where, what rots, what is cleaned."""
+
+from __future__ import annotations
+
+import shutil
+import sqlite3
+import stat
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+from registry_runs import FILES, assert_intact, content, refusal, stored, write_run
+
+from tstune.errors import RegistryError
+from tstune.registry import LocalModelRegistry, open_registry
+
+
+@pytest.fixture
+def one(local: LocalModelRegistry, tmp_path: Path) -> LocalModelRegistry:
+    local.register(write_run(tmp_path / "run"), "cgm")
+    return local
+
+
+def blob_of(registry: LocalModelRegistry, path: str) -> Path:
+    """Where the registry keeps a file of cgm:1."""
+    sha256 = next(file.sha256 for file in registry.get("cgm:1").files if file.path == path)
+    return registry.root / "objects" / sha256[:2] / sha256
+
+
+def flip_a_byte(path: Path) -> None:
+    """Spoil one bit in the middle."""
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.chmod(0o644)
+    path.write_bytes(data)
+
+
+def test_layout(one: LocalModelRegistry, tmp_path: Path) -> None:
+    assert sorted(path.name for path in one.root.iterdir()) == ["incoming", "lock", "objects", "registry.db"]
+    assert list((one.root / "incoming").iterdir()) == []
+    blobs = list((one.root / "objects").glob("*/*"))
+    assert len(blobs) == len(FILES)
+    for blob in blobs:
+        assert blob.parent.name == blob.name[:2]
+        assert stat.S_IMODE(blob.stat().st_mode) == 0o444
+    with closing(sqlite3.connect(one.root / "registry.db")) as connection:
+        assert connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+
+    one.register(write_run(tmp_path / "again", weights=b"other weights"), "cgm")
+    assert len(list((one.root / "objects").glob("*/*"))) == len(FILES) + 1, "equal files are kept once"
+
+
+@pytest.mark.parametrize("path", FILES)
+def test_a_flipped_byte_is_refused(path: str, one: LocalModelRegistry, tmp_path: Path) -> None:
+    flip_a_byte(blob_of(one, path))
+    for read in (
+        lambda: one.load("cgm:1"),
+        lambda: one.download("cgm:1", tmp_path / "copy"),
+        lambda: one.export_archive("cgm:1", tmp_path / "copy.zip"),
+        lambda: one.verify("cgm:1"),
+    ):
+        with pytest.raises(RegistryError) as caught:
+            read()
+        refusal(caught.value, "cgm:1", f"{path} is damaged")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["registry", "run"], "nothing half-written"
+
+
+def test_other_damage_is_refused(one: LocalModelRegistry, tmp_path: Path) -> None:
+    weights = blob_of(one, "model/model.safetensors")
+    weights.chmod(0o644)
+    for data in (b"weight", b"weights and more", b""):
+        weights.write_bytes(data)
+        with pytest.raises(RegistryError) as caught:
+            one.download("cgm:1", tmp_path / "copy")
+        refusal(caught.value, "model/model.safetensors is damaged", "instead of 7 bytes")
+    weights.unlink()
+    with pytest.raises(RegistryError) as caught:
+        one.download("cgm:1", tmp_path / "copy")
+    refusal(caught.value, "model/model.safetensors is gone")
+    assert not (tmp_path / "copy").exists()
+
+
+def test_registering_again_heals(one: LocalModelRegistry, tmp_path: Path) -> None:
+    flip_a_byte(blob_of(one, "model/model.safetensors"))
+    one.register(tmp_path / "run", "cgm")
+    assert_intact(one, "cgm", [1, 2])
+
+
+def test_clean_removes_what_nobody_needs(one: LocalModelRegistry, tmp_path: Path) -> None:
+    one.register(write_run(tmp_path / "second", weights=b"other weights"), "cgm")
+    (one.root / "incoming" / "0123").write_bytes(b"half")
+    stray = one.root / "objects" / "ab" / ("ab" * 32)
+    stray.parent.mkdir(exist_ok=True)
+    stray.write_bytes(b"stray")
+    cleaned = one.clean()
+    assert (cleaned.count, cleaned.size) == (2, 9)
+    assert_intact(one, "cgm", [1, 2])
+
+    one.delete("cgm:2")
+    assert one.clean().count == 1, "the other files belong to version 1 too"
+    assert_intact(one, "cgm", [1])
+    one.delete("cgm:1")
+    assert one.clean().count == len(FILES)
+    assert content(one.root / "objects") == {}
+    assert one.clean().count == 0
+    assert one.register(tmp_path / "run", "cgm").version == 3
+
+
+def test_reading_makes_nothing(local: LocalModelRegistry) -> None:
+    for read in (local.names, local.clean, lambda: local.get("cgm:1"), lambda: local.rollback("cgm", "champion")):
+        with pytest.raises(RegistryError) as caught:
+            read()
+        refusal(caught.value, "no registry in", str(local.root), "register a run first")
+    assert not local.root.exists()
+
+
+def test_places_that_are_no_registry(one: LocalModelRegistry, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    (tmp_path / "file").write_text("x")
+    damaged, newer, folder = (tmp_path / name for name in ("damaged", "newer", "folder"))
+    for place in (damaged, newer):
+        shutil.copytree(one.root, place)
+    (damaged / "registry.db").write_bytes(b"no database at all" * 100)
+    with closing(sqlite3.connect(newer / "registry.db")) as connection:
+        connection.execute("PRAGMA user_version = 99")
+    (folder / "registry.db").mkdir(parents=True)
+    for place, words in {
+        "file": ("cannot be used", "File exists"),
+        "damaged": ("registry.db is damaged", "not a database"),
+        "newer": ("registry.db", "newer tstune", "99"),
+        "folder": ("registry.db", "cannot be used"),
+    }.items():
+        with pytest.raises(RegistryError) as caught:
+            LocalModelRegistry(tmp_path / place).register(run, "cgm")
+        refusal(caught.value, place, *words)
+
+
+@pytest.mark.parametrize("pragmas", [[], ["journal_mode = WAL"]])
+def test_a_registry_that_was_being_made_when_it_was_killed(
+    pragmas: list[str], local: LocalModelRegistry, tmp_path: Path
+) -> None:
+    local.root.mkdir()
+    (local.root / "registry.db").touch()
+    with closing(sqlite3.connect(local.root / "registry.db")) as connection:
+        for pragma in pragmas:
+            connection.execute(f"PRAGMA {pragma}")
+    with pytest.raises(RegistryError) as caught:
+        local.names()
+    refusal(caught.value, "no registry in")
+    assert local.register(write_run(tmp_path / "run"), "cgm").version == 1
+    assert_intact(local, "cgm", [1])
+
+
+def test_an_alias_that_moves_meanwhile(one: LocalModelRegistry, tmp_path: Path) -> None:
+    one.register(write_run(tmp_path / "second"), "cgm")
+    one.set_alias("cgm:1", "champion")
+    with pytest.raises(RegistryError) as caught:
+        one._move_alias("cgm", "champion", 2, "set", expected=None)
+    refusal(caught.value, "cgm@champion has just moved to 1")
+    with pytest.raises(RegistryError) as caught:
+        one._move_alias("cgm", "champion", 7, "set", expected=1)
+    refusal(caught.value, "cgm:7 has just been deleted")
+    assert one.aliases("cgm") == {"champion": 1}
+    assert len(one.alias_history("cgm", "champion")) == 1
+
+
+def test_opening(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_run(tmp_path / "run")
+    assert open_registry().location == "registry"
+    monkeypatch.setenv("TSTUNE_REGISTRY", "elsewhere")
+    open_registry().register("run", "cgm")
+    assert_intact(open_registry(tmp_path / "elsewhere"), "cgm", [1])
+    assert not Path("registry").exists()
+    target = open_registry("elsewhere").download("cgm:1", "copy")
+    assert content(target) == stored(tmp_path / "run")
+    for place in ("http://127.0.0.1:5000", "s3://bucket/registry"):
+        with pytest.raises(RegistryError) as caught:
+            open_registry(place)
+        refusal(caught.value, place.partition("://")[0], "mlflow+http://host:port")

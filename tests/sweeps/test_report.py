@@ -1,0 +1,219 @@
+"""The table, the pictures and the best recipe of a study that is filled in by hand."""
+
+from __future__ import annotations
+
+import csv
+import os
+import signal
+
+import optuna
+import pytest
+from PIL import Image
+
+from tstune.config.schema import RunConfig
+from tstune.config.simple_manager import SimpleConfigManager
+from tstune.errors import OutputError
+from tstune.sweeps.attempts import claim, note_failure, note_pruning, points, tidy
+from tstune.sweeps.files import SweepFolder, aside
+from tstune.sweeps.launch import Launch
+from tstune.sweeps.report import FILES, Report, best_point
+from tstune.sweeps.space import parse_space
+from tstune.sweeps.stop import StopRequest
+from tstune.sweeps.storage import open_storage, quiet_optuna
+
+SPACE = parse_space(["training.learning_rate=tag(log,interval(1e-4,1e-1))", "data.control_columns=[],[a|b]"])
+TRIED = (  # rate, columns, what becomes of it
+    (0.05, [], 3.0),
+    (0.001, ["a|b"], 1.0),
+    (0.01, [], "pruned"),
+    (0.002, [], "failed"),
+    (0.003, [], 2.0),
+    (0.004, ["a|b"], "lost"),
+)
+
+
+class Gone(Exception):
+    """What a trial dies of."""
+
+
+def fill(folder: SweepFolder, tried) -> optuna.Study:
+    quiet_optuna()
+    study = optuna.create_study(study_name="s", storage=open_storage(f"sqlite:///{folder.path}/study.db", 60))
+    for rate, columns, result in tried:
+        study.enqueue_trial({"training.learning_rate": rate, "data.control_columns": SPACE[1].stored(columns)})
+
+        def objective(trial, result=result):
+            claim(study, trial, 99)
+            for dimension in SPACE:
+                dimension.suggest(trial)
+            if result == "pruned":
+                note_pruning(trial, 40)
+                raise optuna.TrialPruned
+            if result == "failed":
+                note_failure(trial, "data.path: no such file | folder")
+            if isinstance(result, str):
+                raise Gone
+            ran = RunConfig.model_validate(
+                {
+                    "output_dir": str(folder.run(trial.number)),
+                    "training": {"learning_rate": trial.params["training.learning_rate"]} | RESUMES,
+                    "tracking": {"trackers": ["file"], "parent_run": "p", "run_name": "s-1"},
+                }
+            )
+            folder.run(trial.number).mkdir()
+            folder.save_recipe(ran, folder.run(trial.number) / "config.yaml")
+            return result
+
+        study.optimize(objective, n_trials=1, catch=(Gone,))
+    tidy(study, 1000)
+    return study
+
+
+RESUMES = {"resume_from_checkpoint": "auto"}
+
+
+@pytest.fixture
+def folder(tmp_path):
+    made = SweepFolder(tmp_path / "out")
+    made.make()
+    return made
+
+
+def report(folder: SweepFolder) -> Report:
+    base = RunConfig.model_validate({"tracking": {"trackers": ["tensorboard"]}})
+    return Report(folder, base, SPACE, Launch("accelerate_configs/ddp.yaml", 2), "tpe", 6)
+
+
+def test_everything_is_reported(folder):
+    study = fill(folder, TRIED)
+    assert report(folder).write(study).number == 1
+    assert sorted(path.name for path in folder.path.iterdir()) == sorted([*FILES, "study.db", "trials"])
+
+    with (folder.path / "trials.csv").open(newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    assert [row["number"] for row in rows] == ["0", "1", "2", "3", "4", "5"]
+    assert [row["state"] for row in rows] == ["finished", "finished", "pruned", "failed", "finished", "waiting"]
+    assert [row["validation_loss"] for row in rows] == ["3.0", "1.0", "", "", "2.0", ""]
+    assert [row["training.learning_rate"] for row in rows] == ["0.05", "0.001", "0.01", "0.002", "0.003", "0.004"]
+    assert rows[1]["data.control_columns"] == '["a|b"]'
+    assert [row["stopped_at_step"] for row in rows] == ["", "", "40", "", "", ""]
+    assert [row["attempts"] for row in rows] == ["1", "1", "1", "1", "1", "2"]
+    assert rows[3]["reason"] == "data.path: no such file | folder"
+    assert float(rows[0]["seconds"]) >= 0
+
+    readme = (folder.path / "README.md").read_text()
+    assert "# Sweep s\n\nSampler tpe, 6 trials planned: 3 finished, 1 pruned, 1 failed, 1 waiting." in readme
+    assert "Best: trial 1, validation_loss 1." in readme
+    assert (
+        "    accelerate launch --config_file accelerate_configs/ddp.yaml --num_processes 2 "
+        f"scripts/finetune_ttm.py --config {folder.path}/best.yaml"
+    ) in readme
+    table = [line for line in readme.splitlines() if line.startswith("| ")]
+    assert [line.split("|")[1].strip() for line in table[2:]] == ["1", "4", "0", "2", "3", "5"], "best first"
+    assert "data.path: no such file \\| folder |" in table[6]
+    assert "stopped at step 40" in table[5]
+    assert "attempt 2" in table[7]
+    assert "- `training.learning_rate`: interval(0.0001 to 0.1, log)" in readme
+    assert "![importance](importance.png)" in readme
+    assert len({len(line.replace("\\|", "")) for line in table if "\\" not in line}) == 1, "aligned"
+
+    for name in ("importance.png", "history.png"):
+        with Image.open(folder.path / name) as image:
+            assert image.format == "PNG"
+            assert min(image.size) > 100
+            assert len(image.convert("RGB").getcolors(1 << 24)) > 10, "something is drawn"
+
+
+def test_the_best_recipe_is_the_run_without_the_sweep(folder):
+    report(folder).write(fill(folder, TRIED))
+    best = SimpleConfigManager().load_config(folder.best_recipe)
+    assert best.training.learning_rate == 0.001
+    assert best.training.resume_from_checkpoint is None
+    assert best.output_dir == str(folder.path / "best")
+    assert best.tracking == report(folder).base.tracking, "as the user has it"
+
+
+@pytest.mark.parametrize(
+    ("tried", "told"),
+    [
+        ((), "it takes at least two finished trials"),
+        (TRIED[2:4], "it takes at least two finished trials"),
+        (TRIED[:1], "it takes at least two finished trials"),
+        (((0.05, [], 1.0), (0.001, [], 1.0)), "every finished trial has the same validation loss"),
+    ],
+)
+def test_what_cannot_be_said_yet_is_said(folder, tried, told):
+    study = fill(folder, tried)
+    best = report(folder).write(study)
+    readme = (folder.path / "README.md").read_text()
+    assert f"Not known: {told}." in readme
+    assert (folder.path / "history.png").is_file()
+    assert not (folder.path / "importance.png").exists()
+    assert folder.best_recipe.exists() == (best is not None)
+    assert ("No trial has finished." in readme) == (best is None)
+
+
+def test_of_equal_trials_the_first_is_best(folder):
+    found = points(fill(folder, [(0.05, [], 2.0), (0.01, [], 1.0), (0.001, [], 1.0)]))
+    assert best_point(found).number == 1
+    assert best_point([]) is None
+
+
+def test_importance_finds_the_key_that_matters(folder):
+    rates = [0.0001 * 3**n for n in range(6)]
+    study = fill(folder, [(rate, columns, rate) for rate in rates for columns in ([], ["a|b"])])
+    report(folder).write(study)
+    readme = (folder.path / "README.md").read_text()
+    shares = [line for line in readme.splitlines() if line.startswith("- `") and line.endswith("%")]
+    assert [line.split("`")[1] for line in shares] == ["training.learning_rate", "data.control_columns"]
+    rate, columns = (int(line.split()[-1].rstrip("%")) for line in shares)
+    assert rate > 50 > 10 > columns
+
+
+def test_weights_of_the_others_are_removed(folder):
+    run = folder.run(3)
+    for name in ("model/model.safetensors", "adapters/a/adapter_model.safetensors", "checkpoints/step-1/x.json"):
+        (run / name).parent.mkdir(parents=True)
+        (run / name).write_text("x")
+    (run / "metrics.json").write_text("{}")
+    (run / "model/config.json").write_text("{}")
+    aborted = folder.trials / "3.checkpoints" / "step-1"
+    aborted.mkdir(parents=True)
+    other = folder.run(30)
+    (other / "model").mkdir(parents=True)
+    (other / "model/model.safetensors").write_text("x")
+    folder.remove_weights(3)
+    files = sorted(str(path.relative_to(folder.trials)) for path in folder.trials.rglob("*") if path.is_file())
+    assert files == ["3/metrics.json", "3/model/config.json", "30/model/model.safetensors"]
+    assert not aborted.exists()
+    folder.remove_weights(4)  # never begun
+
+
+def test_a_file_is_replaced_as_a_whole(tmp_path):
+    file = tmp_path / "file"
+    file.write_text("old")
+    with pytest.raises(ZeroDivisionError), aside(file) as partial:
+        partial.write_text(f"new{1 / 0}")
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+    assert file.read_text() == "old"
+    with aside(file) as partial:
+        partial.write_text("new")
+    assert file.read_text() == "new"
+    with pytest.raises(OutputError, match="cannot be written"), aside(tmp_path / "none" / "file") as partial:
+        partial.write_text("new")
+
+
+def test_signals_are_noted_and_a_second_ctrl_c_is_not():
+    before = signal.getsignal(signal.SIGTERM)
+    with StopRequest() as stop:
+        assert not stop.requested
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert stop.requested
+        assert not stop.came_from_terminal
+        os.kill(os.getpid(), signal.SIGTERM)
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
+    assert signal.getsignal(signal.SIGTERM) is before
+    with StopRequest() as stop:
+        os.kill(os.getpid(), signal.SIGINT)
+        assert stop.came_from_terminal

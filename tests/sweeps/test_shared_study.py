@@ -1,0 +1,53 @@
+"""Two sweep processes at once on one study, with trials that fail in their own process."""
+
+from __future__ import annotations
+
+import pytest
+from conftest import TIMEOUT, Desk, make_desk
+from launched import ROOT
+
+WORDS = (
+    *("--config", "recipe.yaml", "--sampler", "grid", "--accelerate-config", ROOT / "accelerate_configs/cpu.yaml"),
+    *("--keep", "all", "--study", "shared", "model.context_length=32,64,4000"),
+)
+
+
+@pytest.fixture(scope="module")
+def desk(tmp_path_factory: pytest.TempPathFactory) -> Desk:
+    desk = make_desk(tmp_path_factory.mktemp("shared"), evaluation={"baselines": []})
+    sweeps = [desk.start(*WORDS) for _ in range(2)]
+    assert [sweep.wait(TIMEOUT) for sweep in sweeps] == [0, 0], desk.log.read_text()
+    return desk
+
+
+def test_every_point_is_tried_once(desk):
+    rows = desk.rows()
+    states = [(row["model.context_length"], row["state"]) for row in rows]
+    assert states == [("32", "finished"), ("64", "finished"), ("4000", "failed")]
+    assert {row["attempts"] for row in rows} == {"1"}
+    said = desk.log.read_text()
+    assert said.count(" finished: validation_loss") == 2
+    assert said.count(" failed: ") == 1
+    assert "in data.split.mode=strict a longer context leaves fewer validation windows" in said
+    assert "Traceback" not in said
+
+
+def test_the_reason_is_the_error_line_of_the_trial(desk):
+    (failed,) = [row for row in desk.rows() if row["state"] == "failed"]
+    assert failed["reason"].startswith("series too short: a window needs 4008 steps")
+    assert f"error: {failed['reason']}\n" in (desk.out / "trials" / f"{failed['number']}.log").read_text()
+
+
+def test_all_weights_are_kept_when_asked(desk):
+    finished = {row["number"] for row in desk.rows() if row["state"] == "finished"}
+    assert {path.parent.parent.name for path in desk.out.rglob("*.safetensors")} == finished
+
+
+def test_nothing_but_failures_is_an_error(desk, monkeypatch, capsys):
+    monkeypatch.chdir(desk.folder)
+    words = ("--config", "recipe.yaml", "--sampler", "grid", "--study", "bad", "model.dropout=7,8")
+    assert desk.run_here("--output", "bad", *words) == 2
+    said = capsys.readouterr().err
+    reason = "recipe.yaml: 1 problem: model.dropout: input should be less than 1 (got 7)"
+    assert f"error: all 2 trials failed, the first one: {reason}; see bad/README.md\n" in said
+    assert (desk.folder / "bad" / "trials.csv").is_file()

@@ -1,0 +1,30 @@
+"""A real MLflow server that a test can stop and start again."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from pathlib import Path
+
+import psutil
+from launched import free_port
+from mlflow_server import running_mlflow_server
+
+
+class Server:
+    """An MLflow server that can die and come back under the same URI, with what it knew."""
+
+    def __init__(self, folder: Path) -> None:
+        self.port, self.folder, self._running = free_port(), folder, ExitStack()
+        self.uri = f"http://127.0.0.1:{self.port}"
+        self.start()
+
+    def start(self) -> None:
+        self._running.enter_context(running_mlflow_server(self.folder, self.port))
+
+    def stop(self) -> None:
+        self._running.close()
+
+    def process_group(self) -> int:
+        """Of the server and its workers."""
+        children = psutil.Process().children()
+        return next(child.pid for child in children if str(self.port) in child.cmdline())
