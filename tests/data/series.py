@@ -16,7 +16,7 @@ START = "2023-06-01"
 def person(seed: int, steps: int = 1500) -> np.ndarray:
     """Five-minute readings in mg/dL, one decimal: a daily rhythm and a slow random walk."""
     random = np.random.default_rng(seed)
-    walk = np.convolve(random.normal(0, 6, steps), 0.98 ** np.arange(300))[:steps]
+    walk = np.convolve(random.normal(0, 4, steps), 0.98 ** np.arange(300))[:steps]
     rhythm = 25 * np.sin(2 * np.pi * (np.arange(steps) + random.integers(288)) / 288)
     return np.round(np.clip(140 + rhythm + walk, 40, 400), 1)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -330,3 +331,18 @@ def test_weights_that_are_thrown_away_are_not_checked(parent: Path):
         parent / "model", split_train=0.3, split_validation=0.3, split_test=0.4, tuning_mode="from_scratch"
     )
     assert "weights" not in model.prepare(tiny.series()).manifest
+
+
+def test_where_weights_came_from_does_not_make_runs_incomparable(parent: Path, tmp_path: Path):
+    from tstune.registry import LocalModelRegistry
+
+    manifest = tiny.read_json(parent / "manifest.json")
+    registry = LocalModelRegistry(tmp_path / "registry", timeout=20)
+    registry.register(parent, "model")
+    weights = {"weights": {"pretrained": "x/model", "overlap": [], "trained_on": []}}
+    for name, change in (("tuned_on", weights), ("other", weights | {"windows": {"test": 1}})):
+        shutil.copytree(parent, tmp_path / name)
+        (tmp_path / name / "manifest.json").write_text(json.dumps(manifest | change))
+        registry.register(tmp_path / name, "model")
+    assert registry.compare("model:1", "model:2").other_data == ()
+    assert registry.compare("model:1", "model:3").other_data == ("windows",)

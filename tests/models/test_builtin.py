@@ -14,7 +14,7 @@ from tstune.errors import CheckpointError
 from tstune.models.builtin_weights import ASSETS, builtin_folder
 from tstune.models.ttm import TTMForecaster
 
-SHIPPED = {"ttm-512-96-synthetic": (512, 96, 805_280), "ttm-96-24-synthetic": (96, 24, SHORT_PARAMETERS)}
+SHIPPED = {"ttm-512-96-synthetic": (512, 96, 805_280), "ttm-96-24-synthetic": (96, 24, 297_432)}
 QUIET = ["evaluation.num_plots=0", "evaluation.horizons=[]", "tuning.mode=zero_shot"]
 
 

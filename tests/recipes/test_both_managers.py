@@ -32,6 +32,7 @@ NUM_COMMANDS = {
     ("recipes/README.md", "--config"): 1,
     ("recipes/hydra/README.md", "--hydra"): 9,
     ("recipes/ttm/README.md", "--config"): 2,
+    ("recipes/ttm/pretrain/README.md", "--config"): 1,
 }
 
 MODES = ("zero_shot", "head", "decoder", "bias", "lora", "dora", "full", "from_scratch")

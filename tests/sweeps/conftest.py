@@ -9,7 +9,8 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
@@ -26,12 +27,13 @@ class Desk:
     """A folder with a series and a recipe; sweeps run in it."""
 
     folder: Path
+    sweeps: list[subprocess.Popen] = field(default_factory=list)
 
     def start(self, *words: object) -> subprocess.Popen:
         """Start a sweep into out/; what it says goes to sweep.log."""
         command = [sys.executable, ROOT / "scripts" / "sweep_hparams.py", "--output", "out", *words]
         with self.log.open("ab") as log:
-            return subprocess.Popen(
+            sweep = subprocess.Popen(
                 list(map(str, command)),
                 cwd=self.folder,
                 env=os.environ | {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"},
@@ -40,6 +42,14 @@ class Desk:
                 stderr=log,
                 start_new_session=True,
             )
+        self.sweeps.append(sweep)
+        return sweep
+
+    def end(self) -> None:
+        """End what a failed test left running."""
+        for sweep in self.sweeps:
+            sweep.terminate()
+            sweep.wait(TIMEOUT)
 
     def run(self, *words: object) -> int:
         """Run a sweep to its end."""
@@ -79,12 +89,17 @@ class Desk:
             time.sleep(0.02)
 
 
-def make_desk(folder: Path, **sections: object) -> Desk:
-    """Write series.csv and recipe.yaml."""
+@contextmanager
+def desk_in(folder: Path, **sections: object) -> Iterator[Desk]:
+    """Write series.csv and recipe.yaml; at the end no sweep is left."""
     series = tiny.write_series(folder / "series.csv")
     values = tiny.recipe(series, folder / "unused", tracking={"folder": str(folder / "tracking")}, **sections)
     tiny.write_recipe(folder / "recipe.yaml", values)
-    return Desk(folder)
+    desk = Desk(folder)
+    try:
+        yield desk
+    finally:
+        desk.end()
 
 
 @pytest.fixture(autouse=True)
@@ -96,7 +111,8 @@ def log_to_the_captured_stream() -> Iterator[None]:
 
 
 @pytest.fixture
-def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Desk:
+def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Desk]:
     """A desk in the current folder."""
     monkeypatch.chdir(tmp_path)
-    return make_desk(tmp_path)
+    with desk_in(tmp_path) as desk:
+        yield desk

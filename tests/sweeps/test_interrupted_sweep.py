@@ -6,19 +6,20 @@ import json
 import signal
 import subprocess
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import optuna
 import psutil
 import pytest
 import tiny
-from conftest import TIMEOUT, Desk, make_desk
+from conftest import TIMEOUT, Desk, desk_in
 from launched import ROOT
 
 from tstune.sweeps.launch import Launch
 
 CPU = ROOT / "accelerate_configs" / "cpu.yaml"
-STEPS = 250
+STEPS = 500
 GRID = ("training.learning_rate=choice(0.01,0.001)", "model.dropout=choice(0.1,7)")
 WORDS = ("--config", "recipe.yaml", "--sampler", "grid", "--accelerate-config", CPU, *GRID)
 TRAINING = {"max_steps": STEPS, "num_epochs": 100, "eval_every_steps": 50, "log_every_steps": 50}
@@ -45,28 +46,28 @@ def _works_in(process: psutil.Process, folder: Path) -> bool:
 
 
 @pytest.fixture(scope="module")
-def history(tmp_path_factory: pytest.TempPathFactory) -> tuple[Desk, list[int], list[list[dict]]]:
+def history(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Desk, list[int], list[list[dict]]]]:
     """The desk, the exit code of each start, and the table after it."""
-    desk = make_desk(tmp_path_factory.mktemp("grid"), training=TRAINING, evaluation={"baselines": []})
-    codes, tables = [], []
-    moments = (
-        (signal.SIGKILL, desk.says(0, "step 50:")),
-        (signal.SIGTERM, desk.says(0, "resumed from step")),
-        (signal.SIGINT, desk.says(4, "step 50:")),
+    moments = (  # a trial that is made again takes a number
+        (signal.SIGKILL, 0, "step 50:"),
+        (signal.SIGTERM, 0, "resumed from step"),
+        (signal.SIGINT, 4, "step 50:"),
     )
-    for number, moment in moments:
-        sweep = desk.start(*WORDS)
-        desk.wait_until(moment, sweep)
-        codes.append(end(sweep, number))
-        if number == signal.SIGKILL:
-            wait_until_quiet(desk.folder)
-            tables.append([])  # it had no time to write one
-        else:
-            assert not [p.pid for p in psutil.process_iter() if _works_in(p, desk.folder)], "it ended its trial"
-            tables.append(desk.rows())
-    codes.append(desk.run(*WORDS))
-    tables.append(desk.rows())
-    return desk, codes, tables
+    codes, tables = [], []
+    with desk_in(tmp_path_factory.mktemp("grid"), training=TRAINING, evaluation={"baselines": []}) as desk:
+        for number, trial, text in moments:
+            sweep = desk.start(*WORDS)
+            desk.wait_until(desk.says(trial, text), sweep)
+            codes.append(end(sweep, number))
+            if number == signal.SIGKILL:
+                wait_until_quiet(desk.folder)
+                tables.append([])  # it had no time to write one
+            else:
+                assert not [p.pid for p in psutil.process_iter() if _works_in(p, desk.folder)], "it ended its trial"
+                tables.append(desk.rows())
+        codes.append(desk.run(*WORDS))
+        tables.append(desk.rows())
+        yield desk, codes, tables
 
 
 def test_exit_codes(history):

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import optuna
 import pytest
 import tiny
-from conftest import Desk, make_desk
+from conftest import Desk, desk_in
 from launched import ROOT
 from optuna.trial import TrialState
 
 SEED = 19  # with it TPE, after two random trials, tries the useless learning rate once
 USELESS = "1e-09"
-STEPS, EVERY = 200, 10
+STEPS, EVERY = 300, 10
 WORDS = (
     *("--hydra", "primary.yaml", "--sampler", "tpe", "--trials", 6, "--startup-trials", 2),
     *("--accelerate-config", ROOT / "accelerate_configs/cpu.yaml"),
@@ -21,15 +23,16 @@ WORDS = (
 
 
 @pytest.fixture(scope="module")
-def desk(tmp_path_factory: pytest.TempPathFactory) -> Desk:
+def desk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Desk]:
     training = {"max_steps": STEPS, "num_epochs": 100, "eval_every_steps": EVERY, "log_every_steps": 50}
-    desk = make_desk(tmp_path_factory.mktemp("tpe"), training=training, evaluation={"baselines": []}, seed=SEED)
-    recipe = (desk.folder / "recipe.yaml").read_text(encoding="utf-8")
-    (desk.folder / "primary.yaml").write_text(f"defaults: [tuning: scratch, _self_]\n{recipe}", encoding="utf-8")
-    (desk.folder / "tuning").mkdir()
-    (desk.folder / "tuning" / "scratch.yaml").write_text("per_item: false\n", encoding="utf-8")
-    assert desk.run(*WORDS) == 0, desk.log.read_text()
-    return desk
+    folder = tmp_path_factory.mktemp("tpe")
+    with desk_in(folder, training=training, evaluation={"baselines": []}, seed=SEED) as desk:
+        recipe = (folder / "recipe.yaml").read_text(encoding="utf-8")
+        (folder / "primary.yaml").write_text(f"defaults: [tuning: scratch, _self_]\n{recipe}", encoding="utf-8")
+        (folder / "tuning").mkdir()
+        (folder / "tuning" / "scratch.yaml").write_text("per_item: false\n", encoding="utf-8")
+        assert desk.run(*WORDS) == 0, desk.log.read_text()
+        yield desk
 
 
 def test_six_trials_are_in_the_table(desk):

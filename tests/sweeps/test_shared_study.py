@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import pytest
-from conftest import TIMEOUT, Desk, make_desk
+from conftest import TIMEOUT, Desk, desk_in
 from launched import ROOT
 
 WORDS = (
@@ -13,11 +15,11 @@ WORDS = (
 
 
 @pytest.fixture(scope="module")
-def desk(tmp_path_factory: pytest.TempPathFactory) -> Desk:
-    desk = make_desk(tmp_path_factory.mktemp("shared"), evaluation={"baselines": []})
-    sweeps = [desk.start(*WORDS) for _ in range(2)]
-    assert [sweep.wait(TIMEOUT) for sweep in sweeps] == [0, 0], desk.log.read_text()
-    return desk
+def desk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Desk]:
+    with desk_in(tmp_path_factory.mktemp("shared"), evaluation={"baselines": []}) as desk:
+        sweeps = [desk.start(*WORDS) for _ in range(2)]
+        assert [sweep.wait(TIMEOUT) for sweep in sweeps] == [0, 0], desk.log.read_text()
+        yield desk
 
 
 def test_every_point_is_tried_once(desk):

@@ -7,7 +7,7 @@ import signal
 import psutil
 import pytest
 import tiny
-from conftest import TIMEOUT, make_desk
+from conftest import TIMEOUT, desk_in
 from launched import ROOT
 
 WORDS = (
@@ -32,17 +32,17 @@ def workers(folder) -> list[int]:
 @pytest.mark.slow
 def test_any_strategy_is_a_trial(tmp_path):
     training = {"max_steps": 200, "num_epochs": 100, "eval_every_steps": 20, "log_every_steps": 20}
-    desk = make_desk(tmp_path, training=training, evaluation={"baselines": []}, distributed={"world_size": 2})
-    sweep = desk.start(*WORDS)
-    desk.wait_until(desk.says(0, "step 40:"), sweep)
-    assert len(workers(desk.folder)) == 2
-    sweep.send_signal(signal.SIGTERM)
-    assert sweep.wait(TIMEOUT) == 75, desk.log.read_text()
-    assert workers(desk.folder) == []
-    assert desk.run(*WORDS) == 0, desk.log.read_text()
-    first, second = desk.rows()
-    assert [first["state"], second["state"]] == ["finished", "finished"]
-    assert [first["attempts"], second["attempts"]] == ["2", "1"]
-    environment = tiny.read_json(desk.out / "trials/0/environment.json")
-    assert environment["num_processes"] == 2
-    assert environment["training"]["resumed_from"] >= 40
+    with desk_in(tmp_path, training=training, evaluation={"baselines": []}, distributed={"world_size": 2}) as desk:
+        sweep = desk.start(*WORDS)
+        desk.wait_until(desk.says(0, "step 40:"), sweep)
+        assert len(workers(desk.folder)) == 2
+        sweep.send_signal(signal.SIGTERM)
+        assert sweep.wait(TIMEOUT) == 75, desk.log.read_text()
+        assert workers(desk.folder) == []
+        assert desk.run(*WORDS) == 0, desk.log.read_text()
+        first, second = desk.rows()
+        assert [first["state"], second["state"]] == ["finished", "finished"]
+        assert [first["attempts"], second["attempts"]] == ["2", "1"]
+        environment = tiny.read_json(desk.out / "trials/0/environment.json")
+        assert environment["num_processes"] == 2
+        assert environment["training"]["resumed_from"] >= 40
