@@ -1,6 +1,6 @@
 r"""Search the hyperparameters of a recipe: every trial is a run of its own, chosen by the validation loss.
 
-    python scripts/sweep_hparams.py --config recipes/ttm/cgm_sample/small.yaml --sampler grid --output runs/sweeps/grid \
+    python scripts/sweep_hparams.py --config recipes/ttm/cgm_sample/small.yaml --sampler grid --output runs/grid \
         training.learning_rate=1e-4,1e-3 model.d_model=32,64
     python scripts/sweep_hparams.py --config recipes/ttm/cgm_sample/lora.yaml --trials 20 --output runs/sweeps/lora \
         'lora.rank=choice(4,8,16)' 'training.learning_rate=tag(log,interval(1e-5,1e-2))'

@@ -8,6 +8,7 @@ from pathlib import Path
 import pandas as pd
 
 from tstune.config.schema import PretrainingSection, RunConfig
+from tstune.data.cohort import write_cohort
 from tstune.data.frequency import default_seasonality, fixed_step, parse_frequency
 from tstune.data.pipeline import PreparedData
 from tstune.errors import ConfigError
@@ -204,6 +205,7 @@ def _write(
     run.write_json("metrics.json", {"test": results["metrics"]})
     run.write_json("verdict.json", results["verdict"].to_dict())
     run.write_json("manifest.json", data.manifest)
+    write_cohort(data, run.path)
     if results["per_item"] is not None:
         run.write_json("per_item.json", results["per_item"])
     left_out = ("history", "lr_curve")

@@ -61,6 +61,8 @@ The input needs the last {context} steps of each series; values are in original 
 | `verdict.json` | the verdict: differences with intervals, what was drawn from |
 | `history.jsonl` | the training log |
 | `manifest.json` | data: files with checksums, borders, windows, what was dropped |
+| `cohort.csv` | each series: days, sampling, missing, windows, what was dropped and why |
+| `cohort.md` | the same table to read |
 | `environment.json` | versions, commit, machine, time, memory |
 | `plots/` | loss, forecasts, error by lead time |
 """

@@ -15,7 +15,8 @@ import tiny
 from data.series import CONTEXT, PREDICTION, people, person, prepare, table, with_gaps
 
 from tstune import TTMConfig, TTMForecaster
-from tstune.data.pipeline import PreparedData
+from tstune.config.schema import DataSection
+from tstune.data.pipeline import PreparedData, prepare_data
 from tstune.data.table import ITEM, TIMESTAMP, SourceTable
 from tstune.data.trained_on import refuse_trained_on
 from tstune.errors import CheckpointError, LeakError
@@ -80,8 +81,8 @@ def test_an_earlier_border_is_refused(run_on: MakeRun):
 
 
 def test_the_kaggle_trap(run_on: MakeRun):
-    """Trained on the open data, judged on the competition: other names, another unit, other times."""
-    series = people(5)
+    """Trained on the open data (mmol/L x 18), judged on the competition: other names, another unit, other times."""
+    series = {name: np.round(values / 18, 1) * 18 for name, values in people(5).items()}
     weights = run_on(prepare(series))
     shown = prepare(kaggle_like(series, ["P02", "P04"]), {"train": 0.3, "validation": 0.1, "test": 0.6})
     assert "more such findings" in refused(shown, weights)
@@ -97,6 +98,27 @@ def test_the_kaggle_trap(run_on: MakeRun):
     )
     assert clean(strangers, weights)["overlap"] == []
     assert "trained on" in refused(prepare(series, late), weights)
+
+
+def test_the_kaggle_trap_with_the_real_files(shared: Path, run_on: MakeRun):
+    """P01, P04 and P11 of BrisT1D-Open are p01, p04 and p11 of the competition, which gives neither dates nor names."""
+    open_data = {
+        "source": "csv",
+        "path": str(shared / "data/brist1d_open/P*.csv.gz"),
+        "target_columns": ["glucose_value_mg_dl"],
+        "unit": "mg/dL",
+        "frequency": "5min",
+        "max_gap": "45min",
+        "on_duplicate": "mean",
+    }
+    weights = run_on(prepare_data(DataSection(**open_data), 512, 96))
+    competition = DataSection(source="kaggle_brisT1D", path=str(shared / "data/kaggle_brisT1D_sample"))
+    shown = prepare_data(competition, 72, 12)
+    assert shown.manifest["unit"] == "mmol/L"
+    assert "was trained on readings of" in refused(shown, weights)
+    found = refuse_trained_on(shown, weights, allow_overlap=True).manifest["weights"]["overlap"]
+    told = {(text.split("'")[1], text.split("'")[3]) for text in found if "trained on readings of test" in text}
+    assert told == {("p01", "P01"), ("p04", "P04"), ("p11", "P11")}
 
 
 @pytest.mark.parametrize("change", ["rounded", "gaps", "quarter of a day later", "trimmed"])
@@ -182,9 +204,6 @@ def test_the_same_file_on_another_grid_is_refused_by_name_and_time(run_on: MakeR
     }
 
     def prepared(split: dict, **more: object) -> PreparedData:
-        from tstune.config.schema import DataSection
-        from tstune.data.pipeline import prepare_data
-
         return prepare_data(DataSection(**section, **more, split=split), CONTEXT, PREDICTION)
 
     weights = run_on(prepared({}))

@@ -21,6 +21,8 @@ ROOT = SCRIPT.parent.parent
 
 RUN_FOLDER = {
     "README.md",
+    "cohort.csv",
+    "cohort.md",
     "config.yaml",
     "environment.json",
     "history.jsonl",
@@ -140,6 +142,7 @@ class TestFromAnotherFolder:
         assert {Path(name).suffix for name in files_in(run)} == {
             ".md",
             ".yaml",
+            ".csv",
             ".json",
             ".jsonl",
             ".safetensors",

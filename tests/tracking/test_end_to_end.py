@@ -37,7 +37,16 @@ SECRETS = {
     "AWS_SECRET_ACCESS_KEY": "geheim/aws+secret",
     "KAGGLE_KEY": "geheim0kaggle0key",
 }
-ARTIFACTS = ["README.md", "config.yaml", "environment.json", "history.jsonl", "manifest.json", "metrics.json"]
+ARTIFACTS = [
+    "README.md",
+    "cohort.csv",
+    "config.yaml",
+    "environment.json",
+    "history.jsonl",
+    "manifest.json",
+    "metrics.json",
+    "verdict.json",
+]
 PLOTS = ["plots/forecasts.png", "plots/loss.png", "plots/rmse_by_horizon.png"]
 MODEL = {"config.yaml", "preprocessor.json", "model/config.json", "model/model.safetensors"}
 EXPERIMENT = "all trackers"

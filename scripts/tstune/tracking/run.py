@@ -17,7 +17,16 @@ if TYPE_CHECKING:
     from torch import nn
 
 TRACKING_FILE = "tracking.json"
-_ARTIFACTS = ("config.yaml", "manifest.json", "metrics.json", "per_item.json", "history.jsonl", "environment.json")
+_ARTIFACTS = (
+    "config.yaml",
+    "manifest.json",
+    "metrics.json",
+    "verdict.json",
+    "cohort.csv",
+    "per_item.json",
+    "history.jsonl",
+    "environment.json",
+)
 _NOT_A_METRIC = ("step", "epoch")
 
 
