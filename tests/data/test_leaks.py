@@ -208,6 +208,26 @@ def test_gaps_that_hold_the_reading_before_them_are_clean(data: PreparedData):
     assert check(data, panel=replace(data.panel, values=values))["allowed"] == []
 
 
+@pytest.mark.parametrize("block", [5, 64])
+def test_the_size_of_a_block_changes_nothing(data: PreparedData, block: int, monkeypatch: pytest.MonkeyPatch):
+    """Large panels are read block by block; runs and stretches that lie over a seam are seen whole."""
+    levels = bin_levels(data.panel, "mg/dL")
+    expected = hash_readings(data.panel, "mg/dL", levels, 2)
+    monkeypatch.setattr("tstune.data.leak_values._BLOCK", block)
+    monkeypatch.setattr("tstune.data.fingerprints._BLOCK", block)
+    found = hash_readings(data.panel, "mg/dL", levels, 2)
+    for name in ("hashes", "item", "first_row", "last_row", "channel"):
+        np.testing.assert_array_equal(getattr(found, name), getattr(expected, name))
+    assert len(found) > 500
+    assert check(data)["allowed"] == []
+    rows = np.flatnonzero(data.panel.status[:, 0] == INTERPOLATED)
+    for row in rows[:: max(1, len(rows) // 10)]:
+        values = data.panel.values.copy()
+        values[row] += 1
+        with pytest.raises(LeakError, match="leak imputation: "):
+            check(data, panel=replace(data.panel, values=values))
+
+
 class Unheld(WindowDataset):
     """Windows whose contexts keep the line to the first reading after the origin."""
 

@@ -13,8 +13,8 @@ import optuna
 import psutil
 import pytest
 import tiny
-from conftest import TIMEOUT, Desk, desk_in
 from launched import ROOT
+from sweep_desk import TIMEOUT, Desk, desk_in
 
 from tstune.sweeps.launch import Launch
 

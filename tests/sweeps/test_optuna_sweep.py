@@ -7,9 +7,9 @@ from collections.abc import Iterator
 import optuna
 import pytest
 import tiny
-from conftest import Desk, desk_in
 from launched import ROOT
 from optuna.trial import TrialState
+from sweep_desk import Desk, desk_in
 
 SEED = 19  # with it TPE, after two random trials, tries the useless learning rate once
 USELESS = "1e-09"

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
-from conftest import TIMEOUT, Desk, desk_in
 from launched import ROOT
+from sweep_desk import TIMEOUT, Desk, desk_in
 
 WORDS = (
     *("--config", "recipe.yaml", "--sampler", "grid", "--accelerate-config", ROOT / "accelerate_configs/cpu.yaml"),

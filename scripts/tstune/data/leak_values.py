@@ -42,7 +42,13 @@ def check_imputation(panel: Panel, windows: dict[str, WindowDataset]) -> None:
         LeakError: naming the series, the time and the channel.
     """
     for channel in range(len(panel.roles.channels)):
-        _check_lines(panel, channel)
+        begin = 0
+        while begin < panel.num_rows - 1:
+            end = min(begin + _BLOCK, panel.num_rows - 1)
+            while end < panel.num_rows - 1 and panel.status[end, channel] == INTERPOLATED:
+                end += 1  # a run is not cut in two
+            _check_lines(panel, channel, begin, end + 1)
+            begin = end
     for part in PARTS:
         _check_context_ends(windows[part], part)
 
@@ -74,10 +80,10 @@ def _statistics(panel: Panel, in_train: np.ndarray, channel: int, near: float) -
     return near + total / count, 1.0 if flat else variance**0.5
 
 
-def _check_lines(panel: Panel, channel: int) -> None:
+def _check_lines(panel: Panel, channel: int, begin: int, end: int) -> None:
     """Each run of interpolated values lies on the line between its neighbours, or holds the one before."""
     status, values = panel.status[:, channel], panel.values[:, channel]
-    rows = np.flatnonzero(status == INTERPOLATED)
+    rows = begin + np.flatnonzero(status[begin:end] == INTERPOLATED)
     if not rows.size:
         return
     new_run = np.concatenate([[True], np.diff(rows) != 1])
@@ -93,7 +99,7 @@ def _check_lines(panel: Panel, channel: int) -> None:
     steps = np.where(inside, after - before, 1)
     found = values[rows]
     line = left[run] + (right - left)[run] * (rows - before[run]) / steps[run]
-    slack = 1e-5 * np.maximum(np.abs(left), np.abs(right))[run] + 1e-12
+    slack = 1e-6 * np.maximum(np.abs(left), np.abs(right))[run] + 1e-12
     wrong = inside[run] & (np.abs(found - line) > slack) & (np.abs(found - left[run]) > slack)
     if wrong.any():
         k = int(wrong.argmax())

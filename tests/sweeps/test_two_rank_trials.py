@@ -7,8 +7,8 @@ import signal
 import psutil
 import pytest
 import tiny
-from conftest import TIMEOUT, desk_in
 from launched import ROOT
+from sweep_desk import TIMEOUT, desk_in
 
 WORDS = (
     *("--config", "recipe.yaml", "--sampler", "grid", "--num-processes", 2),
