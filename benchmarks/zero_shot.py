@@ -1,11 +1,12 @@
 """A checkpoint without any tuning on every data set at hand, beside forecasts anyone can make.
 
     python benchmarks/zero_shot.py --pretrained builtin
-    python benchmarks/zero_shot.py --pretrained <folder of a checkpoint> --data <folder with ett, brist1d_open, t1d_uom>
+    python benchmarks/zero_shot.py --pretrained <folder of a checkpoint> --data <folder>
 
-Without --data only the series that comes with a Python package is scored. The 12 people of `brist1d_open` and the 3 of
-`t1d_uom` get a test window an hour, ETTh1 has its published borders and every window. The last line is
-`RESULT data_model=error …`: the MSE of scaled values for ETTh1, the RMSE over the path of 8 h in mg/dL elsewhere.
+Without --data only the series that comes with a Python package is scored. The 12 people of `brist1d_open`, the 3 of
+`t1d_uom` and the 3 of the Kaggle sample get a test window an hour, ETTh1 has its published borders and every window.
+The last line is `RESULT data_model=error …`: the MSE of scaled values for ETTh1, the RMSE over the path in mg/dL
+elsewhere.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pretrained", default="builtin", help="builtin, a folder or a Hub id")
-    parser.add_argument("--data", type=Path, help="folder that holds ett/, brist1d_open/, t1d_uom/")
+    parser.add_argument("--data", type=Path, help="holds ett/, brist1d_open/, t1d_uom/, kaggle_brisT1D_sample/")
     parser.add_argument("--prediction-length", type=int, default=96)
     parser.add_argument("--context-length", type=int, default=512)
     parser.add_argument("--ridge", action="store_true", help="a ridge regression fitted to the training part, too")
@@ -48,6 +49,12 @@ def data_sets(folder: Path | None) -> dict[str, tuple[str, list[str], str, float
     return cgm | {
         "brist1d_open": (people, [f"data.path={folder}/brist1d_open/P*.csv.gz"], "rmse", 1.0),
         "t1d_uom": (people, manchester, "rmse", _MG_DL_PER_MMOL_L),
+        "kaggle_sample": (
+            "ttm/kaggle_brisT1D/zero_shot.yaml",
+            [f"data.path={folder}/kaggle_brisT1D_sample"],
+            "rmse",
+            _MG_DL_PER_MMOL_L,
+        ),
         "ETTh1": ("ttm/etth1/zero_shot.yaml", [f"data.path={folder}/ett/ETTh1.csv"], "mse_scaled", 1.0),
     }
 
