@@ -21,7 +21,13 @@ QUICK = {
     "vs_granite_trainer.py": "--repeats 1 --train-windows 64 --validation-windows 64 --frozen-epochs 1 --full-epochs 1",
     "zero_shot.py": "",
 }
-SLOW = ("pretraining_pays.py", "scaling.py", "tuning_modes.py", "vs_granite_trainer.py")  # half a minute each
+SLOW = (
+    "pretraining_pays.py",
+    "scaling.py",
+    "tuning_modes.py",
+    "vs_granite_trainer.py",
+    "zero_shot.py",
+)  # half a minute each
 
 
 def test_every_benchmark_is_run():

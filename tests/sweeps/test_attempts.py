@@ -201,6 +201,7 @@ def test_a_trial_that_died_before_its_first_sign_is_noticed_later(url):
     assert [point.state for point in points(study)] == ["waiting"]
 
 
+@pytest.mark.slow
 def test_a_job_of_another_machine_that_falls_silent_is_replaced(url):
     """SIGKILL of a real job; its host is another one as far as this test can tell."""
     job = f"""

@@ -8,6 +8,8 @@ import pytest
 from launched import ROOT
 from sweep_desk import TIMEOUT, Desk, desk_in
 
+pytestmark = pytest.mark.slow  # most of a minute of real launches
+
 WORDS = (
     *("--config", "recipe.yaml", "--sampler", "grid", "--accelerate-config", ROOT / "accelerate_configs/cpu.yaml"),
     *("--keep", "all", "--study", "shared", "model.context_length=32,64,4000"),
