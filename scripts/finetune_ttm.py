@@ -58,7 +58,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     trainer = TTMTrainer(manager, None, config_path(args), args.overrides)
     results = trainer.train()
     if trainer.manager.is_main:
-        print(f"\n{results['scoreboard']}\n\nrun folder: {config.output_dir}")
+        print(f"\n{results['scoreboard']}\n")
+        if config.evaluation.report:
+            print(f"report: {config.output_dir}/report.html")
+        print(f"run folder: {config.output_dir}")
     return EXIT_OK
 
 

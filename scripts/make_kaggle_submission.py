@@ -129,7 +129,7 @@ def forecast_one_hour(model: BaseTimeSeriesFoundationModel, contexts: Contexts) 
         batch = {
             "past_values": values,
             "past_observed_mask": torch.from_numpy(contexts.usable[rows]),
-            "future_values": values.new_zeros((len(values), num_steps, values.shape[2])),
+            "future_values": torch.from_numpy(contexts.known[rows]),
             "item": torch.from_numpy(item[rows]),
         }
         with torch.inference_mode():

@@ -13,8 +13,8 @@ from tstune.errors import ConfigError
 # mode -> parts of the model that learn; None means all of them
 LEARNING_PARTS: Mapping[str, tuple[str, ...] | None] = {
     "zero_shot": (),
-    "head": ("head",),
-    "decoder": ("decoder", "head"),
+    "head": ("head", "multi_quantile_head_block"),
+    "decoder": ("decoder", "head", "multi_quantile_head_block"),
     "full": None,
     "from_scratch": None,
 }

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable
 
 EXIT_OK = 0
+EXIT_DIFFERENT = 1
 EXIT_USER_ERROR = 2
 EXIT_REQUEUE = 75  # EX_TEMPFAIL: start the same command again
 EXIT_INTERRUPTED = 130
@@ -52,6 +53,10 @@ class TrainingError(TstuneError):
 
 class OutputError(TstuneError):
     """A place that cannot be written, or must not be overwritten."""
+
+
+class ReportError(TstuneError):
+    """A run folder that a report cannot be drawn from."""
 
 
 class TrackingError(TstuneError):

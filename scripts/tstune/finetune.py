@@ -9,10 +9,9 @@ import pandas as pd
 
 from tstune.config.schema import PretrainingSection, RunConfig
 from tstune.data.cohort import write_cohort
-from tstune.data.frequency import default_seasonality, fixed_step, parse_frequency
+from tstune.data.frequency import fixed_step, parse_frequency
 from tstune.data.pipeline import PreparedData
 from tstune.errors import ConfigError
-from tstune.evaluation.backtest import Backtest
 from tstune.evaluation.metrics import Scores
 from tstune.evaluation.plots import (
     choose_windows,
@@ -21,13 +20,13 @@ from tstune.evaluation.plots import (
     plot_loss,
     plot_rmse_by_step,
 )
+from tstune.evaluation.record import EVALUATION_FILE, WINDOWS_FILE, windows_table
+from tstune.evaluation.report import write_report
 from tstune.evaluation.scoreboard import best_model, format_per_item, format_scoreboard
 from tstune.evaluation.verdict import verdict
-from tstune.models.averaged import AveragedForecasts, RememberedForecasts
+from tstune.judging import Judge, check_baselines, check_metrics
 from tstune.models.base import BaseTimeSeriesFoundationModel
-from tstune.models.baselines import Baseline
 from tstune.models.per_item import tune_items
-from tstune.models.registry import model_class
 from tstune.registry import check_name, open_registry
 from tstune.run_folder import RunFolder
 from tstune.run_readme import render_readme
@@ -74,15 +73,13 @@ def finetune(
         checkpoint_folder = open_checkpoint_folder(output_dir, overwrite, resume, manager)
         data = model.prepare(train_data)
         logger.info("windows: %s", ", ".join(f"{part} {len(windows):,}" for part, windows in data.windows.items()))
-        backtest = Backtest(data, config.evaluation, manager)
+        check_metrics(config, data.preprocessor.unit)
+        judge = Judge(data, config, manager)
 
         set_seed(config.seed)
         model.build(data.preprocessor)
         model.to(manager.device)
         parameters = model.get_model_info()  # as trained: adapters are merged afterwards
-        scores: dict[str, Scores] = {}
-        before: RememberedForecasts | None = None
-        budget = config.training.feature_cache_gb * 1e9 / 2
         training: TrainingResult | None = None
         run_id = remembered_run(checkpoint_folder) if resume and manager.is_main else None
         with (
@@ -91,9 +88,8 @@ def finetune(
         ):
             tracked.log_parameters(parameters)
             if model.starts_from_weights():
-                before = RememberedForecasts(model, backtest.windows, budget)
                 with gpu.phase("zero_shot"):
-                    scores["zero_shot"] = backtest.score(before)
+                    judge.score("zero_shot", model, remember=True)
 
             if config.tuning.mode != "zero_shot":
                 readings = data.panel.fingerprint()
@@ -102,19 +98,22 @@ def finetune(
                 prepare_memory(model, manager, gpu)
                 with gpu.phase("training"):
                     training = model.train_on(data, manager, history_path, checkpoints, tracked)
-                after = RememberedForecasts(model, backtest.windows, budget)
                 with gpu.phase("evaluation"):
-                    scores["fine_tuned"] = backtest.score(after)
-                if before is not None:
-                    scores["average"] = backtest.score(AveragedForecasts(before, after))
+                    judge.score("fine_tuned", model, remember=True)
+                if "zero_shot" in judge.scores:
+                    judge.score_average("average", "zero_shot", "fine_tuned")
             if config.tuning.per_item:
                 model.item_adapters = tune_items(model, data, manager, tracked.tracker)
-                scores["per_item"] = backtest.score(model.for_items(data.panel.item_ids))
-            baselines = build_baselines(model, data, manager)
-            scores |= {name: backtest.score(baseline) for name, baseline in baselines.items()}
+                judge.score("per_item", model.for_items(data.panel.item_ids))
+            with gpu.phase("baselines"):
+                judge.score_baselines(model)
+            name = next(row for row in ("per_item", "fine_tuned", "zero_shot") if row in judge.scores)
+            judge.add_quantiles(name, model)
+            judge.add_metrics()
 
+            scores = judge.scores
             kept = "zero_shot" if training is None or training.best_step == 0 else "fine_tuned"
-            judged = verdict(scores, backtest.windows, kept, config.seed)
+            judged = verdict(scores, judge.test.windows, kept, config.seed)
             results = {
                 "metrics": {name: values.metrics for name, values in scores.items()},
                 "best_model": best_model(scores),
@@ -136,10 +135,12 @@ def finetune(
                 environment["seconds"] = round(time.perf_counter() - begin, 2)
                 environment |= {"peak_memory_mb": gpu.peak_memory(), "hardware": gpu.report(), "phases": gpu.phases}
                 environment["quantization"] = model.quantization_report and str(model.quantization_report)
-                _write(run, model, data, results, environment)
+                _write(run, model, judge, results, environment)
                 if tracked.is_tracked:
                     run.write_json(TRACKING_FILE, tracked.to_dict())
                 _draw(run.path / "plots", model, data, scores, training)
+                if config.evaluation.report:
+                    write_report(run.path)
                 with stop.deferred():
                     run.commit()
                     keep_checkpoints(checkpoint_folder, Path(output_dir))
@@ -156,27 +157,7 @@ def _check_config(config: RunConfig) -> None:
     if config.tracking.register_as is not None:
         check_name(config.tracking.register_as, "tracking.register_as")
         open_registry(config.tracking.registry)
-    for name in config.evaluation.baselines:
-        if not issubclass(model_class(name), Baseline):
-            raise ConfigError(f"evaluation.baselines: {name} is not a baseline")
-
-
-def build_baselines(
-    model: BaseTimeSeriesFoundationModel, data: PreparedData, manager: DistributedManager
-) -> dict[str, BaseTimeSeriesFoundationModel]:
-    """Train the configured baselines; one that cannot exist for these lengths is left out with a line."""
-    config = model.config
-    baselines = {}
-    for name in config.evaluation.baselines:
-        baseline = model_class(name)(config)
-        seasonality = config.evaluation.seasonality or default_seasonality(data.panel.frequency)
-        if name == "seasonal_naive" and seasonality > config.model.context_length:
-            logger.warning("seasonal_naive left out: a season has %d steps, the context is shorter", seasonality)
-            continue
-        baseline.build(data.preprocessor)
-        baseline.train_on(data, manager)
-        baselines[name] = baseline
-    return baselines
+    check_baselines(config)
 
 
 def per_item_table(
@@ -197,15 +178,17 @@ def per_item_table(
 
 
 def _write(
-    run: RunFolder, model: BaseTimeSeriesFoundationModel, data: PreparedData, results: dict, environment: dict
+    run: RunFolder, model: BaseTimeSeriesFoundationModel, judge: Judge, results: dict, environment: dict
 ) -> None:
-    training: TrainingResult | None = results["training"]
+    training, data = results["training"], judge.data
     model.save(run.path)
     (run.path / "history.jsonl").touch()
     run.write_json("metrics.json", {"test": results["metrics"]})
     run.write_json("verdict.json", results["verdict"].to_dict())
     run.write_json("manifest.json", data.manifest)
     write_cohort(data, run.path)
+    run.write_json(EVALUATION_FILE, judge.record(results["verdict"].model))
+    windows_table(judge.scores, data, judge.test).to_parquet(run.path / WINDOWS_FILE, index=False)
     if results["per_item"] is not None:
         run.write_json("per_item.json", results["per_item"])
     left_out = ("history", "lr_curve")

@@ -100,7 +100,7 @@ class RunFolder:
     def write_json(self, name: str, content: object) -> None:
         """Write one JSON file."""
         if self.path is not None:
-            text = json.dumps(_finite(content), indent=2, allow_nan=False)
+            text = json.dumps(finite(content), indent=2, allow_nan=False)
             (self.path / name).write_text(text + "\n", encoding="utf-8")
 
     def _refuse_to_clobber(self) -> None:
@@ -154,12 +154,12 @@ def is_finished(config: RunConfig) -> bool:
     return done.model_copy(update={"overwrite": config.overwrite, "tracking": config.tracking}) == config
 
 
-def _finite(content: object) -> object:
-    """The same with null for NaN and infinity, which JSON does not have."""
+def finite(content: object) -> object:
+    """The same with None for NaN and infinity, which JSON does not have."""
     if isinstance(content, dict):
-        return {name: _finite(value) for name, value in content.items()}
+        return {name: finite(value) for name, value in content.items()}
     if isinstance(content, list | tuple):
-        return [_finite(value) for value in content]
+        return [finite(value) for value in content]
     return None if isinstance(content, float) and not math.isfinite(content) else content
 
 

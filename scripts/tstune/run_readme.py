@@ -56,6 +56,8 @@ The input needs the last {context} steps of each series; values are in original 
 |---|---|
 | `model/` | weights (safetensors) and config, in the format of the model's own library |
 | `preprocessor.json` | columns, grid, scaler |
+| `uncertainty.json` | how forecasts become quantiles: method, levels, options |
+| `uncertainty.safetensors` | its numbers, fitted on validation windows |
 | `config.yaml` | the resolved configuration; `--config config.yaml output_dir=…` reruns it |
 | `metrics.json` | every metric of every model on the test windows |
 | `verdict.json` | the verdict: differences with intervals, what was drawn from |
@@ -64,6 +66,10 @@ The input needs the last {context} steps of each series; values are in original 
 | `cohort.csv` | each series: days, sampling, missing, windows, what was dropped and why |
 | `cohort.md` | the same table to read |
 | `environment.json` | versions, commit, machine, time, memory |
+| `report.html` | the report: verdict, errors by lead time and by item, forecasts, calibration, provenance |
+| `report.md` | the same tables to read |
+| `evaluation.json` | what the report is drawn from |
+| `windows.parquet` | errors of every model on every test window, for paired comparisons |
 | `plots/` | loss, forecasts, error by lead time |
 """
 
@@ -72,7 +78,7 @@ def render_readme(model: BaseTimeSeriesFoundationModel, data: PreparedData, resu
     """Fill the template from the run."""
     config, training, preprocessor = model.config, results["training"], data.preprocessor
     roles = preprocessor.roles
-    columns = [preprocessor.item_id_column or "", preprocessor.timestamp_column, *roles.channels]
+    columns = [preprocessor.item_id_column or "", preprocessor.timestamp_column, *roles.columns, *roles.statics]
     trained = (
         "none"
         if training is None
@@ -82,7 +88,7 @@ def render_readme(model: BaseTimeSeriesFoundationModel, data: PreparedData, resu
         )
     )
     comparisons = format_comparisons(results["verdict"])
-    return _TEMPLATE.format(
+    text = _TEMPLATE.format(
         title=f"{model.model_type} on {data.manifest['source']}, {config.tuning.mode}",
         scoreboard=results["scoreboard"],
         comparisons=f"{comparisons}\n\n" if comparisons else "",
@@ -110,6 +116,10 @@ def render_readme(model: BaseTimeSeriesFoundationModel, data: PreparedData, resu
         class_name=type(model).__name__,
         columns=", ".join(f"`{column}`" for column in columns if column),
     )
+    absent = [] if config.evaluation.report else ["| `report."]
+    absent += [] if model.uncertainty is not None else ["| `uncertainty."]
+    kept = (line for line in text.splitlines() if not line.startswith(tuple(absent)))
+    return "\n".join(kept) + "\n"
 
 
 def _why_kept(kept: str, training: TrainingResult | None) -> str:

@@ -121,6 +121,8 @@ def plan_checkpoints(
         mode="json", include={"model", "data", "pretraining", "tuning", "lora", "training", "seed"}
     )
     identity = {name: value for name, value in dotted(sections) if name not in _FREE_TO_CHANGE}
+    if config.forecast.quantiles and config.forecast.method == "quantile_head":  # its loss depends on the levels
+        identity["forecast.quantiles"] = config.forecast.quantiles
     return Checkpoints(
         CheckpointStore(folder, settings.keep_checkpoints, manager),
         settings.checkpoint_every_steps,

@@ -25,6 +25,7 @@ RUN_FOLDER = {
     "cohort.md",
     "config.yaml",
     "environment.json",
+    "evaluation.json",
     "history.jsonl",
     "manifest.json",
     "metrics.json",
@@ -34,7 +35,10 @@ RUN_FOLDER = {
     "plots/loss.png",
     "plots/rmse_by_horizon.png",
     "preprocessor.json",
+    "report.html",
+    "report.md",
     "verdict.json",
+    "windows.parquet",
 }
 METRICS = ["rmse", "mae", "rmse@1h", "mae@1h", "rmse@8h", "mae@8h", "mse_scaled", "mae_scaled", "mase", "num_windows"]
 BASELINES = ["persistence", "seasonal_naive", "context_mean", "ridge"]

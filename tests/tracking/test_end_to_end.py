@@ -42,10 +42,14 @@ ARTIFACTS = [
     "cohort.csv",
     "config.yaml",
     "environment.json",
+    "evaluation.json",
     "history.jsonl",
     "manifest.json",
     "metrics.json",
+    "report.html",
+    "report.md",
     "verdict.json",
+    "windows.parquet",
 ]
 PLOTS = ["plots/forecasts.png", "plots/loss.png", "plots/rmse_by_horizon.png"]
 MODEL = {"config.yaml", "preprocessor.json", "model/config.json", "model/model.safetensors"}

@@ -249,10 +249,23 @@ def test_files_with_other_columns(tmp_path: Path):
     assert read(tmp_path / "people", target_columns=["load", "dose"]).frame[ITEM].nunique() == 2
 
 
-@pytest.mark.parametrize("section", [{"item_id_column": "plan"}, {"columns_as": "items"}])
-def test_many_files_take_no_series_column(tmp_path: Path, section: dict):
+def test_many_files_are_no_wide_table(tmp_path: Path):
     write_people(tmp_path / "people", "P01.csv", "P02.csv")
-    assert "names several files, one series each" in problem(tmp_path / "people", **section)
+    assert "names several files, one series each" in problem(tmp_path / "people", columns_as="items")
+
+
+def test_many_files_with_a_series_column_are_one_table(tmp_path: Path):
+    whole = pd.concat([WIDE.assign(person=name) for name in ("b", "a")], ignore_index=True)
+    (tmp_path / "parts").mkdir()
+    write(whole.head(8), tmp_path / "parts" / "1.csv")
+    whole[8:].to_parquet(tmp_path / "parts" / "2.parquet")
+    write(whole, tmp_path / "whole.csv")
+    section = {"item_id_column": "person", "target_columns": ["load"]}
+    parts, together = read(tmp_path / "parts", **section), read(tmp_path / "whole.csv", **section)
+    pd.testing.assert_frame_equal(parts.frame, together.frame)
+    assert parts.files == (str(tmp_path / "parts" / "1.csv"), str(tmp_path / "parts" / "2.parquet"))
+    write(whole.drop(columns="dose"), tmp_path / "parts" / "3.csv")
+    assert "3.csv has columns timestamp, " in problem(tmp_path / "parts", **section)
 
 
 def test_duplicates_of_all_files_are_counted(tmp_path: Path):

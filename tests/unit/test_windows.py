@@ -77,8 +77,12 @@ def test_a_batch_has_the_promised_types_and_shapes():
         "future_observed_mask": ((3, PREDICTION, 4), torch.bool),
         "item": ((3,), torch.int64),
         "start": ((3,), torch.int64),
+        "origin": ((3,), torch.int64),
     }
-    assert batch["start"].tolist() == data.train.starts([5, 3, 3]).tolist()
+    starts = data.train.starts([5, 3, 3])
+    assert batch["start"].tolist() == starts.tolist()
+    origins = data.panel.timestamps[starts + CONTEXT]
+    assert batch["origin"].numpy().astype("datetime64[s]").tolist() == origins.astype("datetime64[s]").tolist()
 
 
 def test_one_window_is_a_row_of_the_batch():

@@ -10,9 +10,9 @@ if TYPE_CHECKING:  # `--help` waits for none of these
     from tstune.config.schema import RunConfig
 
 
-def add_config_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add ``--config FILE`` or ``--hydra FILE``, one of them required, and the overrides."""
-    file = parser.add_mutually_exclusive_group(required=True)
+def add_config_arguments(parser: argparse.ArgumentParser, required: bool = True) -> None:
+    """Add ``--config FILE`` or ``--hydra FILE``, one of them (required unless told otherwise), and the overrides."""
+    file = parser.add_mutually_exclusive_group(required=required)
     file.add_argument("--config", metavar="FILE", help="a recipe, e.g. recipes/ttm/cgm_sample/decoder.yaml")
     file.add_argument("--hydra", metavar="FILE", help="a composition of config groups, e.g. recipes/hydra/ttm.yaml")
     parser.add_argument(

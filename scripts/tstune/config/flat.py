@@ -18,8 +18,11 @@ from tstune.errors import ConfigError
 _RENAMED = {
     "model.type": "model_type",
     "tuning.mode": "tuning_mode",
+    "forecast.method": "forecast_method",
+    "forecast.half_life": "forecast_half_life",
     "data.source": "data_source",
     "data.path": "data_path",
+    "data.cache": "data_cache",
     "evaluation.batch_size": "eval_batch_size",
     "distributed.enabled": "distributed",
     "distributed.strategy": "distributed_strategy",

@@ -21,6 +21,8 @@ HeldOut = (
 )
 """Items by name, or the share of the items that is drawn."""
 
+Fill = Literal["interpolate", "hold", "zero", "none"]
+TimeFeature = Literal["hour_of_day", "day_of_week", "day_of_year"]
 TuningMode = Literal["zero_shot", "head", "decoder", "bias", "lora", "dora", "full", "from_scratch"]
 
 
@@ -174,7 +176,12 @@ class DataSection(Section):
     source: str = "cgm_sample"
     """Name of a data source (scripts/list_sources.py), or your own function as package.module:function."""
     path: str | None = None
-    """File the source reads; for csv also a folder or a pattern such as `data/P*.csv.gz`, one series per file."""
+    """File the source reads; for csv also a folder or a pattern such as `data/P*.csv.gz`, one series per file (with
+    item_id_column: parts of one table)."""
+    cache: str | None = None
+    """Folder for prepared series, by the content of their files: prepared once, whoever asks, then mapped into memory,
+    so that they may be larger than it. Parquet tables and local `datasets` are also prepared piece by piece. Null keeps
+    everything in memory."""
     source_options: dict[str, bool | int | float | str | list[str | int]] = {}
     """What only this source understands, for example `{people: 20}`; scripts/list_sources.py names them."""
     timestamp_column: str = "timestamp"
@@ -190,7 +197,13 @@ class DataSection(Section):
     conditional_columns: list[str] = []
     """Columns known in the past only (insulin, carbs): inputs, never forecast."""
     control_columns: list[str] = []
-    """Columns known in the future too (a plan, the hour of the day): inputs, never forecast."""
+    """Columns known in the future too (a plan, a tariff): inputs, never forecast."""
+    time_features: list[TimeFeature] = []
+    """Computed from the timestamps and so known in the future, as sine and cosine; `predict` computes them itself."""
+    static_categorical_columns: list[str] = []
+    """Columns with one name per series (a device, a sex): inputs. A name that training never saw is `unknown`."""
+    static_real_columns: list[str] = []
+    """Columns with one number per series (an age, a weight): inputs, known in the future too."""
     on_duplicate: Literal["error", "mean"] = "error"
     """Several rows with one timestamp: stop, or take their mean."""
     frequency: str | None = None
@@ -198,6 +211,12 @@ class DataSection(Section):
     max_gap: Duration | None = None
     """Longest gap that is interpolated inside a context; longer ones cut the series.
     Null takes the source's own (45 min for glucose, else no gap at all)."""
+    fill: dict[str, Fill] = {}
+    """What stands where a channel has no reading, for example `{dose: zero}`: `interpolate` a line (levels), `hold` the
+    last reading, both up to max_gap; `zero` no reading is a 0, however long; `none` masked. It overrides the source."""
+    min_context: Duration | None = None
+    """Shortest history that makes a training window or a forecast: the context is padded on the left with masked
+    steps. Null asks for a whole context. Validation and test windows are always whole, see evaluation.context_steps."""
     unit: str | None = None
     """Unit of the targets as they are read; null takes the source's, or for glucose what names and values say."""
     convert_to: Literal["mg/dL", "mmol/L"] | None = None
@@ -234,6 +253,15 @@ class DataSection(Section):
     def _valid_range_grows(self) -> DataSection:
         if self.valid_range is not None and not self.valid_range[0] < self.valid_range[1]:
             raise ValueError(f"valid_range {list(self.valid_range)} must grow: [lowest, highest]")
+        return self
+
+    @model_validator(mode="after")
+    def _min_context_is_something(self) -> DataSection:
+        if self.min_context in (0, "0"):
+            raise ValueError("min_context 0 is no history; give at least one step, or null for whole contexts")
+        twice = [name for name in self.time_features if self.time_features.count(name) > 1]
+        if twice:
+            raise ValueError(f"time_features names {twice[0]} twice; name it once")
         return self
 
 
@@ -358,8 +386,42 @@ class TrainingSection(Section):
     resume_from_checkpoint: str | None = None
     """`auto` goes on from the newest whole checkpoint of this output_dir, or begins anew if there is none; a path
     names a checkpoint; null begins anew."""
+    context_dropping: float = Field(0.0, ge=0, le=1)
+    """Share of the training windows whose oldest part is masked, so that the model can do with a short history. Which
+    ones and how much depends on the seed and the window alone."""
+    context_dropping_range: tuple[Duration, Duration] | None = None
+    """Shortest and longest history that is left, drawn evenly on a logarithmic scale; null takes data.min_context (or
+    evaluation.context_steps) to model.context_length."""
     num_workers: int = Field(0, ge=0)
     """Loader processes; 0 is fastest, a batch is one gather."""
+
+
+class ForecastSection(Section):
+    """What a forecast consists of."""
+
+    quantiles: list[Annotated[float, Field(gt=0, lt=1)]] = []
+    """Levels to forecast beside the point forecast, for example `[0.1, 0.5, 0.9]`; none by default."""
+    method: Literal["split_conformal", "weighted_conformal", "adaptive_conformal", "quantile_head", "residual"] = (
+        "split_conformal"
+    )
+    """Where the quantiles come from. `residual`: quantiles of the validation errors at each step · `split_conformal`:
+    the same in units of each context's spread, corrected for the number of windows · `weighted_conformal`: recent
+    errors weigh more · `adaptive_conformal`: levels follow what was covered, in a backtest · `quantile_head`: the
+    network learns them with the pinball loss, whatever training.loss is."""
+    calibration_windows: int = Field(2000, ge=1)
+    """Validation windows that intervals are calibrated and alarm thresholds are chosen on, at most."""
+    half_life: float = Field(1.0, gt=0)
+    """`weighted_conformal`: an error weighs half as much for each such share of the calibration time it is older."""
+    adaptation_rate: float = Field(0.01, gt=0, lt=1)
+    """`adaptive_conformal`: how far each reading moves the level; higher follows faster and wavers more."""
+    conformalize_head: bool = True
+    """`quantile_head`: correct the network's quantiles on the validation part (CQR); false takes them as they are."""
+
+    @model_validator(mode="after")
+    def _levels_grow(self) -> ForecastSection:
+        if any(later <= earlier for earlier, later in itertools.pairwise(self.quantiles)):
+            raise ValueError(f"quantiles {self.quantiles} must grow")
+        return self
 
 
 class EvaluationSection(Section):
@@ -367,14 +429,21 @@ class EvaluationSection(Section):
 
     batch_size: Annotated[int, Field(ge=1)] | Literal["auto"] = "auto"
     """Windows per forward pass when nothing is trained; `auto` fits the processor's cache, or fills a GPU."""
+    context_steps: Duration | None = None
+    """Judge on short histories: all but the last so many steps of a context are masked, in validation and test windows,
+    for every model; ridge is fitted on as many. Null shows the whole context."""
     horizons: list[Duration] = []
     """Lead times with a metric of their own, for example `[30min, 60min]`."""
     seasonality: int | None = Field(None, ge=1)
     """Steps of a season, for MASE and the seasonal naive forecast; null derives it from the frequency."""
     baselines: list[str] = ["persistence", "seasonal_naive", "context_mean", "ridge"]
     """Models every run is compared with, trained and scored on the same windows."""
+    metrics: list[str] = []
+    """Further metrics, by name (`mard`, `smape`, `clarke`, `wql`, …) or your own as `package.module:function`."""
     num_plots: int = Field(3, ge=0)
     """Windows in the forecast plot (good, typical, bad); 0 draws no plots."""
+    report: bool = True
+    """Write `report.html` and `report.md` into the run folder."""
     keep_best: bool = True
     """The weights tuning started from are kept where no step has a lower validation loss; false keeps the best step."""
 
@@ -443,6 +512,7 @@ class RunConfig(Section):
     tuning: TuningSection = TuningSection()
     lora: LoRAConfig = LoRAConfig()
     training: TrainingSection = TrainingSection()
+    forecast: ForecastSection = ForecastSection()
     evaluation: EvaluationSection = EvaluationSection()
     distributed: DistributedConfig = DistributedConfig()
     tracking: TrackingSection = TrackingSection()
@@ -452,6 +522,29 @@ class RunConfig(Section):
     """Replace an existing output folder."""
     seed: int = Field(42, ge=0, lt=2**32)
     """Seed of weights, window order and dropout."""
+
+    @model_validator(mode="after")
+    def _quantiles_fit_the_head(self) -> RunConfig:
+        """The head of granite-tsfm forecasts a median and as many quantiles on either side of it."""
+        levels = self.forecast.quantiles
+        if self.forecast.method != "quantile_head" or not levels:
+            return self
+        if len(levels) % 2 == 0 or abs(levels[len(levels) // 2] - 0.5) > 1e-12:
+            raise ValueError(
+                f"forecast.method=quantile_head needs 0.5 in the middle of forecast.quantiles {levels}, with as many "
+                "levels below as above it, for example [0.1, 0.5, 0.9]"
+            )
+        if self.tuning.per_item:
+            raise ValueError(
+                "forecast.method=quantile_head with tuning.per_item=true: the adapters of the items change the point "
+                "forecast only; use split_conformal"
+            )
+        if self.model.prediction_length < 2:
+            raise ValueError(
+                "forecast.method=quantile_head normalises over the steps of a forecast and needs "
+                "model.prediction_length of 2 or more; use split_conformal"
+            )
+        return self
 
     @model_validator(mode="after")
     def _one_tuning_mode(self) -> RunConfig:

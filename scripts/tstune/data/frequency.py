@@ -37,19 +37,45 @@ def infer_frequency(timestamps: np.ndarray, item_starts: np.ndarray) -> str:
         timestamps: [rows] datetime64[ns], sorted within each item.
         item_starts: [items] first row of each item.
     """
-    steps = np.diff(timestamps).astype("timedelta64[ns]").astype(np.int64)
-    steps = np.delete(steps, item_starts[1:] - 1)
-    if steps.size == 0:
-        raise DataError("no series has two rows, so the sampling step is unknown; set data.frequency")
-    values, counts = np.unique(steps, return_counts=True)
-    step = pd.Timedelta(int(values[counts.argmax()]), unit="ns")
-    if step >= pd.Timedelta("28D"):  # a month is not a fixed number of days
-        first_item = pd.DatetimeIndex(timestamps[: item_starts[1] if len(item_starts) > 1 else None])
-        name = pd.infer_freq(first_item) if len(first_item) > 2 else None
-        if name is None:
-            raise DataError(f"the most common step is {step.days} days and irregular; set data.frequency, e.g. MS")
-        return name
-    return pd.tseries.frequencies.to_offset(step).freqstr
+    steps = StepCounts()
+    steps.add(timestamps, item_starts)
+    return steps.most_common()
+
+
+class StepCounts:
+    """How often neighbouring rows are how far apart, in one table or in pieces of whole items."""
+
+    def __init__(self) -> None:
+        self._steps, self._counts = np.zeros(0, np.int64), np.zeros(0, np.int64)
+        self._first_item: np.ndarray | None = None
+
+    def add(self, timestamps: np.ndarray, item_starts: np.ndarray) -> None:
+        """Count the steps of a table, see `infer_frequency`."""
+        if self._first_item is None:
+            self._first_item = timestamps[: item_starts[1] if len(item_starts) > 1 else None].copy()
+        steps = np.diff(timestamps).astype("timedelta64[ns]").astype(np.int64)
+        steps, counts = np.unique(np.delete(steps, item_starts[1:] - 1), return_counts=True)
+        self._steps, place = np.unique(np.concatenate([self._steps, steps]), return_inverse=True)
+        total = np.zeros(len(self._steps), np.int64)
+        np.add.at(total, place, np.concatenate([self._counts, counts]))
+        self._counts = total
+
+    def most_common(self) -> str:
+        """The step as pandas text.
+
+        Raises:
+            DataError: there is no step, or it is not one of a calendar.
+        """
+        if self._steps.size == 0:
+            raise DataError("no series has two rows, so the sampling step is unknown; set data.frequency")
+        step = pd.Timedelta(int(self._steps[self._counts.argmax()]), unit="ns")
+        if step >= pd.Timedelta("28D"):  # a month is not a fixed number of days
+            first_item = pd.DatetimeIndex(self._first_item)
+            name = pd.infer_freq(first_item) if len(first_item) > 2 else None
+            if name is None:
+                raise DataError(f"the most common step is {step.days} days and irregular; set data.frequency, e.g. MS")
+            return name
+        return pd.tseries.frequencies.to_offset(step).freqstr
 
 
 def to_steps(duration: str | int, frequency: str, key: str) -> int:

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 
-from tstune.data.panel import INTERPOLATED, OBSERVED, Panel
-from tstune.data.panel_rows import item_id_of, segment_of, time_of
+from tstune.data.panel import INTERPOLATED, MISSING, OBSERVED, Panel
+from tstune.data.panel_rows import BLOCK_ROWS, item_id_of, row_blocks, rows_between, segment_of, time_of
 from tstune.data.scaler import Scaler
 from tstune.data.splits import PARTS, Split
 from tstune.data.windows import WindowDataset
 from tstune.errors import LeakError
 
-_BLOCK = 1 << 18
 _MOST_WINDOWS = 128
 """Windows of each part that are fetched to see how their context ends."""
 
@@ -22,10 +21,9 @@ def check_scaler(panel: Panel, split: Split, scaler: Scaler, scaling: str) -> No
     Raises:
         LeakError: naming the channel and both values.
     """
-    in_train = _train_rows(panel, split)
     for channel, name in enumerate(panel.roles.channels):
         found = float(scaler.mean[channel]), float(scaler.std[channel])
-        mean, std = (0.0, 1.0) if scaling == "none" else _statistics(panel, in_train, channel, found[0])
+        mean, std = (0.0, 1.0) if scaling == "none" else _statistics(panel, split, channel, found[0])
         close = abs(found[0] - mean) <= 1e-6 * std + 1e-9 * abs(mean), abs(found[1] - std) <= 1e-6 * std
         if not all(close):
             raise LeakError(
@@ -44,7 +42,7 @@ def check_imputation(panel: Panel, windows: dict[str, WindowDataset]) -> None:
     for channel in range(len(panel.roles.channels)):
         begin = 0
         while begin < panel.num_rows - 1:
-            end = min(begin + _BLOCK, panel.num_rows - 1)
+            end = min(begin + BLOCK_ROWS, panel.num_rows - 1)
             while end < panel.num_rows - 1 and panel.status[end, channel] == INTERPOLATED:
                 end += 1  # a run is not cut in two
             _check_lines(panel, channel, begin, end + 1)
@@ -53,24 +51,11 @@ def check_imputation(panel: Panel, windows: dict[str, WindowDataset]) -> None:
         _check_context_ends(windows[part], part)
 
 
-def _train_rows(panel: Panel, split: Split) -> np.ndarray:
-    """[rows] True in the training part."""
-    begin, end = (bound[panel.segment_item] - panel.segment_position for bound in split.bounds("train"))
-    first = panel.segment_start[:-1] + np.clip(begin, 0, panel.segment_length)
-    last = panel.segment_start[:-1] + np.clip(end, 0, panel.segment_length)
-    some = last > first
-    edges = np.zeros(panel.num_rows + 1, np.int8)
-    edges[first[some]] += 1
-    edges[last[some]] -= 1
-    return np.cumsum(edges[:-1], dtype=np.int8).view(bool)
-
-
-def _statistics(panel: Panel, in_train: np.ndarray, channel: int, near: float) -> tuple[float, float]:
+def _statistics(panel: Panel, split: Split, channel: int, near: float) -> tuple[float, float]:
     """Mean and deviation, summed around a value near the mean so that large values keep their precision."""
     count, total, square = 0, 0.0, 0.0
-    for begin in range(0, panel.num_rows, _BLOCK):
-        block = slice(begin, begin + _BLOCK)
-        seen = in_train[block] & (panel.status[block, channel] == OBSERVED)
+    for block in row_blocks(panel):
+        seen = rows_between(panel, *split.bounds("train"), block) & (panel.status[block, channel] == OBSERVED)
         away = panel.values[block, channel][seen].astype(np.float64) - near
         count, total, square = count + len(away), total + float(away.sum()), square + float(away @ away)
     if not count:
@@ -122,7 +107,8 @@ def _check_context_ends(windows: WindowDataset, part: str) -> None:
         if not stale.size:
             continue
         rows = stale[:, None] + np.arange(context)
-        status = panel.status[rows]
+        begin = panel.segment_start[windows.segment_of(stale)][:, None]
+        status = np.where((rows >= begin)[..., None], panel.status[np.maximum(rows, begin)], MISSING)
         given = windows.gather(stale)["past_values"].numpy()
         for channel in range(status.shape[2]):
             seen = status[:, :, channel] == OBSERVED

@@ -10,7 +10,7 @@ from tstune.data.duplicates import find_duplicates
 from tstune.data.fingerprints import Stretches
 from tstune.data.leak_values import check_imputation, check_scaler
 from tstune.data.panel import Panel
-from tstune.data.panel_rows import item_id_of, position_of, segment_of, time_of
+from tstune.data.panel_rows import item_id_of, position_of, row_blocks, segment_of, time_of
 from tstune.data.scaler import Scaler
 from tstune.data.splits import PARTS, Split
 from tstune.data.windows import WindowDataset
@@ -111,10 +111,14 @@ def check_leaks(
 
 def spans(windows: WindowDataset, targets_only: bool = False) -> Spans:
     """Rows from the first to the last of each range of windows, with or without the first context."""
-    ranges = windows.ranges
-    first = ranges.first + (windows.context_length if targets_only else 0)
+    ranges, segment = windows.ranges, windows.segment_of(windows.ranges.first)
+    begin = windows.panel.segment_start[segment]
+    padded = (ranges.first < begin) & (ranges.first >= begin - windows.padding)  # nothing is read there
+    first = np.where(padded, begin, ranges.first)
+    if targets_only:
+        first = ranges.first + windows.context_length
     last = ranges.first + (ranges.count - 1) * ranges.stride + windows.context_length + windows.prediction_length - 1
-    return Spans(first, last, windows.panel.segment_item[segment_of(windows.panel, ranges.first)])
+    return Spans(first, last, windows.panel.segment_item[segment])
 
 
 def extents(panel: Panel, windows: dict[str, WindowDataset]) -> dict[str, np.ndarray]:
@@ -179,11 +183,14 @@ def _check_borders(panel: Panel, split: Split, windows: WindowDataset, whole: Sp
 
 def _check_times(panel: Panel) -> None:
     """Times of an item must grow, else one reading could lie in two parts as two rows."""
-    backwards = panel.timestamps[1:] <= panel.timestamps[:-1]
     first_of_item = panel.segment_start[np.flatnonzero(np.diff(panel.segment_item)) + 1]
-    backwards[first_of_item - 1] = False
-    if backwards.any():
-        row = int(backwards.argmax()) + 1
+    for block in row_blocks(panel):
+        stamps = panel.timestamps[block.start : block.stop + 1]
+        rows = block.start + 1 + np.flatnonzero(stamps[1:] <= stamps[:-1])
+        rows = rows[~np.isin(rows, first_of_item)]
+        if not rows.size:
+            continue
+        row = int(rows[0])
         raise LeakError(
             "repeated_time",
             f"series {item_id_of(panel, row)!r} holds {time_of(panel, row)} after {time_of(panel, row - 1)}: the same "

@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-import hashlib
-from pathlib import Path
-
 import numpy as np
 
 from tstune.config.schema import DataSection
 from tstune.data.leaks import LeakReport
+from tstune.data.origin import Origin
 from tstune.data.panel import OBSERVED, Panel
-from tstune.data.panel_rows import item_rows, segment_of
+from tstune.data.panel_rows import item_rows, row_blocks
 from tstune.data.splits import PARTS, Split
-from tstune.data.table import ITEM, SourceTable
 from tstune.data.windows import WindowDataset
 
 
 def describe_data(
     config: DataSection,
-    table: SourceTable,
+    origin: Origin,
     panel: Panel,
     split: Split,
     windows: dict[str, WindowDataset],
@@ -28,11 +25,11 @@ def describe_data(
     """Build the manifest: JSON values only, the same for every run on the same data, split and windows.
 
     Args:
-        config, table, panel, split, windows: what the data is and how it was cut.
+        config, origin, panel, split, windows: what the data is and how it was cut.
         leak_check: what was checked.
         trained_on: record of `training_record`.
     """
-    observed = panel.status[:, : panel.roles.num_targets] == OBSERVED
+    table = origin.table
     items = len(panel.item_ids)
     kept = np.bincount(panel.segment_item, weights=panel.segment_length, minlength=items).astype(int)
     per_part = np.stack([windows_by_item(windows[part]) for part in PARTS], axis=1)
@@ -40,30 +37,37 @@ def describe_data(
     return {
         "source": config.source,
         "licence": table.licence,
-        "files": [{"path": path, "sha256": _sha256(Path(path))} for path in table.files],
+        "files": origin.files,
         "notes": table.notes,
         "cleaning": table.cleaning,
         "channels": {
             "target": list(panel.roles.target),
             "conditional": list(panel.roles.conditional),
             "control": list(panel.roles.control),
+        }
+        | {
+            role: list(getattr(panel.roles, role))
+            for role in ("static_real", "static_categorical", "time_features")
+            if getattr(panel.roles, role)
         },
+        "fill": {channel: table.fill.get(channel, "interpolate") for channel in panel.roles.columns},
         "unit": table.unit,
         "frequency": panel.frequency,
         "num_items": items,
-        "items_without_readings": sorted(set(table.frame[ITEM].astype(str).unique()) - set(panel.item_ids)),
-        "num_readings": len(table.frame),
+        "items_without_readings": origin.items_without_readings,
+        "num_readings": origin.num_readings,
         "num_grid_steps": int(panel.item_length.sum()),
         "num_steps_kept": panel.num_rows,
         "num_steps_dropped_in_long_gaps": int(panel.item_length.sum()) - panel.num_rows,
         "num_steps_in_no_part": int(panel.num_rows - in_a_part.sum()),
         "num_segments": len(panel.segment_item),
-        "observed_share_of_kept_targets": float(observed.mean()),
+        "observed_share_of_kept_targets": _observed_share(panel),
         "split_mode": split.mode,
         "split": config.split.model_dump(mode="json") | {"purge_steps": split.purge},
         "window": {
             "context_length": windows["train"].context_length,
             "prediction_length": windows["train"].prediction_length,
+            "min_context": windows["train"].context_length - windows["train"].padding,
             "strides": {part: windows[part].ranges.stride for part in PARTS},
             "train_fraction": config.train_fraction,
             "train_fraction_from": config.train_fraction_from,
@@ -93,10 +97,10 @@ def windows_by_item(windows: WindowDataset) -> np.ndarray:
     """[items] windows of each item."""
     ranges, items = windows.ranges, len(windows.panel.item_ids)
     if windows.chosen is None:
-        owner, count = windows.panel.segment_item[segment_of(windows.panel, ranges.first)], ranges.count
+        owner, count = windows.panel.segment_item[windows.segment_of(ranges.first)], ranges.count
         return np.bincount(owner, weights=count, minlength=items).astype(int)
     rows = windows.starts(np.arange(len(windows)))
-    return np.bincount(windows.panel.segment_item[segment_of(windows.panel, rows)], minlength=items)
+    return np.bincount(windows.panel.segment_item[windows.segment_of(rows)], minlength=items)
 
 
 def unseen_items(panel: Panel, split: Split, windows: dict[str, WindowDataset]) -> list[str]:
@@ -121,6 +125,7 @@ def _moment(panel: Panel, row: int) -> str:
     return str(panel.timestamps[row].astype("datetime64[s]"))
 
 
-def _sha256(path: Path) -> str:
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
+def _observed_share(panel: Panel) -> float:
+    targets = panel.roles.num_targets
+    observed = sum(int((panel.status[rows, :targets] == OBSERVED).sum()) for rows in row_blocks(panel))
+    return observed / (panel.num_rows * targets)

@@ -28,6 +28,7 @@ class Panel:
         item_length: [items] grid steps from the item's first to its last reading.
         roles: names of the channels.
         frequency: grid step as pandas text.
+        known_fingerprint: of a stored panel, so that it is not computed again.
     """
 
     values: np.ndarray
@@ -40,6 +41,7 @@ class Panel:
     item_length: np.ndarray
     roles: Roles
     frequency: str
+    known_fingerprint: str | None = None
 
     @property
     def num_rows(self) -> int:
@@ -51,8 +53,15 @@ class Panel:
         """[segments] rows of each segment."""
         return np.diff(self.segment_start)
 
+    @property
+    def is_mapped(self) -> bool:
+        """True if the readings lie in files that are mapped into memory, read-only, and may be larger than it."""
+        return not self.values.flags.writeable
+
     def fingerprint(self) -> str:
         """SHA-256 of all readings: a run only goes on with the data it began with."""
+        if self.known_fingerprint is not None:
+            return self.known_fingerprint
         digest = hashlib.sha256(np.ascontiguousarray(self.values))
         digest.update(np.ascontiguousarray(self.status))
         return digest.hexdigest()

@@ -2,9 +2,36 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 
 from tstune.data.panel import Panel
+
+BLOCK_ROWS = 1 << 18
+"""Rows looked at at once, where memory must not grow with the panel."""
+
+
+def row_blocks(panel: Panel) -> Iterator[slice]:
+    """All rows, in stretches of at most `BLOCK_ROWS`."""
+    for begin in range(0, panel.num_rows, BLOCK_ROWS):
+        yield slice(begin, min(begin + BLOCK_ROWS, panel.num_rows))
+
+
+def rows_between(panel: Panel, begin: np.ndarray, end: np.ndarray, block: slice) -> np.ndarray:
+    """[rows of the block] True from `begin` to before `end`, [items] steps from each item's first row."""
+    first, last = segment_of(panel, np.array([block.start, block.stop - 1]))
+    segments = slice(first, last + 1)
+    item, start = panel.segment_item[segments], panel.segment_start[segments]
+    row_of_step = start - panel.segment_position[segments]
+    stop = np.minimum(panel.segment_start[first + 1 : last + 2], block.stop)
+    start = np.maximum(start, block.start)
+    left, right = (np.clip(row_of_step + bound[item], start, stop) - block.start for bound in (begin, end))
+    some = right > left
+    steps = np.zeros(block.stop - block.start + 1, np.int8)
+    np.add.at(steps, left[some], 1)
+    np.add.at(steps, right[some], -1)
+    return np.cumsum(steps[:-1], dtype=np.int8).view(bool)
 
 
 def item_rows(panel: Panel) -> np.ndarray:

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
 
 import numpy as np
 import pandas as pd
 
 from tstune.config.schema import DataSection
+from tstune.data.categories import learn_categories
 from tstune.data.cleaning import CleaningRules, clean_table
 from tstune.data.frequency import to_steps
 from tstune.data.leak_check import checked_manifest
 from tstune.data.panel import Panel
+from tstune.data.panel_cache import read_panel
 from tstune.data.preprocess import build_panel
 from tstune.data.scaler import Scaler, fit_scaler
-from tstune.data.sources import load_source
 from tstune.data.sources.csv import table_from_frame
 from tstune.data.splits import PARTS, Split, require_windows, split_panel, window_ranges
 from tstune.data.table import Roles, SourceTable
@@ -34,6 +36,8 @@ class Preprocessor:
         unit: unit of the targets, for display.
         timestamp_column, timestamp_format, item_id_column, columns_as, on_duplicate: how a table is read.
         cleaning: what is done with its readings.
+        fill: channel -> what stands where there is no reading, where that is no line.
+        min_context: steps of history that a forecast needs; None: a whole context.
     """
 
     roles: Roles
@@ -47,6 +51,8 @@ class Preprocessor:
     columns_as: str
     on_duplicate: str
     cleaning: CleaningRules = field(default_factory=CleaningRules)
+    fill: Mapping[str, str] = field(default_factory=dict)
+    min_context: int | None = None
 
     def to_dict(self) -> dict:
         """Values for `preprocessor.json`."""
@@ -55,12 +61,12 @@ class Preprocessor:
     @classmethod
     def from_dict(cls, values: dict) -> Preprocessor:
         """Inverse of `to_dict`."""
-        roles = Roles(**{role: tuple(columns) for role, columns in values["roles"].items()})
+        roles = Roles(**{role: _as_tuples(columns) for role, columns in values["roles"].items()})
         rules = CleaningRules.from_dict(values.get("cleaning", {}))
         return cls(**values | {"roles": roles, "scaler": Scaler.from_dict(values["scaler"]), "cleaning": rules})
 
-    def read_frame(self, frame: pd.DataFrame, name: object) -> SourceTable:
-        """Read new data with the columns of the training data."""
+    def read_frame(self, frame: pd.DataFrame, name: object, is_future: bool = False) -> SourceTable:
+        """Read new data with the columns of the training data; those of the future hold no static columns."""
         config = DataSection(
             source="csv",
             timestamp_column=self.timestamp_column,
@@ -72,8 +78,15 @@ class Preprocessor:
             target_columns=None if self.columns_as == "items" else list(self.roles.target),
             conditional_columns=list(self.roles.conditional),
             control_columns=list(self.roles.control),
+            static_categorical_columns=[] if is_future else list(self.roles.static_categorical),
+            static_real_columns=[] if is_future else list(self.roles.static_real),
         )
         return table_from_frame(frame, config, name)
+
+    def panel_of(self, table: SourceTable) -> Panel:
+        """Clean new readings and put them on the grid as it was done with the training data, items in one piece."""
+        table = clean_table(table, self.cleaning).with_settings(self.fill, self.roles.time_features)
+        return build_panel(table, self.frequency, self.max_gap, cut=False)
 
 
 @dataclass(frozen=True)
@@ -101,6 +114,33 @@ class PreparedData:
         """Test windows."""
         return self.windows["test"]
 
+    def judged_on(self, context_steps: str | int | None) -> PreparedData:
+        """The same with all but the last so many steps of validation and test contexts masked; None: as it is.
+
+        Raises:
+            ConfigError: more steps than a context has, or none.
+        """
+        if context_steps is None:
+            return self
+        length = self.train.context_length
+        steps = to_steps(context_steps, self.panel.frequency, "evaluation.context_steps")
+        if not 1 <= steps <= length:
+            raise ConfigError(
+                f"evaluation.context_steps={context_steps} is {steps} steps of {self.panel.frequency}; it must be "
+                f"from 1 to model.context_length={length}"
+            )
+        if to_steps(self.preprocessor.max_gap, self.panel.frequency, "data.max_gap") >= steps:
+            raise ConfigError(
+                f"data.max_gap={self.preprocessor.max_gap} is not shorter than evaluation.context_steps={context_steps}"
+                ": what is left of a context could be nothing but interpolation"
+            )
+        windows = {part: self.windows[part].showing(steps) for part in ("validation", "test")}
+        return replace(self, windows=self.windows | windows)
+
+    def as_judged(self) -> PreparedData:
+        """The same with training contexts as short as those of the test, for baselines."""
+        return replace(self, windows=self.windows | {"train": self.train.showing(self.test.visible_steps)})
+
     @property
     def unseen_items(self) -> tuple[str, ...]:
         """Items that are tested although nothing of theirs was trained on (cold start)."""
@@ -124,30 +164,48 @@ def prepare_data(
         LeakError: the parts of the split are not apart.
     """
     rules = CleaningRules.from_config(config)
-    table = clean_table(load_source(config) if table is None else table, rules)
+    panel, origin = read_panel(config, rules, table)
+    table = origin.table
+    asked = (*config.static_categorical_columns, *config.static_real_columns)
+    if asked and (asked != table.roles.statics or table.statics is None):
+        raise ConfigError(
+            f"source {config.source} reads no static columns such as {asked[0]!r}; take csv or parquet, or leave out "
+            "data.static_categorical_columns and data.static_real_columns"
+        )
     max_gap = table.max_gap if config.max_gap is None else config.max_gap
-    panel = build_panel(table, config.frequency, max_gap)
     if to_steps(max_gap, panel.frequency, "data.max_gap") >= context_length:
         raise ConfigError(
             f"data.max_gap={max_gap} is not shorter than model.context_length={context_length}: "
             "a context could be nothing but interpolation"
         )
+    min_context = None
+    if config.min_context is not None:
+        min_context = to_steps(config.min_context, panel.frequency, "data.min_context")
+        if not 1 <= min_context <= context_length:
+            raise ConfigError(
+                f"data.min_context={config.min_context} is {min_context} steps of {panel.frequency}; it must be from 1 "
+                f"to model.context_length={context_length}"
+            )
     split = split_panel(panel, config.split, table.standard_borders)
+    roles, categories = learn_categories(table, panel, split)
     strides = {"train": config.train_stride, "validation": config.validation_stride, "test": config.test_stride}
     windows = {}
     for part in PARTS:
         fraction = config.train_fraction if part == "train" and config.train_fraction_from != "uniform" else 1.0
+        shortest = min_context if part == "train" else None
+        padding = 0 if shortest is None else context_length - shortest
+        lengths = context_length, prediction_length
         ranges = window_ranges(
-            panel, split, part, context_length, prediction_length, strides[part], fraction, config.train_fraction_from
+            panel, split, part, *lengths, strides[part], fraction, config.train_fraction_from, padding
         )
-        require_windows(ranges, panel, split, part, context_length + prediction_length)
+        require_windows(ranges, panel, split, part, sum(lengths), padding)
         chosen = None
         if part == "train" and config.train_fraction < 1 and config.train_fraction_from == "uniform":
             count = max(1, int(ranges.num_windows * config.train_fraction))
             chosen = np.sort(np.random.default_rng(seed).choice(ranges.num_windows, count, replace=False))
-        windows[part] = WindowDataset(panel, ranges, context_length, prediction_length, chosen)
+        windows[part] = WindowDataset(panel, ranges, *lengths, chosen, shortest, categories)
     preprocessor = Preprocessor(
-        roles=table.roles,
+        roles=roles,
         frequency=panel.frequency,
         max_gap=max_gap,
         scaler=fit_scaler(panel, split, config.scaling),
@@ -158,15 +216,18 @@ def prepare_data(
         columns_as=config.columns_as,
         on_duplicate=config.on_duplicate,
         cleaning=rules.for_new_data(table),
+        fill=dict(table.fill),
+        min_context=min_context,
     )
-    manifest = checked_manifest(config, table, panel, split, windows, preprocessor.scaler)
+    manifest = checked_manifest(config, origin, panel, split, windows, preprocessor.scaler)
     return PreparedData(panel, split, preprocessor, windows, manifest)
 
 
 def context_windows(table: SourceTable, preprocessor: Preprocessor, context_length: int) -> tuple[Panel, np.ndarray]:
     """The last `context_length` steps of every item, for a forecast of what follows.
 
-    Long gaps inside the context stay missing (masked), they do not stop a forecast.
+    Long gaps inside the context stay missing (masked), they do not stop a forecast. With `preprocessor.min_context` a
+    shorter history will do: its context begins before its first row, see `padded_context`.
 
     Returns:
         the panel and [items] the row at which each item's context starts.
@@ -174,13 +235,18 @@ def context_windows(table: SourceTable, preprocessor: Preprocessor, context_leng
     Raises:
         DataError: naming the first item whose history is too short.
     """
-    table = clean_table(table, preprocessor.cleaning)
-    panel = build_panel(table, preprocessor.frequency, preprocessor.max_gap, cut=False)
-    short = np.flatnonzero(panel.segment_length < context_length)
+    panel = preprocessor.panel_of(table)
+    needed = context_length if preprocessor.min_context is None else preprocessor.min_context
+    short = np.flatnonzero(panel.segment_length < needed)
     if short.size:
         item = int(short[0])
+        key = "model.context_length" if needed == context_length else "data.min_context of its training"
         raise DataError(
             f"series {panel.item_ids[panel.segment_item[item]]!r} has {panel.segment_length[item]} steps of "
-            f"{panel.frequency}; a forecast needs a history of {context_length} (model.context_length)"
+            f"{panel.frequency}; a forecast needs a history of {needed} ({key})"
         )
     return panel, panel.segment_start[1:] - context_length
+
+
+def _as_tuples(values: list) -> tuple:
+    return tuple(tuple(value) if isinstance(value, list) else value for value in values)

@@ -8,6 +8,7 @@ import pandas as pd
 from tstune.data.frequency import fixed_step, infer_frequency, parse_frequency, to_steps
 from tstune.data.panel import INTERPOLATED, MISSING, OBSERVED, Panel
 from tstune.data.table import ITEM, TIMESTAMP, SourceTable
+from tstune.data.time_features import encode_times
 from tstune.errors import ConfigError, DataError
 
 # steps that vary in length and have a pandas period: months, calendar quarters and years, business days
@@ -28,6 +29,9 @@ def build_panel(table: SourceTable, frequency: str | None, max_gap: str | int | 
     linearly and marked; a longer gap in any target ends the segment. Covariates never end a segment:
     where they are missing for longer, they stay missing.
 
+    `table.fill` names channels that are treated otherwise: ``hold`` repeats the last reading over such a gap, ``none``
+    leaves every gap missing, and with ``zero`` no reading is a reading of 0, however long the gap is.
+
     Args:
         table: readings in any order.
         frequency: grid step; None takes the table's, else the most common one.
@@ -38,11 +42,13 @@ def build_panel(table: SourceTable, frequency: str | None, max_gap: str | int | 
     codes, item_ids = pd.factorize(frame[ITEM])
     item_starts = np.flatnonzero(np.diff(codes, prepend=-1))
     stamps = frame[TIMESTAMP].to_numpy("datetime64[ns]")
-    readings = frame[list(table.roles.channels)].to_numpy(np.float64)
+    readings = frame[list(table.roles.columns)].to_numpy(np.float64)
     frequency = frequency or table.frequency or infer_frequency(stamps, item_starts)
     gap_steps = to_steps(table.max_gap if max_gap is None else max_gap, frequency, "data.max_gap")
     if gap_steps < 0:
         raise ConfigError(f"data.max_gap={max_gap} is negative; 0 interpolates nothing")
+    policies = np.array([table.fill.get(column, "interpolate") for column in table.roles.columns])
+    gaps = np.where(policies == "none", 0, gap_steps)
 
     pieces: list[tuple[np.ndarray, ...]] = []
     segment_item, segment_position, segment_length, item_length, kept_ids = [], [], [], [], []
@@ -52,11 +58,13 @@ def build_panel(table: SourceTable, frequency: str | None, max_gap: str | int | 
         values, grid = _trim(values, grid, targets)
         if not len(values):  # no reading of any target: not an item of this panel
             continue
+        values[:, policies == "zero"] = np.nan_to_num(values[:, policies == "zero"])
         item = len(kept_ids)
         kept_ids.append(str(name))
         item_length.append(len(values))
-        filled, status = _fill(values, gap_steps, hold_end=not cut)
-        broken = _long_gaps(values[:, targets], gap_steps) if cut else np.zeros(len(values), bool)
+        filled, status = _fill(values, gaps, policies == "hold", hold_end=not cut)
+        filled, status = _with_known(filled, status, grid, table, name)
+        broken = _long_gaps(values[:, targets], gaps[targets]) if cut else np.zeros(len(values), bool)
         for first, last in _runs(~broken):
             pieces.append((filled[first:last], status[first:last], grid[first:last]))
             segment_item.append(item)
@@ -126,10 +134,11 @@ def _trim(values: np.ndarray, grid: np.ndarray, targets: slice) -> tuple[np.ndar
     return values[kept], grid[kept]
 
 
-def _fill(values: np.ndarray, gap_steps: int, hold_end: bool) -> tuple[np.ndarray, np.ndarray]:
-    """Interpolate gaps of at most `gap_steps` rows between two readings; longer ones become 0, `MISSING`.
+def _fill(values: np.ndarray, gaps: np.ndarray, holds: np.ndarray, hold_end: bool) -> tuple[np.ndarray, np.ndarray]:
+    """Fill gaps of at most `gaps` rows between two readings of each channel; longer ones become 0, `MISSING`.
 
-    With `hold_end` the last reading is held over a gap of that length at the end, as training windows do.
+    A line is drawn between the two, or the first of them held where `holds`. With `hold_end` the last reading is held
+    over a gap of that length at the end, as training windows do.
     """
     filled = np.zeros(values.shape, np.float32)
     status = np.full(values.shape, MISSING, np.uint8)
@@ -138,9 +147,12 @@ def _fill(values: np.ndarray, gap_steps: int, hold_end: bool) -> tuple[np.ndarra
         seen = np.flatnonzero(~np.isnan(values[:, channel]))
         if not seen.size:
             continue
-        line = np.interp(rows, seen, values[seen, channel])
-        usable = ~_long_gaps(values[:, channel : channel + 1], gap_steps)
-        if hold_end and len(values) - 1 - seen[-1] <= gap_steps:
+        if holds[channel]:
+            line = values[seen[np.maximum(np.searchsorted(seen, rows, side="right") - 1, 0)], channel]
+        else:
+            line = np.interp(rows, seen, values[seen, channel])
+        usable = ~_long_gaps(values[:, channel : channel + 1], gaps[channel : channel + 1])
+        if hold_end and len(values) - 1 - seen[-1] <= gaps[channel]:
             usable[seen[-1] :] = True  # np.interp goes on with the last value
         filled[usable, channel] = line[usable]
         status[usable, channel] = INTERPOLATED
@@ -148,10 +160,24 @@ def _fill(values: np.ndarray, gap_steps: int, hold_end: bool) -> tuple[np.ndarra
     return filled, status
 
 
-def _long_gaps(values: np.ndarray, gap_steps: int) -> np.ndarray:
-    """[rows] True where any column misses more than `gap_steps` rows in a row, or has no reading on one side."""
+def _with_known(
+    values: np.ndarray, status: np.ndarray, grid: np.ndarray, table: SourceTable, item: str
+) -> tuple[np.ndarray, np.ndarray]:
+    """Put the constants of the item and the features of its times beside its other channels."""
+    roles = table.roles
+    if not roles.static_real and not roles.time_features:
+        return values, status
+    known = encode_times(grid, roles.time_features)
+    if roles.static_real:
+        constants = table.statics.loc[str(item), list(roles.static_real)].to_numpy(np.float32)
+        known = np.hstack([np.tile(constants, (len(grid), 1)), known])
+    return np.hstack([values, known]), np.hstack([status, np.full(known.shape, OBSERVED, np.uint8)])
+
+
+def _long_gaps(values: np.ndarray, gaps: np.ndarray) -> np.ndarray:
+    """[rows] True where any column misses more than its `gaps` rows in a row, or has no reading on one side."""
     broken = np.zeros(len(values), bool)
-    for column in values.T:
+    for column, gap_steps in zip(values.T, gaps, strict=True):
         for first, last in _runs(np.isnan(column)):
             if last - first > gap_steps or first == 0 or last == len(column):
                 broken[first:last] = True

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
+from tstune.data.pairwise import pairwise_sum
 from tstune.data.panel import OBSERVED, Panel
+from tstune.data.panel_rows import row_blocks, rows_between
 from tstune.data.splits import Split
 
 
@@ -41,11 +46,20 @@ def fit_scaler(panel: Panel, split: Split, scaling: str) -> Scaler:
     mean, std = np.zeros(channels), np.ones(channels)
     if scaling == "none":
         return Scaler(mean, std)
-    in_train = panel.row_position() < split.borders[panel.row_item(), 0]
     for channel in range(channels):
-        seen = in_train & (panel.status[:, channel] == OBSERVED)
-        readings = panel.values[seen, channel].astype(np.float64)
-        if readings.size:
-            mean[channel] = readings.mean()
-            std[channel] = readings.std() or 1.0
+        readings = partial(_readings, panel, split, channel)
+        count = sum(map(len, readings()))
+        if count:
+            center = pairwise_sum(count, readings()) / count
+            mean[channel] = center
+            squares = (np.square(values - center) for values in readings())
+            std[channel] = math.sqrt(pairwise_sum(count, squares) / count) or 1.0
     return Scaler(mean, std)
+
+
+def _readings(panel: Panel, split: Split, channel: int) -> Iterator[np.ndarray]:
+    """Readings of the training part in float64, block by block."""
+    begin, end = np.zeros(len(panel.item_ids), np.int64), split.borders[:, 0]
+    for rows in row_blocks(panel):
+        seen = rows_between(panel, begin, end, rows) & (panel.status[rows, channel] == OBSERVED)
+        yield panel.values[rows, channel][seen].astype(np.float64)

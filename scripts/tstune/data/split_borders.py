@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 
 from tstune.config.moments import end_of
@@ -47,12 +49,12 @@ def _at_moments(panel: Panel, moments: tuple[str, str, str | None], key: str) ->
         if moment is None:
             continue
         end = np.datetime64(end_of(moment)).astype("datetime64[ns]")
-        before = panel.timestamps < end
-        if column == 0 and (not before.any() or before.all()):
+        border = np.array([np.count_nonzero(panel.timestamps[a:b] < end) for a, b in itertools.pairwise(starts)])
+        if column == 0 and border.sum() in (0, panel.num_rows):
             begin, end = (time_of(panel, int(at)) for at in (panel.timestamps.argmin(), panel.timestamps.argmax()))
-            where = "after" if before.all() else "before"
+            where = "after" if border.any() else "before"
             raise DataError(f"{key}: train ends on {moment}, {where} every reading ({begin} to {end})")
-        border = starts[:-1] + np.add.reduceat(before, starts[:-1], dtype=np.int64)
+        border += starts[:-1]
         goes_on = border < starts[1:]  # a series that is over by then is left whole
         rows = border[goes_on]
         # the row after a long gap lies later than the border, which is somewhere in that gap

@@ -100,6 +100,7 @@ def window_ranges(
     stride: int,
     fraction: float = 1.0,
     fraction_from: str = "first",
+    padding: int = 0,
 ) -> WindowRanges:
     """List the windows of one part; none crosses a segment, no target leaves its part.
 
@@ -109,6 +110,7 @@ def window_ranges(
         stride: steps between two starts.
         fraction: share of each item's target steps that may be used. On ETTh1 5 % are 311 windows, as published.
         fraction_from: ``first`` or ``last`` steps of the part.
+        padding: steps of a context that may lie before the segment, where it is padded.
     """
     length = context_length + prediction_length
     begin, end = split.bounds(part)
@@ -119,7 +121,7 @@ def window_ranges(
     segment_first = panel.segment_position
     segment_end = segment_first + panel.segment_length
     lookback = context_length if split.mode == "deployment" and part != "train" else 0
-    first = np.maximum(begin - lookback, segment_first)
+    first = np.where(begin - lookback > segment_first, begin - lookback, segment_first - padding)
     last = np.minimum(end, segment_end) - length
     count = np.maximum(0, (last - first) // stride + 1)
     kept = count > 0
@@ -127,18 +129,22 @@ def window_ranges(
     return WindowRanges(rows[kept], count[kept], stride)
 
 
-def require_windows(ranges: WindowRanges, panel: Panel, split: Split, part: str, length: int) -> None:
+def require_windows(ranges: WindowRanges, panel: Panel, split: Split, part: str, length: int, padding: int = 0) -> None:
     """Stop with the reason if a part has no window.
 
     Args:
+        ranges, panel, split, part: what `window_ranges` found, and where.
         length: context plus prediction length in steps.
+        padding: as in `window_ranges`.
     """
     if ranges.num_windows:
         return
     begin, end = split.bounds(part)
     longest = int((end - begin).max(initial=0))
     segment = int(panel.segment_length.max(initial=0))
-    needed = f"a window needs {length} steps (model.context_length + model.prediction_length)"
+    length -= padding
+    context = "data.min_context" if padding else "model.context_length"
+    needed = f"a window needs {length} steps ({context} + model.prediction_length)"
     if int(panel.item_length.max()) < length:
         raise DataError(
             f"series too short: {needed}, the longest series has {int(panel.item_length.max())}; shorten the lengths"

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 
 import pandas as pd
 
-from tstune.errors import DataError
+from tstune.errors import ConfigError, DataError
 
 ITEM = "item_id"
 TIMESTAMP = "timestamp"
@@ -20,16 +21,45 @@ class Roles:
         target: columns to forecast.
         conditional: known in the past only.
         control: known in the future too.
+        static_real: numbers that are constant per item, so known in the future too.
+        time_features: what is computed from the timestamps, two channels each, see `tstune.data.time_features`.
+        static_categorical: names that are constant per item; no channels.
+        categories: the values of each of them that training items have; empty before they are learned.
     """
 
     target: tuple[str, ...]
     conditional: tuple[str, ...] = ()
     control: tuple[str, ...] = ()
+    static_real: tuple[str, ...] = ()
+    time_features: tuple[str, ...] = ()
+    static_categorical: tuple[str, ...] = ()
+    categories: tuple[tuple[str, ...], ...] = ()
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Channels that are read step by step: target, conditional, control."""
+        return self.target + self.conditional + self.control
 
     @property
     def channels(self) -> tuple[str, ...]:
-        """All value columns: target, conditional, control."""
-        return self.target + self.conditional + self.control
+        """All channels: the columns, constant numbers, and a sine and a cosine for each feature of the time."""
+        waves = tuple(f"{name}_{wave}" for name in self.time_features for wave in ("sin", "cos"))
+        return self.columns + self.static_real + waves
+
+    @property
+    def statics(self) -> tuple[str, ...]:
+        """Columns with one value per item."""
+        return self.static_categorical + self.static_real
+
+    @property
+    def num_categories(self) -> list[int]:
+        """Codes of each static category: one per value, and 0 for a value that training did not see."""
+        return [len(values) + 1 for values in self.categories]
+
+    @property
+    def has_covariates(self) -> bool:
+        """True if there is anything but targets."""
+        return len(self.channels) > self.num_targets or bool(self.static_categorical)
 
     @property
     def num_targets(self) -> int:
@@ -38,7 +68,7 @@ class Roles:
 
     @property
     def control_indices(self) -> list[int]:
-        """Positions of the known-future channels."""
+        """Positions of the channels that are known in the future: control, constants, features of the time."""
         return list(range(len(self.target) + len(self.conditional), len(self.channels)))
 
 
@@ -57,6 +87,9 @@ class SourceTable:
         standard_borders: published ends of train, validation and test in steps, if there are any.
         notes: what the source changed, for the manifest.
         cleaning: what was found in the readings and what was done with it, see `tstune.data.cleaning`.
+        fill: channel -> what is put where there is no reading, see `tstune.data.preprocess`; ``interpolate`` if not
+            named.
+        statics: one row per item with the columns `roles.statics`, or None if there are none.
     """
 
     frame: pd.DataFrame
@@ -69,6 +102,8 @@ class SourceTable:
     standard_borders: tuple[int, int, int] | None = None
     notes: dict[str, object] = field(default_factory=dict)
     cleaning: dict[str, dict] = field(default_factory=dict)
+    fill: Mapping[str, str] = field(default_factory=dict)
+    statics: pd.DataFrame | None = None
 
     def check(self, name: str) -> None:
         """Stop with one line if the table is not what this class describes.
@@ -76,7 +111,7 @@ class SourceTable:
         Raises:
             DataError: naming the source, the column and what it must be.
         """
-        missing = [column for column in (ITEM, TIMESTAMP, *self.roles.channels) if column not in self.frame.columns]
+        missing = [column for column in (ITEM, TIMESTAMP, *self.roles.columns) if column not in self.frame.columns]
         if missing:
             raise DataError(f"source {name}: its table has no column {missing[0]!r}")
         if self.frame.empty:
@@ -86,6 +121,22 @@ class SourceTable:
             raise DataError(f"source {name}: column {TIMESTAMP!r} must hold times without a zone, and none missing")
         if self.frame[ITEM].isna().any():
             raise DataError(f"source {name}: column {ITEM!r} must name a series in every row")
-        text = [column for column in self.roles.channels if not pd.api.types.is_numeric_dtype(self.frame[column])]
+        text = [column for column in self.roles.columns if not pd.api.types.is_numeric_dtype(self.frame[column])]
         if text:
             raise DataError(f"source {name}: column {text[0]!r} must hold numbers")
+
+    def with_settings(self, fill: Mapping[str, str], time_features: tuple[str, ...]) -> SourceTable:
+        """The table with what a configuration adds to what the source says.
+
+        Raises:
+            ConfigError: a fill for a column that is not there, or two channels of one name.
+        """
+        columns = self.roles.columns
+        unknown = [column for column in fill if column not in columns]
+        if unknown:
+            raise ConfigError(f"data.fill: no channel {unknown[0]!r}; the channels are {', '.join(columns)}")
+        roles = replace(self.roles, time_features=time_features)
+        twice = [name for name in roles.channels if roles.channels.count(name) > 1]
+        if twice:
+            raise ConfigError(f"column {twice[0]!r} has the name of a channel of data.time_features; rename it")
+        return replace(self, roles=roles, fill={**self.fill, **fill})

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import json
+from collections.abc import Collection
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -103,6 +104,24 @@ def refuse_trained_on(data: PreparedData, pretrained: str | None, allow_overlap:
     return replace(data, manifest=data.manifest | {"weights": weights})
 
 
+def overlap_with(data: PreparedData, weights: str | Path, part: str) -> list[str]:
+    """What of the windows of one part these weights, or those they came from, were trained on or chosen by.
+
+    Args:
+        data: what they are to be judged on.
+        weights: a run folder, or a folder of weights in one.
+        part: ``validation`` or ``test``.
+
+    Raises:
+        CheckpointError: the manifest beside the weights cannot be read.
+    """
+    earlier = _read_manifest(str(weights))
+    if earlier is None:
+        return []
+    records = [*earlier.get("weights", {}).get(CHECK, []), *_own_record(earlier, str(weights))]
+    return [finding for record in records for finding in _overlap(data, record, (part,))]
+
+
 def _read_manifest(pretrained: str | None) -> dict | None:
     """Manifest of the run that wrote these weights; None for weights that no run of ours wrote."""
     if pretrained is None or not Path(pretrained).is_dir():
@@ -135,18 +154,21 @@ def _own_record(manifest: dict, pretrained: str) -> list[dict]:
     return [{"source": manifest.get("source"), "files": [file["sha256"] for file in manifest["files"]]} | record]
 
 
-def _overlap(data: PreparedData, record: dict) -> list[str]:
+def _overlap(data: PreparedData, record: dict, parts: Collection[str] = ("validation", "test")) -> list[str]:
     """Findings for one record, of the readings first; the names count only for series that readings do not tell."""
     rows = extents(data.panel, data.windows)
     findings, told = [], set()
     for series, item, part, learned, count, begin, end in _matching_readings(data, record, rows):
+        if part not in parts:
+            continue
         told.add((series["item_id"], part))
         findings.append(
             f"{_VERB[learned]} readings of {part}: series {data.panel.item_ids[item]!r} "
             f"({time_of(data.panel, begin)} to {time_of(data.panel, end)}) is {series['item_id']!r} of "
             f"{record['source']} ({series[learned]['from']} to {series[learned]['to']}), {count} stretches agree"
         )
-    return findings + [text for key, text in _matching_names(data, record, rows) if key not in told]
+    names = _matching_names(data, record, rows)
+    return findings + [text for key, text in names if key not in told and key[1] in parts]
 
 
 def _matching_readings(

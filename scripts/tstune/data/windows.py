@@ -6,12 +6,15 @@ starts. `__getitems__` lets a standard `DataLoader` fetch a batch with one gathe
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Sequence
+from copy import copy
 
 import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from tstune.data.context_dropping import ContextDropping
 from tstune.data.panel import INTERPOLATED, MISSING, OBSERVED, Panel
 from tstune.data.splits import WindowRanges
 
@@ -25,11 +28,23 @@ class WindowDataset(Dataset):
         past_values [B, context, channels] float32 · past_observed_mask, same shape, bool: usable as input
         future_values [B, prediction, channels] float32 · future_observed_mask, same shape, bool: really observed
         item [B] int64: index into `panel.item_ids` · start [B] int64: panel row of the window's first step
+        static [B, static categories] int64: codes of the item, if it has any
+        origin [B] int64: time of the first forecast step, seconds since 1970 on the clock of the data
 
     `chosen`, if given, lists the windows that take part (few-shot), as indices into the ranges.
 
     Short gaps inside a context are interpolated. A gap that reaches the end of the context is not:
     a line through it would carry a future reading into the past, so the last reading is held instead.
+
+    A context that would begin before its segment is padded there with masked zeros; `start` then lies before the
+    segment, as if the history had begun earlier.
+
+    Args:
+        panel, ranges: the series and where windows begin.
+        context_length, prediction_length: steps of a window.
+        chosen: see above.
+        min_context: steps of a context that must be there; None: all, nothing is padded.
+        categories: [items, static categories] codes.
     """
 
     def __init__(
@@ -39,35 +54,65 @@ class WindowDataset(Dataset):
         context_length: int,
         prediction_length: int,
         chosen: np.ndarray | None = None,
+        min_context: int | None = None,
+        categories: np.ndarray | None = None,
     ) -> None:
         self.panel = panel
         self.ranges = ranges
         self.chosen = chosen
+        self.categories = categories
+        self.padding = 0 if min_context is None else max(context_length - min_context, 0)
+        self.visible_steps: int | None = None
+        self.dropping: ContextDropping | None = None
         self.context_length = context_length
         self.prediction_length = prediction_length
         self._range_end = np.cumsum(ranges.count)
         self._channels = panel.values.shape[1]
-        values = torch.from_numpy(panel.values)
-        status = torch.from_numpy(panel.status)
+        values, status = _shared(panel.values), _shared(panel.status)
         self._past_values = _window_view(values, context_length)
         self._future_values = _window_view(values, prediction_length)
-        self._past_usable = _window_view(status != MISSING, context_length)
-        self._future_observed = _window_view(status == OBSERVED, prediction_length)
+        # masks of a whole mapped panel would take the memory that mapping saves: they are made batch by batch
+        self._past_usable = _window_view(status if panel.is_mapped else status != MISSING, context_length)
+        self._future_observed = _window_view(status if panel.is_mapped else status == OBSERVED, prediction_length)
 
     def __len__(self) -> int:
         return self.ranges.num_windows if self.chosen is None else len(self.chosen)
 
     def of_item(self, item: int) -> WindowDataset:
         """The windows of one item, an index into `panel.item_ids`."""
-        segment = np.searchsorted(self.panel.segment_start, self.ranges.first, side="right") - 1
-        mine = self.panel.segment_item[segment] == item
+        mine = self.panel.segment_item[self.segment_of(self.ranges.first)] == item
         ranges = WindowRanges(self.ranges.first[mine], self.ranges.count[mine], self.ranges.stride)
         chosen = None
         if self.chosen is not None:  # number the item's windows anew
             offset = np.cumsum(self.ranges.count) - self.ranges.count
             numbers = [np.arange(n) + o for n, o in zip(ranges.count, offset[mine], strict=True)]
             chosen = np.flatnonzero(np.isin(np.concatenate(numbers), self.chosen)) if numbers else np.zeros(0, np.int64)
-        return WindowDataset(self.panel, ranges, self.context_length, self.prediction_length, chosen)
+        windows = self.only(chosen)
+        windows.ranges, windows._range_end = ranges, np.cumsum(ranges.count)
+        return windows
+
+    def only(self, chosen: np.ndarray | None) -> WindowDataset:
+        """The same with other windows taking part, as indices into the ranges; None: all."""
+        windows = copy(self)
+        windows.chosen = chosen
+        return windows
+
+    def showing(self, visible_steps: int | None) -> WindowDataset:
+        """The same with all but the last so many steps of each context masked; None: the whole context."""
+        windows = copy(self)
+        windows.visible_steps = visible_steps
+        return windows
+
+    def with_dropping(self, dropping: ContextDropping | None) -> WindowDataset:
+        """The same with the oldest part of some contexts masked, for training."""
+        windows = copy(self)
+        windows.dropping = dropping
+        return windows
+
+    def segment_of(self, starts: np.ndarray) -> np.ndarray:
+        """[B] segment of the windows that begin at these rows; a padded one begins before its segment."""
+        rows = starts + self.context_length - 1 if self.padding else starts
+        return np.searchsorted(self.panel.segment_start, rows, side="right") - 1
 
     def starts(self, indices: Sequence[int] | np.ndarray) -> np.ndarray:
         """[B] panel row of the first step of each window."""
@@ -94,36 +139,91 @@ class WindowDataset(Dataset):
         """Fetch the windows that begin at the given panel rows, with or without their context."""
         rows = torch.from_numpy(starts)
         origins = rows + self.context_length
-        segment = np.searchsorted(self.panel.segment_start, starts, side="right") - 1
+        segment = self.segment_of(starts)
+        item = self.panel.segment_item[segment].astype(np.int64, copy=False)
         batch = {
             "future_values": self._shaped(self._future_values, origins),
-            "future_observed_mask": self._shaped(self._future_observed, origins),
-            "item": torch.from_numpy(self.panel.segment_item[segment].astype(np.int64, copy=False)),
+            "future_observed_mask": self._observed(origins),
+            "item": torch.from_numpy(item),
             "start": rows,
+            "origin": torch.from_numpy(seconds(self.panel.timestamps[starts + self.context_length])),
         }
+        if self.categories is not None:
+            batch["static"] = torch.from_numpy(self.categories[item])
         if past:
-            batch["past_values"] = self._past(rows, starts)
-            batch["past_observed_mask"] = self._shaped(self._past_usable, rows)
+            batch["past_values"], batch["past_observed_mask"] = self._past(rows, starts, segment)
         return batch
 
-    def _past(self, rows: torch.Tensor, starts: np.ndarray) -> torch.Tensor:
-        past = self._shaped(self._past_values, rows)
+    def _past(self, rows: torch.Tensor, starts: np.ndarray, segment: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
+        """Values and masks of the contexts."""
+        short = starts < self.panel.segment_start[segment] if self.padding else None
+        if short is None or not short.any():
+            past, usable = self._shaped(self._past_values, rows), self._usable(rows)
+        else:
+            past, usable = self._some_padded(rows, starts, short)
         stale = (self.panel.status[starts + self.context_length - 1] == INTERPOLATED).any(axis=1)
         if stale.any():
             past[stale] = self._held(past[stale], starts[stale])
-        return past
+        if self.visible_steps is not None:
+            hide_oldest(past, usable, np.full(len(starts), self.context_length - self.visible_steps))
+        if self.dropping is not None:
+            hide_oldest(past, usable, self.context_length - self.dropping.kept_steps(starts, self.context_length))
+        return past, usable
+
+    def _some_padded(
+        self, rows: torch.Tensor, starts: np.ndarray, short: np.ndarray
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        past = torch.zeros(len(starts), self.context_length, self._channels)
+        usable = torch.zeros(past.shape, dtype=torch.bool)
+        whole = torch.from_numpy(~short)
+        if whole.any():
+            past[whole] = self._shaped(self._past_values, rows[whole])
+            usable[whole] = self._usable(rows[whole])
+        values, status = padded_context(self.panel, starts[short], self.context_length)
+        past[~whole], usable[~whole] = torch.from_numpy(values), torch.from_numpy(status != MISSING)
+        return past, usable
+
+    def _usable(self, rows: torch.Tensor) -> torch.Tensor:
+        flags = self._shaped(self._past_usable, rows)
+        return flags != MISSING if self.panel.is_mapped else flags
+
+    def _observed(self, rows: torch.Tensor) -> torch.Tensor:
+        flags = self._shaped(self._future_observed, rows)
+        return flags == OBSERVED if self.panel.is_mapped else flags
 
     def _shaped(self, view: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
         return view.index_select(0, rows).view(len(rows), -1, self._channels)
 
     def _held(self, past: torch.Tensor, starts: np.ndarray) -> torch.Tensor:
         """Replace the interpolated values at the end of a context by the last reading before them."""
-        steps = np.arange(self.context_length)
-        status = torch.from_numpy(self.panel.status[starts[:, None] + steps])
-        steps = torch.from_numpy(steps)[None, :, None]
+        status = torch.from_numpy(padded_context(self.panel, starts, self.context_length)[1])
+        steps = torch.arange(self.context_length)[None, :, None]
         last = torch.where(status == OBSERVED, steps, -1).amax(dim=1, keepdim=True)
         open_ended = (steps > last) & (status == INTERPOLATED) & (last >= 0)
         return torch.where(open_ended, past.gather(1, last.clamp_min(0)), past)
+
+
+def padded_context(panel: Panel, starts: np.ndarray, length: int) -> tuple[np.ndarray, np.ndarray]:
+    """Values and status of `length` rows from each start; what lies before the segment they end in is 0, `MISSING`.
+
+    Returns:
+        [B, length, channels] float32 and uint8.
+    """
+    rows = starts[:, None] + np.arange(length)
+    segment = np.searchsorted(panel.segment_start, rows[:, -1], side="right") - 1
+    first = panel.segment_start[segment][:, None]
+    inside = rows >= first
+    rows = np.maximum(rows, first)
+    values, status = panel.values[rows], panel.status[rows]
+    if not inside.all():
+        values[~inside], status[~inside] = 0, MISSING
+    return values, status
+
+
+def hide_oldest(past: torch.Tensor, usable: torch.Tensor, hidden: np.ndarray) -> None:
+    """Mask the first `hidden` [B] steps of contexts, in place."""
+    gone = torch.arange(past.shape[1])[None, :] < torch.from_numpy(hidden)[:, None]
+    past[gone], usable[gone] = 0, False
 
 
 class MirroredWindows(Dataset):
@@ -159,6 +259,18 @@ class MirroredWindows(Dataset):
             if name in batch:
                 batch[name] = torch.where(turned, self._twice - batch[name], batch[name])
         return batch
+
+
+def seconds(stamps: np.ndarray) -> np.ndarray:
+    """datetime64 -> int64 seconds since 1970."""
+    return stamps.astype("datetime64[s]").astype(np.int64)
+
+
+def _shared(values: np.ndarray) -> torch.Tensor:
+    """The same memory as a tensor; nothing here writes into it."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "The given NumPy array is not writable")  # a mapped panel is not to be
+        return torch.from_numpy(values)
 
 
 def _window_view(flat: torch.Tensor, length: int) -> torch.Tensor:

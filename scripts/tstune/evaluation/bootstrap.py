@@ -125,6 +125,35 @@ def relative_rmse(
     return intervals
 
 
+def rmse_band(
+    square: np.ndarray, count: np.ndarray, blocks: Blocks, draws: int = 1000, seed: int = 0
+) -> tuple[np.ndarray, np.ndarray] | None:
+    """95 % interval of the RMSE at each step: percentiles over draws of items, or with few items of blocks of days.
+
+    Args:
+        square: [windows, steps] sums of squared errors.
+        count: [windows, steps] observed targets.
+        blocks: which windows are drawn together.
+        draws: bootstrap samples.
+        seed: of the draws.
+
+    Returns:
+        [steps] lower and [steps] upper bound; None with fewer than `MIN_ITEMS` groups.
+    """
+    group = np.unique(blocks.item if blocks.speaks_of_other_items else blocks.block, return_inverse=True)[1]
+    num = int(group.max(initial=-1)) + 1
+    if num < MIN_ITEMS:
+        return None
+    squares, counts = (np.zeros((num, square.shape[1])) for _ in range(2))
+    np.add.at(squares, group, square)
+    np.add.at(counts, group, count)
+    drawn = np.random.default_rng(seed).multinomial(num, np.full(num, 1 / num), size=draws)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        rmse = np.sqrt((drawn @ squares) / (drawn @ counts))
+    tail = 100 * (1 - LEVEL) / 2
+    return tuple(np.nanpercentile(rmse, [tail, 100 - tail], axis=0))
+
+
 def _variance(
     squares: np.ndarray, blocks: Blocks, draws: int, random: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray]:

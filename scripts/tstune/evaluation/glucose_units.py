@@ -36,6 +36,11 @@ def glucose_unit(text: str | None) -> GlucoseUnit:
     raise ConfigError(f"data.unit: {text!r} is no unit of glucose; use one of {', '.join(UNITS)}")
 
 
+def is_glucose(text: str | None) -> bool:
+    """True if `data.unit` names a unit of glucose."""
+    return text is not None and text.replace(" ", "").lower() in {unit.lower() for unit in UNITS}
+
+
 def limit(name: str, unit: str | None) -> float:
     """A limit of `LIMITS` in the unit of the data."""
     return LIMITS[name][glucose_unit(unit)]

@@ -168,11 +168,13 @@ def _per_item(windows: AlarmWindows) -> list[tuple[np.ndarray, np.ndarray, np.nd
 
 
 def _raised(origin: np.ndarray, silence: np.timedelta64) -> np.ndarray:
-    raised = []
-    at = 0
-    while at < len(origin):
-        raised.append(at)
-        at = int(np.searchsorted(origin, origin[at] + silence, side="left"))
+    until = origin + silence
+    times = zip(origin.astype(until.dtype).astype(np.int64).tolist(), until.astype(np.int64).tolist(), strict=True)
+    raised, quiet_until = [], None
+    for at, (now, then) in enumerate(times):  # plain numbers: hundreds of thresholds are tried
+        if quiet_until is None or now >= quiet_until:
+            raised.append(at)
+            quiet_until = then
     return origin[raised]
 
 

@@ -14,26 +14,40 @@ from dataclasses import dataclass
 import numpy as np
 
 from tstune.data.panel import OBSERVED, Panel
+from tstune.data.panel_rows import row_blocks, rows_between, segment_of
 from tstune.data.splits import Split
+from tstune.evaluation.scored_windows import ScoredWindows
 
 
 def seasonal_scale(panel: Panel, split: Split, seasonality: int) -> np.ndarray:
     """[items, targets] mean |y_t - y_(t-m)| over observed training pairs; the pooled mean where there is none."""
-    targets = panel.roles.num_targets
-    position = panel.row_position()
-    in_train = position < split.borders[panel.row_item(), 0]
-    usable = (panel.status[:, :targets] == OBSERVED) & in_train[:, None]
-    segment = np.repeat(np.arange(len(panel.segment_item)), panel.segment_length)
-    together = segment[seasonality:] == segment[:-seasonality]
-    pairs = usable[seasonality:] & usable[:-seasonality] & together[:, None]
-    difference = np.abs(panel.values[seasonality:, :targets] - panel.values[:-seasonality, :targets]) * pairs
-    item = panel.row_item()[seasonality:]
-    items = len(panel.item_ids)
-    total = np.stack([np.bincount(item, weights=difference[:, c], minlength=items) for c in range(targets)], axis=1)
-    count = np.stack([np.bincount(item, weights=pairs[:, c], minlength=items) for c in range(targets)], axis=1)
+    targets, items = panel.roles.num_targets, len(panel.item_ids)
+    totals, counts = np.zeros((2, targets, items))
+    for block in row_blocks(panel):
+        rows = np.arange(max(block.start, seasonality), block.stop)
+        if not rows.size:
+            continue
+        segment = segment_of(panel, rows)
+        together = rows - panel.segment_start[segment] >= seasonality
+        now, before = (slice(rows[0] - lag, rows[-1] + 1 - lag) for lag in (0, seasonality))
+        pairs = _usable(panel, split, now) & _usable(panel, split, before) & together[:, None]
+        difference = np.abs(panel.values[now, :targets] - panel.values[before, :targets])
+        for target in range(targets):
+            seen = pairs[:, target]
+            item = panel.segment_item[segment[seen]]
+            np.add.at(totals[target], item, difference[seen, target].astype(np.float64))
+            counts[target] += np.bincount(item, minlength=items)
+    total, count = np.stack(totals, axis=1), np.stack(counts, axis=1)
     pooled = total.sum(axis=0) / np.maximum(count.sum(axis=0), 1)
     scale = np.where(count > 0, total / np.maximum(count, 1), pooled)
     return np.where(scale > 0, scale, np.nan)
+
+
+def _usable(panel: Panel, split: Split, rows: slice) -> np.ndarray:
+    """[rows, targets] True for the readings of the training part."""
+    begin, end = np.zeros(len(panel.item_ids), np.int64), split.borders[:, 0]
+    in_train = rows_between(panel, begin, end, rows)
+    return in_train[:, None] & (panel.status[rows, : panel.roles.num_targets] == OBSERVED)
 
 
 @dataclass(frozen=True)
@@ -51,6 +65,7 @@ class Scores:
         window_count: [windows] how many targets of the path were observed.
         rmse_by_item: [items] RMSE of each item, NaN where it has no window.
         windows_by_item: [items] number of windows of each item.
+        windows: the forecasts with what happened, for metrics that need more than sums; None if they are too large.
     """
 
     metrics: dict[str, float]
@@ -63,6 +78,7 @@ class Scores:
     window_count: np.ndarray
     rmse_by_item: np.ndarray
     windows_by_item: np.ndarray
+    windows: ScoredWindows | None = None
 
 
 class ErrorSums:

@@ -23,7 +23,7 @@ def best_baseline(scores: Mapping[str, Scores]) -> str | None:
     return best_model(baselines) if baselines else None
 
 
-def format_scoreboard(scores: Mapping[str, Scores], unit: str | None, verdict: str) -> str:
+def format_scoreboard(scores: Mapping[str, Scores], unit: str | None, verdict: str, part: str = "test") -> str:
     """Markdown table, best RMSE first, with the verdict's sentence beneath."""
     first = next(iter(scores.values())).metrics
     columns = [name for name in first if name.startswith(("rmse", "mae")) and name != "mae_scaled"]
@@ -39,7 +39,7 @@ def format_scoreboard(scores: Mapping[str, Scores], unit: str | None, verdict: s
         lines.append(f"| {name:<{width}} | " + " | ".join(f"{values[column]:>11.4g}" for column in columns) + " |")
     measured_in = f", RMSE and MAE in {unit}" if unit else ""
     lines.append("")
-    lines.append(f"{first['num_windows']:,} test windows, the same for every model{measured_in}.")
+    lines.append(f"{first['num_windows']:,} {part} windows, the same for every model{measured_in}.")
     best = best_model(scores)
     lines.append(f"Best by RMSE: {best} ({scores[best].metrics['rmse']:.4g}). {verdict}")
     return "\n".join(lines)

@@ -23,6 +23,8 @@ class ScoredWindows:
             interpolated towards a later one: the end of `past_values` of a batch is held, the panel's value is not.
         quantiles, levels: [windows, steps, quantiles] (or with targets before the quantiles), and [quantiles].
         mase_scale: [windows] or [windows, targets], see `point_metrics.mase`.
+        start: [windows] panel row of each window's first step, ascending.
+        spread: [windows, targets] standard deviation of the readings in each context, see `context_spread`.
         unit: unit of the readings; metrics of glucose need mg/dL or mmol/L.
 
     Raises:
@@ -38,6 +40,8 @@ class ScoredWindows:
     quantiles: np.ndarray | None = None
     levels: np.ndarray | None = None
     mase_scale: np.ndarray | None = None
+    start: np.ndarray | None = None
+    spread: np.ndarray | None = None
     unit: str | None = None
 
     def __post_init__(self) -> None:
@@ -48,6 +52,23 @@ class ScoredWindows:
             value = getattr(self, name)
             if value is not None and len(value) != len(self.truth):
                 raise DataError(f"{name} has {len(value)} entries for {len(self.truth)} windows")
+
+    def one_target(self) -> ScoredWindows:
+        """The same without the axis of targets: [windows, steps].
+
+        Raises:
+            DataError: there are several targets.
+        """
+        if np.ndim(self.truth) == 2:
+            return self
+        if self.truth.shape[2] != 1:
+            raise DataError(f"this is defined for one target, these windows have {self.truth.shape[2]}")
+        names = ("truth", "forecast", "observed", "quantiles")
+        squeezed = {name: getattr(self, name)[:, :, 0] for name in names if getattr(self, name) is not None}
+        scale = self.mase_scale
+        if scale is not None and np.ndim(scale) == 2:
+            squeezed["mase_scale"] = scale[:, 0]
+        return replace(self, **squeezed)
 
     def select(self, windows: np.ndarray) -> ScoredWindows:
         """Only some windows, for example a stratum.

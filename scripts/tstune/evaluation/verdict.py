@@ -12,17 +12,17 @@ from tstune.data.windows import WindowDataset
 from tstune.errors import DataError
 from tstune.evaluation.bootstrap import DRAWS, LEVEL, Blocks, Interval, relative_rmse
 from tstune.evaluation.metrics import Scores
-from tstune.evaluation.scoreboard import OURS, best_baseline
+from tstune.evaluation.scoreboard import OURS, best_baseline, best_model
 
 Effect = Literal["helped", "no clear difference", "hurt"]
 
 _ROUNDING = 1e-4
 """Relative differences below this are rounding: the same weights in another kernel or on another number of ranks."""
 
-_BASELINE_EFFECT = {
-    "helped": "{model} beats the best baseline, {reference}",
-    "no clear difference": "{model} does not clearly differ from the best baseline, {reference}",
-    "hurt": "{model} loses to the best baseline, {reference}",
+_RIVAL_EFFECT = {
+    "helped": "{model} beats the best {kind}, {reference}",
+    "no clear difference": "{model} does not clearly differ from the best {kind}, {reference}",
+    "hurt": "{model} loses to the best {kind}, {reference}",
 }
 
 
@@ -89,7 +89,9 @@ class Verdict:
         return next((found for found in self.comparisons if found.reference == reference), None)
 
 
-def verdict(scores: Mapping[str, Scores], windows: WindowDataset, kept: str, seed: int = 0) -> Verdict:
+def verdict(
+    scores: Mapping[str, Scores], windows: WindowDataset, kept: str, seed: int = 0, judged_name: str | None = None
+) -> Verdict:
     """Compare the run's forecast with all others by a paired block bootstrap; see `relative_rmse`.
 
     A difference is clear when its 95 % interval excludes 0, so that of models that are equal about one in forty is
@@ -102,15 +104,17 @@ def verdict(scores: Mapping[str, Scores], windows: WindowDataset, kept: str, see
         windows: those windows.
         kept: what the saved model is, ``fine_tuned`` or ``zero_shot``.
         seed: of the bootstrap.
+        judged_name: row that is judged, against the best of all others; None for the forecast of a training run,
+            which is judged against its zero-shot model and the best baseline.
 
     Raises:
         DataError: two models were scored on different windows.
     """
-    model = next((name for name in OURS if name in scores), next(iter(scores)))
+    model = judged_name or next((name for name in OURS if name in scores), next(iter(scores)))
     _require_same_windows(scores, model)
     judged = scores[model]
     seen = judged.window_count > 0
-    blocks = _blocks(judged, windows, seen)
+    blocks = window_blocks(judged, windows, seen)
     names = [name for name in scores if name != model]
     names = [name for name in names if all(np.isfinite(scores[n].window_square).all() for n in (name, model))]
     if not seen.any():
@@ -122,13 +126,18 @@ def verdict(scores: Mapping[str, Scores], windows: WindowDataset, kept: str, see
         pairs = zip(names, intervals, strict=True)
         comparisons = tuple(_comparison(model, name, interval, scores) for name, interval in pairs)
     found = {comparison.reference: comparison for comparison in comparisons}
-    tuning = found.get("zero_shot")
-    baseline = found.get(best_baseline(scores))
+    if judged_name is None:
+        tuning, average, rival, kind = found.get("zero_shot"), found.get("average"), best_baseline(scores), "baseline"
+    else:
+        tuning = average = None
+        rival = best_model({name: scores[name] for name in found}) if found else None
+        kind = "other model"
+    baseline = found.get(rival)
     main = tuning or baseline
     return Verdict(
         model=model,
         effect=main.effect if main else None,
-        sentence=_sentence(model, kept, tuning, baseline, found.get("average"), blocks),
+        sentence=_sentence(model, kept, tuning, baseline, average, blocks, kind),
         kept=kept,
         comparisons=comparisons,
         num_windows=int(seen.sum()),
@@ -165,7 +174,14 @@ def _require_same_windows(scores: Mapping[str, Scores], model: str) -> None:
                 raise DataError(f"{model} and {name} were not scored on the same windows; score them with one Backtest")
 
 
-def _blocks(scores: Scores, windows: WindowDataset, seen: np.ndarray) -> Blocks:
+def window_blocks(scores: Scores, windows: WindowDataset, seen: np.ndarray) -> Blocks:
+    """Which windows the bootstrap draws together.
+
+    Args:
+        scores: of any model on these windows.
+        windows: the windows.
+        seen: [windows] bool, those that count.
+    """
     origin = scores.window_start[seen] + windows.context_length
     stamps = windows.panel.timestamps
     path = (stamps[origin + windows.prediction_length - 1] - stamps[origin - 1]).max(initial=np.timedelta64(0, "ns"))
@@ -201,6 +217,7 @@ def _sentence(
     baseline: Comparison | None,
     average: Comparison | None,
     blocks: Blocks,
+    kind: str = "baseline",
 ) -> str:
     parts = []
     if tuning is not None:
@@ -217,7 +234,7 @@ def _sentence(
         if average is not None and average.effect == "hurt" and tuning.effect != "hurt":
             parts.append(f"The mean of both forecasts is better still: against it {model} has {_numbers(average)}.")
     if baseline is not None:
-        relation = _BASELINE_EFFECT[baseline.effect].format(model=model, reference=baseline.reference)
+        relation = _RIVAL_EFFECT[baseline.effect].format(model=model, kind=kind, reference=baseline.reference)
         parts.append(f"{relation}: {_numbers(baseline)}.")
     shown = [comparison for comparison in (tuning, baseline) if comparison is not None]
     if any(comparison.low is not None for comparison in shown):

@@ -24,11 +24,13 @@ from tstune.config.flat import ModelConfig
 from tstune.config.schema import DistributedConfig, LoRAConfig, RunConfig
 from tstune.config.simple_manager import SimpleConfigManager
 from tstune.config.validation import validate
+from tstune.data.context_dropping import context_dropping
 from tstune.data.pipeline import PreparedData, Preprocessor, prepare_data
 from tstune.data.trained_on import refuse_trained_on
-from tstune.data.windows import Batch, MirroredWindows, evaluation_batch_size
+from tstune.data.windows import Batch, MirroredWindows, WindowDataset, evaluation_batch_size
 from tstune.errors import CheckpointError, ConfigError
 from tstune.evaluation.backtest import Backtest, Forecaster
+from tstune.evaluation.context_spread import context_spread
 from tstune.models.lora_files import Adapter
 from tstune.models.per_item import ItemAdapters
 from tstune.models.predict import predict_frame
@@ -38,6 +40,8 @@ from tstune.tracking.interfaces import ExperimentTracker
 from tstune.training.contract import Checkpoints, TrainingObserver, TrainingResult
 from tstune.training.feature_cache import CachedWindows
 from tstune.training.loop import train
+from tstune.uncertainty.files import load_method, save_method
+from tstune.uncertainty.interface import UncertaintyMethod
 
 MODEL_FOLDER = "model"
 ADAPTER_FOLDER = "adapter"
@@ -58,6 +62,7 @@ class BaseTimeSeriesFoundationModel(ABC):
         fresh: names of parameters that were not found in the pretrained weights.
         adapter: the trained low-rank adapter, if there is one.
         item_adapters: one adapter per item, if they were tuned.
+        uncertainty: fitted on validation windows, turns forecasts into quantiles; None without quantiles.
     """
 
     model_type: ClassVar[str]
@@ -79,6 +84,7 @@ class BaseTimeSeriesFoundationModel(ABC):
         self.fresh: list[str] = []
         self.adapter: Adapter | None = None
         self.item_adapters: ItemAdapters | None = None
+        self.uncertainty: UncertaintyMethod | None = None
         self.quantization_report: object | None = None
 
     # What a family defines
@@ -112,7 +118,47 @@ class BaseTimeSeriesFoundationModel(ABC):
     def network(self, network: nn.Module) -> None:
         self.module = network
 
+    # What a family may define
+
+    @property
+    def native_levels(self) -> tuple[float, ...]:
+        """Ascending levels the network itself forecasts quantiles for; empty if it forecasts points only."""
+        return ()
+
+    def native_quantiles(self, batch: Batch) -> torch.Tensor:
+        """[batch, prediction, targets, native levels] float32 in original units, ascending."""
+        raise ConfigError(f"a {self.model_type} model without a quantile head forecasts points only")
+
     # What all families share
+
+    @property
+    def quantile_levels(self) -> tuple[float, ...]:
+        """Levels of `forecast_quantiles`; empty if this model forecasts points only."""
+        if self.uncertainty is not None:
+            return self.uncertainty.levels
+        return self.native_levels if self.config.forecast.quantiles else ()
+
+    def forecast_quantiles(self, batch: Batch, point: torch.Tensor | None = None) -> torch.Tensor:
+        """Forecast quantiles of a batch of windows.
+
+        Args:
+            batch: windows, as for `forecast`.
+            point: their forecast where it was made already, for example with the adapters of the items.
+
+        Returns:
+            [batch, prediction, targets, levels] float32 in original units, ascending; see `quantile_levels`.
+
+        Raises:
+            ConfigError: this model forecasts points only.
+        """
+        if self.uncertainty is None:
+            return self.native_quantiles(batch)
+        native = self.native_quantiles(batch).detach().cpu().numpy() if self.uncertainty.uses_native else None
+        if native is None and point is None:
+            point = self.forecast(batch)
+        spread = context_spread(batch, self.preprocessor.roles.num_targets).cpu().numpy()
+        values = self.uncertainty.quantiles(None if point is None else point.detach().cpu().numpy(), spread, native)
+        return torch.from_numpy(values).to(batch["past_values"].device)
 
     def fit(
         self,
@@ -209,7 +255,7 @@ class BaseTimeSeriesFoundationModel(ABC):
 
     def _training_windows(self, data: PreparedData, manager: DistributedManager) -> tuple[Dataset, Dataset]:
         """Windows as the loop needs them: with stored features if part of the model is frozen and that pays."""
-        config, encode, train_windows = self.config.training, self.frozen_encoder(), data.train
+        config, encode, train_windows = self.config.training, self.frozen_encoder(), self.shortened(data.train)
         if self.config.data.mirror_train_windows:
             train_windows = MirroredWindows(train_windows, data.preprocessor.scaler.mean)
         if config.cache_frozen_features == "off":
@@ -235,6 +281,10 @@ class BaseTimeSeriesFoundationModel(ABC):
         logger.info("frozen features stored once: %.0f MB in %.1f s", size / 1e6, seconds)
         return cached, validation
 
+    def shortened(self, windows: WindowDataset) -> WindowDataset:
+        """Training windows with the oldest part of some contexts masked, as `training.context_dropping` asks."""
+        return windows.with_dropping(context_dropping(self.config, windows.panel.frequency))
+
     def frozen_encoder(self) -> Callable[[Batch], Batch] | None:
         """First part of the network, if it is frozen and `module` accepts its stored output; None otherwise."""
         return None
@@ -248,7 +298,8 @@ class BaseTimeSeriesFoundationModel(ABC):
             future: for models with control columns, their values over the forecast.
 
         Returns:
-            one row per series and step: ``item_id``, ``timestamp`` and one column per target, original units.
+            one row per series and step: ``item_id``, ``timestamp`` and one column per target, original units; where the
+            model has quantiles, behind them one column per target and level, ``<target>_q0.1`` and so on.
         """
         return predict_frame(self, frame, future)
 
@@ -262,7 +313,7 @@ class BaseTimeSeriesFoundationModel(ABC):
         return backtest.score(self.for_items(prepared.panel.item_ids)).metrics
 
     def save(self, folder: str | Path) -> None:
-        """Write `model/`, `preprocessor.json` and `config.yaml`; `load` reads them back."""
+        """Write `model/`, `preprocessor.json`, `config.yaml` and what else there is; `load` reads them back."""
         self.require_built()
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
@@ -271,6 +322,8 @@ class BaseTimeSeriesFoundationModel(ABC):
             self.adapter.save(folder / ADAPTER_FOLDER)
         if self.item_adapters is not None:
             self.item_adapters.save(folder)
+        if self.uncertainty is not None:
+            save_method(self.uncertainty, folder)
         text = json.dumps(self.preprocessor.to_dict() | {"model_type": self.model_type}, indent=2)
         (folder / "preprocessor.json").write_text(text, encoding="utf-8")
         SimpleConfigManager().save_config(self.config, folder / "config.yaml")
@@ -300,6 +353,7 @@ class BaseTimeSeriesFoundationModel(ABC):
         if model.config.model.quantization != "none" and (folder / ADAPTER_FOLDER).is_dir():
             model.load_adapter(folder / ADAPTER_FOLDER, merge=False)
         model.item_adapters = ItemAdapters.load(folder)
+        model.uncertainty = load_method(folder)
         return model
 
     def get_model_info(self) -> dict:
@@ -318,7 +372,9 @@ class BaseTimeSeriesFoundationModel(ABC):
         """Windows of a source, a table or the configured source; weights that were trained on them are refused."""
         fresh = self.config.tuning.mode == "from_scratch"  # takes the architecture of the checkpoint, not its weights
         weights = None if fresh else self.config.model.pretrained
-        return refuse_trained_on(self._windows(data), weights, self.config.data.split.allow_overlap)
+        prepared = refuse_trained_on(self._windows(data), weights, self.config.data.split.allow_overlap)
+        context_dropping(self.config, prepared.panel.frequency)  # refused before anything is trained
+        return prepared.judged_on(self.config.evaluation.context_steps)
 
     def _windows(self, data: str | pd.DataFrame | PreparedData | None) -> PreparedData:
         if isinstance(data, PreparedData):

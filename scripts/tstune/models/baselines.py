@@ -51,6 +51,17 @@ class Baseline(BaseTimeSeriesFoundationModel):
     def load_weights(self, folder: Path) -> None:
         """Nothing to read."""
 
+    def _training_mean(self, past: torch.Tensor) -> torch.Tensor:
+        """[targets] what to say where nothing is known."""
+        mean = self.preprocessor.scaler.mean[: self.preprocessor.roles.num_targets]
+        return torch.as_tensor(mean, dtype=past.dtype, device=past.device)
+
+    def _last_reading(self, past: torch.Tensor, observed: torch.Tensor) -> torch.Tensor:
+        """[batch, 1, targets]."""
+        steps = torch.arange(past.shape[1], device=past.device)[None, :, None]
+        last = torch.where(observed, steps, 0).amax(dim=1, keepdim=True)
+        return torch.where(observed.any(dim=1, keepdim=True), past.gather(1, last), self._training_mean(past))
+
     def _target_context(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
         """Past values and mask of the targets, [batch, context, targets]."""
         targets = slice(0, self.preprocessor.roles.num_targets)
@@ -68,14 +79,11 @@ class Persistence(Baseline):
 
     def forecast(self, batch: Batch) -> torch.Tensor:
         """[batch, prediction, targets] in original units."""
-        past, observed = self._target_context(batch)
-        steps = torch.arange(past.shape[1], device=past.device)[None, :, None]
-        last = torch.where(observed, steps, 0).amax(dim=1, keepdim=True)
-        return past.gather(1, last).expand(-1, self._num_steps, -1)
+        return self._last_reading(*self._target_context(batch)).expand(-1, self._num_steps, -1)
 
 
 class SeasonalNaive(Baseline):
-    """The last season repeats."""
+    """The last season repeats; a step of it that no season of the context holds is the last reading."""
 
     model_type = "seasonal_naive"
 
@@ -108,6 +116,7 @@ class SeasonalNaive(Baseline):
             older = ~found[:, steps] & observed[:, begin:end]
             season[:, steps] = torch.where(older, past[:, begin:end], season[:, steps])
             found[:, steps] |= older
+        season = torch.where(found, season, self._last_reading(past, observed))
         steps = torch.arange(self._num_steps, device=past.device) % self.seasonality
         return season[:, steps]
 
@@ -121,6 +130,7 @@ class ContextMean(Baseline):
         """[batch, prediction, targets] in original units."""
         past, observed = self._target_context(batch)
         mean = (past * observed).sum(dim=1, keepdim=True) / observed.sum(dim=1, keepdim=True).clamp_min(1)
+        mean = torch.where(observed.any(dim=1, keepdim=True), mean, self._training_mean(past))
         return mean.expand(-1, self._num_steps, -1)
 
 

@@ -145,7 +145,7 @@ def tune_items(
     """
     adapters, results = {}, []
     for item, item_id in enumerate(data.panel.item_ids):
-        windows, validation = data.train.of_item(item), data.validation.of_item(item)
+        windows, validation = model.shortened(data.train.of_item(item)), data.validation.of_item(item)
         if not len(windows) or not len(validation):
             results.append(ItemResult(item_id, False, None, None, "no training or no validation window"))
             continue

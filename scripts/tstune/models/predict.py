@@ -9,11 +9,14 @@ import numpy as np
 import pandas as pd
 import torch
 
+from tstune.data.categories import category_codes
 from tstune.data.frequency import fixed_step, parse_frequency
 from tstune.data.panel import MISSING, Panel
 from tstune.data.pipeline import context_windows
 from tstune.data.sources.csv import read_table
 from tstune.data.table import ITEM, TIMESTAMP, SourceTable
+from tstune.data.time_features import encode_times
+from tstune.data.windows import padded_context, seconds
 from tstune.errors import DataError
 from tstune.runtime.logs import logger
 
@@ -38,22 +41,33 @@ def predict_frame(
     _warn_about_gaps(panel, starts, length)
     stamps = _future_timestamps(panel, config.model.prediction_length)
     known = _known_future(model, future, panel, stamps)
+    categories = category_codes(table, preprocessor.roles, panel.item_ids)
 
-    forecaster, forecasts = model.for_items(panel.item_ids), []
+    forecaster, forecasts, quantiles = model.for_items(panel.item_ids), [], []
     batch_size = model.evaluation_batch_size(torch.device("cpu"))
     for begin in range(0, len(starts), batch_size):
         rows = starts[begin : begin + batch_size]
-        context = rows[:, None] + np.arange(length)
+        values, status = padded_context(panel, rows, length)
         batch = {
-            "past_values": torch.from_numpy(panel.values[context]),
-            "past_observed_mask": torch.from_numpy(panel.status[context] != MISSING),
+            "past_values": torch.from_numpy(values),
+            "past_observed_mask": torch.from_numpy(status != MISSING),
             "future_values": torch.from_numpy(known[begin : begin + len(rows)]),
             "item": torch.arange(begin, begin + len(rows)),
+            "origin": torch.from_numpy(seconds(stamps[begin : begin + len(rows), 0])),
         }
+        if categories is not None:
+            batch["static"] = torch.from_numpy(categories[begin : begin + len(rows)])
         with torch.inference_mode():
-            forecasts.append(forecaster.forecast(batch).cpu().numpy())
+            point = forecaster.forecast(batch)
+            forecasts.append(point.cpu().numpy())
+            if model.quantile_levels:
+                quantiles.append(model.forecast_quantiles(batch, point).cpu().numpy())
     values = np.concatenate(forecasts).reshape(-1, panel.roles.num_targets)
     table = pd.DataFrame(values, columns=list(preprocessor.roles.target))
+    if quantiles:
+        values = np.concatenate(quantiles).reshape(len(table), -1)
+        names = [f"{name}_q{level:g}" for name in preprocessor.roles.target for level in model.quantile_levels]
+        table = pd.concat([table, pd.DataFrame(values, columns=names)], axis=1)
     table.insert(0, TIMESTAMP, stamps.reshape(-1))
     table.insert(0, ITEM, np.repeat(panel.item_ids, config.model.prediction_length))
     return table
@@ -81,9 +95,12 @@ def _future_timestamps(panel: Panel, num_steps: int) -> np.ndarray:
 def _known_future(
     model: BaseTimeSeriesFoundationModel, future: pd.DataFrame | None, panel: Panel, stamps: np.ndarray
 ) -> np.ndarray:
-    """[items, steps, channels] values of the control columns, 0 elsewhere."""
+    """[items, steps, channels] values of the channels that are known in the future, 0 elsewhere."""
     roles, preprocessor = panel.roles, model.preprocessor
     known = np.zeros((*stamps.shape, len(roles.channels)), np.float32)
+    constants = slice(len(roles.columns), len(roles.columns) + len(roles.static_real))
+    known[..., constants] = panel.values[panel.segment_start[1:] - 1, None, constants]
+    known[..., constants.stop :] = encode_times(stamps.reshape(-1), roles.time_features).reshape(*stamps.shape, -1)
     if not roles.control:
         return known
     if future is None:
@@ -93,7 +110,7 @@ def _known_future(
     future = future.copy()
     for column in (*roles.target, *roles.conditional):
         future[column] = 0.0  # not known, and not read
-    table = preprocessor.read_frame(future, "future").frame.set_index([ITEM, TIMESTAMP])
+    table = preprocessor.read_frame(future, "future", is_future=True).frame.set_index([ITEM, TIMESTAMP])
     for item, item_id in enumerate(panel.item_ids):
         names = pd.MultiIndex.from_product([[item_id], stamps[item]])
         rows = table[list(roles.control)].reindex(names)
@@ -102,13 +119,16 @@ def _known_future(
                 f"future: series {item_id!r} needs {', '.join(roles.control)} at every step from "
                 f"{pd.Timestamp(stamps[item][0])} to {pd.Timestamp(stamps[item][-1])}"
             )
-        known[item][:, roles.control_indices] = rows.to_numpy(np.float32)
+        known[item][:, len(roles.columns) - len(roles.control) : len(roles.columns)] = rows.to_numpy(np.float32)
     return known
 
 
 def _warn_about_gaps(panel: Panel, starts: np.ndarray, length: int) -> None:
     targets = panel.status[:, : panel.roles.num_targets]
-    shares = np.array([(targets[start : start + length] == MISSING).mean() for start in starts])
+    begins = np.maximum(starts, panel.segment_start[:-1])  # what lies before a short history is no gap
+    shares = np.array(
+        [(targets[first : start + length] == MISSING).mean() for first, start in zip(begins, starts, strict=True)]
+    )
     if (shares > 0).any():
         worst = int(shares.argmax())
         logger.warning(

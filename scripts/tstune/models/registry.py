@@ -20,6 +20,7 @@ _MODELS = {
     "seasonal_naive": "tstune.models.baselines:SeasonalNaive",
     "context_mean": "tstune.models.baselines:ContextMean",
     "ridge": "tstune.models.baselines:Ridge",
+    "lightgbm": "tstune.models.lightgbm_lags:LightGBM",
 }
 
 

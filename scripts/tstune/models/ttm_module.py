@@ -26,6 +26,9 @@ class TTMModule(nn.Module):
         num_targets: the first channels are the targets.
         control_indices: channels known in the future.
         frequency_token: index for models that were trained with a frequency prefix.
+
+    Attributes:
+        levels: ascending levels of the network's quantile head; empty if it has none.
     """
 
     def __init__(
@@ -41,6 +44,7 @@ class TTMModule(nn.Module):
         self.num_targets = num_targets
         self.control_indices = control_indices
         self.frequency_token = frequency_token if ttm.config.resolution_prefix_tuning else None
+        self.levels = tuple(sorted(ttm.config.quantile_levels)) if ttm.config.multi_quantile_head else ()
         self.encode_decoder = False  # True: the decoder belongs to the first half
         self.register_buffer("mean", torch.tensor(scaler.mean, dtype=torch.float32), persistent=False)
         self.register_buffer("std", torch.tensor(scaler.std, dtype=torch.float32), persistent=False)
@@ -49,19 +53,19 @@ class TTMModule(nn.Module):
     def splits_cleanly(self) -> bool:
         """True if the second half needs nothing of the context but the features."""
         config = self.ttm.config
-        return not (config.decoder_raw_residual or config.enable_forecast_channel_mixing or config.multi_quantile_head)
+        return not (config.decoder_raw_residual or config.enable_forecast_channel_mixing)
 
     def forward(self, batch: Batch) -> torch.Tensor:
-        """[batch, prediction, targets] forecast in scaled units."""
+        """[batch, prediction, targets] forecast in scaled units; with a quantile head [..., levels], ascending."""
         if "features" in batch:
-            return self._decode(batch, past=None, patches=None, known=None)
+            return self._decode(batch, None, None, known=None, static=batch.get("static"))
         past, observed = self._scaled_context(batch)
-        encoded, patches = self._encode(past, observed)
-        return self._decode(encoded, past, patches, self._known_future(batch))
+        encoded, patches = self._encode(past, observed, batch.get("static"))
+        return self._decode(encoded, past, patches, self._known_future(batch), batch.get("static"))
 
     def encode(self, batch: Batch) -> Batch:
         """First half: features [batch, channels, patches, width] with loc and scale [batch, 1, targets]."""
-        encoded, _ = self._encode(*self._scaled_context(batch))
+        encoded, _ = self._encode(*self._scaled_context(batch), batch.get("static"))
         return encoded
 
     def scale_targets(self, values: torch.Tensor) -> torch.Tensor:
@@ -72,6 +76,10 @@ class TTMModule(nn.Module):
         """Scaled -> original units, [..., targets]."""
         return values * self.std[: self.num_targets] + self.mean[: self.num_targets]
 
+    def unscale_quantiles(self, values: torch.Tensor) -> torch.Tensor:
+        """Scaled -> original units, [..., targets, levels]."""
+        return values * self.std[: self.num_targets, None] + self.mean[: self.num_targets, None]
+
     def _scaled_context(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
         observed = batch["past_observed_mask"]
         past = (batch["past_values"] - self.mean) / self.std
@@ -80,24 +88,41 @@ class TTMModule(nn.Module):
         centre = (past * observed).sum(dim=1, keepdim=True) / count
         return torch.where(observed, past, centre), observed
 
-    def _encode(self, past: torch.Tensor, observed: torch.Tensor) -> tuple[Batch, torch.Tensor]:
+    def _encode(
+        self, past: torch.Tensor, observed: torch.Tensor, static: torch.Tensor | None
+    ) -> tuple[Batch, torch.Tensor]:
         token = None
         if self.frequency_token is not None:
             token = torch.full((len(past),), self.frequency_token, device=past.device)
         output = self.ttm.backbone(past, past_observed_mask=observed, freq_token=token, return_dict=True)
         features = output.last_hidden_state
         if self.encode_decoder:
-            features, _ = self.ttm.decoder(hidden_state=features, patch_input=output.patch_input)
+            features = self._through_decoder(features, output.patch_input, static)
         loc, scale = (values[..., : self.num_targets] for values in (output.loc, output.scale))
         return {"features": features, "loc": loc, "scale": scale}, output.patch_input
 
+    def _through_decoder(
+        self, hidden: torch.Tensor, patches: torch.Tensor | None, static: torch.Tensor | None
+    ) -> torch.Tensor:
+        return self.ttm.decoder(hidden_state=hidden, patch_input=patches, static_categorical_values=static)[0]
+
     def _decode(
-        self, encoded: Batch, past: torch.Tensor | None, patches: torch.Tensor | None, known: torch.Tensor | None
+        self,
+        encoded: Batch,
+        past: torch.Tensor | None,
+        patches: torch.Tensor | None,
+        known: torch.Tensor | None,
+        static: torch.Tensor | None,
     ) -> torch.Tensor:
         hidden = encoded["features"]
         if not self.encode_decoder:
-            hidden, _ = self.ttm.decoder(hidden_state=hidden, patch_input=patches)
-        return self.ttm.head(hidden, past_values=past, future_values=known) * encoded["scale"] + encoded["loc"]
+            hidden = self._through_decoder(hidden, patches, static)
+        point = self.ttm.head(hidden, past_values=past, future_values=known)
+        if self.levels:
+            hidden = hidden[:, : self.num_targets]  # covariates have a hidden state, but no quantiles
+            quantiles = self.ttm.multi_quantile_head_block(point, decoder_hidden_state=hidden)
+            return quantiles.permute(0, 2, 3, 1) * encoded["scale"][..., None] + encoded["loc"][..., None]
+        return point * encoded["scale"] + encoded["loc"]
 
     def _known_future(self, batch: Batch) -> torch.Tensor | None:
         """Control channels over the forecast; all others are zero, so that no target can leak in."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from tstune.config.schema import TTMSection
 from tstune.data.table import Roles
 from tstune.errors import CheckpointError, ConfigError
 from tstune.models.builtin_weights import BUILTIN, builtin_folder
+from tstune.models.ttm_quantile_head import QUANTILE_HEAD, head_options
 
 # Architecture of TTM-r2 512-96, for models built from scratch.
 SCRATCH_DEFAULTS = {
@@ -32,30 +34,39 @@ SCRATCH_DEFAULTS = {
 }
 _FIXED_BY_WEIGHTS = [name for name in SCRATCH_DEFAULTS if name not in ("dropout", "head_dropout")]
 # Layers that exist only with some channel roles; a checkpoint without them is still the same backbone.
-_MAY_BE_FRESH = ("decoder.", "head.", "backbone.encoder.freq_mod.")
+_MAY_BE_FRESH = ("decoder.", "head.", f"{QUANTILE_HEAD}.", "backbone.encoder.freq_mod.")
 
 
 def channel_options(section: TTMSection, roles: Roles) -> dict:
     """Constructor arguments that depend on the channels, not on the weights."""
     channels = len(roles.channels)
-    mixes = bool(roles.conditional or roles.control)
+    mixes, has_future = roles.has_covariates, bool(roles.control_indices)
     mode = section.decoder_mode
     options = {
         "num_input_channels": channels,
         "prediction_channel_indices": list(range(roles.num_targets)) if mixes else None,
         "exogenous_channel_indices": roles.control_indices or None,
-        "enable_forecast_channel_mixing": bool(roles.control),
+        "enable_forecast_channel_mixing": has_future,
         "decoder_mode": ("mix_channel" if mixes else "common_channel") if mode == "auto" else mode,
         "loss": "mse",  # ours is masked and computed outside
     }
-    if roles.control:
+    if roles.static_categorical:
+        if mode == "common_channel":
+            raise ConfigError(
+                "model.decoder_mode=common_channel forecasts each channel alone and cannot read "
+                f"{roles.static_categorical[0]!r} of data.static_categorical_columns; use mix_channel or auto"
+            )
+        options["categorical_vocab_size_list"] = roles.num_categories
+    if has_future:
         options["fcm_use_mixer"] = True
         options["fcm_context_length"] = 1 if section.fcm_context_length is None else section.fcm_context_length
         options["fcm_mix_layers"] = section.fcm_mix_layers or 2
     return options
 
 
-def build_from_scratch(section: TTMSection, roles: Roles) -> TinyTimeMixerForPrediction:
+def build_from_scratch(
+    section: TTMSection, roles: Roles, quantiles: Sequence[float] = ()
+) -> TinyTimeMixerForPrediction:
     """Random weights in the architecture of the configuration.
 
     Raises:
@@ -86,12 +97,17 @@ def build_from_scratch(section: TTMSection, roles: Roles) -> TinyTimeMixerForPre
         scaling="std",
         **options,
         **channel_options(section, roles),
+        **head_options(quantiles),
     )
     return TinyTimeMixerForPrediction(config)
 
 
 def load_pretrained(
-    section: TTMSection, roles: Roles, frequency: str, random_weights: bool = False
+    section: TTMSection,
+    roles: Roles,
+    frequency: str,
+    random_weights: bool = False,
+    quantiles: Sequence[float] = (),
 ) -> tuple[TinyTimeMixerForPrediction, list[str], list[str]]:
     """Load a checkpoint for these channels and lengths.
 
@@ -100,6 +116,7 @@ def load_pretrained(
         roles: channels.
         frequency: grid step; helps granite-tsfm pick a revision on the Hub.
         random_weights: keep the checkpoint's architecture, not its weights.
+        quantiles: levels of a quantile head to add; none leaves the checkpoint as it is.
 
     Returns:
         the model, names of tensors that are fresh, names of tensors of the checkpoint that were not used.
@@ -125,7 +142,12 @@ def load_pretrained(
     for key in ("dropout", "head_dropout"):
         if getattr(section, key) is not None:
             setattr(config, key, getattr(section, key))
-    for key, value in channel_options(section, roles).items():
+    options = channel_options(section, roles)
+    if config.multi_quantile_head and quantiles:
+        options["quantile_levels"] = list(quantiles)
+    elif quantiles:
+        options |= head_options(quantiles)
+    for key, value in options.items():
         setattr(config, key, value)
     if section.prediction_length > config.prediction_length:
         config.prediction_length = section.prediction_length  # a longer head, fresh

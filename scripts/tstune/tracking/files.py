@@ -10,7 +10,15 @@ from tstune.errors import TrackingError
 State = dict[str, list[int]]
 """Relative path of each file -> its size and time of change in ns."""
 
-MODEL_FILES = ("model", "adapter", "adapters", "preprocessor.json", "config.yaml")
+MODEL_FILES = (
+    "model",
+    "adapter",
+    "adapters",
+    "preprocessor.json",
+    "config.yaml",
+    "uncertainty.json",
+    "uncertainty.safetensors",
+)
 """What `load_model` needs of a run folder."""
 
 

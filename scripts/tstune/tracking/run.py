@@ -26,6 +26,10 @@ _ARTIFACTS = (
     "per_item.json",
     "history.jsonl",
     "environment.json",
+    "evaluation.json",
+    "report.html",
+    "report.md",
+    "windows.parquet",
 )
 _NOT_A_METRIC = ("step", "epoch")
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 
@@ -28,4 +30,27 @@ def window_losses(
         each = F.l1_loss(forecast, target, reduction="none")
     else:
         each = F.huber_loss(forecast, target, reduction="none", delta=huber_delta)
+    return each.sum(dim=(1, 2)), observed.sum(dim=(1, 2)).to(each.dtype)
+
+
+def quantile_window_losses(
+    quantiles: torch.Tensor, target: torch.Tensor, observed: torch.Tensor, levels: Sequence[float]
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Sum twice the mean pinball loss over levels of each window over its observed targets.
+
+    Twice the mean is the CRPS of the quantiles (Berrisch & Ziel 2023) and, for the median alone, the absolute error.
+
+    Args:
+        quantiles: [batch, steps, targets, levels] in scaled units.
+        target: [batch, steps, targets] in scaled units.
+        observed: same shape, bool; where it is False no value matters.
+        levels: one per quantile, between 0 and 1.
+
+    Returns:
+        [batch] total and [batch] number of observed targets, as `window_losses`.
+    """
+    taus = torch.as_tensor(levels, dtype=quantiles.dtype, device=quantiles.device)
+    error = torch.where(observed, target, 0.0)[..., None] - quantiles
+    pinball = torch.maximum(taus * error, (taus - 1) * error).mean(dim=-1)
+    each = torch.where(observed, 2 * pinball, 0.0)  # no gradient reaches what was not observed
     return each.sum(dim=(1, 2)), observed.sum(dim=(1, 2)).to(each.dtype)

@@ -28,8 +28,8 @@ __all__ = ["CleaningReport", "CleaningRules", "clean_table"]
 _DROPPED, _KEPT = "dropped", "kept"
 
 
-def clean_table(table: SourceTable, rules: CleaningRules) -> SourceTable:
-    """Look at every target of a table, change what the rules say, and write all of it down.
+def clean_table(table: SourceTable, rules: CleaningRules, log: bool = True) -> SourceTable:
+    """Look at every target of a table, change what the rules say, and write all of it down; `log` says it aloud.
 
     Returns:
         the table with `cleaning` filled, `unit` resolved and, where the rules ask for it, other readings.
@@ -74,7 +74,7 @@ def clean_table(table: SourceTable, rules: CleaningRules) -> SourceTable:
             f"data.convert_to={rules.convert_to}: no target is glucose in a known unit "
             f"({', '.join(table.roles.target)}); set data.unit=mg/dL or mmol/L, or leave convert_to out"
         )
-    for line in report.lines():
+    for line in report.lines() if log else ():
         logger.info("cleaning: %s", line)
     unit = (rules.convert_to or unit) if unit else other_unit
     return replace(table, frame=frame.assign(**changed) if changed else frame, unit=unit, cleaning=report.to_dict())

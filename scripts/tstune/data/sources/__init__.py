@@ -5,11 +5,15 @@ from __future__ import annotations
 import difflib
 import importlib
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from tstune.config.schema import DataSection
 from tstune.data.sources.info import SourceInfo, reject_column_roles
 from tstune.data.table import SourceTable
 from tstune.errors import ConfigError
+
+if TYPE_CHECKING:
+    from tstune.data.table_stream import TableStream
 
 __all__ = [
     "available_sources",
@@ -18,12 +22,13 @@ __all__ = [
     "register_source",
     "reject_column_roles",
     "source_info",
+    "stream_source",
 ]
 
 _OF_ALL = """\
 data.source is one of these names, or your own function as package.module:function: it takes the data section and
-returns a SourceTable. Keys that all sources share: frequency, max_gap, unit, convert_to, valid_range, out_of_range,
-conflicting_readings, timezone, scaling, split; see tstune/config/schema.py."""
+returns a SourceTable. Keys that all sources share: frequency, max_gap, fill, min_context, time_features, unit,
+convert_to, valid_range, out_of_range, conflicting_readings, timezone, scaling, split; see tstune/config/schema.py."""
 
 # name -> module with a function load(config) -> SourceTable and its INFO; loaded on first use
 _SOURCES = {
@@ -83,6 +88,19 @@ def load_source(config: DataSection) -> SourceTable:
     """
     load = _own_function(config.source) if ":" in config.source else _module(config.source).load
     return load(config)
+
+
+def stream_source(config: DataSection) -> TableStream | None:
+    """The source named by ``data.source`` in pieces of whole series; None if it can only be read at once.
+
+    Raises:
+        ConfigError: unknown source.
+        DataError: files missing or unreadable.
+    """
+    if ":" in config.source:
+        return None
+    stream = getattr(_module(config.source), "stream", None)
+    return None if stream is None else stream(config)
 
 
 def _module(name: str) -> object:

@@ -19,6 +19,7 @@ from tstune.data.cleaning.report import CleaningReport
 from tstune.data.sources.channels import (
     choose_channels,
     doses_on_grid,
+    fill_of,
     grid_between,
     join_channels,
     mean_on_grid,
@@ -64,6 +65,7 @@ def load(config: DataSection) -> SourceTable:
         roles=roles,
         frequency="5min",
         max_gap="45min",
+        fill=fill_of([channel for channel in roles.conditional if channel != "hr"]),
         unit="mmol/L",
         licence=INFO.licence,
         files=tuple(map(str, files.values())),

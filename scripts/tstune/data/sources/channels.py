@@ -40,6 +40,11 @@ def choose_channels(config: DataSection, source: str, target: str, others: Seque
     return Roles((target,), tuple(config.conditional_columns))
 
 
+def fill_of(amounts: Sequence[str]) -> dict[str, str]:
+    """`SourceTable.fill` for amounts (doses, meals, steps): one that is not known is not half of its neighbours."""
+    return dict.fromkeys(amounts, "none")
+
+
 def grid_between(first: pd.Timestamp, last: pd.Timestamp) -> pd.DatetimeIndex:
     """Five-minute grid that covers two times."""
     return pd.date_range(first.floor(STEP), last.ceil(STEP), freq=STEP)

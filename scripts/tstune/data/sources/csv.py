@@ -13,6 +13,7 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
@@ -23,8 +24,12 @@ from tstune.data.cleaning.report import CleaningReport
 from tstune.data.cleaning.units import SENSOR_WORDS, is_glucose_name, sensor_words_as_limits
 from tstune.data.sources.files import KINDS, read_table
 from tstune.data.sources.info import SourceInfo
+from tstune.data.sources.statics import read_statics
 from tstune.data.table import ITEM, TIMESTAMP, Roles, SourceTable
 from tstune.errors import ConfigError, DataError
+
+if TYPE_CHECKING:
+    from tstune.data.table_stream import TableStream
 
 __all__ = ["INFO", "find_files", "load", "parse_timestamps", "read_numbers", "read_table", "table_from_frame"]
 
@@ -35,7 +40,7 @@ INFO = SourceInfo(
     licence="yours",
     where="set data.path to a .csv, .csv.gz or .parquet file, a folder of them or a pattern such as data/P*.csv.gz",
     keys={
-        "path": "file, folder or pattern; one file of several is one series",
+        "path": "file, folder or pattern; one file of several is one series, or with item_id_column a part of the table",
         "timestamp_column": "column with the times",
         "timestamp_format": "strptime format where the times are not ISO 8601, e.g. '%d/%m/%Y %H:%M'",
         "timezone": "zone of local clock times, e.g. Europe/London",
@@ -44,6 +49,8 @@ INFO = SourceInfo(
         "target_columns": "columns to forecast",
         "conditional_columns": "columns known in the past only",
         "control_columns": "columns known in the future too",
+        "static_categorical_columns": "columns with one name per series",
+        "static_real_columns": "columns with one number per series",
         "on_duplicate": "rows with one timestamp: error or mean",
     },
 )
@@ -62,27 +69,57 @@ def load(config: DataSection) -> SourceTable:
     files, report = find_files(config.path), CleaningReport()
     if len(files) == 1 and files[0] == Path(config.path):
         return table_from_frame(read_table(files[0], report), config, files[0], report)
-    if config.item_id_column is None and config.columns_as == "channels":  # series named after the files
-        tables = [table_from_frame(read_table(file, report), config, file, report) for file in files]
-    else:
+    if config.columns_as == "items":
         raise ConfigError(
-            f"data.path={config.path} names several files, one series each; "
-            "data.item_id_column and data.columns_as=items are for a single file"
+            f"data.path={config.path} names several files, one series each; data.columns_as=items is for a single file"
         )
-    different = next((t for t in tables if t.roles != tables[0].roles), None)
-    if different is not None:
-        raise DataError(
-            f"{different.files[0]} has columns {', '.join(different.roles.channels)}, {files[0]} has "
-            f"{', '.join(tables[0].roles.channels)}; name the common ones in data.target_columns"
-        )
-    names = [_series_name(file) for file in files]
+    if config.item_id_column is not None:
+        return _join_parts(files, config, report)
+    tables = [table_from_frame(read_table(file, report), config, file, report) for file in files]
+    names = [series_name(file) for file in files]
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice is not None:
         raise DataError(f"data.path={config.path} holds {twice!r} twice, in different formats; keep one")
+    return replace(join_series(tables), files=tuple(map(str, files)), cleaning=report.to_dict())
+
+
+def stream(config: DataSection) -> TableStream | None:
+    """The same series by series, or None if that cannot be."""
+    from tstune.data.sources.csv_stream import stream_of_files
+
+    return stream_of_files(config)
+
+
+def join_series(tables: Sequence[SourceTable]) -> SourceTable:
+    """One table of files that hold a series each.
+
+    Raises:
+        DataError: they have different columns.
+    """
+    different = next((t for t in tables if t.roles != tables[0].roles), None)
+    if different is not None:
+        raise DataError(
+            f"{different.files[0]} has columns {', '.join(different.roles.columns)}, {tables[0].files[0]} has "
+            f"{', '.join(tables[0].roles.columns)}; name the common ones in data.target_columns"
+        )
     frame = pd.concat([table.frame for table in tables], ignore_index=True)
+    statics = pd.concat([table.statics for table in tables]) if tables[0].roles.statics else None
     duplicates = sum(table.notes.get(_AVERAGED, 0) for table in tables)
     notes = {_AVERAGED: duplicates} if duplicates else {}
-    return replace(tables[0], frame=frame, files=tuple(map(str, files)), notes=notes, cleaning=report.to_dict())
+    return replace(tables[0], frame=frame, notes=notes, statics=statics)
+
+
+def _join_parts(files: Sequence[Path], config: DataSection, report: CleaningReport) -> SourceTable:
+    """One long table in several files."""
+    parts = [read_table(file, report) for file in files]
+    different = next((place for place, part in enumerate(parts) if set(part) != set(parts[0])), None)
+    if different is not None:
+        raise DataError(
+            f"{files[different]} has columns {', '.join(map(str, parts[different]))}, {files[0]} has "
+            f"{', '.join(map(str, parts[0]))}; the parts of one table need the same ones"
+        )
+    table = table_from_frame(pd.concat(parts, ignore_index=True), config, config.path, report)
+    return replace(table, files=tuple(map(str, files)))
 
 
 def find_files(pattern: str) -> list[Path]:
@@ -104,7 +141,7 @@ def find_files(pattern: str) -> list[Path]:
 
 
 def table_from_frame(
-    raw: pd.DataFrame, config: DataSection, name: object, report: CleaningReport | None = None
+    raw: pd.DataFrame, config: DataSection, name: object, report: CleaningReport | None = None, is_piece: bool = False
 ) -> SourceTable:
     """Turn a table as a user has it into a `SourceTable`.
 
@@ -113,6 +150,7 @@ def table_from_frame(
         config: names of the columns.
         name: what to call the table in errors.
         report: gets what was found; None begins a new one.
+        is_piece: there is more of the table, where a target may have its values.
 
     Raises:
         DataError: missing column, text in a number, bad or repeated timestamp, no value at all.
@@ -124,7 +162,7 @@ def table_from_frame(
     twice = raw.columns[raw.columns.duplicated()]
     if len(twice):
         raise DataError(f"{name}: column {twice[0]!r} occurs twice; rename or delete one")
-    config, notes = _recognise(raw, config)
+    config, notes = recognise_layout(raw, config)
     _require(raw, config.timestamp_column, "data.timestamp_column", name)
     if config.item_id_column is not None:
         _require(raw, config.item_id_column, "data.item_id_column", name)
@@ -132,10 +170,10 @@ def table_from_frame(
         if nameless.any():
             raise DataError(f"{name}: row {int(nameless.idxmax()) + 2}: no value in column {config.item_id_column!r}")
     raw = _without_sensor_words(raw, config, report)
-    roles = _roles(raw, config, name)
-    frame = read_numbers(raw, roles.channels, name)
+    roles = roles_of(raw, config, name)
+    frame = read_numbers(raw, roles.columns, name)
     items = (
-        raw[config.item_id_column].astype(str) if config.item_id_column else pd.Series(_series_name(name), raw.index)
+        raw[config.item_id_column].astype(str) if config.item_id_column else pd.Series(series_name(name), raw.index)
     )
     stamps = _read_times(raw[config.timestamp_column], items, config, name, report)
     frame.insert(0, TIMESTAMP, stamps)
@@ -151,7 +189,7 @@ def table_from_frame(
         notes |= {_AVERAGED: duplicates}
     report.add("duplicate_timestamps", duplicates, "averaged", frame.loc[again, ITEM].value_counts().to_dict())
     empty = [column for column in roles.target if frame[column].isna().all()]
-    if empty:
+    if empty and not is_piece:
         raise DataError(
             f"{name}: target column {empty[0]!r} holds no value, only missing ones; fill it or leave it out"
         )
@@ -161,10 +199,11 @@ def table_from_frame(
         files=(str(name),) if isinstance(name, Path) else (),
         notes=notes,
         cleaning=report.to_dict(),
+        statics=read_statics(raw, items, roles, name),
     )
 
 
-def _recognise(raw: pd.DataFrame, config: DataSection) -> tuple[DataSection, dict[str, object]]:
+def recognise_layout(raw: pd.DataFrame, config: DataSection) -> tuple[DataSection, dict[str, object]]:
     """Fill in the column names of a well-known long layout, unless the configuration names its own."""
     if config.item_id_column is not None or config.columns_as == "items":
         return config, {}
@@ -174,7 +213,7 @@ def _recognise(raw: pd.DataFrame, config: DataSection) -> tuple[DataSection, dic
             continue
         if config.target_columns not in (None, [target]) or not {item, time, target} <= set(raw.columns):
             continue
-        chosen = {item, time, target, *config.conditional_columns, *config.control_columns}
+        chosen = {item, time, target, *config.conditional_columns, *config.control_columns, *_statics(config)}
         unused = [str(column) for column in raw.columns if column not in chosen]
         columns = {"item_id_column": item, "timestamp_column": time, "target_columns": [target]}
         return config.model_copy(update=columns), {"layout": layout} | ({"columns_not_used": unused} if unused else {})
@@ -276,7 +315,12 @@ def read_numbers(raw: pd.DataFrame, columns: Sequence[str], name: object) -> pd.
         if bad.size:
             cell = raw[column].iloc[int(bad[0])]
             comma = "; is it a decimal comma? write 1.5, or separate the columns with ;"
-            hint = comma if re.fullmatch(r"[+-]?\d+,\d+", str(cell).strip()) else ""
+            words = (
+                "; encode words as numbers first (1 where an activity is declared, else 0), or name a column with one "
+                "value per series in data.static_categorical_columns"
+            )
+            text = str(cell).strip()
+            hint = comma if re.fullmatch(r"[+-]?\d+,\d+", text) else "" if re.search(r"\d", text) else words
             raise DataError(f"{name}: row {bad[0] + 2}: {cell!r} in column {column!r} is not a number{hint}")
         numbers[column] = values.astype("float64").replace([np.inf, -np.inf], np.nan).to_numpy()
     return pd.DataFrame(numbers)
@@ -288,8 +332,9 @@ def _require(raw: pd.DataFrame, column: str, key: str, name: object) -> None:
         raise DataError(f"{name}: no column {column!r} ({key}); the columns are: {found}")
 
 
-def _roles(raw: pd.DataFrame, config: DataSection, name: object) -> Roles:
+def roles_of(raw: pd.DataFrame, config: DataSection, name: object) -> Roles:
     taken = {config.timestamp_column, config.item_id_column, *config.conditional_columns, *config.control_columns}
+    taken |= set(_statics(config))
     if config.target_columns is None:
         targets = [column for column in raw.columns if column not in taken]
         text = [column for column in targets if not pd.api.types.is_numeric_dtype(raw[column])]
@@ -299,28 +344,39 @@ def _roles(raw: pd.DataFrame, config: DataSection, name: object) -> Roles:
             raise DataError(f"{name}: no column left to forecast; name them in data.target_columns")
     else:
         targets = config.target_columns
-    roles = Roles(tuple(targets), tuple(config.conditional_columns), tuple(config.control_columns))
-    for key, columns in (("target", roles.target), ("conditional", roles.conditional), ("control", roles.control)):
-        for column in columns:
+    roles = Roles(
+        target=tuple(targets),
+        conditional=tuple(config.conditional_columns),
+        control=tuple(config.control_columns),
+        static_real=tuple(config.static_real_columns),
+        static_categorical=tuple(config.static_categorical_columns),
+    )
+    for key in ("target", "conditional", "control", "static_real", "static_categorical"):
+        for column in getattr(roles, key):
             _require(raw, column, f"data.{key}_columns", name)
-    ours = [column for column in roles.channels if column in (ITEM, TIMESTAMP)]
+    every = (*roles.columns, *roles.statics)
+    ours = [column for column in roles.columns if column in (ITEM, TIMESTAMP)]
     if ours:
         key = "data.item_id_column" if ours[0] == ITEM else "data.timestamp_column"
         raise ConfigError(f"{name}: column {ours[0]!r} would be forecast; set {key}={ours[0]}, or data.target_columns")
-    twice = [column for column in roles.channels if roles.channels.count(column) > 1]
+    twice = [column for column in every if every.count(column) > 1]
     if twice:
         raise ConfigError(f"column {twice[0]!r} has two roles; name it in one of data.*_columns only")
     return roles
 
 
 def _columns_to_items(frame: pd.DataFrame, roles: Roles, config: DataSection) -> tuple[pd.DataFrame, Roles]:
-    if config.item_id_column or config.conditional_columns or config.control_columns:
+    if config.item_id_column or config.conditional_columns or config.control_columns or _statics(config):
         raise ConfigError("data.columns_as=items makes every value column a series; it takes no other column roles")
     long = frame.melt(id_vars=TIMESTAMP, value_vars=list(roles.target), var_name=ITEM, value_name="target")
     return long[[ITEM, TIMESTAMP, "target"]], Roles(target=("target",))
 
 
-def _series_name(name: object) -> str:
+def _statics(config: DataSection) -> list[str]:
+    return [*config.static_categorical_columns, *config.static_real_columns]
+
+
+def series_name(name: object) -> str:
     """File name without its endings, for a table that holds one series."""
     text = Path(str(name)).name
     ending = next((kind for kind in sorted(KINDS, key=len, reverse=True) if text.endswith(kind)), "")

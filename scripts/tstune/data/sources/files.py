@@ -48,7 +48,7 @@ def read_table(path: Path, report: CleaningReport | None = None) -> pd.DataFrame
 
 
 def _read_csv(path: Path, report: CleaningReport) -> pd.DataFrame:
-    header, separator = _read_header(path)
+    header, separator = read_header(path)
     seen = [name for name in header if name]
     twice = next((name for name in seen if seen.count(name) > 1), None)
     if twice is not None:
@@ -63,8 +63,8 @@ def _read_csv(path: Path, report: CleaningReport) -> pd.DataFrame:
     return raw if separator == "," else _with_decimal_points(raw, path, report)
 
 
-def _read_header(path: Path) -> tuple[list[str], str]:
-    """(names, separator) of the first line."""
+def read_header(path: Path) -> tuple[list[str], str]:
+    """(names, separator) of the first line of a CSV file."""
     opened = gzip.open if path.name.endswith(".gz") else open
     with opened(path, "rt", encoding="utf-8-sig", newline="") as stream:
         first = next((line for line in stream if line.strip()), "")

@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +25,8 @@ from tstune.errors import ConfigError, DataError, MissingDependencyError
 
 if TYPE_CHECKING:
     from datasets import Dataset, IterableDataset
+
+    from tstune.data.table_stream import TableStream
 
 INFO = SourceInfo(
     name="hf_dataset",
@@ -65,8 +68,8 @@ def load(config: DataSection) -> SourceTable:
     rows = _first_rows(data, max_rows, options["streaming"])
     if not len(rows):
         raise DataError(f"{config.path}: the data set has no rows")
-    cached = () if options["streaming"] else tuple(file["filename"] for file in data.cache_files)
-    licence = getattr(data.info, "license", None) or f"not stated by the data set {config.path}"
+    cached = () if options["streaming"] else _files(data)
+    licence = _licence(data, config)
     if {"start", "target"} <= set(rows.columns):
         table = table_from_series(rows, config, config.path)
     else:
@@ -81,6 +84,29 @@ def load(config: DataSection) -> SourceTable:
         notes=notes,
         cleaning=table.cleaning,
     )
+
+
+def stream(config: DataSection) -> TableStream | None:
+    """The same series by series, if the whole data set lies on this machine; else None."""
+    options = INFO.read_options(config)
+    if config.path is None or options["streaming"] or options["max_rows"]:
+        return None
+    from tstune.data.sources.hf_stream import stream_of_dataset
+
+    data = _open(config.path, options)
+    if not len(data) or not data.cache_files:
+        return None
+    found = stream_of_dataset(data, config, _files(data))
+    notes = {"rows_read": len(data), "row_limit": None, "streamed": False}
+    return found and replace(found, notes=notes, licence=_licence(data, config))
+
+
+def _files(data: Dataset) -> tuple[str, ...]:
+    return tuple(file["filename"] for file in data.cache_files)
+
+
+def _licence(data: Dataset | IterableDataset, config: DataSection) -> str:
+    return getattr(data.info, "license", None) or f"not stated by the data set {config.path}"
 
 
 def table_from_series(rows: pd.DataFrame, config: DataSection, name: str) -> SourceTable:

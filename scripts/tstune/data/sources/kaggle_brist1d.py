@@ -18,9 +18,9 @@ import pyarrow.compute
 
 from tstune.config.schema import DataSection
 from tstune.data.frequency import fixed_step, parse_frequency, to_steps
-from tstune.data.sources.channels import choose_channels
+from tstune.data.sources.channels import choose_channels, fill_of
 from tstune.data.sources.info import Option, SourceInfo
-from tstune.data.sources.kaggle_brist1d_files import CHANNELS, HOW_TO_GET, STEP_MINUTES, find_csv
+from tstune.data.sources.kaggle_brist1d_files import ACTIVITY, CHANNELS, HOW_TO_GET, STEP_MINUTES, find_csv
 from tstune.data.sources.kaggle_brist1d_series import SEGMENT_GAP
 from tstune.data.sources.kaggle_brist1d_table import convert_folder, read_prepared, report_of, sha256
 from tstune.data.table import ITEM, TIMESTAMP, SourceTable
@@ -28,9 +28,13 @@ from tstune.errors import ConfigError, DataError
 from tstune.runtime.logs import logger
 
 TARGET = CHANNELS[0]
+OFFERED = (*CHANNELS, ACTIVITY)
+"""Channels that a run can use."""
 PREPARED = "brist1d.parquet"
 """Prepared file that is found without being named, if it lies in the folder."""
 VARIABLE = "TSTUNE_DATA"
+DATELESS = ("hour_of_day",)
+"""Features of the time that need no date."""
 
 INFO = SourceInfo(
     name="kaggle_brisT1D",
@@ -41,7 +45,7 @@ INFO = SourceInfo(
     keys={
         "path": f"folder with train.csv (plain, .gz, .zip, or in brist1d.zip), or the file that "
         f"scripts/prepare_brist1d.py wrote; null takes ${VARIABLE}/kaggle_brisT1D",
-        "conditional_columns": f"any of {', '.join(CHANNELS[1:])}",
+        "conditional_columns": f"any of {', '.join(OFFERED[1:])}; activity is 1 where one is declared, else 0",
     },
     options=(
         Option("sampling", None, "5 or 15: only people whose sensor reads every so many minutes, on that grid", int),
@@ -53,7 +57,7 @@ _FREQUENCY = f"{STEP_MINUTES}min"
 
 def load(config: DataSection) -> SourceTable:
     """Return the training series: glucose in mmol/L, and the channels that `data.conditional_columns` names."""
-    roles = choose_channels(config, INFO.name, TARGET, CHANNELS[1:])
+    roles = choose_channels(config, INFO.name, TARGET, OFFERED[1:])
     sampling = INFO.read_options(config)["sampling"]
     if sampling not in (None, 5, 15):
         raise ConfigError(
@@ -77,6 +81,7 @@ def load(config: DataSection) -> SourceTable:
         roles=roles,
         frequency=_FREQUENCY if sampling is None else f"{sampling}min",
         max_gap="45min",
+        fill=fill_of([channel for channel in roles.conditional if channel != "hr"]),
         unit="mmol/L",
         licence=INFO.licence,
         files=(str(file),),
@@ -107,7 +112,8 @@ def channel_frame(table: pa.Table, channels: Sequence[str], items: str = "item_i
     """Readings of these channels with missing as it is meant, in the columns of a `SourceTable`.
 
     An empty cell of `carbs` means that nothing was eaten: 0 g at every instant that a row's six hours cover, if the
-    participant wrote down any meal at all. Insulin, heart rate, steps and calories without a value are unknown (no
+    participant wrote down any meal at all. Activity is 1 where one is declared and 0 at such an instant without, for
+    those who ever declare any. Insulin, heart rate, steps and calories without a value are unknown (no
     data from the pump, watch not worn).
 
     Args:
@@ -119,10 +125,13 @@ def channel_frame(table: pa.Table, channels: Sequence[str], items: str = "item_i
     stamps = table["timestamp"].to_numpy().astype("datetime64[ns]")
     frame = pd.DataFrame({ITEM: table[items].to_numpy(), TIMESTAMP: stamps})
     for channel in channels:
-        values = table[channel].to_numpy()
-        if channel == "carbs":
-            writes_meals = np.isin(people, np.unique(people[~np.isnan(values)]))
-            values = np.where(np.isnan(values) & writes_meals & table["in_lags"].to_numpy(), 0.0, values)
+        if channel == ACTIVITY:
+            values = np.where(table[channel].is_valid().to_numpy(), 1.0, np.nan)
+        else:
+            values = table[channel].to_numpy()
+        if channel in ("carbs", ACTIVITY):
+            writes_it_down = np.isin(people, np.unique(people[~np.isnan(values)]))
+            values = np.where(np.isnan(values) & writes_it_down & table["in_lags"].to_numpy(), 0.0, values)
         frame[channel] = values
     return frame.dropna(subset=list(channels), how="all").reset_index(drop=True)
 
@@ -150,6 +159,11 @@ def _check_times(config: DataSection) -> None:
             raise ConfigError(
                 f"data.{key}={value}: the files of source {INFO.name} have no dates; use shares or borders in steps"
             )
+    dated = [name for name in config.time_features if name not in DATELESS]
+    if dated:
+        raise ConfigError(
+            f"data.time_features={dated[0]}: the files of source {INFO.name} have no dates; take {', '.join(DATELESS)}"
+        )
     if config.timezone is not None:
         raise ConfigError(f"data.timezone={config.timezone}: the files of source {INFO.name} have no dates to convert")
     if config.max_gap is None:

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
 
+from tstune.data.cleaning import CleaningRules
+from tstune.data.cleaning.units import MG_DL, MMOL_L, conversion_factor, glucose_unit
 from tstune.data.frequency import fixed_step, parse_frequency, to_steps
 from tstune.data.panel import MISSING, Panel
 from tstune.data.pipeline import Preprocessor
-from tstune.data.preprocess import build_panel
-from tstune.data.sources.kaggle_brist1d import TARGET, channel_frame
-from tstune.data.sources.kaggle_brist1d_files import CHANNELS, STEP_MINUTES, STEPS_AHEAD
+from tstune.data.sources.kaggle_brist1d import DATELESS, OFFERED, TARGET, channel_frame
+from tstune.data.sources.kaggle_brist1d_files import STEP_MINUTES, STEPS_AHEAD
 from tstune.data.table import SourceTable
+from tstune.data.time_features import encode_times
 from tstune.errors import DataError
 
 HORIZON = np.timedelta64(STEPS_AHEAD * STEP_MINUTES, "m")
@@ -28,6 +30,7 @@ class Contexts:
         row_ids, participants: [rows] names.
         values: [rows, context, channels] float32 in the model's unit, 0 where masked.
         usable: [rows, context, channels] bool.
+        known: [rows, prediction, channels] float32, what is known of the future in the model's unit, 0 elsewhere.
         steps_ahead: [rows] from the end of the context to the target, in steps of the model; may be a fraction.
         target: which of the model's targets is glucose.
         num_stale: rows whose last reading lies before the row's time, so that more than an hour is forecast.
@@ -37,6 +40,7 @@ class Contexts:
     participants: list[str]
     values: np.ndarray
     usable: np.ndarray
+    known: np.ndarray
     steps_ahead: np.ndarray
     target: int
     num_stale: int
@@ -70,10 +74,12 @@ def build_contexts(
     if frame[TARGET].isna().all():
         raise DataError("test.csv holds no glucose at all")
     stamps = frame.columns[:2]
-    frame = pd.concat([frame[stamps], frame[channels].set_axis(preprocessor.roles.channels, axis=1)], axis=1)
-    frame[preprocessor.roles.target[target]] *= per_mmol
-    source = SourceTable(frame=frame, roles=preprocessor.roles, unit=preprocessor.unit)
-    panel = build_panel(source, preprocessor.frequency, preprocessor.max_gap, cut=False)
+    roles = preprocessor.roles
+    frame = pd.concat([frame[stamps], frame[channels].set_axis(roles.columns, axis=1)], axis=1)
+    rules, factor = _rules(preprocessor.cleaning, per_mmol)
+    frame[roles.target[target]] *= factor
+    source = SourceTable(frame=frame, roles=roles, unit=preprocessor.unit)
+    panel = replace(preprocessor, cleaning=rules).panel_of(source)
 
     rows = pd.DataFrame({name: table[name].to_numpy() for name in ("first_row", "item_id", "timestamp")})
     rows = rows.groupby("first_row").agg({"item_id": "first", "timestamp": "max"}).loc[list(panel.item_ids)]
@@ -82,11 +88,15 @@ def build_contexts(
     late = np.maximum(np.ceil(due - prediction_length - 1e-9), 0).astype(np.int64)
     gap = to_steps(preprocessor.max_gap, preprocessor.frequency, "data.max_gap")
     values, usable = _padded(panel, context_length, late, gap)
+    after = (last + late * step)[:, None] + np.arange(1, prediction_length + 1) * step
+    known = np.zeros((*after.shape, len(roles.channels)), np.float32)
+    known[..., len(roles.columns) :] = encode_times(after.reshape(-1), roles.time_features).reshape(*after.shape, -1)
     return Contexts(
         row_ids=list(panel.item_ids),
         participants=rows["item_id"].tolist(),
         values=values,
         usable=usable,
+        known=known,
         steps_ahead=np.maximum(due - late, 1.0),
         target=target,
         num_stale=int((due > HORIZON / step + 0.5).sum()),
@@ -108,17 +118,34 @@ def _step(frequency: str) -> np.timedelta64:
     return step.to_timedelta64()
 
 
+def _rules(rules: CleaningRules, per_mmol: float) -> tuple[CleaningRules, float]:
+    """(rules of the model for readings whose unit is known and whose dates are not, factor from mmol/L to that unit).
+
+    Without dates there is no daylight saving; the hours of test.csv are those of the clock.
+    """
+    unit = MG_DL if per_mmol != 1 else MMOL_L
+    if rules.convert_to is not None:  # then the model's unit is not the one that it reads
+        unit = glucose_unit(rules.unit or rules.expected_unit) or unit
+        per_mmol = conversion_factor(MMOL_L, unit)
+    return replace(rules, unit=unit, expected_unit=None, timezone=None), per_mmol
+
+
 def _channels(preprocessor: Preprocessor) -> tuple[list[str], int]:
     """(names in test.csv of the model's channels, place of glucose among them); one target alone may have any name."""
     roles = preprocessor.roles
     if roles.control:
         raise DataError(f"the model needs {roles.control[0]!r} in the future, which test.csv does not hold")
-    names = list(roles.channels)
-    if roles.num_targets == 1 and names[0] not in CHANNELS:
+    if roles.statics:
+        raise DataError(f"the model needs the static column {roles.statics[0]!r}, which test.csv does not hold")
+    dated = next((name for name in roles.time_features if name not in DATELESS), None)
+    if dated is not None:
+        raise DataError(f"the model needs data.time_features={dated}, but test.csv has no dates")
+    names = list(roles.columns)
+    if roles.num_targets == 1 and names[0] not in OFFERED:
         names[0] = TARGET
-    unknown = next((name for name in names if name not in CHANNELS), None)
+    unknown = next((name for name in names if name not in OFFERED), None)
     if unknown is not None:
-        raise DataError(f"the model's channel {unknown!r} is not in test.csv, which holds {', '.join(CHANNELS)}")
+        raise DataError(f"the model's channel {unknown!r} is not in test.csv, which holds {', '.join(OFFERED)}")
     if TARGET not in names[: roles.num_targets]:
         raise DataError(f"the model forecasts {', '.join(roles.target)}, the competition asks for {TARGET}")
     return names, names.index(TARGET)

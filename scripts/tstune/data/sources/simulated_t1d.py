@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from tstune.config.schema import DataSection
-from tstune.data.sources.channels import choose_channels
+from tstune.data.sources.channels import choose_channels, fill_of
 from tstune.data.sources.info import Option, SourceInfo
 from tstune.data.sources.t1d_life import DAY, Life, draw_life
 from tstune.data.sources.t1d_physiology import (
@@ -74,6 +74,7 @@ def load(config: DataSection) -> SourceTable:
         roles=roles,
         frequency=f"{STEP_MINUTES}min",
         max_gap="45min",
+        fill=fill_of(roles.conditional),
         unit="mmol/L",
         licence=INFO.licence,
         notes={"simulated": True, **options},

@@ -20,6 +20,7 @@ from tstune.data.cleaning.report import CleaningReport
 from tstune.data.sources.channels import (
     choose_channels,
     doses_on_grid,
+    fill_of,
     grid_between,
     join_channels,
     rate_on_grid,
@@ -78,6 +79,7 @@ def load(config: DataSection) -> SourceTable:
         roles=roles,
         frequency="5min",
         max_gap="45min",
+        fill=fill_of(roles.conditional),
         unit="mmol/L",
         licence=INFO.licence,
         files=tuple(map(str, used)),

@@ -7,9 +7,9 @@ target time borrows them as a summary weighted by risk; that is no statement abo
 from tstune.evaluation.error_grids.clarke import CLARKE
 from tstune.evaluation.error_grids.dts import DTS
 from tstune.evaluation.error_grids.parkes import PARKES
-from tstune.evaluation.error_grids.zones import ZONES, ErrorGrid, zone_shares, zone_table
+from tstune.evaluation.error_grids.zones import ZONES, ErrorGrid, check_glucose, zone_shares, zone_table
 
 ERROR_GRIDS: dict[str, ErrorGrid] = {grid.name: grid for grid in (CLARKE, PARKES, DTS)}
 """Name -> grid."""
 
-__all__ = ["CLARKE", "DTS", "ERROR_GRIDS", "PARKES", "ZONES", "ErrorGrid", "zone_shares", "zone_table"]
+__all__ = ["CLARKE", "DTS", "ERROR_GRIDS", "PARKES", "ZONES", "ErrorGrid", "check_glucose", "zone_shares", "zone_table"]

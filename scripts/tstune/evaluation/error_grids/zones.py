@@ -57,7 +57,7 @@ class ErrorGrid:
             raise DataError(f"the forecast has shape {forecast.shape}, the reference {reference.shape}")
         known = np.isfinite(reference) & np.isfinite(forecast)
         pairs = np.stack([reference[known], np.maximum(forecast[known], 0.0)])
-        _check_glucose(pairs[0], unit)
+        check_glucose(pairs[0], unit)
         zones = np.full(reference.shape, NOT_SCORED, dtype=np.int8)
         zones[known] = self.assign(pairs[0], pairs[1])
         return zones
@@ -80,7 +80,16 @@ class ErrorGrid:
         return [(zone, from_mgdl(polygon, unit)) for zone, polygon in self.outline(side)]
 
 
-def _check_glucose(reference: np.ndarray, unit: str | None) -> None:
+def check_glucose(reference: np.ndarray, unit: str | None) -> None:
+    """Refuse readings that cannot be glucose in their unit.
+
+    Args:
+        reference: [readings] in mg/dL.
+        unit: they were given in, for the message.
+
+    Raises:
+        DataError: below 0, above any meter, or all so low that nobody would live.
+    """
     if not len(reference):
         return
     lowest, highest = reference.min(), reference.max()

@@ -1,0 +1,176 @@
+"""From what a user writes to a model: run folder, registry version, weights to use as they are, baseline."""
+
+from __future__ import annotations
+
+import difflib
+import json
+import tempfile
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from tstune.config.schema import RunConfig
+from tstune.config.validation import validate
+from tstune.data.pipeline import PreparedData, Preprocessor
+from tstune.data.scaler import Scaler
+from tstune.data.table import Roles
+from tstune.errors import CheckpointError, ConfigError
+from tstune.evaluation.scoreboard import OURS
+from tstune.models.base import BaseTimeSeriesFoundationModel
+from tstune.models.baselines import Baseline
+from tstune.models.builtin_weights import BUILTIN
+from tstune.models.registry import available_models, load_model, model_class
+from tstune.registry.opening import PREFIX, open_registry
+from tstune.runtime.distributed import DistributedManager
+from tstune.runtime.logs import logger
+
+Maker = Callable[[PreparedData, RunConfig, DistributedManager], BaseTimeSeriesFoundationModel]
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A model that can be scored.
+
+    Attributes:
+        name: its row of the scoreboard.
+        spec: as the user wrote it.
+        make: the model, once data and the lengths of the windows are known.
+        folder: where its manifest may lie, which says what it was trained on; None if it is trained here or unknown.
+        context_length, prediction_length: its own; None takes those of the windows.
+    """
+
+    name: str
+    spec: str
+    make: Maker
+    folder: Path | None = None
+    context_length: int | None = None
+    prediction_length: int | None = None
+
+
+def open_candidates(specs: Sequence[str], config: RunConfig, registry: str | None, stack: ExitStack) -> list[Candidate]:
+    """Find every model, in the order they were given.
+
+    Args:
+        specs: run folders, ``registry:name@alias``, ``builtin``, checkpoint folders, Hub ids, names of baselines.
+        config: the evaluation; its model family reads weights.
+        registry: where ``registry:…`` looks; None takes the default.
+        stack: keeps what was downloaded as long as it is needed.
+
+    Raises:
+        CheckpointError, ConfigError, RegistryError: naming the model.
+    """
+    if not specs:
+        raise ConfigError("no model to evaluate; give --model at least once")
+    twice = [spec for number, spec in enumerate(specs) if spec in specs[:number]]
+    if twice:
+        raise ConfigError(f"--model {twice[0]} is given twice")
+    found = [_open(spec, config, registry, stack) for spec in specs]
+    names = [candidate.name for candidate in found]
+    return [replace(one, name=one.spec) if names.count(one.name) > 1 or one.name in OURS else one for one in found]
+
+
+def _open(spec: str, config: RunConfig, registry: str | None, stack: ExitStack) -> Candidate:
+    if spec.startswith(PREFIX):
+        reference = spec.removeprefix(PREFIX)
+        place = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="tstune-"))) / "run"
+        return _saved(reference, spec, open_registry(registry).download(reference, place))
+    if spec in available_models():
+        return _baseline(spec)
+    path = Path(spec)
+    if (path / "preprocessor.json").is_file():
+        return _saved(path.resolve().name, spec, path)
+    if spec == BUILTIN or path.is_dir():
+        return _weights(spec, config)
+    if path.is_file() or "/" not in spec:
+        close = difflib.get_close_matches(spec, [*available_models(), BUILTIN], n=1)
+        hint = f"did you mean {close[0]}? " if close else ""
+        raise ConfigError(
+            f"--model {spec}: no folder of that name; {hint}give a run folder, registry:name@alias, {BUILTIN}, a "
+            f"folder of weights, a Hub id such as owner/name, or a baseline: {', '.join(_baselines())}"
+        )
+    return _weights(spec, config)
+
+
+def _saved(name: str, spec: str, folder: Path) -> Candidate:
+    """A model that a run saved."""
+    model = load_model(folder)
+    lengths = model.config.model
+
+    def make(data: PreparedData, config: RunConfig, manager: DistributedManager) -> BaseTimeSeriesFoundationModel:
+        return model
+
+    return Candidate(name, spec, make, folder, lengths.context_length, lengths.prediction_length)
+
+
+def _baseline(name: str) -> Candidate:
+    """A forecast that is trained on the training part of the evaluation's data, if it needs to be."""
+    if not issubclass(model_class(name), Baseline):
+        raise ConfigError(
+            f"--model {name} is a family of models, not a model; give a run folder, {BUILTIN}, a folder of weights or "
+            "a Hub id"
+        )
+
+    def make(data: PreparedData, config: RunConfig, manager: DistributedManager) -> BaseTimeSeriesFoundationModel:
+        baseline = model_class(name)(config)
+        baseline.build(data.preprocessor)
+        baseline.train_on(data, manager)
+        return baseline
+
+    return Candidate(name, name, make)
+
+
+def _weights(spec: str, config: RunConfig) -> Candidate:
+    """Pretrained weights as they are: they forecast each target from its own past."""
+    folder = Path(spec) if spec != BUILTIN and Path(spec).is_dir() else None
+    own_context, own_prediction = _lengths(folder) if folder is not None else (None, None)
+    context_length = own_context or config.model.context_length
+    prediction_length = min(own_prediction or config.model.prediction_length, config.model.prediction_length)
+
+    def make(data: PreparedData, config: RunConfig, manager: DistributedManager) -> BaseTimeSeriesFoundationModel:
+        values = config.model_dump()
+        values["model"] = {
+            "type": config.model.type,
+            "pretrained": spec,
+            "revision": config.model.revision if spec == config.model.pretrained else None,
+            "context_length": context_length,
+            "prediction_length": prediction_length,
+        }
+        values["tuning"], values["lora"], values["forecast"] = {"mode": "zero_shot"}, {}, {}
+        model = model_class(config.model.type)(validate(values, origin=f"--model {spec}"))
+        if data.preprocessor.roles.has_covariates:
+            logger.info("--model %s forecasts the targets from their own past, without the other columns", spec)
+        model.build(_targets_only(data.preprocessor))
+        return model
+
+    name = spec if folder is None else folder.resolve().name
+    return Candidate(name, spec, make, folder, context_length, prediction_length)
+
+
+def _lengths(folder: Path) -> tuple[int | None, int | None]:
+    """Context and prediction length that a folder of weights names in its config.json."""
+    path = folder / "config.json"
+    if not path.is_file():
+        raise CheckpointError(
+            f"--model {folder} is neither a run folder (preprocessor.json) nor a folder of weights (config.json)"
+        )
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+        found = tuple(values.get(name) for name in ("context_length", "prediction_length"))
+    except (ValueError, AttributeError) as error:
+        raise CheckpointError(f"--model {folder}: its config.json cannot be read: {error}") from None
+    return tuple(value if isinstance(value, int) and value > 0 else None for value in found)
+
+
+def _targets_only(preprocessor: Preprocessor) -> Preprocessor:
+    roles, scaler = Roles(preprocessor.roles.target), preprocessor.scaler
+    targets = slice(0, roles.num_targets)
+    return replace(
+        preprocessor, roles=roles, scaler=Scaler(np.array(scaler.mean[targets]), np.array(scaler.std[targets]))
+    )
+
+
+def _baselines() -> list[str]:
+    return [name for name in available_models() if issubclass(model_class(name), Baseline)]

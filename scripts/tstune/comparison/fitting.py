@@ -1,0 +1,154 @@
+"""Let a model forecast windows that were cut for others: longer contexts, shorter forecasts, more columns."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from tstune.data.pipeline import Preprocessor
+from tstune.data.table import Roles
+from tstune.data.windows import Batch, WindowDataset
+from tstune.errors import DataError
+from tstune.evaluation.backtest import Forecaster
+from tstune.evaluation.glucose_units import MGDL_PER_MMOL, glucose_unit, is_glucose
+from tstune.models.base import BaseTimeSeriesFoundationModel
+from tstune.runtime.logs import logger
+
+_PER_STEP = ("past_values", "past_observed_mask", "future_values", "future_observed_mask")
+_INPUT_ROLES = ("conditional", "control", "static_real", "time_features")
+
+
+@dataclass(frozen=True)
+class FittedForecaster:
+    """Shows a model the end of each context and its own columns in its own unit.
+
+    Attributes:
+        forecaster: who forecasts.
+        num_targets: of the model and the windows.
+        context_length: steps it sees, the last ones.
+        prediction_length: steps that are kept of its forecast, the first ones.
+        channels: position of its channels among those of the windows; None if they are the same.
+        factor: its unit over that of the windows.
+        reads_categories: False leaves out the static categories of the batch.
+    """
+
+    forecaster: Forecaster
+    num_targets: int
+    context_length: int
+    prediction_length: int
+    channels: Sequence[int] | None
+    factor: float
+    reads_categories: bool
+
+    def forecast(self, batch: Batch) -> torch.Tensor:
+        """[batch, prediction, targets] float32 in the unit of the windows."""
+        return self.forecaster.forecast(self._own(batch))[:, : self.prediction_length] / self.factor
+
+    def _own(self, batch: Batch) -> Batch:
+        own = dict(batch)
+        if not self.reads_categories:
+            own.pop("static", None)
+        for name in _PER_STEP:
+            if name.startswith("past_"):
+                own[name] = own[name][:, -self.context_length :]
+            if self.channels is not None:
+                own[name] = own[name][..., self.channels]
+            if name.endswith("_values") and self.factor != 1:
+                targets = own[name][..., : self.num_targets] * self.factor
+                own[name] = torch.cat([targets, own[name][..., self.num_targets :]], dim=-1)
+        return own
+
+
+def fitted(
+    model: BaseTimeSeriesFoundationModel, name: str, windows: WindowDataset, preprocessor: Preprocessor
+) -> Forecaster:
+    """The model as a forecaster of these windows; itself where nothing is to be fitted.
+
+    Args:
+        model: built or loaded.
+        name: what to call it in errors.
+        windows: what it is to forecast.
+        preprocessor: of the windows.
+
+    Raises:
+        DataError: its columns, frequency, unit or lengths do not allow it.
+    """
+    forecaster = model.for_items(windows.panel.item_ids)
+    own, asked, lengths = model.preprocessor, preprocessor, model.config.model
+    if own.frequency != asked.frequency:
+        raise DataError(f"{name} was made for steps of {own.frequency}, the windows have steps of {asked.frequency}")
+    channels = _channels(own.roles, asked.roles, name)
+    factor = _unit_factor(own.unit, asked.unit, name)
+    context_length, prediction_length = lengths.context_length, lengths.prediction_length
+    if context_length > windows.context_length:
+        raise DataError(f"{name} sees {context_length} steps, the windows have {windows.context_length}")
+    if prediction_length < windows.prediction_length:
+        raise shorter_than_asked(name, prediction_length, windows.prediction_length)
+    if prediction_length > windows.prediction_length and own.roles.control_indices:
+        raise DataError(
+            f"{name} forecasts {prediction_length} steps and reads known-future columns at all of them, the windows "
+            f"have {windows.prediction_length}; set model.prediction_length={prediction_length}"
+        )
+    reads_categories = bool(own.roles.static_categorical) or not asked.roles.static_categorical
+    same_lengths = (context_length, prediction_length) == (windows.context_length, windows.prediction_length)
+    if same_lengths and channels is None and factor == 1 and reads_categories:
+        return forecaster
+    return FittedForecaster(
+        forecaster,
+        own.roles.num_targets,
+        context_length,
+        windows.prediction_length,
+        channels,
+        factor,
+        reads_categories,
+    )
+
+
+def shorter_than_asked(name: str, own: int, asked: int) -> DataError:
+    """The error for a model that does not look far enough ahead."""
+    return DataError(
+        f"{name} forecasts {own} steps, the evaluation asks for {asked}; set model.prediction_length={own} (and "
+        "evaluation.horizons within it), or leave that model out"
+    )
+
+
+def _channels(own: Roles, given: Roles, name: str) -> list[int] | None:
+    """Where the model's channels are among the given ones; None if they are the same."""
+    if own.target != given.target:
+        raise DataError(
+            f"{name} forecasts {', '.join(own.target)}, the targets of the evaluation are {', '.join(given.target)}; "
+            "set data.target_columns"
+        )
+    for role in _INPUT_ROLES:
+        missing = [column for column in getattr(own, role) if column not in getattr(given, role)]
+        if missing:
+            key = role if role == "time_features" else f"{role}_columns"
+            raise DataError(f"{name} reads {missing[0]!r}, which the evaluation does not have; name it in data.{key}")
+    categories = [(roles.static_categorical, roles.categories) for roles in (own, given)]
+    if own.static_categorical and categories[0] != categories[1]:
+        raise DataError(
+            f"{name} reads {', '.join(own.static_categorical)} with other categories than the training part of the "
+            "evaluation has; evaluate it on the data and split it was trained with"
+        )
+    if own.channels == given.channels:
+        return None
+    return [given.channels.index(channel) for channel in own.channels]
+
+
+def _unit_factor(own: str | None, given: str | None, name: str) -> float:
+    """The model's unit over that of the windows."""
+    if own is None or given is None:
+        if own != given:
+            logger.warning("unit of %s: %s, of the evaluation: %s; they are taken to be the same", name, own, given)
+        return 1.0
+    if is_glucose(own) and is_glucose(given):
+        units = glucose_unit(own), glucose_unit(given)
+        if units[0] == units[1]:
+            return 1.0
+        logger.info("%s works in %s: the windows are converted for it, and its forecasts back", name, own)
+        return MGDL_PER_MMOL if units[0] == "mg/dL" else 1 / MGDL_PER_MMOL
+    if own != given:
+        raise DataError(f"{name} was trained on values in {own}, those of the evaluation are in {given}; set data.unit")
+    return 1.0

@@ -1,0 +1,259 @@
+"""A run's scoreboard once more, from nothing but its folder, and whether it is the same to the last digit."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from tstune.comparison.evaluation import Evaluation, refuse_to_overwrite, write_evaluation
+from tstune.config.schema import RunConfig
+from tstune.config.simple_manager import SimpleConfigManager
+from tstune.data.manifest_diff import compare_manifests, read_manifest
+from tstune.data.pipeline import PreparedData
+from tstune.errors import CheckpointError, ConfigError, DataError
+from tstune.evaluation.verdict import verdict
+from tstune.judging import Judge, check_metrics
+from tstune.models.base import BaseTimeSeriesFoundationModel
+from tstune.models.registry import load_model, model_class
+from tstune.run_folder import RunFolder, finite
+from tstune.runtime.distributed import DistributedManager
+from tstune.runtime.environment import describe_environment
+from tstune.runtime.logs import logger, setup_logging
+from tstune.runtime.memory import GPUManager
+from tstune.runtime.seeding import set_seed
+
+MOVABLE = ("data.path", "model.pretrained", "evaluation.report")
+"""Keys that may be given anew: where the files of the run lie now, what they hold is compared."""
+
+_SHAPES_THE_DIGITS = ("device", "device_name", "num_processes", "num_threads", "packages")
+"""Parts of `environment.json` that another sum order or another kernel can come from."""
+
+
+@dataclass(frozen=True)
+class Deviation:
+    """A number that is not the one of `metrics.json`; None where there is none."""
+
+    model: str
+    metric: str
+    recorded: float | None
+    rebuilt: float | None
+
+    def __str__(self) -> str:
+        text = f"{self.model} {self.metric}: metrics.json {self.recorded!r}, rebuilt {self.rebuilt!r}"
+        if self.recorded is not None and self.rebuilt is not None:
+            text += f", difference {self.rebuilt - self.recorded:.3g}"
+        return text
+
+
+@dataclass(frozen=True)
+class Rebuilt:
+    """A scoreboard beside the one that was written.
+
+    Attributes:
+        evaluation: the rebuilt one.
+        deviations: every number that differs.
+        num_models, num_metrics: rows and columns that were compared.
+        otherwise: what of the machine is not as it was, in words.
+    """
+
+    evaluation: Evaluation
+    deviations: tuple[Deviation, ...]
+    num_models: int
+    num_metrics: int
+    otherwise: tuple[str, ...]
+
+    def summary(self) -> str:
+        """One line if all is the same, else one per number and what may explain it."""
+        if not self.deviations:
+            models = "1 model" if self.num_models == 1 else f"{self.num_models} models"
+            return f"identical to metrics.json: {models}, {self.num_metrics} metrics"
+        lines = [f"not identical to metrics.json: {len(self.deviations)} numbers differ", *map(str, self.deviations)]
+        if self.otherwise:
+            lines.append(f"the run was made elsewhere: {'; '.join(self.otherwise)}")
+        return "\n".join(lines)
+
+
+def rebuild(
+    folder: str | Path,
+    overrides: Sequence[str] = (),
+    output: str | Path | None = None,
+    overwrite: bool = False,
+    manager: DistributedManager | None = None,
+) -> Rebuilt:
+    """Score the saved model, the weights it came from and the baselines on the windows of the run's configuration.
+
+    The forward passes are those of the run: the same batches, threads, precision and kernels. So the numbers are the
+    same to the last bit on the same kind of machine with as many processes.
+
+    Args:
+        folder: a run folder.
+        overrides: where files lie now, for example ``data.path=…``; see `MOVABLE`.
+        output: folder to write; None writes nothing.
+        overwrite: replace it.
+        manager: running process group; None starts one.
+
+    Raises:
+        CheckpointError: no run folder, or its weights or those it came from are missing.
+        ConfigError: an override that would make it another run.
+        DataError: the data is not that of the run, or was given as a table.
+    """
+    setup_logging()
+    begin, folder, output = time.perf_counter(), Path(folder), None if output is None else Path(output)
+    refuse_to_overwrite(output, overwrite)
+    config = _config(folder, overrides)
+    recorded, environment = _read(folder, "metrics.json"), _read(folder, "environment.json")
+    if list(recorded) != ["test"]:
+        raise CheckpointError(f"{folder / 'metrics.json'} holds no scores of a training run (test)")
+    manager = manager or DistributedManager(mixed_precision=config.training.mixed_precision)
+    gpu = GPUManager(manager.device)
+    gpu.allow_tf32(config.training.tf32)
+    with (
+        _threads(environment.get("num_threads")),
+        RunFolder(output, overwrite, manager.is_main, {"--run": str(folder)}) as run,
+    ):
+        saved = load_model(folder)
+        data = _same_data(config, folder)
+        check_metrics(config, data.preprocessor.unit)
+        judge = Judge(data, config, manager)
+        _score(judge, config, saved, with_zero_shot="zero_shot" in recorded["test"])
+        kept = _read(folder, "verdict.json").get("kept", "fine_tuned")
+        judged = verdict(judge.scores, judge.test.windows, kept, config.seed)
+        here = describe_environment(manager.device, manager.num_processes)
+        otherwise = _otherwise(environment, here)
+        here |= {name: environment.get(name) for name in ("parameters", "training", "quantization")}
+        here |= {"seconds": round(time.perf_counter() - begin, 2), "peak_memory_mb": gpu.peak_memory()}
+        evaluation = Evaluation(judge, "test", judged, here | {"hardware": gpu.report()})
+        write_evaluation(run, evaluation, config.model_copy(update={"output_dir": str(output)}))
+    manager.wait()
+    found = json.loads(json.dumps(finite(evaluation.metrics)))
+    deviations = tuple(_deviations(recorded["test"], found))
+    names = {metric for values in found.values() for metric in values}
+    return Rebuilt(evaluation, deviations, len(found), len(names), otherwise)
+
+
+def _score(judge: Judge, config: RunConfig, saved: BaseTimeSeriesFoundationModel, with_zero_shot: bool) -> None:
+    """Every row of the scoreboard, in the order and the way of `tstune.finetune`."""
+    manager, mode = judge.manager, config.tuning.mode
+    if with_zero_shot:
+        before = model_class(config.model.type)(config)
+        set_seed(config.seed)
+        before.build(judge.data.preprocessor)
+        before.to(manager.device)
+        judge.score("zero_shot", before, remember=True)
+        del before
+    saved.to(manager.device)
+    if mode != "zero_shot":
+        if not manager.is_sharded:  # training left the network as Accelerate had prepared it
+            if config.training.compile:
+                saved.module.compile()
+            saved.module = manager.accelerator.prepare_model(saved.module, evaluation_mode=True)
+        judge.score("fine_tuned", saved, remember=True)
+        if "zero_shot" in judge.scores:
+            judge.score_average("average", "zero_shot", "fine_tuned")
+    if config.tuning.per_item:
+        judge.score("per_item", saved.for_items(judge.data.panel.item_ids))
+    judge.score_baselines(saved)
+    judge.add_metrics()
+
+
+def _config(folder: Path, overrides: Sequence[str]) -> RunConfig:
+    if not (folder / "config.yaml").is_file():
+        raise CheckpointError(f"{folder} is not a run folder: config.yaml is missing")
+    for override in overrides:
+        key = override.partition("=")[0]
+        if key not in MOVABLE:
+            raise ConfigError(
+                f"--run rebuilds the run as it was; {override} would make it another one (only {', '.join(MOVABLE)} "
+                "may be given); use --model with --config"
+            )
+    return SimpleConfigManager().load_config(folder / "config.yaml", overrides)
+
+
+def _read(folder: Path, name: str) -> dict:
+    path = folder / name
+    if not path.is_file():
+        raise CheckpointError(f"{folder} is not a finished run: {name} is missing")
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(values, dict):
+            raise ValueError("it does not hold names with values")
+    except ValueError as error:
+        raise CheckpointError(f"{path} is damaged: {error}") from None
+    return values
+
+
+def _same_data(config: RunConfig, folder: Path) -> PreparedData:
+    """The windows of the configuration, if they are those of the manifest."""
+    recorded = read_manifest(folder)
+    given_as_table = DataError(
+        f"{folder} was trained on a table that was given to fit(train_data=…), not on data.source="
+        f"{config.data.source}; the folder does not hold it, so its scoreboard cannot be rebuilt"
+    )
+    if not recorded.get("files") and config.data.source in ("csv", "parquet") and config.data.path is None:
+        raise given_as_table
+    data = model_class(config.model.type)(config).prepare()
+    now = _known_then(recorded, json.loads(json.dumps(data.manifest)))
+    differing = [found for found in compare_manifests(recorded, now) if found.of_the_data]
+    if not differing:
+        return data
+    if data.manifest["files"] and not recorded.get("files"):
+        raise given_as_table
+    first = differing[0]
+    raise DataError(
+        f"{folder}: the data is not what the run saw: {', '.join(found.name for found in differing)} "
+        f"({first.name}: {'; '.join(first.lines)}; A is the run, B is now); restore it, or say where it lies with "
+        "data.path=…"
+    )
+
+
+def _known_then(recorded: dict, now: dict) -> dict:
+    """What is said today about the keys that the manifest of the run has; later versions say more."""
+    return {
+        name: _known_then(recorded[name], value)
+        if isinstance(value, dict) and isinstance(recorded[name], dict)
+        else value
+        for name, value in now.items()
+        if name in recorded
+    }
+
+
+def _deviations(recorded: dict, found: dict) -> Iterator[Deviation]:
+    for model in dict.fromkeys([*recorded, *found]):
+        mine, other = recorded.get(model, {}), found.get(model, {})
+        for metric in dict.fromkeys([*mine, *other]):
+            if metric not in mine or metric not in other or mine[metric] != other[metric]:
+                yield Deviation(model, metric, mine.get(metric), other.get(metric))
+
+
+def _otherwise(then: dict, now: dict) -> tuple[str, ...]:
+    found = []
+    for name in _SHAPES_THE_DIGITS:
+        if name == "packages":
+            versions = then.get(name, {}), now[name]
+            found += [
+                f"{package} {version} there, {versions[1].get(package)} here"
+                for package, version in versions[0].items()
+                if version != versions[1].get(package)
+            ]
+        elif then.get(name) != now[name]:
+            found.append(f"{name} {then.get(name)} there, {now[name]} here")
+    return tuple(found)
+
+
+@contextmanager
+def _threads(number: int | None) -> Iterator[None]:
+    """As many threads as the run had: sums are cut into as many parts, and rounding depends on it."""
+    before = torch.get_num_threads()
+    if number is not None and number != before:
+        logger.info("computing on %d threads, as the run did (here are %d)", number, before)
+        torch.set_num_threads(number)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

@@ -1,0 +1,198 @@
+"""A panel in a folder: large arrays in .npy files that are written piece by piece and mapped into memory to be read."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import zlib
+from dataclasses import asdict
+from pathlib import Path
+from types import TracebackType
+
+import numpy as np
+import pandas as pd
+
+from tstune.data.origin import Origin
+from tstune.data.panel import Panel
+from tstune.data.table import Roles
+from tstune.errors import DataError
+
+_LARGE = {"values": np.dtype("<f4"), "status": np.dtype("u1"), "timestamps": np.dtype("<M8[ns]")}
+_SMALL = ("segment_start", "segment_item", "segment_position", "item_length")
+_ABOUT, _STATICS = "panel.json", "statics.parquet"
+_BLOCK = 1 << 22
+
+
+class DamagedPanel(Exception):
+    """The files of a stored panel are not those that were written; what is wrong with them."""
+
+
+class PanelWriter:
+    """Writes one panel from panels of some of its items each, in the order of the items.
+
+    Memory does not grow with the rows. Files are written and flushed, never mapped, so that a full disk is an
+    `OSError` and not a signal.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._arrays: dict[str, _ArrayFile] = {}
+        self._digest = hashlib.sha256()
+        self._first: Panel | None = None
+        self._item_ids: list[str] = []
+        self._small: dict[str, list[np.ndarray]] = {name: [] for name in _SMALL}
+
+    @property
+    def item_ids(self) -> list[str]:
+        """Items so far."""
+        return self._item_ids
+
+    def __enter__(self) -> PanelWriter:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for array in self._arrays.values():
+            array.stream.close()
+
+    def append(self, panel: Panel) -> None:
+        """Add the items of a panel behind those that are there."""
+        if self._first is None:
+            self._first = panel
+            for name, dtype in _LARGE.items():
+                path = self._folder / f"{name}.npy"
+                self._arrays[name] = _ArrayFile(path, dtype, getattr(panel, name).shape[1:])
+        if (panel.roles, panel.frequency) != (self._first.roles, self._first.frequency):
+            raise DataError("the pieces of this data have different channels or grids; set data.cache=null")
+        rows = self._arrays["values"].rows
+        self._small["segment_start"].append(panel.segment_start[:-1] + rows)
+        self._small["segment_item"].append(panel.segment_item + len(self._item_ids))
+        self._small["segment_position"].append(panel.segment_position)
+        self._small["item_length"].append(panel.item_length)
+        self._item_ids += panel.item_ids
+        for name, array in self._arrays.items():
+            array.append(getattr(panel, name))
+        self._digest.update(np.ascontiguousarray(panel.values))
+
+    def finish(self, origin: Origin) -> None:
+        """Write what is not an array, and how to tell that everything is whole."""
+        rows = self._arrays["values"].rows
+        self._small["segment_start"].append(np.array([rows]))
+        for name, pieces in self._small.items():
+            values = np.concatenate(pieces).astype("<i8")
+            self._arrays[name] = _ArrayFile(self._folder / f"{name}.npy", values.dtype, ())
+            self._arrays[name].append(values)
+        files = {name: array.finish() for name, array in self._arrays.items()}
+        self._hash_status()
+        if origin.table.statics is not None:
+            origin.table.statics.to_parquet(self._folder / _STATICS)
+            files["statics"] = _check_of(self._folder / _STATICS)
+        about = {
+            "fingerprint": self._digest.hexdigest(),
+            "item_ids": self._item_ids,
+            "roles": asdict(self._first.roles),
+            "frequency": self._first.frequency,
+            "origin": origin.to_dict(),
+            "files": files,
+        }
+        text = json.dumps(about)
+        whole = json.dumps({"check": zlib.crc32(text.encode()), "about": text})
+        with (self._folder / _ABOUT).open("w", encoding="utf-8") as stream:
+            stream.write(whole)
+            stream.flush()
+            os.fsync(stream.fileno())
+
+    def _hash_status(self) -> None:
+        """`Panel.fingerprint` takes all values first, so the status is read again."""
+        array = self._arrays["status"]
+        with array.path.open("rb") as stream:
+            stream.seek(array.begin)
+            while block := stream.read(_BLOCK):
+                self._digest.update(block)
+
+
+def open_panel(folder: Path) -> tuple[Panel, Origin]:
+    """Map a stored panel: its large arrays are read-only and take memory only while the system has some to spare.
+
+    Every file is read once and compared with its checksum.
+
+    Raises:
+        DamagedPanel: a file is missing or not what was written.
+    """
+    about = _about(folder)
+    for name, expected in about["files"].items():
+        path = folder / (_STATICS if name == "statics" else f"{name}.npy")
+        if not path.is_file():
+            raise DamagedPanel(f"{path.name} is missing")
+        if path.stat().st_size != expected["size"] or _check_of(path) != expected:
+            raise DamagedPanel(f"{path.name} is not what was written")
+    # np.asarray: the same memory without the cost of np.memmap at every slice
+    large = {name: np.asarray(np.load(folder / f"{name}.npy", mmap_mode="r")) for name in _LARGE}
+    small = {name: np.load(folder / f"{name}.npy") for name in _SMALL}
+    statics = pd.read_parquet(folder / _STATICS) if "statics" in about["files"] else None
+    origin = Origin.from_dict(about["origin"], statics)
+    roles = Roles(**{role: _tuples(names) for role, names in about["roles"].items()})
+    panel = Panel(
+        **large,
+        **small,
+        item_ids=tuple(about["item_ids"]),
+        roles=roles,
+        frequency=about["frequency"],
+        known_fingerprint=about["fingerprint"],
+    )
+    return panel, origin
+
+
+def _about(folder: Path) -> dict:
+    try:
+        whole = json.loads((folder / _ABOUT).read_text(encoding="utf-8"))
+        text = whole["about"]
+        if zlib.crc32(text.encode()) != whole["check"]:
+            raise ValueError
+        return json.loads(text)
+    except (OSError, ValueError, KeyError, TypeError):
+        raise DamagedPanel(f"{_ABOUT} is missing or not what was written") from None
+
+
+class _ArrayFile:
+    """A .npy file that grows; numpy leaves room in its header for a larger number of rows."""
+
+    def __init__(self, path: Path, dtype: np.dtype, row_shape: tuple[int, ...]) -> None:
+        self.path, self.rows = path, 0
+        self._dtype, self._row_shape = dtype, row_shape
+        self.stream = path.open("wb")
+        self._write_header()
+        self.begin = self.stream.tell()
+
+    def append(self, rows: np.ndarray) -> None:
+        self.stream.write(np.ascontiguousarray(rows, self._dtype).reshape(-1).view(np.uint8))
+        self.rows += len(rows)
+
+    def finish(self) -> dict[str, int]:
+        self.stream.seek(0)
+        self._write_header()
+        if self.stream.tell() != self.begin:
+            raise RuntimeError(f"the header of {self.path.name} grew")
+        self.stream.flush()
+        os.fsync(self.stream.fileno())
+        self.stream.close()
+        return _check_of(self.path)
+
+    def _write_header(self) -> None:
+        header = {"descr": np.lib.format.dtype_to_descr(self._dtype), "fortran_order": False}
+        np.lib.format.write_array_header_1_0(self.stream, header | {"shape": (self.rows, *self._row_shape)})
+
+
+def _check_of(path: Path) -> dict[str, int]:
+    """Size and CRC-32 of a file."""
+    check, size = 0, 0
+    with path.open("rb") as stream:
+        while block := stream.read(_BLOCK):
+            check, size = zlib.crc32(block, check), size + len(block)
+    return {"size": size, "crc32": check}
+
+
+def _tuples(value: object) -> object:
+    return tuple(map(_tuples, value)) if isinstance(value, list | tuple) else value

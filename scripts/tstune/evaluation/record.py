@@ -1,0 +1,164 @@
+"""What a run leaves for the report and for later comparisons: `evaluation.json` and `windows.parquet`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import pandas as pd
+
+from tstune.data.frequency import fixed_step, parse_frequency
+from tstune.data.pipeline import PreparedData
+from tstune.evaluation.backtest import Backtest
+from tstune.evaluation.bootstrap import rmse_band
+from tstune.evaluation.examples import choose_examples
+from tstune.evaluation.metrics import Scores
+from tstune.evaluation.scored_windows import ScoredWindows
+from tstune.evaluation.verdict import window_blocks
+
+EVALUATION_FILE, WINDOWS_FILE = "evaluation.json", "windows.parquet"
+
+_HISTORY_SHOWN = 144  # steps of an example's context
+
+
+def windows_table(scores: Mapping[str, Scores], data: PreparedData, backtest: Backtest) -> pd.DataFrame:
+    """One row per window, for paired comparisons with other runs.
+
+    Columns: `item_id`, `origin` (time of the first forecast step), `count` (observed targets), then for every model
+    `square/<model>` and `absolute/<model>`, sums over the observed targets of the path in original units.
+    """
+    any_scores = next(iter(scores.values()))
+    origin = any_scores.window_start + backtest.windows.context_length
+    columns = {
+        "item_id": np.asarray(data.panel.item_ids, dtype=object)[any_scores.window_item],
+        "origin": data.panel.timestamps[origin],
+        "count": any_scores.window_count.astype(np.int64),
+    }
+    for name, values in scores.items():
+        columns[f"square/{name}"] = values.window_square
+        columns[f"absolute/{name}"] = values.window_absolute
+    return pd.DataFrame(columns)
+
+
+def evaluation_record(
+    scores: Mapping[str, Scores],
+    data: PreparedData,
+    backtest: Backtest,
+    judged: str,
+    uncertainty: dict | None = None,
+    glucose: dict | None = None,
+    hypo_limit: float | None = None,
+) -> dict:
+    """Values for `evaluation.json`.
+
+    Args:
+        scores: row of the scoreboard -> scores, all on the windows of `backtest`.
+        data: panel and split.
+        backtest: the windows.
+        judged: the run's own forecast.
+        uncertainty: coverage and calibration, if there are quantiles.
+        glucose: what only glucose has.
+        hypo_limit: readings below it are low, in the unit of the data.
+    """
+    panel = data.panel
+    step = fixed_step(parse_frequency(panel.frequency))
+    order = sorted(scores, key=lambda name: np.nan_to_num(scores[name].metrics["rmse"], nan=np.inf))
+    return {
+        "unit": data.preprocessor.unit,
+        "frequency": panel.frequency,
+        "step_seconds": None if step is None else step.total_seconds(),
+        "context_length": backtest.windows.context_length,
+        "prediction_length": backtest.windows.prediction_length,
+        "targets": list(panel.roles.target),
+        "horizons": backtest.horizons,
+        "judged": judged,
+        "models": order,
+        "rmse_by_step": {name: _by_step(scores[name], backtest) for name in order},
+        "per_item": _per_item({name: scores[name] for name in order}, data, backtest.horizons),
+        "examples": _examples({name: scores[name] for name in order}, judged, data, backtest, hypo_limit),
+        "uncertainty": uncertainty,
+        "glucose": glucose,
+    }
+
+
+def _by_step(scores: Scores, backtest: Backtest) -> dict:
+    band = None
+    if scores.windows is not None:
+        seen = scores.window_count > 0
+        windows = scores.windows.select(seen)
+        error = np.where(windows.observed, windows.forecast.astype(np.float64) - windows.truth, 0.0)
+        blocks = window_blocks(scores, backtest.windows, seen)
+        band = rmse_band((error**2).sum(axis=2), windows.observed.sum(axis=2), blocks)
+    low, high = (None, None) if band is None else (values.tolist() for values in band)
+    return {"values": scores.rmse_by_step.tolist(), "low": low, "high": high}
+
+
+def _per_item(scores: Mapping[str, Scores], data: PreparedData, horizons: Mapping[str, int]) -> list[dict]:
+    num_items = len(data.panel.item_ids)
+    columns: dict[str, dict[str, np.ndarray]] = {"rmse": {}, "mae": {}}
+    for name, values in scores.items():
+        count = np.bincount(values.window_item, weights=values.window_count, minlength=num_items)
+        absolute = np.bincount(values.window_item, weights=values.window_absolute, minlength=num_items)
+        with np.errstate(invalid="ignore", divide="ignore"):
+            columns["rmse"][name], columns["mae"][name] = values.rmse_by_item, absolute / count
+        for label, step in horizons.items() if values.windows is not None else ():
+            columns.setdefault(f"rmse@{label}", {})[name] = _rmse_by_item(values.windows, step - 1, num_items)
+    unseen = set(data.unseen_items)
+    windows = next(iter(scores.values())).windows_by_item
+    return [
+        {"item": item_id, "seen": item_id not in unseen, "num_windows": int(windows[item])}
+        | {
+            column: {name: float(values[item]) for name, values in by_model.items()}
+            for column, by_model in columns.items()
+        }
+        for item, item_id in enumerate(data.panel.item_ids)
+        if windows[item]
+    ]
+
+
+def _rmse_by_item(windows: ScoredWindows, step: int, num_items: int) -> np.ndarray:
+    observed = windows.observed[:, step]
+    error = np.where(observed, windows.forecast[:, step].astype(np.float64) - windows.truth[:, step], 0.0)
+    square = np.bincount(windows.item, weights=(error**2).sum(axis=1), minlength=num_items)
+    count = np.bincount(windows.item, weights=observed.sum(axis=1), minlength=num_items)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.sqrt(square / count)
+
+
+def _examples(
+    scores: Mapping[str, Scores], judged: str, data: PreparedData, backtest: Backtest, hypo_limit: float | None
+) -> list[dict]:
+    windows = scores[judged].windows
+    if windows is None:
+        return []
+    found = []
+    for kind, index in choose_examples(windows, hypo_limit):
+        past = backtest.windows.gather(windows.start[index : index + 1])
+        usable = past["past_observed_mask"][0, -_HISTORY_SHOWN:, 0].numpy()
+        found.append(
+            {
+                "kind": kind,
+                "item": data.panel.item_ids[int(windows.item[index])],
+                "origin": str(np.datetime_as_string(windows.timestamps[index, 0], unit="s")),
+                "target": data.panel.roles.target[0],
+                "history": _with_gaps(past["past_values"][0, -_HISTORY_SHOWN:, 0].numpy(), usable),
+                "truth": _with_gaps(windows.truth[index, :, 0], windows.observed[index, :, 0]),
+                "forecasts": {n: _rounded(v.windows.forecast[index, :, 0]) for n, v in scores.items() if v.windows},
+                "quantiles": None
+                if windows.quantiles is None
+                else {
+                    f"{level:g}": _rounded(windows.quantiles[index, :, 0, number])
+                    for number, level in enumerate(windows.levels)
+                },
+            }
+        )
+    return found
+
+
+def _with_gaps(values: np.ndarray, known: np.ndarray) -> list[float | None]:
+    return [value if here else None for value, here in zip(_rounded(values), known, strict=True)]
+
+
+def _rounded(values: Sequence[float]) -> list[float]:
+    """For a drawing: six significant digits."""
+    return [float(f"{value:.6g}") for value in values]

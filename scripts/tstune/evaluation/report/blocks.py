@@ -1,0 +1,273 @@
+"""What a report is made of: sections of text, tables and figures, drawn as HTML or as Markdown."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+from markupsafe import Markup
+
+from tstune.evaluation.report.numbers import counts, fixed, percents, significant_digits, texts
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column of a table, already written out.
+
+    Attributes:
+        header: with the unit, for example ``RMSE (mg/dL)``.
+        cells: one per row.
+        numeric: set right-aligned.
+        best: row that is set in bold.
+        shades: one per row, -1 (much lower than the reference) to 1 (much higher), None for no colour.
+        key: what a legend switches on and off, and a tooltip shows with it.
+    """
+
+    header: str
+    cells: Sequence[str]
+    numeric: bool = True
+    best: int | None = None
+    shades: Sequence[float | None] | None = None
+    key: str | None = None
+
+    @classmethod
+    def text(cls, header: str, values: Sequence[object]) -> Column:
+        """Names and words."""
+        return cls(header, texts(values), numeric=False)
+
+    @classmethod
+    def number(cls, header: str, values: Sequence[float | None], key: str | None = None, lowest: bool = False) -> Column:
+        """Measured values: four significant digits of the largest, the same decimals in all rows."""
+        known = [(value, row) for row, value in enumerate(values) if value is not None]
+        best = min(known)[1] if lowest and len(known) > 1 else None
+        return cls(header, significant_digits(values), best=best, key=key)
+
+    @classmethod
+    def decimal(cls, header: str, values: Sequence[float | None], digits: int, signed: bool = False) -> Column:
+        """Values with a fixed number of decimals."""
+        return cls(header, fixed(values, digits, signed))
+
+    @classmethod
+    def percent(cls, header: str, shares: Sequence[float | None], digits: int = 1, signed: bool = False) -> Column:
+        """Shares, 0.5 set as 50.0; the header says %."""
+        return cls(header, percents(shares, digits, signed))
+
+    @classmethod
+    def count(cls, header: str, values: Sequence[float | None]) -> Column:
+        """Whole numbers."""
+        return cls(header, counts(values))
+
+
+@dataclass(frozen=True)
+class Text:
+    """A paragraph; `note` sets it small, for what a reader should know about the numbers above."""
+
+    kind: ClassVar[str] = "text"
+    text: str
+    note: bool = False
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table; its first column names the rows.
+
+    Attributes:
+        title: caption.
+        columns: at least one.
+        highlight: rows of the model the report is about.
+        tall: many rows: it scrolls inside its own frame.
+    """
+
+    kind: ClassVar[str] = "table"
+    title: str
+    columns: Sequence[Column]
+    highlight: frozenset[int] = frozenset()
+    tall: bool = False
+
+    @property
+    def rows(self) -> range:
+        """Row numbers."""
+        return range(len(self.columns[0].cells))
+
+
+@dataclass(frozen=True)
+class LegendEntry:
+    """One line of a legend, a button that shows and hides the series.
+
+    Attributes:
+        key: of the series.
+        label: its name.
+        style: CSS classes of the swatch.
+        shown: whether it is drawn at first.
+    """
+
+    key: str
+    label: str
+    style: str
+    shown: bool = True
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A plot with its table beneath.
+
+    Attributes:
+        id: unique on the page.
+        title: what is drawn.
+        wide, narrow: SVG for a desktop and for a phone; None for one that suits both.
+        table: the numbers of the plot.
+        caption: how to read it.
+        legend: series that can be switched.
+        group: figures with the same group share what is switched.
+    """
+
+    kind: ClassVar[str] = "figure"
+    id: str
+    title: str
+    wide: Markup
+    narrow: Markup | None
+    table: Table
+    caption: str = ""
+    legend: Sequence[LegendEntry] = ()
+    group: str = ""
+
+
+@dataclass(frozen=True)
+class HeatMap:
+    """A table whose cells are coloured: figure and numbers in one.
+
+    Attributes:
+        id: unique on the page.
+        title: what is drawn.
+        map: the coloured table.
+        table: the same in the unit of the data.
+        caption: how to read it.
+        low, high: ends of the colour scale, in words.
+    """
+
+    kind: ClassVar[str] = "heat_map"
+    id: str
+    title: str
+    map: Table
+    table: Table
+    caption: str
+    low: str
+    high: str
+
+
+@dataclass(frozen=True)
+class Choices:
+    """Blocks of which a reader with JavaScript sees one at a time, and any other reader all.
+
+    Attributes:
+        label: what is chosen.
+        options: name -> blocks.
+        group: choices with the same group move together.
+    """
+
+    kind: ClassVar[str] = "choices"
+    label: str
+    options: dict[str, list[Block]]
+    group: str = ""
+
+
+@dataclass(frozen=True)
+class Columns:
+    """Blocks beside each other where there is room."""
+
+    kind: ClassVar[str] = "columns"
+    blocks: list[Block]
+    legend: Sequence[LegendEntry] = ()
+    group: str = ""
+
+
+@dataclass(frozen=True)
+class Details:
+    """Blocks that are folded away at first."""
+
+    kind: ClassVar[str] = "details"
+    summary: str
+    blocks: list[Block]
+
+
+@dataclass(frozen=True)
+class Fact:
+    """One key number."""
+
+    label: str
+    value: str
+    unit: str = ""
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Facts:
+    """A row of key numbers."""
+
+    kind: ClassVar[str] = "facts"
+    facts: list[Fact]
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """The sentence the run was made for.
+
+    Attributes:
+        effect: ``helped``, ``no clear difference``, ``hurt`` or None.
+        headline: first sentence.
+        rest: the others.
+        kept: what was saved, and why.
+    """
+
+    kind: ClassVar[str] = "verdict"
+    effect: str | None
+    headline: str
+    rest: str
+    kept: str
+
+
+@dataclass(frozen=True)
+class Definitions:
+    """Terms and what they are."""
+
+    kind: ClassVar[str] = "definitions"
+    pairs: list[tuple[str, str]]
+
+
+@dataclass(frozen=True)
+class Code:
+    """Text that is shown as it is."""
+
+    kind: ClassVar[str] = "code"
+    text: str
+
+
+Block = (
+    Text | Table | Figure | HeatMap | Choices | Columns | Details | Facts | Verdict | Definitions | Code
+)
+
+
+@dataclass(frozen=True)
+class Section:
+    """One part of the report.
+
+    Attributes:
+        id: anchor.
+        title: heading.
+        blocks: what it says.
+    """
+
+    kind: ClassVar[str] = "section"
+    id: str
+    title: str
+    blocks: list[Block] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Omitted:
+    """A part that a reader would look for, and why it is not there."""
+
+    kind: ClassVar[str] = "omitted"
+    id: str
+    reason: str

@@ -1,0 +1,194 @@
+"""Every forecast of a run on exactly the same windows, and what follows from them: scoreboard, verdict, record."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+
+from tstune.config.schema import RunConfig
+from tstune.data.frequency import default_seasonality, fixed_step, parse_frequency
+from tstune.data.pipeline import PreparedData
+from tstune.errors import ConfigError
+from tstune.evaluation.backtest import Backtest, Forecaster
+from tstune.evaluation.error_grids import check_glucose
+from tstune.evaluation.glucose import glucose_section
+from tstune.evaluation.glucose_units import is_glucose, limit, to_mgdl
+from tstune.evaluation.metric_registry import METRICS, compute_metrics, find_metric, missing_for
+from tstune.evaluation.metrics import Scores
+from tstune.evaluation.record import evaluation_record
+from tstune.evaluation.scored_windows import ScoredWindows
+from tstune.models.averaged import AveragedForecasts, RememberedForecasts
+from tstune.models.base import BaseTimeSeriesFoundationModel
+from tstune.models.baselines import Baseline
+from tstune.models.registry import model_class
+from tstune.runtime.distributed import DistributedManager
+from tstune.runtime.logs import logger
+from tstune.uncertainty.judge import judge_uncertainty
+
+
+class Judge:
+    """Scores forecasts on the test windows and, where something is chosen from them, on validation windows.
+
+    Args:
+        data: panel, split and windows.
+        config: the run.
+        manager: process group; N ranks give the numbers of one.
+        part: windows that are judged.
+
+    Raises:
+        DataError: glucose that cannot be glucose in its unit.
+
+    Attributes:
+        test: the windows that are judged.
+        scores: name of a forecast -> its scores, in the order they were added.
+        validation_windows: name -> forecasts of validation windows, where something is chosen from them.
+        uncertainty: coverage and calibration of the run's quantiles, if it has any.
+    """
+
+    def __init__(self, data: PreparedData, config: RunConfig, manager: DistributedManager, part: str = "test") -> None:
+        self.data, self.config, self.manager = data, config, manager
+        self.test = Backtest(data, config.evaluation, manager, part)
+        self.scores: dict[str, Scores] = {}
+        self.validation_windows: dict[str, ScoredWindows] = {}
+        self.uncertainty: dict | None = None
+        self._remembered: dict[str, RememberedForecasts] = {}
+        self._validation: Backtest | None = None
+        self.is_glucose = is_glucose(data.preprocessor.unit) and data.panel.roles.num_targets == 1
+        if self.is_glucose and self.test.keeps_forecasts:
+            happened = self.test.happened
+            check_glucose(to_mgdl(happened.truth[happened.observed], happened.unit), happened.unit)
+        if (config.forecast.quantiles or self.is_glucose) and self.test.keeps_forecasts and part == "test":
+            # as far apart as the test windows, so that an alarm has the same chances to be raised
+            every = max(1, round(config.data.test_stride / config.data.validation_stride))
+            limit = config.forecast.calibration_windows
+            self._validation = Backtest(data, config.evaluation, manager, "validation", every, limit)
+
+    def score(self, name: str, forecaster: Forecaster, remember: bool = False) -> None:
+        """Add a forecast.
+
+        Args:
+            name: its row of the scoreboard.
+            forecaster: who forecasts.
+            remember: keep the forecasts, for an average with others.
+        """
+        on_test = forecaster
+        if remember:
+            budget = self.config.training.feature_cache_gb * 1e9 / 2
+            on_test = self._remembered[name] = RememberedForecasts(forecaster, self.test.windows, budget)
+        self.scores[name] = self.test.score(on_test)
+        if self._validation is not None:
+            self.validation_windows[name] = self._validation.score(forecaster).windows
+
+    def score_average(self, name: str, first: str, second: str) -> None:
+        """Add the mean of two remembered forecasts."""
+        self.scores[name] = self.test.score(AveragedForecasts(self._remembered[first], self._remembered[second]))
+
+    def score_baselines(self, model: BaseTimeSeriesFoundationModel) -> None:
+        """Train and score the configured baselines; one that cannot exist for these lengths is left out with a line."""
+        for name, baseline in build_baselines(model, self.data, self.manager).items():
+            self.score(name, baseline)
+
+    def add_quantiles(self, name: str, model: BaseTimeSeriesFoundationModel) -> None:
+        """Calibrate the configured quantiles, judge them beside the other methods, and leave them with the model.
+
+        Args:
+            name: row of the scoreboard with the forecasts of the model.
+            model: as it will be saved.
+        """
+        section = self.config.forecast
+        if not section.quantiles:
+            return
+        forecaster, limit = model.for_items(self.data.panel.item_ids), section.calibration_windows
+        backtest = Backtest(self.data, self.config.evaluation, self.manager, "validation", max_windows=limit)
+        calibration, test = backtest.score(forecaster).windows, self.scores[name].windows
+        if calibration is None or test is None:
+            logger.warning("forecast.quantiles left out: forecasts too large for memory; raise data.test_stride")
+            return
+        judged = judge_uncertainty(model, section, self.data, calibration, test)
+        model.uncertainty, self.uncertainty = judged.method, judged.report
+        levels = np.asarray(section.quantiles)
+        windows = replace(test, quantiles=judged.quantiles, levels=levels)
+        self.scores[name] = replace(self.scores[name], windows=windows)
+
+    def add_metrics(self) -> None:
+        """Compute the configured metrics, each for the forecasts that have what it needs."""
+        names = self.config.evaluation.metrics
+        for scores in self.scores.values():
+            if names and scores.windows is None:
+                logger.warning("evaluation.metrics left out: the forecasts of a model are too large for memory")
+                return
+            wanted = [name for name in names if not missing_for(name, scores.windows)]
+            found = compute_metrics(wanted, scores.windows) if wanted else {}
+            scores.metrics.update({column: value for column, value in found.items() if column not in scores.metrics})
+
+    def record(self, judged: str) -> dict:
+        """Values for `evaluation.json`.
+
+        Args:
+            judged: the run's own forecast, a row of the scoreboard.
+        """
+        glucose, low = None, None
+        if self.is_glucose and self.test.keeps_forecasts:
+            low = limit("low", self.data.preprocessor.unit)
+            glucose = glucose_section(
+                {name: scores.windows for name, scores in self.scores.items()},
+                self.validation_windows,
+                self.test.horizons,
+                self.data.panel.item_ids,
+                self._seen_items(),
+                np.timedelta64(fixed_step(parse_frequency(self.data.panel.frequency)).value, "ns"),
+                judged,
+            )
+        return evaluation_record(self.scores, self.data, self.test, judged, self.uncertainty, glucose, low)
+
+    def _seen_items(self) -> list[str] | None:
+        """Items that were trained on, None where all were."""
+        unseen = set(self.data.unseen_items)
+        return [item for item in self.data.panel.item_ids if item not in unseen] if unseen else None
+
+
+def check_metrics(config: RunConfig, unit: str | None) -> None:
+    """Refuse metrics that do not exist or cannot be computed, before anything is trained.
+
+    Raises:
+        ConfigError: naming the metric.
+    """
+    for name in config.evaluation.metrics:
+        find_metric(name)
+        needs = METRICS[name].needs if name in METRICS else ()
+        if "quantiles" in needs and not config.forecast.quantiles:
+            raise ConfigError(
+                f"evaluation.metrics: {name} is about quantiles; set forecast.quantiles, for example [0.1, 0.5, 0.9]"
+            )
+        if "unit" in needs and not is_glucose(unit):
+            raise ConfigError(f"evaluation.metrics: {name} is about glucose in mg/dL or mmol/L; data.unit is {unit!r}")
+
+
+def build_baselines(
+    model: BaseTimeSeriesFoundationModel, data: PreparedData, manager: DistributedManager
+) -> dict[str, BaseTimeSeriesFoundationModel]:
+    """Train the configured baselines; one that cannot exist for these lengths is left out with a line."""
+    config = model.config
+    baselines = {}
+    for name in config.evaluation.baselines:
+        baseline = model_class(name)(config)
+        seasonality = config.evaluation.seasonality or default_seasonality(data.panel.frequency)
+        if name == "seasonal_naive" and seasonality > config.model.context_length:
+            logger.warning("seasonal_naive left out: a season has %d steps, the context is shorter", seasonality)
+            continue
+        baseline.build(data.preprocessor)
+        baseline.train_on(data.as_judged(), manager)
+        baselines[name] = baseline
+    return baselines
+
+
+def check_baselines(config: RunConfig) -> None:
+    """Refuse names that are no baselines.
+
+    Raises:
+        ConfigError: naming the one.
+    """
+    for name in config.evaluation.baselines:
+        if not issubclass(model_class(name), Baseline):
+            raise ConfigError(f"evaluation.baselines: {name} is not a baseline")

@@ -1,0 +1,188 @@
+"""LightGBM on lags: the baseline that won the one-hour glucose competition, behind the common interface."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import torch
+
+from tstune.data.pipeline import PreparedData
+from tstune.data.windows import Batch, WindowDataset
+from tstune.errors import CheckpointError, ConfigError, MissingDependencyError
+from tstune.models.base import MODEL_FOLDER
+from tstune.models.baselines import Baseline
+from tstune.models.lag_features import lag_features
+from tstune.runtime.distributed import DistributedManager
+
+MAX_ROWS = 100_000
+"""A booster sees at most this many training windows, evenly spaced, and a fifth as many validation windows."""
+DENSE_STEPS = 24
+"""Every step up to this one has a booster of its own."""
+SPARSE_STRIDE = 8
+"""Beyond `DENSE_STEPS` every so many steps have one; the forecast between two is a straight line."""
+MAX_TREES = 500
+PATIENCE = 25
+CHUNK = 4096
+"""Windows whose features are made at once, so that memory does not grow with the context."""
+SETTINGS = {
+    "objective": "regression",
+    "learning_rate": 0.05,
+    "num_leaves": 31,
+    "min_data_in_leaf": 100,
+    "feature_fraction": 0.8,
+    "bagging_fraction": 0.8,
+    "bagging_freq": 1,
+    "lambda_l2": 1.0,
+    "deterministic": True,  # the same trees whatever the number of threads
+    "force_row_wise": True,
+    "verbosity": -1,
+}
+
+
+class LightGBM(Baseline):
+    """Gradient-boosted trees on lags, differences, window statistics and the hour of day.
+
+    Direct multi-step: one booster per step and target up to step 24, then one every 8 steps and one for the last step,
+    with straight lines between. A booster forecasts the change since the last reading. It sees the past of its own
+    target only (`tstune.models.lag_features`), missing lags stay missing; the number of trees is chosen on the
+    validation windows. Rows whose target was not really observed are left out.
+    """
+
+    model_type = "lightgbm"
+
+    def train_on(
+        self, data: PreparedData, manager: DistributedManager | None = None, history_path: Path | None = None
+    ) -> None:
+        """Fit every booster; the same seed and data give the same trees.
+
+        Raises:
+            MissingDependencyError: LightGBM is not installed.
+            ConfigError: a step has no observed training or validation target.
+        """
+        lightgbm = _lightgbm()
+        self.steps = modelled_steps(self._num_steps)
+        self.boosters = []
+        for target, name in enumerate(data.panel.roles.target):
+            train = self._rows(data.train, MAX_ROWS, target)
+            validation = self._rows(data.validation, MAX_ROWS // 5, target)
+            for part, (_, changes) in (("train", train), ("validation", validation)):
+                if np.isnan(changes).all(axis=0).any():
+                    step = self.steps[int(np.isnan(changes).all(axis=0).argmax())]
+                    raise ConfigError(
+                        f"evaluation.baselines: lightgbm finds no observed value of {name!r} at step {step} of the "
+                        f"{part} windows; leave lightgbm out, or enlarge data.split.{part}"
+                    )
+            # binned once; the boosters differ in their targets and in the rows that have one
+            binned = lightgbm.Dataset(train[0], params=SETTINGS, free_raw_data=False).construct()
+            binned_validation = lightgbm.Dataset(validation[0], reference=binned, free_raw_data=False).construct()
+            parts = zip(train[1].T, validation[1].T, strict=True)
+            self.boosters.append(
+                [self._booster(lightgbm, _part(binned, t), _part(binned_validation, v)) for t, v in parts]
+            )
+
+    def forecast(self, batch: Batch) -> torch.Tensor:
+        """[batch, prediction, targets] in original units."""
+        past, observed = (values.cpu().numpy() for values in self._target_context(batch))
+        origin = batch["origin"].cpu().numpy() if "origin" in batch else None
+        steps = np.arange(1, self._num_steps + 1)
+        forecast = np.empty((len(past), self._num_steps, past.shape[2]), np.float32)
+        for target, boosters in enumerate(self.boosters):
+            features, last = self._features(past[..., target], observed[..., target], origin, target)
+            changes = np.stack([b.predict(features, num_threads=torch.get_num_threads()) for b in boosters], axis=1)
+            forecast[..., target] = last[:, None] + _between(steps, np.array(self.steps), changes)
+        return torch.from_numpy(forecast).to(batch["past_values"].device)
+
+    def save_weights(self, folder: Path) -> None:
+        """Write one LightGBM text model per target and step."""
+        super().save_weights(folder)
+        for target, boosters in enumerate(self.boosters):
+            for step, booster in zip(self.steps, boosters, strict=True):
+                text = booster.model_to_string(num_iteration=booster.best_iteration)
+                _booster_path(folder, target, step).write_text(text, encoding="utf-8")
+
+    def load_weights(self, folder: Path) -> None:
+        """Read the text models.
+
+        Raises:
+            CheckpointError: one is missing, damaged or made from other features.
+            MissingDependencyError: LightGBM is not installed.
+        """
+        lightgbm = _lightgbm()
+        self.steps = modelled_steps(self._num_steps)
+        targets = range(self.preprocessor.roles.num_targets)
+        paths = [[_booster_path(folder, target, step) for step in self.steps] for target in targets]
+        self.boosters = [[_read_booster(lightgbm, path) for path in row] for row in paths]
+        width = lag_features(np.zeros((1, self.config.model.context_length), np.float32), None).shape[1]
+        if any(booster.num_feature() != width for row in self.boosters for booster in row):
+            raise CheckpointError(f"{folder / MODEL_FOLDER} was not made from the {width} features of this context")
+
+    def _booster(self, lightgbm: ModuleType, train: object, validation: object) -> object:
+        settings = SETTINGS | {"seed": self.config.seed, "num_threads": torch.get_num_threads()}
+        stop = lightgbm.early_stopping(PATIENCE, verbose=False)
+        return lightgbm.train(settings, train, MAX_TREES, valid_sets=[validation], callbacks=[stop])
+
+    def _rows(self, windows: WindowDataset, most: int, target: int) -> tuple[np.ndarray, np.ndarray]:
+        """([rows, features], [rows, modelled steps] change since the last reading, NaN where not observed)."""
+        chosen = np.linspace(0, len(windows) - 1, min(len(windows), most)).astype(np.int64)
+        steps, features, changes = np.array(self.steps) - 1, [], []
+        for begin in range(0, len(chosen), CHUNK):
+            batch = windows.__getitems__(chosen[begin : begin + CHUNK])
+            past, observed = (batch[name][..., target].numpy() for name in ("past_values", "past_observed_mask"))
+            values, last = self._features(past, observed, batch["origin"].numpy(), target)
+            future, real = (batch[name][..., target] for name in ("future_values", "future_observed_mask"))
+            features.append(values)
+            changes.append(np.where(real, future - last[:, None], np.nan)[:, steps])
+        return np.concatenate(features), np.concatenate(changes)
+
+    def _features(
+        self, past: np.ndarray, observed: np.ndarray, origin: np.ndarray | None, target: int
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """([windows, features], [windows] last reading; the training mean where the context holds none)."""
+        newest = past.shape[1] - 1 - observed[:, ::-1].argmax(axis=1)
+        last = past[np.arange(len(past)), newest]
+        last = np.where(observed.any(axis=1), last, self.preprocessor.scaler.mean[target]).astype(np.float32)
+        return lag_features(np.where(observed, past, np.nan), origin), last
+
+
+def modelled_steps(prediction_length: int) -> list[int]:
+    """Steps with a booster of their own, counted from 1; the last step is always one of them."""
+    dense = list(range(1, min(DENSE_STEPS, prediction_length) + 1))
+    sparse = range(DENSE_STEPS + SPARSE_STRIDE, prediction_length + 1, SPARSE_STRIDE)
+    return sorted({*dense, *sparse, prediction_length})
+
+
+def _between(steps: np.ndarray, known: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """[windows, steps] straight lines through `values` [windows, known] at the steps that are known."""
+    right = np.searchsorted(known, steps)
+    left = np.maximum(right - 1, 0)
+    share = np.where(right == left, 1.0, (steps - known[left]) / np.maximum(known[right] - known[left], 1))
+    return values[:, left] * (1 - share) + values[:, right] * share
+
+
+def _part(binned: object, labels: np.ndarray) -> object:
+    """The rows that have a label, as LightGBM's data set."""
+    rows = np.flatnonzero(~np.isnan(labels))
+    return binned.subset(rows).construct().set_label(labels[rows])
+
+
+def _booster_path(folder: Path, target: int, step: int) -> Path:
+    return folder / MODEL_FOLDER / f"target-{target}-step-{step:04d}.txt"
+
+
+def _read_booster(lightgbm: ModuleType, path: Path) -> object:
+    if not path.is_file():
+        raise CheckpointError(f"{path} is missing")
+    try:
+        return lightgbm.Booster(model_str=path.read_text(encoding="utf-8"))
+    except (lightgbm.basic.LightGBMError, UnicodeDecodeError) as error:
+        raise CheckpointError(f"{path} is no LightGBM model: {str(error).splitlines()[0]}") from None
+
+
+def _lightgbm() -> ModuleType:
+    try:
+        import lightgbm
+    except ImportError:
+        raise MissingDependencyError("the baseline lightgbm needs a package: pip install 'lightgbm>=4.5,<5'") from None
+    return lightgbm

@@ -1,0 +1,1 @@
+"""Quantiles for point forecasts: conformal prediction and its relatives, one method per file."""

@@ -1,0 +1,154 @@
+"""All methods on the same windows: how often their intervals held, how wide they are, what they score."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from tstune.config.schema import ForecastSection
+from tstune.data.pipeline import PreparedData
+from tstune.evaluation.bootstrap import Blocks
+from tstune.evaluation.calibration import (
+    available_intervals,
+    central_interval,
+    interval_coverage,
+    pit_histogram,
+    reliability_table,
+)
+from tstune.evaluation.masking import masked_mean, observed_like
+from tstune.evaluation.probabilistic import crps_from_quantiles, mean_weighted_quantile_loss, pinball_loss
+from tstune.evaluation.quantile_order import crossing
+from tstune.evaluation.scored_windows import ScoredWindows
+from tstune.runtime.logs import logger
+from tstune.uncertainty.conformal_quantile import scores_needed
+from tstune.uncertainty.evidence import QuantileForecaster, with_evidence
+from tstune.uncertainty.interface import UncertaintyMethod
+from tstune.uncertainty.methods import METHODS, configured_name, make_method
+
+STEPS_INTERVAL = 0.8
+"""The interval whose coverage is told step by step."""
+
+
+@dataclass(frozen=True)
+class JudgedUncertainty:
+    """What the methods did on the test windows.
+
+    Attributes:
+        report: the ``uncertainty`` object of `evaluation.json`.
+        quantiles: [windows, steps, targets, levels] of the configured method on the test windows, original units.
+        method: the configured method, fitted; what the model is saved with.
+    """
+
+    report: dict
+    quantiles: np.ndarray
+    method: UncertaintyMethod
+
+
+def judge_uncertainty(
+    model: QuantileForecaster,
+    section: ForecastSection,
+    data: PreparedData,
+    calibration: ScoredWindows,
+    test: ScoredWindows,
+) -> JudgedUncertainty:
+    """Fit every method on the calibration windows and score it on the test windows.
+
+    Args:
+        model: the tuned model that made the forecasts in `calibration` and `test`.
+        section: the `forecast` section, with quantiles.
+        data: where the windows come from.
+        calibration, test: `Backtest.score(...).windows` on the validation and the test part.
+
+    Raises:
+        DataError: windows without start, or a target without a reading.
+    """
+    calibration = with_evidence(calibration, data.validation, model)
+    test = with_evidence(test, data.test, model)
+    _warn_if_few(calibration, section.quantiles)
+    chosen = configured_name(section)
+    rows, quantiles, method = {}, None, None
+    for name in applicable(section, calibration):
+        fitted = make_method(name, section).fit(calibration)
+        found = fitted.backtest(test)
+        rows[name] = scored(test, found, section.quantiles)
+        if name == chosen:
+            quantiles, method = found, fitted
+    report = {
+        "method": chosen,
+        "levels": list(section.quantiles),
+        "calibration": {"part": "validation", "num_windows": len(calibration.truth)},
+        "methods": rows,
+    } | details(test, quantiles, section.quantiles)
+    return JudgedUncertainty(report, quantiles, method)
+
+
+def fit_uncertainty(
+    model: QuantileForecaster, section: ForecastSection, data: PreparedData, calibration: ScoredWindows
+) -> UncertaintyMethod:
+    """The configured method alone, fitted, where there are no test windows to judge it on."""
+    calibration = with_evidence(calibration, data.validation, model)
+    return make_method(configured_name(section), section).fit(calibration)
+
+
+def applicable(section: ForecastSection, windows: ScoredWindows) -> list[str]:
+    """Names of the methods that can be compared: those that use the network need its quantiles at these levels."""
+    same = windows.levels is not None and np.array_equal(windows.levels, section.quantiles)
+    return [name for name, method in METHODS.items() if same or not method.uses_native]
+
+
+def scored(test: ScoredWindows, quantiles: np.ndarray, levels: list[float]) -> dict:
+    """One row of the comparison; lengths in the unit of the readings."""
+    truth, observed = test.truth, test.observed
+    table = reliability_table(truth, quantiles, levels, observed)
+    seen = observed_like(observed, truth)
+    blocks = dependent_windows(test)
+    intervals = []
+    for nominal in available_intervals(levels):
+        lower, upper = central_interval(quantiles, levels, nominal)
+        intervals.append(vars(interval_coverage(truth, lower, upper, observed, nominal, blocks)))
+    return {
+        "wql": mean_weighted_quantile_loss(truth, quantiles, levels, observed),
+        "crps": float(crps_from_quantiles(truth, quantiles, levels, observed)),
+        "pinball": float(pinball_loss(truth, quantiles, levels, observed).mean()),
+        "calibration_error": table.mean_absolute_error,
+        "crossing": float(masked_mean(crossing(quantiles), seen)),
+        "intervals": intervals,
+    }
+
+
+def details(test: ScoredWindows, quantiles: np.ndarray, levels: list[float]) -> dict:
+    """Coverage by step, PIT and reliability of one method, as lists for `evaluation.json`."""
+    truth, observed = test.truth, observed_like(test.observed, test.truth)
+    by_step = None
+    if STEPS_INTERVAL in available_intervals(levels):
+        lower, upper = central_interval(quantiles, levels, STEPS_INTERVAL)
+        inside = masked_mean((lower <= truth) & (truth <= upper), observed, axis=(0, 2))
+        by_step = {"nominal": STEPS_INTERVAL, "values": inside.tolist()}
+    pit = pit_histogram(truth, quantiles, levels, observed)
+    table = reliability_table(truth, quantiles, levels, observed)
+    return {
+        "coverage_by_step": by_step,
+        "pit": {name: getattr(pit, name).tolist() for name in ("edges", "share", "expected")},
+        "reliability": {name: getattr(table, name).tolist() for name in ("levels", "observed", "pinball")},
+    }
+
+
+def dependent_windows(windows: ScoredWindows) -> np.ndarray:
+    """[windows] block of each window: its item where there are enough of them, else its block of days."""
+    path = windows.timestamps[0, -1] - windows.timestamps[0, 0]
+    blocks = Blocks.by_day(windows.item, windows.timestamps[:, 0], path)
+    return blocks.item if blocks.speaks_of_other_items else blocks.block
+
+
+def _warn_if_few(calibration: ScoredWindows, levels: list[float]) -> None:
+    fewest = int(observed_like(calibration.observed, calibration.truth).sum(axis=0).min())
+    lacking = [level for level in levels if fewest < scores_needed(level)]
+    if lacking:
+        logger.warning(
+            "forecast.quantiles: %s need %d validation windows, a step has %d: the largest error is taken, coverage is "
+            "not promised; lower data.validation_stride, enlarge data.split.validation or leave these levels out",
+            ", ".join(f"{level:g}" for level in lacking),
+            max(map(scores_needed, lacking)),
+            fewest,
+        )
