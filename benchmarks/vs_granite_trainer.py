@@ -27,7 +27,8 @@ import numpy as np
 import pandas as pd
 import torch
 
-from tstune.config.schema import DataSection, RunConfig, SplitSection, TrainingSection, TTMSection, TuningSection
+from tstune.config.model_sections import TTMSection
+from tstune.config.schema import DataSection, RunConfig, SplitSection, TrainingSection, TuningSection
 from tstune.data.pipeline import PreparedData, prepare_data
 from tstune.data.table import ITEM, TIMESTAMP, Roles, SourceTable
 from tstune.models.ttm import TTMForecaster

@@ -9,7 +9,7 @@ import tiny
 from building import built
 from safetensors import safe_open
 
-from tstune.config.schema import TTMSection
+from tstune.config.model_sections import TTMSection
 from tstune.models.ttm_weights import SCRATCH_DEFAULTS
 
 # TTM-r2 512-96: backbone, decoder and head

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from tstune.adapters import LORA_TARGETS, LoRAManager, add_lora_adapters, count_parameters, find_targets
-from tstune.config.schema import RunConfig, TTMSection
+from tstune.config.model_sections import TTMSection
+from tstune.config.schema import RunConfig
 from tstune.data.pipeline import prepare_data
 from tstune.errors import ConfigError
 from tstune.models.ttm import TTMForecaster

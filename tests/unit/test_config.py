@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from tstune.config.model_sections import FAMILIES
 from tstune.config.schema import RunConfig
 from tstune.config.simple_manager import SimpleConfigManager
-from tstune.config.validation import leaf_paths, validate
+from tstune.config.validation import leaf_paths, section_at, validate
 from tstune.errors import ConfigError
 
 MANAGER = SimpleConfigManager()
@@ -330,15 +331,33 @@ def test_a_run_cannot_be_changed_under_way():
 
 
 def test_every_key_is_documented():
-    paths = list(leaf_paths())
-    assert len(paths) > 60
-    assert len(set(paths)) == len(paths)
     undocumented = []
-    for path in paths:
-        section = RunConfig
-        *parents, leaf = path.split(".")
-        for parent in parents:
-            section = section.model_fields[parent].annotation
-        if leaf != "seed" and not (section.model_fields[leaf].description or "").strip():
-            undocumented.append(path)
+    for family in FAMILIES:
+        paths = list(leaf_paths(family=family))
+        assert len(paths) > 60
+        assert len(set(paths)) == len(paths)
+        for path in paths:
+            *parents, leaf = path.split(".")
+            field = section_at(parents, family).model_fields[leaf]
+            if leaf != "seed" and not (field.description or "").strip():
+                undocumented.append(path)
     assert undocumented == []
+
+
+@pytest.mark.parametrize(
+    ("yaml", "said"),
+    [
+        (
+            "{type: chronos}",
+            "model.type: unknown model family; choose one of ttm, chronos_bolt, chronos2 (got 'chronos')",
+        ),
+        ("{type: chronos2, d_model: 3}", "model.d_model: unknown key"),
+        ("{type: chronos2, prediction_lenght: 3}", "model.prediction_lenght: unknown key, did you mean model.pred"),
+        ("{type: chronos_bolt, context_length: x}", "model.context_length: input should be a valid integer"),
+        ("{typ: chronos2}", "model.typ: unknown key, did you mean model.type?"),
+    ],
+)
+def test_each_model_family_has_its_own_keys(write_config: Write, yaml: str, said: str):
+    with pytest.raises(ConfigError) as error:
+        load(write_config(f"model: {yaml}"))
+    assert said in str(error.value)

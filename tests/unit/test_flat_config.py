@@ -14,7 +14,7 @@ import pytest
 from tstune import ModelConfig, RunConfig, TTMConfig
 from tstune.config.flat import ALIASES, FLAT_PATHS, SWITCHES
 from tstune.config.simple_manager import SimpleConfigManager
-from tstune.config.validation import leaf_paths
+from tstune.config.validation import leaf_paths, section_at
 from tstune.errors import ConfigError
 
 # The call printed in the design document the project began with.
@@ -244,11 +244,8 @@ def test_signature_and_docstring_cover_every_flat_name():
 
 
 def at_default(name: str) -> object:
-    section = RunConfig
     *parents, leaf = FLAT_PATHS[name].split(".")
-    for parent in parents:
-        section = section.model_fields[parent].annotation
-    return section.model_fields[leaf].default
+    return section_at(parents).model_fields[leaf].default
 
 
 def test_signature_defaults_are_those_of_the_schema():

@@ -10,8 +10,9 @@ import difflib
 import inspect
 from collections.abc import Mapping
 
+from tstune.config.model_sections import FAMILIES
 from tstune.config.schema import LoRAConfig, PretrainingSection, RunConfig, SplitSection, TrackingSection
-from tstune.config.validation import leaf_paths, validate
+from tstune.config.validation import leaf_paths, section_at, validate
 from tstune.errors import ConfigError
 
 # Keys whose last part alone would be ambiguous or unclear.
@@ -33,8 +34,10 @@ _RENAMED |= {f"tracking.{name}": f"tracking_{name}" for name in TrackingSection.
 _RENAMED |= {f"pretraining.{name}": f"pretraining_{name}" for name in PretrainingSection.model_fields}
 _RENAMED["tracking.trackers"] = "trackers"
 
-FLAT_PATHS: dict[str, str] = {_RENAMED.get(path, path.rsplit(".", 1)[-1]): path for path in leaf_paths()}
-"""Flat keyword -> dotted path in `RunConfig`."""
+FLAT_PATHS: dict[str, str] = {
+    _RENAMED.get(path, path.rsplit(".", 1)[-1]): path for family in FAMILIES for path in leaf_paths(family=family)
+}
+"""Flat keyword -> dotted path in `RunConfig`, of all model families."""
 
 ALIASES: dict[str, str] = {
     "model_path": "pretrained",
@@ -90,7 +93,7 @@ class ModelConfig:
             target, value = SWITCHES[name]
             return getattr(self, target) == value
         name = ALIASES.get(name, name)
-        if name not in FLAT_PATHS:
+        if name not in FLAT_PATHS or not self._has(FLAT_PATHS[name]):
             raise AttributeError(f"{type(self).__name__} has no parameter {name!r}{_closest(name)}")
         value: object = self.run_config
         for part in FLAT_PATHS[name].split("."):
@@ -99,7 +102,12 @@ class ModelConfig:
 
     def to_dict(self) -> dict[str, object]:
         """Return every flat keyword with its value."""
-        return {name: getattr(self, name) for name in FLAT_PATHS}
+        return {name: getattr(self, name) for name, path in FLAT_PATHS.items() if self._has(path)}
+
+    def _has(self, path: str) -> bool:
+        """False for keys of other model families."""
+        section, _, key = path.rpartition(".")
+        return section != "model" or key in type(self.run_config.model).model_fields
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, ModelConfig) and self.run_config == other.run_config
@@ -114,6 +122,18 @@ class TTMConfig(ModelConfig):
     """Tiny Time Mixer, flat."""
 
     model_type = "ttm"
+
+
+class ChronosBoltConfig(ModelConfig):
+    """Chronos-Bolt, flat."""
+
+    model_type = "chronos_bolt"
+
+
+class Chronos2Config(ModelConfig):
+    """Chronos-2, flat."""
+
+    model_type = "chronos2"
 
 
 def _resolve_names(keywords: Mapping[str, object]) -> dict[str, object]:
@@ -149,11 +169,10 @@ def _document(cls: type[ModelConfig]) -> None:
     """Give the class a signature and parameter documentation taken from the schema."""
     parameters, lines = [], []
     for name, path in FLAT_PATHS.items():
-        section = RunConfig
         *parents, leaf = path.split(".")
-        for parent in parents:
-            section = section.model_fields[parent].annotation
-        field = section.model_fields[leaf]
+        field = section_at(parents, cls.model_type).model_fields.get(leaf)
+        if field is None:  # of another family
+            continue
         parameters.append(inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=field.default))
         lines.append(f"    {name} (default {field.default!r}): {' '.join((field.description or '').split())}")
     aliases = ", ".join(f"{alias} = {name}" for alias, name in ALIASES.items())
@@ -162,4 +181,5 @@ def _document(cls: type[ModelConfig]) -> None:
     cls.__doc__ = f"{cls.__doc__}\n\nArgs:\n" + "\n".join(lines) + f"\n\nAliases: {aliases}.\nSwitches: {switches}.\n"
 
 
-_document(TTMConfig)
+for _family_config in (TTMConfig, ChronosBoltConfig, Chronos2Config):
+    _document(_family_config)

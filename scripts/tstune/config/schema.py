@@ -8,9 +8,11 @@ from __future__ import annotations
 import itertools
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
+from tstune.config.model_sections import AnyModelSection, TTMSection
 from tstune.config.moments import Moment, end_of
+from tstune.config.section import Section
 
 Duration = Annotated[str | Annotated[int, Field(ge=0)], Field(union_mode="left_to_right")]
 """A length of time: text such as ``45min`` or ``2h``, or a whole number of steps of the series."""
@@ -24,67 +26,6 @@ HeldOut = (
 Fill = Literal["interpolate", "hold", "zero", "none"]
 TimeFeature = Literal["hour_of_day", "day_of_week", "day_of_year"]
 TuningMode = Literal["zero_shot", "head", "decoder", "bias", "lora", "dora", "full", "from_scratch"]
-
-
-class Section(BaseModel):
-    """A group of keys: immutable, and a typo is an error."""
-
-    model_config = ConfigDict(
-        extra="forbid", frozen=True, allow_inf_nan=False, protected_namespaces=(), use_attribute_docstrings=True
-    )
-
-
-class TTMSection(Section):
-    """Tiny Time Mixer: which weights, which lengths, which architecture.
-
-    The architecture keys (`patch_length` to `fcm_mix_layers`) build a model from scratch. With
-    pretrained weights they are read from the checkpoint, and a value given here must agree with it.
-    """
-
-    type: Literal["ttm"] = "ttm"
-    """Model family."""
-    pretrained: str | None = None
-    """`builtin` (shipped, trained on generated series), folder of a checkpoint, Hub id
-    (`ibm-granite/granite-timeseries-ttm-r2`), or null for random weights."""
-    revision: str | None = None
-    """Branch of the Hub repository; null lets granite-tsfm pick it from the two lengths and the frequency."""
-    context_length: int = Field(512, ge=4)
-    """Past steps the model sees."""
-    prediction_length: int = Field(96, ge=1)
-    """Future steps the model forecasts."""
-    patch_length: int | None = Field(None, ge=1)
-    """Steps per patch; 64 when built from scratch."""
-    d_model: int | None = Field(None, ge=1)
-    """Backbone width; 192 when built from scratch."""
-    num_layers: int | None = Field(None, ge=1)
-    """Mixer layers per backbone level; 2 when built from scratch."""
-    expansion_factor: int | None = Field(None, ge=1)
-    """Width of a mixer's hidden layer over its input; 2 when built from scratch."""
-    adaptive_patching_levels: int | None = Field(None, ge=0)
-    """Backbone levels with their own patch count; 3 when built from scratch."""
-    gated_attn: bool | None = None
-    """Gate after each mixer; true when built from scratch."""
-    self_attn: bool | None = None
-    """Self-attention across patches; false when built from scratch."""
-    use_positional_encoding: bool | None = None
-    """Add positions to the patches; false when built from scratch."""
-    decoder_num_layers: int | None = Field(None, ge=1)
-    """Mixer layers of the decoder; 2 when built from scratch."""
-    decoder_d_model: int | None = Field(None, ge=1)
-    """Decoder width; 128 when built from scratch."""
-    decoder_mode: Literal["auto", "common_channel", "mix_channel"] = "auto"
-    """`common_channel` forecasts each channel alone, `mix_channel` lets them exchange information;
-    `auto` mixes only if there are conditional or control columns."""
-    dropout: float | None = Field(None, ge=0, lt=1)
-    """Dropout inside the mixers; null keeps the checkpoint's (0.2 from scratch)."""
-    head_dropout: float | None = Field(None, ge=0, lt=1)
-    """Dropout before the forecast head; null keeps the checkpoint's (0.2 from scratch). ETT recipes use 0.7."""
-    quantization: Literal["none", "int8", "nf4"] = "none"
-    """Keep the frozen base in 8 or 4 bits (bitsandbytes); needs tuning.mode lora or dora, or zero_shot."""
-    fcm_context_length: int | None = Field(None, ge=0)
-    """Forecast channel mixing (known-future columns): steps around each step; 1 by default."""
-    fcm_mix_layers: int | None = Field(None, ge=1)
-    """Forecast channel mixing: number of mixer layers; 2 by default."""
 
 
 class SplitSection(Section):
@@ -506,7 +447,7 @@ class TrackingSection(Section):
 class RunConfig(Section):
     """Everything that defines a run."""
 
-    model: TTMSection = TTMSection()
+    model: AnyModelSection = TTMSection()
     data: DataSection = DataSection()
     pretraining: PretrainingSection = PretrainingSection()
     tuning: TuningSection = TuningSection()

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import difflib
 import typing
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, Discriminator, ValidationError
+from pydantic.fields import FieldInfo
 
+from tstune.config.model_sections import DEFAULT_FAMILY, FAMILIES
 from tstune.config.schema import RunConfig
 from tstune.errors import ConfigError
 
@@ -34,11 +36,19 @@ def _explain_all(error: ValidationError) -> list[str]:
     """One line per key: pydantic reports each branch of a union on its own."""
     by_key: dict[str, list[Mapping]] = {}
     for problem in error.errors():
-        by_key.setdefault(_key(problem["loc"]), []).append(problem)
+        family, location = _without_family(problem["loc"])
+        by_key.setdefault(_key(location, family), []).append(problem | {"loc": location, "family": family})
     return [_explain(key, problems) for key, problems in by_key.items()]
 
 
-def _key(location: tuple) -> str:
+def _without_family(location: tuple) -> tuple[str, tuple]:
+    """Leave out the branch of the tagged union, which pydantic puts behind its key: ("model", "ttm", "d_model")."""
+    if len(location) > 1 and location[0] == "model":
+        return location[1], (location[0], *location[2:])
+    return DEFAULT_FAMILY, location
+
+
+def _key(location: tuple, family: str) -> str:
     """Dotted path of the key, and the index in a list, without the union branches pydantic appends."""
     section: type[BaseModel] | None = RunConfig
     parts = []
@@ -51,18 +61,20 @@ def _key(location: tuple) -> str:
         known = section.model_fields.get(str(part))
         if known is None and position == len(location) - 1:
             break
-        section = known.annotation if known is not None and _is_section(known.annotation) else None
+        section = subsection(known, family) if known is not None else None
     return ".".join(parts)
 
 
 def _explain(key: str, problems: list[Mapping]) -> str:
     first = problems[0]
     if first["type"] == "extra_forbidden":
-        return f"{key}: unknown key{_suggestion(first['loc'])}"
+        return f"{key}: unknown key{_suggestion(first['loc'], first['family'])}"
     messages = dict.fromkeys(_message(problem) for problem in problems)
     text = " or ".join(messages)
     if not key:
         return text
+    if first["type"] == "unknown_family":
+        return f"{key}.type: {text} (got {first['input']['type']!r})"
     value = first.get("input")
     shown = "" if isinstance(value, dict | BaseModel) else f" (got {value!r})"
     return f"{key}: {text}{shown}"
@@ -73,11 +85,11 @@ def _message(problem: Mapping) -> str:
     return text[:1].lower() + text[1:]
 
 
-def _suggestion(location: tuple) -> str:
+def _suggestion(location: tuple, family: str) -> str:
     *parents, key = (str(part) for part in location)
-    section = _section(parents)
+    section = section_at(parents, family)
     siblings = list(section.model_fields) if section else []
-    elsewhere = {path.rsplit(".", 1)[-1]: path for path in leaf_paths()}
+    elsewhere = {path.rsplit(".", 1)[-1]: path for path in leaf_paths(family=family)}
     if key in elsewhere:  # the right name in the wrong section
         return f", did you mean {elsewhere[key]}?"
     close = difflib.get_close_matches(key, siblings, n=1, cutoff=0.6)
@@ -89,25 +101,40 @@ def _suggestion(location: tuple) -> str:
     return f" (keys here: {', '.join(siblings)})" if siblings else ""
 
 
-def _section(parents: list[str]) -> type[BaseModel] | None:
+def section_at(parents: Sequence[str], family: str = DEFAULT_FAMILY) -> type[BaseModel] | None:
+    """The section that these keys lead to; None where there is no such section."""
     section: type[BaseModel] = RunConfig
     for name in parents:
         field = section.model_fields.get(name)
-        if field is None or not _is_section(field.annotation):
+        section = None if field is None else subsection(field, family)
+        if section is None:
             return None
-        section = field.annotation
     return section
 
 
-def _is_section(annotation: object) -> bool:
-    return isinstance(annotation, type) and not typing.get_origin(annotation) and issubclass(annotation, BaseModel)
+def subsection(field: FieldInfo, family: str = DEFAULT_FAMILY) -> type[BaseModel] | None:
+    """The section a key holds, of this model family; None for a plain value."""
+    if field.discriminator is not None or any(isinstance(one, Discriminator) for one in field.metadata):
+        return FAMILIES[family]
+    annotation = field.annotation
+    is_section = (
+        isinstance(annotation, type) and not typing.get_origin(annotation) and issubclass(annotation, BaseModel)
+    )
+    return annotation if is_section else None
 
 
-def leaf_paths(section: type[BaseModel] = RunConfig, prefix: str = "") -> Iterator[str]:
-    """Yield every key of the schema as a dotted path, for example ``training.learning_rate``."""
+def leaf_paths(section: type[BaseModel] = RunConfig, prefix: str = "", family: str = DEFAULT_FAMILY) -> Iterator[str]:
+    """Yield every key of the schema as a dotted path, for example ``training.learning_rate``.
+
+    Args:
+        section: where to begin.
+        prefix: its path.
+        family: whose keys the `model` section has.
+    """
     for name, field in section.model_fields.items():
         path = f"{prefix}{name}"
-        if _is_section(field.annotation):
-            yield from leaf_paths(field.annotation, f"{path}.")
+        below = subsection(field, family)
+        if below is not None:
+            yield from leaf_paths(below, f"{path}.", family)
         else:
             yield path

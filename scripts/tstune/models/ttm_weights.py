@@ -11,7 +11,7 @@ from safetensors import SafetensorError
 from tsfm_public import TinyTimeMixerConfig, TinyTimeMixerForPrediction
 from tsfm_public.toolkit.get_model import get_model
 
-from tstune.config.schema import TTMSection
+from tstune.config.model_sections import TTMSection
 from tstune.data.table import Roles
 from tstune.errors import CheckpointError, ConfigError
 from tstune.models.builtin_weights import BUILTIN, builtin_folder

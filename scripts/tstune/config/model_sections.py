@@ -1,0 +1,123 @@
+"""The `model` section of every family; `model.type` says which one it is."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Literal
+
+from pydantic import Discriminator, Field, Tag
+
+from tstune.config.section import Section
+
+
+class ModelSection(Section):
+    """What every family has: weights, lengths, packing."""
+
+    type: str
+    """Model family."""
+    pretrained: str | None = None
+    """Folder of a checkpoint, or Hub id."""
+    revision: str | None = None
+    """Branch of the Hub repository; null lets the family's library choose (granite-tsfm picks TTM's from the two
+    lengths and the frequency)."""
+    context_length: int = Field(512, ge=4)
+    """Past steps the model sees."""
+    prediction_length: int = Field(96, ge=1)
+    """Future steps the model forecasts."""
+    quantization: Literal["none", "int8", "nf4"] = "none"
+    """Keep the frozen base in 8 or 4 bits (bitsandbytes); needs tuning.mode lora or dora, or zero_shot."""
+
+
+class TTMSection(ModelSection):
+    """Tiny Time Mixer: which weights, which lengths, which architecture.
+
+    The architecture keys (`patch_length` to `fcm_mix_layers`) build a model from scratch. With
+    pretrained weights they are read from the checkpoint, and a value given here must agree with it.
+    """
+
+    type: Literal["ttm"] = "ttm"
+    """Model family."""
+    pretrained: str | None = None
+    """`builtin` (shipped, trained on generated series), folder of a checkpoint, Hub id
+    (`ibm-granite/granite-timeseries-ttm-r2`), or null for random weights."""
+    patch_length: int | None = Field(None, ge=1)
+    """Steps per patch; 64 when built from scratch."""
+    d_model: int | None = Field(None, ge=1)
+    """Backbone width; 192 when built from scratch."""
+    num_layers: int | None = Field(None, ge=1)
+    """Mixer layers per backbone level; 2 when built from scratch."""
+    expansion_factor: int | None = Field(None, ge=1)
+    """Width of a mixer's hidden layer over its input; 2 when built from scratch."""
+    adaptive_patching_levels: int | None = Field(None, ge=0)
+    """Backbone levels with their own patch count; 3 when built from scratch."""
+    gated_attn: bool | None = None
+    """Gate after each mixer; true when built from scratch."""
+    self_attn: bool | None = None
+    """Self-attention across patches; false when built from scratch."""
+    use_positional_encoding: bool | None = None
+    """Add positions to the patches; false when built from scratch."""
+    decoder_num_layers: int | None = Field(None, ge=1)
+    """Mixer layers of the decoder; 2 when built from scratch."""
+    decoder_d_model: int | None = Field(None, ge=1)
+    """Decoder width; 128 when built from scratch."""
+    decoder_mode: Literal["auto", "common_channel", "mix_channel"] = "auto"
+    """`common_channel` forecasts each channel alone, `mix_channel` lets them exchange information;
+    `auto` mixes only if there are conditional or control columns."""
+    dropout: float | None = Field(None, ge=0, lt=1)
+    """Dropout inside the mixers; null keeps the checkpoint's (0.2 from scratch)."""
+    head_dropout: float | None = Field(None, ge=0, lt=1)
+    """Dropout before the forecast head; null keeps the checkpoint's (0.2 from scratch). ETT recipes use 0.7."""
+    fcm_context_length: int | None = Field(None, ge=0)
+    """Forecast channel mixing (known-future columns): steps around each step; 1 by default."""
+    fcm_mix_layers: int | None = Field(None, ge=1)
+    """Forecast channel mixing: number of mixer layers; 2 by default."""
+
+
+class ChronosBoltSection(ModelSection):
+    """Chronos-Bolt: a T5 encoder and decoder over patches that forecasts quantiles; every series on its own."""
+
+    type: Literal["chronos_bolt"] = "chronos_bolt"
+    """Model family."""
+    pretrained: str | None = None
+    """Folder of a checkpoint or Hub id (`amazon/chronos-bolt-small`)."""
+    dropout: float | None = Field(None, ge=0, lt=1)
+    """Dropout while tuning; null keeps the checkpoint's."""
+
+
+class Chronos2Section(ModelSection):
+    """Chronos-2: an encoder over patches that forecasts quantiles and reads covariates, past and known."""
+
+    type: Literal["chronos2"] = "chronos2"
+    """Model family."""
+    pretrained: str | None = None
+    """Folder of a checkpoint or Hub id (`amazon/chronos-2`)."""
+    dropout: float | None = Field(None, ge=0, lt=1)
+    """Dropout while tuning; null keeps the checkpoint's."""
+
+
+FAMILIES: dict[str, type[ModelSection]] = {
+    "ttm": TTMSection,
+    "chronos_bolt": ChronosBoltSection,
+    "chronos2": Chronos2Section,
+}
+"""`model.type` -> its section."""
+
+DEFAULT_FAMILY = "ttm"
+
+
+def _family(values: object) -> str:
+    if isinstance(values, Mapping):
+        return values.get("type", DEFAULT_FAMILY)
+    return getattr(values, "type", DEFAULT_FAMILY)
+
+
+AnyModelSection = Annotated[
+    Annotated[TTMSection, Tag("ttm")]
+    | Annotated[ChronosBoltSection, Tag("chronos_bolt")]
+    | Annotated[Chronos2Section, Tag("chronos2")],
+    Discriminator(
+        _family,
+        custom_error_type="unknown_family",
+        custom_error_message=f"unknown model family; choose one of {', '.join(FAMILIES)}",
+    ),
+]
