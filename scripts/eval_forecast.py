@@ -6,8 +6,9 @@
     python scripts/eval_forecast.py --model registry:cgm@champion --config … --output runs/evaluated
 
 A model is a run folder, registry:name@alias or registry:name:version, builtin, a folder of weights or a Hub id (both as
-they are, zero-shot), or the name of a baseline. The first one is judged against the others. --config says data, split,
-windows and metrics. With --run the numbers are compared with metrics.json to the last digit.
+they are, zero-shot; of the family of the config, or as family:weights), or the name of a baseline. The first one is
+judged against the others. --config says data, split, windows and metrics. With --run the numbers are compared with
+metrics.json to the last digit; data.path=… and model.pretrained=… say where its files lie now.
 
 Exit codes: 0 done (with --run: identical), 1 with --run: numbers differ, 2 your input needs a change (one `error:` line
 says which).
@@ -17,9 +18,13 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from tstune.config.command_line import add_config_arguments, load_config
 from tstune.errors import EXIT_DIFFERENT, EXIT_OK, exits_cleanly
+
+if TYPE_CHECKING:
+    from tstune.comparison.evaluation import Evaluation
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -58,9 +63,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     from tstune.comparison.evaluate_models import evaluate_models
 
     found = evaluate_models(args.models, config, args.part, args.output, args.overwrite, args.registry)
-    if found.judge.manager.is_main:
-        print(f"\n{found.scoreboard()}")
-        _say_where(args, config.evaluation.report)
+    _print(found, args.output)
     return EXIT_OK
 
 
@@ -68,16 +71,23 @@ def _rebuild(args: argparse.Namespace) -> int:
     from tstune.comparison.rebuild import rebuild
 
     found = rebuild(args.run, args.overrides, args.output, args.overwrite)
-    if found.evaluation.judge.manager.is_main:
-        print(f"\n{found.evaluation.scoreboard()}\n\n{found.summary()}")
-        _say_where(args, found.evaluation.judge.config.evaluation.report)
+    _print(found.evaluation, args.output, found.summary())
     return EXIT_DIFFERENT if found.deviations else EXIT_OK
 
 
-def _say_where(args: argparse.Namespace, has_report: bool) -> None:
-    if args.output is not None:
-        print(f"\nreport: {args.output}/report.html" if has_report else "")
-        print(f"folder: {args.output}")
+def _print(evaluation: Evaluation, output: str | None, conclusion: str | None = None) -> None:
+    judge = evaluation.judge
+    if not judge.manager.is_main:
+        return
+    print(f"\n{evaluation.scoreboard()}\n")
+    if conclusion is not None:
+        print(conclusion)
+    if output is not None:
+        from tstune.comparison.evaluation import has_report
+
+        if has_report(judge.config, evaluation.part):
+            print(f"report: {output}/report.html")
+        print(f"folder: {output}")
 
 
 if __name__ == "__main__":

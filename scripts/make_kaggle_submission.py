@@ -4,9 +4,10 @@
     python scripts/make_kaggle_submission.py --model registry:cgm@champion --input <folder> --output my.csv
 
 The input folder holds test.csv and sample_submission.csv (plain, .gz, .zip, or both in brist1d.zip). The output has the
-rows of the sample in their order: id and glucose in mmol/L one hour later. A row shows six hours; what the model looks
-back beyond them is masked. People the model has never seen are forecast like all others. A model that was trained on
-readings of test.csv (BrisT1D-Open after August 2023 holds them) is refused.
+rows of the sample in their order: id and glucose in mmol/L one hour later. Readings are cleaned as the training data
+was. A row shows six hours; what the model looks back beyond them is masked, which a model should be trained for
+(data.min_context=6h, training.context_dropping). People the model has never seen are forecast like all others. A model
+that was trained on readings of test.csv (BrisT1D-Open after August 2023 holds them) is refused.
 """
 
 from __future__ import annotations
@@ -25,6 +26,9 @@ if TYPE_CHECKING:
 
     from tstune.data.sources.kaggle_brist1d_contexts import Contexts
     from tstune.models.base import BaseTimeSeriesFoundationModel
+
+ROW_STEPS = 72
+"""Readings of a row of test.csv, at most."""
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -61,7 +65,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     from tstune.data.sources.kaggle_brist1d_overlap import refuse_known_rows
     from tstune.data.sources.kaggle_brist1d_table import convert_file, sha256
     from tstune.models.registry import load_model
-    from tstune.runtime.logs import setup_logging
+    from tstune.runtime.logs import logger, setup_logging
 
     setup_logging()
     paths = {stem: find_csv(folder, stem) for stem in ("test", "sample_submission")}
@@ -79,6 +83,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         model = load_model(place)
         refuse_known_rows(table, sha256(paths["test"]), place, model.preprocessor, args.allow_overlap)
     section, per_mmol = model.config.model, glucose_per_mmol(model, args.unit)
+    if model.module is not None and section.context_length > ROW_STEPS and not model.config.training.context_dropping:
+        logger.warning(
+            "this model was trained on whole contexts of %d steps, a row of test.csv shows %d at most: "
+            "training.context_dropping=0.8 with data.min_context=6h trains one that can do with them",
+            section.context_length,
+            ROW_STEPS,
+        )
     contexts = build_contexts(table, model.preprocessor, section.context_length, section.prediction_length, per_mmol)
     answer = dict(zip(contexts.row_ids, forecast_one_hour(model, contexts) / per_mmol, strict=True))
     blind = [name for name in wanted if name not in answer]

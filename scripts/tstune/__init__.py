@@ -17,8 +17,12 @@ __version__ = "0.1.0"
 _PUBLIC = {
     "BaseTimeSeriesFoundationModel": "tstune.models.base",
     "TTMForecaster": "tstune.models.ttm",
+    "ChronosBoltForecaster": "tstune.models.chronos_bolt",
+    "Chronos2Forecaster": "tstune.models.chronos2",
     "ModelConfig": "tstune.config.flat",
     "TTMConfig": "tstune.config.flat",
+    "ChronosBoltConfig": "tstune.config.flat",
+    "Chronos2Config": "tstune.config.flat",
     "DistributedConfig": "tstune.config.schema",
     "LoRAConfig": "tstune.config.schema",
     "LoRAManager": "tstune.adapters",

@@ -22,6 +22,8 @@ LEARNING_PARTS: Mapping[str, tuple[str, ...] | None] = {
 # model family -> last parts of the names of the linear layers that `auto` adapts
 LORA_TARGETS: Mapping[str, tuple[str, ...]] = {
     "ttm": ("fc1", "fc2", "attn_layer", "base_forecast_block"),
+    "chronos_bolt": ("q", "k", "v", "o", "output_patch_embedding.output_layer"),
+    "chronos2": ("q", "k", "v", "o", "output_patch_embedding.output_layer"),
 }
 
 
@@ -52,9 +54,13 @@ def count_parameters(module: nn.Module) -> ParameterCount:
 
 
 def part_of(name: str, parts: Collection[str]) -> str | None:
-    """Part of the model a parameter belongs to: the first of `parts` that is a component of its dotted name."""
+    """Part of the model a parameter belongs to: the first of `parts` that is a component of its dotted name.
+
+    Where `parts` is a mapping its keys are the components and its values what we call them.
+    """
     components = name.split(".")
-    return next((component for component in components if component in parts), None)
+    found = next((component for component in components if component in parts), None)
+    return parts[found] if found is not None and isinstance(parts, Mapping) else found
 
 
 def freeze_by_mode(module: nn.Module, mode: str, parts: Collection[str], fresh: Collection[str]) -> None:
@@ -63,7 +69,7 @@ def freeze_by_mode(module: nn.Module, mode: str, parts: Collection[str], fresh: 
     Args:
         module: the network.
         mode: a key of `LEARNING_PARTS`, or ``bias``.
-        parts: names of the parts of this family, for example ``("backbone", "decoder", "head")``.
+        parts: names of the parts of this family, for example ``("backbone", "decoder", "head")``, see `part_of`.
         fresh: names of randomly initialised parameters; they learn in every mode but ``zero_shot``,
             because a frozen random layer would only add noise.
     """

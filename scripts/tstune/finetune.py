@@ -107,8 +107,7 @@ def finetune(
                 judge.score("per_item", model.for_items(data.panel.item_ids))
             with gpu.phase("baselines"):
                 judge.score_baselines(model)
-            name = next(row for row in ("per_item", "fine_tuned", "zero_shot") if row in judge.scores)
-            judge.add_quantiles(name, model)
+            judge.add_quantiles(model)
             judge.add_metrics()
 
             scores = judge.scores

@@ -24,7 +24,10 @@ from tstune.models.baselines import Baseline
 from tstune.models.registry import model_class
 from tstune.runtime.distributed import DistributedManager
 from tstune.runtime.logs import logger
-from tstune.uncertainty.judge import judge_uncertainty
+from tstune.uncertainty.judge import fit_uncertainty, judge_uncertainty
+
+MOST_QUANTILES = 200_000_000
+"""Quantile forecasts of the test windows are judged up to this number, some 4 GB of memory at work."""
 
 
 class Judge:
@@ -89,21 +92,25 @@ class Judge:
         for name, baseline in build_baselines(model, self.data, self.manager).items():
             self.score(name, baseline)
 
-    def add_quantiles(self, name: str, model: BaseTimeSeriesFoundationModel) -> None:
+    def add_quantiles(self, model: BaseTimeSeriesFoundationModel) -> None:
         """Calibrate the configured quantiles, judge them beside the other methods, and leave them with the model.
 
         Args:
-            name: row of the scoreboard with the forecasts of the model.
-            model: as it will be saved.
+            model: as it will be saved; its forecasts of the test windows are scored already.
         """
         section = self.config.forecast
         if not section.quantiles:
             return
+        name = next(row for row in ("per_item", "fine_tuned", "zero_shot") if row in self.scores)
         forecaster, limit = model.for_items(self.data.panel.item_ids), section.calibration_windows
         backtest = Backtest(self.data, self.config.evaluation, self.manager, "validation", max_windows=limit)
         calibration, test = backtest.score(forecaster).windows, self.scores[name].windows
-        if calibration is None or test is None:
-            logger.warning("forecast.quantiles left out: forecasts too large for memory; raise data.test_stride")
+        if calibration is None:
+            logger.warning("forecast.quantiles left out: forecasts too large for memory; lower calibration_windows")
+            return
+        if test is None or test.forecast.size * len(section.quantiles) > MOST_QUANTILES:
+            logger.warning("quantiles are calibrated but not judged: too many for memory; raise data.test_stride")
+            model.uncertainty = fit_uncertainty(model, section, self.data, calibration)
             return
         judged = judge_uncertainty(model, section, self.data, calibration, test)
         model.uncertainty, self.uncertainty = judged.method, judged.report
@@ -115,11 +122,16 @@ class Judge:
         """Compute the configured metrics, each for the forecasts that have what it needs."""
         names = self.config.evaluation.metrics
         for scores in self.scores.values():
-            if names and scores.windows is None:
+            if not names:
+                return
+            if scores.windows is None:
                 logger.warning("evaluation.metrics left out: the forecasts of a model are too large for memory")
                 return
-            wanted = [name for name in names if not missing_for(name, scores.windows)]
-            found = compute_metrics(wanted, scores.windows) if wanted else {}
+            windows = scores.windows
+            if windows.truth.shape[2] == 1:  # metrics of glucose are about one target
+                windows = windows.one_target()
+            wanted = [name for name in names if not missing_for(name, windows)]
+            found = compute_metrics(wanted, windows) if wanted else {}
             scores.metrics.update({column: value for column, value in found.items() if column not in scores.metrics})
 
     def record(self, judged: str) -> dict:
@@ -188,7 +200,9 @@ def check_baselines(config: RunConfig) -> None:
 
     Raises:
         ConfigError: naming the one.
+        MissingDependencyError: one needs a package that is not installed.
     """
     for name in config.evaluation.baselines:
         if not issubclass(model_class(name), Baseline):
             raise ConfigError(f"evaluation.baselines: {name} is not a baseline")
+        model_class(name).require_packages()

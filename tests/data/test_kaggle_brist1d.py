@@ -462,6 +462,17 @@ def test_missing_means_what_it_should(folder: Path, truths: list[Truth]):
     for number, channel in ((1, "insulin"), (3, "hr"), (4, "steps"), (5, "cals")):
         assert mine[channel].notna().sum() == (~np.isnan(truth.values[number, at])).sum(), "unknown stays unknown"
     assert frame.loc[frame[ITEM] == "p04", "carbs"].isna().all(), "who writes down no meal is not fasting"
+    assert table.fill == dict.fromkeys(["insulin", "carbs", "steps", "cals"], "none"), "heart rate is a level"
+
+
+def test_a_declared_activity_is_one_and_none_is_zero(folder: Path, truths: list[Truth]):
+    table = load_source(section(folder, conditional_columns=["activity"]))
+    mine, truth = table.frame[table.frame[ITEM] == "p02"], truths[1]
+    at = np.unique(truth.rows[:, None] + np.arange(1 - len(LAGS), 1))
+    declared = sum(truth.activity[step] is not None for step in at)
+    assert mine["activity"].sum() == declared > 5
+    assert (mine["activity"] == 0).sum() == len(at) - declared
+    assert table.fill == {"activity": "none"}
 
 
 def test_fifteen_minute_people_keep_their_readings(folder: Path, truths: list[Truth]):
@@ -513,7 +524,8 @@ def test_a_prepared_file_is_the_same_source(folder: Path, tmp_path: Path, caplog
     [
         ({"path": None}, ConfigError, "kaggle competitions download -c brist1d -p <folder>"),
         ({"path": "nowhere"}, DataError, "nowhere does not exist"),
-        ({"conditional_columns": ["activity"]}, ConfigError, "no channel 'activity'; choose from insulin, carbs"),
+        ({"conditional_columns": ["sleep"]}, ConfigError, "no channel 'sleep'; choose from insulin, carbs"),
+        ({"time_features": ["hour_of_day", "day_of_year"]}, ConfigError, "no dates; take hour_of_day"),
         ({"conditional_columns": ["dose"]}, ConfigError, "no channel 'dose'"),
         ({"target_columns": ["hr"]}, ConfigError, "forecasts bg"),
         ({"control_columns": ["carbs"]}, ConfigError, "no future is known"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -25,6 +26,7 @@ from tstune.errors import DataError
 from tstune.models.base import BaseTimeSeriesFoundationModel
 from tstune.models.registry import load_model, model_class
 from tstune.registry import open_registry
+from tstune.runtime.logs import logger
 
 CONTEXT, PREDICTION = 96, 24
 PEOPLE = (Person("p01", 900, 3, 70, seed=21), Person("p02", 900, 1, 10, seed=22))
@@ -191,8 +193,18 @@ def test_a_model_in_mg_dl_answers_in_mmol(files: Path, preprocessor: Preprocesso
 
 
 def contexts_of(
-    files: Path, preprocessor: Preprocessor, context: int = CONTEXT, ahead: int = PREDICTION
+    files: Path,
+    preprocessor: Preprocessor,
+    context: int = CONTEXT,
+    ahead: int = PREDICTION,
+    change: Callable[[pd.DataFrame], None] | None = None,
 ) -> tuple[Contexts, dict[str, int]]:
+    if change is not None:
+        raw = pd.read_csv(files / "test.csv", low_memory=False)
+        change(raw)
+        files = files.parent / "changed"
+        files.mkdir(exist_ok=True)
+        raw.to_csv(files / "test.csv", index=False)
     table, _ = convert_file(files / "test.csv", "test")
     contexts = build_contexts(table, preprocessor, context, ahead, 1.0)
     return contexts, {name: place for place, name in enumerate(contexts.row_ids)}
@@ -263,6 +275,79 @@ def test_carbs_are_zero_and_insulin_unknown_in_rows_too(files: Path, preprocesso
     np.testing.assert_array_equal(mine["carbs"], np.nan_to_num(entered))
 
 
+def spoil(raw: pd.DataFrame) -> None:
+    """A reading that cannot be, far from the end of a row without gaps."""
+    raw.loc[raw["id"].str.startswith("p15_"), "bg-1:00"] = 60.0
+
+
+def test_rows_are_cleaned_like_the_training_data(files: Path, preprocessor: Preprocessor):
+    plain = glucose_only(preprocessor)
+    assert plain.cleaning.out_of_range == "keep"
+    before, place = contexts_of(files, plain)
+    kept, _ = contexts_of(files, plain, change=spoil)
+    dropped, _ = contexts_of(files, replace(plain, cleaning=replace(plain.cleaning, out_of_range="drop")), change=spoil)
+    rows = [k for name, k in place.items() if name.startswith("p15_")]
+    assert (kept.values[rows, -13, 0] == 60).all()
+    neighbours = (before.values[rows, -14, 0] + before.values[rows, -12, 0]) / 2
+    np.testing.assert_allclose(dropped.values[rows, -13, 0], neighbours, rtol=1e-6)
+    np.testing.assert_array_equal(np.delete(dropped.values, 83, axis=1), np.delete(before.values, 83, axis=1))
+
+
+def test_a_model_of_whole_contexts_is_told_so(run: Path, files: Path, tmp_path: Path, caplog, monkeypatch):
+    monkeypatch.setattr(logger, "propagate", True)  # setup_logging turns it off
+    monkeypatch.setattr("tstune.runtime.logs.setup_logging", lambda: None)
+    submitted(run, files, tmp_path)
+    assert "trained on whole contexts of 96 steps, a row of test.csv shows 72 at most" in caplog.text
+    other = tmp_path / "other"
+    shutil.copytree(run, other)
+    config = (other / "config.yaml").read_text(encoding="utf-8")
+    assert "  context_dropping: 0.0" in config
+    (other / "config.yaml").write_text(config.replace("context_dropping: 0.0", "context_dropping: 0.5"))
+    caplog.clear()
+    submitted(other, files, tmp_path, "--overwrite")
+    assert "whole contexts" not in caplog.text
+
+
+def test_a_dose_that_is_not_known_is_masked(files: Path, preprocessor: Preprocessor):
+    """Insulin is not half of its neighbours; a model of older days, which drew lines, goes on drawing them."""
+
+    def forget(raw: pd.DataFrame) -> None:
+        raw["insulin-0:30"] = np.nan
+
+    assert dict(preprocessor.fill) == {"insulin": "none", "carbs": "none"}
+    masked, place = contexts_of(files, preprocessor, change=forget)
+    drawn, _ = contexts_of(files, replace(preprocessor, fill={}), change=forget)
+    rows = [k for name, k in place.items() if name.startswith("p15_")]
+    assert not masked.usable[rows, -7, 1].any()
+    assert masked.usable[rows, -6, 1].all()
+    assert drawn.usable[rows, -7, 1].all()
+
+
+def test_a_model_that_converts_reads_mmol(files: Path, preprocessor: Preprocessor):
+    plain = glucose_only(preprocessor)
+    before, _ = contexts_of(files, plain)
+    factor = 18.0156
+    rules = replace(plain.cleaning, convert_to="mg/dL", timezone="Europe/London")
+    table, _ = convert_file(files / "test.csv", "test")
+    converting = replace(plain, cleaning=rules, unit="mg/dL")
+    contexts = build_contexts(table, converting, CONTEXT, PREDICTION, factor)
+    np.testing.assert_allclose(contexts.values, before.values * factor, rtol=1e-5)
+    np.testing.assert_array_equal(contexts.steps_ahead, before.steps_ahead)
+
+
+def test_the_hour_of_the_row_is_known(files: Path, preprocessor: Preprocessor):
+    roles = Roles(("bg",), time_features=("hour_of_day",))
+    contexts, place = contexts_of(files, replace(glucose_only(preprocessor), roles=roles))
+    raw = wide(files)
+    for name in (name for name in place if name.startswith("p15_")):
+        hours = pd.Timedelta(raw.loc[name, "time"]).total_seconds() / 3600 + np.arange(1, PREDICTION + 1) / 12
+        angle = 2 * np.pi * hours / 24
+        found = contexts.known[place[name]]
+        np.testing.assert_allclose(found, np.stack([0 * angle, np.sin(angle), np.cos(angle)], axis=1), atol=1e-5)
+        before = 2 * np.pi * (hours[0] - 1 / 12) / 24
+        np.testing.assert_allclose(contexts.values[place[name], -1, 1:], [np.sin(before), np.cos(before)], atol=1e-5)
+
+
 # What cannot be submitted
 
 CHANGES = {
@@ -271,6 +356,8 @@ CHANGES = {
     "a channel": ({"roles": Roles(("bg",), ("dist",))}, "the model's channel 'dist' is not in test.csv"),
     "the future": ({"roles": Roles(("bg",), (), ("plan",))}, "needs 'plan' in the future"),
     "another target": ({"roles": Roles(("hr",))}, "forecasts hr, the competition asks for bg"),
+    "a static": ({"roles": Roles(("bg",), static_real=("age",))}, "needs the static column 'age'"),
+    "a date": ({"roles": Roles(("bg",), time_features=("day_of_week",))}, "but test.csv has no dates"),
     "daily": ({"frequency": "D", "max_gap": 0}, "the model's step is D"),
 }
 

@@ -213,7 +213,8 @@ def test_the_size_of_a_block_changes_nothing(data: PreparedData, block: int, mon
     """Large panels are read block by block; runs and stretches that lie over a seam are seen whole."""
     levels = bin_levels(data.panel, "mg/dL")
     expected = hash_readings(data.panel, "mg/dL", levels, 2)
-    monkeypatch.setattr("tstune.data.leak_values._BLOCK", block)
+    monkeypatch.setattr("tstune.data.leak_values.BLOCK_ROWS", block)
+    monkeypatch.setattr("tstune.data.panel_rows.BLOCK_ROWS", block)
     monkeypatch.setattr("tstune.data.fingerprints._BLOCK", block)
     found = hash_readings(data.panel, "mg/dL", levels, 2)
     for name in ("hashes", "item", "first_row", "last_row", "channel"):

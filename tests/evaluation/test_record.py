@@ -16,7 +16,7 @@ from tstune.config.validation import validate
 from tstune.data.pipeline import PreparedData
 from tstune.data.table import Roles
 from tstune.data.windows import Batch
-from tstune.errors import ConfigError
+from tstune.errors import ConfigError, DataError
 from tstune.evaluation import backtest as backtest_module
 from tstune.evaluation.backtest import Backtest, thinned
 from tstune.evaluation.bootstrap import Blocks, rmse_band
@@ -192,3 +192,33 @@ def test_a_wrong_metric_stops_before_training(tmp_path: Path, metric: str, said:
     with pytest.raises(ConfigError, match=said):
         TTMForecaster(validate(values, "test")).fit(output_dir=desk / "run")
     assert not (desk / "run").exists()
+
+
+def test_glucose_in_the_wrong_unit_stops_before_training(tmp_path: Path):
+    desk = tiny.write_desk(tmp_path)
+    table = pd.read_csv(desk / "series.csv")
+    table["load"] *= 10  # 200 is glucose in mg/dL, not in mmol/L
+    table.to_csv(desk / "series.csv", index=False)
+    changes = {"data": {"unit": "mmol/L", "valid_range": [0.0, 1e6]}}
+    values = tiny.recipe(desk / "series.csv", desk / "run", desk / "checkpoint", **changes)
+    with pytest.raises(DataError, match=r"mmol/L cannot be glucose: is data\.unit right\?"):
+        TTMForecaster(validate(values, "test")).fit(output_dir=desk / "run")
+    assert not (desk / "run").exists()
+
+
+def test_a_run_on_glucose_has_its_section(tmp_path: Path):
+    desk = tiny.write_desk(tmp_path)
+    table = pd.read_csv(desk / "series.csv")
+    table["load"] = (table["load"] - 20) * 15 + 110
+    table.to_csv(desk / "series.csv", index=False)
+    changes = {"data": {"unit": "mg/dL"}, "evaluation": {"metrics": ["clarke", "hypo_low"]}}
+    values = tiny.recipe(desk / "series.csv", desk / "run", desk / "checkpoint", **changes)
+    results = TTMForecaster(validate(values, "test")).fit(output_dir=desk / "run")
+    assert sum(results["metrics"]["ridge"][f"clarke_{zone}"] for zone in "abcde") == pytest.approx(100)
+    glucose = tiny.read_json(desk / "run/evaluation.json")["glucose"]
+    assert glucose["points"].keys() == results["metrics"].keys()
+    mgdl, mmol = (glucose["points"]["fine_tuned"][unit]["rmse"] for unit in ("mg/dL", "mmol/L"))
+    assert mgdl == pytest.approx(results["metrics"]["fine_tuned"]["rmse"], rel=1e-9)
+    assert mmol == pytest.approx(mgdl / 18.016, rel=1e-9)
+    text = (desk / "run/report.md").read_text()
+    assert "not for treatment decisions" in text

@@ -84,6 +84,7 @@ def test_one_line_says_so(launched: subprocess.CompletedProcess) -> None:
     ]
 
 
+@pytest.mark.slow
 def test_not_even_one_window_fits(desk: Path, run_ranks: Callable[..., list[subprocess.CompletedProcess]]) -> None:
     recipe = write_recipe(desk, "fits-0")
     before = tiny.snapshot(desk)

@@ -14,6 +14,7 @@ import torch
 from tstune.config.validation import validate
 from tstune.data.pipeline import PreparedData, prepare_data
 from tstune.errors import CheckpointError, ConfigError, MissingDependencyError
+from tstune.judging import build_baselines, check_baselines
 from tstune.models.baselines import Persistence, Ridge
 from tstune.models.lag_features import CHANGES, LAGS, SPANS, lag_features
 from tstune.models.lightgbm_lags import LightGBM, modelled_steps
@@ -244,8 +245,6 @@ def test_it_is_a_baseline_of_a_run(csv: Path) -> None:
     config = config_for(csv)
     data = prepared(config)
     manager = DistributedManager(config.distributed, None)
-    from tstune.finetune import build_baselines
-
     baselines = build_baselines(Persistence(config), data, manager)
     assert list(baselines) == ["persistence", "lightgbm"]
     assert np.isfinite(baselines["lightgbm"].evaluate(data)["rmse"])
@@ -256,5 +255,7 @@ def test_without_the_package(run, monkeypatch: pytest.MonkeyPatch) -> None:
     model, data = run
     with pytest.raises(MissingDependencyError, match=r"pip install 'lightgbm>=4\.5,<5'"):
         LightGBM(model.config).train_on(data)
+    with pytest.raises(MissingDependencyError, match="lightgbm"):
+        check_baselines(model.config)  # before anything is trained
     requirements = (Path(__file__).parents[2] / "requirements.txt").read_text(encoding="utf-8")
     assert "lightgbm>=4.5,<5" in requirements

@@ -92,8 +92,9 @@ def test_dropping_makes_a_model_that_can_do_with_less():
 
 
 def test_what_cannot_be_is_refused_before_training():
+    lengths = {"context_length": 32, "prediction_length": 8, "item_id_column": "item_id"}
     with pytest.raises(ConfigError, match=r"evaluation\.context_steps=33 is 33 steps of h"):
-        TTMForecaster(TTMConfig(context_length=32, prediction_length=8, context_steps=33)).prepare(tiny.series()[:400])
-    config = TTMConfig(context_length=32, prediction_length=8, context_dropping=0.5, item_id_column="item_id")
+        TTMForecaster(TTMConfig(**lengths, context_steps=33)).prepare(tiny.series())
+    config = TTMConfig(**lengths, context_dropping=0.5)
     with pytest.raises(ConfigError, match=r"context_dropping=0\.5 needs the shortest history"):
         TTMForecaster(config).prepare(tiny.series())

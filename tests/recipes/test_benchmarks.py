@@ -13,17 +13,21 @@ from documented import ROOT
 QUICK = {
     "window_pipeline.py": "--rows 2000 --repeats 2",
     "kaggle_conversion.py": "--rows 2000",
+    "large_panel.py": "--items 4 --rows 2000 --windows 200 --repeats 1",
     "loop_overhead.py": "--steps 3 --repeats 1",
     "pretraining_pays.py": "--shares 0.05 --seeds 1 --set training.max_steps=2 data.test_stride=200",
     "scaling.py": "--steps 2 --repeats 1 --batch-size 4 --strategies ddp --processes 2 --no-checkpoints",
+    "short_contexts.py": "--set training.max_steps=2 data.test_stride=200",
     "synthetic_generator.py": "--batch-size 16 --generated 2 --steps 1 --repeats 1",
     "tuning_modes.py": "--weights none --modes from_scratch --set training.max_steps=2 evaluation.num_plots=0",
     "vs_granite_trainer.py": "--repeats 1 --train-windows 64 --validation-windows 64 --frozen-epochs 1 --full-epochs 1",
     "zero_shot.py": "",
 }
 SLOW = (
+    "large_panel.py",
     "pretraining_pays.py",
     "scaling.py",
+    "short_contexts.py",
     "tuning_modes.py",
     "vs_granite_trainer.py",
     "zero_shot.py",

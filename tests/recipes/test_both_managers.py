@@ -22,28 +22,54 @@ RECIPES = sorted(
     path.relative_to(ROOT).as_posix() for path in (ROOT / "recipes").rglob("*.yaml") if GROUPS not in path.parents
 )
 # Recipes per folder, commands per README and option: a new one must be counted here.
-NUM_RECIPES = {"ttm/brist1d_open": 1, "ttm/cgm_sample": 10, "ttm/etth1": 9, "ttm/kaggle_brisT1D": 4, "ttm/pretrain": 3}
+NUM_RECIPES = {
+    "chronos2/cgm_sample": 1,
+    "chronos_bolt/cgm_sample": 2,
+    "ttm/brist1d_open": 6,
+    "ttm/cgm_sample": 14,
+    "ttm/etth1": 9,
+    "ttm/kaggle_brisT1D": 4,
+    "ttm/pretrain": 3,
+    "ttm/t1d_uom": 2,
+}
 
-TRAINING_SCRIPTS = ("scripts/finetune_ttm.py", "scripts/pretrain_ttm.py")
+TRAINING_SCRIPTS = ("scripts/finetune_ttm.py", "scripts/finetune_chronos.py", "scripts/pretrain_ttm.py")
 NUM_COMMANDS = {
     ("README.md", "--config"): 4,
     ("README.md", "--hydra"): 1,
     ("accelerate_configs/README.md", "--config"): 4,
     ("recipes/README.md", "--config"): 1,
     ("recipes/hydra/README.md", "--hydra"): 9,
-    ("recipes/ttm/README.md", "--config"): 2,
+    ("recipes/ttm/README.md", "--config"): 6,
     ("recipes/ttm/pretrain/README.md", "--config"): 1,
 }
 
 MODES = ("zero_shot", "head", "decoder", "bias", "lora", "dora", "full", "from_scratch")
 FEW_SHOT = ("lora", "dora")  # the recipes of ETTh1 that train on its first 5 %
+BRIST1D = "model=builtin_512_96 data=brist1d_split"
+SIX_HOURS = (
+    "model.prediction_length=24 data.min_context=6h data.train_stride=2 training.eval_every_steps=100 "
+    "evaluation.context_steps=6h"
+)
+QUANTILES = "forecast.quantiles=[0.025,0.1,0.25,0.5,0.75,0.9,0.975]"
 SAME_RUN = {
     **{f"cgm_sample/{mode}": f"data=cgm_sample tuning={mode}" for mode in MODES},
     **{f"etth1/{mode}": f"data={'etth1_few_shot' if mode in FEW_SHOT else 'etth1'} tuning={mode}" for mode in MODES},
     "etth1/few_shot_5pct": "data=etth1_few_shot",
     "cgm_sample/demo": "model=builtin_512_96 data=cgm_sample",
     "cgm_sample/small": "model=scratch_small training=small tuning=from_scratch data.train_stride=3",
+    "cgm_sample/short_context": f"model=builtin_512_96 data=cgm_sample {SIX_HOURS} training.num_epochs=6 "
+    "training.learning_rate=2e-3 training.context_dropping=0.8",
+    "cgm_sample/six_hours": f"model=builtin_512_96 data=cgm_sample tuning=full {SIX_HOURS} model.context_length=96 "
+    "training.num_epochs=3 training.learning_rate=1e-3 training.context_dropping=1.0 "
+    "training.context_dropping_range=[6h,6h] evaluation.baselines=[persistence,context_mean,ridge]",
+    "cgm_sample/conformal": f"model=builtin_512_96 data=cgm_sample {QUANTILES}",
+    "cgm_sample/quantile_head": f"model=builtin_512_96 data=cgm_sample {QUANTILES} forecast.method=quantile_head",
     "brist1d_open/per_item": "data=brist1d_open tuning=per_item",
+    **{f"brist1d_open/{mode}": f"{BRIST1D} tuning={mode}" for mode in ("zero_shot", "decoder", "full")},
+    "brist1d_open/conformal": f"{BRIST1D} tuning=decoder {QUANTILES}",
+    "brist1d_open/one_hour": f"{BRIST1D} tuning=full model.prediction_length=12 training.learning_rate=1e-3 "
+    "evaluation.horizons=[15min,30min,45min,60min]",
 }
 # What an option needs beside it to be a run.
 WITH = {"data/csv": "data.path=a.csv", "model/scratch_small": "tuning=from_scratch"}
@@ -119,7 +145,7 @@ def test_every_plain_recipe_of_these_data_sets_has_its_composition():
     assert sorted(SAME_RUN) == sorted(
         recipe.removeprefix("recipes/ttm/").removesuffix(".yaml")
         for recipe in RECIPES
-        if recipe.split("/")[2] in folders
+        if recipe.split("/")[1] == "ttm" and recipe.split("/")[2] in folders
     )
 
 
@@ -159,7 +185,7 @@ def test_what_a_pair_needs_counts_for_this_pair_alone(pair):
 
 def test_every_file_of_the_groups_is_loaded():
     files = Counter(path.relative_to(GROUPS).parts[0] for path in GROUPS.rglob("*.yaml"))
-    assert files == {"ttm.yaml": 1, "model": 3, "data": 5, "tuning": 9, "training": 13, "tracking": 6}
+    assert files == {"ttm.yaml": 1, "model": 3, "data": 6, "tuning": 9, "training": 14, "tracking": 6}
     text = (GROUPS / "README.md").read_text(encoding="utf-8")
     for group in ("model", "data", "tuning", "training", "tracking"):
         (row,) = [line for line in text.splitlines() if line.startswith(f"| `{group}=` |")]

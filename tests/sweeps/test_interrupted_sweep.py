@@ -18,6 +18,8 @@ from sweep_desk import TIMEOUT, Desk, desk_in
 
 from tstune.sweeps.launch import Launch
 
+pytestmark = pytest.mark.slow  # minutes of real launches, killed and started again
+
 CPU = ROOT / "accelerate_configs" / "cpu.yaml"
 STEPS = 500
 GRID = ("training.learning_rate=choice(0.01,0.001)", "model.dropout=choice(0.1,7)")

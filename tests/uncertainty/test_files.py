@@ -6,8 +6,7 @@ import json
 
 import numpy as np
 import pytest
-from planted import LEVELS, planted
-from test_methods import with_native
+from planted_errors import LEVELS, planted, with_native
 
 from tstune.config.schema import ForecastSection
 from tstune.errors import CheckpointError

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from planted import HOUR, LEVELS, covered, planted
+from planted_errors import HOUR, LEVELS, covered, planted, with_native
 
 from tstune.config.schema import ForecastSection
 from tstune.errors import DataError
@@ -19,14 +19,6 @@ from tstune.uncertainty.weighted_conformal import WeightedConformal, relative_ag
 
 SECTION = ForecastSection(quantiles=list(LEVELS))
 FITTED = [name for name in METHODS if name != "quantile_head"]
-
-
-def with_native(windows, wrong_by=0.0):
-    """The windows with quantiles of a network that knows how wide the errors are, up to a shift."""
-    share = np.quantile(np.random.default_rng(9).gamma(2.0, 1.0, 100_000) - 1.0, LEVELS)
-    steps = np.arange(1, windows.forecast.shape[1] + 1)[:, None, None]
-    quantiles = windows.forecast[..., None] + steps * share + wrong_by
-    return replace(windows, quantiles=quantiles.astype(np.float32), levels=np.array(LEVELS))
 
 
 def fitted(name, windows) -> UncertaintyMethod:

@@ -111,7 +111,7 @@ def other_value(default: object) -> object:
     if isinstance(default, int):
         return default + 1
     if isinstance(default, float):
-        return default / 2
+        return default / 2 if default else 0.5
     raise AssertionError(default)
 
 

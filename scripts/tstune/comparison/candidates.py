@@ -54,8 +54,9 @@ def open_candidates(specs: Sequence[str], config: RunConfig, registry: str | Non
     """Find every model, in the order they were given.
 
     Args:
-        specs: run folders, ``registry:name@alias``, ``builtin``, checkpoint folders, Hub ids, names of baselines.
-        config: the evaluation; its model family reads weights.
+        specs: run folders, ``registry:name@alias``, ``builtin``, checkpoint folders and Hub ids, also as
+            ``family:weights``, names of baselines.
+        config: the evaluation; its model family reads weights of which no other is named.
         registry: where ``registry:…`` looks; None takes the default.
         stack: keeps what was downloaded as long as it is needed.
 
@@ -83,7 +84,10 @@ def _open(spec: str, config: RunConfig, registry: str | None, stack: ExitStack) 
     if (path / "preprocessor.json").is_file():
         return _saved(path.resolve().name, spec, path)
     if spec == BUILTIN or path.is_dir():
-        return _weights(spec, config)
+        return _weights(spec, spec, config.model.type, config)
+    family, colon, place = spec.partition(":")
+    if colon and family in available_models() and not _is_baseline(family):
+        return _weights(spec, place, family, config)
     if path.is_file() or "/" not in spec:
         close = difflib.get_close_matches(spec, [*available_models(), BUILTIN], n=1)
         hint = f"did you mean {close[0]}? " if close else ""
@@ -91,7 +95,7 @@ def _open(spec: str, config: RunConfig, registry: str | None, stack: ExitStack) 
             f"--model {spec}: no folder of that name; {hint}give a run folder, registry:name@alias, {BUILTIN}, a "
             f"folder of weights, a Hub id such as owner/name, or a baseline: {', '.join(_baselines())}"
         )
-    return _weights(spec, config)
+    return _weights(spec, spec, config.model.type, config)
 
 
 def _saved(name: str, spec: str, folder: Path) -> Candidate:
@@ -107,24 +111,24 @@ def _saved(name: str, spec: str, folder: Path) -> Candidate:
 
 def _baseline(name: str) -> Candidate:
     """A forecast that is trained on the training part of the evaluation's data, if it needs to be."""
-    if not issubclass(model_class(name), Baseline):
+    if not _is_baseline(name):
         raise ConfigError(
-            f"--model {name} is a family of models, not a model; give a run folder, {BUILTIN}, a folder of weights or "
-            "a Hub id"
+            f"--model {name} is a family of models, not a model; write {name}: and a folder of weights or a Hub id, or "
+            "give a run folder"
         )
 
     def make(data: PreparedData, config: RunConfig, manager: DistributedManager) -> BaseTimeSeriesFoundationModel:
         baseline = model_class(name)(config)
         baseline.build(data.preprocessor)
-        baseline.train_on(data, manager)
+        baseline.train_on(data.as_judged(), manager)
         return baseline
 
     return Candidate(name, name, make)
 
 
-def _weights(spec: str, config: RunConfig) -> Candidate:
-    """Pretrained weights as they are: they forecast each target from its own past."""
-    folder = Path(spec) if spec != BUILTIN and Path(spec).is_dir() else None
+def _weights(spec: str, place: str, family: str, config: RunConfig) -> Candidate:
+    """Pretrained weights as they are."""
+    folder = Path(place) if place != BUILTIN and Path(place).is_dir() else None
     own_context, own_prediction = _lengths(folder) if folder is not None else (None, None)
     context_length = own_context or config.model.context_length
     prediction_length = min(own_prediction or config.model.prediction_length, config.model.prediction_length)
@@ -132,21 +136,31 @@ def _weights(spec: str, config: RunConfig) -> Candidate:
     def make(data: PreparedData, config: RunConfig, manager: DistributedManager) -> BaseTimeSeriesFoundationModel:
         values = config.model_dump()
         values["model"] = {
-            "type": config.model.type,
-            "pretrained": spec,
-            "revision": config.model.revision if spec == config.model.pretrained else None,
+            "type": family,
+            "pretrained": place,
+            "revision": config.model.revision if place == config.model.pretrained else None,
             "context_length": context_length,
             "prediction_length": prediction_length,
         }
-        values["tuning"], values["lora"], values["forecast"] = {"mode": "zero_shot"}, {}, {}
-        model = model_class(config.model.type)(validate(values, origin=f"--model {spec}"))
-        if data.preprocessor.roles.has_covariates:
-            logger.info("--model %s forecasts the targets from their own past, without the other columns", spec)
-        model.build(_targets_only(data.preprocessor))
+        values |= {"tuning": {"mode": "zero_shot"}, "lora": {}, "forecast": {"quantiles": config.forecast.quantiles}}
+        model = model_class(family)(validate(values, origin=f"--model {spec}"))
+        _build_as_it_is(model, data.preprocessor, spec)
         return model
 
     name = spec if folder is None else folder.resolve().name
     return Candidate(name, spec, make, folder, context_length, prediction_length)
+
+
+def _build_as_it_is(model: BaseTimeSeriesFoundationModel, preprocessor: Preprocessor, spec: str) -> None:
+    """Build with all columns, or with the targets alone where the weights know no others."""
+    if preprocessor.roles.has_covariates:
+        try:
+            model.build(preprocessor)
+        except ConfigError as error:
+            logger.info("--model %s forecasts the targets from their own past alone: %.200s", spec, error)
+        else:
+            return
+    model.build(_targets_only(preprocessor))
 
 
 def _lengths(folder: Path) -> tuple[int | None, int | None]:
@@ -173,4 +187,8 @@ def _targets_only(preprocessor: Preprocessor) -> Preprocessor:
 
 
 def _baselines() -> list[str]:
-    return [name for name in available_models() if issubclass(model_class(name), Baseline)]
+    return [name for name in available_models() if _is_baseline(name)]
+
+
+def _is_baseline(name: str) -> bool:
+    return issubclass(model_class(name), Baseline)

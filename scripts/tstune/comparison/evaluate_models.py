@@ -5,18 +5,22 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 
 from tstune.comparison.candidates import Candidate, open_candidates
 from tstune.comparison.evaluation import Evaluation, refuse_to_overwrite, write_evaluation
 from tstune.comparison.fitting import fitted, shorter_than_asked
+from tstune.comparison.own_quantiles import describe_quantiles, with_own_quantiles
 from tstune.config.schema import RunConfig
 from tstune.data.leaks import more_findings
 from tstune.data.pipeline import PreparedData, prepare_data
 from tstune.data.trained_on import CHECK, overlap_with
 from tstune.errors import LeakError
+from tstune.evaluation.backtest import Forecaster
 from tstune.evaluation.verdict import verdict
 from tstune.judging import Judge, check_metrics
+from tstune.models.base import BaseTimeSeriesFoundationModel
 from tstune.run_folder import RunFolder
 from tstune.runtime.distributed import DistributedManager
 from tstune.runtime.environment import describe_environment
@@ -80,6 +84,7 @@ def evaluate_models(
             forecaster = fitted(model, f"--model {one.spec}", judge.test.windows, data.preprocessor)
             model.to(manager.device)
             judge.score(one.name, forecaster)
+            _add_quantiles(judge, one.name, model, forecaster)
             described[one.name] = model.get_model_info() | {
                 "spec": one.spec,
                 "seconds": round(time.perf_counter() - started, 2),
@@ -111,6 +116,16 @@ def _with_lengths(config: RunConfig, candidates: Sequence[Candidate]) -> RunConf
             raise shorter_than_asked(f"--model {one.spec}", one.prediction_length, asked)
     longest = max([config.model.context_length, *(one.context_length or 0 for one in candidates)])
     return config.model_copy(update={"model": config.model.model_copy(update={"context_length": longest})})
+
+
+def _add_quantiles(judge: Judge, name: str, model: BaseTimeSeriesFoundationModel, forecaster: Forecaster) -> None:
+    scores = judge.scores[name]
+    if scores.windows is None or not model.quantile_levels:
+        return
+    windows = with_own_quantiles(model, forecaster, scores.windows, judge.test.windows)
+    judge.scores[name] = replace(scores, windows=windows)
+    if len(judge.scores) == 1:  # the one that is judged
+        judge.uncertainty = describe_quantiles(model, windows)
 
 
 def _refuse_trained_on(candidates: Sequence[Candidate], data: PreparedData, part: str, allow_overlap: bool) -> None:

@@ -10,6 +10,7 @@ from tstune.config.simple_manager import SimpleConfigManager
 from tstune.data.cohort import write_cohort
 from tstune.errors import OutputError
 from tstune.evaluation.record import EVALUATION_FILE, WINDOWS_FILE, windows_table
+from tstune.evaluation.report import write_report
 from tstune.evaluation.scoreboard import format_scoreboard
 from tstune.evaluation.verdict import Verdict
 from tstune.judging import Judge
@@ -53,6 +54,11 @@ def refuse_to_overwrite(output: Path | None, overwrite: bool) -> None:
         raise OutputError(f"--output {output} already holds files; add --overwrite or choose another folder")
 
 
+def has_report(config: RunConfig, part: str) -> bool:
+    """True if a report belongs into the folder: it speaks of test windows."""
+    return config.evaluation.report and part == "test"
+
+
 def write_evaluation(run: RunFolder, evaluation: Evaluation, config: RunConfig) -> None:
     """Write everything but the model, and put the folder in its place; nothing where `run` writes nothing.
 
@@ -73,8 +79,6 @@ def write_evaluation(run: RunFolder, evaluation: Evaluation, config: RunConfig) 
     windows_table(judge.scores, judge.data, judge.test).to_parquet(run.path / WINDOWS_FILE, index=False)
     run.write_json("environment.json", evaluation.environment)
     SimpleConfigManager().save_config(config, run.path / "config.yaml")
-    if config.evaluation.report:
-        from tstune.evaluation.report import write_report
-
+    if has_report(config, evaluation.part):
         write_report(run.path)
     run.commit()

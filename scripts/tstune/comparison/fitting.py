@@ -44,9 +44,10 @@ class FittedForecaster:
 
     def forecast(self, batch: Batch) -> torch.Tensor:
         """[batch, prediction, targets] float32 in the unit of the windows."""
-        return self.forecaster.forecast(self._own(batch))[:, : self.prediction_length] / self.factor
+        return self.forecaster.forecast(self.own(batch))[:, : self.prediction_length] / self.factor
 
-    def _own(self, batch: Batch) -> Batch:
+    def own(self, batch: Batch) -> Batch:
+        """The batch as the model is to see it."""
         own = dict(batch)
         if not self.reads_categories:
             own.pop("static", None)

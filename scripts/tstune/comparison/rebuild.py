@@ -159,6 +159,7 @@ def _score(judge: Judge, config: RunConfig, saved: BaseTimeSeriesFoundationModel
     if config.tuning.per_item:
         judge.score("per_item", saved.for_items(judge.data.panel.item_ids))
     judge.score_baselines(saved)
+    judge.add_quantiles(saved)
     judge.add_metrics()
 
 

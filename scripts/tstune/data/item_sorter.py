@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -45,7 +46,7 @@ class ItemSorter:
         if self.in_order:
             met = [] if self._last_name is None else [self._last_name]
             met += [names[code] for code in codes[changes]]
-            self.in_order = all(before <= after for before, after in zip(met, met[1:], strict=False))
+            self.in_order = all(before <= after for before, after in itertools.pairwise(met))
             self._last_name = met[-1]
         known = np.array([self._codes.setdefault(name, len(self._codes)) for name in names])
         order = np.argsort(codes, kind="stable")

@@ -125,8 +125,8 @@ def _input_files(config: DataSection) -> list[str]:
     """Files of a source that reads everything at once."""
     if ":" in config.source:
         raise ConfigError(
-            f"data.cache: nothing says what data.source={config.source} reads, so its panel could be out of date; write "
-            "its table to a file and take source parquet, or set data.cache=null"
+            f"data.cache: nothing says what data.source={config.source} reads, so its panel could be out of date; "
+            "write its table to a file and take source parquet, or set data.cache=null"
         )
     if config.path is None:
         if config.source not in _READS_NO_FILE:

@@ -85,7 +85,8 @@ class Preprocessor:
 
     def panel_of(self, table: SourceTable) -> Panel:
         """Clean new readings and put them on the grid as it was done with the training data, items in one piece."""
-        table = clean_table(table, self.cleaning).with_settings(self.fill, self.roles.time_features)
+        fill = {channel: policy for channel, policy in self.fill.items() if channel in table.roles.columns}
+        table = clean_table(table, self.cleaning).with_settings(fill, self.roles.time_features)
         return build_panel(table, self.frequency, self.max_gap, cut=False)
 
 

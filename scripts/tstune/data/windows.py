@@ -27,6 +27,7 @@ class WindowDataset(Dataset):
     A batch of B windows is a dict of tensors:
         past_values [B, context, channels] float32 · past_observed_mask, same shape, bool: usable as input
         future_values [B, prediction, channels] float32 · future_observed_mask, same shape, bool: really observed
+        future_known_mask, same shape, bool: not missing; with control columns only
         item [B] int64: index into `panel.item_ids` · start [B] int64: panel row of the window's first step
         static [B, static categories] int64: codes of the item, if it has any
         origin [B] int64: time of the first forecast step, seconds since 1970 on the clock of the data
@@ -72,7 +73,9 @@ class WindowDataset(Dataset):
         self._past_values = _window_view(values, context_length)
         self._future_values = _window_view(values, prediction_length)
         # masks of a whole mapped panel would take the memory that mapping saves: they are made batch by batch
-        self._past_usable = _window_view(status if panel.is_mapped else status != MISSING, context_length)
+        usable = status if panel.is_mapped else status != MISSING
+        self._past_usable = _window_view(usable, context_length)
+        self._future_usable = _window_view(usable, prediction_length)
         self._future_observed = _window_view(status if panel.is_mapped else status == OBSERVED, prediction_length)
 
     def __len__(self) -> int:
@@ -150,6 +153,8 @@ class WindowDataset(Dataset):
         }
         if self.categories is not None:
             batch["static"] = torch.from_numpy(self.categories[item])
+        if self.panel.roles.control:
+            batch["future_known_mask"] = self._usable(self._future_usable, origins)
         if past:
             batch["past_values"], batch["past_observed_mask"] = self._past(rows, starts, segment)
         return batch
@@ -158,7 +163,7 @@ class WindowDataset(Dataset):
         """Values and masks of the contexts."""
         short = starts < self.panel.segment_start[segment] if self.padding else None
         if short is None or not short.any():
-            past, usable = self._shaped(self._past_values, rows), self._usable(rows)
+            past, usable = self._shaped(self._past_values, rows), self._usable(self._past_usable, rows)
         else:
             past, usable = self._some_padded(rows, starts, short)
         stale = (self.panel.status[starts + self.context_length - 1] == INTERPOLATED).any(axis=1)
@@ -178,13 +183,13 @@ class WindowDataset(Dataset):
         whole = torch.from_numpy(~short)
         if whole.any():
             past[whole] = self._shaped(self._past_values, rows[whole])
-            usable[whole] = self._usable(rows[whole])
+            usable[whole] = self._usable(self._past_usable, rows[whole])
         values, status = padded_context(self.panel, starts[short], self.context_length)
         past[~whole], usable[~whole] = torch.from_numpy(values), torch.from_numpy(status != MISSING)
         return past, usable
 
-    def _usable(self, rows: torch.Tensor) -> torch.Tensor:
-        flags = self._shaped(self._past_usable, rows)
+    def _usable(self, view: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
+        flags = self._shaped(view, rows)
         return flags != MISSING if self.panel.is_mapped else flags
 
     def _observed(self, rows: torch.Tensor) -> torch.Tensor:

@@ -77,7 +77,8 @@ def plot_forecasts(
     for index, (label, start) in enumerate(chosen.items()):
         axes = rows[index, 0]
         stamps = windows.panel.timestamps[start : start + context + ahead]
-        past, future = batch["past_values"][index, :, 0].numpy(), batch["future_values"][index, :, 0].numpy().copy()
+        past, future = (batch[name][index, :, 0].numpy().copy() for name in ("past_values", "future_values"))
+        past[~batch["past_observed_mask"][index, :, 0].numpy()] = np.nan
         future[~batch["future_observed_mask"][index, :, 0].numpy()] = np.nan
         axes.plot(stamps[context - shown : context], past[-shown:], color="black", linewidth=1, label="history")
         axes.plot(stamps[context:], future, color="black", linewidth=1, linestyle="--", label="what happened")

@@ -10,7 +10,7 @@ import json
 import math
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import ClassVar
 
@@ -66,8 +66,8 @@ class BaseTimeSeriesFoundationModel(ABC):
     """
 
     model_type: ClassVar[str]
-    parts: ClassVar[tuple[str, ...]] = ()
-    """Names of the parts of the network that tuning modes and learning-rate factors speak of."""
+    parts: ClassVar[Collection[str]] = ()
+    """Names of the parts of the network that tuning modes and learning-rate factors speak of, see `part_of`."""
     block_classes: ClassVar[tuple[str, ...]] = ()
     """Names of the layer classes that FSDP shards one by one."""
 
@@ -127,7 +127,7 @@ class BaseTimeSeriesFoundationModel(ABC):
 
     def native_quantiles(self, batch: Batch) -> torch.Tensor:
         """[batch, prediction, targets, native levels] float32 in original units, ascending."""
-        raise ConfigError(f"a {self.model_type} model without a quantile head forecasts points only")
+        raise NotImplementedError(f"{type(self).__name__} has native_levels but no native_quantiles")
 
     # What all families share
 
@@ -151,6 +151,8 @@ class BaseTimeSeriesFoundationModel(ABC):
         Raises:
             ConfigError: this model forecasts points only.
         """
+        if not self.quantile_levels:
+            raise ConfigError(f"this {type(self).__name__} forecasts points only; train it with forecast.quantiles")
         if self.uncertainty is None:
             return self.native_quantiles(batch)
         native = self.native_quantiles(batch).detach().cpu().numpy() if self.uncertainty.uses_native else None

@@ -23,7 +23,11 @@ MAX_RIDGE_ROWS = 200_000
 
 
 class Baseline(BaseTimeSeriesFoundationModel):
-    """A forecaster without a network: it needs the context only, or learns in closed form."""
+    """A forecaster without a network: it needs the context only, or learns in a minute."""
+
+    @classmethod
+    def require_packages(cls) -> None:
+        """Stop before a long run if an optional package that this baseline needs is not installed."""
 
     def build(self, preprocessor: Preprocessor) -> None:
         """Remember the channels."""

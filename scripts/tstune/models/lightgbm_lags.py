@@ -52,6 +52,11 @@ class LightGBM(Baseline):
 
     model_type = "lightgbm"
 
+    @classmethod
+    def require_packages(cls) -> None:
+        """Stop if LightGBM is not installed."""
+        _lightgbm()
+
     def train_on(
         self, data: PreparedData, manager: DistributedManager | None = None, history_path: Path | None = None
     ) -> None:

@@ -16,6 +16,7 @@ from tstune.data.table import Roles
 from tstune.errors import CheckpointError, ConfigError
 from tstune.models.builtin_weights import BUILTIN, builtin_folder
 from tstune.models.ttm_quantile_head import QUANTILE_HEAD, head_options
+from tstune.models.weight_files import first_line, not_found, require_config_file
 
 # Architecture of TTM-r2 512-96, for models built from scratch.
 SCRATCH_DEFAULTS = {
@@ -128,16 +129,13 @@ def load_pretrained(
         folder = builtin_folder(section.context_length, section.prediction_length)
         section = section.model_copy(update={"pretrained": str(folder)})
     name, revision = section.pretrained, section.revision
-    if Path(name).is_dir() and not (Path(name) / "config.json").is_file():
-        inside = Path(name) / "model"
-        hint = f"; did you mean {inside}?" if (inside / "config.json").is_file() else ""
-        raise CheckpointError(f"model.pretrained={name}: the folder holds no config.json{hint}")
+    require_config_file(name)
     if not Path(name).is_dir() and revision is None:
         revision = _hub_revision(section, frequency)
     try:
         config = TinyTimeMixerConfig.from_pretrained(name, revision=revision)
     except (OSError, ValueError) as error:
-        raise CheckpointError(_not_found(name, error)) from None
+        raise CheckpointError(not_found(name, error)) from None
     _check_architecture(config, section)
     for key in ("dropout", "head_dropout"):
         if getattr(section, key) is not None:
@@ -160,7 +158,7 @@ def load_pretrained(
             name, revision=revision, config=config, ignore_mismatched_sizes=True, output_loading_info=True
         )
     except (OSError, ValueError, TypeError, RuntimeError, SafetensorError) as error:
-        raise CheckpointError(f"model.pretrained={name}: the weights cannot be read: {_first_line(error)}") from None
+        raise CheckpointError(f"model.pretrained={name}: the weights cannot be read: {first_line(error)}") from None
     mismatched = [entry[0] for entry in report["mismatched_keys"]]
     fresh = sorted({*report["missing_keys"], *mismatched})
     wrong = [key for key in fresh if not key.startswith(_MAY_BE_FRESH)]
@@ -203,24 +201,10 @@ def _hub_revision(section: TTMSection, frequency: str) -> str | None:
     except ValueError as error:
         raise CheckpointError(
             f"model.pretrained={section.pretrained} has no model for model.context_length={section.context_length}, "
-            f"model.prediction_length={section.prediction_length} ({_first_line(error)})"
+            f"model.prediction_length={section.prediction_length} ({first_line(error)})"
         ) from None
     table = yaml.safe_load(resources.files("tsfm_public.resources.model_paths_config").joinpath("ttm.yaml").read_text())
     for models in table.values():
         if key in models:
             return models[key]["revision"]
     return key
-
-
-def _not_found(name: str, error: Exception) -> str:
-    if Path(name).is_dir():
-        return f"model.pretrained={name}: its config.json cannot be read: {_first_line(error)}"
-    return (
-        f"model.pretrained={name} is not a folder, and the Hub did not give it ({_first_line(error)}); "
-        "check the name and the network, or give the folder of a downloaded checkpoint"
-    )
-
-
-def _first_line(error: Exception) -> str:
-    lines = str(error).splitlines()
-    return lines[0][:200] if lines else type(error).__name__

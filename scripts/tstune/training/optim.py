@@ -25,13 +25,12 @@ def build_optimizer(
         module: network.
         config: the `training` section.
         learning_rate: peak learning rate.
-        parts: names of the parts of the model.
+        parts: names of the parts of the model, see `part_of`.
     """
-    factors = {part: getattr(config, f"{part}_lr_factor", 1.0) for part in parts}
     groups: dict[tuple[float, bool], list[nn.Parameter]] = {}
     for name, parameter in module.named_parameters():
         if parameter.requires_grad:
-            factor = factors.get(part_of(name, parts), 1.0)
+            factor = getattr(config, f"{part_of(name, parts)}_lr_factor", 1.0)
             groups.setdefault((factor, parameter.ndim >= 2), []).append(parameter)
     described = [
         {

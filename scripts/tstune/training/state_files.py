@@ -48,6 +48,8 @@ def load_training_state(
 
 
 def _changing(module: nn.Module) -> dict[str, torch.Tensor]:
-    frozen = {name for name, parameter in module.named_parameters() if not parameter.requires_grad}
+    learning = {name for name, parameter in module.named_parameters() if parameter.requires_grad}
+    # with every name of a shared parameter, which a file may hold once only
+    parameters = {name for name, _ in module.named_parameters(remove_duplicate=False)}
     state = {name: value for name, value in module.state_dict().items() if isinstance(value, torch.Tensor)}
-    return {name: value.contiguous() for name, value in state.items() if name not in frozen}
+    return {name: value.contiguous() for name, value in state.items() if name in learning or name not in parameters}

@@ -40,7 +40,7 @@ INFO = SourceInfo(
     licence="yours",
     where="set data.path to a .csv, .csv.gz or .parquet file, a folder of them or a pattern such as data/P*.csv.gz",
     keys={
-        "path": "file, folder or pattern; one file of several is one series, or with item_id_column a part of the table",
+        "path": "file, folder or pattern; one file of several is one series, with item_id_column a part of one table",
         "timestamp_column": "column with the times",
         "timestamp_format": "strptime format where the times are not ISO 8601, e.g. '%d/%m/%Y %H:%M'",
         "timezone": "zone of local clock times, e.g. Europe/London",
@@ -172,9 +172,7 @@ def table_from_frame(
     raw = _without_sensor_words(raw, config, report)
     roles = roles_of(raw, config, name)
     frame = read_numbers(raw, roles.columns, name)
-    items = (
-        raw[config.item_id_column].astype(str) if config.item_id_column else pd.Series(series_name(name), raw.index)
-    )
+    items = raw[config.item_id_column].astype(str) if config.item_id_column else pd.Series(series_name(name), raw.index)
     stamps = _read_times(raw[config.timestamp_column], items, config, name, report)
     frame.insert(0, TIMESTAMP, stamps)
     if config.columns_as == "items":
@@ -316,8 +314,8 @@ def read_numbers(raw: pd.DataFrame, columns: Sequence[str], name: object) -> pd.
             cell = raw[column].iloc[int(bad[0])]
             comma = "; is it a decimal comma? write 1.5, or separate the columns with ;"
             words = (
-                "; encode words as numbers first (1 where an activity is declared, else 0), or name a column with one "
-                "value per series in data.static_categorical_columns"
+                "; encode words as numbers first (1 where an activity is declared, else 0), or say what they are in "
+                "data.item_id_column or data.static_categorical_columns"
             )
             text = str(cell).strip()
             hint = comma if re.fullmatch(r"[+-]?\d+,\d+", text) else "" if re.search(r"\d", text) else words

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 from markupsafe import Markup
 
@@ -37,7 +38,7 @@ def histogram(
     parts = [text(y_title, 0, 12, class_="axis-title")]
     for tick, label in zip(ticks, tick_labels(ticks), strict=True):
         parts += [line((x.start, y(tick)), (x.end, y(tick)), "grid"), text(label, x.start - 7, y(tick) + 4, "end")]
-    pairs = list(zip(edges[:-1], edges[1:], strict=True))
+    pairs = list(pairwise(edges))
     for (begin, end), value in zip(pairs, heights, strict=True):
         bar = tag("rect", x=x(begin) + 1, y=y(value), width=max(x(end) - x(begin) - 2, 0.5), height=y(0) - y(value))
         parts.append(group(tag("title", f"{begin:g} to {end:g}: {value:.2g}"), bar, class_="bar c0"))
@@ -98,7 +99,9 @@ def stacked_bars(
             size = x(begin + share) - x(begin)
             if share > 0:
                 bar = tag("rect", x=x(begin), y=y, width=max(size, 0.6), height="26")
-                inside = text(f"{share:.0f}", x(begin) + size / 2, y + 17, "middle", class_="inside") if size > 24 else ""
+                inside = (
+                    text(f"{share:.0f}", x(begin) + size / 2, y + 17, "middle", class_="inside") if size > 24 else ""
+                )
                 parts.append(group(tag("title", f"{name}, {part}: {share:.1f} %"), bar, inside, class_=f"part {style}"))
             begin += share
     for tick in (0, 25, 50, 75, 100):
@@ -136,7 +139,10 @@ def square_chart(
     parts.append(line((x(0), y(0)), (x(1), y(1)), "reference"))
     places = [(x(a), y(b)) for a, b in zip(x_values, y_values, strict=True)]
     dots = [
-        group(tag("title", f"{100 * a:.3g} % promised, {100 * b:.1f} % found"), tag("circle", cx=p[0], cy=p[1], r="4", class_="dot"))
+        group(
+            tag("title", f"{100 * a:.3g} % promised, {100 * b:.1f} % found"),
+            tag("circle", cx=p[0], cy=p[1], r="4", class_="dot"),
+        )
         for a, b, p in zip(x_values, y_values, places, strict=True)
     ]
     parts.append(group(tag("path", d=polyline(places), class_="line"), *dots, class_="series c0"))

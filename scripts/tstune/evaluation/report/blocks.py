@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import ClassVar
 
 from markupsafe import Markup
@@ -37,7 +37,9 @@ class Column:
         return cls(header, texts(values), numeric=False)
 
     @classmethod
-    def number(cls, header: str, values: Sequence[float | None], key: str | None = None, lowest: bool = False) -> Column:
+    def number(
+        cls, header: str, values: Sequence[float | None], key: str | None = None, lowest: bool = False
+    ) -> Column:
         """Measured values: four significant digits of the largest, the same decimals in all rows."""
         known = [(value, row) for row, value in enumerate(values) if value is not None]
         best = min(known)[1] if lowest and len(known) > 1 else None
@@ -85,10 +87,33 @@ class Table:
     highlight: frozenset[int] = frozenset()
     tall: bool = False
 
+    @classmethod
+    def capped(cls, title: str, columns: Sequence[Column], most: int = 400) -> Table:
+        """A table with a row per item, which scrolls in its frame; of very many the first, and its title says so."""
+        table = cls(title, columns, tall=len(columns[0].cells) > 15)
+        if len(table.rows) <= most:
+            return table
+        return replace(table.only(range(most)), title=f"{title}, the first {most:,} of {len(table.rows):,} rows")
+
     @property
     def rows(self) -> range:
         """Row numbers."""
         return range(len(self.columns[0].cells))
+
+    def only(self, rows: Sequence[int]) -> Table:
+        """The same table with some of its rows."""
+        columns = [
+            replace(
+                column,
+                cells=[column.cells[row] for row in rows],
+                best=rows.index(column.best) if column.best in rows else None,
+                shades=[column.shades[row] for row in rows] if column.shades else None,
+            )
+            for column in self.columns
+        ]
+        return replace(
+            self, columns=columns, highlight=frozenset(n for n, row in enumerate(rows) if row in self.highlight)
+        )
 
 
 @dataclass(frozen=True)
@@ -119,7 +144,8 @@ class Figure:
         table: the numbers of the plot.
         caption: how to read it.
         legend: series that can be switched.
-        group: figures with the same group share what is switched.
+        brief: fewer rows for Markdown, where the table has one per step.
+        beside: the table lies open beside the plot where there is room.
     """
 
     kind: ClassVar[str] = "figure"
@@ -130,7 +156,8 @@ class Figure:
     table: Table
     caption: str = ""
     legend: Sequence[LegendEntry] = ()
-    group: str = ""
+    brief: Table | None = None
+    beside: bool = False
 
 
 @dataclass(frozen=True)
@@ -174,12 +201,11 @@ class Choices:
 
 @dataclass(frozen=True)
 class Columns:
-    """Blocks beside each other where there is room."""
+    """Blocks beside each other where there is room, under one legend."""
 
     kind: ClassVar[str] = "columns"
     blocks: list[Block]
     legend: Sequence[LegendEntry] = ()
-    group: str = ""
 
 
 @dataclass(frozen=True)
@@ -243,9 +269,7 @@ class Code:
     text: str
 
 
-Block = (
-    Text | Table | Figure | HeatMap | Choices | Columns | Details | Facts | Verdict | Definitions | Code
-)
+Block = Text | Table | Figure | HeatMap | Choices | Columns | Details | Facts | Verdict | Definitions | Code
 
 
 @dataclass(frozen=True)

@@ -52,7 +52,7 @@ def contents(run: RunFiles) -> list[Section | Omitted]:
             continue
         try:
             section = part(run)
-        except (KeyError, IndexError, TypeError, ValueError) as error:
+        except (KeyError, IndexError, TypeError, ValueError, AttributeError, ZeroDivisionError) as error:
             raise ReportError(
                 f"the section {part.__name__} cannot be drawn: {type(error).__name__} {error}; is evaluation.json of "
                 "this version of the project?"

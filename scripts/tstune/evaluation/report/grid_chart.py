@@ -9,7 +9,7 @@ from markupsafe import Markup
 
 from tstune.evaluation.report.svg import Scale, canvas, group, line, nice_ticks, tag, text, tick_labels
 
-SIDE = 440.0
+SIDE = 390.0
 
 
 def grid_chart(

@@ -54,7 +54,11 @@ def interval_chart(
     """
     wide = width >= WIDE
     row_height = 34 if wide else 46
-    top, left, right = (30 if sides else 10), (150 if wide else 8), (250 if wide else 14)
+    longest = max((len(row.label) for row in rows), default=0)
+    written = max((len(row.written) for row in rows), default=0)
+    left = 24 + 7.3 * min(max(longest, 14), 34) if wide else 8
+    right = 24 + 7.0 * min(max(written, 12), 44) if wide else 14
+    top = 30 if sides else 10
     bottom = top + row_height * len(rows)
     low, high = limits or _limits(rows, zero)
     x = Scale(low, high, left + 8, width - right)
@@ -68,10 +72,13 @@ def interval_chart(
     if zero is not None:
         parts.append(line((x(zero), top - 6), (x(zero), bottom), "zero"))
     if sides and zero is not None:
-        if x(zero) - x.start > 60:
-            parts.append(text(f"← {sides[0]}", x(zero) - 8, top - 12, "end", class_="side"))
-        if x.end - x(zero) > 60:
-            parts.append(text(f"{sides[1]} →", x(zero) + 8, top - 12, class_="side"))
+        for words, room, turn in ((sides[0], x(zero) - x.start, -8), (sides[1], x.end - x(zero), 8)):
+            shown = next(
+                (phrase for phrase in (words, words.rpartition(" ")[2]) if 7.2 * len(phrase) + 30 < room), None
+            )
+            if shown is not None:
+                arrow = f"← {shown}" if turn < 0 else f"{shown} →"
+                parts.append(text(arrow, x(zero) + turn, top - 12, "end" if turn < 0 else "start", class_="side"))
     for number, row in enumerate(rows):
         middle = top + row_height * (number + (0.5 if wide else 0.68))
         if wide:
@@ -93,7 +100,9 @@ def _row(row: IntervalRow, x: Scale, middle: float) -> Markup:
         for end, beyond, turn in ((row.low, row.low < x.low, 5), (row.high, row.high > x.high, -5)):
             place = x.inside(end)
             if beyond:
-                points = f"{place:.1f},{middle:.1f} {place + turn:.1f},{middle - 5:.1f} {place + turn:.1f},{middle + 5:.1f}"
+                points = (
+                    f"{place:.1f},{middle:.1f} {place + turn:.1f},{middle - 5:.1f} {place + turn:.1f},{middle + 5:.1f}"
+                )
                 parts.append(tag("polygon", points=points, class_="dot"))
             else:
                 parts.append(line((place, middle - 4), (place, middle + 4), "whisker"))

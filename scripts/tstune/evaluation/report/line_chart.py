@@ -61,6 +61,7 @@ class Axes:
         marks: (x, label) of vertical lines.
         y_level: y of a horizontal reference line.
         height: in pixels; None goes by the width.
+        stops: indices of x that have a row in the table, where the crosshair stops; None is all.
     """
 
     x: Sequence[float]
@@ -73,6 +74,7 @@ class Axes:
     marks: Sequence[tuple[float, str]] = ()
     y_level: float | None = None
     height: float | None = None
+    stops: Sequence[int] | None = None
 
 
 def line_chart(axes: Axes, series: Sequence[Series], width: float, description: str) -> Markup:
@@ -106,7 +108,8 @@ def line_chart(axes: Axes, series: Sequence[Series], width: float, description: 
     parts += [_bands(one, axes.x, x, y) for one in series]
     parts += [_line(one, axes.x, x, y) for one in reversed(series)]  # the first one lies on top
     parts.append(tag("line", class_="crosshair", y1=y.start, y2=y.end, x1=x.start, x2=x.start))
-    places = ",".join(f"{x(value):.1f}" for value in axes.x)
+    stops = range(len(axes.x)) if axes.stops is None else axes.stops
+    places = ",".join(f"{x(axes.x[stop]):.1f}" for stop in stops)
     return canvas(width, height, description, *parts, class_="chart lines", data_x=places, tabindex="0")
 
 

@@ -38,12 +38,17 @@ def _block(block: Block, level: int) -> list[str]:
             return [escape(block.text), ""] if block.text else []
         case "table":
             return _table(block)
-        case "figure" | "heat_map":
+        case "figure":
+            return _table(block.brief or block.table)
+        case "heat_map":
             return _table(block.table)
         case "verdict":
             return [f"**{escape(block.headline)}** {escape(block.rest)}".strip(), "", escape(block.kept), ""]
         case "facts":
-            return [f"- {escape(f.label)}: {f.value} {f.unit}{f' ({escape(f.note)})' if f.note else ''}" for f in block.facts] + [""]
+            return [
+                f"- {escape(f.label)}: {f.value} {f.unit}{f' ({escape(f.note)})' if f.note else ''}"
+                for f in block.facts
+            ] + [""]
         case "definitions":
             return ["| | |", "|---|---|", *[f"| {escape(term)} | {escape(what)} |" for term, what in block.pairs], ""]
         case "code":
@@ -52,7 +57,11 @@ def _block(block: Block, level: int) -> list[str]:
         case "columns":
             return [line for one in block.blocks for line in _block(one, level)]
         case "details":
-            return [f"{head} {escape(block.summary)}", "", *[line for b in block.blocks for line in _block(b, level + 1)]]
+            return [
+                f"{head} {escape(block.summary)}",
+                "",
+                *[line for b in block.blocks for line in _block(b, level + 1)],
+            ]
         case _:
             lines = []
             for name, blocks in block.options.items():

@@ -67,7 +67,7 @@ def in_words(sentence: str, models: list[str]) -> str:
     """A sentence of the verdict with the names of the models in words."""
     for name in sorted(models, key=len, reverse=True):
         sentence = re.sub(rf"\b{re.escape(name)}\b", label(name).replace("\\", r"\\"), sentence)
-    return sentence
+    return sentence.replace(" %", "\u00a0%")
 
 
 def style(name: str, models: list[str]) -> str:

@@ -8,10 +8,11 @@ from tstune.evaluation.report.folder import RunFiles
 from tstune.evaluation.report.interval_charts import IntervalRow, interval_chart
 from tstune.evaluation.report.line_chart import Axes, Series, hours_axis, line_chart
 from tstune.evaluation.report.names import label
-from tstune.evaluation.report.section_errors import lead_axis, lead_times
+from tstune.evaluation.report.numbers import measured
+from tstune.evaluation.report.section_errors import at_horizons, lead_axis, lead_times
 from tstune.evaluation.report.svg import both
 
-_SQUARE = 420.0
+_SQUARE = 370.0
 
 
 def calibration(run: RunFiles) -> Section | Omitted:
@@ -20,7 +21,7 @@ def calibration(run: RunFiles) -> Section | Omitted:
     if not found:
         return Omitted(
             "calibration",
-            "No calibration: this run forecasts no quantiles; set forecast.quantiles and forecast.method for intervals.",
+            "No calibration: this run forecasts no quantiles; set forecast.quantiles for intervals.",
         )
     blocks: list[Block] = [Text(_how(found))]
     rows = [(name, interval) for name, method in found["methods"].items() for interval in method.get("intervals", [])]
@@ -57,7 +58,7 @@ def _coverage(run: RunFiles, found: dict, rows: list[tuple[str, dict]]) -> Figur
             low=_percent(one.get("low")),
             high=_percent(one.get("high")),
             style="better" if name == found["method"] else "neutral",
-            written=f"{_written(one)}, width {one['width']:.3g} {run.unit}",
+            written=f"{_written(one)}, width {measured(one['width'], run.unit, 3)}",
             expected=100 * one["nominal"],
         )
         for name, one in rows
@@ -130,7 +131,14 @@ def _pit(found: dict) -> Figure | None:
     columns = [Column.text("PIT", edges), Column.decimal("Readings (%)", share, 1)]
     if expected:
         columns.append(Column.decimal("Expected (%)", expected, 1))
-    return Figure("pit", what, chart, None, Table(what, columns), "Bars at the marks: calibrated. A hill: intervals too wide; a valley: too narrow.")
+    return Figure(
+        "pit",
+        what,
+        chart,
+        None,
+        Table(what, columns),
+        "Bars at the marks: calibrated. A hill: intervals too wide; a valley: too narrow.",
+    )
 
 
 def _by_step(run: RunFiles, found: dict) -> Figure | None:
@@ -144,12 +152,21 @@ def _by_step(run: RunFiles, found: dict) -> Figure | None:
 
     def draw(width: float) -> object:
         ticks = hours_axis(x[0], x[-1], width) if run.step_seconds else None
-        axes = Axes(x, x_title, "readings inside (%)", x_ticks=ticks, y_level=nominal, y_limits=(nominal - 10, min(nominal + 10, 100)))
+        axes = Axes(
+            x,
+            x_title,
+            "readings inside (%)",
+            x_ticks=ticks,
+            y_level=nominal,
+            y_limits=(nominal - 10, min(nominal + 10, 100)),
+        )
         return line_chart(axes, [Series("coverage", "c0", values)], width, what)
 
     wide, narrow = both(draw)
     columns = [Column.text("Lead time", lead_times(run)), Column.decimal("Coverage (%)", values, 1)]
-    return Figure("coverage-by-step", what, wide, narrow, Table(what, columns, tall=True), f"Dashed: {nominal:g} %.")
+    table = Table(what, columns, tall=True)
+    caption = f"Dashed: {nominal:g} %."
+    return Figure("coverage-by-step", what, wide, narrow, table, caption, brief=table.only(at_horizons(run)))
 
 
 def _percent(share: float | None) -> float | None:

@@ -69,10 +69,14 @@ def _timeline(spans: list[Spans]) -> list[Block]:
     columns = [Column.text("Item", [one.item for one in spans])]
     for part in PARTS:
         pairs = [one.parts.get(part) for one in spans]
-        columns.append(Column.text(f"{part.capitalize()} from", [pair and f"{pair[0]:%Y-%m-%d %H:%M}" for pair in pairs]))
+        columns.append(
+            Column.text(f"{part.capitalize()} from", [pair and f"{pair[0]:%Y-%m-%d %H:%M}" for pair in pairs])
+        )
         columns.append(Column.text(f"{part.capitalize()} to", [pair and f"{pair[1]:%Y-%m-%d %H:%M}" for pair in pairs]))
-    table = Table("Borders of the split (local time)", columns, tall=len(spans) > 15)
-    capped = f" {MOST_ROWS} of {len(spans):,} items, evenly chosen; the table has all." if len(spans) > MOST_ROWS else ""
+    table = Table.capped("Borders of the split (local time)", columns)
+    capped = (
+        f" {MOST_ROWS} of {len(spans):,} items, evenly chosen; the table has all." if len(spans) > MOST_ROWS else ""
+    )
     shifted = "" if by_calendar(spans) else " Items were read years apart, so each begins at its own first reading."
     keys = [("train", "train"), ("validation", "validation"), ("test", "test"), ("unused", "in no part")]
     caption = f"Time of each item by part.{shifted}{capped}"
@@ -92,7 +96,7 @@ def _cohort_table(run: RunFiles) -> Table:
             columns.append(Column.text(header, values))
         else:
             columns.append(Column(header, [_with_commas(value) for value in values]))
-    return Table("Cohort", columns, tall=len(run.cohort) > 15)
+    return Table.capped("Cohort", columns)
 
 
 def _with_commas(value: str | None) -> str:
@@ -115,7 +119,9 @@ def _split_sentence(run: RunFiles) -> str:
         text += f", {100 * split['train']:g} / {100 * split['validation']:g} / {100 * split['test']:g} % of its time"
     purge = split.get("purge_steps")
     if purge:
-        text += f", with {duration(purge * run.step_seconds) if run.step_seconds else f'{purge} steps'} between the parts"
+        text += (
+            f", with {duration(purge * run.step_seconds) if run.step_seconds else f'{purge} steps'} between the parts"
+        )
     if windows:
         text += ". Windows: " + ", ".join(f"{part} {number:,}" for part, number in windows.items())
     unseen = manifest.get("unseen_items") or []

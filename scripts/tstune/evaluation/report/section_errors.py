@@ -23,6 +23,7 @@ from tstune.evaluation.report.names import horizon_label, label, style
 from tstune.evaluation.report.numbers import duration
 from tstune.evaluation.report.svg import both
 
+_MOST_ROWS = 400
 _MOST_COLOUR = 0.30  # a change of 30 % or more has the full colour
 
 
@@ -40,9 +41,17 @@ def lead_axis(run: RunFiles) -> tuple[list[float], str]:
     return [step * run.step_seconds / 3600 for step in steps], "lead time (h)"
 
 
+def at_horizons(run: RunFiles) -> list[int]:
+    """Rows of the configured horizons in a table with a row per forecast step; the last step if there are none."""
+    steps = run.evaluation["prediction_length"]
+    return sorted({step - 1 for step in (run.evaluation.get("horizons") or {}).values()} | {steps - 1})
+
+
 def horizons(run: RunFiles) -> Section | Omitted:
     """RMSE at every lead time."""
-    found = {model: run.evaluation["rmse_by_step"][model] for model in run.models if model in run.evaluation["rmse_by_step"]}
+    found = {
+        model: run.evaluation["rmse_by_step"][model] for model in run.models if model in run.evaluation["rmse_by_step"]
+    }
     if not found:
         return Omitted("horizons", "No RMSE by lead time: evaluation.json holds none.")
     x, x_title = lead_axis(run)
@@ -67,12 +76,25 @@ def horizons(run: RunFiles) -> Section | Omitted:
 
     wide, narrow = both(draw)
     legend = [LegendEntry(model, label(model), style(model, run.models)) for model in found]
-    caption = "Bands: 95 % block bootstrap." if has_band else "No bands: the test windows are too few days for an interval."
+    caption = (
+        "Bands: 95 % block bootstrap." if has_band else "No bands: the test windows are too few days for an interval."
+    )
     table = Table("RMSE by lead time", columns, tall=True)
     return Section(
         "horizons",
         "RMSE by horizon",
-        [Figure("rmse-by-horizon", "RMSE by lead time", wide, narrow, table, caption, legend, group="horizons")],
+        [
+            Figure(
+                "rmse-by-horizon",
+                "RMSE by lead time",
+                wide,
+                narrow,
+                table,
+                caption,
+                legend,
+                table.only(at_horizons(run)),
+            )
+        ],
     )
 
 
@@ -85,10 +107,15 @@ def items(run: RunFiles) -> Section | Omitted:
     metrics = [key for key, value in rows[0].items() if isinstance(value, dict)]
     if reference is None:
         return Section("items", "By item", [_raw_table(run, rows, metrics[0])])
+    left_out = len(run.evaluation["per_item"]) - len(rows)
     rows.sort(key=lambda row: _change(row, "rmse", run.judged, reference) or 0.0)
     blocks: list[Block] = []
     if len(rows) > 1:
         blocks.append(_bars(run, rows, reference))
+    if len(rows) > _MOST_ROWS:
+        note = f"The tables below show the {_MOST_ROWS // 2} items that gain most and least, of {len(rows):,}."
+        blocks.append(Text(note, note=True))
+        rows = [*rows[: _MOST_ROWS // 2], *rows[-_MOST_ROWS // 2 :]]
     others = [model for model in run.models if model != reference]
     by_model = _map(run, rows, [("rmse", model, label(model)) for model in others], reference)
     by_horizon = _map(run, rows, [(m, run.judged, _metric_name(m)) for m in metrics if m.startswith("rmse")], reference)
@@ -122,9 +149,10 @@ def items(run: RunFiles) -> Section | Omitted:
             },
         )
     )
-    left_out = len(run.evaluation["per_item"]) - len(rows)
     if left_out:
-        blocks.append(Text(f"{left_out:,} items have no observed reading in a test window and are left out.", note=True))
+        blocks.append(
+            Text(f"{left_out:,} items have no observed reading in a test window and are left out.", note=True)
+        )
     return Section("items", "By item", blocks)
 
 
@@ -153,7 +181,7 @@ def _map(run: RunFiles, rows: list[dict], cells: list[tuple[str, str, str]], ref
         shades = [None if c is None else max(-1.0, min(1.0, c / _MOST_COLOUR)) for c in changes]
         written = Column.percent("", changes, signed=True).cells
         columns.append(Column(f"{header} (%)", written, shades=shades))
-    return Table(f"Change of RMSE against {label(reference)}", columns, tall=len(rows) > 20)
+    return Table.capped(f"Change of RMSE against {label(reference)}", columns)
 
 
 def _raw_table(run: RunFiles, rows: list[dict], metric: str) -> Table:
@@ -165,7 +193,7 @@ def _raw_table(run: RunFiles, rows: list[dict], metric: str) -> Table:
         Column.number(f"{label(model)} ({run.unit})", [(row.get(metric) or {}).get(model) for row in rows])
         for model in run.models
     ]
-    return Table(f"{metric.upper()} of each item", columns, tall=len(rows) > 15)
+    return Table.capped(f"{metric.upper()} of each item", columns)
 
 
 def _horizon_table(run: RunFiles, rows: list[dict], metrics: list[str]) -> Table:
@@ -174,7 +202,7 @@ def _horizon_table(run: RunFiles, rows: list[dict], metrics: list[str]) -> Table
         name, _, horizon = metric.partition("@")
         header = f"{name.upper()}{f' at {horizon_label(horizon)}' if horizon else ''} ({run.unit})"
         columns.append(Column.number(header, [(row.get(metric) or {}).get(run.judged) for row in rows]))
-    return Table(f"Errors of {label(run.judged)} by item", columns, tall=len(rows) > 15)
+    return Table.capped(f"Errors of {label(run.judged)} by item", columns)
 
 
 def _bars(run: RunFiles, rows: list[dict], reference: str) -> Figure:
@@ -186,4 +214,4 @@ def _bars(run: RunFiles, rows: list[dict], reference: str) -> Figure:
     wide, narrow = both(lambda width: change_bars(names, changes, width, what, "change of RMSE (%)"))
     columns = [Column.text("Item", names), Column.decimal("Change of RMSE (%)", changes, 1, signed=True)]
     caption = f"Lower error for {better:,} of {len(changes):,} items."
-    return Figure("change-by-item", what, wide, narrow, Table(what, columns, tall=len(names) > 15), caption)
+    return Figure("change-by-item", what, wide, narrow, Table.capped(what, columns), caption)

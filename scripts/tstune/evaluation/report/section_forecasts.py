@@ -11,8 +11,10 @@ from tstune.evaluation.report.folder import RunFiles
 from tstune.evaluation.report.line_chart import Axes, Series, hours_axis, line_chart
 from tstune.evaluation.report.names import label, style
 from tstune.evaluation.report.numbers import duration, measured
+from tstune.evaluation.report.section_errors import at_horizons
 
-_WIDTH = 420.0
+_WIDTH = 370.0
+_MOST_ROWS = 100  # of the forecast in the table of one example; the plot has all steps
 _KINDS = {"best": "Best", "typical": "Typical", "worst": "Worst", "hypo": "With a low reading"}
 
 
@@ -26,7 +28,7 @@ def forecasts(run: RunFiles) -> Section | Omitted:
     legend = [LegendEntry("truth", "reading", "truth")]
     legend += [LegendEntry(model, label(model), style(model, run.models), model in shown) for model in models]
     figures = [_figure(run, example, number, models, shown) for number, example in enumerate(examples, start=1)]
-    blocks: list[Block] = [Columns(figures, legend, group="forecasts")]
+    blocks: list[Block] = [Columns(figures, legend)]
     if not any(example.get("quantiles") for example in examples):
         blocks.append(Text("No interval bands: this run forecasts no quantiles (forecast.quantiles).", note=True))
     return Section("forecasts", "Forecasts", blocks)
@@ -43,6 +45,7 @@ def _figure(run: RunFiles, example: dict, number: int, models: list[str], shown:
     history, truth = list(example.get("history") or []), list(example["truth"])
     ahead = len(truth)
     places = [*range(1 - len(history), 1), *range(1, ahead + 1)]
+    stops = _stops(len(history), ahead)
     hours = run.step_seconds / 3600 if run.step_seconds else 1.0
     x = [place * hours for place in places]
     before = [None] * len(history)
@@ -68,21 +71,31 @@ def _figure(run: RunFiles, example: dict, number: int, models: list[str], shown:
         x_ticks=ticks,
         zone=zone,
         marks=[(0.0, "")],
-        height=270.0,
+        height=250.0,
+        stops=stops,
     )
     kind = _KINDS.get(example["kind"], str(example["kind"]))
     item = str(example["item"])
     title = f"{kind}: {item}"
     description = f"{title}, {_moment(example['origin'])}: history, reading and forecasts"
     chart = line_chart(axes, series, _WIDTH, description)
-    table = _table(run, example, places, models, pairs, history + truth)
+    whole = _table(run, example, places, models, _drawn(pairs), history + truth)
+    rows = [len(history) + row for row in at_horizons(run)]
     error = _rmse(example["forecasts"].get(run.judged), truth)
     words = [_moment(example["origin"])]
     if error is not None:
         words.append(f"RMSE of {label(run.judged)} {measured(error, run.unit, 3)}")
     if bands:
         words.append("bands " + " and ".join(f"{_nominal(*pair):g} %" for pair in _drawn(pairs)))
-    return Figure(f"forecast-{number}", title, chart, None, table, " · ".join(words), group="forecasts")
+    caption = " · ".join(words)
+    return Figure(f"forecast-{number}", title, chart, None, whole.only(stops), caption, brief=whole.only(rows))
+
+
+def _stops(past: int, ahead: int) -> list[int]:
+    """Places with a row in the table: every forecast step if they are not many, some of the history."""
+    before = range(past % max(past // 24, 1), past, max(past // 24, 1))
+    after = range((ahead - 1) % -(-ahead // _MOST_ROWS), ahead, -(-ahead // _MOST_ROWS))
+    return [*before, *(past + step for step in after)]
 
 
 def _drawn(pairs: list[tuple[str, str]]) -> list[tuple[str, str]]:
@@ -102,7 +115,9 @@ def _table(
 ) -> Table:
     past = [None] * (len(places) - len(example["truth"]))
     step = run.step_seconds
-    when = [f"{'-' if place < 0 else ''}{duration(abs(place) * step)}" if step and place else str(place) for place in places]
+    when = [
+        f"{'-' if place < 0 else ''}{duration(abs(place) * step)}" if step and place else str(place) for place in places
+    ]
     columns = [Column.text("From start", when), Column.number(f"reading ({run.unit})", readings, key="truth")]
     for model in models:
         if model in example["forecasts"]:

@@ -8,7 +8,6 @@ from tstune.evaluation.report.blocks import (
     Block,
     Choices,
     Column,
-    Columns,
     Details,
     Figure,
     LegendEntry,
@@ -23,6 +22,7 @@ from tstune.evaluation.report.names import horizon_label, label, metric_header
 from tstune.evaluation.report.svg import both
 
 _RANGES = (("tbr2", "very low"), ("tbr1", "low"), ("tir", "in range"), ("tar1", "high"), ("tar2", "very high"))
+_LIMITS = ": low below 3.9 mmol/L (70 mg/dL), high above 10.0 (180)"
 _METRICS = ("rmse", "mae", "bias", "mard")
 _RANGE_LIMITS = "Very low is below 3.0 mmol/L (54 mg/dL), low to 3.9 (70), in range to 10.0 (180), high to 13.9 (250)."
 
@@ -46,12 +46,16 @@ def glucose(run: RunFiles) -> Section | Omitted:
         labels = list(dict.fromkeys(name for model in models for name in gains[model]))
         columns = [Column.text("Model", [label(model) for model in models])]
         columns += [
-            Column.decimal(f"at {horizon_label(name)} (min)", [gains[model].get(name) for model in models], 0)
+            Column.decimal(f"at\u00a0{horizon_label(name)} (min)", [gains[model].get(name) for model in models], 0)
             for name in labels
         ]
         blocks.append(Table("Temporal gain", columns, _ours(run, models)))
         blocks.append(
-            Text("Temporal gain: how much earlier the forecast shows what comes than the readings do; 0 for persistence, at most the horizon.", note=True)
+            Text(
+                "Temporal gain: how much earlier the forecast shows what comes than the readings do; 0 for "
+                "persistence, at most the horizon.",
+                note=True,
+            )
         )
     tasks = found.get("tasks")
     if tasks:
@@ -71,7 +75,7 @@ def error_grids(run: RunFiles) -> Section | Omitted | None:
     titles = {_grid_title(name): blocks for name, blocks in options.items()}
     note = (
         "Error grids were made for meters, where reference and reading are of the same moment. For a forecast they "
-        "weigh errors by clinical risk, from A (none) to E (dangerous); they say nothing about the accuracy of a device."
+        "weigh errors by risk, from A (none) to E (dangerous); they say nothing about the accuracy of a device."
     )
     return Section("error-grids", "Error grids", [Choices("Grid", titles), Text(note, note=True)])
 
@@ -91,7 +95,9 @@ def profile(run: RunFiles) -> Section | None:
     what = "Time in ranges of the readings and of each forecast"
     wide, narrow = both(lambda width: stacked_bars(drawn, styles, parts, width, what))
     columns = [Column.text("", names)]
-    columns += [Column.decimal(f"{text.capitalize()} (%)", [found[n].get(key) for n in rows], 1) for key, text in _RANGES]
+    columns += [
+        Column.decimal(f"{text.capitalize()} (%)", [found[n].get(key) for n in rows], 1) for key, text in _RANGES
+    ]
     columns += [
         Column.number(f"Mean ({unit})", [found[name].get("mean") for name in rows]),
         Column.number(f"SD ({unit})", [found[name].get("sd") for name in rows]),
@@ -117,13 +123,23 @@ def strata(run: RunFiles) -> Section | None:
             "Unit",
             {
                 unit: [_strata_table(run, groups, metric, unit, "Stratum") for metric in metrics]
-                + ([Details("Participants", [_strata_table(run, people, m, unit, "Participant") for m in metrics])] if people else [])
+                + (
+                    [Details("Participants", [_strata_table(run, people, m, unit, "Participant") for m in metrics])]
+                    if people
+                    else []
+                )
                 for unit in run.evaluation["glucose"]["units"]
             },
             group="unit",
         )
     ]
     return Section("strata", "Strata", blocks)
+
+
+def _where(metric: str) -> str:
+    """`rmse@30min` as ``at 30 min``."""
+    _, _, horizon = metric.partition("@")
+    return f"at\u00a0{horizon_label(horizon)}" if horizon else "whole path"
 
 
 def _targets(run: RunFiles) -> str:
@@ -153,30 +169,35 @@ def _points(run: RunFiles, found: dict) -> list[Block]:
         for unit in units if metric != "mard" else units[:1]:
             columns = [Column.text("Model", [label(model) for model in models])]
             for key in own:
-                header = f"{'at ' + horizon_label(key.partition('@')[2]) if '@' in key else 'whole path'}"
+                header = _where(key)
                 values = [points[model].get(unit, {}).get(key) for model in models]
-                columns.append(Column.number(f"{header} ({'%' if metric == 'mard' else unit})", values, lowest=metric != "bias"))
+                columns.append(
+                    Column.number(f"{header} ({'%' if metric == 'mard' else unit})", values, lowest=metric != "bias")
+                )
             tables.append(Table(metric_header(metric, unit), columns, _ours(run, models)))
-        options[metric_header(metric, "").removesuffix(" ()").partition(" (")[0]] = list(tables)
+        options[metric_header(metric, "").partition(" (")[0]] = list(tables)
     note = "Bias is forecast minus reading. Only observed readings are scored. 1 mmol/L is 18.016 mg/dL."
     return [Choices("Error", options), Text(note, note=True)]
 
 
-def _by_range(run: RunFiles, found: dict) -> Table:
+def _by_range(run: RunFiles, found: dict) -> Choices:
     by_range, unit = found["by_range"], found.get("native") or run.unit
-    rows = [(model, name) for name in ("low", "in_range", "high") for model in _in_order(run, by_range)]
-    rows = [(model, name) for model, name in rows if by_range[model].get(name)]
-    values = [by_range[model][name] for model, name in rows]
-    columns = [
-        Column.text("Range of the reading", [label(name) for _, name in rows]),
-        Column.text("Model", [label(model) for model, _ in rows]),
-        Column.count("Readings (count)", [one.get("num_readings") for one in values]),
-        Column.number(f"RMSE ({unit})", [one.get("rmse") for one in values]),
-        Column.number(f"MAE ({unit})", [one.get("mae") for one in values]),
-        Column(f"Bias ({unit})", Column.decimal("", [one.get("bias") for one in values], 2, signed=True).cells),
-    ]
-    highlight = frozenset(number for number, (model, _) in enumerate(rows) if model == run.judged)
-    return Table("Errors by range: low is below 3.9 mmol/L (70 mg/dL), high above 10.0 (180)", columns, highlight)
+    models = _in_order(run, by_range)
+    ranges = [name for name in ("low", "in_range", "high") if any(name in by_range[model] for model in models)]
+    options: dict[str, list[Block]] = {}
+    for metric in ("rmse", "mae", "bias"):
+        columns = [Column.text("Model", [label(model) for model in models])]
+        for name in ranges:
+            values = [by_range[model].get(name, {}).get(metric) for model in models]
+            counted = next(
+                (by_range[model][name].get("num_readings") for model in models if name in by_range[model]), None
+            )
+            readings = f", {counted:,} readings" if counted is not None else ""
+            header = f"{label(name)}{readings} ({unit})"
+            columns.append(Column.number(header, values, lowest=metric != "bias"))
+        title = f"{metric_header(metric, unit)} by range of the reading{_LIMITS}"
+        options[metric_header(metric, "")] = [Table(title, columns, _ours(run, models))]
+    return Choices("Error by range", options)
 
 
 def _tasks(run: RunFiles, tasks: dict, unit: str) -> Table:
@@ -201,15 +222,17 @@ def _grid(run: RunFiles, name: str, grid: dict, unit: str) -> Choices:
         models = _in_order(run, by_model)
         zones = list(dict.fromkeys(zone for model in models for zone in by_model[model]))
         columns = [Column.text("Model", [label(model) for model in models])]
-        columns += [Column.decimal(f"{z} (%)", [by_model[model].get(z) for model in models], 1) for z in zones]
+        columns += [Column.decimal(z, [by_model[model].get(z) for model in models], 1) for z in zones]
         if "A" in zones and "B" in zones:
             sums = [_sum(by_model[model].get("A"), by_model[model].get("B")) for model in models]
-            columns.append(Column.decimal("A + B (%)", sums, 1))
+            columns.append(Column.decimal("A+B", sums, 1))
         title = f"{known.title if known else name} at {horizon_label(horizon)}, {label(run.judged)}"
         chart = grid_chart(grid["outline"], points, unit, title)
-        table = Table(f"Share of each zone at {horizon_label(horizon)}", columns, _ours(run, models))
-        caption = f"{len(points):,} pairs drawn, evenly chosen; the shares are of all." + (f" {known.source}" if known else "")
-        figure = Figure(f"grid-{name}-{horizon}", title, chart, None, table, caption)
+        table = Table(f"Share of each zone at {horizon_label(horizon)} (% of readings)", columns, _ours(run, models))
+        caption = f"{len(points):,} pairs drawn, evenly chosen; the shares are of all." + (
+            f" {known.source}" if known else ""
+        )
+        figure = Figure(f"grid-{name}-{horizon}", title, chart, None, table, caption, beside=True)
         options[horizon_label(horizon)] = [figure]
     return Choices("Horizon", options, group="horizon")
 
@@ -219,14 +242,18 @@ def _sum(first: float | None, second: float | None) -> float | None:
 
 
 def _strata_table(run: RunFiles, groups: dict, metric: str, unit: str, name: str) -> Table:
-    models = [model for model in run.models if any(model in (one.get(metric) or {}).get(unit, {}) for one in groups.values())]
+    models = [
+        model for model in run.models if any(model in (one.get(metric) or {}).get(unit, {}) for one in groups.values())
+    ]
     columns = [
         Column.text(name, list(groups)),
         Column.count("Windows (count)", [one.get("num_windows") for one in groups.values()]),
         Column.count("Items (count)", [one.get("num_items") for one in groups.values()]),
     ]
     columns += [
-        Column.number(f"{label(model)} ({unit})", [(one.get(metric) or {}).get(unit, {}).get(model) for one in groups.values()])
+        Column.number(
+            f"{label(model)} ({unit})", [(one.get(metric) or {}).get(unit, {}).get(model) for one in groups.values()]
+        )
         for model in models
     ]
-    return Table(metric_header(metric, unit), columns, tall=len(groups) > 15)
+    return Table.capped(metric_header(metric, unit), columns)

@@ -5,8 +5,9 @@ from __future__ import annotations
 from tstune.evaluation.report.blocks import Block, Choices, Column, Figure, Omitted, Section, Table, Text
 from tstune.evaluation.report.folder import RunFiles
 from tstune.evaluation.report.interval_charts import IntervalRow, interval_chart
-from tstune.evaluation.report.names import label
+from tstune.evaluation.report.names import horizon_label, label
 from tstune.evaluation.report.numbers import measured
+from tstune.evaluation.report.section_summary import path_length
 from tstune.evaluation.report.svg import both
 
 
@@ -24,41 +25,19 @@ def hypo(run: RunFiles) -> Section | Omitted | None:
 
 
 def _one(run: RunFiles, name: str, one: dict) -> list[Block]:
-    windows = one.get("windows") or {}
-    models = [model for model in run.models if model in windows]
-    blocks: list[Block] = []
-    if models:
-        first = windows[models[0]]
-        blocks.append(
-            Text(
-                f"{first['num_low']:,} of {first['num_windows']:,} windows hold a reading below the limit. Windows that "
-                "begin below it are left out: who is low already needs no warning."
-            )
-        )
-        blocks.append(_windows(run, name, windows, models))
-    events = one.get("events") or {}
-    alarms = [model for model in run.models if model in events]
-    if alarms:
-        blocks.append(_events(run, events, alarms))
-        wanted = events[alarms[0]].get("false_alarms_per_day")
-        source = events[alarms[0]].get("threshold_from", "validation")
-        blocks.append(
-            Text(
-                f"Events by the consensus definition (at least 15 minutes below the limit). Each model's threshold was "
-                f"chosen on the {source} part for {wanted:g} false alarms per day." if wanted is not None else "",
-                note=True,
-            )
-        )
-    else:
-        blocks.append(
-            Text("No table of events: no event below this limit that an alarm could have announced, or no validation windows to choose a threshold on.", note=True)
-        )
-    return blocks
+    spans = {f"whole {path_length(run)}": one.get("windows") or {}}
+    spans |= {f"next {horizon_label(until)}": windows for until, windows in (one.get("windows_up_to") or {}).items()}
+    options: dict[str, list[Block]] = {}
+    for number, (span, windows) in enumerate(spans.items()):
+        if any(windows.get(model) for model in run.models):
+            options[span] = _windows(run, f"hypo-{name}-{number}", span, windows)
+    return [Choices("Within the", options, group="within"), *_events(run, one)]
 
 
-def _windows(run: RunFiles, name: str, windows: dict, models: list[str]) -> Figure:
+def _windows(run: RunFiles, id_: str, span: str, windows: dict) -> list[Block]:
+    models = [model for model in run.models if windows.get(model)]
     values = [windows[model] for model in models]
-    base = 100 * values[0]["base_rate"] if values[0].get("base_rate") is not None else None
+    base = values[0].get("base_rate")
     rows = [
         IntervalRow(
             label=label(model),
@@ -66,12 +45,12 @@ def _windows(run: RunFiles, name: str, windows: dict, models: list[str]) -> Figu
             low=None,
             high=None,
             style="better" if model == run.judged else "neutral",
-            written="no value: one kind of window only" if one.get("auprc") is None else f"{100 * one['auprc']:.1f} %",
-            expected=base,
+            written="not defined" if one.get("auprc") is None else f"{100 * one['auprc']:.1f} %",
+            expected=None if base is None else 100 * base,
         )
         for model, one in zip(models, values, strict=True)
     ]
-    what = "Average precision (AUPRC) of the warning for a low reading in the window"
+    what = f"Average precision (AUPRC) of the warning, {span}"
     wide, narrow = both(lambda width: interval_chart(rows, width, what, "AUPRC (%)", limits=(0.0, 100.0)))
     columns = [
         Column.text("Model", [label(model) for model in models]),
@@ -82,12 +61,27 @@ def _windows(run: RunFiles, name: str, windows: dict, models: list[str]) -> Figu
         Column.decimal("AUPRC (0 to 1)", [one.get("auprc") for one in values], 3),
         Column.decimal("Brier score (0 to 1)", [one.get("brier") for one in values], 4),
     ]
-    ours = frozenset(number for number, model in enumerate(models) if model == run.judged)
-    caption = "Upright marks: the base rate, which a warning without skill has."
-    return Figure(f"hypo-{name}", what, wide, narrow, Table("Warnings by window", columns, ours), caption)
+    if any(one.get("brier_of_base_rate") is not None for one in values):
+        reference = [one.get("brier_of_base_rate") for one in values]
+        columns.append(Column.decimal("Brier score of the base rate (0 to 1)", reference, 4))
+    table = Table(f"Warnings by window, {span}", columns, _ours(run, models))
+    counted = Text(
+        f"{values[0].get('num_low') or 0:,} of {values[0].get('num_windows') or 0:,} windows hold a reading below the "
+        "limit. Windows that begin below it are left out: who is low already needs no warning."
+    )
+    caption = (
+        "Upright marks: the base rate, which a warning without skill has. A model with quantiles warns by its "
+        "probability of a low reading, one without by how low its forecast goes."
+    )
+    return [counted, Figure(id_, what, wide, narrow, table, caption)]
 
 
-def _events(run: RunFiles, events: dict, models: list[str]) -> Table:
+def _events(run: RunFiles, one: dict) -> list[Block]:
+    events = one.get("events") or {}
+    models = [model for model in run.models if events.get(model)]
+    if not models:
+        reason = "No table of events: the validation windows hold no event below this limit to choose a threshold on."
+        return [Text(reason, note=True)]
     values = [events[model] for model in models]
     columns = [
         Column.text("Model", [label(model) for model in models]),
@@ -99,5 +93,16 @@ def _events(run: RunFiles, events: dict, models: list[str]) -> Table:
         Column.decimal("False alarms wanted (per day)", [one.get("false_alarms_per_day") for one in values], 2),
         Column.decimal("False alarms found (per day)", [one.get("false_alarms_per_day_found") for one in values], 2),
     ]
-    ours = frozenset(number for number, model in enumerate(models) if model == run.judged)
-    return Table("Warnings by event", columns, ours)
+    ahead = one.get("events_horizon_minutes")
+    note = "Events by the consensus definition: at least 15 minutes below the limit. "
+    if ahead is not None:
+        note += f"An alarm looks {ahead:g} min ahead. "
+    note += f"Each model's threshold was chosen on the {values[0].get('threshold_from', 'validation')} part."
+    silent = [label(model) for model in run.models if model in events and model not in models]
+    if silent:
+        note += f" No alarm could be set for {', '.join(silent)}."
+    return [Table("Warnings by event", columns, _ours(run, models)), Text(note, note=True)]
+
+
+def _ours(run: RunFiles, models: list[str]) -> frozenset[int]:
+    return frozenset(number for number, model in enumerate(models) if model == run.judged)

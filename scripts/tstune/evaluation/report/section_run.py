@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from markupsafe import Markup
 
@@ -31,8 +33,17 @@ def training(run: RunFiles) -> Section | Omitted:
     if len(steps) < 2:
         return Omitted("training", "No training curves: nothing was trained in this run.")
     figures = [
-        _curve(run, steps, "loss", "Loss", "loss (scaled units)", {"train_loss": "training", "validation_loss": "validation"}),
-        _curve(run, steps, "learning-rate", "Learning rate", "learning rate (per step)", {"learning_rate": "learning rate"}),
+        _curve(
+            run,
+            steps,
+            "loss",
+            "Loss",
+            "loss (scaled units)",
+            {"train_loss": "training", "validation_loss": "validation"},
+        ),
+        _curve(
+            run, steps, "learning-rate", "Learning rate", "learning rate (per step)", {"learning_rate": "learning rate"}
+        ),
     ]
     found = run.environment.get("training") or {}
     pairs = _pairs(
@@ -117,16 +128,14 @@ def provenance(run: RunFiles) -> Section:
     return Section("provenance", "Provenance", blocks)
 
 
-def _curve(
-    run: RunFiles, steps: list[int], id_: str, title: str, y_title: str, keys: dict[str, str]
-) -> Figure | None:
+def _curve(run: RunFiles, steps: list[int], id_: str, title: str, y_title: str, keys: dict[str, str]) -> Figure | None:
     by_key = {key: {row["step"]: row[key] for row in run.history if row.get(key) is not None} for key in keys}
     by_key = {key: values for key, values in by_key.items() if values}
     if not by_key:
         return None
     own = sorted({step for values in by_key.values() for step in values})
     styles = dict(zip(keys, ("c0", "c1"), strict=False))
-    drawn = _thinned(own)
+    drawn = _every(own, 600)
     series = [_series(key, styles[key], by_key[key], drawn) for key in by_key]
     best = (run.environment.get("training") or {}).get("best_step")
     marks = [(best, f"kept: step {best:,}")] if best is not None and id_ == "loss" else []
@@ -141,7 +150,9 @@ def _curve(
         cells = ["" if step not in values else f"{values[step]:.4g}" for step in drawn]
         columns.append(Column(f"{keys[key]} ({'scaled units' if id_ == 'loss' else 'per step'})", cells, key=key))
     legend = [LegendEntry(key, keys[key], styles[key]) for key in by_key] if len(by_key) > 1 else []
-    return Figure(id_, title, wide, narrow, Table(title, columns, tall=True), "", legend, group=id_)
+    table = Table(title, columns, tall=True)
+    brief = table.only(_every(range(len(drawn)), 15))
+    return Figure(id_, title, wide, narrow, table, "", legend, brief)
 
 
 def _series(key: str, style: str, values: dict[int, float], steps: list[int]) -> Series:
@@ -152,9 +163,10 @@ def _series(key: str, style: str, values: dict[int, float], steps: list[int]) ->
     return Series(key, style, [float(v) if ok else None for v, ok in zip(line, inside, strict=True)])
 
 
-def _thinned(steps: list[int], most: int = 600) -> list[int]:
+def _every(steps: Sequence[int], most: int) -> list[int]:
+    """At most so many of them, evenly spread, the first and the last among them."""
     if len(steps) <= most:
-        return steps
+        return list(steps)
     return sorted({steps[round(i * (len(steps) - 1) / (most - 1))] for i in range(most)})
 
 

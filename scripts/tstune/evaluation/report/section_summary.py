@@ -28,7 +28,7 @@ _EFFECT_STYLE = {"helped": "better", "no clear difference": "neutral", "hurt": "
 def summary(run: RunFiles) -> Section:
     """Verdict, saved model, key numbers."""
     sentence = in_words(run.verdict["sentence"], [run.verdict["model"], *run.models])
-    headline, dot, rest = sentence.partition(". ")
+    headline, dot, rest = (part[:1].upper() + part[1:] for part in sentence.partition(". "))
     effect = run.verdict.get("effect")
     verdict = Verdict(effect, headline + dot.strip(), rest, _kept(run))
     return Section("summary", "Summary", [verdict, Facts(_facts(run)), Text(_task(run), note=True)])
@@ -57,8 +57,10 @@ def scoreboard(run: RunFiles) -> Section:
     counted = f"{round(windows):,} test windows, the same for every model; " if windows else ""
     whole = [Column.text("Metric", [metric_header(metric, run.unit) for metric in metrics])]
     rows = [[run.metrics[model].get(metric) for model in models] for metric in metrics]
-    cells = [Column.number("", row).cells if m != "num_windows" else Column.count("", row).cells
-             for m, row in zip(metrics, rows, strict=True)]
+    cells = [
+        Column.number("", row).cells if m != "num_windows" else Column.count("", row).cells
+        for m, row in zip(metrics, rows, strict=True)
+    ]
     whole += [Column(label(model), [row[number] for row in cells]) for number, model in enumerate(models)]
     explained = [(label(model), MODELS_EXPLAINED[model]) for model in models if model in MODELS_EXPLAINED]
     return Section(
@@ -67,9 +69,9 @@ def scoreboard(run: RunFiles) -> Section:
         [
             Table("All models on the test windows", columns, ours),
             Text(
-                f"{counted}RMSE and MAE without a horizon are over the whole {path_length(run)} of a forecast, with one "
-                "at that lead time. Lower is better; the lowest of each column is bold. MASE is the error over that of "
-                "a seasonal naive forecast on the training part.",
+                f"{counted}RMSE and MAE without a horizon are over the whole {path_length(run)} of a forecast, with "
+                "one at that lead time. Lower is better; the lowest of each column is bold. Shaded: the model this "
+                "report is about. MASE is the error over that of a seasonal naive forecast on the training part.",
                 note=True,
             ),
             Details("All metrics", [Table("All metrics of all models", whole)]),
@@ -150,10 +152,11 @@ def _drawn_from(run: RunFiles, has_interval: bool) -> str:
             f"No intervals: {verdict.get('num_blocks', 0)} blocks of {verdict.get('block_days', 1)} d are too few days "
             "to draw from."
         )
+    items = f"{verdict['num_items']:,} item{'s' if verdict['num_items'] != 1 else ''}"
     whom = "other items like these" if verdict.get("speaks_of_other_items") else "other days of the same items"
     return (
         f"Paired block bootstrap over {verdict['num_blocks']:,} blocks of {verdict['block_days']} d from "
-        f"{verdict['num_items']:,} item{'s' if verdict['num_items'] != 1 else ''} and {verdict['num_windows']:,} windows, "
+        f"{items} and {verdict['num_windows']:,} windows, "
         f"{verdict['draws']:,} draws, seed {verdict['seed']}. The intervals speak of {whom}."
     )
 
@@ -165,7 +168,8 @@ def _kept(run: RunFiles) -> str:
         return f"Saved model: {label(kept)}; nothing was trained."
     if kept == "zero_shot":
         return "Saved model: zero-shot; no training step lowered the validation loss."
-    return f"Saved model: {label(kept)}, step {training['best_step']:,} of {training['num_steps']:,}, chosen on the validation part."
+    step = f"step {training['best_step']:,} of {training['num_steps']:,}"
+    return f"Saved model: {label(kept)}, {step}, chosen on the validation part."
 
 
 def _task(run: RunFiles) -> str:
@@ -183,7 +187,7 @@ def _task(run: RunFiles) -> str:
 
 def _facts(run: RunFiles) -> list[Fact]:
     metrics = run.metrics.get(run.judged, {})
-    facts = [_rmse_fact(run, "rmse", f"RMSE over {path_length(run)}")]
+    facts = [_rmse_fact(run, "rmse", f"RMSE over the whole {path_length(run)}")]
     against = next((row for row in run.verdict["comparisons"] if row["reference"] == run.reference), None)
     if against is not None:
         interval = "no interval: too few days"

@@ -31,7 +31,9 @@ def group(*children: str, **attributes: object) -> Markup:
 
 
 def text(content: str, x: float, y: float, anchor: str = "start", **attributes: object) -> Markup:
-    """A line of text."""
+    """A line of text; nothing for no content."""
+    if not content:
+        return Markup()
     return tag("text", content, x=x, y=y, text_anchor=None if anchor == "start" else anchor, **attributes)
 
 

@@ -12,6 +12,7 @@ from tstune.evaluation.report.svg import WIDE, Scale, canvas, group, line, nice_
 
 PARTS = ("train", "validation", "test")
 MOST_ROWS = 40
+_STEPS = (1 / 24, 1 / 8, 1 / 4, 1 / 2, 1, 2, 3, 7, 14, 28, 56, 91, 182, 365, 730)  # days between dates
 
 
 @dataclass(frozen=True)
@@ -71,16 +72,20 @@ def timeline(spans: Sequence[Spans], width: float, description: str) -> Markup:
     ends = [(one.last - (origin if calendar else one.first)) / timedelta(days=1) for one in spans]
     x = Scale(0, max([*ends, 1e-6]), left, width - 10)
     parts = []
-    for day, label in _ticks(origin, x.high, calendar, 7 if wide else 3):
+    for day, label in _ticks(origin, x.high, calendar, 7 if wide else 4):
+        if calendar and x(day) + 76 > width:
+            continue  # its date would not fit
         parts.append(line((x(day), top), (x(day), bottom), "grid"))
-        parts.append(text(label, x(day), bottom + 18, "start" if day == 0 else "middle"))
+        parts.append(text(label, x(day), bottom + 18, "start" if calendar else "middle"))
     for number, one in enumerate(spans):
         start = origin if calendar else one.first
         y = top + row_height * number + (4 if wide else row_height - thick - 2)
         label_at = (left - 8, y + thick / 2 + 4, "end") if wide else (0, y - 3, "start")
         parts.append(text(_cut(one.item, 20 if wide else 40), *label_at, class_="row-label"))
         whole = [(one.first - start) / timedelta(days=1), (one.last - start) / timedelta(days=1)]
-        parts.append(tag("rect", x=x(whole[0]), y=y, width=max(x(whole[1]) - x(whole[0]), 1.0), height=thick, class_="unused"))
+        parts.append(
+            tag("rect", x=x(whole[0]), y=y, width=max(x(whole[1]) - x(whole[0]), 1.0), height=thick, class_="unused")
+        )
         for part, (begin, end) in one.parts.items():
             place, stop = x((begin - start) / timedelta(days=1)), x((end - start) / timedelta(days=1))
             bar = tag("rect", x=place, y=y, width=max(stop - place, 0.8), height=thick)
@@ -95,9 +100,12 @@ def timeline(spans: Sequence[Spans], width: float, description: str) -> Markup:
 def _ticks(origin: datetime, days: float, calendar: bool, count: int) -> list[tuple[float, str]]:
     if not calendar:
         return [(tick, f"{tick:g}") for tick in nice_ticks(0, days, count)]
-    fractions = [i / count for i in range(count)]
-    pattern = "%Y-%m-%d" if days > 4 else "%m-%d %H:%M"
-    return [(days * share, f"{origin + timedelta(days=days * share):{pattern}}") for share in fractions]
+    step = next((size for size in _STEPS if days / size <= count), days)
+    midnight = origin.replace(hour=0, minute=0, second=0, microsecond=0)
+    pattern = "%Y-%m-%d" if step >= 1 else "%m-%d %H:%M"
+    moments = [midnight + timedelta(days=step * number) for number in range(int(days / step) + 2)]
+    places = [((moment - origin) / timedelta(days=1), f"{moment:{pattern}}") for moment in moments]
+    return [(place, text) for place, text in places if 0 <= place <= days]
 
 
 def _cut(name: str, length: int) -> str:

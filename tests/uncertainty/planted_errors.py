@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
 from tstune.evaluation.scored_windows import ScoredWindows
@@ -48,6 +50,14 @@ def planted(
         timestamps=origin[:, None] + np.arange(steps) * HOUR,
         spread=spread[:, None].astype(np.float32),
     )
+
+
+def with_native(windows: ScoredWindows, wrong_by: float = 0.0) -> ScoredWindows:
+    """The windows with quantiles of a network that knows how wide the errors are, up to a shift."""
+    share = np.quantile(np.random.default_rng(9).gamma(2.0, 1.0, 100_000) - 1.0, LEVELS)
+    steps = np.arange(1, windows.forecast.shape[1] + 1)[:, None, None]
+    quantiles = windows.forecast[..., None] + steps * share + wrong_by
+    return replace(windows, quantiles=quantiles.astype(np.float32), levels=np.array(LEVELS))
 
 
 def covered(windows: ScoredWindows, quantiles: np.ndarray, low: int = 1, high: int = -2) -> np.ndarray:

@@ -1,0 +1,72 @@
+"""Several runs side by side: what was set differently first, then data, metrics, paired tests, items and cost.
+
+    python scripts/compare_runs.py runs/ttm/cgm_sample/demo runs/ttm/cgm_sample/lora --output compare.html
+    python scripts/compare_runs.py registry:cgm@champion registry:cgm:2 runs/mine
+
+A run is the output folder of a training or of eval_forecast.py, or a version of the model registry. The first one is
+what the others are held against, window by window where all of them forecast the same windows. The terminal gets
+Markdown, --output one HTML file that needs no network. Exit codes: 0 compared, whatever came of it; 2 your input needs
+a change (one `error:` line says which).
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from tstune.errors import EXIT_OK, OutputError, exits_cleanly
+
+
+def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument(
+        "runs", nargs="+", metavar="run", help="run folder, registry:name@alias or registry:name:version"
+    )
+    parser.add_argument("--output", type=Path, metavar="file", help="HTML page to write (.html)")
+    parser.add_argument("--overwrite", action="store_true", help="replace an existing output file")
+    parser.add_argument(
+        "--registry", help="for registry:…, as in manage_registry.py (default: TSTUNE_REGISTRY, registry/)"
+    )
+    return parser.parse_args(argv)
+
+
+@exits_cleanly
+def main(argv: Sequence[str] | None = None) -> int:
+    """Compare, print, write."""
+    args = parse_args(argv)
+    if args.output is not None:
+        _check_output(args.output, args.overwrite)
+    from tstune.comparison.page import TITLE, comparison_sections
+    from tstune.comparison.runs import read_runs
+    from tstune.evaluation.report.markdown import as_markdown
+
+    sections = comparison_sections(read_runs(args.runs, args.registry))
+    print(as_markdown(TITLE, sections, None))
+    if args.output is not None:
+        from tstune.evaluation.report.page import as_html
+
+        aside = args.output.with_name(f".{args.output.name}.partial")
+        try:
+            aside.write_text(as_html(TITLE, sections, None), encoding="utf-8")
+            aside.replace(args.output)
+        except OSError as error:
+            aside.unlink(missing_ok=True)
+            raise OutputError(f"--output {args.output} cannot be written: {error.strerror}") from None
+        print(f"page: {args.output}")
+    return EXIT_OK
+
+
+def _check_output(output: Path, overwrite: bool) -> None:
+    """Stop before anything is read that could not be written."""
+    if output.suffix != ".html":
+        raise OutputError(f"--output {output}: the page is HTML; name it with .html at the end")
+    if output.is_dir() or (output.exists() and not overwrite):
+        raise OutputError(f"--output {output} exists; add --overwrite or choose another file")
+    if not output.parent.is_dir():
+        raise OutputError(f"--output {output}: the folder {output.parent} does not exist")
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,92 @@
+"""Every model family as the conformance suite sees it: a tiny checkpoint, and the settings that fit it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import tiny
+import tiny_chronos
+
+
+@dataclass(frozen=True)
+class Family:
+    """What differs between families; all else is the same test.
+
+    Attributes:
+        write: makes a tiny checkpoint; None for models without one.
+        counts: tuning mode -> (all parameters, trainable ones), or the words of the refusal.
+        refused: key of `data` -> words of the refusal, for columns the family does not read.
+        learning_rate: that suits the tiny network.
+    """
+
+    write: Callable[..., Path] | None = None
+    counts: dict[str, tuple[int, int] | str] = field(default_factory=dict)
+    refused: dict[str, str] = field(default_factory=dict)
+    learning_rate: float = 0.01
+
+
+# Counted by hand from the widths in tiny_chronos.py; each sum is in the order of the network's layers.
+BOLT_HEAD = (16 * 32 + 32) + (32 * 72 + 72) + (16 * 72 + 72)
+BOLT_DECODER = (4 * 256 + 64 + 16) + (4 * 256 + 16) + (2 * 512 + 16) + 16
+BOLT_LORA = 16 * 8 * (16 + 16) + 8 * (32 + 72)  # q, k, v, o of 2 encoder blocks, of a decoder block twice; output
+CHRONOS2_HEAD = (16 * 32 + 32) + (32 * 36 + 36) + (16 * 36 + 36)
+CHRONOS2_LORA = 16 * 8 * (16 + 16) + 8 * (32 + 36)  # q, k, v, o over time and over series of 2 blocks; output
+
+FOUNDATION: dict[str, Family] = {
+    "ttm": Family(
+        write=tiny.write_checkpoint,
+        counts={
+            "zero_shot": (2796, 0),
+            "head": (2796, 136),
+            "decoder": (2796, 412),
+            "bias": (2796, 260),
+            "lora": (2796 + 1824, 1824),
+            "dora": (2796 + 2008, 2008),
+            "full": (2796, 2796),
+            "from_scratch": (2796, 2796),
+        },
+    ),
+    "chronos_bolt": Family(
+        write=tiny_chronos.write_bolt,
+        counts={
+            "zero_shot": (12960, 0),
+            "head": (12960, BOLT_HEAD),
+            "decoder": (12960, BOLT_DECODER + BOLT_HEAD),
+            "bias": (12960, (32 + 16 + 16) + (32 + 72 + 72)),
+            "lora": (12960 + BOLT_LORA, BOLT_LORA),
+            "dora": (12960 + BOLT_LORA + 16 * 16 + 72, BOLT_LORA + 16 * 16 + 72),
+            "full": (12960, 12960),
+            "from_scratch": (12960, 12960),
+        },
+        refused={
+            "conditional_columns": "cannot read 'dose'",
+            "control_columns": "cannot read 'plan'",
+            "static_real_columns": "cannot read 'age'",
+            "static_categorical_columns": "cannot read 'site'",
+            "time_features": "cannot read 'hour_of_day'",
+        },
+    ),
+    "chronos2": Family(
+        write=tiny_chronos.write_chronos2,
+        counts={
+            "zero_shot": (9784, 0),
+            "head": (9784, CHRONOS2_HEAD),
+            "decoder": "has an encoder and no decoder",
+            "bias": (9784, (32 + 16 + 16) + (32 + 36 + 36)),
+            "lora": (9784 + CHRONOS2_LORA, CHRONOS2_LORA),
+            "dora": (9784 + CHRONOS2_LORA + 16 * 16 + 36, CHRONOS2_LORA + 16 * 16 + 36),
+            "full": (9784, 9784),
+            "from_scratch": (9784, 9784),
+        },
+        refused={
+            "static_real_columns": "leaves nothing of the constant 'age'",
+            "static_categorical_columns": "leaves nothing of the constant 'site'",
+        },
+    ),
+}
+BASELINES: dict[str, Family] = {
+    name: Family() for name in ("persistence", "seasonal_naive", "context_mean", "ridge", "lightgbm")
+}
+ALL = FOUNDATION | BASELINES
