@@ -3,7 +3,7 @@
     python scripts/eval_forecast.py --run runs/ttm/cgm_sample/demo
     python scripts/eval_forecast.py --model runs/mine --model builtin --config recipes/ttm/cgm_sample/demo.yaml
     python scripts/eval_forecast.py --model runs/mine --config recipes/ttm/cgm_sample/demo.yaml data.test_stride=1
-    python scripts/eval_forecast.py --model registry:cgm@champion --config … --output runs/evaluated
+    python scripts/eval_forecast.py --model registry:cgm@champion --hydra recipes/hydra/ttm.yaml --output runs/evaluated
 
 A model is a run folder, registry:name@alias or registry:name:version, builtin, a folder of weights or a Hub id (both as
 they are, zero-shot; of the family of the config, or as family:weights), or the name of a baseline. The first one is

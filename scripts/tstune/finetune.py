@@ -11,7 +11,7 @@ from tstune.config.schema import PretrainingSection, RunConfig
 from tstune.data.cohort import write_cohort
 from tstune.data.frequency import fixed_step, parse_frequency
 from tstune.data.pipeline import PreparedData
-from tstune.errors import ConfigError
+from tstune.errors import ConfigError, ReportError
 from tstune.evaluation.metrics import Scores
 from tstune.evaluation.plots import (
     choose_windows,
@@ -139,7 +139,7 @@ def finetune(
                     run.write_json(TRACKING_FILE, tracked.to_dict())
                 _draw(run.path / "plots", model, data, scores, training)
                 if config.evaluation.report:
-                    write_report(run.path)
+                    _report(run.path, Path(output_dir))
                 with stop.deferred():
                     run.commit()
                     keep_checkpoints(checkpoint_folder, Path(output_dir))
@@ -195,6 +195,14 @@ def _write(
     run.write_json("environment.json", environment | {"parameters": results["parameters"], "training": summary})
     text = render_readme(model, data, results, environment)
     (run.path / "README.md").write_text(text, encoding="utf-8")
+
+
+def _report(folder: Path, final: Path) -> None:
+    """Write the report; a run that is done is not lost for a page that cannot be drawn."""
+    try:
+        write_report(folder)
+    except ReportError as error:
+        logger.warning("no report: %s; scripts/write_report.py %s draws it later", error, final)
 
 
 def _draw(

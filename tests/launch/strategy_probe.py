@@ -18,13 +18,15 @@ from torch.distributed.fsdp import FSDPModule
 from tstune import TTMForecaster
 from tstune.config.simple_manager import SimpleConfigManager
 from tstune.errors import EXIT_OK, exits_cleanly
+from tstune.models.base import BaseTimeSeriesFoundationModel
+from tstune.models.registry import model_class
 from tstune.runtime.distributed import DistributedManager
 from tstune.runtime.logs import setup_logging
 from tstune.runtime.sharding import local_numel
 
 
-class Probe(TTMForecaster):
-    """A TTM that notes what it is trained with."""
+class Noting:
+    """Put before a model's class: it notes what it is trained with."""
 
     def __init__(self, *arguments: object) -> None:
         super().__init__(*arguments)
@@ -63,13 +65,22 @@ class Probe(TTMForecaster):
         return [part for part in module.modules() if type(part).__name__.removeprefix("FSDP") in self.block_classes]
 
 
+class Probe(Noting, TTMForecaster):
+    """A TTM that notes what it is trained with."""
+
+
+def probe_of(family: str) -> type[BaseTimeSeriesFoundationModel]:
+    """The same for any family."""
+    return Probe if family == "ttm" else type("Probe", (Noting, model_class(family)), {})
+
+
 def _zero_partition(module: nn.Module) -> int | None:
     """Values of which this rank holds the optimizer's state under ZeRO-1 and 2, else None."""
     partitions = getattr(getattr(module, "optimizer", None), "single_partition_of_fp32_groups", None)
     return None if partitions is None else sum(partition.numel() for partition in partitions)
 
 
-def run(model: Probe, manager: DistributedManager, record: Path) -> None:
+def run(model: Noting, manager: DistributedManager, record: Path) -> None:
     """Train one recipe and write its record."""
     results = model.fit(output_dir=model.config.output_dir, manager=manager)
     training, forecast = results["training"], model.predict(model.config.data.path)
@@ -79,13 +90,13 @@ def run(model: Probe, manager: DistributedManager, record: Path) -> None:
 
 
 @exits_cleanly
-def main(records: str, *recipes: str, probe: type[Probe] = Probe) -> int:
+def main(records: str, *recipes: str, probe: type[Probe] | None = None) -> int:
     setup_logging()
     configs = {Path(recipe).stem: SimpleConfigManager().load_config(recipe) for recipe in recipes}
     first = next(iter(configs.values()))
     manager = DistributedManager(first.distributed, first.training.mixed_precision)
     for name, config in configs.items():
-        run(probe(config), manager, Path(records) / f"{name}-rank{manager.rank}.json")
+        run((probe or probe_of(config.model.type))(config), manager, Path(records) / f"{name}-rank{manager.rank}.json")
     return EXIT_OK
 
 

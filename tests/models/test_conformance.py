@@ -298,15 +298,8 @@ def test_tuning_leaves_the_checkpoint_alone(name: str, desk: Desk) -> None:
 
 
 @foundation
-def test_the_same_run_twice(name: str, desk: Desk) -> None:
-    first = desk.trained(name)
-    again = desk.model(name, training=TRAINING | {"checkpoint_every_steps": None, "resume_from_checkpoint": None}).fit()
-    assert again["training"].history == first.results["training"].history
-    assert again["metrics"] == first.results["metrics"]
-
-
-@foundation
 def test_a_run_that_was_stopped_goes_on_as_if_it_had_not_been(name: str, desk: Desk, tmp_path: Path) -> None:
+    """And a run is the same twice: this one begins anew beside the one that was left alone."""
     whole = desk.trained(name)
     folder = tmp_path / "stopped"
     stopped = desk.model(name, training=TRAINING)

@@ -40,7 +40,7 @@ NUM_COMMANDS = {
     ("accelerate_configs/README.md", "--config"): 4,
     ("recipes/README.md", "--config"): 1,
     ("recipes/hydra/README.md", "--hydra"): 9,
-    ("recipes/ttm/README.md", "--config"): 6,
+    ("recipes/ttm/README.md", "--config"): 8,
     ("recipes/ttm/pretrain/README.md", "--config"): 1,
 }
 
@@ -66,10 +66,11 @@ SAME_RUN = {
     "cgm_sample/conformal": f"model=builtin_512_96 data=cgm_sample {QUANTILES}",
     "cgm_sample/quantile_head": f"model=builtin_512_96 data=cgm_sample {QUANTILES} forecast.method=quantile_head",
     "brist1d_open/per_item": "data=brist1d_open tuning=per_item",
-    **{f"brist1d_open/{mode}": f"{BRIST1D} tuning={mode}" for mode in ("zero_shot", "decoder", "full")},
+    **{f"brist1d_open/{mode}": f"{BRIST1D} tuning={mode}" for mode in ("zero_shot", "decoder")},
+    "brist1d_open/full": f"{BRIST1D} tuning=full data.train_stride=3",
     "brist1d_open/conformal": f"{BRIST1D} tuning=decoder {QUANTILES}",
-    "brist1d_open/one_hour": f"{BRIST1D} tuning=full model.prediction_length=12 training.learning_rate=1e-3 "
-    "evaluation.horizons=[15min,30min,45min,60min]",
+    "brist1d_open/one_hour": f"{BRIST1D} tuning=full data.train_stride=3 model.prediction_length=12 "
+    "training.learning_rate=1e-3 evaluation.horizons=[15min,30min,45min,60min]",
 }
 # What an option needs beside it to be a run.
 WITH = {"data/csv": "data.path=a.csv", "model/scratch_small": "tuning=from_scratch"}

@@ -314,6 +314,15 @@ def test_a_folder_that_cannot_be_drawn_is_one_clear_line(folders, tmp_path, caps
     assert not (run / "report.html").exists()
 
 
+def test_a_report_that_cannot_be_written_leaves_nothing_behind(folders, tmp_path, capsys):
+    for name in INPUTS:
+        shutil.copy(folders["one item"] / name, tmp_path)
+    (tmp_path / "report.md").mkdir()
+    assert script.main([str(tmp_path)]) == 2
+    assert re.fullmatch(r"error: .*report\.md cannot be written: Is a directory\n", capsys.readouterr().err)
+    assert list(tmp_path.glob(".*")) == []
+
+
 def _edit(run, key, value):
     content = json.loads((run / "evaluation.json").read_text())
     (run / "evaluation.json").write_text(json.dumps(content | {key: value}))

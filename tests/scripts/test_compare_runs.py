@@ -19,6 +19,7 @@ import eval_forecast
 import finetune_ttm
 from tstune.comparison.paired import pair
 from tstune.comparison.runs import ComparedRun, read_runs
+from tstune.evaluation.report.content import WARNING
 from tstune.registry import open_registry
 
 QUICK = {"baselines": ["persistence"], "report": False}
@@ -197,6 +198,14 @@ def test_page(desk: Path, capsys: pytest.CaptureFixture[str]) -> None:
         "error: --output compare.html exists"
     )
     compared(capsys, "decoder", name, "--output", "compare.html", "--overwrite")
+
+
+def test_glucose_is_not_for_treatment(desk: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert WARNING not in compared(capsys, "full", "half")
+    manifest = tiny.read_json(desk / "half" / "manifest.json") | {"unit": "mmol/L"}
+    (desk / "half" / "manifest.json").write_text(json.dumps(manifest))
+    assert WARNING in compared(capsys, "full", "half", "--output", "compare.html")
+    assert WARNING in " ".join(Page(desk / "compare.html").words)
 
 
 def test_registry_versions(desk: Path, capsys: pytest.CaptureFixture[str]) -> None:

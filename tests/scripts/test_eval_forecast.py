@@ -158,7 +158,8 @@ class TestRun:
         assert "seed=3 would make it another one" in refused(capsys, "--run", "run", "seed=3")
 
     def test_a_run_on_a_table(self, desk: Path, capsys: pytest.CaptureFixture[str]) -> None:
-        values = tiny.recipe(None, Path("frame"), Path("checkpoint"), evaluation=QUICK, training={"max_steps": 1})
+        nothing = {"mode": "zero_shot"}
+        values = tiny.recipe(None, Path("frame"), Path("checkpoint"), evaluation=QUICK, tuning=nothing)
         for path in (None, "series.csv"):
             values["data"]["path"] = path
             model = TTMForecaster(RunConfig(**values))

@@ -144,7 +144,7 @@ def test_too_few_windows_are_said(make, caplog, monkeypatch):
 def test_quantiles_of_adapted_items_are_around_their_forecast(make, tmp_path):
     model = make(
         forecast={"method": "residual"},
-        tuning={"mode": "head", "per_item": True, "per_item_epochs": 2, "per_item_learning_rate": 0.02},
+        tuning={"mode": "head", "per_item": True, "per_item_epochs": 1, "per_item_learning_rate": 0.02},
         lora={"rank": 2},
     )
     model.fit(output_dir=tmp_path / "run")

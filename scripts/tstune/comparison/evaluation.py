@@ -8,13 +8,14 @@ from pathlib import Path
 from tstune.config.schema import RunConfig
 from tstune.config.simple_manager import SimpleConfigManager
 from tstune.data.cohort import write_cohort
-from tstune.errors import OutputError
+from tstune.errors import OutputError, ReportError
 from tstune.evaluation.record import EVALUATION_FILE, WINDOWS_FILE, windows_table
 from tstune.evaluation.report import write_report
 from tstune.evaluation.scoreboard import format_scoreboard
 from tstune.evaluation.verdict import Verdict
 from tstune.judging import Judge
 from tstune.run_folder import RunFolder
+from tstune.runtime.logs import logger
 
 
 @dataclass(frozen=True)
@@ -80,5 +81,8 @@ def write_evaluation(run: RunFolder, evaluation: Evaluation, config: RunConfig) 
     run.write_json("environment.json", evaluation.environment)
     SimpleConfigManager().save_config(config, run.path / "config.yaml")
     if has_report(config, evaluation.part):
-        write_report(run.path)
+        try:
+            write_report(run.path)
+        except ReportError as error:  # what was computed is not lost for a page that cannot be drawn
+            logger.warning("no report: %s; scripts/write_report.py %s draws it later", error, run.final)
     run.commit()

@@ -27,7 +27,7 @@ __all__ = [
 
 _OF_ALL = """\
 data.source is one of these names, or your own function as package.module:function: it takes the data section and
-returns a SourceTable. Keys that all sources share: frequency, max_gap, fill, min_context, time_features, unit,
+returns a SourceTable. Keys that all sources share: cache, frequency, max_gap, fill, min_context, time_features, unit,
 convert_to, valid_range, out_of_range, conflicting_readings, timezone, scaling, split; see tstune/config/schema.py."""
 
 # name -> module with a function load(config) -> SourceTable and its INFO; loaded on first use

@@ -28,10 +28,11 @@ def write_report(folder: str | Path) -> None:
     run = read_run(folder)
     name, sections, warning = title(run), contents(run), WARNING if run.is_glucose else None
     pages = {HTML_FILE: as_html(name, sections, warning), MARKDOWN_FILE: as_markdown(name, sections, warning)}
-    try:
-        for file, page in pages.items():
-            aside = folder / f".{file}.partial"
+    for file, page in pages.items():
+        aside = folder / f".{file}.partial"
+        try:
             aside.write_text(page, encoding="utf-8")
             os.replace(aside, folder / file)
-    except OSError as error:
-        raise OutputError(f"{folder} cannot be written: {error.strerror}") from None
+        except OSError as error:
+            aside.unlink(missing_ok=True)
+            raise OutputError(f"{folder / file} cannot be written: {error.strerror}") from None

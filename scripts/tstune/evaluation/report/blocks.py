@@ -22,6 +22,7 @@ class Column:
         best: row that is set in bold.
         shades: one per row, -1 (much lower than the reference) to 1 (much higher), None for no colour.
         key: what a legend switches on and off, and a tooltip shows with it.
+        quiet: left out of the tooltip.
     """
 
     header: str
@@ -30,6 +31,7 @@ class Column:
     best: int | None = None
     shades: Sequence[float | None] | None = None
     key: str | None = None
+    quiet: bool = False
 
     @classmethod
     def text(cls, header: str, values: Sequence[object]) -> Column:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from markupsafe import Markup
 
 from tstune.evaluation.report.bar_charts import change_bars
@@ -66,8 +68,9 @@ def horizons(run: RunFiles) -> Section | Omitted:
         series.append(Series(model, style(model, run.models), values["values"], bands))
         columns.append(Column.number(f"{label(model)} ({run.unit})", values["values"], key=model))
         if with_band:
-            columns.append(Column.number(f"{label(model)}, 95 % low ({run.unit})", bounds[0], key=model))
-            columns.append(Column.number(f"{label(model)}, 95 % high ({run.unit})", bounds[1], key=model))
+            for name, side in zip(("low", "high"), bounds, strict=True):
+                column = Column.number(f"{label(model)}, 95 % {name} ({run.unit})", side, key=model)
+                columns.append(replace(column, quiet=model not in leads))
 
     def draw(width: float) -> Markup:
         ticks = hours_axis(0.0, x[-1], width) if run.step_seconds else None

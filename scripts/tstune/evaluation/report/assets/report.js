@@ -86,7 +86,7 @@
     element("b", `${heads[0].textContent}: ${row.cells[0].textContent}`, tip);
     for (let column = 1; column < heads.length; column += 1) {
       const value = row.cells[column].textContent;
-      if (value === "–" || off.has(heads[column].dataset.key)) continue;
+      if (value === "–" || off.has(heads[column].dataset.key) || "quiet" in heads[column].dataset) continue;
       const [, name, unit] = heads[column].textContent.match(/^(.*?)(?: \(([^()]*)\))?$/s);
       const entry = element("span", "", tip);
       element("i", name, entry).style.fontStyle = "normal";
