@@ -472,3 +472,10 @@ def test_two_people_hardly_share_a_stretch(twelve: SourceTable):
     shared = owners[owners["hash"].duplicated(keep=False)].groupby("hash")["item"].agg(tuple)
     assert len(shared) <= 5
     assert shared.value_counts().max() <= 2
+
+
+def test_the_smooth_curves_of_the_simulator_are_not_copies():
+    """After a meal two simulated people may fall alike for three hours: that is no duplicate."""
+    section = DataSection(source="simulated_t1d", source_options={"people": 8, "days": 30})
+    data = prepare_data(section, 96, 24)
+    assert data.manifest["leak_check"] == {"checks": list(CHECKS), "allowed": []}

@@ -266,6 +266,13 @@ def test_training_looks_at_the_steps_of_one_pass(name: str, make: Make, caplog: 
 
 
 @both
+def test_another_loss_is_told_to_have_no_say(name: str, make: Make, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level("WARNING", logger="tstune"):
+        make(name, training={"loss": "huber"})
+    assert "training.loss=huber has no say here" in caplog.text
+
+
+@both
 def test_every_learning_weight_gets_a_gradient(name: str, make: Make) -> None:
     """Else DDP would wait for it."""
     model, data = make(name)
@@ -325,6 +332,32 @@ def test_a_packed_base_trains_saves_and_reloads(name: str, kind: str, layer: typ
     assert model.quantization_report.bytes_after < model.quantization_report.bytes_before
     batch = windows(data)
     assert torch.equal(quantiles(load_model(tmp_path / "run"), batch), quantiles(model, batch))
+
+
+@both
+def test_long_forecasts_go_through_adapters_too(name: str, make: Make) -> None:
+    sections = {"model": {"prediction_length": BEYOND}, "evaluation": {"horizons": ["2h"]}}
+    adapted, data = make(name, tuning={"mode": "lora"}, **sections)
+    plain, _ = make(name, **sections)
+    batch = windows(data)
+    new = quantiles(adapted, batch)  # an adapter begins with no effect
+    assert torch.allclose(new, quantiles(plain, batch), rtol=1e-4, atol=1e-4 * new.abs().max().item())
+    for key, value in adapted.network.named_parameters():
+        if "lora_B" in key:
+            torch.nn.init.normal_(value, std=0.1)
+    assert not torch.allclose(new, quantiles(adapted, batch), rtol=1e-2)
+
+
+@both
+def test_one_adapter_per_item(name: str, make: Make, tmp_path: Path) -> None:
+    tuning = {"mode": "head", "per_item": True, "per_item_epochs": 1, "per_item_learning_rate": 0.02}
+    model, data = make(name, tuning=tuning, training={"max_steps": 2, "eval_every_steps": 2})
+    results = model.fit(data, output_dir=tmp_path / "run")
+    kept = [row["item_id"] for row in results["per_item"] if row["kept"]]
+    assert kept
+    assert results["metrics"]["per_item"]["rmse"] < results["metrics"]["fine_tuned"]["rmse"]
+    table = load_model(tmp_path / "run").predict(tiny.series(rows=300))
+    assert table["load"].to_numpy() == pytest.approx(model.predict(tiny.series(rows=300))["load"].to_numpy(), rel=1e-4)
 
 
 # Files

@@ -8,6 +8,7 @@ import importlib.util
 import os
 import re
 import shlex
+import sys
 import subprocess
 from dataclasses import dataclass
 from functools import cache
@@ -89,6 +90,7 @@ def load_script(script: str) -> ModuleType:
     """Import a script by its path."""
     spec = importlib.util.spec_from_file_location(f"documented_{Path(script).stem}", ROOT / script)
     module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # a dataclass looks itself up there
     spec.loader.exec_module(module)
     return module
 

@@ -75,6 +75,7 @@ def test_a_batch_has_the_promised_types_and_shapes():
         "past_observed_mask": ((3, CONTEXT, 4), torch.bool),
         "future_values": ((3, PREDICTION, 4), torch.float32),
         "future_observed_mask": ((3, PREDICTION, 4), torch.bool),
+        "future_known_mask": ((3, PREDICTION, 4), torch.bool),  # with control columns
         "item": ((3,), torch.int64),
         "start": ((3,), torch.int64),
         "origin": ((3,), torch.int64),

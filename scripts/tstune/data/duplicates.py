@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import numpy as np
 
-from tstune.data.fingerprints import Stretches
+from tstune.data.fingerprints import STRETCH, Stretches
 from tstune.data.panel import Panel
 from tstune.data.panel_rows import position_of, time_of
 
 FEWEST_MATCHES = 3
 """Stretches that must agree before two series are called the same."""
+SHORTEST_COPY = 3 * STRETCH // 2
+"""Grid steps they must reach over: two smooth curves, as after a meal, may agree for the length of one stretch."""
 
 _PARTS = (("train", "validation"), ("train", "test"), ("validation", "test"))
 
@@ -65,7 +67,8 @@ def _same_readings(
         values, counts = np.unique(distance[mine], return_counts=True)
         # readings between two grid steps may be rounded either way
         near = mine[np.abs(distance[mine] - values[counts.argmax()]) <= 1]
-        if len(near) >= FEWEST_MATCHES:
+        reach = stretches.last_row[second[near]].max() - stretches.first_row[second[near]].min() + 1
+        if len(near) >= FEWEST_MATCHES and reach >= SHORTEST_COPY:
             found.append((first[near], second[near]))
     return found
 

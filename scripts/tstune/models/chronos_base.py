@@ -29,7 +29,8 @@ class ChronosForecaster(BaseTimeSeriesFoundationModel):
 
     The loss is twice the pinball loss of the network's quantiles in its normalised space. It is the mean over observed
     steps and levels; the library's is the same up to a constant factor, see `tests/models/test_chronos_library.py`.
-    A target whose context is flat or empty weighs nothing: there is no scale to measure its loss in.
+    A target whose context is flat or empty weighs nothing: there is no scale to measure its loss in. Readings go in
+    and come out in original units; `data.scale` matters for the scores only.
     """
 
     architecture: ClassVar[ChronosArchitecture]
@@ -76,6 +77,12 @@ class ChronosForecaster(BaseTimeSeriesFoundationModel):
         self._wrap(load_network(self.architecture, self.config.model, mode == "from_scratch"), preprocessor)
         self._check_mode()
         self._check_levels()
+        if self.config.training.loss != "mse" and mode != "zero_shot":
+            logger.warning(
+                "training.loss=%s has no say here: %s learns with the pinball loss of its own quantiles",
+                self.config.training.loss,
+                self.architecture.title,
+            )
         if self.config.model.prediction_length > self.module.native_length:
             logger.warning(
                 "model.prediction_length=%d is more than the %d steps of one forward pass: longer forecasts are rolled "
