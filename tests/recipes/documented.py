@@ -8,8 +8,8 @@ import importlib.util
 import os
 import re
 import shlex
-import sys
 import subprocess
+import sys
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
