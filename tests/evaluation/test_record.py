@@ -222,3 +222,16 @@ def test_a_run_on_glucose_has_its_section(tmp_path: Path):
     assert mmol == pytest.approx(mgdl / 18.016, rel=1e-9)
     text = (desk / "run/report.md").read_text()
     assert "not for treatment decisions" in text
+
+
+def test_a_run_with_several_targets(tmp_path: Path):
+    desk = tiny.write_desk(tmp_path)
+    changes = {"data": {"target_columns": ["load", "dose"]}, "evaluation": {"baselines": ["ridge"]}}
+    values = tiny.recipe(desk / "series.csv", desk / "run", desk / "checkpoint", **changes)
+    results = TTMForecaster(validate(values, "test")).fit(output_dir=desk / "run")
+    record = tiny.read_json(desk / "run/evaluation.json")
+    assert record["targets"] == ["load", "dose"]
+    assert len(record["examples"]) == 3
+    assert {example["target"] for example in record["examples"]} == {"load"}
+    assert record["rmse_by_step"]["ridge"]["values"][0] == results["metrics"]["ridge"]["rmse@1h"]
+    assert (desk / "run/report.html").stat().st_size > 10_000

@@ -41,6 +41,7 @@ NUM_COMMANDS = {
     ("recipes/README.md", "--config"): 1,
     ("recipes/hydra/README.md", "--hydra"): 9,
     ("recipes/ttm/README.md", "--config"): 8,
+    ("recipes/ttm/brist1d_open/README.md", "--config"): 3,
     ("recipes/ttm/pretrain/README.md", "--config"): 1,
 }
 

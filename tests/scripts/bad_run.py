@@ -88,7 +88,7 @@ CASES = (
     Case(
         "misspelt baseline",
         "wrong value",
-        ("'persistance'", "did you mean persistence?", "context_mean, persistence, ridge, seasonal_naive"),
+        ("'persistance'", "did you mean persistence?", "persistence, ridge, seasonal_naive"),
         ("evaluation.baselines=[persistance]",),
     ),
     Case(

@@ -132,7 +132,7 @@ def _examples(
     if windows is None:
         return []
     found = []
-    for kind, index in choose_examples(windows, hypo_limit):
+    for kind, index in choose_examples(windows.target(0), hypo_limit):
         past = backtest.windows.gather(windows.start[index : index + 1])
         usable = past["past_observed_mask"][0, -_HISTORY_SHOWN:, 0].numpy()
         found.append(

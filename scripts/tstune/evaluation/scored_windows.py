@@ -63,12 +63,14 @@ class ScoredWindows:
             return self
         if self.truth.shape[2] != 1:
             raise DataError(f"this is defined for one target, these windows have {self.truth.shape[2]}")
-        names = ("truth", "forecast", "observed", "quantiles")
-        squeezed = {name: getattr(self, name)[:, :, 0] for name in names if getattr(self, name) is not None}
-        scale = self.mase_scale
-        if scale is not None and np.ndim(scale) == 2:
-            squeezed["mase_scale"] = scale[:, 0]
-        return replace(self, **squeezed)
+        return self.target(0)
+
+    def target(self, number: int) -> ScoredWindows:
+        """One of the targets, [windows, steps]; the last reading is that of the first."""
+        chosen = {n: getattr(self, n)[:, :, number] for n in _PER_TARGET if getattr(self, n) is not None}
+        by_window = ("mase_scale", "spread")
+        chosen |= {name: getattr(self, name)[:, number] for name in by_window if np.ndim(getattr(self, name)) == 2}
+        return replace(self, **chosen)
 
     def select(self, windows: np.ndarray) -> ScoredWindows:
         """Only some windows, for example a stratum.
@@ -83,5 +85,6 @@ class ScoredWindows:
         return replace(self, **{n: getattr(self, n)[:, steps] for n in _PER_STEP if getattr(self, n) is not None})
 
 
+_PER_TARGET = ("truth", "forecast", "observed", "quantiles")
 _PER_STEP = ("truth", "forecast", "observed", "timestamps", "quantiles")
 _PER_WINDOW = tuple(field.name for field in fields(ScoredWindows) if field.name not in ("levels", "unit"))
