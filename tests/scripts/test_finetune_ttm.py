@@ -151,6 +151,8 @@ class TestFromAnotherFolder:
             ".jsonl",
             ".safetensors",
             ".png",
+            ".html",
+            ".parquet",
         }
 
 
