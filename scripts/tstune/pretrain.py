@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from tstune.config.schema import DataSection, EvaluationSection, RunConfig
+from tstune.config.schema import DataSection, EvaluationSection, ForecastSection, RunConfig
 from tstune.data.pipeline import Preprocessor
 from tstune.data.scaler import Scaler
 from tstune.data.synthetic import FixedSyntheticWindows, SeriesRecipe, SyntheticWindows
@@ -164,7 +164,12 @@ def _check(config: RunConfig) -> None:
         raise ConfigError("pre-training starts from random weights: leave out model.pretrained and tuning.mode")
     if config.training.max_steps is None or config.training.num_epochs != 1:
         raise ConfigError("the stream of series has no end: set training.max_steps, and training.num_epochs=1")
-    for name, section in (("data", DataSection()), ("evaluation", EvaluationSection())):
+    if config.model.type != "ttm":
+        raise ConfigError(f"model.type={config.model.type}: pre-training is for ttm")
+    if config.training.context_dropping:
+        raise ConfigError("training.context_dropping: generated series have whole contexts; leave it out")
+    unused = {"data": DataSection(), "evaluation": EvaluationSection(), "forecast": ForecastSection()}
+    for name, section in unused.items():
         if getattr(config, name) != section:
             raise ConfigError(f"{name}: pre-training generates its own series; leave this section out")
 
