@@ -48,7 +48,8 @@ def test_features_on_disk_equal_features_in_memory(forecaster, tmp_path):
     assert memory.num_bytes == disk.num_bytes == len(data.train) * (4 * 16 + 2) * 4  # 4 patches of 16, loc, scale
     chosen = [5, 0, len(data.train) - 1]
     one, other = memory.__getitems__(chosen), disk.__getitems__(chosen)
-    assert set(one) == {"features", "loc", "scale", "future_values", "future_observed_mask", "item", "start"}
+    kept = {"future_values", "future_observed_mask", "item", "start", "origin"}
+    assert set(one) == {"features", "loc", "scale"} | kept
     assert all(torch.equal(one[name], other[name]) for name in one)
     assert one["features"].shape == (3, 1, 4, 16)
     del disk

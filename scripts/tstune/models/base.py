@@ -285,8 +285,9 @@ class BaseTimeSeriesFoundationModel(ABC):
 
     def shortened(self, windows: WindowDataset) -> WindowDataset:
         """Training windows with the oldest part of some contexts masked, as `training.context_dropping` asks."""
-        dropping = context_dropping(self.config, windows.panel.frequency)
-        return windows if dropping is None else windows.with_dropping(dropping)
+        if not self.config.training.context_dropping:
+            return windows
+        return windows.with_dropping(context_dropping(self.config, windows.panel.frequency))
 
     def frozen_encoder(self) -> Callable[[Batch], Batch] | None:
         """First part of the network, if it is frozen and `module` accepts its stored output; None otherwise."""

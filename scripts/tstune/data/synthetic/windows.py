@@ -35,7 +35,12 @@ class SyntheticWindows(Dataset):
         num_windows: length of an epoch.
         seed: of the content.
         recipe: what the series are made of; None takes the defaults.
+
+    Attributes:
+        categories: none, generated series belong to nobody.
     """
+
+    categories = None
 
     def __init__(
         self,
