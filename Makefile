@@ -16,7 +16,7 @@ $(VENV)/.installed: requirements.txt
 	DS_BUILD_OPS=0 $(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
 	touch $@
 
-demo: install  ## fine-tune on real glucose and print the scoreboard
+demo: install  ## fine-tune on real glucose, print the scoreboard, write a report
 	$(BIN)/accelerate launch --config_file accelerate_configs/cpu.yaml --num_cpu_threads_per_process 1 \
 		scripts/finetune_ttm.py --config $(RECIPE) overwrite=true
 

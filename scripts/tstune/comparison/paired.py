@@ -10,10 +10,9 @@ import pandas as pd
 
 from tstune.comparison.runs import ComparedRun
 from tstune.data.frequency import parse_frequency
-from tstune.evaluation.bootstrap import Blocks, relative_rmse
+from tstune.evaluation.bootstrap import ROUNDING, Blocks, relative_rmse
 
-_ROUNDING = 1e-4
-"""Relative differences below this are rounding, as in the verdict of a run."""
+_EFFECTS = {-1: "better", 0: "no clear difference", 1: "worse"}
 _WINDOW = ["item_id", "origin"]
 _MUST_AGREE = {
     "prediction_length": "forecast lengths",
@@ -131,20 +130,15 @@ def _test(
 ) -> PairedTest:
     (interval,) = relative_rmse(square[:, number], square[:, :1], blocks)
     mine, other = rmse_by_item[:, number], rmse_by_item[:, 0]
-    effect = "no clear difference"
-    if interval.high is not None and interval.high < -_ROUNDING:
-        effect = "better"
-    elif interval.low is not None and interval.low > _ROUNDING:
-        effect = "worse"
     return PairedTest(
         run=runs[number].name,
         reference=runs[0].name,
-        effect=effect,
+        effect=_EFFECTS[interval.clear_sign],
         change=interval.change,
         low=interval.low,
         high=interval.high,
-        items_better=int((mine < other * (1 - _ROUNDING)).sum()),
-        items_worse=int((mine > other * (1 + _ROUNDING)).sum()),
+        items_better=int((mine < other * (1 - ROUNDING)).sum()),
+        items_worse=int((mine > other * (1 + ROUNDING)).sum()),
         num_items=len(mine),
     )
 

@@ -10,6 +10,8 @@ from scipy.special import stdtrit
 
 DRAWS = 2000
 LEVEL = 0.95
+ROUNDING = 1e-4
+"""Relative differences below this are rounding: the same weights in another kernel or on another number of ranks."""
 MIN_ITEMS = 5
 """With fewer, how items differ cannot be estimated; they are taken as they are (Gelman & Hill 2007, 12.9)."""
 
@@ -85,6 +87,13 @@ class Interval:
     change: float
     low: float | None
     high: float | None
+
+    @property
+    def clear_sign(self) -> int:
+        """-1 if the RMSE is clearly lower, 1 if it is clearly higher, 0 if the interval holds 0 or there is none."""
+        if self.high is not None and self.high < -ROUNDING:
+            return -1
+        return 1 if self.low is not None and self.low > ROUNDING else 0
 
 
 def relative_rmse(

@@ -10,14 +10,13 @@ import numpy as np
 
 from tstune.data.windows import WindowDataset
 from tstune.errors import DataError
-from tstune.evaluation.bootstrap import DRAWS, LEVEL, Blocks, Interval, relative_rmse
+from tstune.evaluation.bootstrap import DRAWS, LEVEL, ROUNDING, Blocks, Interval, relative_rmse
 from tstune.evaluation.metrics import Scores
 from tstune.evaluation.scoreboard import OURS, best_baseline, best_model
 
 Effect = Literal["helped", "no clear difference", "hurt"]
 
-_ROUNDING = 1e-4
-"""Relative differences below this are rounding: the same weights in another kernel or on another number of ranks."""
+_EFFECTS: dict[int, Effect] = {-1: "helped", 0: "no clear difference", 1: "hurt"}
 
 _RIVAL_EFFECT = {
     "helped": "{model} beats the best {kind}, {reference}",
@@ -192,20 +191,15 @@ def _comparison(model: str, reference: str, interval: Interval, scores: Mapping[
     mine, other = scores[model].rmse_by_item, scores[reference].rmse_by_item
     judged = np.isfinite(mine) & np.isfinite(other)
     mine, other = mine[judged], other[judged]
-    effect: Effect = "no clear difference"
-    if interval.high is not None and interval.high < -_ROUNDING:
-        effect = "helped"
-    elif interval.low is not None and interval.low > _ROUNDING:
-        effect = "hurt"
     return Comparison(
         model=model,
         reference=reference,
-        effect=effect,
+        effect=_EFFECTS[interval.clear_sign],
         change=interval.change,
         low=interval.low,
         high=interval.high,
-        items_better=int((mine < other * (1 - _ROUNDING)).sum()),
-        items_worse=int((mine > other * (1 + _ROUNDING)).sum()),
+        items_better=int((mine < other * (1 - ROUNDING)).sum()),
+        items_worse=int((mine > other * (1 + ROUNDING)).sum()),
         num_items=len(mine),
     )
 
