@@ -361,3 +361,10 @@ def test_each_model_family_has_its_own_keys(write_config: Write, yaml: str, said
     with pytest.raises(ConfigError) as error:
         load(write_config(f"model: {yaml}"))
     assert said in str(error.value)
+
+
+@pytest.mark.parametrize("text", ["no", "'no'", "false"])
+def test_an_unquoted_no_is_the_word(write_config: Write, text: str):
+    assert load(write_config(f"training: {{mixed_precision: {text}}}")).training.mixed_precision == "no"
+    with pytest.raises(ConfigError, match=r"training\.mixed_precision: input should be 'no', 'fp16', 'bf16' or 'auto'"):
+        load(write_config("training: {mixed_precision: yes}"))

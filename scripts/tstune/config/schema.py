@@ -8,7 +8,7 @@ from __future__ import annotations
 import itertools
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from tstune.config.model_sections import AnyModelSection, TTMSection
 from tstune.config.moments import Moment, end_of
@@ -26,6 +26,11 @@ HeldOut = (
 Fill = Literal["interpolate", "hold", "zero", "none"]
 TimeFeature = Literal["hour_of_day", "day_of_week", "day_of_year"]
 TuningMode = Literal["zero_shot", "head", "decoder", "bias", "lora", "dora", "full", "from_scratch"]
+
+
+def _yaml_no(value: object) -> object:
+    """YAML reads an unquoted `no` as false."""
+    return "no" if value is False else value
 
 
 class SplitSection(Section):
@@ -303,7 +308,7 @@ class TrainingSection(Section):
     """Loss on scaled values, over observed targets only."""
     huber_delta: float = Field(1.0, gt=0)
     """Where the Huber loss turns from square to linear, in scaled units."""
-    mixed_precision: Literal["no", "fp16", "bf16", "auto"] | None = None
+    mixed_precision: Annotated[Literal["no", "fp16", "bf16", "auto"], BeforeValidator(_yaml_no)] | None = None
     """Null takes what `accelerate launch` was given; `auto` what the hardware does best (bf16, fp16 or no)."""
     early_stopping_patience: int | None = Field(None, ge=1)
     """Stop after this many validations without improvement; null never stops early."""
