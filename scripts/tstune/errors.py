@@ -71,6 +71,10 @@ class MissingDependencyError(TstuneError):
     """An optional package is not installed; the message names the pip line."""
 
 
+class ServiceError(TstuneError):
+    """A remote service that refused, did not answer, or answered what cannot be read."""
+
+
 class Preempted(Exception):
     """The machine is taken away (SIGTERM): not an error, the same command goes on where this run stopped."""
 

@@ -89,4 +89,6 @@ FOUNDATION: dict[str, Family] = {
 BASELINES: dict[str, Family] = {
     name: Family() for name in ("persistence", "seasonal_naive", "context_mean", "ridge", "lightgbm")
 }
-ALL = FOUNDATION | BASELINES
+SERVICES: dict[str, Family] = {"timegpt": Family()}
+"""Models without a network of ours, answered by a local server; fine-tuned like a baseline is fitted."""
+ALL = FOUNDATION | SERVICES | BASELINES

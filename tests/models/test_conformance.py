@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import get_args
@@ -14,7 +14,8 @@ import pandas as pd
 import pytest
 import tiny
 import torch
-from families import ALL, FOUNDATION
+from families import ALL, FOUNDATION, SERVICES
+from timegpt_server import running_service
 
 from tstune.config.schema import TuningMode
 from tstune.config.validation import validate
@@ -54,7 +55,8 @@ class Desk:
 
     def model(self, name: str, **sections: object) -> Model:
         """Not built yet; a baseline lives in the configuration of a TTM."""
-        family, checkpoint = name if name in FOUNDATION else "ttm", self.checkpoints.get(name, self.checkpoints["ttm"])
+        family = name if name in FOUNDATION or name in SERVICES else "ttm"
+        checkpoint = "timegpt-1" if name in SERVICES else self.checkpoints[family]
         learning_rate = ALL[name].learning_rate
         base = {"model": {"type": family}, "tuning": {"mode": "full"}, "training": {"learning_rate": learning_rate}}
         values = tiny.recipe(self.csv, self.folder / "unused", checkpoint, **base, evaluation=QUIET)
@@ -88,8 +90,9 @@ class Desk:
 
 
 @pytest.fixture(scope="module")
-def desk(tmp_path_factory: pytest.TempPathFactory) -> Desk:
-    return Desk(tmp_path_factory.mktemp("desk"))
+def desk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Desk]:
+    with running_service():
+        yield Desk(tmp_path_factory.mktemp("desk"))
 
 
 def some(data: PreparedData, indices: object = (0, 3, 11, 19)) -> dict[str, torch.Tensor]:

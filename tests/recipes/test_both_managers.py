@@ -25,6 +25,7 @@ RECIPES = sorted(
 NUM_RECIPES = {
     "chronos2/cgm_sample": 1,
     "chronos_bolt/cgm_sample": 2,
+    "timegpt/cgm_sample": 2,
     "ttm/brist1d_open": 6,
     "ttm/cgm_sample": 14,
     "ttm/etth1": 9,
@@ -33,7 +34,12 @@ NUM_RECIPES = {
     "ttm/t1d_uom": 2,
 }
 
-TRAINING_SCRIPTS = ("scripts/finetune_ttm.py", "scripts/finetune_chronos.py", "scripts/pretrain_ttm.py")
+TRAINING_SCRIPTS = (
+    "scripts/finetune_ttm.py",
+    "scripts/finetune_chronos.py",
+    "scripts/finetune_timegpt.py",
+    "scripts/pretrain_ttm.py",
+)
 NUM_COMMANDS = {
     ("README.md", "--config"): 4,
     ("README.md", "--hydra"): 1,

@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from tstune import ModelConfig, RunConfig, TTMConfig
-from tstune.config.flat import ALIASES, FLAT_PATHS, SWITCHES
+from tstune.config.flat import ALIASES, FLAT_PATHS, SWITCHES, Chronos2Config, ChronosBoltConfig, TimeGPTConfig
+from tstune.config.model_sections import FAMILIES
 from tstune.config.simple_manager import SimpleConfigManager
 from tstune.config.validation import leaf_paths, section_at
 from tstune.errors import ConfigError
@@ -53,6 +54,10 @@ training:
 """
 
 
+# FLAT_PATHS holds the keywords of every family
+TTM_NAMES = [name for name, path in FLAT_PATHS.items() if path in set(leaf_paths())]
+
+
 def at(config: RunConfig, path: str) -> object:
     value: object = config
     for part in path.split("."):
@@ -85,8 +90,9 @@ def test_every_printed_keyword_reads_back(keyword: str, value: object):
 
 
 def test_every_leaf_of_the_schema_has_exactly_one_flat_name():
-    paths = list(leaf_paths())
+    paths = {path for family in FAMILIES for path in leaf_paths(family=family)}
     assert len(paths) > 60
+    assert set(leaf_paths()) < paths
     assert Counter(FLAT_PATHS.values()) == Counter(paths)  # a collision of names would drop a path
 
 
@@ -101,7 +107,8 @@ def test_no_second_name_hides_a_flat_name():
 
 def test_no_keyword_is_the_default_run():
     assert TTMConfig().run_config == RunConfig()
-    assert [name for name, path in FLAT_PATHS.items() if getattr(TTMConfig(), name) != at(RunConfig(), path)] == []
+    assert len(TTM_NAMES) > 60
+    assert [name for name in TTM_NAMES if getattr(TTMConfig(), name) != at(RunConfig(), FLAT_PATHS[name])] == []
 
 
 # A value other than the default for every keyword whose kind is simple; the rest is listed below.
@@ -115,18 +122,28 @@ def other_value(default: object) -> object:
     raise AssertionError(default)
 
 
+CONFIGS = {config.model_type: config for config in (TTMConfig, ChronosBoltConfig, Chronos2Config, TimeGPTConfig)}
 SIMPLE = [
-    name
+    (family, name)
+    for family, config in CONFIGS.items()
     for name, path in FLAT_PATHS.items()
-    if isinstance(at(RunConfig(), path), bool | int | float) and not path.startswith("lora.")
+    if path in set(leaf_paths(family=family))
+    and (family == "ttm" or path not in set(leaf_paths()))  # what all families share is tried once
+    and isinstance(at(config().run_config, path), bool | int | float)
+    and not path.startswith("lora.")
 ]
 
 
-@pytest.mark.parametrize("name", SIMPLE)
-def test_each_keyword_sets_its_own_path_and_no_other(name: str):
-    value = other_value(at(RunConfig(), FLAT_PATHS[name]))
-    config = TTMConfig(**{name: value})
-    changed = [path for path in leaf_paths() if at(config.run_config, path) != at(RunConfig(), path)]
+def test_every_family_has_its_flat_class():
+    assert sorted(CONFIGS) == sorted(FAMILIES)
+
+
+@pytest.mark.parametrize(("family", "name"), SIMPLE)
+def test_each_keyword_sets_its_own_path_and_no_other(family: str, name: str):
+    default = CONFIGS[family]().run_config
+    value = other_value(at(default, FLAT_PATHS[name]))
+    config = CONFIGS[family](**{name: value})
+    changed = [path for path in leaf_paths(family=family) if at(config.run_config, path) != at(default, path)]
     assert changed == [FLAT_PATHS[name]]
     assert getattr(config, name) == value
 
@@ -231,11 +248,11 @@ def test_an_unknown_attribute_is_an_attribute_error():
 def test_signature_and_docstring_cover_every_flat_name():
     parameters = inspect.signature(TTMConfig).parameters
     assert len(parameters) >= 30
-    assert list(parameters) == list(FLAT_PATHS)
+    assert list(parameters) == TTM_NAMES
     lines = {
         line.split(" (default ", 1)[0].strip(): line for line in TTMConfig.__doc__.splitlines() if "(default " in line
     }
-    assert set(lines) == set(FLAT_PATHS)
+    assert set(lines) == set(TTM_NAMES)
     for name, line in lines.items():
         assert f"(default {at_default(name)!r}):" in line, name
         assert len(line.split("): ", 1)[1]) > 10, f"{name} is not explained"
@@ -257,7 +274,7 @@ def test_signature_defaults_are_those_of_the_schema():
 def test_to_dict_holds_every_keyword_and_makes_the_same_config():
     config = TTMConfig(**SEED_CALL, split_borders=(10, 20, 30), horizons=["30min", 6], max_gap="45min")
     values = config.to_dict()
-    assert list(values) == list(FLAT_PATHS)
+    assert list(values) == TTM_NAMES
     assert values["prediction_length"] == 96
     assert values["split_borders"] == (10, 20, 30)
     assert TTMConfig(**values) == config

@@ -136,6 +136,12 @@ class Chronos2Config(ModelConfig):
     model_type = "chronos2"
 
 
+class TimeGPTConfig(ModelConfig):
+    """TimeGPT, flat."""
+
+    model_type = "timegpt"
+
+
 def _resolve_names(keywords: Mapping[str, object]) -> dict[str, object]:
     resolved: dict[str, object] = {}
     said_by: dict[str, str] = {}
@@ -181,5 +187,5 @@ def _document(cls: type[ModelConfig]) -> None:
     cls.__doc__ = f"{cls.__doc__}\n\nArgs:\n" + "\n".join(lines) + f"\n\nAliases: {aliases}.\nSwitches: {switches}.\n"
 
 
-for _family_config in (TTMConfig, ChronosBoltConfig, Chronos2Config):
+for _family_config in (TTMConfig, ChronosBoltConfig, Chronos2Config, TimeGPTConfig):
     _document(_family_config)

@@ -40,10 +40,7 @@ class Baseline(BaseTimeSeriesFoundationModel):
 
     def window_losses(self, module: nn.Module, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
         """Mean squared error of the forecast, per window, in scaled units."""
-        targets = slice(0, self.preprocessor.roles.num_targets)
-        std = torch.as_tensor(self.preprocessor.scaler.std[targets], dtype=torch.float32)
-        observed = batch["future_observed_mask"][..., targets]
-        return window_losses(self.forecast(batch) / std, batch["future_values"][..., targets] / std, observed, "mse")
+        return forecast_losses(self, batch)
 
     def save_weights(self, folder: Path) -> None:
         """Write the family's name; there is nothing else to keep."""
@@ -196,6 +193,14 @@ class Ridge(Baseline):
         return tuple(
             torch.as_tensor(values[targets], dtype=torch.float32, device=device) for values in (scaler.mean, scaler.std)
         )
+
+
+def forecast_losses(model: BaseTimeSeriesFoundationModel, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+    """([batch] summed squared error, [batch] weight) of a model's forecast, in scaled units."""
+    targets = slice(0, model.preprocessor.roles.num_targets)
+    std = torch.as_tensor(model.preprocessor.scaler.std[targets], dtype=torch.float32)
+    observed = batch["future_observed_mask"][..., targets]
+    return window_losses(model.forecast(batch) / std, batch["future_values"][..., targets] / std, observed, "mse")
 
 
 def _rows(values: torch.Tensor) -> np.ndarray:

@@ -1,0 +1,50 @@
+"""Forecast with TimeGPT or fine-tune it, and judge it against the baselines.
+
+    python scripts/finetune_timegpt.py --config recipes/timegpt/cgm_sample/zero_shot.yaml
+    python scripts/finetune_timegpt.py --config recipes/timegpt/cgm_sample/finetune.yaml model.finetune_depth=2
+
+TimeGPT is a paid service: readings leave this machine. With model.dry_run=true, as in the recipes, this script shows
+what would be sent and its size, and sends nothing; model.dry_run=false sends it, up to model.max_windows series.
+The key is read from NIXTLA_API_KEY and the address from NIXTLA_BASE_URL, never from a recipe. One process only.
+Exit codes: 0 done, 2 your input needs a change or the service refused (one `error:` line says which), 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+
+from tstune.errors import EXIT_OK, exits_cleanly
+from tstune.finetune_command import parse_finetune_args, run_finetuning
+from tstune.runtime.one_process import refuse_ranks
+
+FAMILIES = ("timegpt",)
+
+
+def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """Read the command line."""
+    return parse_finetune_args(__doc__, argv)
+
+
+@exits_cleanly
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the recipe, or show what it would send."""
+    args = parse_args(argv)
+    refuse_ranks("scripts/finetune_timegpt.py")
+    from tstune.config.command_line import config_manager, config_path
+
+    config = config_manager(args).load_config(config_path(args), args.overrides)
+    if config.model.type not in FAMILIES or not config.model.dry_run:
+        return run_finetuning(args, FAMILIES)
+
+    from tstune.models.registry import model_class
+    from tstune.models.timegpt_plan import describe_dry_run
+    from tstune.runtime.logs import setup_logging
+
+    setup_logging()
+    print(describe_dry_run(config, model_class("timegpt")(config).prepare()))
+    return EXIT_OK
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

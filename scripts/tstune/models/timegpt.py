@@ -1,0 +1,244 @@
+"""TimeGPT (nixtla): a model behind a paid service, reached through its official client."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import nn
+
+from tstune.data.pipeline import PreparedData, Preprocessor
+from tstune.data.windows import Batch
+from tstune.errors import CheckpointError, ConfigError
+from tstune.evaluation.backtest import thinned
+from tstune.models.base import MODEL_FOLDER, BaseTimeSeriesFoundationModel
+from tstune.models.baselines import forecast_losses
+from tstune.models.timegpt_plan import plan_run
+from tstune.models.timegpt_requests import TimeGPTRequests, intervals_of
+from tstune.models.timegpt_series import Series, training_series, window_series
+from tstune.runtime.distributed import DistributedManager
+from tstune.runtime.logs import logger
+from tstune.runtime.one_process import refuse_ranks
+from tstune.training.contract import Checkpoints, TrainingObserver, TrainingResult
+
+MODES = ("zero_shot", "full")
+_KEPT = ("model", "finetuned_model_id")
+
+
+class TimeGPTForecaster(BaseTimeSeriesFoundationModel):
+    """TimeGPT behind the common interface; a forecaster without a network.
+
+    Each target of each window is a series of its own, many to a request; a window that was forecast once is not paid
+    for again. Conditional columns are sent as historic exogenous ones, control columns and features of the time as
+    future ones. `tuning.mode=full` fine-tunes with the service on the training part, targets only; `training` has no
+    say in it. Gaps in a context are filled with straight lines, its end with the last reading. A context with fewer
+    than two readings is not sent: its forecast is the last reading, or the mean of the training part.
+
+    Attributes:
+        finetuned_model_id: stored model that forecasts, or None.
+    """
+
+    model_type = "timegpt"
+
+    def __init__(self, *arguments: object, **options: object) -> None:
+        super().__init__(*arguments, **options)
+        self.finetuned_model_id: str | None = getattr(self.config.model, "finetuned_model_id", None)
+        self._requests: TimeGPTRequests | None = None
+        self._known: dict[bytes, tuple[np.ndarray, np.ndarray]] = {}
+
+    def prepare(self, data: str | pd.DataFrame | PreparedData | None = None) -> PreparedData:
+        """Windows, and before a run a line that says how much it will send.
+
+        Raises:
+            ConfigError: more than `model.max_windows`, or settings that TimeGPT has no use for.
+        """
+        prepared = super().prepare(data)
+        if self.preprocessor is None:
+            self._check(prepared.preprocessor)
+            plan, most = plan_run(self.config, prepared), self.config.model.max_windows
+            logger.info("TimeGPT will be sent %s", plan)
+            if plan.num_series > most and not self.config.model.dry_run:
+                raise ConfigError(
+                    f"model.max_windows={most}, but this run may send {plan.num_series} series (window and target) to "
+                    f"TimeGPT: {plan}; raise model.max_windows to pay for them, or raise data.test_stride; "
+                    "model.dry_run=true shows it in full"
+                )
+        return prepared
+
+    def build(self, preprocessor: Preprocessor) -> None:
+        """Remember the channels; nothing is sent yet.
+
+        Raises:
+            ConfigError: columns, modes or levels that TimeGPT does not know.
+            DistributedError: several ranks.
+        """
+        self._check(preprocessor)
+        self.preprocessor = preprocessor
+        self.finetuned_model_id = self.config.model.finetuned_model_id
+
+    def forecast(self, batch: Batch) -> torch.Tensor:
+        """[batch, prediction, targets] float32 in original units."""
+        return self._answers(batch)[..., 0]
+
+    @property
+    def native_levels(self) -> tuple[float, ...]:
+        """The configured levels."""
+        return tuple(self.config.forecast.quantiles)
+
+    def native_quantiles(self, batch: Batch) -> torch.Tensor:
+        """[batch, prediction, targets, native levels] float32 in original units, ascending."""
+        return self._answers(batch)[..., 1:]
+
+    def window_losses(self, module: nn.Module | None, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+        """Mean squared error of the forecast, per window, in scaled units."""
+        return forecast_losses(self, batch)
+
+    def train_on(
+        self,
+        data: PreparedData,
+        manager: DistributedManager | None = None,
+        history_path: Path | None = None,
+        checkpoints: Checkpoints | None = None,
+        observer: TrainingObserver | None = None,
+    ) -> TrainingResult:
+        """Fine-tune with the service; the better of before and after on validation windows stays.
+
+        There are no checkpoints to go on from: the service trains in one request.
+        """
+        section, begin = self.config.model, time.perf_counter()
+        before = self._validation_loss(data)
+        base, series = self.finetuned_model_id, training_series(data.train)
+        if not series:
+            raise ConfigError("TimeGPT: the training part has no two readings in a row; enlarge data.split.train")
+        self.finetuned_model_id = self._service().finetune(series, base)
+        logger.info("TimeGPT stored the fine-tuned model as %s", self.finetuned_model_id)
+        after = self._validation_loss(data)
+        best = section.finetune_steps if after < before or not self.config.evaluation.keep_best else 0
+        if best == 0:
+            logger.info("TimeGPT: fine-tuning did not lower the validation loss, the model is as before")
+            self.finetuned_model_id = base
+        history = [
+            {"step": 0, "validation_loss": before},
+            {"step": section.finetune_steps, "validation_loss": after, "best_step": best},
+        ]
+        if history_path is not None:
+            history_path.write_text("".join(json.dumps(row) + "\n" for row in history), encoding="utf-8")
+        return TrainingResult(
+            num_steps=section.finetune_steps,
+            num_epochs=1,
+            best_step=best,
+            best_validation_loss=after if best else before,
+            stopped_early=False,
+            learning_rate=0.0,  # the service's own
+            lr_curve=None,
+            seconds=time.perf_counter() - begin,
+            windows_per_second=0.0,
+            resumed_from=None,
+            history=history,
+        )
+
+    def starts_from_weights(self) -> bool:
+        """The service's model is pretrained."""
+        return True
+
+    def save_weights(self, folder: Path) -> None:
+        """Write which model of the service this is; its weights stay there, and the key is not written."""
+        (folder / MODEL_FOLDER).mkdir(parents=True)
+        values = {"model_type": self.model_type, "model": self.config.model.pretrained}
+        values["finetuned_model_id"] = self.finetuned_model_id
+        (folder / MODEL_FOLDER / "config.json").write_text(json.dumps(values, indent=2), encoding="utf-8")
+
+    def load_weights(self, folder: Path) -> None:
+        """Read which model of the service this is.
+
+        Raises:
+            CheckpointError: the file is missing or damaged.
+        """
+        path = folder / MODEL_FOLDER / "config.json"
+        try:
+            name, stored = (json.loads(path.read_text(encoding="utf-8"))[key] for key in _KEPT)
+        except FileNotFoundError:
+            raise CheckpointError(f"{path} is missing") from None
+        except (ValueError, KeyError, TypeError) as error:
+            raise CheckpointError(f"{path} does not name a model of TimeGPT: {error}") from None
+        if name != self.config.model.pretrained or not isinstance(stored, str | None):
+            raise CheckpointError(f"{path} names {name!r} and {stored!r}, config.yaml {self.config.model.pretrained!r}")
+        self.finetuned_model_id = stored
+
+    def _answers(self, batch: Batch) -> torch.Tensor:
+        """[batch, prediction, targets, 1 + levels]: the point forecast, then the quantiles."""
+        section, steps, levels = self.config.model, self.config.model.prediction_length, self.native_levels
+        if section.dry_run:
+            raise ConfigError(
+                "model.dry_run=true: nothing is sent to TimeGPT, so nothing is forecast; scripts/finetune_timegpt.py "
+                "shows what would be sent, model.dry_run=false sends it"
+            )
+        series = window_series(batch, self.preprocessor)
+        keys = [None if one is None else self._key(one) for one in series]
+        wanted: dict[bytes, Series] = {
+            key: one for key, one in zip(keys, series, strict=True) if key is not None and key not in self._known
+        }
+        todo = list(wanted.items())
+        for begin in range(0, len(todo), section.windows_per_request):
+            part = todo[begin : begin + section.windows_per_request]
+            points, quantiles = self._service().forecast(
+                [one for _, one in part], steps, levels, self.finetuned_model_id
+            )
+            self._known |= {key: row for (key, _), row in zip(part, zip(points, quantiles, strict=True), strict=True)}
+        found = np.empty((len(series), steps, 1 + len(levels)), np.float32)
+        for place, key in enumerate(keys):
+            if key is None:
+                found[place] = self._last_reading(batch, place)
+            else:
+                found[place, :, 0], found[place, :, 1:] = self._known[key]
+        targets = self.preprocessor.roles.num_targets
+        answers = torch.from_numpy(found).view(-1, targets, steps, 1 + len(levels)).permute(0, 2, 1, 3).contiguous()
+        return answers.to(batch["past_values"].device)
+
+    def _key(self, series: Series) -> bytes:
+        return hashlib.sha256(f"{self.finetuned_model_id}|".encode() + series.key()).digest()
+
+    def _last_reading(self, batch: Batch, place: int) -> float:
+        window, target = divmod(place, self.preprocessor.roles.num_targets)
+        observed = batch["past_observed_mask"][window, :, target]
+        if observed.any():
+            return float(batch["past_values"][window, observed, target][-1])
+        return float(self.preprocessor.scaler.mean[target])
+
+    def _service(self) -> TimeGPTRequests:
+        if self._requests is None:
+            self._requests = TimeGPTRequests(self.config.model, self.preprocessor.frequency)
+        return self._requests
+
+    def _validation_loss(self, data: PreparedData) -> float:
+        """Mean squared error in scaled units, on a few windows of the validation part."""
+        windows = thinned(data.validation, max_windows=self.config.model.selection_windows)
+        total, weight = 0.0, 0.0
+        size = self.evaluation_batch_size(torch.device("cpu"))
+        for begin in range(0, len(windows), size):
+            batch = windows.__getitems__(range(begin, min(begin + size, len(windows))))
+            sums, weights = self.window_losses(None, batch)
+            total, weight = total + float(sums.sum()), weight + float(weights.sum())
+        return total / max(weight, 1.0)
+
+    def _check(self, preprocessor: Preprocessor) -> None:
+        config, statics = self.config, preprocessor.roles.statics
+        refuse_ranks("model.type=timegpt")
+        if config.tuning.mode not in MODES:
+            raise ConfigError(
+                f"tuning.mode={config.tuning.mode}: the weights of TimeGPT are not here; use zero_shot, or full with "
+                "model.finetune_steps and model.finetune_depth"
+            )
+        if config.model.quantization != "none" or config.tuning.per_item:
+            key = "tuning.per_item" if config.tuning.per_item else "model.quantization"
+            raise ConfigError(f"{key}: the weights of TimeGPT are not here; leave it out")
+        if config.data.mirror_train_windows:
+            raise ConfigError("data.mirror_train_windows=true: TimeGPT is tuned on whole series; set it to false")
+        if statics:
+            raise ConfigError(f"model.type=timegpt cannot read the constant {statics[0]!r}: leave it out of data")
+        intervals_of(config.forecast.quantiles)
