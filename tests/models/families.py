@@ -87,6 +87,9 @@ FOUNDATION: dict[str, Family] = {
     ),
 }
 BASELINES: dict[str, Family] = {
-    name: Family() for name in ("persistence", "seasonal_naive", "context_mean", "ridge", "lightgbm")
+    name: Family()
+    for name in ("persistence", "seasonal_naive", "context_mean", "ridge", "lightgbm", "auto_ets", "auto_theta")
 }
-ALL = FOUNDATION | BASELINES
+MEMBERS = ("persistence", "seasonal_naive", "context_mean")
+"""What the ensemble averages; none of them minds the unit of its readings."""
+ALL = FOUNDATION | BASELINES | {"ensemble": Family()}

@@ -149,7 +149,9 @@ def _score(judge: Judge, config: RunConfig, saved: BaseTimeSeriesFoundationModel
         del before
     saved.to(manager.device)
     if mode != "zero_shot":
-        if not manager.is_sharded:  # training left the network as Accelerate had prepared it
+        if (
+            saved.module is not None and not manager.is_sharded
+        ):  # training left the network as Accelerate had prepared it
             if config.training.compile:
                 saved.module.compile()
             saved.module = manager.accelerator.prepare_model(saved.module, evaluation_mode=True)
