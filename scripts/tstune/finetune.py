@@ -69,6 +69,7 @@ def finetune(
     gpu.allow_tf32(config.training.tf32)
     _check_config(config)
     inputs = {"model.pretrained": config.model.pretrained, "data.path": config.data.path}
+    inputs |= {f"model.members.{n}": member for n, member in enumerate(getattr(config.model, "members", ()))}
     with StopSignal() as stop, RunFolder(output_dir, overwrite, manager.is_main, inputs, resume is not None) as run:
         checkpoint_folder = open_checkpoint_folder(output_dir, overwrite, resume, manager)
         data = model.prepare(train_data)
@@ -78,6 +79,7 @@ def finetune(
 
         set_seed(config.seed)
         model.build(data.preprocessor)
+        _check_has_network(model)
         model.to(manager.device)
         parameters = model.get_model_info()  # as trained: adapters are merged afterwards
         training: TrainingResult | None = None
@@ -97,7 +99,10 @@ def finetune(
                 history_path = run.path / "history.jsonl" if run.path else None
                 prepare_memory(model, manager, gpu)
                 with gpu.phase("training"):
-                    training = model.train_on(data, manager, history_path, checkpoints, tracked)
+                    if model.module is not None:
+                        training = model.train_on(data, manager, history_path, checkpoints, tracked)
+                    else:  # fitted in closed form or by a service: there are no steps to watch or to go on from
+                        training = model.train_on(data, manager, history_path)
                 with gpu.phase("evaluation"):
                     judge.score("fine_tuned", model, remember=True)
                 if "zero_shot" in judge.scores:
@@ -111,7 +116,8 @@ def finetune(
             judge.add_metrics()
 
             scores = judge.scores
-            kept = "zero_shot" if training is None or training.best_step == 0 else "fine_tuned"
+            went_back = training is not None and training.best_step == 0
+            kept = "fine_tuned" if "fine_tuned" in scores and not went_back else "zero_shot"
             judged = verdict(scores, judge.test.windows, kept, config.seed)
             results = {
                 "metrics": {name: values.metrics for name, values in scores.items()},
@@ -157,6 +163,22 @@ def _check_config(config: RunConfig) -> None:
         check_name(config.tracking.register_as, "tracking.register_as")
         open_registry(config.tracking.registry)
     check_baselines(config)
+
+
+def _check_has_network(model: BaseTimeSeriesFoundationModel) -> None:
+    """Refuse what only a network can do, of a model without one."""
+    config = model.config
+    if model.module is not None:
+        return
+    asked = {
+        f"tuning.mode={config.tuning.mode}": config.tuning.mode not in ("from_scratch", "full", "zero_shot"),
+        "tuning.per_item=true": config.tuning.per_item,
+        f"model.quantization={config.model.quantization}": config.model.quantization != "none",
+        "forecast.method=quantile_head": config.forecast.method == "quantile_head" and not model.native_levels,
+    }
+    wrong = [key for key, is_asked in asked.items() if is_asked]
+    if wrong:
+        raise ConfigError(f"{wrong[0]} is for networks, and model.type={config.model.type} has none; leave it out")
 
 
 def per_item_table(

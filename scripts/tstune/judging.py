@@ -189,6 +189,18 @@ def build_baselines(
         if name == "seasonal_naive" and seasonality > config.model.context_length:
             logger.warning("seasonal_naive left out: a season has %d steps, the context is shorter", seasonality)
             continue
+        most, asked = baseline.most_windows(data.panel.roles.num_targets), len(data.test)
+        if most is not None and asked > most:
+            every = -(-asked * config.data.test_stride // most)
+            logger.warning(
+                "%s left out: it is fitted to each window anew, to at most %s test windows, and there are %s; "
+                "data.test_stride=%d gives as few",
+                name,
+                f"{most:,}",
+                f"{asked:,}",
+                every,
+            )
+            continue
         baseline.build(data.preprocessor)
         baseline.train_on(data.as_judged(), manager)
         baselines[name] = baseline

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import tstune
 from tstune.data.pipeline import PreparedData
 from tstune.evaluation.verdict import format_comparisons
 from tstune.training.contract import TrainingResult
@@ -36,7 +37,7 @@ _TEMPLATE = """# {title}
 From a checkout of the project, with its `scripts/` folder on the Python path:
 
 ```python
-from tstune import {class_name}
+from {module} import {class_name}
 
 model = {class_name}.load("path/to/this/folder")
 forecast = model.predict("input.csv")  # columns {columns}; one row per series and future step
@@ -101,7 +102,7 @@ def render_readme(model: BaseTimeSeriesFoundationModel, data: PreparedData, resu
         windows=", ".join(f"{part} {count:,}" for part, count in data.manifest["windows"].items()),
         context=config.model.context_length,
         ahead=config.model.prediction_length,
-        pretrained=config.model.pretrained or "random (from scratch)",
+        pretrained=_origin(model),
         mode=config.tuning.mode,
         trainable=results["parameters"]["trainable"],
         total=results["parameters"]["total"],
@@ -113,6 +114,7 @@ def render_readme(model: BaseTimeSeriesFoundationModel, data: PreparedData, resu
         licence=data.manifest["licence"],
         commit=environment["git_commit"] or "unknown",
         seed=config.seed,
+        module="tstune" if type(model).__name__ in tstune.__all__ else type(model).__module__,
         class_name=type(model).__name__,
         columns=", ".join(f"`{column}`" for column in columns if column),
     )
@@ -122,9 +124,19 @@ def render_readme(model: BaseTimeSeriesFoundationModel, data: PreparedData, resu
     return "\n".join(kept) + "\n"
 
 
+def _origin(model: BaseTimeSeriesFoundationModel) -> str:
+    """Where the weights come from."""
+    members = getattr(model.config.model, "members", None)
+    if members:
+        return f"{len(members)} members: {', '.join(members)}"
+    if model.module is None:
+        return "none (closed form)"
+    return model.config.model.pretrained or "random (from scratch)"
+
+
 def _why_kept(kept: str, training: TrainingResult | None) -> str:
     if training is None:
-        return "nothing was trained"
+        return "nothing was trained" if kept == "zero_shot" else "fitted in closed form, without training steps"
     if kept == "zero_shot":
         return "no step lowered the validation loss (`evaluation.keep_best`)"
     return f"step {training.best_step} had the lowest validation loss"

@@ -74,7 +74,7 @@ def keep_checkpoints(folder: Path | None, output_dir: Path) -> None:
 
 def prepare_memory(model: BaseTimeSeriesFoundationModel, manager: DistributedManager, gpu: GPUManager) -> None:
     """Say what training will hold, and spend time for memory where asked."""
-    if model.module is None:  # trained by a service
+    if model.module is None:  # fitted in closed form, or by a service
         return
     training = model.config.training
     if training.gradient_checkpointing:

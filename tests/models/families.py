@@ -87,8 +87,11 @@ FOUNDATION: dict[str, Family] = {
     ),
 }
 BASELINES: dict[str, Family] = {
-    name: Family() for name in ("persistence", "seasonal_naive", "context_mean", "ridge", "lightgbm")
+    name: Family()
+    for name in ("persistence", "seasonal_naive", "context_mean", "ridge", "lightgbm", "auto_ets", "auto_theta")
 }
 SERVICES: dict[str, Family] = {"timegpt": Family()}
 """Models without a network of ours, answered by a local server; fine-tuned like a baseline is fitted."""
-ALL = FOUNDATION | SERVICES | BASELINES
+MEMBERS = ("persistence", "seasonal_naive", "context_mean")
+"""What the ensemble averages; none of them minds the unit of its readings."""
+ALL = FOUNDATION | SERVICES | BASELINES | {"ensemble": Family()}

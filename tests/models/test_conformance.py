@@ -14,7 +14,7 @@ import pandas as pd
 import pytest
 import tiny
 import torch
-from families import ALL, FOUNDATION, SERVICES
+from families import ALL, FOUNDATION, MEMBERS, SERVICES
 from timegpt_server import running_service
 
 from tstune.config.schema import TuningMode
@@ -51,16 +51,32 @@ class Desk:
         self.csv = tiny.write_series(folder / "series.csv", rows=ROWS)
         self.checkpoints = {name: family.write(folder / name) for name, family in FOUNDATION.items()}
         self._data: PreparedData | None = None
+        self._num_members = 0
         self._trained: dict[str, Trained] = {}
 
     def model(self, name: str, **sections: object) -> Model:
-        """Not built yet; a baseline lives in the configuration of a TTM."""
+        """Not built yet; a baseline lives in the configuration of a TTM, an ensemble names its saved members."""
+        if name == "ensemble":
+            return self._ensemble(sections)
         family = name if name in FOUNDATION or name in SERVICES else "ttm"
         checkpoint = "timegpt-1" if name in SERVICES else self.checkpoints[family]
         learning_rate = ALL[name].learning_rate
         base = {"model": {"type": family}, "tuning": {"mode": "full"}, "training": {"learning_rate": learning_rate}}
         values = tiny.recipe(self.csv, self.folder / "unused", checkpoint, **base, evaluation=QUIET)
         return model_class(name)(validate(tiny.merged(values, sections), "test"))
+
+    def _ensemble(self, sections: dict) -> Model:
+        folders = []
+        for name in MEMBERS:
+            member = self.model(name, **sections)
+            member.build(member.prepare().preprocessor)
+            self._num_members += 1
+            folders.append(str(self.folder / f"member-{self._num_members}"))
+            member.save(folders[-1])
+        values = tiny.recipe(self.csv, self.folder / "unused", None, evaluation=QUIET)
+        lengths = {"context_length": tiny.CONTEXT, "prediction_length": tiny.PREDICTION}
+        values |= {"model": {"type": "ensemble", "members": folders, "weights": "validation"} | lengths}
+        return model_class("ensemble")(validate(tiny.merged(values, sections), "test"))
 
     def data(self, model: Model) -> PreparedData:
         """Windows of the plain series, made once; they do not depend on the family."""
@@ -127,9 +143,9 @@ def test_shape_and_type(name: str, desk: Desk) -> None:
 
 @families
 def test_several_targets(name: str, desk: Desk) -> None:
-    model = desk.model(name, data={"target_columns": ["load", "dose"]})
-    windows = model.prepare()
-    model = desk.built(name, windows)
+    sections = {"data": {"target_columns": ["load", "dose"]}}
+    windows = desk.model(name, **sections).prepare()
+    model = desk.built(name, windows, **sections)
     found = forecast(model, some(windows))
     assert found.shape == (4, tiny.PREDICTION, 2)
     assert torch.isfinite(found).all()

@@ -44,7 +44,7 @@ NUM_COMMANDS = {
     ("README.md", "--config"): 4,
     ("README.md", "--hydra"): 1,
     ("accelerate_configs/README.md", "--config"): 4,
-    ("recipes/README.md", "--config"): 1,
+    ("recipes/README.md", "--config"): 2,
     ("recipes/hydra/README.md", "--hydra"): 9,
     ("recipes/ttm/README.md", "--config"): 8,
     ("recipes/ttm/brist1d_open/README.md", "--config"): 3,

@@ -78,7 +78,7 @@ def _open(spec: str, config: RunConfig, registry: str | None, stack: ExitStack) 
         reference = spec.removeprefix(PREFIX)
         place = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="tstune-"))) / "run"
         return _saved(reference, spec, open_registry(registry).download(reference, place))
-    if spec in available_models():
+    if spec in available_models() or _is_dotted_path(spec):
         return _baseline(spec)
     path = Path(spec)
     if (path / "preprocessor.json").is_file():
@@ -188,6 +188,16 @@ def _targets_only(preprocessor: Preprocessor) -> Preprocessor:
 
 def _baselines() -> list[str]:
     return [name for name in available_models() if _is_baseline(name)]
+
+
+def _is_dotted_path(spec: str) -> bool:
+    """True for ``package.module:Class``, False for ``family:weights``."""
+    family, _, name = spec.partition(":")
+    return (
+        name.isidentifier()
+        and all(part.isidentifier() for part in family.split("."))
+        and (family not in available_models() and family != PREFIX.rstrip(":"))
+    )
 
 
 def _is_baseline(name: str) -> bool:

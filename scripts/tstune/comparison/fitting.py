@@ -52,6 +52,8 @@ class FittedForecaster:
         if not self.reads_categories:
             own.pop("static", None)
         for name in _PER_STEP:
+            if name not in own:  # nobody knows yet what will be observed of the future
+                continue
             if name.startswith("past_"):
                 own[name] = own[name][:, -self.context_length :]
             if self.channels is not None:
@@ -76,31 +78,44 @@ def fitted(
     Raises:
         DataError: its columns, frequency, unit or lengths do not allow it.
     """
-    forecaster = model.for_items(windows.panel.item_ids)
+    lengths = windows.context_length, windows.prediction_length
+    return fitted_to_lengths(model, name, *lengths, windows.panel.item_ids, preprocessor)
+
+
+def fitted_to_lengths(
+    model: BaseTimeSeriesFoundationModel,
+    name: str,
+    given_context: int,
+    asked_steps: int,
+    item_ids: Sequence[str] | None,
+    preprocessor: Preprocessor,
+) -> Forecaster:
+    """The same for windows of these lengths and items; item_ids=None leaves out adapters per item."""
+    forecaster = model if item_ids is None else model.for_items(item_ids)
     own, asked, lengths = model.preprocessor, preprocessor, model.config.model
     if own.frequency != asked.frequency:
         raise DataError(f"{name} was made for steps of {own.frequency}, the windows have steps of {asked.frequency}")
     channels = _channels(own.roles, asked.roles, name)
     factor = _unit_factor(own.unit, asked.unit, name)
     context_length, prediction_length = lengths.context_length, lengths.prediction_length
-    if context_length > windows.context_length:
-        raise DataError(f"{name} sees {context_length} steps, the windows have {windows.context_length}")
-    if prediction_length < windows.prediction_length:
-        raise shorter_than_asked(name, prediction_length, windows.prediction_length)
-    if prediction_length > windows.prediction_length and own.roles.control_indices:
+    if context_length > given_context:
+        raise DataError(f"{name} sees {context_length} steps, the windows have {given_context}")
+    if prediction_length < asked_steps:
+        raise shorter_than_asked(name, prediction_length, asked_steps)
+    if prediction_length > asked_steps and own.roles.control_indices:
         raise DataError(
             f"{name} forecasts {prediction_length} steps and reads known-future columns at all of them, the windows "
-            f"have {windows.prediction_length}; set model.prediction_length={prediction_length}"
+            f"have {asked_steps}; set model.prediction_length={prediction_length}"
         )
     reads_categories = bool(own.roles.static_categorical) or not asked.roles.static_categorical
-    same_lengths = (context_length, prediction_length) == (windows.context_length, windows.prediction_length)
+    same_lengths = (context_length, prediction_length) == (given_context, asked_steps)
     if same_lengths and channels is None and factor == 1 and reads_categories:
         return forecaster
     return FittedForecaster(
         forecaster,
         own.roles.num_targets,
         context_length,
-        windows.prediction_length,
+        asked_steps,
         channels,
         factor,
         reads_categories,

@@ -114,7 +114,7 @@ class ModelConfig:
 
     def __repr__(self) -> str:
         default = type(self)()
-        changed = {name: value for name, value in self.to_dict().items() if value != getattr(default, name)}
+        changed = {name: value for name, value in self.to_dict().items() if value != getattr(default, name, None)}
         return f"{type(self).__name__}({', '.join(f'{name}={value!r}' for name, value in changed.items())})"
 
 

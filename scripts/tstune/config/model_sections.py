@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Discriminator, Field, Tag
+from pydantic import Discriminator, Field, Tag, model_validator
 
 from tstune.config.section import Section
 
@@ -129,11 +129,49 @@ class TimeGPTSection(ModelSection):
     """Seconds without an answer after which a request counts as lost."""
 
 
+class EnsembleSection(ModelSection):
+    """The average of saved models."""
+
+    type: Literal["ensemble"] = "ensemble"
+    """Model family."""
+    members: list[str] = Field(min_length=2)
+    """Run folders, or `registry:name@alias` and `registry:name:version`; each may have its own context length, no
+    longer than `context_length`. They are copied when the ensemble is saved."""
+    weights: Literal["mean", "validation"] = "mean"
+    """`mean` gives every member the same weight, `validation` one in proportion to 1 / (its mean squared error on the
+    validation windows)."""
+
+    @model_validator(mode="after")
+    def _members_are_the_weights(self) -> EnsembleSection:
+        if self.pretrained is not None:
+            raise ValueError("pretrained is not for ensembles; name saved models in members")
+        twice = [name for number, name in enumerate(self.members) if name in self.members[:number]]
+        if twice:
+            raise ValueError(f"members names {twice[0]} twice")
+        return self
+
+
+class OwnModelSection(ModelSection):
+    """A model of your own, see `recipes/README.md`."""
+
+    type: str = Field(pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$")
+    """Your class as `package.module:Class`."""
+    pretrained: str | None = None
+    """What your class makes of it: a folder of weights, or a name."""
+    options: dict[str, Any] = {}
+    """Whatever else your class needs, as `self.config.model.options`."""
+
+
+OWN = "package.module:Class"
+"""Stands for every `model.type` with a colon."""
+
 FAMILIES: dict[str, type[ModelSection]] = {
     "ttm": TTMSection,
     "chronos_bolt": ChronosBoltSection,
     "chronos2": Chronos2Section,
     "timegpt": TimeGPTSection,
+    "ensemble": EnsembleSection,
+    OWN: OwnModelSection,
 }
 """`model.type` -> its section."""
 
@@ -142,15 +180,19 @@ DEFAULT_FAMILY = "ttm"
 
 def _family(values: object) -> str:
     if isinstance(values, Mapping):
-        return values.get("type", DEFAULT_FAMILY)
-    return getattr(values, "type", DEFAULT_FAMILY)
+        name = values.get("type", DEFAULT_FAMILY)
+    else:
+        name = getattr(values, "type", DEFAULT_FAMILY)
+    return OWN if isinstance(name, str) and ":" in name else name
 
 
 AnyModelSection = Annotated[
     Annotated[TTMSection, Tag("ttm")]
     | Annotated[ChronosBoltSection, Tag("chronos_bolt")]
     | Annotated[Chronos2Section, Tag("chronos2")]
-    | Annotated[TimeGPTSection, Tag("timegpt")],
+    | Annotated[TimeGPTSection, Tag("timegpt")]
+    | Annotated[EnsembleSection, Tag("ensemble")]
+    | Annotated[OwnModelSection, Tag(OWN)],
     Discriminator(
         _family,
         custom_error_type="unknown_family",

@@ -383,7 +383,7 @@ class EvaluationSection(Section):
     seasonality: int | None = Field(None, ge=1)
     """Steps of a season, for MASE and the seasonal naive forecast; null derives it from the frequency."""
     baselines: list[str] = ["persistence", "seasonal_naive", "context_mean", "ridge"]
-    """Models every run is compared with, trained and scored on the same windows."""
+    """Models every run is compared with, trained and scored on the same windows; your own as `package.module:Class`."""
     metrics: list[str] = []
     """Further metrics, by name (`mard`, `smape`, `clarke`, `wql`, …) or your own as `package.module:function`."""
     num_plots: int = Field(3, ge=0)

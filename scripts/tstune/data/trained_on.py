@@ -72,13 +72,16 @@ def training_record(
     return {"version": VERSION, "rate": rate, "unit": unit, "series": series}
 
 
-def refuse_trained_on(data: PreparedData, pretrained: str | None, allow_overlap: bool) -> PreparedData:
+def refuse_trained_on(
+    data: PreparedData, pretrained: str | None, allow_overlap: bool, key: str = "model.pretrained"
+) -> PreparedData:
     """Stop if the weights were trained on, or chosen by, what these windows validate or test.
 
     Args:
         data: what the weights are to be judged on.
         pretrained: folder of the weights; the manifest of the run they come from lies beside it, or there is none.
         allow_overlap: say so in the manifest instead of stopping.
+        key: what names the weights in the configuration.
 
     Returns:
         the data, whose manifest says under ``weights`` what the weights were trained on before, if that is known.
@@ -95,11 +98,11 @@ def refuse_trained_on(data: PreparedData, pretrained: str | None, allow_overlap:
     if findings and not allow_overlap:
         raise LeakError(
             CHECK,
-            f"model.pretrained={pretrained} {findings[0]}{more_findings(findings)}; take other weights, score other "
+            f"{key}={pretrained} {findings[0]}{more_findings(findings)}; take other weights, score other "
             "readings, or set data.split.allow_overlap=true",
         )
     for finding in findings:
-        logger.warning("data.split.allow_overlap: model.pretrained=%s %s", pretrained, finding)
+        logger.warning("data.split.allow_overlap: %s=%s %s", key, pretrained, finding)
     weights = {"pretrained": pretrained, "overlap": findings, CHECK: records}
     return replace(data, manifest=data.manifest | {"weights": weights})
 

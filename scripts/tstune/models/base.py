@@ -66,10 +66,16 @@ class BaseTimeSeriesFoundationModel(ABC):
     """
 
     model_type: ClassVar[str]
+    """Name in `tstune.models.registry`; a class that is not in there is ``module:Class``, by itself."""
     parts: ClassVar[Collection[str]] = ()
     """Names of the parts of the network that tuning modes and learning-rate factors speak of, see `part_of`."""
     block_classes: ClassVar[tuple[str, ...]] = ()
     """Names of the layer classes that FSDP shards one by one."""
+
+    def __init_subclass__(cls, **keywords: object) -> None:
+        super().__init_subclass__(**keywords)
+        if "model_type" not in vars(cls) and ":" in getattr(cls, "model_type", ":"):
+            cls.model_type = f"{cls.__module__}:{cls.__qualname__}"
 
     def __init__(
         self,

@@ -29,6 +29,11 @@ class Baseline(BaseTimeSeriesFoundationModel):
     def require_packages(cls) -> None:
         """Stop before a long run if an optional package that this baseline needs is not installed."""
 
+    @classmethod
+    def most_windows(cls, num_targets: int) -> int | None:
+        """Test windows that it forecasts at most because each takes long; None: any number."""
+        return None
+
     def build(self, preprocessor: Preprocessor) -> None:
         """Remember the channels."""
         self.preprocessor = preprocessor

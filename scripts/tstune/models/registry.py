@@ -24,6 +24,9 @@ _MODELS = {
     "context_mean": "tstune.models.baselines:ContextMean",
     "ridge": "tstune.models.baselines:Ridge",
     "lightgbm": "tstune.models.lightgbm_lags:LightGBM",
+    "auto_ets": "tstune.models.statistical:AutoETS",
+    "auto_theta": "tstune.models.statistical:AutoTheta",
+    "ensemble": "tstune.models.ensemble:Ensemble",
 }
 
 
@@ -33,17 +36,47 @@ def available_models() -> list[str]:
 
 
 def model_class(name: str) -> type[BaseTimeSeriesFoundationModel]:
-    """Class of a model family.
+    """Class of a model family, or the one that ``package.module:Class`` names.
 
     Raises:
-        ConfigError: unknown name.
+        ConfigError: unknown name, or no class of a model.
     """
+    if ":" in name:
+        return _own_class(name)
     if name not in _MODELS:
         close = difflib.get_close_matches(name, available_models(), n=1)
         hint = f"did you mean {close[0]}? " if close else ""
-        raise ConfigError(f"unknown model {name!r}; {hint}available: {', '.join(available_models())}")
+        raise ConfigError(
+            f"unknown model {name!r}; {hint}available: {', '.join(available_models())}, or your own class as "
+            "package.module:Class"
+        )
     module, _, attribute = _MODELS[name].partition(":")
     return getattr(importlib.import_module(module), attribute)
+
+
+def _own_class(name: str) -> type[BaseTimeSeriesFoundationModel]:
+    """Import a class that somebody else wrote, and check what a saved model of it will need."""
+    from tstune.models.base import BaseTimeSeriesFoundationModel
+
+    module_name, _, class_name = name.partition(":")
+    try:
+        found = getattr(importlib.import_module(module_name), class_name, None)
+    except Exception as error:  # it runs code that is not ours
+        reason = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no reason given'}"
+        raise ConfigError(f"model {name} cannot be imported ({reason}); is its folder on PYTHONPATH?") from None
+    if found is None:
+        raise ConfigError(f"model {name}: {module_name} has no {class_name}")
+    if not isinstance(found, type) or not issubclass(found, BaseTimeSeriesFoundationModel):
+        raise ConfigError(f"model {name} is not a subclass of tstune.BaseTimeSeriesFoundationModel")
+    missing = sorted(found.__abstractmethods__)
+    if missing:
+        raise ConfigError(f"model {name} does not define {', '.join(missing)}")
+    if found.model_type != name:
+        raise ConfigError(
+            f"model {name} calls itself model_type={found.model_type!r}, by which a saved one would not be found; name "
+            f"that one, or add to the class: model_type = {name!r}"
+        )
+    return found
 
 
 def load_model(folder: str | Path) -> BaseTimeSeriesFoundationModel:

@@ -104,7 +104,7 @@ def provenance(run: RunFiles) -> Section:
     pairs = _pairs(
         ("data", manifest["source"], "{}"),
         ("licence of the data", manifest.get("licence"), "{}"),
-        ("weights", model.get("pretrained") or "random (from scratch)", "{}"),
+        ("weights", model.get("pretrained") or ", ".join(model.get("members") or ()) or "random (from scratch)", "{}"),
         ("revision of the weights", model.get("revision"), "{}"),
         ("tuning mode", (config.get("tuning") or {}).get("mode"), "{}"),
         ("seed", config.get("seed"), "{}"),
