@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -141,11 +142,12 @@ def test_what_its_members_were_trained_on_is_written_down(run: Path, desk: Desk)
 
 
 @pytest.fixture
-def heard(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> pytest.LogCaptureFixture:
+def heard(caplog: pytest.LogCaptureFixture) -> Iterator[pytest.LogCaptureFixture]:
     """Our messages, which do not propagate once a run has set up its logging."""
     setup_logging()
-    monkeypatch.setattr(logger, "propagate", True)
-    return caplog
+    logger.addHandler(caplog.handler)
+    yield caplog
+    logger.removeHandler(caplog.handler)
 
 
 def test_the_folder_stands_on_its_own(run: Path, desk: Desk, tmp_path: Path, heard: pytest.LogCaptureFixture) -> None:

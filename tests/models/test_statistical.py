@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -73,11 +74,12 @@ def test_too_few_or_equal_readings_go_on_as_the_last_one(name: str, csv: Path) -
 
 
 @pytest.fixture
-def heard(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> pytest.LogCaptureFixture:
+def heard(caplog: pytest.LogCaptureFixture) -> Iterator[pytest.LogCaptureFixture]:
     """Our messages, which do not propagate once a run has set up its logging."""
     setup_logging()
-    monkeypatch.setattr(logger, "propagate", True)
-    return caplog
+    logger.addHandler(caplog.handler)
+    yield caplog
+    logger.removeHandler(caplog.handler)
 
 
 def test_too_many_windows_leave_it_out_with_a_line(
