@@ -133,7 +133,7 @@ class BaseTimeSeriesFoundationModel(ABC):
 
     def native_quantiles(self, batch: Batch) -> torch.Tensor:
         """[batch, prediction, targets, native levels] float32 in original units, ascending."""
-        raise NotImplementedError(f"{type(self).__name__} has native_levels but no native_quantiles")
+        raise TypeError(f"{type(self).__name__} has native_levels but no native_quantiles")
 
     # What all families share
 
