@@ -6,13 +6,14 @@ from collections.abc import Sequence
 
 from markupsafe import Markup
 
-from tstune.comparison.paired import Paired, PairedTest, pair, why_unpaired
+from tstune.comparison.paired import Paired, pair, why_unpaired
 from tstune.comparison.runs import ComparedRun, differing_data, differing_settings
 from tstune.evaluation.report.blocks import Block, Column, Definitions, Details, Figure, Omitted, Section, Table, Text
 from tstune.evaluation.report.interval_charts import IntervalRow, interval_chart
 from tstune.evaluation.report.names import label, metric_header
 from tstune.evaluation.report.numbers import duration
 from tstune.evaluation.report.svg import both
+from tstune.evaluation.verdict import Comparison
 
 TITLE = "Runs compared"
 _MOST_ITEMS = 300
@@ -78,7 +79,7 @@ def _metrics(runs: Sequence[ComparedRun], paired: Paired | None) -> Section:
 
 def _tests(paired: Paired) -> Section:
     tests, first = paired.tests, paired.tests[0].reference
-    names = [first, *(test.run for test in tests)]
+    names = [first, *(test.model for test in tests)]
     rows = [_interval_row(test) for test in tests]
 
     def draw(width: float) -> Markup:
@@ -95,7 +96,7 @@ def _tests(paired: Paired) -> Section:
     table = Table(
         f"Paired tests against {first}",
         [
-            Column.text("Run", [test.run for test in tests]),
+            Column.text("Run", [test.model for test in tests]),
             Column.text(f"Against {first}", [test.effect for test in tests]),
             Column.percent("Change of RMSE (%)", [test.change for test in tests], signed=True),
             Column.percent("95 % interval, low (%)", [test.low for test in tests], signed=True),
@@ -176,11 +177,11 @@ def _cost(runs: Sequence[ComparedRun]) -> Section:
     return Section("cost", "Cost", [Table("Time, memory, parameters", columns, frozenset({0}))])
 
 
-def _interval_row(test: PairedTest) -> IntervalRow:
+def _interval_row(test: Comparison) -> IntervalRow:
     known = test.low is not None
     interval = f" ({100 * test.low:+.1f} to {100 * test.high:+.1f})" if known else ""
     return IntervalRow(
-        label=test.run,
+        label=test.model,
         value=100 * test.change,
         low=100 * test.low if known else None,
         high=100 * test.high if known else None,
@@ -189,7 +190,7 @@ def _interval_row(test: PairedTest) -> IntervalRow:
     )
 
 
-def _limits(tests: Sequence[PairedTest]) -> tuple[float, float]:
+def _limits(tests: Sequence[Comparison]) -> tuple[float, float]:
     """The axis: all of it, but at most -100 to +150 %, or a diverged run would hide the others."""
     values = [100 * value for test in tests for value in (test.change, test.low, test.high) if value is not None]
     low, high = max(min([*values, 0.0]), -100.0), min(max([*values, 0.0]), 150.0)

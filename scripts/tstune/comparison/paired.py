@@ -10,7 +10,8 @@ import pandas as pd
 
 from tstune.comparison.runs import ComparedRun
 from tstune.data.frequency import parse_frequency
-from tstune.evaluation.bootstrap import ROUNDING, Blocks, relative_rmse
+from tstune.evaluation.bootstrap import Blocks, relative_rmse
+from tstune.evaluation.verdict import Comparison, compared
 
 _EFFECTS = {-1: "better", 0: "no clear difference", 1: "worse"}
 _WINDOW = ["item_id", "origin"]
@@ -20,30 +21,6 @@ _MUST_AGREE = {
     "targets": "targets",
     "unit": "units",
 }
-
-
-@dataclass(frozen=True)
-class PairedTest:
-    """One run against the first on the same windows.
-
-    Attributes:
-        run, reference: names of the two.
-        effect: ``better`` or ``worse`` if the interval excludes 0, else ``no clear difference``.
-        change: RMSE over the reference's, minus 1.
-        low, high: 95 % interval; None if the windows are too few days for one.
-        items_better, items_worse: items on which the RMSE is lower, higher.
-        num_items: items with a shared window.
-    """
-
-    run: str
-    reference: str
-    effect: str
-    change: float
-    low: float | None
-    high: float | None
-    items_better: int
-    items_worse: int
-    num_items: int
 
 
 @dataclass(frozen=True)
@@ -65,7 +42,7 @@ class Paired:
     num_unlike: int
     rmse: tuple[float, ...]
     mae: tuple[float, ...]
-    tests: tuple[PairedTest, ...]
+    tests: tuple[Comparison, ...]
     item_ids: tuple[str, ...]
     rmse_by_item: np.ndarray
     blocks: Blocks
@@ -127,20 +104,10 @@ def pair(runs: Sequence[ComparedRun]) -> Paired | None:
 
 def _test(
     runs: Sequence[ComparedRun], number: int, square: np.ndarray, rmse_by_item: np.ndarray, blocks: Blocks
-) -> PairedTest:
+) -> Comparison:
     (interval,) = relative_rmse(square[:, number], square[:, :1], blocks)
-    mine, other = rmse_by_item[:, number], rmse_by_item[:, 0]
-    return PairedTest(
-        run=runs[number].name,
-        reference=runs[0].name,
-        effect=_EFFECTS[interval.clear_sign],
-        change=interval.change,
-        low=interval.low,
-        high=interval.high,
-        items_better=int((mine < other * (1 - ROUNDING)).sum()),
-        items_worse=int((mine > other * (1 + ROUNDING)).sum()),
-        num_items=len(mine),
-    )
+    names = runs[number].name, runs[0].name
+    return compared(*names, interval, rmse_by_item[:, number], rmse_by_item[:, 0], _EFFECTS)
 
 
 def _path(run: ComparedRun) -> np.timedelta64:

@@ -16,7 +16,7 @@ from tstune.evaluation.scoreboard import OURS, best_baseline, best_model
 
 Effect = Literal["helped", "no clear difference", "hurt"]
 
-_EFFECTS: dict[int, Effect] = {-1: "helped", 0: "no clear difference", 1: "hurt"}
+EFFECTS: dict[int, Effect] = {-1: "helped", 0: "no clear difference", 1: "hurt"}
 
 _RIVAL_EFFECT = {
     "helped": "{model} beats the best {kind}, {reference}",
@@ -31,7 +31,8 @@ class Comparison:
 
     Attributes:
         model, reference: rows of the scoreboard.
-        effect: ``helped`` or ``hurt`` if the interval excludes 0, else ``no clear difference``.
+        effect: ``helped`` or ``hurt`` if the interval excludes 0, else ``no clear difference``; between runs
+            ``better`` or ``worse``.
         change: RMSE over the reference's, minus 1; -0.05 is 5 % lower.
         low, high: 95 % interval of the change; None if the windows are too few for one.
         items_better, items_worse: items on which the RMSE is lower, higher.
@@ -40,7 +41,7 @@ class Comparison:
 
     model: str
     reference: str
-    effect: Effect
+    effect: str
     change: float
     low: float | None
     high: float | None
@@ -123,7 +124,10 @@ def verdict(
         others = np.column_stack([scores[name].window_square[seen] for name in names])
         intervals = relative_rmse(judged.window_square[seen], others, blocks, seed=seed)
         pairs = zip(names, intervals, strict=True)
-        comparisons = tuple(_comparison(model, name, interval, scores) for name, interval in pairs)
+        comparisons = tuple(
+            compared(model, name, interval, scores[model].rmse_by_item, scores[name].rmse_by_item)
+            for name, interval in pairs
+        )
     found = {comparison.reference: comparison for comparison in comparisons}
     if judged_name is None:
         tuning, average, rival, kind = found.get("zero_shot"), found.get("average"), best_baseline(scores), "baseline"
@@ -187,14 +191,28 @@ def window_blocks(scores: Scores, windows: WindowDataset, seen: np.ndarray) -> B
     return Blocks.by_day(scores.window_item[seen], stamps[origin], path)
 
 
-def _comparison(model: str, reference: str, interval: Interval, scores: Mapping[str, Scores]) -> Comparison:
-    mine, other = scores[model].rmse_by_item, scores[reference].rmse_by_item
-    judged = np.isfinite(mine) & np.isfinite(other)
-    mine, other = mine[judged], other[judged]
+def compared(
+    model: str,
+    reference: str,
+    interval: Interval,
+    rmse_by_item: np.ndarray,
+    reference_by_item: np.ndarray,
+    effects: Mapping[int, str] = EFFECTS,
+) -> Comparison:
+    """One model against another.
+
+    Args:
+        model, reference: names of the two.
+        interval: of the relative difference of their RMSEs.
+        rmse_by_item, reference_by_item: [items] RMSEs, NaN for an item without an observed target.
+        effects: sign of a clear difference -> word.
+    """
+    judged = np.isfinite(rmse_by_item) & np.isfinite(reference_by_item)
+    mine, other = rmse_by_item[judged], reference_by_item[judged]
     return Comparison(
         model=model,
         reference=reference,
-        effect=_EFFECTS[interval.clear_sign],
+        effect=effects[interval.clear_sign],
         change=interval.change,
         low=interval.low,
         high=interval.high,
