@@ -78,7 +78,7 @@ def contexts(batch: Batch) -> torch.Tensor:
 def quantiles(model: Model, batch: Batch) -> torch.Tensor:
     """[batch, targets, levels, steps], the library's order."""
     with torch.inference_mode():
-        return model._own_quantiles(batch).permute(0, 2, 3, 1)
+        return model._values(batch).permute(0, 2, 3, 1)
 
 
 # Forecasts

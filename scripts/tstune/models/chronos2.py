@@ -11,10 +11,10 @@ from torch import nn
 from tstune.data.table import Roles
 from tstune.data.windows import Batch
 from tstune.errors import ConfigError
-from tstune.models.chronos_base import ChronosForecaster
+from tstune.models.chronos_base import ChronosForecaster, chronos_architecture
 from tstune.models.chronos_library import Chronos2CoreConfig, Chronos2Model, Chronos2Pipeline
-from tstune.models.chronos_module import ChronosModule, as_series, observed_or_nan
-from tstune.models.chronos_weights import ChronosArchitecture
+from tstune.models.chronos_module import ChronosModule
+from tstune.models.network_module import as_series, observed_or_nan
 
 MAX_SERIES = 256
 """Series of one forward pass without training, as in the library: attention across series grows with their square."""
@@ -24,7 +24,8 @@ class Chronos2Module(ChronosModule):
     """The channels of a window are one group: targets, columns of the past, columns known in the future."""
 
     def __init__(self, network: nn.Module, roles: Roles, prediction_length: int) -> None:
-        super().__init__(network, roles, prediction_length)
+        config = network.chronos_config
+        super().__init__(network, roles, prediction_length, config.max_output_patches * config.output_patch_size)
         self.control_indices = roles.control_indices
         self.num_patches = math.ceil(self.num_steps / network.chronos_config.output_patch_size)
 
@@ -56,24 +57,20 @@ class Chronos2Module(ChronosModule):
         by_level = flat.unflatten(-1, (len(self.levels), -1)).permute(0, 2, 4, 1, 3)
         return by_level.flatten(1, 2)
 
-    def _native_length(self) -> int:
-        config = self.network.chronos_config
-        return config.max_output_patches * config.output_patch_size
-
 
 class Chronos2Forecaster(ChronosForecaster):
     """Chronos-2 behind the common interface: it reads covariates of the past and known ones."""
 
     model_type = "chronos2"
     block_classes: ClassVar[tuple[str, ...]] = ("Chronos2EncoderBlock",)
-    architecture = ChronosArchitecture("Chronos-2", Chronos2Model, Chronos2CoreConfig)
+    architecture = chronos_architecture("Chronos-2", Chronos2Model, Chronos2CoreConfig)
 
     def evaluation_batch_size(self, device: torch.device) -> int:
         """Windows per forward pass when nothing is trained; `auto` keeps to `MAX_SERIES`."""
         return min(super().evaluation_batch_size(device), self._max_windows)
 
-    def _own_quantiles(self, batch: Batch) -> torch.Tensor:
-        own, size = super()._own_quantiles, self._max_windows
+    def _values(self, batch: Batch) -> torch.Tensor:
+        own, size = super()._values, self._max_windows
         begins = range(0, len(batch["past_values"]), size)
         return torch.cat(
             [own({name: tensor[begin : begin + size] for name, tensor in batch.items()}) for begin in begins]

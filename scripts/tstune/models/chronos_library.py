@@ -8,7 +8,6 @@ try:
     from chronos import Chronos2Pipeline, ChronosBoltPipeline
     from chronos.chronos2 import Chronos2CoreConfig, Chronos2Model
     from chronos.chronos_bolt import ChronosBoltModelForForecasting
-    from chronos.utils import interpolate_quantiles
 except ModuleNotFoundError as error:
     if error.name is None or error.name.partition(".")[0] != "chronos":
         raise
@@ -20,5 +19,4 @@ __all__ = [
     "Chronos2Pipeline",
     "ChronosBoltModelForForecasting",
     "ChronosBoltPipeline",
-    "interpolate_quantiles",
 ]

@@ -57,5 +57,5 @@ def use_fast_patch_mixer(module: nn.Module) -> int:
 
 def _mix(layer: nn.Linear, values: torch.Tensor) -> torch.Tensor:
     """[n, in, width] -> [n, out, width]."""
-    weight = layer.weight.expand(len(values), -1, -1)
+    weight = layer.weight.expand(values.shape[0], -1, -1)
     return torch.baddbmm(layer.bias[:, None], weight, values)

@@ -1,7 +1,8 @@
-"""Find, check and load Chronos weights in the format of chronos-forecasting."""
+"""Find, check and load weights in the format of a family's own library (transformers' from_pretrained)."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,29 +22,32 @@ _FAMILY_OF = {
 }
 """Architecture that a config.json names -> the family that reads it."""
 
-# chronos-forecasting lets these be missing and fills them with random numbers
-_EMBEDDINGS = ("input_patch_embedding.", "output_patch_embedding.")
 _FILES = ("model.safetensors", "model.safetensors.index.json")
 
 
 @dataclass(frozen=True)
-class ChronosArchitecture:
-    """How a family of chronos-forecasting is called and loaded.
+class Architecture:
+    """How the network of a family is called and loaded.
 
     Attributes:
         title: name for messages.
-        network_class: its network; loads and saves checkpoints.
+        network_class: loads and saves checkpoints.
         config_class: reads its config.json.
+        check: raises `CheckpointError` if the values of a config.json do not suit the section.
+        required: beginnings of names of tensors that must be in the file, though the library lets them be missing and
+            fills them with random numbers.
+        dropout_key: key of config.json that `model.dropout` sets.
     """
 
     title: str
     network_class: type[PreTrainedModel]
     config_class: type[PreTrainedConfig]
+    check: Callable[[ModelSection, dict], None]
+    required: tuple[str, ...] = ()
+    dropout_key: str = "dropout_rate"
 
 
-def load_network(
-    architecture: ChronosArchitecture, section: ModelSection, random_weights: bool = False
-) -> PreTrainedModel:
+def load_network(architecture: Architecture, section: ModelSection, random_weights: bool = False) -> PreTrainedModel:
     """Load a checkpoint in float32.
 
     Args:
@@ -64,21 +68,22 @@ def load_network(
     require_config_file(name)
     try:
         values, _ = PreTrainedConfig.get_config_dict(name, revision=revision)
-        _check_architecture(architecture, section, values)
+        _check_class(architecture, name, values)
+        architecture.check(section, values)
         config = architecture.config_class.from_pretrained(name, revision=revision)
     except (OSError, ValueError) as error:
         if isinstance(error, CheckpointError):
             raise
         raise CheckpointError(not_found(name, error)) from None
     if getattr(section, "dropout", None) is not None:
-        config.dropout_rate = section.dropout
+        setattr(config, architecture.dropout_key, section.dropout)
     if random_weights:
         return architecture.network_class(config)
     try:
         network, report = architecture.network_class.from_pretrained(
             name, revision=revision, config=config, dtype=torch.float32, output_loading_info=True
         )
-        lacking = sorted({*report["missing_keys"], *_missing_embeddings(network, name, revision)})
+        lacking = sorted({*report["missing_keys"], *_missing(architecture.required, network, name, revision)})
     except (OSError, ValueError, TypeError, RuntimeError, SafetensorError) as error:
         raise CheckpointError(f"model.pretrained={name}: the weights cannot be read: {first_line(error)}") from None
     if lacking:
@@ -89,35 +94,40 @@ def load_network(
     return network
 
 
-def _check_architecture(architecture: ChronosArchitecture, section: ModelSection, values: dict) -> None:
-    name, wanted = section.pretrained, architecture.network_class.__name__
-    found = (values.get("architectures") or [values.get("model_type", "unknown")])[0]
-    if found != wanted or not isinstance(values.get("chronos_config"), dict):
-        family = _FAMILY_OF.get(found)
-        fix = f"set model.type={family}" if family and found != wanted else "use another checkpoint"
-        raise CheckpointError(f"model.pretrained={name} is a {found}, not a {architecture.title} checkpoint; {fix}")
-    longest, levels = (values["chronos_config"].get(key) for key in ("context_length", "quantiles"))
-    if not isinstance(longest, int) or not isinstance(levels, list):
-        raise CheckpointError(f"model.pretrained={name}: chronos_config in its config.json names no lengths and levels")
-    if section.context_length > longest:
+def wrong_family(name: str, found: str, title: str) -> CheckpointError:
+    """The refusal of a checkpoint whose config.json names the architecture `found`."""
+    family = _FAMILY_OF.get(found)
+    fix = f"set model.type={family}" if family else "use another checkpoint"
+    return CheckpointError(f"model.pretrained={name} is a {found}, not a {title} checkpoint; {fix}")
+
+
+def require_context(name: str, longest: int, asked: int) -> None:
+    """Stop if a network reads fewer steps than the run asks for.
+
+    Raises:
+        CheckpointError: it does.
+    """
+    if asked > longest:
         raise CheckpointError(
-            f"model.pretrained={name} reads at most {longest} steps, the run asks for {section.context_length}; "
+            f"model.pretrained={name} reads at most {longest} steps, the run asks for {asked}; "
             f"set model.context_length={longest} or less"
         )
-    if 0.5 not in levels or sorted(set(levels)) != levels:
-        raise CheckpointError(
-            f"model.pretrained={name} forecasts the quantiles {levels}; they must ascend and hold the median, 0.5"
-        )
 
 
-def _missing_embeddings(network: PreTrainedModel, name: str, revision: str | None) -> list[str]:
-    """Embeddings that are not in the file; transformers does not report what a model lets be missing."""
+def _check_class(architecture: Architecture, name: str, values: dict) -> None:
+    found = (values.get("architectures") or [values.get("model_type", "unknown")])[0]
+    if found != architecture.network_class.__name__:
+        raise wrong_family(name, found, architecture.title)
+
+
+def _missing(required: tuple[str, ...], network: PreTrainedModel, name: str, revision: str | None) -> list[str]:
+    """Required tensors that are not in the file; transformers does not report what a model lets be missing."""
     path = next((found for file in _FILES if (found := _file(name, file, revision)) is not None), None)
-    if path is None or path.suffix != ".safetensors":
+    if not required or path is None or path.suffix != ".safetensors":
         return []
     with safe_open(path, framework="pt") as weights:
         stored = set(weights.keys())
-    return [key for key in network.state_dict() if key.startswith(_EMBEDDINGS) and key not in stored]
+    return [key for key in network.state_dict() if key.startswith(required) and key not in stored]
 
 
 def _file(name: str, file: str, revision: str | None) -> Path | None:

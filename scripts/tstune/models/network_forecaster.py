@@ -1,0 +1,183 @@
+"""What families that wrap the network of another library share: build, loss, forecast, files."""
+
+from __future__ import annotations
+
+import warnings
+from abc import abstractmethod
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import ClassVar
+
+import torch
+from torch import nn
+
+from tstune.adapters import freeze_by_mode, part_of
+from tstune.data.pipeline import Preprocessor
+from tstune.data.table import Roles
+from tstune.data.windows import Batch
+from tstune.errors import ConfigError
+from tstune.models.base import MODEL_FOLDER, BaseTimeSeriesFoundationModel
+from tstune.models.network_module import NetworkModule
+from tstune.models.network_weights import Architecture, load_network
+from tstune.runtime.logs import logger, quiet_transformers
+from tstune.training.losses import window_losses
+
+
+class NetworkForecaster(BaseTimeSeriesFoundationModel):
+    """A network of another library behind the common interface, trained by our loop.
+
+    As it stands, one that forecasts points: the loss is `training.loss` in the network's normalised space. A target
+    whose context is flat or empty weighs nothing: there is no scale to measure its loss in. Readings go in and come
+    out in original units; `data.scale` matters for the scores only.
+    """
+
+    architecture: ClassVar[Architecture]
+    parts: ClassVar[Mapping[str, str]]
+    """Components of the network's parameter names -> ``backbone``, ``decoder`` or ``head``."""
+
+    @abstractmethod
+    def _module_for(self, network: nn.Module, roles: Roles) -> NetworkModule:
+        """The family's module around its network."""
+
+    @abstractmethod
+    def _check_roles(self, roles: Roles) -> None:
+        """Refuse columns that the family does not read."""
+
+    def _unrolled(self, batch: Batch) -> torch.Tensor:
+        """[batch, prediction, targets, levels or 1] beyond the steps of one forward pass, as the library does it."""
+        raise TypeError(f"{type(self).__name__} forecasts no more than {self.module.native_length} steps")
+
+    def _load(self, pretrained: str | None = None, random_weights: bool = False) -> nn.Module:
+        """The network: with the weights of `pretrained` (None: the configured ones), or with random ones."""
+        section = self.config.model
+        if pretrained is not None:
+            section = section.model_copy(update={"pretrained": pretrained, "revision": None})
+        return load_network(self.architecture, section, random_weights)
+
+    @property
+    def network(self) -> nn.Module:
+        """The library's network, or the peft model around it."""
+        return self.module.network
+
+    @network.setter
+    def network(self, network: nn.Module) -> None:
+        self.module.network = network
+
+    def build(self, preprocessor: Preprocessor) -> None:
+        """Load the network, choose what learns, and say so.
+
+        Raises:
+            CheckpointError: weights missing, damaged or of another family.
+            ConfigError: columns, levels or a mode that this family does not know.
+        """
+        mode = self.config.tuning.mode
+        self._check_roles(preprocessor.roles)
+        quiet_transformers()
+        self.fresh = []
+        self._wrap(self._load(random_weights=mode == "from_scratch"), preprocessor)
+        self._check_mode()
+        self._check_built()
+        if mode in ("lora", "dora"):
+            self.add_adapter()
+        else:
+            freeze_by_mode(self.network, mode, self.parts, ())
+        self.log_parameters()
+
+    def forecast(self, batch: Batch) -> torch.Tensor:
+        """[batch, prediction, targets] float32 in original units."""
+        return self._values(batch)[..., 0]
+
+    def window_losses(self, module: nn.Module, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+        """`training.loss` in the network's normalised space, per window."""
+        values, loc, scale = module(batch)
+        return window_losses(
+            values[..., 0].float(), self._truth(batch, loc, scale), self._weighing(batch), self.config.training.loss
+        )
+
+    def window_weights(self, batch: Batch) -> torch.Tensor:
+        """[batch] number of targets that weigh, of the steps of one forward pass."""
+        return self._weighing(batch).sum(dim=(1, 2))
+
+    def frozen_encoder(self) -> Callable[[Batch], Batch] | None:
+        """Everything before the head, if only the head learns and the module has two halves."""
+        learning = {part_of(name, self.parts) for name, value in self.module.named_parameters() if value.requires_grad}
+        return getattr(self.module, "encode", None) if learning == {"head"} else None
+
+    def save_weights(self, folder: Path) -> None:
+        """Write `model/`, which the family's library loads.
+
+        With a quantised base these are the weights before packing; the adapter lies beside them.
+        """
+        network = self.network if self.config.model.quantization == "none" else self._load()
+        network.save_pretrained(folder / MODEL_FOLDER)
+
+    def load_weights(self, folder: Path) -> None:
+        """Read `model/`; every tensor must be there."""
+        quiet_transformers()
+        self._wrap(self._load(str(folder / MODEL_FOLDER)), self.preprocessor)
+        # torch picks its kernel by requires_grad: frozen as it was saved, the forecast is the same bit for bit
+        mode = self.config.tuning.mode
+        freeze_by_mode(self.network, "zero_shot" if mode in ("lora", "dora") else mode, self.parts, ())
+
+    def _check_built(self) -> None:
+        """Refuse, or warn of, settings that do not suit the network that was loaded."""
+        if self.config.model.prediction_length > self.module.native_length:
+            logger.warning(
+                "model.prediction_length=%d is more than the %d steps of one forward pass: longer forecasts are rolled "
+                "out as the library does, and training looks at the first %d steps only",
+                self.config.model.prediction_length,
+                self.module.native_length,
+                self.module.native_length,
+            )
+
+    def _values(self, batch: Batch) -> torch.Tensor:
+        """[batch, prediction, targets, levels or 1] in original units, as the network orders them."""
+        self.module.eval()
+        batch = {name: tensor.to(self._device) for name, tensor in batch.items()}
+        if self.config.model.prediction_length <= self.module.native_length:
+            return self.module.in_original_units(*self.module(batch))
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "We recommend keeping prediction length")  # `build` has said so
+            return self._unrolled(batch).to(self._device)
+
+    def _truth(self, batch: Batch, loc: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
+        """[batch, steps, targets] what was read, in the network's normalised space."""
+        targets = batch["future_values"][:, : self.module.num_steps, : self.module.num_targets]
+        return self.module.normalise(targets, loc, scale)
+
+    def _weighing(self, batch: Batch) -> torch.Tensor:
+        """[batch, steps, targets] True where a target was observed and its context has a scale."""
+        observed = batch["future_observed_mask"][:, : self.module.num_steps, : self.module.num_targets]
+        return observed & self.module.has_scale(batch)
+
+    @property
+    def _device(self) -> torch.device:
+        return next(self.module.parameters()).device
+
+    def _wrap(self, network: nn.Module, preprocessor: Preprocessor) -> None:
+        self.preprocessor = preprocessor
+        self.module = self._module_for(network, preprocessor.roles)
+        self.quantize()
+        self.module.eval()
+
+    def _check_mode(self) -> None:
+        found = {part_of(name, self.parts) for name, _ in self.network.named_parameters()}
+        if self.config.tuning.mode == "decoder" and "decoder" not in found:
+            raise ConfigError(
+                f"tuning.mode=decoder: {self.architecture.title} has an encoder and no decoder; use head, bias, lora, "
+                "dora or full"
+            )
+
+
+def refuse_other_columns(model_type: str, roles: Roles) -> None:
+    """For families that forecast each series from its own past.
+
+    Raises:
+        ConfigError: there are columns beside the targets.
+    """
+    others = (*roles.conditional, *roles.control, *roles.statics, *roles.time_features)
+    if others:
+        raise ConfigError(
+            f"model.type={model_type} forecasts each series from its own past and cannot read {others[0]!r}: leave "
+            "conditional, control, static columns and time features out of data, or use model.type chronos2 or ttm"
+        )
