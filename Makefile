@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 RECIPE ?= recipes/ttm/cgm_sample/demo.yaml
 
-.PHONY: help install demo test test-slow test-gpu test-slurm style benchmarks clean
+.PHONY: help install demo docs test test-slow test-gpu test-slurm style benchmarks clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
@@ -38,6 +38,9 @@ test-slurm: install  ## a two-node SLURM on this machine: runs go on after a req
 style: install  ## format and fix what can be fixed
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+docs: install  ## write docs/configuration.md from the schema
+	$(BIN)/python scripts/write_reference.py
 
 benchmarks: install  ## print the measured claims of the README
 	$(BIN)/python benchmarks/window_pipeline.py

@@ -84,7 +84,7 @@ def killed_and_resumed(run: Run, kills: int, seed: int) -> list[str]:
     return table
 
 
-@pytest.mark.parametrize(("processes", "kills"), [pytest.param(1, 3, marks=pytest.mark.slow), (2, 2)])
+@pytest.mark.parametrize(("processes", "kills"), [pytest.param(1, 3, marks=pytest.mark.slow), (2, 1)])
 def test_kills_leave_no_trace(processes: int, kills: int, desk: Path, whole: dict[int, Path]):
     run = Run(desk / "recipe.yaml", desk / f"killed{processes}", processes)
     killed_and_resumed(run, kills, seed=processes)

@@ -28,7 +28,7 @@ STRATEGIES = {
     "deepspeed_zero3": "deepspeed (ZeRO-3)",
 }
 MODES = ("full", "lora")
-SLOW = ("deepspeed_zero1",)  # a launch of its own; stages 2 and 3 do all it does
+SLOW = ("deepspeed_zero1", "deepspeed_zero2")  # a launch of its own each; stage 3 does all they do
 PAIRS = [
     pytest.param(strategy, mode, marks=[pytest.mark.slow] if strategy in SLOW else [])
     for strategy in STRATEGIES
@@ -36,7 +36,7 @@ PAIRS = [
 ]
 EACH = [pytest.param(name, marks=[pytest.mark.slow] if name in SLOW else []) for name in STRATEGIES]  # ddp first
 PACKING = ("ddp", "deepspeed_zero3")  # fsdp2 cannot and says so, see test_mismatch.py
-ACCUMULATING = ("ddp", "fsdp2", "deepspeed_zero2")
+ACCUMULATING = ("ddp", "fsdp2", pytest.param("deepspeed_zero2", marks=pytest.mark.slow))
 STEPS, STEPS_PER_EPOCH, TEST_WINDOWS = 20, 10, 82
 
 # Of 402 training windows 9 x 32 and a rest: of 1 window one rank gets none, of 3 the ranks get 2 and 1.

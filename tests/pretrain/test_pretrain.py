@@ -87,6 +87,7 @@ def start(folder: Path) -> subprocess.Popen:
     return subprocess.Popen(list(map(str, command)), cwd=ROOT, env=os.environ | {"OMP_NUM_THREADS": "1"}, **quiet)
 
 
+@pytest.mark.slow
 def test_a_killed_run_goes_on_to_the_same_weights(tmp_path, capsys):
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     process = start(killed)

@@ -18,7 +18,7 @@ from types import ModuleType
 ROOT = Path(__file__).resolve().parents[2]
 READMES = sorted(
     path.relative_to(ROOT).as_posix()
-    for folder in ("", "accelerate_configs", "benchmarks", "notebooks", "recipes")
+    for folder in ("", "accelerate_configs", "benchmarks", "docs", "notebooks", "recipes")
     for path in (ROOT / folder).glob("*.md" if folder == "" else "**/*.md")
 )
 SCRIPTS = sorted(

@@ -41,8 +41,10 @@ TRAINING_SCRIPTS = (
     "scripts/pretrain_ttm.py",
 )
 NUM_COMMANDS = {
-    ("README.md", "--config"): 4,
-    ("README.md", "--hydra"): 1,
+    ("README.md", "--config"): 1,
+    ("docs/data.md", "--config"): 1,
+    ("docs/training.md", "--config"): 2,
+    ("docs/training.md", "--hydra"): 1,
     ("accelerate_configs/README.md", "--config"): 4,
     ("recipes/README.md", "--config"): 2,
     ("recipes/hydra/README.md", "--hydra"): 9,

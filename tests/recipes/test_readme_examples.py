@@ -1,4 +1,4 @@
-"""The examples of the README are run as they stand, on tables with the columns shown there, with fewer steps."""
+"""The examples of README.md and docs/data.md are run as they stand, on tables with the columns shown there, with fewer steps."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 from documented import ROOT, commands, fenced_blocks, load_script, parse
 
-README = (ROOT / "README.md").read_text(encoding="utf-8")
+README, DATA = ((ROOT / name).read_text(encoding="utf-8") for name in ("README.md", "docs/data.md"))
 QUICK = ["training.max_steps=3", "evaluation.num_plots=0"]
 DAYS = 26  # a tenth of them, the validation part, must hold 50 hours
 HOURS = 7000
@@ -21,7 +21,7 @@ def folder(tmp_path, monkeypatch):
     """An empty current folder with the two tables of the README, made long enough to train on."""
     monkeypatch.chdir(tmp_path)
     long_table, wide_table = (
-        pd.read_csv(io.StringIO(body)) for language, body in fenced_blocks(README) if language == "csv"
+        pd.read_csv(io.StringIO(body)) for language, body in fenced_blocks(README + DATA) if language == "csv"
     )
     random = np.random.default_rng(0)
     stamps = pd.date_range("2024-05-01", periods=DAYS * 288, freq="5min")
@@ -39,18 +39,18 @@ def folder(tmp_path, monkeypatch):
     return tmp_path
 
 
-def run(script: str, *needles: str, extra: tuple[str, ...] | list[str] = ()) -> int:
-    """Run the one command of the README that names the script and all needles."""
-    (command,) = [c for c in commands("README.md") if script in c.words and all(n in c.text for n in needles)]
+def run(page: str, script: str, *needles: str, extra: tuple[str, ...] | list[str] = ()) -> int:
+    """Run the one command of a page that names the script and all needles."""
+    (command,) = [c for c in commands(page) if script in c.words and all(n in c.text for n in needles)]
     words = [str(ROOT / word) if word.startswith("recipes/") else word for word in command.words]
     assert parse(command)
     return load_script(script).main([*words[words.index(script) + 1 :], *extra])
 
 
 def test_long_table_from_the_shell_then_forecast(folder):
-    assert run("scripts/finetune_ttm.py", "data.path=readings.csv", extra=QUICK) == 0
+    assert run("README.md", "scripts/finetune_ttm.py", "data.path=readings.csv", extra=QUICK) == 0
     assert (folder / "runs/mine/model/model.safetensors").is_file()
-    assert run("scripts/predict_forecast.py", "--model runs/mine") == 0
+    assert run("README.md", "scripts/predict_forecast.py", "--model runs/mine") == 0
     forecast = pd.read_csv(folder / "forecast.csv")
     assert list(forecast.columns) == ["item_id", "timestamp", "glucose"]
     assert forecast.groupby("item_id").size().to_dict() == {"P01": 96, "P02": 96}
@@ -58,7 +58,7 @@ def test_long_table_from_the_shell_then_forecast(folder):
 
 
 def test_wide_table_from_the_shell(folder, capsys):
-    assert run("scripts/finetune_ttm.py", "data.path=load.csv", extra=QUICK) == 0
+    assert run("docs/data.md", "scripts/finetune_ttm.py", "data.path=load.csv", extra=QUICK) == 0
     assert "| rmse@6h" in re.sub(r" +", " ", capsys.readouterr().out)
     assert (folder / "runs/load/metrics.json").is_file()
 
