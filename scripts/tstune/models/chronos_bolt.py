@@ -28,7 +28,7 @@ class BoltModule(ChronosModule):
         context = as_series(observed_or_nan(batch)[..., : self.num_targets])
         hidden, (loc, scale), embedded, attention_mask = self.network.encode(context)
         state = self.network.decode(embedded, attention_mask, hidden)
-        features = state.view(len(batch["past_values"]), self.num_targets, -1)
+        features = state.view(batch["past_values"].shape[0], self.num_targets, -1)
         return self._encoded(features, loc, scale, batch)
 
     def _through_head(self, features: torch.Tensor) -> torch.Tensor:

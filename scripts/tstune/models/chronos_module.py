@@ -48,6 +48,6 @@ class ChronosModule(NetworkModule):
     def _encoded(self, features: torch.Tensor, loc: torch.Tensor, scale: torch.Tensor, batch: Batch) -> Batch:
         """What `encode` returns, from loc and scale [batch * channels, 1]."""
         loc, scale = (
-            values.view(len(features), -1)[:, None, : self.num_targets] for values in (loc, scale)
+            values.view(features.shape[0], -1)[:, None, : self.num_targets] for values in (loc, scale)
         )  # fmt: skip
         return {"features": features, "loc": loc, "scale": scale, "has_scale": self.has_scale(batch).float()}

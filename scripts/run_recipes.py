@@ -1,0 +1,123 @@
+"""Run recipes, keep what came of each, and write the tables of recipes/ from the run folders.
+
+    python scripts/run_recipes.py recipes/ttm/cgm_sample
+    python scripts/run_recipes.py recipes --paths paths.yaml --timeout 60
+    python scripts/run_recipes.py recipes/ttm/etth1 --paths paths.yaml training.max_steps=200 --output runs/short
+    python scripts/run_recipes.py --tables-only
+    python scripts/run_recipes.py --smoke
+
+Each recipe is a process of its own; its run folder is <output>/<its path in recipes/>, what it said is the .log beside
+it, and <output>/rows.jsonl has one line per attempt. A recipe whose run folder is whole and of the same settings is not
+run again, so the same command goes on after an interruption; failed ones are tried again. A run that failed, ran out
+of memory or time, or is worse than a baseline is a row like any other.
+
+--paths says what this machine has, in YAML; paths are relative to that file, and get into no table:
+
+    data: {ett: ETTh1.csv, brist1d_open: brist1d_open}          # data.source: file or folder
+    weights: {ibm-granite/granite-timeseries-ttm-r2: ttm-r2}    # Hub id: folder of a downloaded checkpoint
+
+--smoke runs the tiny form of every recipe in this process, on data and weights made for it: two steps, few windows.
+Exit codes: 0 every recipe is done, 1 some failed (their rows say why), 2 your input needs a change (one `error:` line
+says which), 75 preempted and 130 interrupted (the same command goes on).
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tstune.errors import EXIT_DIFFERENT, EXIT_INTERRUPTED, EXIT_OK, ConfigError, exits_cleanly
+
+if TYPE_CHECKING:
+    from tstune.recipe_book.recipes import Recipe
+    from tstune.recipe_book.running import Plan
+
+
+def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("words", nargs="*", metavar="recipe|folder|key=value", help="recipes, and changes to each")
+    parser.add_argument("--paths", type=Path, metavar="file", help="YAML: where data and weights lie on this machine")
+    parser.add_argument(
+        "--output", type=Path, default=Path("runs/recipes"), metavar="folder", help="default: %(default)s"
+    )
+    parser.add_argument("--timeout", type=_minutes, metavar="minutes", help="longest time of one recipe")
+    parser.add_argument("--tables", type=Path, metavar="folder", help="whose .md files have tables (default: recipes/)")
+    parser.add_argument("--tables-only", action="store_true", help="write the tables from what lies in --output")
+    parser.add_argument("--smoke", action="store_true", help="run the tiny form of each recipe, write no table")
+    args = parser.parse_intermixed_args(argv)
+    args.recipes = [word for word in args.words if "=" not in word]
+    args.overrides = [word for word in args.words if "=" in word]
+    if not (args.recipes or args.tables_only or args.smoke):
+        parser.error("one of the arguments recipe --smoke --tables-only is required; recipes/ runs them all")
+    if args.smoke and (args.tables_only or args.paths or args.timeout):
+        parser.error("--smoke makes its own data and writes no table: leave out --tables-only, --paths and --timeout")
+    if args.tables_only and (args.overrides or args.timeout):
+        parser.error("--tables-only runs nothing: leave out --timeout and key=value")
+    return args
+
+
+@exits_cleanly
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run and write."""
+    args = parse_args(argv)
+    from tstune.recipe_book.machine import MachinePaths, read_machine_paths
+    from tstune.recipe_book.process import stoppable
+    from tstune.recipe_book.recipes import find_recipes
+    from tstune.recipe_book.running import Plan, run_recipes
+
+    if args.smoke:
+        from tstune.recipe_book.smoke import run_smoke
+
+        return run_smoke(find_recipes(args.recipes, tiny=True), args.overrides)
+
+    recipes, everything = find_recipes(args.recipes), find_recipes([])
+    hub_ids = {one.pretrained for one in [*recipes, *everything]} - {None, "builtin"}
+    machine = MachinePaths() if args.paths is None else read_machine_paths(args.paths, hub_ids)
+    seconds = None if args.timeout is None else 60 * args.timeout
+    plan = Plan(args.output, machine, args.overrides, seconds, _say)
+    if args.tables_only:
+        _write_tables(plan, recipes, everything, args.tables)
+        return EXIT_OK
+    with stoppable():
+        try:
+            attempts = run_recipes(plan, recipes)
+        except KeyboardInterrupt:
+            _say("interrupted: what is done is kept, the same command goes on")
+            return EXIT_INTERRUPTED
+        finally:
+            _write_tables(plan, recipes, everything, args.tables)
+    failed = sum(attempt.status == "failed" for attempt in attempts)
+    _say(f"{len(recipes)} recipes, {len(attempts)} run now, {failed} failed")
+    return EXIT_DIFFERENT if failed else EXIT_OK
+
+
+def _write_tables(plan: Plan, recipes: Sequence[Recipe], everything: Sequence[Recipe], tables: Path | None) -> None:
+    from tstune.recipe_book.recipes import BOOK
+    from tstune.recipe_book.running import read_rows
+    from tstune.recipe_book.tables import rewrite_tables
+
+    rows = read_rows(plan, recipes)
+    if tables is not None and not tables.is_dir():
+        raise ConfigError(f"--tables {tables} is not a folder")
+    changed = rewrite_tables(tables or BOOK, rows, {one.name for one in [*recipes, *everything]})
+    written = f"written: {', '.join(map(str, changed))}" if changed else "the tables stay as they are"
+    _say(f"{len(rows)} rows; {written}")
+
+
+def _minutes(text: str) -> float:
+    minutes = float(text)
+    if not 0 < minutes < math.inf:
+        raise argparse.ArgumentTypeError(f"{text} is not a time in minutes above 0")
+    return minutes
+
+
+def _say(line: str) -> None:
+    print(line, flush=True)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,219 @@
+"""One row of the book, read from a run folder or from the attempt that left none."""
+
+from __future__ import annotations
+
+import datetime
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from tstune.config.schema import RunConfig
+from tstune.config.simple_manager import SimpleConfigManager
+from tstune.errors import ConfigError
+from tstune.evaluation.scoreboard import OURS
+from tstune.recipe_book.journal import Attempt
+from tstune.recipe_book.machine import MachinePaths
+from tstune.recipe_book.recipes import Recipe
+
+_WORDS = {"helped": "better", "hurt": "worse"}
+
+
+@dataclass(frozen=True)
+class Row:
+    """What a table says about a recipe; None where there is nothing to say.
+
+    Attributes:
+        recipe: its name in the book.
+        model: family and weights.
+        data: source and how far ahead.
+        mode: of tuning.
+        changed: overrides of the user.
+        trainable: parameters that learned.
+        hardware: what it ran on.
+        seconds: of the run.
+        peak_memory_mib: resident memory of its process; on a GPU what torch held there.
+        unit: of the RMSE.
+        scores: metrics of the judged forecast on the test windows.
+        untuned: the same of the weights as they were, without `tuning`.
+        baseline: name of the baseline of the lowest RMSE.
+        baseline_scores: its metrics.
+        effect: ``better``, ``worse`` or ``no clear difference`` to it.
+        change: RMSE over the baseline's, minus 1.
+        commit, date: of the run.
+        reason: why there are no numbers.
+        outdated: the recipe was changed after the run.
+    """
+
+    recipe: str
+    model: str
+    data: str
+    mode: str
+    changed: tuple[str, ...] = ()
+    trainable: int | None = None
+    hardware: str | None = None
+    seconds: float | None = None
+    peak_memory_mib: float | None = None
+    unit: str | None = None
+    scores: Mapping[str, float] | None = None
+    untuned: Mapping[str, float] | None = None
+    baseline: str | None = None
+    baseline_scores: Mapping[str, float] | None = None
+    effect: str | None = None
+    change: float | None = None
+    commit: str | None = None
+    date: str | None = None
+    reason: str | None = None
+    outdated: bool = False
+
+
+def same_run(config: RunConfig, folder: Path) -> bool:
+    """Whether a whole run folder was made by this configuration, wherever either lies."""
+    done = _saved_config(folder)
+    if done is None or not (folder / "metrics.json").is_file():
+        return False
+    beside = {"output_dir": None, "overwrite": False, "tracking": None}
+    return done.model_copy(update=beside) == config.model_copy(update=beside)
+
+
+def row_of_run(recipe: Recipe, folder: Path, attempt: Attempt | None) -> Row:
+    """The row of a recipe whose run folder is whole."""
+    config = _saved_config(folder) or recipe.load()
+    environment = _read(folder / "environment.json")
+    parts = _read(folder / "metrics.json")
+    scores = parts.get("test") or parts.get("validation") or {}
+    parameters = environment.get("parameters") or {}
+    written = datetime.datetime.fromtimestamp((folder / "metrics.json").stat().st_mtime, datetime.UTC)
+    commit = (environment.get("git_commit") or "")[:7] or None
+    if commit and attempt is not None and (attempt.commit or "").endswith("+"):
+        commit += "+"
+    return Row(
+        recipe=recipe.name,
+        model=_model(recipe, config),
+        data=_data(config, folder),
+        mode=_mode(recipe, config),
+        changed=tuple(attempt.overrides) if attempt is not None else (),
+        trainable=parameters.get("trainable"),
+        hardware=_hardware(environment),
+        seconds=environment.get("seconds"),
+        peak_memory_mib=_peak(environment),
+        commit=commit,
+        date=written.date().isoformat(),
+        outdated=_is_outdated(recipe, folder, attempt),
+        **_judged(scores, folder),
+    )
+
+
+def row_of_attempt(recipe: Recipe, attempt: Attempt, machine: MachinePaths) -> Row:
+    """The row of a recipe that left no run folder."""
+    config = recipe.load()
+    return Row(
+        recipe=recipe.name,
+        model=_model(recipe, config),
+        data=_data(config, None),
+        mode=_mode(recipe, config),
+        changed=tuple(attempt.overrides),
+        seconds=attempt.seconds,
+        peak_memory_mib=attempt.peak_memory_mib,
+        commit=attempt.commit,
+        date=attempt.finished[:10],
+        reason=machine.without_places(f"{attempt.status}: {attempt.reason}" if attempt.reason else attempt.status),
+    )
+
+
+def _judged(scores: Mapping[str, Mapping[str, float]], folder: Path) -> dict[str, object]:
+    """Whose numbers count, and what they are held against."""
+    verdict, manifest = _read(folder / "verdict.json"), _read(folder / "manifest.json")
+    ours = verdict.get("model") or next(iter(scores), None)
+    metric = "rmse" if "rmse" in scores.get(ours, {}) else "loss"
+    rivals = {name: values for name, values in scores.items() if name not in OURS and name != ours}
+    rivals = {name: values for name, values in rivals.items() if values.get(metric) is not None}
+    best = min(rivals, key=lambda name: rivals[name][metric], default=None)
+    against = next((found for found in verdict.get("comparisons", []) if found["reference"] == best), {})
+    effect, change = against.get("effect"), against.get("change")
+    return {
+        "unit": manifest.get("unit"),
+        "scores": scores.get(ours),
+        "untuned": scores.get("zero_shot") if ours != "zero_shot" else None,
+        "baseline": best,
+        "baseline_scores": rivals.get(best),
+        "effect": _WORDS.get(effect, effect),
+        "change": change,
+    }
+
+
+def _is_outdated(recipe: Recipe, folder: Path, attempt: Attempt | None) -> bool:
+    if attempt is None:  # made elsewhere: which changes it had is not known
+        return False
+    try:
+        return not same_run(recipe.load([*attempt.machine, *attempt.overrides]), folder)
+    except ConfigError:
+        return True
+
+
+def _model(recipe: Recipe, config: RunConfig) -> str:
+    named = recipe.pretrained
+    if named is None:
+        return config.model.type
+    weights = named.rpartition("/")[2]
+    given = config.model.pretrained
+    return f"{config.model.type}, {weights}{'' if given in (None, named) else ' (a local copy)'}"
+
+
+def _mode(recipe: Recipe, config: RunConfig) -> str:
+    if recipe.is_pretraining:
+        return "pretraining"
+    return f"{config.tuning.mode}, an adapter per item" if config.tuning.per_item else config.tuning.mode
+
+
+def _data(config: RunConfig, folder: Path | None) -> str:
+    ahead = f"{config.model.prediction_length} steps"
+    record = _read(folder / "evaluation.json") if folder is not None else {}
+    if record.get("step_seconds"):
+        hours = config.model.prediction_length * record["step_seconds"] / 3600
+        ahead = f"{hours:.4g} h"
+    windows = next(iter((_read(folder / "metrics.json").get("test") or {}).values()), {}) if folder is not None else {}
+    count = f", {windows['num_windows']:,} windows" if windows.get("num_windows") else ""
+    return f"{_source(config, folder)}, {ahead}{count}"
+
+
+def _source(config: RunConfig, folder: Path | None) -> str:
+    manifest = _read(folder / "manifest.json") if folder is not None else {}
+    return "generated" if manifest.get("source") == "synthetic" else config.data.source
+
+
+def _hardware(environment: Mapping) -> str | None:
+    if not environment:
+        return None
+    if environment.get("device", "cpu").startswith("cpu"):
+        threads = environment.get("num_threads") or 1
+        name = f"CPU, {threads} {'thread' if threads == 1 else 'threads'}"
+    else:
+        name = str(environment.get("device_name"))
+    count = environment.get("num_processes") or 1
+    return name if count == 1 else f"{count} x {name}"
+
+
+def _peak(environment: Mapping) -> float | None:
+    peaks = environment.get("peak_memory_mb") or {}
+    return peaks.get("device", peaks.get("host"))
+
+
+def _saved_config(folder: Path) -> RunConfig | None:
+    """The configuration in a run folder; None without one, or if it is of another time."""
+    file = folder / "config.yaml"
+    if not file.is_file():
+        return None
+    try:
+        return SimpleConfigManager().load_config(file)
+    except ConfigError:
+        return None
+
+
+def _read(file: Path) -> dict:
+    if not file.is_file():
+        return {}
+    try:
+        return json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ConfigError(f"{file} is damaged ({error}); delete its folder and run the recipe again") from None
