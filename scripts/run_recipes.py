@@ -25,6 +25,7 @@ from __future__ import annotations
 
 import argparse
 import math
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -45,7 +46,9 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         "--output", type=Path, default=Path("runs/recipes"), metavar="folder", help="default: %(default)s"
     )
     parser.add_argument("--timeout", type=_minutes, metavar="minutes", help="longest time of one recipe")
-    parser.add_argument("--tables", type=Path, metavar="folder", help="whose .md files have tables (default: recipes/)")
+    parser.add_argument(
+        "--tables", type=Path, metavar="folder", help="book whose .md files have tables (default: recipes/)"
+    )
     parser.add_argument("--tables-only", action="store_true", help="write the tables from what lies in --output")
     parser.add_argument("--smoke", action="store_true", help="run the tiny form of each recipe, write no table")
     args = parser.parse_intermixed_args(argv)
@@ -64,9 +67,12 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run and write."""
     args = parse_args(argv)
+    if args.smoke:
+        os.environ.setdefault("OMP_NUM_THREADS", "1")  # tiny models: more threads only wait for each other
+        os.environ.setdefault("HF_HUB_OFFLINE", "1")
     from tstune.recipe_book.machine import MachinePaths, read_machine_paths
     from tstune.recipe_book.process import stoppable
-    from tstune.recipe_book.recipes import find_recipes
+    from tstune.recipe_book.recipes import BOOK, find_recipes
     from tstune.recipe_book.running import Plan, run_recipes
 
     if args.smoke:
@@ -74,13 +80,17 @@ def main(argv: Sequence[str] | None = None) -> int:
 
         return run_smoke(find_recipes(args.recipes, tiny=True), args.overrides)
 
-    recipes, everything = find_recipes(args.recipes), find_recipes([])
-    hub_ids = {one.pretrained for one in [*recipes, *everything]} - {None, "builtin"}
-    machine = MachinePaths() if args.paths is None else read_machine_paths(args.paths, hub_ids)
+    book = BOOK if args.tables is None else args.tables
+    if not book.is_dir():
+        raise ConfigError(f"--tables {book} is not a folder")
+    recipes = find_recipes(args.recipes, book=book)
+    machine = MachinePaths()
+    if args.paths is not None:
+        machine = read_machine_paths(args.paths, set().union(*(one.hub_ids() for one in find_recipes([]))))
     seconds = None if args.timeout is None else 60 * args.timeout
     plan = Plan(args.output, machine, args.overrides, seconds, _say)
     if args.tables_only:
-        _write_tables(plan, recipes, everything, args.tables)
+        _write_tables(plan, recipes, book)
         return EXIT_OK
     with stoppable():
         try:
@@ -89,21 +99,18 @@ def main(argv: Sequence[str] | None = None) -> int:
             _say("interrupted: what is done is kept, the same command goes on")
             return EXIT_INTERRUPTED
         finally:
-            _write_tables(plan, recipes, everything, args.tables)
+            _write_tables(plan, recipes, book)
     failed = sum(attempt.status == "failed" for attempt in attempts)
     _say(f"{len(recipes)} recipes, {len(attempts)} run now, {failed} failed")
     return EXIT_DIFFERENT if failed else EXIT_OK
 
 
-def _write_tables(plan: Plan, recipes: Sequence[Recipe], everything: Sequence[Recipe], tables: Path | None) -> None:
-    from tstune.recipe_book.recipes import BOOK
+def _write_tables(plan: Plan, recipes: Sequence[Recipe], book: Path) -> None:
     from tstune.recipe_book.running import read_rows
     from tstune.recipe_book.tables import rewrite_tables
 
     rows = read_rows(plan, recipes)
-    if tables is not None and not tables.is_dir():
-        raise ConfigError(f"--tables {tables} is not a folder")
-    changed = rewrite_tables(tables or BOOK, rows, {one.name for one in [*recipes, *everything]})
+    changed = rewrite_tables(book, rows)
     written = f"written: {', '.join(map(str, changed))}" if changed else "the tables stay as they are"
     _say(f"{len(rows)} rows; {written}")
 

@@ -12,31 +12,12 @@ import numpy as np
 import pandas as pd
 import yaml
 
-CONTEXT, PREDICTION = 32, 8
-ROWS, ITEMS = 400, ("a", "b")
+from tstune.recipe_book.tiny_weights.ttm import ARCHITECTURE, CONTEXT, PREDICTION
+from tstune.recipe_book.tiny_weights.ttm import write as write_checkpoint
 
-# The smallest TTM with every part of the real one: two backbone levels, a decoder, a head.
-ARCHITECTURE = {
-    "context_length": CONTEXT,
-    "prediction_length": PREDICTION,
-    "patch_length": 8,
-    "patch_stride": 8,
-    "d_model": 16,
-    "num_layers": 1,
-    "expansion_factor": 2,
-    "adaptive_patching_levels": 2,
-    "gated_attn": True,
-    "self_attn": False,
-    "use_positional_encoding": False,
-    "decoder_num_layers": 1,
-    "decoder_d_model": 4,
-    "decoder_mode": "common_channel",
-    "dropout": 0.1,
-    "head_dropout": 0.1,
-    "scaling": "std",
-    "loss": "mse",
-    "num_input_channels": 1,
-}
+__all__ = ["ARCHITECTURE", "CONTEXT", "PREDICTION", "write_checkpoint"]
+
+ROWS, ITEMS = 400, ("a", "b")
 
 
 def series(rows: int = ROWS, items: tuple[str, ...] = ITEMS, seed: int = 0) -> pd.DataFrame:
@@ -62,17 +43,6 @@ def write_series(path: Path, **options: object) -> Path:
     """Write `series` as CSV."""
     series(**options).to_csv(path, index=False)
     return path
-
-
-def write_checkpoint(folder: Path, seed: int = 0, **changes: object) -> Path:
-    """Save a TTM with random weights the way granite-tsfm saves one."""
-    import torch
-    from tsfm_public import TinyTimeMixerConfig, TinyTimeMixerForPrediction
-
-    torch.manual_seed(seed)
-    model = TinyTimeMixerForPrediction(TinyTimeMixerConfig(**ARCHITECTURE | changes))
-    model.save_pretrained(folder)
-    return folder
 
 
 def recipe(csv: Path, output_dir: Path, pretrained: Path | None = None, **sections: Mapping | object) -> dict:

@@ -45,9 +45,15 @@ _PUBLIC = {
     "open_registry": "tstune.registry.open_registry",
     "DistributedManager": "tstune.runtime.distributed",
     "TstuneError": "tstune.errors",
+    "LeakError": "tstune.errors",
     "available_models": "tstune.models.registry",
     "available_sources": "tstune.data.sources",
+    "describe_sources": "tstune.data.sources",
     "prepare_data": "tstune.data.pipeline",
+    "describe_cohort": "tstune.data.cohort",
+    "MISSING": "tstune.data.panel",
+    "INTERPOLATED": "tstune.data.panel",
+    "OBSERVED": "tstune.data.panel",
 }
 
 __all__ = sorted(_PUBLIC)

@@ -62,7 +62,12 @@ def fenced_blocks(text: str) -> list[tuple[str, str]]:
 
 def commands(source: str) -> list[Command]:
     """Every command of a file that runs a script of ours."""
-    lines = shell_text(source).replace("\\\n", " ").splitlines()
+    return read_commands(shell_text(source))
+
+
+def read_commands(text: str) -> list[Command]:
+    """Every command of a shell text that runs a script of ours."""
+    lines = text.replace("\\\n", " ").splitlines()
     return [_read(line) for line in lines if _SCRIPT.search(line)]
 
 

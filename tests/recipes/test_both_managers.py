@@ -19,15 +19,17 @@ SIMPLE, HYDRA = SimpleConfigManager(), HydraConfigManager()
 COMPOSED = "recipes/hydra/ttm.yaml"
 GROUPS = ROOT / "recipes/hydra"
 RECIPES = sorted(
-    path.relative_to(ROOT).as_posix() for path in (ROOT / "recipes").rglob("*.yaml") if GROUPS not in path.parents
+    path.relative_to(ROOT).as_posix()
+    for path in (ROOT / "recipes").rglob("*.yaml")
+    if GROUPS not in path.parents and path.parent.name != "comparison"  # several runs in one file
 )
 # Recipes per folder, commands per README and option: a new one must be counted here.
 NUM_RECIPES = {
     "chronos2/cgm_sample": 1,
-    "chronos_bolt/cgm_sample": 2,
-    "timegpt/cgm_sample": 2,
+    "chronos_bolt/cgm_sample": 3,
+    "timegpt/cgm_sample": 3,
     "ttm/brist1d_open": 6,
-    "ttm/cgm_sample": 14,
+    "ttm/cgm_sample": 15,
     "ttm/etth1": 9,
     "ttm/kaggle_brisT1D": 4,
     "ttm/pretrain": 3,
@@ -155,7 +157,7 @@ def test_every_plain_recipe_of_these_data_sets_has_its_composition():
     assert sorted(SAME_RUN) == sorted(
         recipe.removeprefix("recipes/ttm/").removesuffix(".yaml")
         for recipe in RECIPES
-        if recipe.split("/")[1] == "ttm" and recipe.split("/")[2] in folders
+        if recipe.split("/")[1] == "ttm" and recipe.split("/")[2] in folders and not recipe.endswith("/tiny.yaml")
     )
 
 

@@ -1,4 +1,4 @@
-"""Every recipe is one valid run that says what it is and writes to a folder of its own."""
+"""Every recipe is one valid run, or one comparison, that says what it is and writes to a folder of its own."""
 
 from __future__ import annotations
 
@@ -6,17 +6,22 @@ import re
 from collections import Counter
 
 import pytest
-from documented import MAKEFILE, ROOT, commands, parse
+from documented import MAKEFILE, ROOT, commands, parse, read_commands
 
+from tstune.comparison.members import load_comparison
 from tstune.config.schema import RunConfig
 from tstune.config.simple_manager import SimpleConfigManager
 from tstune.data.sources import available_sources
 from tstune.models.builtin_weights import BUILTIN
+from tstune.recipe_book.recipes import find_recipes
 
 FOLDER = ROOT / "recipes"
 YAML_FILES = sorted(path.relative_to(ROOT).as_posix() for path in FOLDER.rglob("*.yaml"))
 COMPOSED = [path for path in YAML_FILES if path.startswith("recipes/hydra/")]  # see test_both_managers.py
-RECIPES = [path for path in YAML_FILES if path not in COMPOSED]
+COMPARISONS = [path for path in YAML_FILES if path.startswith("recipes/comparison/")]
+RECIPES = [path for path in YAML_FILES if path not in [*COMPOSED, *COMPARISONS]]
+HEADER = re.compile(r"# \S.{20,}\n(?:#.*\n)*?# Needs: \S.+\n(?:#   .+\n)*# Run: (?P<run>python .+)\n# Got: \S.+\n(?!#)")
+TRAINING_SCRIPTS = ("finetune_ttm.py", "finetune_chronos.py", "finetune_timegpt.py", "pretrain_ttm.py")
 validated: list[str] = []
 
 
@@ -38,6 +43,31 @@ def test_first_line_says_what_it_is(recipe):
     assert re.fullmatch(r"# \S.{20,}", first), f"{recipe}: {first}"
 
 
+@pytest.mark.parametrize("recipe", [*RECIPES, *COMPARISONS])
+def test_header_says_what_it_needs_how_it_is_run_and_where_its_figures_are(recipe, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    found = HEADER.match((ROOT / recipe).read_text(encoding="utf-8"))
+    assert found, f"{recipe} begins with what it is, and has lines '# Needs: …', '# Run: …', '# Got: …'"
+    (command,) = read_commands(found["run"])
+    (listed,) = find_recipes([ROOT / recipe], tiny=True)
+    assert f"scripts/{listed.script(listed.load().model.type).name}" in command.words
+    assert parse(command).config == recipe
+
+
+@pytest.mark.parametrize("recipe", COMPARISONS)
+def test_a_comparison_is_valid(recipe):
+    comparison = load_comparison(ROOT / recipe)
+    assert len(comparison.members) >= 2
+    assert len(comparison.baselines) >= 2
+    assert comparison.config.output_dir == recipe.replace("recipes/", "runs/", 1).removesuffix(".yaml")
+
+
+def test_every_training_script_has_a_tiny_recipe():
+    tiny = [path for path in [*RECIPES, *COMPARISONS] if path.endswith("/tiny.yaml")]
+    scripts = Counter(one.script(one.load().model.type).name for one in find_recipes(tiny, tiny=True))
+    assert scripts == dict.fromkeys((*TRAINING_SCRIPTS, "compare_models.py"), 1)
+
+
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_path_is_model_dataset_method(recipe):
     config = SimpleConfigManager().load_config(ROOT / recipe)
@@ -52,9 +82,10 @@ def test_no_file_is_left_out():
     assert set(kinds) == {".yaml", ".md", ".slurm"}
     assert kinds[".slurm"] == 1
     assert len(YAML_FILES) == kinds[".yaml"]
+    assert len(COMPARISONS) == 2
     assert len(RECIPES) >= 6
     folders = {path.name for path in FOLDER.iterdir() if path.is_dir()}
-    assert folders == {"ttm", "chronos_bolt", "chronos2", "timegpt", "hydra"}
+    assert folders == {"ttm", "chronos_bolt", "chronos2", "timegpt", "comparison", "hydra"}
     if validated:  # empty when this test runs alone
         assert sorted(validated) == RECIPES
 

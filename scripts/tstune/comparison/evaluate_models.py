@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -37,6 +37,7 @@ def evaluate_models(
     overwrite: bool = False,
     registry: str | None = None,
     manager: DistributedManager | None = None,
+    notes: Mapping[str, object] | None = None,
 ) -> Evaluation:
     """Score models on one part of the configured data; the first one is judged against all others.
 
@@ -51,6 +52,7 @@ def evaluate_models(
         overwrite: replace it.
         registry: where ``registry:…`` looks; None takes the default.
         manager: running process group; None starts one.
+        notes: goes into `environment.json` beside what is found here.
 
     Raises:
         ConfigError, DataError, CheckpointError, RegistryError: naming the model and what it lacks.
@@ -101,6 +103,7 @@ def evaluate_models(
             "parameters": described[first],
             "training": None,
             "models": described,
+            **(notes or {}),
         }
         evaluation = Evaluation(judge, part, judged, environment)
         write_evaluation(run, evaluation, config.model_copy(update={"output_dir": str(output), "overwrite": False}))

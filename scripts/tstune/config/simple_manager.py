@@ -22,10 +22,10 @@ class SimpleConfigManager(ConfigManager):
     def load_config(self, config_path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
         """Read a YAML file, apply overrides such as ``training.learning_rate=5e-4`` and validate the result."""
         path = Path(config_path)
-        tree = read_yaml(path)
-        if "defaults" in tree:
-            raise ConfigError(f"{path} has a defaults list: give it with --hydra instead of --config")
-        return validate(resolve(_override(tree, overrides), path), origin=str(path))
+        values = read_values(path, overrides)
+        if "models" in values:
+            raise ConfigError(f"{path} lists several models: give it to scripts/compare_models.py")
+        return validate(values, origin=str(path))
 
     def validate_config(self, config: RunConfig | dict) -> bool:
         """Return True, or raise one `ConfigError` that lists every problem."""
@@ -37,6 +37,14 @@ class SimpleConfigManager(ConfigManager):
         """Write every key with its resolved value."""
         text = OmegaConf.to_yaml(OmegaConf.create(config.model_dump(mode="json")))
         Path(output_path).write_text(text, encoding="utf-8")
+
+
+def read_values(path: Path, overrides: Sequence[str] = ()) -> dict:
+    """Read one file, apply ``key=value`` changes and fill in every interpolation; nothing is validated yet."""
+    tree = read_yaml(path)
+    if "defaults" in tree:
+        raise ConfigError(f"{path} has a defaults list: give it with --hydra instead of --config")
+    return resolve(_override(tree, overrides), path)
 
 
 def read_yaml(path: Path) -> DictConfig:

@@ -346,7 +346,11 @@ class BaseTimeSeriesFoundationModel(ABC):
             CheckpointError: the folder is not a saved model of this family.
         """
         folder = Path(folder)
-        for name in ("config.yaml", "preprocessor.json", MODEL_FOLDER):
+        adapter_only = (folder / "adapter_config.json").is_file()
+        needed = ["config.yaml", "preprocessor.json"]
+        if not adapter_only and weights_folder(folder) != folder:
+            needed.append(MODEL_FOLDER)
+        for name in needed:
             if not (folder / name).exists():
                 raise CheckpointError(f"{folder} is not a run folder: {name} is missing")
         try:
@@ -359,12 +363,24 @@ class BaseTimeSeriesFoundationModel(ABC):
             raise CheckpointError(f"{folder} holds a {model_type} model, not {cls.model_type}")
         model = cls(SimpleConfigManager().load_config(folder / "config.yaml"))
         model.preprocessor = preprocessor
-        model.load_weights(folder)
+        if adapter_only:
+            model._build_under(folder)
+        else:
+            model.load_weights(folder)
         if model.config.model.quantization != "none" and (folder / ADAPTER_FOLDER).is_dir():
             model.load_adapter(folder / ADAPTER_FOLDER, merge=False)
         model.item_adapters = ItemAdapters.load(folder)
         model.uncertainty = load_method(folder)
         return model
+
+    def _build_under(self, folder: Path) -> None:
+        """Build the configured base and put a published adapter on it."""
+        config = self.config
+        whole = config.tuning.model_copy(update={"mode": "full"})  # a mode that adds no adapter of its own
+        self.config = config.model_copy(update={"tuning": whole})
+        self.build(self.preprocessor)
+        self.config = config
+        self.load_adapter(folder, merge=config.model.quantization == "none")
 
     def get_model_info(self) -> dict:
         """Family, lengths, tuning mode, parameter counts and fresh tensors."""
@@ -433,6 +449,12 @@ class BaseTimeSeriesFoundationModel(ABC):
         logger.info("%s, tuning mode %s: %s", self.model_type, self.config.tuning.mode, count_parameters(self.module))
         if self.fresh:
             logger.info("not in the checkpoint, randomly initialised: %s", ", ".join(self.fresh))
+
+
+def weights_folder(folder: Path) -> Path:
+    """Where the weights of a saved model lie: `model/` of a run folder, or a published folder itself."""
+    published = (folder / "config.json").is_file() and not (folder / MODEL_FOLDER).exists()
+    return folder if published else folder / MODEL_FOLDER
 
 
 def _with_sections(

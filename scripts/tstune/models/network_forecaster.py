@@ -16,7 +16,7 @@ from tstune.data.pipeline import Preprocessor
 from tstune.data.table import Roles
 from tstune.data.windows import Batch
 from tstune.errors import ConfigError
-from tstune.models.base import MODEL_FOLDER, BaseTimeSeriesFoundationModel
+from tstune.models.base import MODEL_FOLDER, BaseTimeSeriesFoundationModel, weights_folder
 from tstune.models.network_module import NetworkModule
 from tstune.models.network_weights import Architecture, load_network
 from tstune.runtime.logs import logger, quiet_transformers
@@ -114,7 +114,7 @@ class NetworkForecaster(BaseTimeSeriesFoundationModel):
     def load_weights(self, folder: Path) -> None:
         """Read `model/`; every tensor must be there."""
         quiet_transformers()
-        self._wrap(self._load(str(folder / MODEL_FOLDER)), self.preprocessor)
+        self._wrap(self._load(str(weights_folder(folder))), self.preprocessor)
         # torch picks its kernel by requires_grad: frozen as it was saved, the forecast is the same bit for bit
         mode = self.config.tuning.mode
         freeze_by_mode(self.network, "zero_shot" if mode in ("lora", "dora") else mode, self.parts, ())

@@ -17,7 +17,7 @@ from tstune.data.manifest import windows_by_item
 from tstune.data.pipeline import PreparedData, Preprocessor
 from tstune.data.windows import Batch
 from tstune.errors import CheckpointError, ConfigError
-from tstune.models.base import MODEL_FOLDER, BaseTimeSeriesFoundationModel
+from tstune.models.base import MODEL_FOLDER, BaseTimeSeriesFoundationModel, weights_folder
 from tstune.models.fast_dropout import use_fast_dropout
 from tstune.models.fast_patch_mixer import use_fast_patch_mixer
 from tstune.models.ttm_module import TTMModule
@@ -167,7 +167,7 @@ class TTMForecaster(BaseTimeSeriesFoundationModel):
     def load_weights(self, folder: Path) -> None:
         """Read `model/`; every tensor must be there."""
         quiet_transformers()
-        section = self.config.model.model_copy(update={"pretrained": str(folder / MODEL_FOLDER), "revision": None})
+        section = self.config.model.model_copy(update={"pretrained": str(weights_folder(folder)), "revision": None})
         ttm, fresh, unused = load_pretrained(section, self.preprocessor.roles, self.preprocessor.frequency)
         quantised = self.config.model.quantization != "none"  # fresh layers are whole in the adapter
         if unused or (fresh and not quantised):

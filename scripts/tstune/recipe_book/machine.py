@@ -25,13 +25,13 @@ class MachinePaths:
     data: Mapping[str, str] = field(default_factory=dict)
     weights: Mapping[str, str] = field(default_factory=dict)
 
-    def overrides(self, config: RunConfig) -> list[str]:
-        """What a recipe must be given here, as ``key=value``."""
-        found = []
-        if config.data.source in self.data:
-            found.append(f"data.path={self.data[config.data.source]}")
-        if config.model.pretrained in self.weights:
-            found.append(f"model.pretrained={self.weights[config.model.pretrained]}")
+    def overrides(self, runs: Mapping[str, RunConfig]) -> list[str]:
+        """What a recipe must be given here, as ``key=value``; `runs` as `Recipe.runs` returns them."""
+        sources = {config.data.source for config in runs.values()}
+        found = [f"data.path={self.data[source]}" for source in sorted(sources & set(self.data))]
+        for begin, config in runs.items():
+            if config.model.pretrained in self.weights:
+                found.append(f"{begin}model.pretrained={self.weights[config.model.pretrained]}")
         return found
 
     def without_places(self, text: str) -> str:

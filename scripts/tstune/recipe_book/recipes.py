@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from omegaconf import OmegaConf
-
+from tstune.comparison.members import is_compared, load_comparison
 from tstune.config.schema import RunConfig
 from tstune.config.simple_manager import SimpleConfigManager, read_yaml
 from tstune.errors import ConfigError
+from tstune.models.builtin_weights import BUILTIN
 
 ROOT = Path(__file__).resolve().parents[3]
 BOOK = ROOT / "recipes"
@@ -60,40 +60,64 @@ class Recipe:
         Raises:
             ConfigError: with every problem found, in one message.
         """
+        if self.is_comparison:
+            return load_comparison(self.path, overrides).config
         return SimpleConfigManager().load_config(self.path, overrides)
+
+    def runs(self) -> dict[str, RunConfig]:
+        """Every model of the file as a run, by what its keys begin with: ``""``, or ``models.<name>.``
+
+        Raises:
+            ConfigError: as `load`.
+        """
+        if not self.is_comparison:
+            return {"": self.load()}
+        return {f"models.{member.name}.": member.config for member in load_comparison(self.path).members}
+
+    def hub_ids(self) -> set[str]:
+        """What it takes from the Hub, or from a folder in its place."""
+        named = {config.model.pretrained for config in self.runs().values()}
+        return {name for name in named if name is not None and name != BUILTIN}
+
+    def is_done(self, folder: Path, overrides: Sequence[str]) -> bool:
+        """Whether a whole run folder was made by this file with these changes, wherever either lies.
+
+        Raises:
+            ConfigError: as `load`.
+        """
+        if self.is_comparison:
+            return is_compared(load_comparison(self.path, overrides), folder)
+        return same_run(self.load(overrides), folder)
 
     def script(self, model_type: str) -> Path:
         """The script that runs it."""
         name = _SCRIPTS.get(model_type, "finetune_ttm.py")
+        if self.is_comparison:
+            name = "compare_models.py"
         if self.is_pretraining:
             name = "pretrain_ttm.py"
         return ROOT / "scripts" / name
 
-    @property
-    def pretrained(self) -> str | None:
-        """`model.pretrained` as the file has it."""
-        found = OmegaConf.select(read_yaml(self.path), "model.pretrained")
-        return None if found is None else str(found)
 
-
-def find_recipes(words: Sequence[str | Path], tiny: bool = False) -> list[Recipe]:
+def find_recipes(words: Sequence[str | Path], tiny: bool = False, book: Path = BOOK) -> list[Recipe]:
     """The recipes that files and folders name, each once, in the order of the words.
 
     Args:
         words: files or folders; none stands for the whole book.
         tiny: take the `tiny.yaml` of a folder too.
+        book: folder that names begin in.
 
     Raises:
         ConfigError: a word that names no recipe.
     """
     found: dict[Path, Recipe] = {}
-    for word in words or [BOOK]:
+    for word in words or [book]:
         path = Path(word)
         files = sorted(_in_folder(path, tiny)) if path.is_dir() else [path] if path.is_file() else []
         if not files:
-            raise ConfigError(f"{word} is no recipe and no folder of recipes{_suggestion(path)}")
+            raise ConfigError(f"{word} is no recipe and no folder of recipes{_suggestion(path, book)}")
         for file in files:
-            found.setdefault(file.resolve(), Recipe(file, _name(file)))
+            found.setdefault(file.resolve(), Recipe(file, _name(file, book)))
     return list(found.values())
 
 
@@ -102,10 +126,30 @@ def _in_folder(folder: Path, tiny: bool) -> list[Path]:
     return [path for path in files if tiny or path.name != TINY]
 
 
-def _name(file: Path) -> str:
+def same_run(config: RunConfig, folder: Path) -> bool:
+    """Whether a whole run folder was made by this configuration, wherever either lies."""
+    done = saved_config(folder)
+    if done is None or not (folder / "metrics.json").is_file():
+        return False
+    beside = {"output_dir": None, "overwrite": False, "tracking": None}
+    return done.model_copy(update=beside) == config.model_copy(update=beside)
+
+
+def saved_config(folder: Path) -> RunConfig | None:
+    """The configuration in a run folder; None without one, or if it is of another time."""
+    file = folder / "config.yaml"
+    if not file.is_file():
+        return None
+    try:
+        return SimpleConfigManager().load_config(file)
+    except ConfigError:
+        return None
+
+
+def _name(file: Path, book: Path) -> str:
     place = file.resolve()
-    if place.is_relative_to(BOOK):
-        place = place.relative_to(BOOK)
+    if place.is_relative_to(book.resolve()):
+        place = place.relative_to(book.resolve())
     elif place.is_relative_to(Path.cwd()):
         place = place.relative_to(Path.cwd())
     else:
@@ -113,8 +157,9 @@ def _name(file: Path) -> str:
     return place.with_suffix("").as_posix()
 
 
-def _suggestion(path: Path) -> str:
-    known = {recipe.path: recipe.name for recipe in find_recipes([])} if BOOK.is_dir() else {}
-    wanted = path.with_suffix("").as_posix().partition("recipes/")[2] or path.with_suffix("").as_posix()
-    close = difflib.get_close_matches(wanted, known.values(), n=1, cutoff=0.6)
-    return f"; did you mean recipes/{close[0]}.yaml?" if close else "; recipes lie under recipes/"
+def _suggestion(path: Path, book: Path) -> str:
+    known = [file.with_suffix("").relative_to(book).as_posix() for file in _in_folder(book, tiny=True)]
+    wanted = path.with_suffix("").as_posix()
+    wanted = wanted.rpartition(f"{book.name}/")[2] or wanted
+    close = difflib.get_close_matches(wanted, known, n=1, cutoff=0.6)
+    return f"; did you mean {book.name}/{close[0]}.yaml?" if close else "; recipes lie under recipes/"

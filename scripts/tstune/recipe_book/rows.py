@@ -9,12 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tstune.config.schema import RunConfig
-from tstune.config.simple_manager import SimpleConfigManager
 from tstune.errors import ConfigError
 from tstune.evaluation.scoreboard import OURS
 from tstune.recipe_book.journal import Attempt
 from tstune.recipe_book.machine import MachinePaths
-from tstune.recipe_book.recipes import Recipe
+from tstune.recipe_book.recipes import Recipe, saved_config
 
 _WORDS = {"helped": "better", "hurt": "worse"}
 
@@ -67,18 +66,9 @@ class Row:
     outdated: bool = False
 
 
-def same_run(config: RunConfig, folder: Path) -> bool:
-    """Whether a whole run folder was made by this configuration, wherever either lies."""
-    done = _saved_config(folder)
-    if done is None or not (folder / "metrics.json").is_file():
-        return False
-    beside = {"output_dir": None, "overwrite": False, "tracking": None}
-    return done.model_copy(update=beside) == config.model_copy(update=beside)
-
-
 def row_of_run(recipe: Recipe, folder: Path, attempt: Attempt | None) -> Row:
     """The row of a recipe whose run folder is whole."""
-    config = _saved_config(folder) or recipe.load()
+    config = saved_config(folder) or recipe.load()
     environment = _read(folder / "environment.json")
     parts = _read(folder / "metrics.json")
     scores = parts.get("test") or parts.get("validation") or {}
@@ -89,7 +79,7 @@ def row_of_run(recipe: Recipe, folder: Path, attempt: Attempt | None) -> Row:
         commit += "+"
     return Row(
         recipe=recipe.name,
-        model=_model(recipe, config),
+        model=_members(environment) or _model(recipe, config),
         data=_data(config, folder),
         mode=_mode(recipe, config),
         changed=tuple(attempt.overrides) if attempt is not None else (),
@@ -146,21 +136,33 @@ def _is_outdated(recipe: Recipe, folder: Path, attempt: Attempt | None) -> bool:
     if attempt is None:  # made elsewhere: which changes it had is not known
         return False
     try:
-        return not same_run(recipe.load([*attempt.machine, *attempt.overrides]), folder)
+        return not recipe.is_done(folder, [*attempt.machine, *attempt.overrides])
     except ConfigError:
         return True
 
 
 def _model(recipe: Recipe, config: RunConfig) -> str:
-    named = recipe.pretrained
+    if recipe.is_comparison:
+        return f"{len(recipe.runs())} models"
+    named, given = recipe.load().model.pretrained, config.model.pretrained
     if named is None:
         return config.model.type
     weights = named.rpartition("/")[2]
-    given = config.model.pretrained
     return f"{config.model.type}, {weights}{'' if given in (None, named) else ' (a local copy)'}"
 
 
+def _members(environment: Mapping) -> str | None:
+    """Of a comparison: how many of its models were had, and which one is judged."""
+    listed = environment.get("members")
+    if not listed:
+        return None
+    had = [one["name"] for one in listed if one["reason"] is None]
+    return f"{len(had)} of {len(listed)} models; judged: {had[0]}"
+
+
 def _mode(recipe: Recipe, config: RunConfig) -> str:
+    if recipe.is_comparison:
+        return "comparison"
     if recipe.is_pretraining:
         return "pretraining"
     return f"{config.tuning.mode}, an adapter per item" if config.tuning.per_item else config.tuning.mode
@@ -197,17 +199,6 @@ def _hardware(environment: Mapping) -> str | None:
 def _peak(environment: Mapping) -> float | None:
     peaks = environment.get("peak_memory_mb") or {}
     return peaks.get("device", peaks.get("host"))
-
-
-def _saved_config(folder: Path) -> RunConfig | None:
-    """The configuration in a run folder; None without one, or if it is of another time."""
-    file = folder / "config.yaml"
-    if not file.is_file():
-        return None
-    try:
-        return SimpleConfigManager().load_config(file)
-    except ConfigError:
-        return None
 
 
 def _read(file: Path) -> dict:

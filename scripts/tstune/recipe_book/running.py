@@ -15,7 +15,7 @@ from tstune.recipe_book.journal import Attempt, Journal
 from tstune.recipe_book.machine import MachinePaths
 from tstune.recipe_book.process import run_process
 from tstune.recipe_book.recipes import ROOT, Recipe
-from tstune.recipe_book.rows import Row, row_of_attempt, row_of_run, same_run
+from tstune.recipe_book.rows import Row, row_of_attempt, row_of_run
 
 
 @dataclass(frozen=True)
@@ -117,7 +117,7 @@ def _run(plan: Plan, recipe: Recipe, place: str) -> Attempt | None:
         )
 
     try:
-        machine += plan.machine.overrides(recipe.load())
+        machine += plan.machine.overrides(recipe.runs())
         given = [*machine, *plan.overrides]
         config = recipe.load(given)
         if config.training.checkpoint_every_steps or config.training.checkpoint_every_minutes:
@@ -126,7 +126,7 @@ def _run(plan: Plan, recipe: Recipe, place: str) -> Attempt | None:
             config = recipe.load(given)
     except ConfigError as error:
         return ended("failed", str(error))
-    if same_run(config, folder):
+    if recipe.is_done(folder, given):
         return None
     plan.say(f"{place}: running, log in {folder}.log")
     command = [sys.executable, str(recipe.script(config.model.type)), "--config", str(recipe.path), *given]
@@ -134,7 +134,7 @@ def _run(plan: Plan, recipe: Recipe, place: str) -> Attempt | None:
     done = run_process(command, folder.with_name(f"{folder.name}.log"), plan.timeout_seconds)
     if done.reason is not None:
         return ended("failed", done.reason, done.peak_memory_mib)
-    if not same_run(config, folder):  # a dry run of a paid service
+    if not recipe.is_done(folder, given):  # a dry run of a paid service
         return ended("nothing sent", _dry_run(done.log), done.peak_memory_mib)
     return ended("done", None, done.peak_memory_mib)
 

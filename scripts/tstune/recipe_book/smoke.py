@@ -10,7 +10,7 @@ import logging
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -75,27 +75,27 @@ def smoke(recipes: Sequence[Recipe], overrides: Sequence[str] = ()) -> Iterator[
         gc.unfreeze()
 
 
-def tiny_form(recipe: Recipe, data: Path | None, weights: Path | None) -> list[str]:
+def tiny_form(recipe: Recipe, data: Path | None, weights: Mapping[str, Path]) -> list[str]:
     """Changes that make a recipe tiny, as ``key=value``.
 
     Args:
         recipe: what is made tiny.
         data: file or folder in the layout of its source; None leaves `data.path` alone.
-        weights: checkpoint of its family; None leaves `model.pretrained` alone.
+        weights: what the keys of a model begin with, see `Recipe.runs` -> checkpoint of its family.
     """
-    config = recipe.load()
-    changes = [*_STEPS]
+    runs, changes = recipe.runs(), []
+    for begin, config in runs.items():
+        changes += [f"{begin}{step}" for step in _STEPS]
+        if begin in weights:
+            changes.append(f"{begin}model.pretrained={weights[begin]}")
+        if config.tuning.per_item:
+            changes.append(f"{begin}tuning.per_item_epochs=1")
     if recipe.is_pretraining:
         return [*changes, "pretraining.validation_windows=16"]
+    config = next(iter(runs.values()))
     stride = _STRIDES.get(config.data.source, _STRIDE)
     changes += [*_JUDGING, *(f"data.{part}_stride={stride}" for part in ("train", "validation", "test"))]
-    if data is not None:
-        changes.append(f"data.path={data}")
-    if weights is not None:
-        changes.append(f"model.pretrained={weights}")
-    if config.tuning.per_item:
-        changes.append("tuning.per_item_epochs=1")
-    return changes
+    return changes if data is None else [*changes, f"data.path={data}"]
 
 
 class _Desk:
@@ -124,8 +124,9 @@ class _Desk:
 
 def _run(recipe: Recipe, desk: _Desk, folder: Path, overrides: Sequence[str]) -> str | None:
     """Why it failed, or None."""
-    config = recipe.load()
-    changes = tiny_form(recipe, desk.data(config), desk.weights(config))
+    config, runs = recipe.load(), recipe.runs()
+    weights = {begin: place for begin, one in runs.items() if (place := desk.weights(one)) is not None}
+    changes = tiny_form(recipe, desk.data(config), weights)
     words = ["--config", str(recipe.path), *changes, *overrides, f"output_dir={folder}"]
     script = importlib.import_module(recipe.script(config.model.type).stem)
     said = io.StringIO()

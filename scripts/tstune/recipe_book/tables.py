@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -59,15 +59,14 @@ class Block:
         return not self.folder or recipe.startswith(f"{self.folder}/")
 
 
-def rewrite_tables(book: Path, rows: Sequence[Row], recipes: Collection[str]) -> list[Path]:
+def rewrite_tables(book: Path, rows: Sequence[Row]) -> list[Path]:
     """Write the rows into every README of the book that has a place for them.
 
-    A recipe without a row here keeps the line it has; a line whose recipe is gone is left out.
+    A recipe without a row here keeps the line it has; a recipe that is not, or no longer, in the book has none.
 
     Args:
         book: folder of the recipes and their READMEs.
         rows: what is known here.
-        recipes: names of all recipes that there are.
 
     Returns:
         the files that changed.
@@ -75,27 +74,31 @@ def rewrite_tables(book: Path, rows: Sequence[Row], recipes: Collection[str]) ->
     Raises:
         OutputError: a marker without its end, or a file that cannot be written.
     """
-    changed = []
+    changed, rows = [], [row for row in rows if _is_listed(row.recipe, book)]
     for file in sorted(book.rglob("*.md")):
         before = file.read_text(encoding="utf-8")
         if before.count(_BEGIN) != len(_BLOCK.findall(before)):
             raise OutputError(f"{file}: each '{_BEGIN} … -->' needs a line '{_END}' below it")
-        after = _BLOCK.sub(lambda found, file=file: _rewritten(found, file, book, rows, recipes), before)
+        after = _BLOCK.sub(lambda found, file=file: _rewritten(found, file, book, rows), before)
         if after != before:
             _write_aside(file, after)
             changed.append(file)
     return changed
 
 
-def _rewritten(found: re.Match, file: Path, book: Path, rows: Sequence[Row], recipes: Collection[str]) -> str:
+def _rewritten(found: re.Match, file: Path, book: Path, rows: Sequence[Row]) -> str:
     also = tuple(name.strip() for name in (found["also"] or "").split(",") if name.strip())
     block = Block(file, found["folder"] or "", also)
-    lines = {name: line for name, line in _lines(found["body"], block, book).items() if name in recipes}
+    lines = {name: line for name, line in _lines(found["body"], block, book).items() if _is_listed(name, book)}
     width = len(_columns(block))
     lines = {name: line for name, line in lines.items() if line.count("|") - line.count(r"\|") == width + 1}
     lines |= {row.recipe: _line(row, block, book) for row in rows if block.shows(row.recipe)}
     body = "\n".join([*_head(block), *(lines[name] for name in sorted(lines))])
     return f"{found['begin']}\n\n{body}\n\n{_END}" if lines else f"{found['begin']}\n{_END}"
+
+
+def _is_listed(recipe: str, book: Path) -> bool:
+    return (book / f"{recipe}.yaml").is_file()
 
 
 def _lines(body: str, block: Block, book: Path) -> dict[str, str]:

@@ -13,6 +13,7 @@ from tstune.evaluation.report.section_errors import horizons, items
 from tstune.evaluation.report.section_forecasts import forecasts
 from tstune.evaluation.report.section_glucose import error_grids, glucose, profile, strata
 from tstune.evaluation.report.section_hypo import hypo
+from tstune.evaluation.report.section_members import members
 from tstune.evaluation.report.section_run import cost, provenance, training
 from tstune.evaluation.report.section_summary import comparisons, scoreboard, summary
 
@@ -23,6 +24,7 @@ _PARTS: tuple[Part, ...] = (
     summary,
     scoreboard,
     comparisons,
+    members,
     cohort,
     horizons,
     items,
@@ -63,7 +65,9 @@ def contents(run: RunFiles) -> list[Section | Omitted]:
 
 
 def title(run: RunFiles) -> str:
-    """Model, data and tuning mode."""
+    """Model, data and tuning mode; of a comparison the number of models."""
+    if listed := run.environment.get("members"):
+        return f"{len(listed)} models on {run.manifest['source']}"
     model = (run.config.get("model") or {}).get("type") or "model"
     mode = (run.config.get("tuning") or {}).get("mode")
     return f"{model} on {run.manifest['source']}{f', {mode}' if mode else ''}"

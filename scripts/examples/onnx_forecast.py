@@ -1,0 +1,25 @@
+"""Forecast with an exported model on onnxruntime alone: no torch, no tstune.
+
+    python scripts/export_model.py runs/ttm/cgm_sample/demo --format onnx --output demo.onnx
+    python scripts/examples/onnx_forecast.py demo.onnx readings.csv
+
+`readings.csv` has a time in its first column (not read), then one column per channel, with one row per step of the
+model's grid and nothing where nothing was read.
+"""
+
+import json
+import sys
+
+import numpy as np
+import onnxruntime
+
+session = onnxruntime.InferenceSession(sys.argv[1], providers=["CPUExecutionProvider"])
+facts = {key: json.loads(value) for key, value in session.get_modelmeta().custom_metadata_map.items()}
+table = np.genfromtxt(sys.argv[2], delimiter=",", names=True, dtype=np.float32)[-facts["context_length"] :]
+if len(table) < facts["context_length"]:
+    raise SystemExit(f"error: {len(table)} rows; a forecast needs {facts['context_length']}")
+past = np.stack([table[name] for name in facts["past_channels"]], axis=-1)[None]  # [1, context, channels]
+outputs = dict(zip([output.name for output in session.get_outputs()], session.run(None, {"past": past}), strict=True))
+print("step," + ",".join(facts["targets"]))
+for step, values in enumerate(outputs["forecast"][0], start=1):
+    print(step, *(f"{value:.9g}" for value in values), sep=",")

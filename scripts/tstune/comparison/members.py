@@ -1,0 +1,112 @@
+"""A comparison as a recipe: what all models share, and a list of models with what each has of its own."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from tstune.config.schema import RunConfig
+from tstune.config.simple_manager import read_values
+from tstune.config.validation import validate
+from tstune.errors import ConfigError
+from tstune.evaluation.scoreboard import OURS
+from tstune.models.registry import available_models
+
+_SHARED = ("data", "evaluation", "seed", "output_dir", "overwrite", "tracking", "pretraining", "models")
+_NAME = re.compile(r"[A-Za-z0-9][\w-]*")
+
+
+@dataclass(frozen=True)
+class Member:
+    """One model of a comparison.
+
+    Attributes:
+        name: its row of the scoreboard.
+        config: its run; its output_dir lies beside that of the comparison.
+    """
+
+    name: str
+    config: RunConfig
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A recipe with a list of models.
+
+    Attributes:
+        config: data, windows, lengths, metrics and output_dir, which all share.
+        members: in the order of the file; the first one that is had is judged against the others.
+        baselines: of `evaluation.baselines`, further rows.
+    """
+
+    config: RunConfig
+    members: tuple[Member, ...]
+    baselines: tuple[str, ...]
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash of every setting that a result depends on."""
+        beside = {"output_dir", "overwrite", "tracking"}
+        settings = [self.config.model_dump(mode="json", exclude=beside)]
+        settings += [[one.name, one.config.model_dump(mode="json", exclude=beside)] for one in self.members]
+        return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
+
+
+def load_comparison(path: str | Path, overrides: Sequence[str] = ()) -> Comparison:
+    """Read the recipe: shared sections, and `models`, a mapping of names to sections that are merged over them.
+
+    Raises:
+        ConfigError: with every problem of a model in one message.
+    """
+    path = Path(path)
+    values = read_values(path, overrides)
+    listed = values.pop("models", None)
+    if not isinstance(listed, Mapping) or len(listed) < 2:
+        raise ConfigError(f"{path}: models must hold two models or more, each a name with its sections")
+    shared = validate(values, origin=str(path))
+    members = tuple(_member(str(name), own, values, shared, path) for name, own in listed.items())
+    return Comparison(shared, members, tuple(shared.evaluation.baselines))
+
+
+def is_compared(comparison: Comparison, folder: Path) -> bool:
+    """Whether a folder holds the whole result of this comparison."""
+    try:
+        environment = json.loads((folder / "environment.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return environment.get("comparison") == comparison.fingerprint
+
+
+def _member(name: str, own: object, values: Mapping, shared: RunConfig, path: Path) -> Member:
+    where = f"{path}: models.{name}"
+    if not _NAME.fullmatch(name) or name in OURS or name in available_models():
+        raise ConfigError(f"{where}: take another name of letters, digits, _ and -; families, baselines and "
+                          f"{', '.join(OURS)} are taken")  # fmt: skip
+    if not isinstance(own, Mapping):
+        raise ConfigError(f"{where} must hold sections such as model: and tuning:, not {own!r}")
+    for section in own:
+        if section in _SHARED:
+            raise ConfigError(f"{where}.{section}: all models share it; write it once, outside of models")
+    beside = {
+        "evaluation": {"baselines": [], "num_plots": 0, "report": False},  # judged together, at the end
+        "output_dir": f"{shared.output_dir}.models/{name}",
+        "overwrite": True,
+    }
+    config = validate(_merged(_merged(values, own), beside), origin=where)
+    ahead, asked = config.model.prediction_length, shared.model.prediction_length
+    if ahead < asked:
+        raise ConfigError(f"{where}.model.prediction_length={ahead}: the comparison forecasts {asked} steps")
+    return Member(name, config)
+
+
+def _merged(base: Mapping, changes: Mapping) -> dict:
+    """`base` with the leaves of `changes` replaced."""
+    result = dict(base)
+    for key, value in changes.items():
+        nested = isinstance(value, Mapping) and isinstance(result.get(key), Mapping)
+        result[key] = _merged(result[key], value) if nested else value
+    return result

@@ -1,0 +1,209 @@
+"""Write a model as one file, and keep the file only if it forecasts what PyTorch does."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+import tstune
+from tstune.errors import CheckpointError, OutputError
+from tstune.export.examples import Examples, make_examples
+from tstune.export.formats import OPSET, RUNNERS, SUFFIXES, WRITERS, Run, trace
+from tstune.export.graph import FORECAST, FUTURE, PAST, QUANTILES, STATIC, ForecastGraph
+from tstune.models.base import BaseTimeSeriesFoundationModel
+
+TOLERANCE = 1e-5
+"""Largest difference from PyTorch, as a share of the target's deviation or of the window's largest value, if more."""
+BATCH_SIZES = (1, 3, 64)
+
+
+@dataclass(frozen=True)
+class Difference:
+    """How far an exported file is from PyTorch on windows that were made up for the purpose.
+
+    Attributes:
+        batch_size: windows at once.
+        absolute: largest difference, original units.
+        relative: largest difference over max(deviation of the target in training, largest forecast of its window):
+            float32 is as exact as the largest number in a sum.
+    """
+
+    batch_size: int
+    absolute: float
+    relative: float
+
+
+@dataclass(frozen=True)
+class Exported:
+    """An exported file.
+
+    Attributes:
+        path: where it lies.
+        num_bytes: its size.
+        outputs: what it returns.
+        differences: from PyTorch, one per batch size.
+        milliseconds: of one pass over the largest batch, in the file's runtime and in PyTorch.
+    """
+
+    path: Path
+    num_bytes: int
+    outputs: tuple[str, ...]
+    differences: tuple[Difference, ...]
+    milliseconds: tuple[float, float]
+
+    @property
+    def worst(self) -> Difference:
+        """The largest relative difference."""
+        return max(self.differences, key=lambda difference: difference.relative)
+
+
+def export_model(
+    model: BaseTimeSeriesFoundationModel, kind: str, output: str | Path, overwrite: bool = False
+) -> Exported:
+    """Write a model as ``onnx`` or ``torch_export`` and compare the file with PyTorch.
+
+    Args:
+        model: loaded; its own forecasts are the measure.
+        kind: a key of `SUFFIXES`.
+        output: the file, or a folder to write ``model.onnx`` or ``model.pt2`` into.
+        overwrite: replace a file that is already there.
+
+    Raises:
+        ConfigError: the model is not one function of one window, or the format has no operator for it.
+        CheckpointError: the file does not forecast what PyTorch does; it is not kept.
+        OutputError: the file cannot be written.
+    """
+    path = output_file(output, kind, overwrite)
+    graph = ForecastGraph(model)
+    program = trace(graph, make_examples(model, 4, seed=1).inputs)
+    aside = path.with_name(f".partial-{path.name}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        WRITERS[kind](graph, program, aside, describe(model, graph, kind))
+        run = RUNNERS[kind](aside)
+        differences = tuple(_difference(model, graph, run, size) for size in BATCH_SIZES)
+        _refuse_other_forecasts(differences, path)
+        milliseconds = _milliseconds(model, graph, run)
+        aside.replace(path)
+    except OSError as error:
+        raise OutputError(f"--output {path} cannot be written: {error.strerror}") from None
+    finally:
+        aside.unlink(missing_ok=True)
+    return Exported(path, path.stat().st_size, tuple(graph.outputs), differences, milliseconds)
+
+
+def output_file(output: str | Path, kind: str, overwrite: bool) -> Path:
+    """The file to write.
+
+    Raises:
+        OutputError: it exists, or its name is of another kind.
+    """
+    path, suffix = Path(output), SUFFIXES[kind]
+    if path.is_dir() or str(output).endswith("/") or not path.suffix:
+        path = path / f"model{suffix}"
+    if path.suffix != suffix:
+        raise OutputError(f"--output {path}: a file of format {kind} ends with {suffix}")
+    if path.exists() and not overwrite:
+        raise OutputError(f"--output {path} exists; add --overwrite or choose another file")
+    if path.is_dir():
+        raise OutputError(f"--output {path} is a folder; choose another file")
+    return path
+
+
+def describe(model: BaseTimeSeriesFoundationModel, graph: ForecastGraph, kind: str) -> dict[str, object]:
+    """What somebody needs who has the file and nothing else; no data, no paths."""
+    preprocessor, section = model.preprocessor, model.config.model
+    roles = preprocessor.roles
+    facts = {
+        "model_type": model.model_type,
+        "tuning_mode": model.config.tuning.mode,
+        "context_length": section.context_length,
+        "prediction_length": section.prediction_length,
+        "frequency": preprocessor.frequency,
+        "unit": preprocessor.unit,
+        "targets": roles.target,
+        f"{PAST}_channels": roles.channels,
+        "missing": "NaN",
+        "max_gap": preprocessor.max_gap,
+        "tstune_version": tstune.__version__,
+        "torch_version": torch.__version__,
+    }
+    if FUTURE in graph.inputs:
+        facts[f"{FUTURE}_channels"] = [roles.channels[index] for index in roles.control_indices]
+    if STATIC in graph.inputs:
+        facts[f"{STATIC}_columns"] = roles.static_categorical
+        facts[f"{STATIC}_codes"] = [["unknown", *values] for values in roles.categories]
+    if QUANTILES in graph.outputs:
+        facts["quantile_levels"] = model.quantile_levels
+    if kind == "onnx":
+        facts["opset"] = OPSET
+    return facts
+
+
+def _expected(model: BaseTimeSeriesFoundationModel, graph: ForecastGraph, examples: Examples) -> list[np.ndarray]:
+    """What PyTorch forecasts, through the code that `predict` uses."""
+    with torch.inference_mode():
+        found = [model.forecast(examples.batch)]
+        if QUANTILES in graph.outputs:
+            found.append(model.forecast_quantiles(examples.batch, found[0]))
+    return [values.numpy() for values in found]
+
+
+def _difference(model: BaseTimeSeriesFoundationModel, graph: ForecastGraph, run: Run, size: int) -> Difference:
+    examples = make_examples(model, size, seed=size)
+    expected = dict(zip(graph.outputs, _expected(model, graph, examples), strict=True))
+    found = dict(zip(graph.outputs, run(examples.inputs), strict=True))
+    absolute, relative = 0.0, 0.0
+    deviation = model.preprocessor.scaler.std[: model.preprocessor.roles.num_targets]
+    for name, values in expected.items():
+        if found[name].shape != values.shape:
+            raise CheckpointError(f"the file forecasts {found[name].shape} values of {name}, PyTorch {values.shape}")
+        scale = deviation if name == FORECAST else deviation[:, None]
+        difference = np.abs(found[name].astype(np.float64) - values)
+        difference[np.isnan(difference)] = np.inf
+        absolute = max(absolute, float(difference.max()))
+        largest = np.abs(values).max(axis=tuple(range(1, values.ndim)), keepdims=True)
+        relative = max(relative, float((difference / np.maximum(scale, largest)).max()))
+    return Difference(size, absolute, relative)
+
+
+def _refuse_other_forecasts(differences: tuple[Difference, ...], path: Path) -> None:
+    for difference in differences:
+        if not difference.relative < TOLERANCE:
+            raise CheckpointError(
+                f"{path.name} was not kept: with {difference.batch_size} window(s) it differs from PyTorch by "
+                f"{difference.relative:.1e} of the scale of the target, and {TOLERANCE:.0e} is allowed"
+            )
+
+
+def _milliseconds(model: BaseTimeSeriesFoundationModel, graph: ForecastGraph, run: Run) -> tuple[float, float]:
+    """Fastest of three passes over the largest batch: the file, and PyTorch."""
+    examples = make_examples(model, max(BATCH_SIZES), seed=0)
+    return _fastest(lambda: run(examples.inputs)), _fastest(lambda: _expected(model, graph, examples))
+
+
+def _fastest(work: object, repeats: int = 3) -> float:
+    seconds = []
+    for _ in range(repeats):
+        begin = time.perf_counter()
+        work()
+        seconds.append(time.perf_counter() - begin)
+    return 1000 * min(seconds)
+
+
+def summary(exported: Exported, kind: str) -> Mapping[str, str]:
+    """Lines for people, by their title."""
+    runtime = {"onnx": "onnxruntime", "torch_export": "torch.export"}[kind]
+    theirs, ours = exported.milliseconds
+    checked = ", ".join(f"{d.relative:.1e} with {d.batch_size}" for d in exported.differences)
+    return {
+        "file": f"{exported.path} ({exported.num_bytes / 1e6:.1f} MB), outputs {', '.join(exported.outputs)}",
+        "difference from PyTorch": f"{checked} window(s), relative to the scale of the target; "
+        f"at most {exported.worst.absolute:.1e} in its unit",
+        "time": f"{max(BATCH_SIZES)} windows in {theirs:.1f} ms with {runtime}, {ours:.1f} ms with PyTorch",
+    }

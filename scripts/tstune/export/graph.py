@@ -1,0 +1,154 @@
+"""A saved model as one function of tensors: readings in, forecast and quantiles out, all in original units."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import nn
+
+from tstune.config.schema import RunConfig
+from tstune.data.windows import Batch
+from tstune.errors import ConfigError
+from tstune.evaluation.context_spread import context_spread
+from tstune.export.gap_filling import GapFilling
+from tstune.models.base import BaseTimeSeriesFoundationModel
+from tstune.models.network_forecaster import NetworkForecaster
+from tstune.uncertainty.interface import UncertaintyMethod
+from tstune.uncertainty.offsets import OffsetMethod
+from tstune.uncertainty.quantile_head import QuantileHead
+
+PAST, FUTURE, STATIC = "past", "future", "static"
+FORECAST, QUANTILES = "forecast", "quantiles"
+
+
+class ForecastGraph(nn.Module):
+    """The whole way from readings to a forecast: gaps, scaling, network, original units, quantiles.
+
+    Args:
+        model: loaded, and used for nothing else afterwards.
+
+    Attributes:
+        inputs: names of the arguments of `forward`, of `past`, `future` and `static` those that the model needs.
+        outputs: names of what it returns.
+    """
+
+    def __init__(self, model: BaseTimeSeriesFoundationModel) -> None:
+        super().__init__()
+        require_exportable(model)
+        self.network = model.module.eval().requires_grad_(False)
+        self.gap_filling = GapFilling(model.preprocessor)
+        self._model = _OnePass(model)
+        roles = model.preprocessor.roles
+        self._roles, self._length = roles, model.config.model.prediction_length
+        controls, statics = roles.control_indices, roles.static_categorical
+        self.inputs = [PAST, *[FUTURE] * bool(controls), *[STATIC] * bool(statics)]
+        self.outputs = [FORECAST, *[QUANTILES] * bool(model.quantile_levels)]
+        if isinstance(model.uncertainty, OffsetMethod):
+            self.register_buffer("offsets", torch.from_numpy(model.uncertainty.offsets), persistent=False)
+            self.register_buffer("floor", torch.from_numpy(model.uncertainty.floor), persistent=False)
+
+    def forward(self, *inputs: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """[batch, prediction, targets], with quantiles also [batch, prediction, targets, levels]; original units.
+
+        Args:
+            *inputs: by `inputs`: past [batch, context, channels] with NaN where nothing was read · future
+                [batch, prediction, channels known in the future] · static [batch, static categories] int64 codes.
+        """
+        batch = self._batch(dict(zip(self.inputs, inputs, strict=True)))
+        with self._model as model:
+            point = model.forecast(batch)
+            if QUANTILES not in self.outputs:
+                return (point,)
+            method = model.uncertainty
+            base = model.native_quantiles(batch) if method is None or method.uses_native else point[..., None]
+        return point, self._quantiles(base, batch, method)
+
+    def _batch(self, inputs: dict[str, torch.Tensor]) -> Batch:
+        values, observed = self.gap_filling(inputs[PAST])
+        future = values.new_zeros(values.shape[0], self._length, len(self._roles.channels))
+        if FUTURE in inputs:  # the channels that are known come last
+            before = future[..., : len(self._roles.channels) - len(self._roles.control_indices)]
+            future = torch.cat([before, inputs[FUTURE]], dim=-1)
+        batch = {"past_values": values, "past_observed_mask": observed, "future_values": future}
+        return batch | ({STATIC: inputs[STATIC]} if STATIC in inputs else {})
+
+    def _quantiles(self, base: torch.Tensor, batch: Batch, method: UncertaintyMethod | None) -> torch.Tensor:
+        if isinstance(method, OffsetMethod):
+            spread = context_spread(batch, self._roles.num_targets)
+            unit = torch.maximum(spread, self.floor)[:, None, :, None] if method.scaled else 1.0
+            base = base + unit * self.offsets
+        return base if method is None else base.sort(dim=-1).values
+
+
+class _OnePass:
+    """A model that forecasts a batch as a whole, while it is in use; some cut large ones into pieces."""
+
+    def __init__(self, model: BaseTimeSeriesFoundationModel) -> None:
+        self._model = model
+
+    def __enter__(self) -> BaseTimeSeriesFoundationModel:
+        model = self._model
+        if isinstance(model, NetworkForecaster):
+            model._values = lambda batch: model.module.in_original_units(*model.module(batch))
+        return model
+
+    def __exit__(self, *_: object) -> None:
+        vars(self._model).pop("_values", None)
+
+
+def require_exportable(model: BaseTimeSeriesFoundationModel) -> None:
+    """Stop if the model is not one function of one window.
+
+    Raises:
+        ConfigError: naming what stands in the way and what to do instead.
+    """
+    config = model.config
+    if model.module is None:
+        raise ConfigError(
+            f"a {model.model_type} model has no network of its own to export; export a ttm, chronos_bolt or chronos2 "
+            "model, or use scripts/predict_forecast.py"
+        )
+    if config.model.quantization != "none":
+        raise ConfigError(
+            f"model.quantization={config.model.quantization} packs the weights with operators of bitsandbytes, which "
+            "no other runtime has; tune with model.quantization=none to export"
+        )
+    if model.item_adapters is not None and model.item_adapters.adapters:
+        names = ", ".join(_some(list(model.item_adapters.adapters)))
+        raise ConfigError(f"this model has an adapter per item, and a file holds one of them: add --item ({names})")
+    _require_one_pass(model, config)
+    if model.uncertainty is not None and not isinstance(model.uncertainty, OffsetMethod | QuantileHead):
+        raise ConfigError(f"forecast.method={model.uncertainty.name} cannot be exported; use another method")
+
+
+def choose_item(model: BaseTimeSeriesFoundationModel, item: str) -> None:
+    """Merge the adapter of one item into the weights; an item that keeps the base gets the base.
+
+    Raises:
+        ConfigError: there are no adapters per item, or none of this item.
+    """
+    adapters = model.item_adapters
+    if adapters is None:
+        raise ConfigError(f"--item {item}: this model has no adapters per item; leave it out")
+    known = [result.item_id for result in adapters.results]
+    if item not in known:
+        raise ConfigError(f"--item {item} is not an item of this model; there are: {', '.join(_some(known))}")
+    if item in adapters.adapters:
+        model.network = adapters.adapters[item].wrap(model.network).merge_and_unload()
+        model.module.eval()
+    model.item_adapters = None
+
+
+def _require_one_pass(model: BaseTimeSeriesFoundationModel, config: RunConfig) -> None:
+    native = getattr(model.module, "native_length", None)
+    if native is not None and config.model.prediction_length > native:
+        raise ConfigError(
+            f"model.prediction_length={config.model.prediction_length} is more than the {native} steps of one forward "
+            f"pass, and the roll-out is a loop of the library; export a model with model.prediction_length={native} or "
+            "less"
+        )
+
+
+def _some(names: Sequence[str], most: int = 8) -> list[str]:
+    return [*names[:most], "…"] if len(names) > most else list(names)
