@@ -26,6 +26,7 @@ NUM_RECIPES = {
     "chronos2/cgm_sample": 1,
     "chronos_bolt/cgm_sample": 2,
     "timegpt/cgm_sample": 2,
+    "timesfm/cgm_sample": 1,
     "ttm/brist1d_open": 6,
     "ttm/cgm_sample": 14,
     "ttm/etth1": 9,

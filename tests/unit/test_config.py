@@ -349,7 +349,7 @@ def test_every_key_is_documented():
     [
         (
             "{type: chronos}",
-            "model.type: unknown model family; choose one of ttm, chronos_bolt, chronos2, timegpt, ensemble, "
+            "model.type: unknown model family; choose one of ttm, chronos_bolt, chronos2, timesfm, timegpt, ensemble, "
             "package.module:Class (got 'chronos')",
         ),
         ("{type: chronos2, d_model: 3}", "model.d_model: unknown key"),

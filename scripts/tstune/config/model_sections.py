@@ -95,6 +95,17 @@ class Chronos2Section(ModelSection):
     """Dropout while tuning; null keeps the checkpoint's."""
 
 
+class TimesFMSection(ModelSection):
+    """TimesFM 2.5: a stack of decoder layers over patches that forecasts quantiles; every series on its own."""
+
+    type: Literal["timesfm"] = "timesfm"
+    """Model family."""
+    pretrained: str | None = None
+    """Folder of a checkpoint or Hub id (`google/timesfm-2.5-200m-transformers`)."""
+    dropout: float | None = Field(None, ge=0, lt=1)
+    """Dropout of the attention while tuning; null keeps the checkpoint's."""
+
+
 class TimeGPTSection(ModelSection):
     """TimeGPT: a model behind Nixtla's paid service; readings leave this machine.
 
@@ -169,6 +180,7 @@ FAMILIES: dict[str, type[ModelSection]] = {
     "ttm": TTMSection,
     "chronos_bolt": ChronosBoltSection,
     "chronos2": Chronos2Section,
+    "timesfm": TimesFMSection,
     "timegpt": TimeGPTSection,
     "ensemble": EnsembleSection,
     OWN: OwnModelSection,
@@ -190,6 +202,7 @@ AnyModelSection = Annotated[
     Annotated[TTMSection, Tag("ttm")]
     | Annotated[ChronosBoltSection, Tag("chronos_bolt")]
     | Annotated[Chronos2Section, Tag("chronos2")]
+    | Annotated[TimesFMSection, Tag("timesfm")]
     | Annotated[TimeGPTSection, Tag("timegpt")]
     | Annotated[EnsembleSection, Tag("ensemble")]
     | Annotated[OwnModelSection, Tag(OWN)],
