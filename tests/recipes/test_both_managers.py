@@ -25,6 +25,7 @@ RECIPES = sorted(
 NUM_RECIPES = {
     "chronos2/cgm_sample": 1,
     "chronos_bolt/cgm_sample": 2,
+    "chronos_t5/cgm_sample": 1,
     "timegpt/cgm_sample": 2,
     "timesfm/cgm_sample": 1,
     "ttm/brist1d_open": 6,

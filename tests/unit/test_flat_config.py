@@ -18,6 +18,7 @@ from tstune.config.flat import (
     SWITCHES,
     Chronos2Config,
     ChronosBoltConfig,
+    ChronosT5Config,
     TimeGPTConfig,
     TimesFMConfig,
 )
@@ -130,7 +131,8 @@ def other_value(default: object) -> object:
 
 
 CONFIGS = {
-    config.model_type: config for config in (TTMConfig, ChronosBoltConfig, Chronos2Config, TimesFMConfig, TimeGPTConfig)
+    config.model_type: config
+    for config in (TTMConfig, ChronosBoltConfig, Chronos2Config, ChronosT5Config, TimesFMConfig, TimeGPTConfig)
 }
 SIMPLE = [
     (family, name)

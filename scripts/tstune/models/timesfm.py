@@ -73,6 +73,7 @@ class TimesFMForecaster(QuantileForecaster):
                 "tuning.mode=decoder: the decoder layers of TimesFM 2.5 are its backbone, it has no decoder beside "
                 "them; use head, bias, lora, dora or full"
             )
+        super()._check_mode()
 
     def _values(self, batch: Batch) -> torch.Tensor:
         values = super()._values(batch)
