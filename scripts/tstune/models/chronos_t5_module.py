@@ -28,9 +28,9 @@ class ChronosT5Module(NetworkModule):
     """
 
     def __init__(self, network: nn.Module, roles: Roles, prediction_length: int, levels: tuple[float, ...]) -> None:
-        self.settings = ChronosConfig(**network.config.chronos_config)
-        super().__init__(network, roles, prediction_length, self.settings.prediction_length, levels)
-        self.tokenizer = self.settings.create_tokenizer()
+        settings = ChronosConfig(**network.config.chronos_config)
+        super().__init__(network, roles, prediction_length, settings.prediction_length, levels)
+        self.settings, self.tokenizer = settings, settings.create_tokenizer()
 
     def forward(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Logits [batch, steps, targets, tokens] given the tokens before, labels [batch, steps, targets], scale.
