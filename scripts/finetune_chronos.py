@@ -1,10 +1,10 @@
-"""Fine-tune Chronos-Bolt or Chronos-2 and judge it against zero-shot and baselines.
+"""Fine-tune Chronos-Bolt, Chronos-2 or Chronos T5 and judge it against zero-shot and baselines.
 
     accelerate launch scripts/finetune_chronos.py --config recipes/chronos_bolt/cgm_sample/lora.yaml
     accelerate launch scripts/finetune_chronos.py --config recipes/chronos2/cgm_sample/lora.yaml lora.rank=16
     python scripts/finetune_chronos.py --config recipes/chronos_bolt/cgm_sample/zero_shot.yaml output_dir=runs/mine
 
-`model.type` is chronos_bolt or chronos2; data, windows, tuning modes, launchers and run folder are those of
+`model.type` is chronos_bolt, chronos2 or chronos_t5; data, windows, tuning modes, launchers and run folder are those of
 finetune_ttm.py. The loop is ours, not the `fit` of chronos-forecasting: ranks see disjoint windows, a killed run
 goes on where it stopped. Exit codes: 0 done, 2 your input needs a change (one `error:` line says which), 75 preempted
 (start it again with training.resume_from_checkpoint=auto), 130 interrupted.
@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from tstune.errors import exits_cleanly
 from tstune.finetune_command import parse_finetune_args, run_finetuning
 
-FAMILIES = ("chronos_bolt", "chronos2")
+FAMILIES = ("chronos_bolt", "chronos2", "chronos_t5")
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:

@@ -24,6 +24,11 @@ LORA_TARGETS: Mapping[str, tuple[str, ...]] = {
     "ttm": ("fc1", "fc2", "attn_layer", "base_forecast_block"),
     "chronos_bolt": ("q", "k", "v", "o", "output_patch_embedding.output_layer"),
     "chronos2": ("q", "k", "v", "o", "output_patch_embedding.output_layer"),
+    "chronos_t5": ("q", "k", "v", "o"),
+    "timesfm": (
+        *("q_proj", "k_proj", "v_proj", "o_proj", "fc1", "fc2"),
+        *("output_projection_point.output_layer", "output_projection_quantiles.output_layer"),
+    ),
 }
 
 

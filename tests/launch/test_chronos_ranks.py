@@ -1,7 +1,7 @@
-"""Chronos on two ranks: disjoint batches, and the numbers of one process, under every kind of sharding.
+"""Chronos and TimesFM on two ranks: disjoint batches, the numbers of one process, under every kind of sharding.
 
 The library's own `fit` draws the same batches on every rank; ours are shared out. Chronos-Bolt ties three embeddings,
-which each strategy has to keep tied.
+Chronos T5 ties its output layer to them too, which each strategy has to keep tied.
 """
 
 from __future__ import annotations
@@ -14,6 +14,8 @@ from pathlib import Path
 import pytest
 import tiny
 import tiny_chronos
+import tiny_chronos_t5
+import tiny_timesfm
 import torch
 from safetensors.torch import load_file
 
@@ -31,6 +33,10 @@ RECIPES = {
         {"tuning": {"mode": "full"}, "data": {"conditional_columns": ["dose"], "time_features": ["hour_of_day"]}},
     ),
     "chronos2_lora": ("chronos2", {"tuning": {"mode": "lora"}, "lora": {"rank": 4}}),
+    "t5_full": ("chronos_t5", {"tuning": {"mode": "full"}}),
+    "t5_lora": ("chronos_t5", {"tuning": {"mode": "lora"}, "lora": {"rank": 4}}),
+    "timesfm_full": ("timesfm", {"tuning": {"mode": "full"}}),
+    "timesfm_lora": ("timesfm", {"tuning": {"mode": "lora"}, "lora": {"rank": 4}}),
 }
 BASE = {
     "model": {"dropout": 0.0},  # its random numbers are drawn per rank
@@ -65,9 +71,9 @@ def train(tmp_path_factory: pytest.TempPathFactory, launch_probe: Callable[..., 
     desk = tmp_path_factory.mktemp("desk")
     tiny.write_series(desk / "series.csv")
     # weights of a size that training and rounding do not blow up
-    checkpoints = {
-        name: write(desk / name, initializer_factor=0.3) for name, write in tiny_chronos.WRITERS.items()
-    }  # fmt: skip
+    writers = tiny_chronos.WRITERS | {"chronos_t5": tiny_chronos_t5.write}
+    checkpoints = {name: write(desk / name, initializer_factor=0.3) for name, write in writers.items()}
+    checkpoints["timesfm"] = tiny_timesfm.write(desk / "timesfm")
     launched: dict[str, Runs] = {}
 
     def train(strategy: str) -> Runs:
@@ -113,7 +119,7 @@ def test_the_strategy_took_hold(recipe: str, strategy: str, train: Callable[[str
         whole = rank["whole_values"]
         assert rank["local_values"] == pytest.approx(whole / 2, rel=0.05) if cut else rank["local_values"] == whole
         assert rank["wrapped_blocks"] == (rank["blocks"] if strategy == "fsdp2" else 0)
-        assert rank["blocks"] == (3 if recipe.startswith("bolt") else 2)
+        assert rank["blocks"] == (3 if recipe.startswith(("bolt", "t5")) else 2)
 
 
 @each

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import tiny
 import tiny_chronos
+import tiny_chronos_t5
+import tiny_timesfm
 
 
 @dataclass(frozen=True)
@@ -33,6 +35,26 @@ BOLT_DECODER = (4 * 256 + 64 + 16) + (4 * 256 + 16) + (2 * 512 + 16) + 16
 BOLT_LORA = 16 * 8 * (16 + 16) + 8 * (32 + 72)  # q, k, v, o of 2 encoder blocks, of a decoder block twice; output
 CHRONOS2_HEAD = (16 * 32 + 32) + (32 * 36 + 36) + (16 * 36 + 36)
 CHRONOS2_LORA = 16 * 8 * (16 + 16) + 8 * (32 + 36)  # q, k, v, o over time and over series of 2 blocks; output
+# Counted by hand from the widths in tiny_chronos_t5.py: embedding, then blocks with their norms and position tables.
+T5_HEAD = 64 * 16
+T5_ENCODER = 2 * (4 * 256 + 16 + 2 * 512 + 16) + 32 * 2 + 16
+T5_DECODER = (4 * 256 + 16) + (4 * 256 + 16) + (2 * 512 + 16) + 32 * 2 + 16
+T5 = T5_HEAD + T5_ENCODER + T5_DECODER
+T5_LORA = 16 * 8 * (16 + 16)  # q, k, v, o of 2 encoder blocks, of a decoder block twice
+# Counted by hand from the widths in tiny_timesfm.py.
+TIMESFM_BACKBONE = 3 * (16 * 16 + 16) + 2 * (4 * 256 + 8 + 2 * 8 + 2 * 24 * 16 + 4 * 16)
+TIMESFM_HEAD = (256 + 2 * 80 * 16) + (256 + 2 * 60 * 16)
+TIMESFM = TIMESFM_BACKBONE + TIMESFM_HEAD
+TIMESFM_LORA = 2 * 8 * (4 * (16 + 16) + 2 * (16 + 24)) + 8 * (16 + 80) + 8 * (16 + 60)
+TIMESFM_DORA = TIMESFM_LORA + 2 * (5 * 16 + 24) + 80 + 60  # and a length for every output
+ALONE = {
+    "conditional_columns": "cannot read 'dose'",
+    "control_columns": "cannot read 'plan'",
+    "static_real_columns": "cannot read 'age'",
+    "static_categorical_columns": "cannot read 'site'",
+    "time_features": "cannot read 'hour_of_day'",
+}
+"""Columns that a family refuses which forecasts each series from its own past."""
 
 FOUNDATION: dict[str, Family] = {
     "ttm": Family(
@@ -84,6 +106,34 @@ FOUNDATION: dict[str, Family] = {
             "static_real_columns": "leaves nothing of the constant 'age'",
             "static_categorical_columns": "leaves nothing of the constant 'site'",
         },
+    ),
+    "chronos_t5": Family(
+        write=tiny_chronos_t5.write,
+        counts={
+            "zero_shot": (T5, 0),
+            "head": (T5, T5_HEAD),
+            "decoder": (T5, T5_DECODER + T5_HEAD),
+            "bias": "no layer of Chronos T5 has a bias",
+            "lora": (T5 + T5_LORA, T5_LORA),
+            "dora": (T5 + T5_LORA + 16 * 16, T5_LORA + 16 * 16),
+            "full": (T5, T5),
+            "from_scratch": (T5, T5),
+        },
+        refused=ALONE,
+    ),
+    "timesfm": Family(
+        write=tiny_timesfm.write,
+        counts={
+            "zero_shot": (TIMESFM, 0),
+            "head": (TIMESFM, TIMESFM_HEAD),
+            "decoder": "the decoder layers of TimesFM 2.5 are its backbone",
+            "bias": (TIMESFM, 3 * 16),
+            "lora": (TIMESFM + TIMESFM_LORA, TIMESFM_LORA),
+            "dora": (TIMESFM + TIMESFM_DORA, TIMESFM_DORA),
+            "full": (TIMESFM, TIMESFM),
+            "from_scratch": (TIMESFM, TIMESFM),
+        },
+        refused=ALONE,
     ),
 }
 BASELINES: dict[str, Family] = {

@@ -27,7 +27,9 @@ RECIPES = sorted(
 NUM_RECIPES = {
     "chronos2/cgm_sample": 1,
     "chronos_bolt/cgm_sample": 3,
+    "chronos_t5/cgm_sample": 1,
     "timegpt/cgm_sample": 3,
+    "timesfm/cgm_sample": 1,
     "ttm/brist1d_open": 6,
     "ttm/cgm_sample": 15,
     "ttm/etth1": 9,

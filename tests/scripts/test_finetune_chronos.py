@@ -44,5 +44,5 @@ def test_another_family_is_one_line(folder: Path, tmp_path: Path, capsys: pytest
     arguments = ["--config", str(folder / "recipe.yaml"), "model.type=ttm", f"output_dir={tmp_path / 'run'}"]
     assert finetune_chronos.main(arguments) == 2
     (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith("error: model.type=ttm: this script tunes chronos_bolt, chronos2; set model.type, or use")
+    assert line.startswith("error: model.type=ttm: this script tunes chronos_bolt, chronos2, chronos_t5; set model.ty")
     assert not (tmp_path / "run").exists()

@@ -95,6 +95,30 @@ class Chronos2Section(ModelSection):
     """Dropout while tuning; null keeps the checkpoint's."""
 
 
+class ChronosT5Section(ModelSection):
+    """Chronos T5: a language model over binned readings, whose sampled paths are the forecast; each series alone."""
+
+    type: Literal["chronos_t5"] = "chronos_t5"
+    """Model family."""
+    pretrained: str | None = None
+    """Folder of a checkpoint or Hub id (`amazon/chronos-t5-small`)."""
+    dropout: float | None = Field(None, ge=0, lt=1)
+    """Dropout while tuning; null keeps the checkpoint's."""
+    num_samples: int | None = Field(None, ge=1)
+    """Paths of a forecast; null keeps the checkpoint's (20). Levels near 0 or 1 need more."""
+
+
+class TimesFMSection(ModelSection):
+    """TimesFM 2.5: a stack of decoder layers over patches that forecasts quantiles; every series on its own."""
+
+    type: Literal["timesfm"] = "timesfm"
+    """Model family."""
+    pretrained: str | None = None
+    """Folder of a checkpoint or Hub id (`google/timesfm-2.5-200m-transformers`)."""
+    dropout: float | None = Field(None, ge=0, lt=1)
+    """Dropout of the attention while tuning; null keeps the checkpoint's."""
+
+
 class TimeGPTSection(ModelSection):
     """TimeGPT: a model behind Nixtla's paid service; readings leave this machine.
 
@@ -169,6 +193,8 @@ FAMILIES: dict[str, type[ModelSection]] = {
     "ttm": TTMSection,
     "chronos_bolt": ChronosBoltSection,
     "chronos2": Chronos2Section,
+    "chronos_t5": ChronosT5Section,
+    "timesfm": TimesFMSection,
     "timegpt": TimeGPTSection,
     "ensemble": EnsembleSection,
     OWN: OwnModelSection,
@@ -190,6 +216,8 @@ AnyModelSection = Annotated[
     Annotated[TTMSection, Tag("ttm")]
     | Annotated[ChronosBoltSection, Tag("chronos_bolt")]
     | Annotated[Chronos2Section, Tag("chronos2")]
+    | Annotated[ChronosT5Section, Tag("chronos_t5")]
+    | Annotated[TimesFMSection, Tag("timesfm")]
     | Annotated[TimeGPTSection, Tag("timegpt")]
     | Annotated[EnsembleSection, Tag("ensemble")]
     | Annotated[OwnModelSection, Tag(OWN)],

@@ -5,7 +5,7 @@ from __future__ import annotations
 from tstune.errors import MissingDependencyError
 
 try:
-    from chronos import Chronos2Pipeline, ChronosBoltPipeline
+    from chronos import Chronos2Pipeline, ChronosBoltPipeline, ChronosConfig
     from chronos.chronos2 import Chronos2CoreConfig, Chronos2Model
     from chronos.chronos_bolt import ChronosBoltModelForForecasting
 except ModuleNotFoundError as error:
@@ -19,4 +19,5 @@ __all__ = [
     "Chronos2Pipeline",
     "ChronosBoltModelForForecasting",
     "ChronosBoltPipeline",
+    "ChronosConfig",
 ]

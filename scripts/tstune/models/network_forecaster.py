@@ -161,11 +161,16 @@ class NetworkForecaster(BaseTimeSeriesFoundationModel):
         self.module.eval()
 
     def _check_mode(self) -> None:
-        found = {part_of(name, self.parts) for name, _ in self.network.named_parameters()}
+        named = list(self.network.named_parameters())
+        found = {part_of(name, self.parts) for name, _ in named}
         if self.config.tuning.mode == "decoder" and "decoder" not in found:
             raise ConfigError(
                 f"tuning.mode=decoder: {self.architecture.title} has an encoder and no decoder; use head, bias, lora, "
                 "dora or full"
+            )
+        if self.config.tuning.mode == "bias" and not any(name.endswith(".bias") for name, _ in named):
+            raise ConfigError(
+                f"tuning.mode=bias: no layer of {self.architecture.title} has a bias; use head, lora, dora or full"
             )
 
 

@@ -6,6 +6,7 @@ The network normalises each series by its own context, by `loc` and `scale`. The
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from typing import ClassVar
 
 import torch
 from torch import nn
@@ -18,7 +19,7 @@ class NetworkModule(nn.Module, ABC):
     """A network of another library, or a peft model around it.
 
     Args:
-        network: it; peft finds no embedding by itself, so the name of one it need not touch is set here.
+        network: it; peft finds no embedding by itself, so it is told the one of `input_layer`.
         roles: the channels; targets come first.
         prediction_length: steps that are asked for.
         native_length: most steps of one forward pass.
@@ -29,11 +30,15 @@ class NetworkModule(nn.Module, ABC):
         num_steps: steps of a forward pass here: what is asked for, or as much of it as one pass gives.
     """
 
+    input_layer: ClassVar[str] = "shared"
+
     def __init__(
         self, network: nn.Module, roles: Roles, prediction_length: int, native_length: int, levels: tuple[float, ...]
     ) -> None:
         super().__init__()
-        network._input_embed_layer = "shared"  # transformers would look for `embed_tokens`, and peft asks for it
+        network._input_embed_layer = (
+            self.input_layer
+        )  # transformers would look for `embed_tokens`, and peft asks for it
         self.network = network
         self.num_targets = roles.num_targets
         self.native_length = native_length

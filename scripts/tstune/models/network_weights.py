@@ -19,6 +19,8 @@ _FAMILY_OF = {
     "ChronosBoltModelForForecasting": "chronos_bolt",
     "Chronos2Model": "chronos2",
     "TinyTimeMixerForPrediction": "ttm",
+    "T5ForConditionalGeneration": "chronos_t5",
+    "TimesFm2_5ModelForPrediction": "timesfm",
 }
 """Architecture that a config.json names -> the family that reads it."""
 

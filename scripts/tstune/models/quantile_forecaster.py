@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import numpy as np
 import torch
 from torch import nn
@@ -15,6 +17,8 @@ from tstune.training.losses import quantile_window_losses
 
 class QuantileForecaster(NetworkForecaster):
     """A network that forecasts quantiles; its loss is twice their pinball loss in the normalised space."""
+
+    learns_with: ClassVar[str] = "the pinball loss of its own quantiles"
 
     def forecast(self, batch: Batch) -> torch.Tensor:
         """[batch, prediction, targets] float32 in original units: the median."""
@@ -52,9 +56,10 @@ class QuantileForecaster(NetworkForecaster):
             )
         if self.config.training.loss != "mse" and self.config.tuning.mode != "zero_shot":
             logger.warning(
-                "training.loss=%s has no say here: %s learns with the pinball loss of its own quantiles",
+                "training.loss=%s has no say here: %s learns with %s",
                 self.config.training.loss,
                 self.architecture.title,
+                self.learns_with,
             )
         super()._check_built()
 

@@ -18,6 +18,8 @@ _MODELS = {
     "ttm": "tstune.models.ttm:TTMForecaster",
     "chronos_bolt": "tstune.models.chronos_bolt:ChronosBoltForecaster",
     "chronos2": "tstune.models.chronos2:Chronos2Forecaster",
+    "chronos_t5": "tstune.models.chronos_t5:ChronosT5Forecaster",
+    "timesfm": "tstune.models.timesfm:TimesFMForecaster",
     "timegpt": "tstune.models.timegpt:TimeGPTForecaster",
     "persistence": "tstune.models.baselines:Persistence",
     "seasonal_naive": "tstune.models.baselines:SeasonalNaive",

@@ -1,0 +1,97 @@
+"""A TimesFM 2.5 network between windows of ours and quantiles in its normalised space, in two halves."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from tstune.data.table import Roles
+from tstune.data.windows import Batch
+from tstune.models.gaps import bridged
+from tstune.models.network_module import NetworkModule, as_series, observed_or_nan
+
+
+class TimesFMModule(NetworkModule):
+    """Each target of each window is a series of its own.
+
+    The network takes padding at the front only. Gaps after the first reading are bridged as in TimesFM's own
+    preprocessing; what is missing before it, and what the first patch lacks, is padding.
+    """
+
+    input_layer = "input_ff_layer"
+
+    def __init__(self, network: nn.Module, roles: Roles, prediction_length: int) -> None:
+        config = network.config
+        super().__init__(network, roles, prediction_length, config.horizon_length, tuple(config.quantiles))
+        self.stays_positive = config.infer_is_positive
+
+    def forward(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Quantiles [batch, steps, targets, levels] in normalised space, loc and scale [batch, 1, targets]."""
+        encoded = batch if "features" in batch else self.encode(batch)
+        quantiles = self._through_heads(encoded).transpose(1, 2)
+        return quantiles, encoded["loc"], encoded["scale"]
+
+    def encode(self, batch: Batch) -> Batch:
+        """First half: features [batch, targets, 1 or 2, width], the last state of each series.
+
+        Two of them, of the series and of its mirror image, if the network is made to treat both alike.
+        """
+        series = as_series(observed_or_nan(batch)[..., : self.num_targets])
+        rows, padding = bridged(series)
+        padding &= ~padding.all(dim=1, keepdim=True)  # the library takes an empty series for zeros
+        loc, scale = _mean_and_std(rows, ~padding)
+        rows = (rows - loc) / scale
+        lacking = -rows.shape[1] % self._plain.config.patch_length
+        rows, padding = F.pad(rows, (lacking, 0)), F.pad(padding, (lacking, 0), value=True)
+        if self._plain.config.force_flip_invariance:
+            rows, padding = torch.stack([rows, -rows], 1).flatten(0, 1), padding.repeat_interleave(2, 0)
+        found = self._plain.model(past_values=rows, past_values_padding=padding.long())
+        shape = (len(batch["past_values"]), self.num_targets)
+        return {
+            "features": found.last_hidden_state[:, -1].view(*shape, -1, found.last_hidden_state.shape[-1]),
+            "patch_loc": found.context_mu[:, -1].view(*shape, -1),
+            "patch_scale": found.context_sigma[:, -1].view(*shape, -1),
+            "loc": loc.view(-1, 1, self.num_targets),
+            "scale": scale.view(-1, 1, self.num_targets),
+            "has_scale": self.has_scale(batch).float(),
+        }
+
+    def never_negative(self, batch: Batch) -> torch.Tensor:
+        """[batch, 1, targets] True where no reading of the context was below zero."""
+        context = observed_or_nan(batch)[..., : self.num_targets]
+        return context.nan_to_num(nan=torch.inf).amin(dim=1, keepdim=True) >= 0
+
+    def _through_heads(self, encoded: Batch) -> torch.Tensor:
+        """[batch, targets, steps, levels]: the median of one head, the distance of the others to it from the other."""
+        network, median = self._plain, self.levels.index(0.5)
+        point = self._projected(network.output_projection_point, encoded)
+        if not network.config.use_continuous_quantile_head:
+            return point
+        spread = self._projected(network.output_projection_quantiles, encoded)
+        covered = spread.shape[-2]  # steps; beyond them the first head knows the quantiles alone
+        near = spread - spread[..., median, None] + point[..., :covered, median, None]
+        return torch.cat([near, point[..., covered:, :]], dim=-2)
+
+    def _projected(self, head: nn.Module, encoded: Batch) -> torch.Tensor:
+        """[batch, targets, steps, levels] of one head, in the normalised space of the whole context."""
+        loc, scale = (encoded[name][..., None, None] for name in ("patch_loc", "patch_scale"))
+        columns = 1 + len(self.levels)  # the first is a mean, which nothing decodes
+        values = head(encoded["features"]).unflatten(-1, (-1, columns))[..., : self.num_steps, 1:] * scale + loc
+        if values.shape[2] == 1:
+            return values[:, :, 0]
+        return (values[:, :, 0] - values[:, :, 1].flip(-1)) / 2
+
+    @property
+    def _plain(self) -> nn.Module:
+        """The network itself; `model` of a peft model is something else."""
+        return getattr(self.network, "get_base_model", lambda: self.network)()
+
+
+def _mean_and_std(rows: torch.Tensor, valid: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """[rows, 1] each, of the valid steps of [rows, steps]; 1 where nothing varies."""
+    count = valid.sum(dim=1, keepdim=True)
+    mean = torch.where(valid, rows, 0.0).sum(dim=1, keepdim=True) / count
+    squares = torch.where(valid, rows - mean, 0.0).square().sum(dim=1, keepdim=True)
+    std = (squares / (count - 1).clamp(min=1)).sqrt()
+    return mean, torch.where(std < 1e-6, 1.0, std)

@@ -1,0 +1,337 @@
+"""What transformers computes with TimesFM 2.5 from the same weights and windows: forecasts, losses, files."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import bitsandbytes as bnb
+import numpy as np
+import pytest
+import tiny
+import tiny_timesfm
+import torch
+import transformers
+from safetensors.torch import load_file, save_file
+from transformers import TimesFm2_5ModelForPrediction
+
+from tstune.config.validation import validate
+from tstune.data.pipeline import PreparedData
+from tstune.errors import CheckpointError, MissingDependencyError
+from tstune.models.gaps import bridged
+from tstune.models.registry import load_model, model_class
+from tstune.models.timesfm import TimesFMForecaster
+from tstune.training.losses import quantile_window_losses
+
+Make = Callable[..., tuple[TimesFMForecaster, PreparedData]]
+Batch = dict[str, torch.Tensor]
+TWO = {"target_columns": ["load", "dose"]}
+LEVELS = tiny_timesfm.LEVELS
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """series.csv and a checkpoint."""
+    folder = tmp_path_factory.mktemp("timesfm")
+    tiny.write_series(folder / "series.csv", rows=300)
+    tiny_timesfm.write(folder / "checkpoint")
+    return folder
+
+
+@pytest.fixture
+def make(folder: Path) -> Make:
+    """A built model and windows of it."""
+
+    def make(pretrained: Path = folder / "checkpoint", **sections: object) -> tuple[TimesFMForecaster, PreparedData]:
+        base = {"model": {"type": "timesfm"}, "tuning": {"mode": "full"}}
+        base["evaluation"] = {"baselines": [], "num_plots": 0, "report": False, "horizons": ["2h"]}
+        values = tiny.recipe(folder / "series.csv", folder / "unused", pretrained, **base)
+        model = TimesFMForecaster(validate(tiny.merged(values, sections), "test"))
+        data = model.prepare()
+        model.build(data.preprocessor)
+        return model, data
+
+    return make
+
+
+def windows(data: PreparedData, gaps: bool = False) -> Batch:
+    """Four test windows; with gaps some readings are missing, before, inside and at the end."""
+    batch = data.test.__getitems__([0, 5, 9, 14])
+    if gaps:
+        batch["past_observed_mask"][0, :13] = False
+        batch["past_observed_mask"][1, 10:19] = False
+        batch["past_observed_mask"][2, -2:, 0] = False
+        batch["past_observed_mask"][3, [0, 2, 7], 1] = False
+    return batch
+
+
+def prepared(batch: Batch) -> list[torch.Tensor]:
+    """Every series as TimesFM's own preprocessing makes it: without a missing beginning, gaps interpolated."""
+    series = torch.where(batch["past_observed_mask"], batch["past_values"], torch.nan).transpose(1, 2).flatten(0, 1)
+    found = []
+    for values in series.numpy():
+        read = np.flatnonzero(~np.isnan(values))
+        found.append(torch.from_numpy(np.interp(np.arange(read[0], len(values)), read, values[read])).float())
+    return found
+
+
+def theirs(network: TimesFm2_5ModelForPrediction, batch: Batch, steps: int, **options: object) -> torch.Tensor:
+    """[batch, steps, targets, levels] of the library."""
+    with torch.inference_mode():
+        found = network.eval()(past_values=prepared(batch), forecast_context_len=32, **options).full_predictions
+    return found.view(len(batch["past_values"]), -1, *found.shape[1:])[:, :, :steps, 1:].transpose(1, 2)
+
+
+def ours(model: TimesFMForecaster, batch: Batch) -> torch.Tensor:
+    """[batch, steps, targets, levels]."""
+    with torch.inference_mode():
+        return model._values(batch)
+
+
+def close(found: torch.Tensor, expected: torch.Tensor) -> bool:
+    return torch.allclose(found, expected, rtol=1e-5, atol=1e-5 * expected.abs().max().item())
+
+
+# Forecasts
+
+
+@pytest.mark.parametrize("steps", [5, tiny_timesfm.HORIZON])
+@pytest.mark.parametrize("gaps", [False, True])
+def test_forecasts_are_the_library_s(steps: int, gaps: bool, folder: Path, make: Make) -> None:
+    model, data = make(model={"prediction_length": steps}, data=TWO)
+    batch = windows(data, gaps)
+    network = TimesFm2_5ModelForPrediction.from_pretrained(folder / "checkpoint")
+    expected = theirs(network, batch, steps)
+    found = ours(model, batch)
+    assert found.shape == (4, steps, 2, 9)
+    assert close(found, expected)
+    with torch.inference_mode():
+        mean = network(past_values=prepared(batch), forecast_context_len=32).mean_predictions.view(4, 2, -1)
+        assert close(model.forecast(batch), mean[..., :steps].transpose(1, 2)), "their point forecast is the median"
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"force_flip_invariance": False},
+        {"use_continuous_quantile_head": False},
+        {"output_quantile_len": 12},
+        {"num_key_value_heads": 1},
+    ],
+)
+def test_forecasts_of_other_architectures(changes: dict, tmp_path: Path, make: Make) -> None:
+    model, data = make(tiny_timesfm.write(tmp_path / "other", **changes))
+    network = TimesFm2_5ModelForPrediction.from_pretrained(tmp_path / "other")
+    assert close(ours(model, windows(data)), theirs(network, windows(data), 8))
+
+
+def test_a_context_of_odd_length_is_padded_in_front(folder: Path, make: Make) -> None:
+    model, data = make(model={"context_length": 29})
+    batch = windows(data)
+    assert batch["past_values"].shape[1] == 29
+    network = TimesFm2_5ModelForPrediction.from_pretrained(folder / "checkpoint")
+    assert close(ours(model, batch), theirs(network, batch, 8))
+
+
+def test_only_a_series_without_negative_readings_is_kept_from_negative_forecasts(folder: Path, make: Make) -> None:
+    """The library looks at the least reading of the whole batch."""
+    model, data = make()
+    batch = windows(data)
+    batch["past_values"] -= batch["past_values"].amin(dim=1, keepdim=True)  # down to 0, forecasts below
+    batch["past_values"][1] -= 1
+    network = TimesFm2_5ModelForPrediction.from_pretrained(folder / "checkpoint")
+    free = theirs(network, batch, 8, truncate_negative=False)
+    assert (free[[0, 1]].amin(dim=(1, 2, 3)) < 0).all()
+    assert close(theirs(network, batch, 8), free), "one negative reading frees all of the batch"
+    found = ours(model, batch)
+    assert close(found[1], free[1])
+    assert close(found[[0, 2, 3]], free[[0, 2, 3]].clamp(min=0))
+    for row in range(4):
+        single = {key: value[row, None] for key, value in batch.items()}
+        assert close(found[row], theirs(network, single, 8)[0])
+
+
+def test_gaps_are_bridged_as_numpy_does() -> None:
+    random = np.random.default_rng(0)
+    series = torch.from_numpy(random.normal(size=(40, 17)).astype("float32"))
+    series[torch.from_numpy(random.random((40, 17)) < 0.6)] = torch.nan
+    series[3] = torch.nan
+    filled, leading = bridged(series)
+    for values, found, lacks in zip(series.numpy(), filled.numpy(), leading.numpy(), strict=True):
+        read = np.flatnonzero(~np.isnan(values))
+        if not len(read):
+            assert lacks.all()
+            assert (found == 0).all()
+            continue
+        assert np.flatnonzero(~lacks)[0] == read[0]
+        assert lacks.sum() == read[0]
+        assert found[~lacks] == pytest.approx(np.interp(np.flatnonzero(~lacks), read, values[read]), rel=1e-5, abs=1e-6)
+
+
+# Losses
+
+
+def test_the_loss_is_twice_the_pinball_of_their_forecast(folder: Path, make: Make) -> None:
+    """Theirs adds the squared error of the median, and below the median takes each column for the next level."""
+    model, data = make(data=TWO)
+    batch = windows(data)
+    network = TimesFm2_5ModelForPrediction.from_pretrained(folder / "checkpoint").eval()
+    past, future = prepared(batch), batch["future_values"].transpose(1, 2).reshape(8, -1)
+    stacked = torch.stack(past)
+    loc, scale = stacked.mean(dim=1, keepdim=True), stacked.std(dim=1, keepdim=True)
+    with torch.inference_mode():
+        totals, weights = model.window_losses(model.module, batch)
+        given = network(past_values=past, future_values=future, forecast_context_len=32, truncate_negative=False)
+    columns = (given.full_predictions - loc[..., None]) / scale[..., None]
+    error = ((future - loc) / scale)[..., None] - columns
+
+    def pinball(which: list[int]) -> torch.Tensor:
+        taus = torch.tensor(LEVELS)
+        return torch.maximum(taus * error[..., which], (taus - 1) * error[..., which]).mean()
+
+    assert weights.tolist() == [16] * 4
+    assert (totals.sum() / weights.sum()).item() == pytest.approx(2 * pinball([*range(1, 10)]).item(), rel=1e-5)
+    shifted = error[..., 5].square().mean() + pinball([0, 1, 2, 3, 4, 6, 7, 8, 9])
+    assert given.loss.item() == pytest.approx(shifted.item(), rel=1e-5)
+
+
+def test_only_what_was_observed_weighs(make: Make) -> None:
+    model, data = make(data=TWO)
+    batch = windows(data)
+    batch["future_observed_mask"][0, 3:, 1] = False
+    batch["future_observed_mask"][2] = False
+    batch["past_observed_mask"][3, :, 0] = False
+    spoilt = batch | {"future_values": torch.where(batch["future_observed_mask"], batch["future_values"], 1e9)}
+    with torch.inference_mode():
+        totals, weights = model.window_losses(model.module, batch)
+        again, _ = model.window_losses(model.module, spoilt)
+        values, loc, scale = model.module(batch)
+    truth = (batch["future_values"] - loc) / scale
+    observed = batch["future_observed_mask"].clone()
+    observed[3, :, 0] = False
+    assert weights.tolist() == model.window_weights(batch).tolist() == [11, 16, 0, 8]
+    assert torch.equal(totals, again)
+    assert torch.allclose(totals, quantile_window_losses(values, truth, observed, LEVELS)[0])
+
+
+@pytest.mark.parametrize("mode", ["full", "lora"])
+def test_every_learning_parameter_gets_a_gradient(mode: str, make: Make) -> None:
+    """Else DDP would wait for it."""
+    model, data = make(tuning={"mode": mode})
+    totals, _ = model.window_losses(model.module, windows(data, gaps=False))
+    totals.sum().backward()
+    learning = {key: value for key, value in model.module.named_parameters() if value.requires_grad}
+    assert learning
+    assert [key for key, value in learning.items() if value.grad is None] == []
+
+
+# Tuning
+
+
+def test_stored_features_train_the_same_head(make: Make) -> None:
+    losses = []
+    for cache in ("on", "off"):
+        training = {"max_steps": 6, "cache_frozen_features": cache, "eval_every_steps": 6}
+        model, data = make(tuning={"mode": "head"}, training=training)
+        history = model.fit(data)["training"].history
+        losses.append([row["train_loss"] for row in history if "train_loss" in row])
+    assert len(losses[0]) == 6
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+
+
+def test_automatic_adapters_are_on_attention_feed_forward_and_output(make: Make) -> None:
+    model, _ = make(tuning={"mode": "lora"})
+    adapted = [name for name, part in model.network.named_modules() if hasattr(part, "lora_A")]
+    assert {name.rpartition(".")[2] for name in adapted} == {
+        *("q_proj", "k_proj", "v_proj", "o_proj", "fc1", "fc2", "output_layer")
+    }  # fmt: skip
+    assert len(adapted) == 2 * 6 + 2
+    assert not any("input_ff_layer" in name for name in adapted)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("kind", "layer"), [("int8", bnb.nn.Linear8bitLt), ("nf4", bnb.nn.Linear4bit)])
+def test_a_packed_base_trains_saves_and_reloads(kind: str, layer: type, make: Make, tmp_path: Path) -> None:
+    wide = tiny_timesfm.write(tmp_path / "wide", hidden_size=64, head_dim=32, intermediate_size=64, num_hidden_layers=1)
+    sections = {"model": {"quantization": kind}, "tuning": {"mode": "lora"}}
+    model, data = make(wide, **sections, training={"max_steps": 8, "eval_every_steps": 4})
+    results = model.fit(data, output_dir=tmp_path / "run")
+    assert results["training"].best_step > 0, "the loss fell"
+    assert any(isinstance(part, layer) for part in model.network.modules())
+    assert model.quantization_report.bytes_after < model.quantization_report.bytes_before
+    assert torch.equal(ours(load_model(tmp_path / "run"), windows(data)), ours(model, windows(data)))
+
+
+@pytest.mark.slow
+def test_one_adapter_per_item(make: Make, tmp_path: Path) -> None:
+    tuning = {"mode": "lora", "per_item": True, "per_item_epochs": 1, "per_item_learning_rate": 0.02}
+    model, data = make(tuning=tuning, training={"max_steps": 2, "eval_every_steps": 2})
+    results = model.fit(data, output_dir=tmp_path / "run")
+    assert [row["item_id"] for row in results["per_item"] if row["kept"]]
+    assert results["metrics"]["per_item"]["rmse"] < results["metrics"]["fine_tuned"]["rmse"]
+    table = load_model(tmp_path / "run").predict(tiny.series(rows=300))
+    assert table["load"].to_numpy() == pytest.approx(model.predict(tiny.series(rows=300))["load"].to_numpy(), rel=1e-4)
+
+
+# Files
+
+
+@pytest.mark.parametrize("mode", ["lora", "full", "from_scratch"])
+def test_the_library_loads_what_we_save(mode: str, folder: Path, make: Make, tmp_path: Path) -> None:
+    model, data = make(tuning={"mode": mode}, training={"max_steps": 2, "eval_every_steps": 2})
+    if mode == "lora":
+        model.fit(data, output_dir=tmp_path / "run")
+    else:
+        model.save(tmp_path / "run")
+    network = TimesFm2_5ModelForPrediction.from_pretrained(tmp_path / "run" / "model")
+    assert close(ours(model, windows(data)), theirs(network, windows(data), 8))
+    paths = (folder / "checkpoint", tmp_path / "run" / "model")
+    old, new = (json.loads((path / "config.json").read_text()) for path in paths)
+    assert new == old
+    stored = [load_file(path / "model.safetensors") for path in paths]
+    assert stored[0].keys() == stored[1].keys()
+    assert sum(path.stat().st_size for path in paths[0].iterdir()) <= 150_000
+    weight = "output_projection_point.output_layer.weight"
+    assert model.starts_from_weights() is (mode != "from_scratch")
+    assert torch.equal(stored[0][weight], stored[1][weight]) is (mode == "full")
+
+
+# Refusals
+
+
+@pytest.mark.parametrize("start", ["output_projection_quantiles.", "model.layers.0."])
+def test_tensors_that_are_missing_are_not_made_up(start: str, tmp_path: Path, make: Make) -> None:
+    folder = tiny_timesfm.write(tmp_path / "part")
+    weights = load_file(folder / "model.safetensors")
+    kept = {key: value for key, value in weights.items() if not key.startswith(start)}
+    assert len(kept) < len(weights)
+    save_file(kept, folder / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(CheckpointError, match=rf"{start}.* is missing; the folder mixes files"):
+        make(folder)
+
+
+def test_refusals_name_the_key_and_the_fix(tmp_path: Path, make: Make) -> None:
+    with pytest.raises(CheckpointError, match=r"forecasts 8 steps.* asks for 9; set model\.prediction_length=8"):
+        make(model={"prediction_length": 9})
+    short = tiny_timesfm.write(tmp_path / "short", context_length=16)
+    with pytest.raises(CheckpointError, match=r"reads at most 16 steps, the run asks for 32"):
+        make(short)
+    mean = tiny_timesfm.write(tmp_path / "mean", decode_index=0)
+    with pytest.raises(CheckpointError, match=r"decodes number 0; they must ascend, and that number must be the med"):
+        make(mean)
+
+
+def test_the_dropout_of_the_configuration(make: Make) -> None:
+    model, _ = make(model={"dropout": 0.37})
+    found = {part.attention_dropout for part in model.network.modules() if hasattr(part, "attention_dropout")}
+    assert found == {0.37}
+
+
+def test_without_the_family_in_the_package_there_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(sys.modules, "tstune.models.timesfm", raising=False)
+    monkeypatch.delattr(transformers, "TimesFm2_5Config", raising=False)
+    monkeypatch.setitem(transformers._class_to_module, "TimesFm2_5Config", "no_such_module")
+    with pytest.raises(MissingDependencyError, match="pip install 'transformers"):
+        model_class("timesfm")
