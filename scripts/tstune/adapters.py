@@ -24,6 +24,8 @@ LORA_TARGETS: Mapping[str, tuple[str, ...]] = {
     "ttm": ("fc1", "fc2", "attn_layer", "base_forecast_block"),
     "chronos_bolt": ("q", "k", "v", "o", "output_patch_embedding.output_layer"),
     "chronos2": ("q", "k", "v", "o", "output_patch_embedding.output_layer"),
+    "flowstate": ("ssm.output_gate", "out", "mlp.w1", "mlp.w2", "mlp.w3", "decoder.lin"),
+    "patchtst_fm": ("attn.qkv", "attn.proj", "out_layer.layer2"),
 }
 
 

@@ -25,6 +25,8 @@ RECIPES = sorted(
 NUM_RECIPES = {
     "chronos2/cgm_sample": 1,
     "chronos_bolt/cgm_sample": 2,
+    "flowstate/cgm_sample": 1,
+    "patchtst_fm/cgm_sample": 1,
     "timegpt/cgm_sample": 2,
     "ttm/brist1d_open": 6,
     "ttm/cgm_sample": 14,

@@ -136,6 +136,18 @@ class Chronos2Config(ModelConfig):
     model_type = "chronos2"
 
 
+class FlowStateConfig(ModelConfig):
+    """FlowState, flat."""
+
+    model_type = "flowstate"
+
+
+class PatchTSTFMConfig(ModelConfig):
+    """PatchTST-FM, flat."""
+
+    model_type = "patchtst_fm"
+
+
 class TimeGPTConfig(ModelConfig):
     """TimeGPT, flat."""
 
@@ -187,5 +199,5 @@ def _document(cls: type[ModelConfig]) -> None:
     cls.__doc__ = f"{cls.__doc__}\n\nArgs:\n" + "\n".join(lines) + f"\n\nAliases: {aliases}.\nSwitches: {switches}.\n"
 
 
-for _family_config in (TTMConfig, ChronosBoltConfig, Chronos2Config, TimeGPTConfig):
+for _family_config in (TTMConfig, ChronosBoltConfig, Chronos2Config, FlowStateConfig, PatchTSTFMConfig, TimeGPTConfig):
     _document(_family_config)

@@ -164,8 +164,8 @@ class NetworkForecaster(BaseTimeSeriesFoundationModel):
         found = {part_of(name, self.parts) for name, _ in self.network.named_parameters()}
         if self.config.tuning.mode == "decoder" and "decoder" not in found:
             raise ConfigError(
-                f"tuning.mode=decoder: {self.architecture.title} has an encoder and no decoder; use head, bias, lora, "
-                "dora or full"
+                f"tuning.mode=decoder: {self.architecture.title} has an encoder and no decoder beside its head; use "
+                "head, bias, lora, dora or full"
             )
 
 
