@@ -197,6 +197,7 @@ def test_a_shorter_history_is_a_shorter_context(make: Make) -> None:
     [
         {"patch_stride": 2, "patch_loss_windowing": "hamming"},
         {"block_type": "conformer", "prehead_norm": True, "mlp_type": "swiglu"},
+        {"block_type": "conformer", "conv_kernel_size": [0, 3]},
         {"use_pruning": False, "num_quantile": 21, "randomize_cpm": True},
     ],
 )
@@ -207,6 +208,9 @@ def test_every_patchtst_fm(changes: dict, make: Make, tmp_path: Path) -> None:
     with torch.inference_mode():
         expected = network(contexts(batch), prediction_length=8).quantile_outputs[..., 0]
     assert close(quantiles(model, batch), expected)
+    kinds = {"TransformerBlock"} if changes.get("conv_kernel_size") else set()
+    kinds |= {"ConformerBlock"} if "block_type" in changes else {"TransformerBlock"}
+    assert set(model.block_classes) == kinds, "FSDP shards these"
 
 
 @pytest.mark.parametrize("changes", [{"mlp_type": "transformer", "decoder_type": "hlegs"}, {"out_gating": True}])
@@ -217,6 +221,16 @@ def test_every_flowstate(changes: dict, make: Make, tmp_path: Path) -> None:
     assert close(quantiles(model, windows(data))[:, 4], library_quantiles(network, contexts(windows(data)), 8)[:, 4])
     adapted = {key.rpartition(".")[2] for key, part in model.network.named_modules() if hasattr(part, "lora_A")}
     assert adapted == ({"w1", "w2", "w3", "lin"} if "mlp_type" in changes else {"out", "output_gate", "lin"})
+
+
+@both
+def test_series_at_once_are_limited(name: str, make: Make) -> None:
+    """On a GPU thousands of them would take tens of gigabytes."""
+    model, _ = make(name, data=TWO)
+    sized, _ = make(name, data=TWO, evaluation={"batch_size": 300})
+    for device in (torch.device("cpu"), torch.device("cuda")):
+        assert model.evaluation_batch_size(device) == 64
+        assert sized.evaluation_batch_size(device) == 300
 
 
 # Losses

@@ -114,9 +114,9 @@ class FlowStateForecaster(QuantileForecaster):
     """FlowState behind the common interface; it reads targets only."""
 
     model_type = "flowstate"
+    max_series = 128  # each has complex states of every step, twice as many for the Fourier transform
     block_classes: ClassVar[tuple[str, ...]] = ("FlowStateS5Layer",)
     parts: ClassVar[Mapping[str, str]] = {"embed": "backbone", "encoder": "backbone", "decoder": "head"}
-
     architecture = Architecture("FlowState", FlowStateForPrediction, FlowStateConfig, _check_values)
 
     def _module_for(self, network: nn.Module, roles: Roles) -> NetworkModule:

@@ -42,7 +42,7 @@ class PatchTSTFMModule(NetworkModule):
         backbone, config = self._backbone, self._backbone.config
         observed = as_series(batch["past_observed_mask"][..., : self.num_targets])
         values = torch.where(observed, as_series(batch["past_values"][..., : self.num_targets]), 0.0)
-        begun = observed.cummax(dim=1).values
+        begun = observed.cumsum(dim=1) > 0
         length = values.shape[1] + self.masked_steps
         before = config.context_length - length
         masks = (torch.zeros_like(observed), begun & ~observed, ~begun)  # ahead, missing, padding
@@ -87,7 +87,7 @@ class PatchTSTFMForecaster(QuantileForecaster):
     """PatchTST-FM behind the common interface; it reads targets only."""
 
     model_type = "patchtst_fm"
-    block_classes: ClassVar[tuple[str, ...]] = ("TransformerBlock", "ConformerBlock")
+    max_series = 128  # the library fills the quantiles of each up to its longest context with zeros
     parts: ClassVar[Mapping[str, str]] = {
         "in_layer": "backbone",
         "pos_embed": "backbone",
@@ -95,7 +95,6 @@ class PatchTSTFMForecaster(QuantileForecaster):
         "prehead_norm": "backbone",
         "out_layer": "head",
     }
-
     architecture = Architecture(
         "PatchTST-FM", PatchTSTFMForPrediction, PatchTSTFMConfig, _check_values, dropout_key=None
     )
@@ -109,6 +108,8 @@ class PatchTSTFMForecaster(QuantileForecaster):
         return network
 
     def _module_for(self, network: nn.Module, roles: Roles) -> NetworkModule:
+        # FSDP refuses a class that it does not find, and checkpoints have one kind of block or both
+        self.block_classes = tuple(sorted({type(block).__name__ for block in network.backbone.blocks}))
         return PatchTSTFMModule(network, roles, self.config.model.prediction_length)
 
     def _check_roles(self, roles: Roles) -> None:
