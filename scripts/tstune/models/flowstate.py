@@ -71,9 +71,10 @@ class FlowStateModule(NetworkModule):
         ahead = torch.tensor((0.0, 1.0), device=series.device).expand(len(series), self.positions[-1], 2)
         series = parts.norm(torch.cat((series, ahead), dim=1), "norm")
         loc, scale = (value[:, -1].view(shape) for value in (parts.norm.mean, parts.norm.stdev))
+        factor = torch.tensor((self.scale_factor,), device=series.device)  # one for all, or it is worked out for each
         with self._states_from(context.shape[1] if self.positions[-1] else 0):
             embedded = parts.embed(series.transpose(0, 1))
-            states = parts.encoder(embedded, scale_factor=self.scale_factor).last_hidden_state
+            states = parts.encoder(embedded, scale_factor=factor).last_hidden_state
         features = states[self.positions].transpose(0, 1).unflatten(0, (-1, self.num_targets))
         return {"features": features, "loc": loc, "scale": scale, "has_scale": self.has_scale(batch).float()}
 
