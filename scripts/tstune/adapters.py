@@ -29,6 +29,8 @@ LORA_TARGETS: Mapping[str, tuple[str, ...]] = {
         *("q_proj", "k_proj", "v_proj", "o_proj", "fc1", "fc2"),
         *("output_projection_point.output_layer", "output_projection_quantiles.output_layer"),
     ),
+    "flowstate": ("ssm.output_gate", "out", "mlp.w1", "mlp.w2", "mlp.w3", "decoder.lin"),
+    "patchtst_fm": ("attn.qkv", "attn.proj", "out_layer.layer2"),
 }
 
 

@@ -10,6 +10,7 @@ import tiny
 import tiny_chronos
 import tiny_chronos_t5
 import tiny_timesfm
+import tiny_granite
 
 
 @dataclass(frozen=True)
@@ -56,6 +57,27 @@ ALONE = {
 }
 """Columns that a family refuses which forecasts each series from its own past."""
 
+# FlowState of tiny_granite.py: embedding, 2 layers of (4 vectors of 8 or 16, 4 matrices 8 x 16, gate, norm), decoder
+FLOWSTATE_HEAD = 16 * 54 + 54
+FLOWSTATE = (2 * 16 + 16) + 2 * ((3 * 8 + 16) + 4 * 8 * 16 + (16 * 16 + 16) + 2 * 16) + FLOWSTATE_HEAD
+FLOWSTATE_LORA = 2 * 8 * (16 + 16) + 8 * (16 + 54)  # gates of 2 layers; the decoder
+# PatchTST-FM: 4 x 100 outputs of a patch; patches of 4 values and 4 flags go in
+PATCHTST_FM_HEAD = (16 * 16 + 16) + 2 * (16 * 400 + 400)
+PATCHTST_FM = (
+    16 * 16  # positions
+    + 2 * ((16 * 48 + 48) + (16 * 16 + 16) + (16 * 64 + 64) + (64 * 16 + 16) + 2 * 2 * 16)  # attention, MLP, norms
+    + (8 * 16 + 16) + (16 * 16 + 16) + (8 * 16 + 16)
+    + PATCHTST_FM_HEAD
+)  # fmt: skip
+PATCHTST_FM_LORA = 2 * 8 * ((16 + 48) + (16 + 16)) + 8 * (16 + 400)  # qkv and projection of 2 blocks; output
+TARGETS_ONLY = {
+    "conditional_columns": "cannot read 'dose'",
+    "control_columns": "cannot read 'plan'",
+    "static_real_columns": "cannot read 'age'",
+    "static_categorical_columns": "cannot read 'site'",
+    "time_features": "cannot read 'hour_of_day'",
+}
+
 FOUNDATION: dict[str, Family] = {
     "ttm": Family(
         write=tiny.write_checkpoint,
@@ -82,13 +104,7 @@ FOUNDATION: dict[str, Family] = {
             "full": (12960, 12960),
             "from_scratch": (12960, 12960),
         },
-        refused={
-            "conditional_columns": "cannot read 'dose'",
-            "control_columns": "cannot read 'plan'",
-            "static_real_columns": "cannot read 'age'",
-            "static_categorical_columns": "cannot read 'site'",
-            "time_features": "cannot read 'hour_of_day'",
-        },
+        refused=TARGETS_ONLY,
     ),
     "chronos2": Family(
         write=tiny_chronos.write_chronos2,
@@ -134,6 +150,37 @@ FOUNDATION: dict[str, Family] = {
             "from_scratch": (TIMESFM, TIMESFM),
         },
         refused=ALONE,
+    ),
+    "flowstate": Family(
+        write=tiny_granite.write_flowstate,
+        counts={
+            "zero_shot": (FLOWSTATE, 0),
+            "head": (FLOWSTATE, FLOWSTATE_HEAD),
+            "decoder": "has an encoder and no decoder",
+            "bias": (FLOWSTATE, 16 + 2 * (16 + 16) + 54),
+            "lora": (FLOWSTATE + FLOWSTATE_LORA, FLOWSTATE_LORA),
+            "dora": (FLOWSTATE + FLOWSTATE_LORA + 2 * 16 + 54, FLOWSTATE_LORA + 2 * 16 + 54),
+            "full": (FLOWSTATE, FLOWSTATE),
+            "from_scratch": (FLOWSTATE, FLOWSTATE),
+        },
+        refused=TARGETS_ONLY,
+    ),
+    "patchtst_fm": Family(
+        write=tiny_granite.write_patchtst_fm,
+        counts={
+            "zero_shot": (PATCHTST_FM, 0),
+            "head": (PATCHTST_FM, PATCHTST_FM_HEAD),
+            "decoder": "has an encoder and no decoder",
+            "bias": (PATCHTST_FM, 2 * (48 + 16 + 64 + 16 + 2 * 16) + 3 * 16 + (16 + 2 * 400)),
+            "lora": (PATCHTST_FM + PATCHTST_FM_LORA, PATCHTST_FM_LORA),
+            "dora": (
+                PATCHTST_FM + PATCHTST_FM_LORA + 2 * (48 + 16) + 400,
+                PATCHTST_FM_LORA + 2 * (48 + 16) + 400,
+            ),
+            "full": (PATCHTST_FM, PATCHTST_FM),
+            "from_scratch": (PATCHTST_FM, PATCHTST_FM),
+        },
+        refused=TARGETS_ONLY,
     ),
 }
 BASELINES: dict[str, Family] = {

@@ -28,6 +28,8 @@ NUM_RECIPES = {
     "chronos2/cgm_sample": 1,
     "chronos_bolt/cgm_sample": 3,
     "chronos_t5/cgm_sample": 1,
+    "flowstate/cgm_sample": 1,
+    "patchtst_fm/cgm_sample": 1,
     "timegpt/cgm_sample": 3,
     "timesfm/cgm_sample": 1,
     "ttm/brist1d_open": 6,

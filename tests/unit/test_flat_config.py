@@ -21,6 +21,8 @@ from tstune.config.flat import (
     ChronosT5Config,
     TimeGPTConfig,
     TimesFMConfig,
+    FlowStateConfig,
+    PatchTSTFMConfig,
 )
 from tstune.config.model_sections import FAMILIES, OWN
 from tstune.config.simple_manager import SimpleConfigManager
@@ -132,7 +134,7 @@ def other_value(default: object) -> object:
 
 CONFIGS = {
     config.model_type: config
-    for config in (TTMConfig, ChronosBoltConfig, Chronos2Config, ChronosT5Config, TimesFMConfig, TimeGPTConfig)
+    for config in ModelConfig.__subclasses__()
 }
 SIMPLE = [
     (family, name)

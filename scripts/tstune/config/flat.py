@@ -148,6 +148,18 @@ class TimesFMConfig(ModelConfig):
     model_type = "timesfm"
 
 
+class FlowStateConfig(ModelConfig):
+    """FlowState, flat."""
+
+    model_type = "flowstate"
+
+
+class PatchTSTFMConfig(ModelConfig):
+    """PatchTST-FM, flat."""
+
+    model_type = "patchtst_fm"
+
+
 class TimeGPTConfig(ModelConfig):
     """TimeGPT, flat."""
 
@@ -199,5 +211,5 @@ def _document(cls: type[ModelConfig]) -> None:
     cls.__doc__ = f"{cls.__doc__}\n\nArgs:\n" + "\n".join(lines) + f"\n\nAliases: {aliases}.\nSwitches: {switches}.\n"
 
 
-for _family_config in (TTMConfig, ChronosBoltConfig, Chronos2Config, ChronosT5Config, TimesFMConfig, TimeGPTConfig):
+for _family_config in ModelConfig.__subclasses__():
     _document(_family_config)

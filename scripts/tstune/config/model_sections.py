@@ -119,6 +119,29 @@ class TimesFMSection(ModelSection):
     """Dropout of the attention while tuning; null keeps the checkpoint's."""
 
 
+class FlowStateSection(ModelSection):
+    """FlowState: a state space encoder that forecasts quantiles at any sampling rate; every series on its own."""
+
+    type: Literal["flowstate"] = "flowstate"
+    """Model family."""
+    pretrained: str | None = None
+    """Folder of a checkpoint or Hub id (`ibm-granite/granite-timeseries-flowstate-r1`)."""
+    scale_factor: float | None = Field(None, gt=0)
+    """24 / (steps of a season). Null takes an hour as season for steps below a minute, a day for steps below a day and
+    a year for longer ones, as granite-tsfm does; daily data with weekly cycles want 24 / 7 = 3.43."""
+
+
+class PatchTSTFMSection(ModelSection):
+    """PatchTST-FM: an encoder over patches that forecasts 99 quantiles; every series on its own."""
+
+    type: Literal["patchtst_fm"] = "patchtst_fm"
+    """Model family."""
+    pretrained: str | None = None
+    """Folder of a checkpoint or Hub id (`ibm-granite/granite-timeseries-patchtst-fm-r1`)."""
+    dropout: float | None = Field(None, ge=0, lt=1)
+    """Dropout while tuning; null keeps the library's 0.1."""
+
+
 class TimeGPTSection(ModelSection):
     """TimeGPT: a model behind Nixtla's paid service; readings leave this machine.
 
@@ -195,6 +218,8 @@ FAMILIES: dict[str, type[ModelSection]] = {
     "chronos2": Chronos2Section,
     "chronos_t5": ChronosT5Section,
     "timesfm": TimesFMSection,
+    "flowstate": FlowStateSection,
+    "patchtst_fm": PatchTSTFMSection,
     "timegpt": TimeGPTSection,
     "ensemble": EnsembleSection,
     OWN: OwnModelSection,
@@ -218,6 +243,8 @@ AnyModelSection = Annotated[
     | Annotated[Chronos2Section, Tag("chronos2")]
     | Annotated[ChronosT5Section, Tag("chronos_t5")]
     | Annotated[TimesFMSection, Tag("timesfm")]
+    | Annotated[FlowStateSection, Tag("flowstate")]
+    | Annotated[PatchTSTFMSection, Tag("patchtst_fm")]
     | Annotated[TimeGPTSection, Tag("timegpt")]
     | Annotated[EnsembleSection, Tag("ensemble")]
     | Annotated[OwnModelSection, Tag(OWN)],

@@ -9,7 +9,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 
 from tstune.config.model_sections import ModelSection
 from tstune.errors import CheckpointError
-from tstune.models.network_weights import Architecture, require_context
+from tstune.models.network_weights import Architecture, require_context, require_levels
 from tstune.models.quantile_forecaster import QuantileForecaster
 
 
@@ -44,10 +44,7 @@ def chronos_architecture(
                 f"model.pretrained={name}: chronos_config in its config.json names no lengths and levels"
             )
         require_context(name, longest, section.context_length)
-        if 0.5 not in levels or sorted(set(levels)) != levels:
-            raise CheckpointError(
-                f"model.pretrained={name} forecasts the quantiles {levels}; they must ascend and hold the median, 0.5"
-            )
+        require_levels(name, levels)
 
     embeddings = ("input_patch_embedding.", "output_patch_embedding.")
     return Architecture(title, network_class, config_class, check, required=embeddings)

@@ -34,6 +34,8 @@ class NetworkForecaster(BaseTimeSeriesFoundationModel):
     architecture: ClassVar[Architecture]
     parts: ClassVar[Mapping[str, str]]
     """Components of the network's parameter names -> ``backbone``, ``decoder`` or ``head``."""
+    max_series: ClassVar[int | None] = None
+    """Series of one forward pass, at most, where `evaluation.batch_size` is auto; None leaves it to the device."""
 
     @abstractmethod
     def _module_for(self, network: nn.Module, roles: Roles) -> NetworkModule:
@@ -93,6 +95,13 @@ class NetworkForecaster(BaseTimeSeriesFoundationModel):
         return window_losses(
             values[..., 0].float(), self._truth(batch, loc, scale), self._weighing(batch), self.config.training.loss
         )
+
+    def evaluation_batch_size(self, device: torch.device) -> int:
+        """Windows per forward pass when nothing is trained; `auto` keeps to `max_series`."""
+        size = super().evaluation_batch_size(device)
+        if self.max_series is None or self.config.evaluation.batch_size != "auto":
+            return size
+        return max(1, min(size, self.max_series // self.module.num_targets))
 
     def window_weights(self, batch: Batch) -> torch.Tensor:
         """[batch] number of targets that weigh, of the steps of one forward pass."""
@@ -165,8 +174,8 @@ class NetworkForecaster(BaseTimeSeriesFoundationModel):
         found = {part_of(name, self.parts) for name, _ in named}
         if self.config.tuning.mode == "decoder" and "decoder" not in found:
             raise ConfigError(
-                f"tuning.mode=decoder: {self.architecture.title} has an encoder and no decoder; use head, bias, lora, "
-                "dora or full"
+                f"tuning.mode=decoder: {self.architecture.title} has an encoder and no decoder beside its head; use "
+                "head, bias, lora, dora or full"
             )
         if self.config.tuning.mode == "bias" and not any(name.endswith(".bias") for name, _ in named):
             raise ConfigError(

@@ -21,6 +21,8 @@ _FAMILY_OF = {
     "TinyTimeMixerForPrediction": "ttm",
     "T5ForConditionalGeneration": "chronos_t5",
     "TimesFm2_5ModelForPrediction": "timesfm",
+    "FlowStateForPrediction": "flowstate",
+    "PatchTSTFMForPrediction": "patchtst_fm",
 }
 """Architecture that a config.json names -> the family that reads it."""
 
@@ -38,7 +40,7 @@ class Architecture:
         check: raises `CheckpointError` if the values of a config.json do not suit the section.
         required: beginnings of names of tensors that must be in the file, though the library lets them be missing and
             fills them with random numbers.
-        dropout_key: key of config.json that `model.dropout` sets.
+        dropout_key: key of config.json that `model.dropout` sets; None if there is none.
     """
 
     title: str
@@ -46,7 +48,7 @@ class Architecture:
     config_class: type[PreTrainedConfig]
     check: Callable[[ModelSection, dict], None]
     required: tuple[str, ...] = ()
-    dropout_key: str = "dropout_rate"
+    dropout_key: str | None = "dropout_rate"
 
 
 def load_network(architecture: Architecture, section: ModelSection, random_weights: bool = False) -> PreTrainedModel:
@@ -77,7 +79,7 @@ def load_network(architecture: Architecture, section: ModelSection, random_weigh
         if isinstance(error, CheckpointError):
             raise
         raise CheckpointError(not_found(name, error)) from None
-    if getattr(section, "dropout", None) is not None:
+    if architecture.dropout_key is not None and getattr(section, "dropout", None) is not None:
         setattr(config, architecture.dropout_key, section.dropout)
     if random_weights:
         return architecture.network_class(config)
@@ -113,6 +115,18 @@ def require_context(name: str, longest: int, asked: int) -> None:
         raise CheckpointError(
             f"model.pretrained={name} reads at most {longest} steps, the run asks for {asked}; "
             f"set model.context_length={longest} or less"
+        )
+
+
+def require_levels(name: str, levels: list[float]) -> None:
+    """Stop if the levels of a network's quantiles do not ascend or have no median.
+
+    Raises:
+        CheckpointError: they do not.
+    """
+    if 0.5 not in levels or sorted(set(levels)) != list(levels):
+        raise CheckpointError(
+            f"model.pretrained={name} forecasts the quantiles {levels}; they must ascend and hold the median, 0.5"
         )
 
 

@@ -20,6 +20,8 @@ _MODELS = {
     "chronos2": "tstune.models.chronos2:Chronos2Forecaster",
     "chronos_t5": "tstune.models.chronos_t5:ChronosT5Forecaster",
     "timesfm": "tstune.models.timesfm:TimesFMForecaster",
+    "flowstate": "tstune.models.flowstate:FlowStateForecaster",
+    "patchtst_fm": "tstune.models.patchtst_fm:PatchTSTFMForecaster",
     "timegpt": "tstune.models.timegpt:TimeGPTForecaster",
     "persistence": "tstune.models.baselines:Persistence",
     "seasonal_naive": "tstune.models.baselines:SeasonalNaive",

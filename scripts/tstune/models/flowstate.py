@@ -1,0 +1,171 @@
+"""FlowState (granite-tsfm): a state space encoder and a decoder of basis functions, every series on its own.
+
+Time is continuous inside: `scale_factor` says how much of it a step is. Steps beyond one pass of the decoder are
+appended to the context as missing, as the library does, and the decoder speaks from several of them at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import ClassVar
+
+import torch
+from torch import nn
+
+from tstune.config.model_sections import ModelSection
+from tstune.data.table import Roles
+from tstune.data.windows import Batch
+from tstune.errors import CheckpointError, ConfigError
+from tstune.models.flowstate_scale import BASE_SEASON, scale_factor
+from tstune.models.granite_library import (
+    FlowStateConfig,
+    FlowStateEncoderOutput,
+    FlowStateForPrediction,
+    FlowStateModel,
+)
+from tstune.models.network_forecaster import refuse_other_columns
+from tstune.models.network_module import NetworkModule, as_series, observed_or_nan
+from tstune.models.network_weights import Architecture, require_context, require_levels
+from tstune.models.quantile_forecaster import QuantileForecaster
+from tstune.runtime.logs import logger
+
+MAX_CONTEXT = 16 * 1024
+"""Steps, at most, that the library keeps of a context."""
+
+
+class FlowStateModule(NetworkModule):
+    """Each target of each window is a series of its own; a flag beside its values says what is missing.
+
+    Attributes:
+        patch_steps: steps that the decoder gives from one state.
+        positions: states that speak, in steps after the end of the context.
+    """
+
+    def __init__(self, network: nn.Module, roles: Roles, prediction_length: int) -> None:
+        config = network.config
+        super().__init__(network, roles, prediction_length, prediction_length, tuple(config.quantiles))
+        self.scale_factor = float(config.scale_factor)
+        self.patch_steps = decoder_steps(config.decoder_patch_len, self.scale_factor)
+        last = max(0, prediction_length - self.patch_steps)
+        self.positions = [*range(0, last, self.patch_steps), last]
+
+    @property
+    def _parts(self) -> FlowStateModel:
+        """The library's network without its wrapper, with the adapters on it if there are any."""
+        return next(part for part in self.network.modules() if isinstance(part, FlowStateModel))
+
+    def forward(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Quantiles [batch, steps, targets, levels] in normalised space, loc and scale [batch, 1, targets]."""
+        device = next(iter(batch.values())).device
+        if torch.is_autocast_enabled(device.type):
+            raise _no_half_precision()
+        encoded = batch if "features" in batch else self.encode(batch)
+        return self._through_head(encoded["features"]), encoded["loc"], encoded["scale"]
+
+    def encode(self, batch: Batch) -> Batch:
+        """First half: features [batch, targets, positions, width], and what `normalise` and `has_scale` need."""
+        parts, shape = self._parts, (len(batch["past_values"]), 1, self.num_targets)
+        context = as_series(observed_or_nan(batch)[..., : self.num_targets])
+        series = torch.stack((torch.nan_to_num(context), context.isnan().to(context.dtype)), dim=-1)
+        ahead = torch.tensor((0.0, 1.0), device=series.device).expand(len(series), self.positions[-1], 2)
+        series = parts.norm(torch.cat((series, ahead), dim=1), "norm")
+        loc, scale = (value[:, -1].view(shape) for value in (parts.norm.mean, parts.norm.stdev))
+        factor = torch.tensor((self.scale_factor,), device=series.device)  # one for all, or it is worked out for each
+        with self._states_from(context.shape[1] if self.positions[-1] else 0):
+            embedded = parts.embed(series.transpose(0, 1))
+            states = parts.encoder(embedded, scale_factor=factor).last_hidden_state
+        features = states[self.positions].transpose(0, 1).unflatten(0, (-1, self.num_targets))
+        return {"features": features, "loc": loc, "scale": scale, "has_scale": self.has_scale(batch).float()}
+
+    def _through_head(self, features: torch.Tensor) -> torch.Tensor:
+        """[batch, steps, targets, levels] from the features."""
+        output = FlowStateEncoderOutput(last_hidden_state=features)
+        pieces = self._parts.decoder(output, self.patch_steps, self.scale_factor).last_hidden_state[..., 0]
+        *whole, last = pieces.unbind(dim=2)  # each [batch, targets, levels, patch_steps]
+        rest = self.num_steps - len(whole) * self.patch_steps
+        last = last[..., :rest] if not whole else last[..., -rest:]
+        return torch.cat((*whole, last), dim=-1).permute(0, 3, 1, 2)
+
+    @contextmanager
+    def _states_from(self, first: int) -> Iterator[None]:
+        """The last layer gives states from step `first` of its input on, 0: the last one only.
+
+        The library asks its configuration for that, which is saved with the weights and must stay as it is.
+        """
+        config = self._parts.encoder.layers[-1].config
+        before = config.min_context
+        config.min_context = first
+        try:
+            yield
+        finally:
+            config.min_context = before
+
+
+def _check_values(section: ModelSection, values: dict) -> None:
+    if not values.get("with_missing", True):
+        raise CheckpointError(
+            f"model.pretrained={section.pretrained} has with_missing=false: it cannot tell a gap from a reading; "
+            "use another checkpoint"
+        )
+    require_levels(str(section.pretrained), FlowStateConfig(**values).quantiles)
+
+
+class FlowStateForecaster(QuantileForecaster):
+    """FlowState behind the common interface; it reads targets only."""
+
+    model_type = "flowstate"
+    max_series = 128  # each has complex states of every step, twice as many for the Fourier transform
+    block_classes: ClassVar[tuple[str, ...]] = ("FlowStateS5Layer",)
+    parts: ClassVar[Mapping[str, str]] = {"embed": "backbone", "encoder": "backbone", "decoder": "head"}
+    architecture = Architecture("FlowState", FlowStateForPrediction, FlowStateConfig, _check_values)
+
+    def _module_for(self, network: nn.Module, roles: Roles) -> NetworkModule:
+        section, frequency = self.config.model, self.preprocessor.frequency
+        factor = scale_factor(frequency) if section.scale_factor is None else section.scale_factor
+        steps = decoder_steps(network.config.decoder_patch_len, factor)
+        if not steps:
+            raise ConfigError(
+                f"model.scale_factor={factor:g} leaves no step of the {network.config.decoder_patch_len} that this "
+                f"checkpoint decodes at once; set it to {network.config.decoder_patch_len} or less"
+            )
+        longest = min(MAX_CONTEXT, int(network.config.context_length / factor + 1e-6))
+        beyond = max(0, section.prediction_length - steps)
+        if longest - beyond < 1:
+            raise ConfigError(
+                f"model.prediction_length={section.prediction_length} leaves no room for a context: at "
+                f"model.scale_factor={factor:g} it reads {longest} steps, of which {beyond} go to the forecast"
+            )
+        require_context(str(section.pretrained), longest - beyond, section.context_length)
+        network.config.scale_factor = factor  # so that the library forecasts the same with what we save
+        return FlowStateModule(network, roles, section.prediction_length)
+
+    def _check_roles(self, roles: Roles) -> None:
+        refuse_other_columns(self.model_type, roles)
+
+    def _check_built(self) -> None:
+        if self.config.training.mixed_precision in ("fp16", "bf16"):
+            raise _no_half_precision()
+        logger.info(
+            "model.scale_factor=%.4g: a season of %.4g steps; one pass decodes %d steps",
+            self.module.scale_factor,
+            BASE_SEASON / self.module.scale_factor,
+            self.module.patch_steps,
+        )
+        super()._check_built()
+
+    def _values(self, batch: Batch) -> torch.Tensor:
+        """Quantiles in order, as the library puts them; it then squeezes them by `torch.quantile`, which we do not."""
+        return super()._values(batch).sort(dim=-1).values
+
+
+def decoder_steps(patch_length: int, factor: float) -> int:
+    """Steps that the decoder gives from one state."""
+    return int(patch_length / factor + 1e-6)
+
+
+def _no_half_precision() -> ConfigError:
+    return ConfigError(
+        "FlowState's states are complex numbers, which half precision has not: set training.mixed_precision=no, and "
+        "launch without --mixed_precision"
+    )
