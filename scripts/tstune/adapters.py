@@ -24,6 +24,8 @@ LORA_TARGETS: Mapping[str, tuple[str, ...]] = {
     "ttm": ("fc1", "fc2", "attn_layer", "base_forecast_block"),
     "chronos_bolt": ("q", "k", "v", "o", "output_patch_embedding.output_layer"),
     "chronos2": ("q", "k", "v", "o", "output_patch_embedding.output_layer"),
+    "patchtst": ("q_proj", "k_proj", "v_proj", "out_proj", "head.projection"),
+    "patchtsmixer": ("fc1", "fc2", "attn_layer", "q_proj", "k_proj", "v_proj", "out_proj", "base_forecast_block"),
 }
 
 

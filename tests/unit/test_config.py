@@ -349,8 +349,7 @@ def test_every_key_is_documented():
     [
         (
             "{type: chronos}",
-            "model.type: unknown model family; choose one of ttm, chronos_bolt, chronos2, timegpt, ensemble, "
-            "package.module:Class (got 'chronos')",
+            f"model.type: unknown model family; choose one of {', '.join(FAMILIES)} (got 'chronos')",
         ),
         ("{type: chronos2, d_model: 3}", "model.d_model: unknown key"),
         ("{type: chronos2, prediction_lenght: 3}", "model.prediction_lenght: unknown key, did you mean model.pred"),

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tstune import ModelConfig, RunConfig, TTMConfig
-from tstune.config.flat import ALIASES, FLAT_PATHS, SWITCHES, Chronos2Config, ChronosBoltConfig, TimeGPTConfig
+from tstune.config.flat import ALIASES, FLAT_PATHS, SWITCHES
 from tstune.config.model_sections import FAMILIES, OWN
 from tstune.config.simple_manager import SimpleConfigManager
 from tstune.config.validation import leaf_paths, section_at
@@ -121,7 +121,7 @@ def other_value(default: object) -> object:
     raise AssertionError(default)
 
 
-CONFIGS = {config.model_type: config for config in (TTMConfig, ChronosBoltConfig, Chronos2Config, TimeGPTConfig)}
+CONFIGS = {config.model_type: config for config in ModelConfig.__subclasses__()}
 SIMPLE = [
     (family, name)
     for family, config in CONFIGS.items()

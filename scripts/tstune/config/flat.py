@@ -136,6 +136,18 @@ class Chronos2Config(ModelConfig):
     model_type = "chronos2"
 
 
+class PatchTSTConfig(ModelConfig):
+    """PatchTST, flat."""
+
+    model_type = "patchtst"
+
+
+class PatchTSMixerConfig(ModelConfig):
+    """PatchTSMixer, flat."""
+
+    model_type = "patchtsmixer"
+
+
 class TimeGPTConfig(ModelConfig):
     """TimeGPT, flat."""
 
@@ -187,5 +199,5 @@ def _document(cls: type[ModelConfig]) -> None:
     cls.__doc__ = f"{cls.__doc__}\n\nArgs:\n" + "\n".join(lines) + f"\n\nAliases: {aliases}.\nSwitches: {switches}.\n"
 
 
-for _family_config in (TTMConfig, ChronosBoltConfig, Chronos2Config, TimeGPTConfig):
+for _family_config in ModelConfig.__subclasses__():
     _document(_family_config)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError, safe_open
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.utils import cached_file
@@ -19,6 +20,8 @@ _FAMILY_OF = {
     "ChronosBoltModelForForecasting": "chronos_bolt",
     "Chronos2Model": "chronos2",
     "TinyTimeMixerForPrediction": "ttm",
+    "PatchTSTForPrediction": "patchtst",
+    "PatchTSMixerForPrediction": "patchtsmixer",
 }
 """Architecture that a config.json names -> the family that reads it."""
 
@@ -36,7 +39,7 @@ class Architecture:
         check: raises `CheckpointError` if the values of a config.json do not suit the section.
         required: beginnings of names of tensors that must be in the file, though the library lets them be missing and
             fills them with random numbers.
-        dropout_key: key of config.json that `model.dropout` sets.
+        dropout_key: key of config.json that `model.dropout` sets; None where the family sets several in its `_fit_to`.
     """
 
     title: str
@@ -44,16 +47,22 @@ class Architecture:
     config_class: type[PreTrainedConfig]
     check: Callable[[ModelSection, dict], None]
     required: tuple[str, ...] = ()
-    dropout_key: str = "dropout_rate"
+    dropout_key: str | None = "dropout_rate"
 
 
-def load_network(architecture: Architecture, section: ModelSection, random_weights: bool = False) -> PreTrainedModel:
+def load_network(
+    architecture: Architecture,
+    section: ModelSection,
+    random_weights: bool = False,
+    fit: Callable[[PreTrainedConfig], None] | None = None,
+) -> PreTrainedModel:
     """Load a checkpoint in float32.
 
     Args:
         architecture: of the family.
         section: weights, context length and dropout.
         random_weights: keep the checkpoint's architecture, not its weights.
+        fit: sets what of the config depends on the run, before the network is made.
 
     Raises:
         ConfigError: there is no checkpoint, so no architecture.
@@ -71,12 +80,14 @@ def load_network(architecture: Architecture, section: ModelSection, random_weigh
         _check_class(architecture, name, values)
         architecture.check(section, values)
         config = architecture.config_class.from_pretrained(name, revision=revision)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, StrictDataclassError) as error:
         if isinstance(error, CheckpointError):
             raise
         raise CheckpointError(not_found(name, error)) from None
-    if getattr(section, "dropout", None) is not None:
+    if architecture.dropout_key and getattr(section, "dropout", None) is not None:
         setattr(config, architecture.dropout_key, section.dropout)
+    if fit is not None:
+        fit(config)
     if random_weights:
         return architecture.network_class(config)
     try:

@@ -18,6 +18,8 @@ _MODELS = {
     "ttm": "tstune.models.ttm:TTMForecaster",
     "chronos_bolt": "tstune.models.chronos_bolt:ChronosBoltForecaster",
     "chronos2": "tstune.models.chronos2:Chronos2Forecaster",
+    "patchtst": "tstune.models.patchtst:PatchTSTForecaster",
+    "patchtsmixer": "tstune.models.patchtsmixer:PatchTSMixerForecaster",
     "timegpt": "tstune.models.timegpt:TimeGPTForecaster",
     "persistence": "tstune.models.baselines:Persistence",
     "seasonal_naive": "tstune.models.baselines:SeasonalNaive",
