@@ -30,7 +30,7 @@ class NetworkForecaster(BaseTimeSeriesFoundationModel):
 
     As it stands, one that forecasts points: the loss is `training.loss` in the network's normalised space. A target
     whose context is flat or empty weighs nothing: there is no scale to measure its loss in. Readings go in and come
-    out in original units; `data.scale` matters for the scores only.
+    out in original units; `data.scaling` matters for the scores only, unless the module says otherwise.
     """
 
     architecture: ClassVar[Architecture]
@@ -50,7 +50,7 @@ class NetworkForecaster(BaseTimeSeriesFoundationModel):
         raise TypeError(f"{type(self).__name__} forecasts no more than {self.module.native_length} steps")
 
     def _load(self, roles: Roles, pretrained: str | None = None, random_weights: bool = False) -> nn.Module:
-        """The network for these channels, with the weights of `pretrained` (None: the configured ones) or random ones."""
+        """The network for these channels, with the weights of `pretrained` (None: the configured) or random ones."""
         section = self.config.model
         if pretrained is not None:
             section = section.model_copy(update={"pretrained": pretrained, "revision": None})

@@ -66,7 +66,7 @@ class PatchTSMixerForecaster(PatchForecaster):
         return super()._scratch_options(roles) | {"mode": mode}
 
     def _fit_to(self, config: PreTrainedConfig, roles: Roles) -> None:
-        name, channels, asked = config.name_or_path, len(roles.channels), self.config.model.channel_mode
+        name, channels, asked = self.config.model.pretrained, len(roles.channels), self.config.model.channel_mode
         if asked not in ("auto", config.mode):
             raise CheckpointError(
                 f"model.pretrained={name} has mode {config.mode}, the run asks for {asked}; leave out "

@@ -56,7 +56,7 @@ class PatchTSTForecaster(PatchForecaster):
             raise ConfigError(f"model.d_model={width} must be even and a multiple of model.num_heads={heads}")
 
     def _fit_to(self, config: PreTrainedConfig, roles: Roles) -> None:
-        name, channels = config.name_or_path, len(roles.channels)
+        name, channels = self.config.model.pretrained, len(roles.channels)
         if not config.share_projection:
             raise CheckpointError(
                 f"model.pretrained={name} has share_projection false, which transformers cannot forecast with; use "
