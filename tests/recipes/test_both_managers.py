@@ -25,6 +25,10 @@ RECIPES = sorted(
 NUM_RECIPES = {
     "chronos2/cgm_sample": 1,
     "chronos_bolt/cgm_sample": 2,
+    "patchtsmixer/cgm_sample": 1,
+    "patchtsmixer/etth1": 1,
+    "patchtst/cgm_sample": 1,
+    "patchtst/etth1": 1,
     "timegpt/cgm_sample": 2,
     "ttm/brist1d_open": 6,
     "ttm/cgm_sample": 14,

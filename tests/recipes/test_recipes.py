@@ -54,7 +54,7 @@ def test_no_file_is_left_out():
     assert len(YAML_FILES) == kinds[".yaml"]
     assert len(RECIPES) >= 6
     folders = {path.name for path in FOLDER.iterdir() if path.is_dir()}
-    assert folders == {"ttm", "chronos_bolt", "chronos2", "timegpt", "hydra"}
+    assert folders == {"ttm", "chronos_bolt", "chronos2", "patchtst", "patchtsmixer", "timegpt", "hydra"}
     if validated:  # empty when this test runs alone
         assert sorted(validated) == RECIPES
 
