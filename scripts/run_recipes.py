@@ -86,7 +86,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     recipes = find_recipes(args.recipes, book=book)
     machine = MachinePaths()
     if args.paths is not None:
-        machine = read_machine_paths(args.paths, set().union(*(one.hub_ids() for one in find_recipes([]))))
+        machine = read_machine_paths(args.paths, lambda: set().union(*(one.hub_ids() for one in find_recipes([]))))
     seconds = None if args.timeout is None else 60 * args.timeout
     plan = Plan(args.output, machine, args.overrides, seconds, _say)
     if args.tables_only:

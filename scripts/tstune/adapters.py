@@ -31,6 +31,8 @@ LORA_TARGETS: Mapping[str, tuple[str, ...]] = {
     ),
     "flowstate": ("ssm.output_gate", "out", "mlp.w1", "mlp.w2", "mlp.w3", "decoder.lin"),
     "patchtst_fm": ("attn.qkv", "attn.proj", "out_layer.layer2"),
+    "patchtst": ("q_proj", "k_proj", "v_proj", "out_proj", "head.projection"),
+    "patchtsmixer": ("fc1", "fc2", "attn_layer", "q_proj", "k_proj", "v_proj", "out_proj", "base_forecast_block"),
 }
 
 

@@ -9,8 +9,9 @@ from pathlib import Path
 import tiny
 import tiny_chronos
 import tiny_chronos_t5
-import tiny_timesfm
 import tiny_granite
+import tiny_patches
+import tiny_timesfm
 
 
 @dataclass(frozen=True)
@@ -22,12 +23,14 @@ class Family:
         counts: tuning mode -> (all parameters, trainable ones), or the words of the refusal.
         refused: key of `data` -> words of the refusal, for columns the family does not read.
         learning_rate: that suits the tiny network.
+        forecasts_quantiles: the network itself does; else they come from what it missed on validation windows.
     """
 
     write: Callable[..., Path] | None = None
     counts: dict[str, tuple[int, int] | str] = field(default_factory=dict)
     refused: dict[str, str] = field(default_factory=dict)
     learning_rate: float = 0.01
+    forecasts_quantiles: bool = True
 
 
 # Counted by hand from the widths in tiny_chronos.py; each sum is in the order of the network's layers.
@@ -70,13 +73,15 @@ PATCHTST_FM = (
     + PATCHTST_FM_HEAD
 )  # fmt: skip
 PATCHTST_FM_LORA = 2 * 8 * ((16 + 48) + (16 + 16)) + 8 * (16 + 400)  # qkv and projection of 2 blocks; output
-TARGETS_ONLY = {
-    "conditional_columns": "cannot read 'dose'",
-    "control_columns": "cannot read 'plan'",
-    "static_real_columns": "cannot read 'age'",
-    "static_categorical_columns": "cannot read 'site'",
-    "time_features": "cannot read 'hour_of_day'",
-}
+
+# The same from tiny_patches.py; two layers each.
+PATCHTST_HEAD = 64 * 8 + 8
+PATCHTST_ALL = (8 * 16 + 16) + 4 * 16 + 2 * (4 * (256 + 16) + 2 * 32 + (512 + 32) + (512 + 16)) + PATCHTST_HEAD
+PATCHTST_LORA = 2 * 4 * 8 * (16 + 16) + 4 * (64 + 8)  # q, k, v, o; the head at half its rank
+MIXER_LAYER = (32 + (32 + 8) + (32 + 4) + (16 + 4)) + (32 + (512 + 32) + (512 + 16) + (256 + 16))
+MIXER_ALL = (8 * 16 + 16) + 2 * MIXER_LAYER + PATCHTST_HEAD
+# fc1, fc2 and gate over patches at rank 2, over features at rank 8; the head at rank 4
+MIXER_LORA = 2 * (2 * (12 + 12 + 8) + 8 * (48 + 48 + 32)) + 4 * (64 + 8)
 
 FOUNDATION: dict[str, Family] = {
     "ttm": Family(
@@ -104,7 +109,7 @@ FOUNDATION: dict[str, Family] = {
             "full": (12960, 12960),
             "from_scratch": (12960, 12960),
         },
-        refused=TARGETS_ONLY,
+        refused=ALONE,
     ),
     "chronos2": Family(
         write=tiny_chronos.write_chronos2,
@@ -163,7 +168,7 @@ FOUNDATION: dict[str, Family] = {
             "full": (FLOWSTATE, FLOWSTATE),
             "from_scratch": (FLOWSTATE, FLOWSTATE),
         },
-        refused=TARGETS_ONLY,
+        refused=ALONE,
     ),
     "patchtst_fm": Family(
         write=tiny_granite.write_patchtst_fm,
@@ -180,7 +185,43 @@ FOUNDATION: dict[str, Family] = {
             "full": (PATCHTST_FM, PATCHTST_FM),
             "from_scratch": (PATCHTST_FM, PATCHTST_FM),
         },
-        refused=TARGETS_ONLY,
+        refused=ALONE,
+    ),
+    "patchtst": Family(
+        write=tiny_patches.write_patchtst,
+        counts={
+            "zero_shot": (PATCHTST_ALL, 0),
+            "head": (PATCHTST_ALL, PATCHTST_HEAD),
+            "decoder": "has an encoder and no decoder",
+            "bias": (PATCHTST_ALL, 16 + 2 * (4 * 16 + 2 * 16 + 32 + 16) + 8),
+            "lora": (PATCHTST_ALL + PATCHTST_LORA, PATCHTST_LORA),
+            "dora": (PATCHTST_ALL + PATCHTST_LORA + 8 * 16 + 8, PATCHTST_LORA + 8 * 16 + 8),
+            "full": (PATCHTST_ALL, PATCHTST_ALL - 4 * 16),  # the sines and cosines of the positions are fixed
+            "from_scratch": (PATCHTST_ALL, PATCHTST_ALL - 4 * 16),
+        },
+        refused=ALONE,
+        forecasts_quantiles=False,
+    ),
+    "patchtsmixer": Family(
+        write=tiny_patches.write_patchtsmixer,
+        counts={
+            "zero_shot": (MIXER_ALL, 0),
+            "head": (MIXER_ALL, PATCHTST_HEAD),
+            "decoder": "has an encoder and no decoder",
+            "bias": (MIXER_ALL, 16 + 2 * (16 + 8 + 4 + 4 + 16 + 32 + 16 + 16) + 8),
+            "lora": (MIXER_ALL + MIXER_LORA, MIXER_LORA),
+            "dora": (MIXER_ALL + MIXER_LORA + 2 * 80 + 8, MIXER_LORA + 2 * 80 + 8),
+            "full": (MIXER_ALL, MIXER_ALL),
+            "from_scratch": (MIXER_ALL, MIXER_ALL),
+        },
+        refused={
+            "conditional_columns": "cannot read 'dose'",  # the tiny checkpoint keeps its channels apart
+            "control_columns": "cannot read 'plan'",
+            "static_real_columns": "cannot read 'age'",
+            "static_categorical_columns": "cannot read 'site'",
+            "time_features": "cannot read 'hour_of_day'",
+        },
+        forecasts_quantiles=False,
     ),
 }
 BASELINES: dict[str, Family] = {

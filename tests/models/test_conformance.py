@@ -360,20 +360,31 @@ def test_a_merged_adapter_is_the_adapter(name: str, desk: Desk, tmp_path: Path) 
 
 @foundation
 def test_quantiles_ascend_around_the_forecast(name: str, desk: Desk, tmp_path: Path) -> None:
-    sections = {"forecast": {"quantiles": LEVELS, "method": "quantile_head"}, "training": {"max_steps": 4}}
+    """Those of the network where it has any, else those of its validation errors."""
+    own = FOUNDATION[name].forecasts_quantiles
+    method = "quantile_head" if own else "split_conformal"
+    sections = {"forecast": {"quantiles": LEVELS, "method": method}, "training": {"max_steps": 4}}
     model = desk.model(name, **sections)
     results = model.fit(output_dir=tmp_path / "run")
     assert "fine_tuned" in results["metrics"]
-    assert model.native_levels == model.quantile_levels == tuple(LEVELS)
+    assert model.quantile_levels == tuple(LEVELS)
+    assert model.native_levels == (tuple(LEVELS) if own else ())
     batch = some(desk.data(model))
     with torch.inference_mode():
-        native, final = model.native_quantiles(batch), model.forecast_quantiles(batch)
-    for found in (native, final):
+        native = model.native_quantiles(batch) if own else None
+        final = model.forecast_quantiles(batch)
+    for found in (native, final) if own else (final,):
         assert (found.shape, found.dtype) == ((4, tiny.PREDICTION, 1, len(LEVELS)), torch.float32)
         assert (found.diff(dim=-1) >= 0).all()
-    assert (native[..., -1] > native[..., 0]).any()
+        assert (found[..., -1] > found[..., 0]).any()
     table = load_model(tmp_path / "run").predict(tiny.series(rows=ROWS))
     assert list(table.columns[2:]) == ["load", *(f"load_q{level:g}" for level in LEVELS)]
+
+
+@pytest.mark.parametrize("name", [name for name, family in FOUNDATION.items() if not family.forecasts_quantiles])
+def test_quantiles_that_the_network_does_not_forecast_are_refused(name: str, desk: Desk) -> None:
+    with pytest.raises(ConfigError, match=r"forecasts points only; use forecast\.method=split_conformal"):
+        desk.built(name, forecast={"quantiles": LEVELS, "method": "quantile_head"})
 
 
 # Refusals

@@ -1,4 +1,4 @@
-"""Kernels forked from one process that holds the heavy libraries: each is a process of its own, without their import."""
+"""Kernels forked from a process that holds the heavy libraries: each one is new, and imports them in no time."""
 
 from __future__ import annotations
 

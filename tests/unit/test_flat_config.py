@@ -12,18 +12,7 @@ from pathlib import Path
 import pytest
 
 from tstune import ModelConfig, RunConfig, TTMConfig
-from tstune.config.flat import (
-    ALIASES,
-    FLAT_PATHS,
-    SWITCHES,
-    Chronos2Config,
-    ChronosBoltConfig,
-    ChronosT5Config,
-    TimeGPTConfig,
-    TimesFMConfig,
-    FlowStateConfig,
-    PatchTSTFMConfig,
-)
+from tstune.config.flat import ALIASES, FLAT_PATHS, SWITCHES, ModelConfig, TTMConfig
 from tstune.config.model_sections import FAMILIES, OWN
 from tstune.config.simple_manager import SimpleConfigManager
 from tstune.config.validation import leaf_paths, section_at
@@ -132,10 +121,7 @@ def other_value(default: object) -> object:
     raise AssertionError(default)
 
 
-CONFIGS = {
-    config.model_type: config
-    for config in ModelConfig.__subclasses__()
-}
+CONFIGS = {config.model_type: config for config in ModelConfig.__subclasses__()}
 SIMPLE = [
     (family, name)
     for family, config in CONFIGS.items()

@@ -160,6 +160,18 @@ class PatchTSTFMConfig(ModelConfig):
     model_type = "patchtst_fm"
 
 
+class PatchTSTConfig(ModelConfig):
+    """PatchTST, flat."""
+
+    model_type = "patchtst"
+
+
+class PatchTSMixerConfig(ModelConfig):
+    """PatchTSMixer, flat."""
+
+    model_type = "patchtsmixer"
+
+
 class TimeGPTConfig(ModelConfig):
     """TimeGPT, flat."""
 

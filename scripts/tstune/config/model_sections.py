@@ -142,6 +142,72 @@ class PatchTSTFMSection(ModelSection):
     """Dropout while tuning; null keeps the library's 0.1."""
 
 
+class PatchTSTSection(ModelSection):
+    """PatchTST: a transformer over patches that forecasts each channel alone.
+
+    The architecture keys (`patch_length` to `norm_type`) build a model from scratch. With pretrained weights they are
+    read from the checkpoint, and a value given here must agree with it.
+    """
+
+    type: Literal["patchtst"] = "patchtst"
+    """Model family."""
+    pretrained: str | None = None
+    """Folder of a checkpoint, Hub id (`ibm-granite/granite-timeseries-patchtst`), or null for random weights."""
+    patch_length: int | None = Field(None, ge=1)
+    """Steps per patch; 12 when built from scratch."""
+    patch_stride: int | None = Field(None, ge=1)
+    """Steps from one patch to the next; the patch length when built from scratch."""
+    d_model: int | None = Field(None, ge=2)
+    """Width; 128 when built from scratch."""
+    num_layers: int | None = Field(None, ge=1)
+    """Encoder layers; 3 when built from scratch."""
+    num_heads: int | None = Field(None, ge=1)
+    """Attention heads; 16 when built from scratch."""
+    ffn_dim: int | None = Field(None, ge=1)
+    """Width of a layer's hidden part; 512 when built from scratch."""
+    norm_type: Literal["batchnorm", "layernorm"] | None = None
+    """Normalisation in the layers; batchnorm, the published one, when built from scratch. Its statistics are those of
+    each process's own windows: with several processes, layernorm alone gives the numbers of one."""
+    dropout: float | None = Field(None, ge=0, lt=1)
+    """Dropout inside the layers; null keeps the checkpoint's (0.2 from scratch)."""
+    head_dropout: float | None = Field(None, ge=0, lt=1)
+    """Dropout before the forecast head; null keeps the checkpoint's (0.2 from scratch)."""
+
+
+class PatchTSMixerSection(ModelSection):
+    """PatchTSMixer: an MLP-mixer over patches.
+
+    The architecture keys (`patch_length` to `channel_mode`) build a model from scratch. With pretrained weights they
+    are read from the checkpoint, and a value given here must agree with it.
+    """
+
+    type: Literal["patchtsmixer"] = "patchtsmixer"
+    """Model family."""
+    pretrained: str | None = None
+    """Folder of a checkpoint, Hub id (`ibm-granite/granite-timeseries-patchtsmixer`), or null for random weights."""
+    patch_length: int | None = Field(None, ge=1)
+    """Steps per patch; 8 when built from scratch."""
+    patch_stride: int | None = Field(None, ge=1)
+    """Steps from one patch to the next; the patch length when built from scratch."""
+    d_model: int | None = Field(None, ge=1)
+    """Width; 48 when built from scratch."""
+    num_layers: int | None = Field(None, ge=1)
+    """Mixer layers; 3 when built from scratch."""
+    expansion_factor: int | None = Field(None, ge=1)
+    """Width of a mixer's hidden layer over its input; 3 when built from scratch."""
+    gated_attn: bool | None = None
+    """Gate after each mixer; true when built from scratch."""
+    self_attn: bool | None = None
+    """Self-attention across patches; false when built from scratch."""
+    channel_mode: Literal["auto", "common_channel", "mix_channel"] = "auto"
+    """`common_channel` forecasts each channel alone, `mix_channel` lets them exchange information and fixes how many
+    there are; `auto` is the checkpoint's, and from scratch mixes only if there are conditional columns."""
+    dropout: float | None = Field(None, ge=0, lt=1)
+    """Dropout inside the mixers; null keeps the checkpoint's (0.5 from scratch)."""
+    head_dropout: float | None = Field(None, ge=0, lt=1)
+    """Dropout before the forecast head; null keeps the checkpoint's (0.7 from scratch)."""
+
+
 class TimeGPTSection(ModelSection):
     """TimeGPT: a model behind Nixtla's paid service; readings leave this machine.
 
@@ -220,6 +286,8 @@ FAMILIES: dict[str, type[ModelSection]] = {
     "timesfm": TimesFMSection,
     "flowstate": FlowStateSection,
     "patchtst_fm": PatchTSTFMSection,
+    "patchtst": PatchTSTSection,
+    "patchtsmixer": PatchTSMixerSection,
     "timegpt": TimeGPTSection,
     "ensemble": EnsembleSection,
     OWN: OwnModelSection,
@@ -245,6 +313,8 @@ AnyModelSection = Annotated[
     | Annotated[TimesFMSection, Tag("timesfm")]
     | Annotated[FlowStateSection, Tag("flowstate")]
     | Annotated[PatchTSTFMSection, Tag("patchtst_fm")]
+    | Annotated[PatchTSTSection, Tag("patchtst")]
+    | Annotated[PatchTSMixerSection, Tag("patchtsmixer")]
     | Annotated[TimeGPTSection, Tag("timegpt")]
     | Annotated[EnsembleSection, Tag("ensemble")]
     | Annotated[OwnModelSection, Tag(OWN)],

@@ -5,11 +5,13 @@ from __future__ import annotations
 import warnings
 from abc import abstractmethod
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import ClassVar
 
 import torch
 from torch import nn
+from transformers import PreTrainedConfig
 
 from tstune.adapters import freeze_by_mode, part_of
 from tstune.data.pipeline import Preprocessor
@@ -28,7 +30,7 @@ class NetworkForecaster(BaseTimeSeriesFoundationModel):
 
     As it stands, one that forecasts points: the loss is `training.loss` in the network's normalised space. A target
     whose context is flat or empty weighs nothing: there is no scale to measure its loss in. Readings go in and come
-    out in original units; `data.scale` matters for the scores only.
+    out in original units; `data.scaling` matters for the scores only, unless the module says otherwise.
     """
 
     architecture: ClassVar[Architecture]
@@ -49,12 +51,19 @@ class NetworkForecaster(BaseTimeSeriesFoundationModel):
         """[batch, prediction, targets, levels or 1] beyond the steps of one forward pass, as the library does it."""
         raise TypeError(f"{type(self).__name__} forecasts no more than {self.module.native_length} steps")
 
-    def _load(self, pretrained: str | None = None, random_weights: bool = False) -> nn.Module:
-        """The network: with the weights of `pretrained` (None: the configured ones), or with random ones."""
+    def _load(self, roles: Roles, pretrained: str | None = None, random_weights: bool = False) -> nn.Module:
+        """The network for these channels, with the weights of `pretrained` (None: the configured) or random ones."""
         section = self.config.model
         if pretrained is not None:
             section = section.model_copy(update={"pretrained": pretrained, "revision": None})
-        return load_network(self.architecture, section, random_weights)
+        return load_network(self.architecture, section, random_weights, partial(self._fit_to, roles=roles))
+
+    def _fit_to(self, config: PreTrainedConfig, roles: Roles) -> None:
+        """Set what of the config depends on the run's channels, and refuse those it cannot have."""
+
+    def _freeze(self, mode: str) -> None:
+        """Let what the mode trains learn, and nothing else."""
+        freeze_by_mode(self.network, mode, self.parts, ())
 
     @property
     def network(self) -> nn.Module:
@@ -76,13 +85,13 @@ class NetworkForecaster(BaseTimeSeriesFoundationModel):
         self._check_roles(preprocessor.roles)
         quiet_transformers()
         self.fresh = []
-        self._wrap(self._load(random_weights=mode == "from_scratch"), preprocessor)
+        self._wrap(self._load(preprocessor.roles, random_weights=mode == "from_scratch"), preprocessor)
         self._check_mode()
         self._check_built()
         if mode in ("lora", "dora"):
             self.add_adapter()
         else:
-            freeze_by_mode(self.network, mode, self.parts, ())
+            self._freeze(mode)
         self.log_parameters()
 
     def forecast(self, batch: Batch) -> torch.Tensor:
@@ -92,9 +101,8 @@ class NetworkForecaster(BaseTimeSeriesFoundationModel):
     def window_losses(self, module: nn.Module, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
         """`training.loss` in the network's normalised space, per window."""
         values, loc, scale = module(batch)
-        return window_losses(
-            values[..., 0].float(), self._truth(batch, loc, scale), self._weighing(batch), self.config.training.loss
-        )
+        truth, observed, training = self._truth(batch, loc, scale), self._weighing(batch), self.config.training
+        return window_losses(values[..., 0].float(), truth, observed, training.loss, training.huber_delta)
 
     def evaluation_batch_size(self, device: torch.device) -> int:
         """Windows per forward pass when nothing is trained; `auto` keeps to `max_series`."""
@@ -117,19 +125,25 @@ class NetworkForecaster(BaseTimeSeriesFoundationModel):
 
         With a quantised base these are the weights before packing; the adapter lies beside them.
         """
-        network = self.network if self.config.model.quantization == "none" else self._load()
+        network = self.network if self.config.model.quantization == "none" else self._load(self.preprocessor.roles)
         network.save_pretrained(folder / MODEL_FOLDER)
 
     def load_weights(self, folder: Path) -> None:
         """Read `model/`; every tensor must be there."""
         quiet_transformers()
-        self._wrap(self._load(str(weights_folder(folder))), self.preprocessor)
+        self._wrap(self._load(self.preprocessor.roles, str(weights_folder(folder))), self.preprocessor)
         # torch picks its kernel by requires_grad: frozen as it was saved, the forecast is the same bit for bit
         mode = self.config.tuning.mode
-        freeze_by_mode(self.network, "zero_shot" if mode in ("lora", "dora") else mode, self.parts, ())
+        self._freeze("zero_shot" if mode in ("lora", "dora") else mode)
 
     def _check_built(self) -> None:
         """Refuse, or warn of, settings that do not suit the network that was loaded."""
+        section = self.config.forecast
+        if section.method == "quantile_head" and section.quantiles and not self.module.levels:
+            raise ConfigError(
+                f"forecast.method=quantile_head: {self.architecture.title} forecasts points only; use "
+                "forecast.method=split_conformal"
+            )
         if self.config.model.prediction_length > self.module.native_length:
             logger.warning(
                 "model.prediction_length=%d is more than the %d steps of one forward pass: longer forecasts are rolled "

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError, safe_open
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.utils import cached_file
@@ -23,6 +24,8 @@ _FAMILY_OF = {
     "TimesFm2_5ModelForPrediction": "timesfm",
     "FlowStateForPrediction": "flowstate",
     "PatchTSTFMForPrediction": "patchtst_fm",
+    "PatchTSTForPrediction": "patchtst",
+    "PatchTSMixerForPrediction": "patchtsmixer",
 }
 """Architecture that a config.json names -> the family that reads it."""
 
@@ -51,13 +54,19 @@ class Architecture:
     dropout_key: str | None = "dropout_rate"
 
 
-def load_network(architecture: Architecture, section: ModelSection, random_weights: bool = False) -> PreTrainedModel:
+def load_network(
+    architecture: Architecture,
+    section: ModelSection,
+    random_weights: bool = False,
+    fit: Callable[[PreTrainedConfig], None] | None = None,
+) -> PreTrainedModel:
     """Load a checkpoint in float32.
 
     Args:
         architecture: of the family.
         section: weights, context length and dropout.
         random_weights: keep the checkpoint's architecture, not its weights.
+        fit: sets what of the config depends on the run, before the network is made.
 
     Raises:
         ConfigError: there is no checkpoint, so no architecture.
@@ -75,12 +84,14 @@ def load_network(architecture: Architecture, section: ModelSection, random_weigh
         _check_class(architecture, name, values)
         architecture.check(section, values)
         config = architecture.config_class.from_pretrained(name, revision=revision)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, StrictDataclassError) as error:
         if isinstance(error, CheckpointError):
             raise
         raise CheckpointError(not_found(name, error)) from None
     if architecture.dropout_key is not None and getattr(section, "dropout", None) is not None:
         setattr(config, architecture.dropout_key, section.dropout)
+    if fit is not None:
+        fit(config)
     if random_weights:
         return architecture.network_class(config)
     try:

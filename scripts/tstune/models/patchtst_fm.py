@@ -99,8 +99,8 @@ class PatchTSTFMForecaster(QuantileForecaster):
         "PatchTST-FM", PatchTSTFMForPrediction, PatchTSTFMConfig, _check_values, dropout_key=None
     )
 
-    def _load(self, pretrained: str | None = None, random_weights: bool = False) -> nn.Module:
-        network = super()._load(pretrained, random_weights)
+    def _load(self, roles: Roles, pretrained: str | None = None, random_weights: bool = False) -> nn.Module:
+        network = super()._load(roles, pretrained, random_weights)
         if self.config.model.dropout is not None:  # the library's configuration has no key for it
             for part in network.modules():
                 if isinstance(part, nn.Dropout):

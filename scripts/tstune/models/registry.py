@@ -22,6 +22,8 @@ _MODELS = {
     "timesfm": "tstune.models.timesfm:TimesFMForecaster",
     "flowstate": "tstune.models.flowstate:FlowStateForecaster",
     "patchtst_fm": "tstune.models.patchtst_fm:PatchTSTFMForecaster",
+    "patchtst": "tstune.models.patchtst:PatchTSTForecaster",
+    "patchtsmixer": "tstune.models.patchtsmixer:PatchTSMixerForecaster",
     "timegpt": "tstune.models.timegpt:TimeGPTForecaster",
     "persistence": "tstune.models.baselines:Persistence",
     "seasonal_naive": "tstune.models.baselines:SeasonalNaive",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -43,18 +43,18 @@ class MachinePaths:
         return text
 
 
-def read_machine_paths(file: Path, hub_ids: Collection[str]) -> MachinePaths:
+def read_machine_paths(file: Path, hub_ids: Callable[[], Collection[str]]) -> MachinePaths:
     """Read the YAML of ``data: {source: path}`` and ``weights: {hub id: folder}``; paths are relative to the file.
 
     Args:
         file: the YAML.
-        hub_ids: what the recipes take from the Hub.
+        hub_ids: returns what the recipes take from the Hub; asked only where the file names weights.
 
     Raises:
         ConfigError: an unknown name, or a path that is not there.
     """
     tree = resolve(read_yaml(file), file)
-    sections = {"data": available_sources(), "weights": sorted(hub_ids)}
+    sections = {"data": available_sources(), "weights": sorted(hub_ids()) if tree.get("weights") else []}
     found: dict[str, dict[str, str]] = {}
     for section, entries in tree.items():
         if section not in sections:

@@ -23,6 +23,7 @@ _COMPOSED = "hydra"  # pieces of recipes
 _SCRIPTS = {
     "chronos_bolt": "finetune_chronos.py",
     "chronos2": "finetune_chronos.py",
+    "chronos_t5": "finetune_chronos.py",
     "timegpt": "finetune_timegpt.py",
 }
 

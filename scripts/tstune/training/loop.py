@@ -36,6 +36,7 @@ from tstune.training.checkpoint import (
 from tstune.training.contract import Checkpoints, Progress, Trainable, TrainingObserver, TrainingResult
 from tstune.training.lr_finder import LearningRateCurve, find_learning_rate
 from tstune.training.optim import build_optimizer, learning_rate_factor
+from tstune.training.running_statistics import running_statistics, share_running_statistics
 from tstune.training.state_files import load_training_state, save_training_state
 from tstune.training.weight_average import WeightAverage
 
@@ -249,12 +250,14 @@ class _Run:
 
     def _validate(self) -> None:
         progress, paused = self.progress, time.perf_counter()
+        share_running_statistics(self.bare, self.manager)
         with self.average.applied() if self.average else nullcontext():
             loss = validation_loss(self.model, self.module, self.validation, self.manager)
             if not math.isfinite(loss):
                 raise TrainingError(_diverged("validation loss", loss, progress.step, self.learning_rate))
             if self.best.update(loss, progress.step):
-                self.best.state = whole_parameters(learning_parameters(self.bare))
+                changing = [*learning_parameters(self.bare), *running_statistics(self.bare)]
+                self.best.state = whole_parameters(changing)
         progress.seconds_validating += time.perf_counter() - paused
         self.history.add(step=progress.step, epoch=progress.epoch, validation_loss=loss, best_step=self.best.best_step)
         if self.show_progress:

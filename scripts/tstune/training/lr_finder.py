@@ -16,7 +16,9 @@ from tstune.data.windows import window_loader
 from tstune.errors import TrainingError
 from tstune.runtime.distributed import DistributedManager
 from tstune.runtime.logs import logger
+from tstune.runtime.sharding import learning_parameters
 from tstune.training.optim import build_optimizer
+from tstune.training.running_statistics import running_statistics
 
 if TYPE_CHECKING:
     from tstune.training.contract import Trainable
@@ -48,7 +50,8 @@ def find_learning_rate(
         TrainingError: the loss falls at no rate.
     """
     module = model.module
-    before = {name: value.detach().clone() for name, value in module.named_parameters() if value.requires_grad}
+    changing = [*learning_parameters(module), *running_statistics(module)]
+    before = [(value, value.detach().clone()) for _, value in changing]
     rates, losses = [], []
     with torch.random.fork_rng():
         torch.manual_seed(seed)
@@ -80,9 +83,8 @@ def find_learning_rate(
                     step = NUM_STEPS
                     break
     with torch.no_grad():
-        for name, value in module.named_parameters():
-            if name in before:
-                value.copy_(before[name])
+        for value, old in before:
+            value.copy_(old)
     curve = LearningRateCurve(rates, losses, _valley(rates, losses))
     logger.info("learning-rate finder: %.2e after %d steps", curve.suggestion, len(rates))
     return curve

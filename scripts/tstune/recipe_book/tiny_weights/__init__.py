@@ -13,6 +13,12 @@ _WRITERS = {
     "ttm": "tstune.recipe_book.tiny_weights.ttm:write_for",
     "chronos_bolt": "tstune.recipe_book.tiny_weights.chronos:write_bolt_for",
     "chronos2": "tstune.recipe_book.tiny_weights.chronos:write_chronos2_for",
+    "chronos_t5": "tstune.recipe_book.tiny_weights.chronos_t5:write_for",
+    "timesfm": "tstune.recipe_book.tiny_weights.timesfm:write_for",
+    "patchtst": "tstune.recipe_book.tiny_weights.patches:write_patchtst_for",
+    "patchtsmixer": "tstune.recipe_book.tiny_weights.patches:write_patchtsmixer_for",
+    "flowstate": "tstune.recipe_book.tiny_weights.granite:write_flowstate_for",
+    "patchtst_fm": "tstune.recipe_book.tiny_weights.granite:write_patchtst_fm_for",
 }
 
 

@@ -1,0 +1,87 @@
+"""PatchTSMixer (transformers): an MLP-mixer over patches; its channels are apart, or mixed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import ClassVar
+
+from transformers import PatchTSMixerConfig, PatchTSMixerForPrediction, PreTrainedConfig
+
+from tstune.data.table import Roles
+from tstune.errors import CheckpointError, ConfigError
+from tstune.models.patch_forecaster import PatchArchitecture, PatchForecaster, patch_architecture
+
+# Architecture of granite-tsfm's example on ETTh1, 512-96, for models built from scratch.
+PATCHES = PatchArchitecture(
+    names={
+        "patch_length": "patch_length",
+        "patch_stride": "patch_stride",
+        "d_model": "d_model",
+        "num_layers": "num_layers",
+        "expansion_factor": "expansion_factor",
+        "gated_attn": "gated_attn",
+        "self_attn": "self_attn",
+    },
+    defaults={
+        "patch_length": 8,
+        "d_model": 48,
+        "num_layers": 3,
+        "expansion_factor": 3,
+        "gated_attn": True,
+        "self_attn": False,
+        "dropout": 0.5,
+        "head_dropout": 0.7,
+    },
+    constants={"scaling": "std", "loss": "mse"},
+    dropouts={"dropout": ("dropout",), "head_dropout": ("head_dropout",)},
+    mask_name="observed_mask",
+)
+
+
+class PatchTSMixerForecaster(PatchForecaster):
+    """PatchTSMixer behind the common interface; where it mixes channels it reads past-only columns beside targets."""
+
+    model_type = "patchtsmixer"
+    block_classes: ClassVar[tuple[str, ...]] = ("PatchTSMixerLayer",)
+    patches = PATCHES
+    architecture = patch_architecture(
+        "PatchTSMixer", PatchTSMixerForPrediction, PatchTSMixerConfig, PATCHES, scalings=("std", True)
+    )
+
+    def _check_roles(self, roles: Roles) -> None:
+        others = (*roles.control, *roles.statics, *roles.time_features)
+        if others:
+            raise ConfigError(
+                f"model.type=patchtsmixer reads the past only and cannot read {others[0]!r}: leave control, static "
+                "columns and time features out of data (a control column may be one of data.conditional_columns), or "
+                "use model.type chronos2 or ttm"
+            )
+
+    def _check_sizes(self, options: Mapping[str, object]) -> None:
+        """Any fit."""
+
+    def _scratch_options(self, roles: Roles) -> dict[str, object]:
+        asked = self.config.model.channel_mode
+        mode = ("mix_channel" if roles.conditional else "common_channel") if asked == "auto" else asked
+        return super()._scratch_options(roles) | {"mode": mode}
+
+    def _fit_to(self, config: PreTrainedConfig, roles: Roles) -> None:
+        name, channels, asked = self.config.model.pretrained, len(roles.channels), self.config.model.channel_mode
+        if asked not in ("auto", config.mode):
+            raise CheckpointError(
+                f"model.pretrained={name} has mode {config.mode}, the run asks for {asked}; leave out "
+                "model.channel_mode, or set model.pretrained=null to build it from scratch"
+            )
+        if roles.conditional and config.mode != "mix_channel":
+            raise ConfigError(
+                f"model.type=patchtsmixer with mode {config.mode} forecasts each channel alone and cannot read "
+                f"{roles.conditional[0]!r} of data.conditional_columns: leave them out, or build a model that mixes "
+                "with model.pretrained=null and model.channel_mode=mix_channel"
+            )
+        if config.mode == "mix_channel" and config.num_input_channels != channels:
+            raise CheckpointError(
+                f"model.pretrained={name} mixes {config.num_input_channels} channels, the run has {channels}; give as "
+                "many columns in its order, or use a checkpoint with mode common_channel"
+            )
+        config.prediction_channel_indices = list(range(roles.num_targets)) if roles.conditional else None
+        super()._fit_to(config, roles)
