@@ -56,7 +56,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(publication.preview(args.to_folder, args.private))
             return EXIT_OK
         where = publication.publish(args.to_folder, args.private, args.overwrite)
-    print(f"{publication.summary}: {where}")
+        print(f"{publication.summary}: {where}")
     return EXIT_OK
 
 

@@ -8,64 +8,9 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-import tiny
+from tstune.recipe_book.tiny_weights.patches import write_patchtsmixer, write_patchtst
 
-SHARED = {
-    "context_length": tiny.CONTEXT,
-    "prediction_length": tiny.PREDICTION,
-    "patch_length": 8,
-    "patch_stride": 8,
-    "d_model": 16,
-    "num_input_channels": 7,
-    "head_dropout": 0.1,
-    "scaling": "std",
-    "loss": "mse",
-}
-# The smallest networks with every part of the published ones, for seven channels as those.
-PATCHTST = SHARED | {
-    "num_hidden_layers": 2,
-    "num_attention_heads": 2,
-    "ffn_dim": 32,
-    "ff_dropout": 0.1,
-    "pooling_type": None,
-    "norm_type": "batchnorm",
-}
-PATCHTSMIXER = SHARED | {"num_layers": 2, "expansion_factor": 2, "dropout": 0.1, "gated_attn": True}
-
-
-def write_patchtst(folder: Path, seed: int = 0, **changes: object) -> Path:
-    """Save a PatchTST; keywords change its config. Batch normalisation has statistics as if it had been trained."""
-    import torch
-    from transformers import PatchTSTConfig, PatchTSTForPrediction
-
-    torch.manual_seed(seed)
-    model = PatchTSTForPrediction(PatchTSTConfig(**PATCHTST | changes))
-    for part in model.modules():
-        if isinstance(part, torch.nn.BatchNorm1d):
-            torch.nn.init.uniform_(part.running_mean, -0.2, 0.2)
-            torch.nn.init.uniform_(part.running_var, 0.5, 1.5)
-    return _save(model, folder)
-
-
-def write_patchtsmixer(folder: Path, seed: int = 0, **changes: object) -> Path:
-    """Save a PatchTSMixer; keywords change its config."""
-    import torch
-    from transformers import PatchTSMixerConfig, PatchTSMixerForPrediction
-
-    torch.manual_seed(seed)
-    return _save(PatchTSMixerForPrediction(PatchTSMixerConfig(**PATCHTSMIXER | changes)), folder)
-
-
-def _save(model: object, folder: Path) -> Path:
-    """With weights that a forecast depends on: the library begins with ones of 0.02."""
-    import torch
-
-    for name, value in model.named_parameters():
-        if name.endswith("weight") and value.dim() == 2:
-            torch.nn.init.normal_(value, std=value.shape[1] ** -0.5)
-    model.save_pretrained(folder)
-    return folder
-
+__all__ = ["WRITERS", "write_patchtsmixer", "write_patchtst"]
 
 WRITERS = {"patchtst": write_patchtst, "patchtsmixer": write_patchtsmixer}
 

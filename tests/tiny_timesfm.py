@@ -8,37 +8,9 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-import tiny
+from tstune.recipe_book.tiny_weights.timesfm import HORIZON, LEVELS, PATCH, write
 
-LEVELS = [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9]
-HORIZON, PATCH = 8, 8
-
-# The smallest network with every part of the real one; its quantile head covers fewer steps than the other head.
-WIDTHS = {
-    "patch_length": PATCH,
-    "context_length": 2 * tiny.CONTEXT,
-    "horizon_length": HORIZON,
-    "output_quantile_len": 6,
-    "hidden_size": 16,
-    "intermediate_size": 24,
-    "head_dim": 8,
-    "num_attention_heads": 2,
-    "num_key_value_heads": 2,
-    "num_hidden_layers": 2,
-    "quantiles": LEVELS,
-    "initializer_range": 0.2,
-}
-
-
-def write(folder: Path, seed: int = 0, **changes: object) -> Path:
-    """Save a TimesFM 2.5; keywords change its config."""
-    import torch
-    from transformers import TimesFm2_5Config, TimesFm2_5ModelForPrediction
-
-    torch.manual_seed(seed)
-    TimesFm2_5ModelForPrediction(TimesFm2_5Config(**WIDTHS | changes)).save_pretrained(folder)
-    return folder
-
+__all__ = ["HORIZON", "LEVELS", "PATCH", "write"]
 
 if __name__ == "__main__":
     print(write(Path(sys.argv[1])))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from documented import MAKEFILE, PLACEHOLDER, READMES, ROOT, RUN_README, SCRIPTS, SOURCES, commands, num_mentions, parse
 
+from tstune.comparison.members import load_comparison
 from tstune.config.hydra_manager import HydraConfigManager
 from tstune.config.simple_manager import SimpleConfigManager
 
@@ -47,6 +48,8 @@ def test_command_parses_and_its_run_is_valid(command, monkeypatch):
     config = hydra or getattr(arguments, "config", None)
     if config is None:
         assert command.launcher == "python", "a script without a recipe needs no launcher"
+    elif "scripts/compare_models.py" in command.words:
+        assert load_comparison(config, [o for o in arguments.overrides if o != PLACEHOLDER]).config.output_dir
     elif config != PLACEHOLDER:
         manager = HydraConfigManager() if hydra else SimpleConfigManager()
         run = manager.load_config(config, [o for o in arguments.overrides if o != PLACEHOLDER])

@@ -1,4 +1,4 @@
-"""The examples of README.md and docs/data.md are run as they stand, on tables with the columns shown there, with fewer steps."""
+"""The examples of README.md and docs/data.md run as they stand, on tables with the columns shown, in fewer steps."""
 
 from __future__ import annotations
 

@@ -25,7 +25,7 @@ from tstune.models.registry import load_model
 
 ROOT = Path(__file__).resolve().parents[2]
 KINDS = ["plain", "covariates", "lora", "quantile_head", "chronos_bolt", "chronos2"]
-FAST = {("onnx", "plain"), ("onnx", "covariates"), ("torch_export", "lora")}
+FAST = {("onnx", "plain")}
 
 
 @pytest.fixture(scope="module")
@@ -71,6 +71,7 @@ def test_the_file_forecasts_what_pytorch_does(form, kind, exported, run_of):
         assert place.encode() not in found.path.read_bytes()
 
 
+@pytest.mark.slow
 def test_the_file_says_what_it_reads(exported):
     session = onnxruntime.InferenceSession(str(exported("covariates", "onnx").path))
     facts = {key: json.loads(value) for key, value in session.get_modelmeta().custom_metadata_map.items()}
@@ -134,6 +135,7 @@ def test_the_consumer_example_needs_onnxruntime_alone(exported, run_of, readings
     assert table["load"].to_numpy() == pytest.approx(expected["load"].to_numpy(), rel=1e-5)
 
 
+@pytest.mark.slow
 def test_a_file_that_forecasts_something_else_is_not_kept(run_of, tmp_path, monkeypatch):
     model = load_model(run_of("plain"))
     runner = RUNNERS["torch_export"]

@@ -18,6 +18,7 @@ import publish_model as script
 from tstune.errors import ConfigError, OutputError
 from tstune.export.examples import make_examples
 from tstune.models.registry import load_model
+from tstune.registry import open_registry
 from tstune.sharing.privacy import require_clean
 from tstune.sharing.publish import prepare
 
@@ -44,11 +45,16 @@ def forecasts(first: Path, second: Path) -> list[torch.Tensor]:
     return found
 
 
-@pytest.mark.parametrize("kind", ["plain", "covariates", "lora", "chronos_bolt", "chronos2"])
+SLOW = [pytest.param(kind, marks=pytest.mark.slow) for kind in ("covariates", "chronos_bolt", "per_item")]
+
+
+@pytest.mark.parametrize("kind", ["plain", "lora", "chronos2", *SLOW])
 def test_a_published_folder_is_the_same_model(kind, run_of, tmp_path):
     folder = publish(run_of(kind), tmp_path / "published", "--licence", "apache-2.0")
     extra = {"uncertainty.json", "uncertainty.safetensors"} if kind in ("lora", "chronos_bolt") else set()
-    assert names(folder) - {"generation_config.json"} - extra == BASE
+    found = {name for name in names(folder) if not name.startswith("adapters/")}
+    assert found - {"generation_config.json"} - extra == BASE
+    assert (folder / "adapters/index.json").is_file() == (kind == "per_item")
     assert extra <= names(folder)
     found = forecasts(run_of(kind), folder)
     for one, other in zip(found[::2], found[1::2], strict=True):
@@ -70,7 +76,7 @@ def test_ttm_loads_with_granite_tsfm(run_of, tmp_path):
         assert torch.allclose(theirs, model.forecast(batch), rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("kind", ["chronos_bolt", "chronos2"])
+@pytest.mark.parametrize("kind", [pytest.param("chronos_bolt", marks=pytest.mark.slow), "chronos2"])
 def test_chronos_loads_with_its_pipeline(kind, run_of, tmp_path):
     from chronos import Chronos2Pipeline, ChronosBoltPipeline
 
@@ -178,6 +184,16 @@ def test_a_dry_run_shows_everything_and_writes_nothing(run_of, tmp_path, capsys)
     assert "the licence of the weights is unknown" in printed
 
 
+def test_a_registered_version_is_published(run_of, tmp_path):
+    place = str(tmp_path / "registry")
+    open_registry(place).register(run_of("plain"), "cgm")
+    target = tmp_path / "published"
+    assert script.main(["registry:cgm:1", "--registry", place, "--to-folder", str(target)]) == 0
+    weights = "model.safetensors"
+    assert (target / weights).read_bytes() == (run_of("plain") / "model" / weights).read_bytes()
+    assert names(target) >= BASE
+
+
 def test_a_folder_is_not_overwritten_unasked(run_of, tmp_path, capsys):
     folder = publish(run_of("plain"), tmp_path / "published")
     before = tiny.snapshot(folder)
@@ -190,7 +206,11 @@ def test_a_folder_is_not_overwritten_unasked(run_of, tmp_path, capsys):
 
 def test_what_has_no_weights_is_refused(run_of, tmp_path, capsys):
     run = shutil.copytree(run_of("plain"), tmp_path / "run")
-    for model_type, reason in {"timegpt": "lie with Nixtla", "ensemble": "publish its members"}.items():
+    for model_type, reason in {
+        "timegpt": "lie with Nixtla",
+        "ensemble": "publish its members",
+        "ridge": "nothing to publish",
+    }.items():
         saved = tiny.read_json(run / "preprocessor.json") | {"model_type": model_type}
         (run / "preprocessor.json").write_text(json.dumps(saved))
         assert script.main([str(run), "--to-folder", str(tmp_path / "out")]) == 2

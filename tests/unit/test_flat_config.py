@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tstune import ModelConfig, RunConfig, TTMConfig
-from tstune.config.flat import ALIASES, FLAT_PATHS, SWITCHES, ModelConfig, TTMConfig
+from tstune.config.flat import ALIASES, FLAT_PATHS, SWITCHES
 from tstune.config.model_sections import FAMILIES, OWN
 from tstune.config.simple_manager import SimpleConfigManager
 from tstune.config.validation import leaf_paths, section_at

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from tstune.config.schema import RunConfig
 from tstune.errors import ConfigError
+from tstune.evaluation.report.numbers import MISSING
 from tstune.evaluation.scoreboard import OURS
 from tstune.recipe_book.journal import Attempt
 from tstune.recipe_book.machine import MachinePaths
@@ -96,12 +97,14 @@ def row_of_run(recipe: Recipe, folder: Path, attempt: Attempt | None) -> Row:
 
 def row_of_attempt(recipe: Recipe, attempt: Attempt, machine: MachinePaths) -> Row:
     """The row of a recipe that left no run folder."""
-    config = recipe.load()
+    try:
+        config = recipe.load()
+        what = {"model": _model(recipe, config), "data": _data(config, None), "mode": _mode(recipe, config)}
+    except ConfigError:  # that is its reason
+        what = dict.fromkeys(("model", "data", "mode"), MISSING)
     return Row(
         recipe=recipe.name,
-        model=_model(recipe, config),
-        data=_data(config, None),
-        mode=_mode(recipe, config),
+        **what,
         changed=tuple(attempt.overrides),
         seconds=attempt.seconds,
         peak_memory_mib=attempt.peak_memory_mib,

@@ -10,9 +10,8 @@ import yaml
 
 import tstune
 from tstune.sharing.published_files import BUILTIN, Base, Published
-from tstune.sharing.run import FinishedRun
+from tstune.sharing.run import LIBRARIES, FinishedRun
 
-LIBRARIES = {"ttm": "granite-tsfm", "chronos_bolt": "chronos-forecasting", "chronos2": "chronos-forecasting"}
 _LICENCES = {
     "apache-2.0", "mit", "bsd-3-clause", "bsd-2-clause", "gpl-3.0", "lgpl-3.0", "agpl-3.0", "mpl-2.0", "unlicense",
     "cc0-1.0", "cc-by-4.0", "cc-by-sa-4.0", "cc-by-nc-4.0", "cc-by-nd-4.0", "cc-by-nc-sa-4.0", "cc-by-nc-nd-4.0",

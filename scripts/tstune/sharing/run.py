@@ -14,6 +14,18 @@ _WITHOUT_WEIGHTS = {
     "timegpt": "its weights lie with Nixtla's service",
     "ensemble": "it is an average of saved models; publish its members",
 }
+LIBRARIES = {
+    "ttm": "granite-tsfm",
+    "flowstate": "granite-tsfm",
+    "patchtst_fm": "granite-tsfm",
+    "chronos_bolt": "chronos-forecasting",
+    "chronos2": "chronos-forecasting",
+    "chronos_t5": "chronos-forecasting",
+    "timesfm": "transformers",
+    "patchtst": "transformers",
+    "patchtsmixer": "transformers",
+}
+"""Family that can be published -> the library in whose format its weights are."""
 _GLUCOSE_UNITS = ("mg/dL", "mmol/L")
 
 
@@ -53,7 +65,7 @@ class FinishedRun:
             raise ConfigError(
                 f"{folder} is a {model_type} model, which cannot be published: {_WITHOUT_WEIGHTS[model_type]}"
             )
-        if not (folder / "model" / "config.json").is_file():
+        if model_type not in LIBRARIES or not (folder / "model" / "config.json").is_file():
             raise ConfigError(
                 f"{folder} is a {model_type} model without weights in the format of a library, so there is nothing to "
                 "publish; give a run of a pretrained family such as ttm, chronos_bolt or chronos2"

@@ -54,5 +54,6 @@ def write_flowstate_for(folder: Path, context_length: int, prediction_length: in
 
 
 def write_patchtst_fm_for(folder: Path, context_length: int, prediction_length: int) -> Path:
-    """Save a PatchTST-FM of these lengths."""
-    return write_patchtst_fm(folder, context_length=context_length, prediction_length=prediction_length)
+    """Save a PatchTST-FM of these lengths; its window holds both."""
+    whole = context_length + prediction_length
+    return write_patchtst_fm(folder, context_length=whole, prediction_length=prediction_length)
