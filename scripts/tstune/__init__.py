@@ -54,7 +54,7 @@ _PUBLIC = {
     "CompositeTracker": "tstune.tracking.composite",
     "ModelRegistry": "tstune.registry.interfaces",
     "LocalModelRegistry": "tstune.registry.local_registry",
-    "open_registry": "tstune.registry.open_registry",
+    "open_registry": "tstune.registry",
     "DistributedManager": "tstune.runtime.distributed",
     "TstuneError": "tstune.errors",
     "LeakError": "tstune.errors",

@@ -16,6 +16,7 @@ import pytest
 import tiny
 from safetensors.torch import load_file
 
+from tstune.config.model_sections import FAMILIES
 from tstune.config.validation import validate
 from tstune.models.registry import available_models, load_model
 from tstune.runtime.distributed import DistributedManager
@@ -33,6 +34,8 @@ BASE = {
     "evaluation": {"batch_size": 10, "baselines": [], "report": False},
     "data": {"train_fraction": (WINDOWS + 0.5) / 402, "train_fraction_from": "uniform"},
 }
+# batch statistics are those of each process's own windows: several do not give the numbers of one
+WRITTEN_WITH = {"patchtst": {"norm_type": "layernorm"}}
 families = pytest.mark.parametrize("family", FOUNDATION)
 
 
@@ -41,16 +44,18 @@ def runs(tmp_path_factory: pytest.TempPathFactory, launch_probe: Callable[..., s
     """Folders `alone` and `together`, each with a run of every family and a record of every rank."""
     desk = tmp_path_factory.mktemp("families")
     tiny.write_series(desk / "series.csv")
-    checkpoints = {name: family.write(desk / "weights" / name) for name, family in FOUNDATION.items()}
+    checkpoints = {
+        name: family.write(desk / "weights" / name, **WRITTEN_WITH.get(name, {})) for name, family in FOUNDATION.items()
+    }
     paths: dict[str, list[Path]] = {"alone": [], "together": []}
     for (where, found), ranks in zip(paths.items(), (1, 2), strict=True):
         (desk / where).mkdir()
         for name, checkpoint in checkpoints.items():
-            sections = tiny.merged(BASE, {"model": {"type": name, "dropout": 0.0}})  # it is drawn per rank
+            keys = FAMILIES[name].model_fields
+            drawn_per_rank = {key: 0.0 for key in ("dropout", "head_dropout") if key in keys}
+            sections = tiny.merged(BASE, {"model": {"type": name} | drawn_per_rank})
             sections["training"] |= {"per_device_batch_size": 32 // ranks}
             values = tiny.recipe(desk / "series.csv", desk / where / name, checkpoint, **sections)
-            if name == "ttm":
-                values["model"]["head_dropout"] = 0.0
             found.append(tiny.write_recipe(desk / where / f"{name}.yaml", values))
     done = launch_probe("ddp", "strategy_probe.py", desk / "together", *paths["together"], num_processes=2)
     assert done.returncode == 0, done.stderr
@@ -97,6 +102,8 @@ def test_the_numbers_are_those_of_one_process(family: str, runs: Path) -> None:
     given, expected = (load_file(runs / where / family / "model/model.safetensors") for where in ("together", "alone"))
     assert given.keys() == expected.keys()
     for name, tensor in given.items():
+        if name.endswith("k_proj.bias"):
+            continue  # moves every score of a query alike, so its gradient is nothing but rounding
         # by its norm: where a gradient is nothing but rounding, Adam makes a whole step of it
         assert (tensor.double() - expected[name].double()).norm() <= 2e-2 * expected[name].double().norm() + 1e-6, name
 

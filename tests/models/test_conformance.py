@@ -16,6 +16,7 @@ import tiny
 import torch
 from families import ALL, FOUNDATION, MEMBERS, SERVICES
 from timegpt_server import running_service
+from tsfm_public import TinyTimeMixerForPrediction
 
 from tstune.config.schema import TuningMode
 from tstune.config.validation import validate
@@ -280,6 +281,21 @@ def test_a_folder_of_another_family_is_refused(name: str, desk: Desk, tmp_path: 
     other = "persistence" if name == "ttm" else "ttm"
     with pytest.raises(CheckpointError, match=f"holds a {name} model, not {other}"):
         model_class(other).load(tmp_path / "saved")
+
+
+@foundation
+def test_the_library_of_the_family_loads_what_we_save_and_the_reverse(name: str, desk: Desk) -> None:
+    """With its own from_pretrained, tensor by tensor; forecasts are compared in the tests of each library."""
+    library = TinyTimeMixerForPrediction if name == "ttm" else model_class(name).architecture.network_class
+    untuned, tuned = desk.built(name, tuning={"mode": "zero_shot"}), desk.trained(name)
+    for folder, network in ((desk.checkpoints[name], untuned.network), (tuned.folder / "model", tuned.model.network)):
+        theirs, report = library.from_pretrained(folder, output_loading_info=True)
+        assert not report["missing_keys"]
+        assert not report["unexpected_keys"]
+        ours, theirs = network.state_dict(), theirs.state_dict()
+        assert [key for key in theirs if not torch.equal(theirs[key], ours[key])] == []
+    size = sum(path.stat().st_size for path in desk.checkpoints[name].iterdir())
+    assert size <= 150_000, "tests build it anew each time"
 
 
 # Tuning

@@ -24,6 +24,10 @@ def test_the_notebooks_are_found():
         "03_zero_shot_and_baselines.ipynb",
         "04_tuning_modes_and_lora.ipynb",
         "05_evaluation.ipynb",
+        "06_your_own_csv.ipynb",
+        "07_scale_up.ipynb",
+        "08_sweeps_tracking_registry.ipynb",
+        "09_your_own_model.ipynb",
     ]
 
 

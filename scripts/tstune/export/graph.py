@@ -106,8 +106,12 @@ def require_exportable(model: BaseTimeSeriesFoundationModel) -> None:
     config = model.config
     if model.module is None:
         raise ConfigError(
-            f"a {model.model_type} model has no network of its own to export; export a ttm, chronos_bolt or chronos2 "
-            "model, or use scripts/predict_forecast.py"
+            f"a {model.model_type} model has no network of its own to export; use scripts/predict_forecast.py"
+        )
+    if model.model_type == "chronos_t5":
+        raise ConfigError(
+            "a chronos_t5 model draws its forecast token by token, which is no single graph; use "
+            "scripts/predict_forecast.py or scripts/serve_forecasts.py"
         )
     if config.model.quantization != "none":
         raise ConfigError(

@@ -65,10 +65,10 @@ class FlowStateModule(NetworkModule):
 
     def encode(self, batch: Batch) -> Batch:
         """First half: features [batch, targets, positions, width], and what `normalise` and `has_scale` need."""
-        parts, shape = self._parts, (len(batch["past_values"]), 1, self.num_targets)
+        parts, shape = self._parts, (batch["past_values"].shape[0], 1, self.num_targets)
         context = as_series(observed_or_nan(batch)[..., : self.num_targets])
         series = torch.stack((torch.nan_to_num(context), context.isnan().to(context.dtype)), dim=-1)
-        ahead = torch.tensor((0.0, 1.0), device=series.device).expand(len(series), self.positions[-1], 2)
+        ahead = torch.tensor((0.0, 1.0), device=series.device).expand(series.shape[0], self.positions[-1], 2)
         series = parts.norm(torch.cat((series, ahead), dim=1), "norm")
         loc, scale = (value[:, -1].view(shape) for value in (parts.norm.mean, parts.norm.stdev))
         factor = torch.tensor((self.scale_factor,), device=series.device)  # one for all, or it is worked out for each

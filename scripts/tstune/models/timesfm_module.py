@@ -47,7 +47,7 @@ class TimesFMModule(NetworkModule):
         if self._plain.config.force_flip_invariance:
             rows, padding = torch.stack([rows, -rows], 1).flatten(0, 1), padding.repeat_interleave(2, 0)
         found = self._plain.model(past_values=rows, past_values_padding=padding.long())
-        shape = (len(batch["past_values"]), self.num_targets)
+        shape = (batch["past_values"].shape[0], self.num_targets)
         return {
             "features": found.last_hidden_state[:, -1].view(*shape, -1, found.last_hidden_state.shape[-1]),
             "patch_loc": found.context_mu[:, -1].view(*shape, -1),
