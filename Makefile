@@ -40,7 +40,7 @@ style: install  ## format and fix what can be fixed
 	$(BIN)/ruff format .
 
 docs: install  ## write docs/configuration.md from the schema
-	$(BIN)/python scripts/write_reference.py
+	$(BIN)/python scripts/write_reference.py docs/configuration.md
 
 benchmarks: install  ## print the measured claims of the README
 	$(BIN)/python benchmarks/window_pipeline.py

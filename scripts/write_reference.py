@@ -1,6 +1,6 @@
 """Write the page of every configuration key, docs/configuration.md, from the schema.
 
-    python scripts/write_reference.py
+    python scripts/write_reference.py docs/configuration.md
 
 Its test fails when the page is older than the schema. `make docs` runs this.
 """
@@ -13,13 +13,11 @@ from pathlib import Path
 
 from tstune.errors import EXIT_OK, exits_cleanly
 
-PAGE = Path(__file__).resolve().parents[1] / "docs" / "configuration.md"
-
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--output", type=Path, default=PAGE, help="file to write (default: docs/configuration.md)")
+    parser.add_argument("page", type=Path, help="file to write")
     return parser.parse_args(argv)
 
 
@@ -30,8 +28,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     from tstune.config.reference import reference
 
-    args.output.write_text(reference(), encoding="utf-8")
-    print(args.output)
+    args.page.write_text(reference(), encoding="utf-8")
+    print(args.page)
     return EXIT_OK
 
 

@@ -13,7 +13,7 @@ from tstune.config.validation import leaf_paths
 
 def test_the_page_is_as_old_as_the_schema(tmp_path, capsys):
     page = tmp_path / "configuration.md"
-    assert load_script("scripts/write_reference.py").main(["--output", str(page)]) == 0
+    assert load_script("scripts/write_reference.py").main([str(page)]) == 0
     assert capsys.readouterr().out.strip() == str(page)
     assert page.read_text() == (ROOT / "docs/configuration.md").read_text(), "run make docs"
 

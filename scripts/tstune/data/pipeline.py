@@ -19,7 +19,7 @@ from tstune.data.preprocess import build_panel
 from tstune.data.scaler import Scaler, fit_scaler
 from tstune.data.sources.csv import table_from_frame
 from tstune.data.splits import PARTS, Split, require_windows, split_panel, window_ranges
-from tstune.data.table import Roles, SourceTable
+from tstune.data.table import ITEM, Roles, SourceTable
 from tstune.data.windows import WindowDataset
 from tstune.errors import ConfigError, DataError
 
@@ -66,14 +66,20 @@ class Preprocessor:
         return cls(**values | {"roles": roles, "scaler": Scaler.from_dict(values["scaler"]), "cleaning": rules})
 
     def read_frame(self, frame: pd.DataFrame, name: object, is_future: bool = False) -> SourceTable:
-        """Read new data with the columns of the training data; those of the future hold no static columns."""
+        """Read new data with the columns of the training data; those of the future hold no static columns.
+
+        Series are told apart as in training, or by the column `item_id`, the name that sources and forecasts give it.
+        """
+        item_id_column = self.item_id_column
+        if item_id_column is None and self.columns_as == "channels" and ITEM in frame.columns:
+            item_id_column = ITEM
         config = DataSection(
             source="csv",
             timestamp_column=self.timestamp_column,
             timestamp_format=self.timestamp_format,
             on_duplicate=self.on_duplicate,
             timezone=self.cleaning.timezone,
-            item_id_column=self.item_id_column,
+            item_id_column=item_id_column,
             columns_as=self.columns_as,
             target_columns=None if self.columns_as == "items" else list(self.roles.target),
             conditional_columns=list(self.roles.conditional),
