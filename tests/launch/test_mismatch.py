@@ -104,7 +104,12 @@ def refused(desk: Path, run_ranks: RunRanks) -> Callable[..., str]:
     return refused
 
 
-@pytest.mark.parametrize("name", MISMATCHES)
+SLOW = ("fsdp 1", "gradient checkpointing", "nf4 under fsdp")  # beside others of their kind
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] if name in SLOW else []) for name in MISMATCHES]
+)
 def test_mismatch_stops_the_run(name: str, refused: Callable[..., str]) -> None:
     mismatch = MISMATCHES[name]
     error = refused(*mismatch.settings, num_ranks=mismatch.num_ranks, **mismatch.environment)

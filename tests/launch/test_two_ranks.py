@@ -124,6 +124,7 @@ def test_one_rank_writes(one: Path, two: Path, desk: Path) -> None:
     assert files[0] == files[1]
 
 
+@pytest.mark.slow
 def test_four_processes_asked_for_and_two_started(desk: Path, launch: Launch) -> None:
     before = tiny.snapshot(desk)
     asked = [f"output_dir={desk / 'four'}", "distributed.world_size=4"]

@@ -11,6 +11,8 @@ from launched import ROOT
 from optuna.trial import TrialState
 from sweep_desk import Desk, desk_in
 
+pytestmark = pytest.mark.slow
+
 SEED = 19  # with it TPE, after two random trials, tries the useless learning rate once
 USELESS = "1e-09"
 STEPS, EVERY = 300, 10
