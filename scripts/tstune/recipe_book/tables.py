@@ -169,7 +169,7 @@ def _verdict(row: Row) -> str:
     return f"{said}; recipe changed since" if row.outdated else said
 
 
-def _shortened(reason: str, limit: int = 300) -> str:
+def _shortened(reason: str, limit: int = 120) -> str:
     return reason if len(reason) <= limit else reason[: limit - 1].rstrip() + "…"
 
 
