@@ -84,12 +84,15 @@ def killed_and_resumed(run: Run, kills: int, seed: int) -> list[str]:
     return table
 
 
-@pytest.mark.parametrize(("processes", "kills"), [pytest.param(1, 3, marks=pytest.mark.slow), (2, 1)])
+@pytest.mark.parametrize(
+    ("processes", "kills"),
+    [(1, 1), pytest.param(1, 3, marks=pytest.mark.slow), pytest.param(2, 2, marks=pytest.mark.slow)],
+)
 def test_kills_leave_no_trace(processes: int, kills: int, desk: Path, whole: dict[int, Path]):
-    run = Run(desk / "recipe.yaml", desk / f"killed{processes}", processes)
+    run = Run(desk / "recipe.yaml", desk / f"killed{processes}-{kills}", processes)
     killed_and_resumed(run, kills, seed=processes)
     assert_same(run.output_dir, whole[processes])
-    assert not list(desk.glob(f".killed{processes}.partial*"))
+    assert not list(desk.glob(f".killed{processes}-{kills}.partial*"))
     assert not run.checkpoints.exists()
 
 

@@ -227,6 +227,7 @@ def test_accumulated_batches_are_one_batch(strategy: str, of_two: Callable[[str]
     require_equal_tensors(runs.weights("accumulated"), alone.weights("accumulated"))
 
 
+@pytest.mark.slow
 def test_scores_do_not_depend_on_the_number_of_ranks(
     alone: Runs, of_two: Callable[[str], Runs], train: Callable[..., Runs]
 ) -> None:
