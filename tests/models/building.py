@@ -1,13 +1,17 @@
-"""A forecaster before any training, and names of its parameters."""
+"""A forecaster before any training, windows for it, and names of its parameters."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from pathlib import Path
 
 import tiny
 import torch
 
-from tstune.data.pipeline import prepare_data
+from tstune.config.validation import validate
+from tstune.data.pipeline import PreparedData, prepare_data
+from tstune.models.base import BaseTimeSeriesFoundationModel
+from tstune.models.registry import model_class
 from tstune.models.ttm import TTMForecaster
 
 
@@ -21,3 +25,26 @@ def built(model: TTMForecaster) -> TTMForecaster:
 def plain(names: Iterable[str]) -> set[str]:
     """Parameter names as granite-tsfm has them, without our wrapper's prefix."""
     return {name.removeprefix("ttm.") for name in names}
+
+
+def built_on_windows(
+    family: str, folder: Path, pretrained: Path, **sections: object
+) -> tuple[BaseTimeSeriesFoundationModel, PreparedData]:
+    """A model of any family on `folder`/series.csv, and the windows of it."""
+    base = {"model": {"type": family}, "tuning": {"mode": "full"}}
+    base["evaluation"] = {"baselines": [], "num_plots": 0, "report": False, "horizons": ["2h"]}
+    values = tiny.recipe(folder / "series.csv", folder / "unused", pretrained, **base)
+    model = model_class(family)(validate(tiny.merged(values, sections), "test"))
+    data = model.prepare()
+    model.build(data.preprocessor)
+    return model, data
+
+
+def four_windows(data: PreparedData, gaps: bool = False) -> dict[str, torch.Tensor]:
+    """Four test windows; with gaps some readings are missing, before, inside and at the end."""
+    batch = data.test.__getitems__([0, 5, 9, 14])
+    if gaps:
+        batch["past_observed_mask"][0, :13] = False
+        batch["past_observed_mask"][1, 10:19] = False
+        batch["past_observed_mask"][2, -2:, 0] = False
+    return batch

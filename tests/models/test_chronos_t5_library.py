@@ -13,10 +13,10 @@ import tiny
 import tiny_chronos_t5
 import torch
 import torch.nn.functional as F
+from building import built_on_windows, four_windows
 from chronos import BaseChronosPipeline, ChronosPipeline
 from safetensors.torch import load_file, save_file
 
-from tstune.config.validation import validate
 from tstune.data.pipeline import PreparedData
 from tstune.errors import CheckpointError
 from tstune.models import chronos_t5
@@ -45,25 +45,9 @@ def make(folder: Path) -> Make:
     """A built model and windows of it."""
 
     def make(pretrained: Path = folder / "checkpoint", **sections: object) -> tuple[ChronosT5Forecaster, PreparedData]:
-        base = {"model": {"type": "chronos_t5"}, "tuning": {"mode": "full"}}
-        base["evaluation"] = {"baselines": [], "num_plots": 0, "report": False, "horizons": ["2h"]}
-        values = tiny.recipe(folder / "series.csv", folder / "unused", pretrained, **base)
-        model = ChronosT5Forecaster(validate(tiny.merged(values, sections), "test"))
-        data = model.prepare()
-        model.build(data.preprocessor)
-        return model, data
+        return built_on_windows("chronos_t5", folder, pretrained, **sections)
 
     return make
-
-
-def windows(data: PreparedData, gaps: bool = False) -> Batch:
-    """Four test windows; with gaps some readings are missing, before, inside and at the end."""
-    batch = data.test.__getitems__([0, 5, 9, 14])
-    if gaps:
-        batch["past_observed_mask"][0, :13] = False
-        batch["past_observed_mask"][1, 10:19] = False
-        batch["past_observed_mask"][2, -2:, 0] = False
-    return batch
 
 
 def series(batch: Batch, part: str = "past") -> torch.Tensor:
@@ -97,7 +81,7 @@ def test_every_token_is_drawn_from_the_library_s_distribution(
     """The scores its `generate` would draw from, given the tokens of our paths, hold these tokens at our numbers."""
     model, data = make(tiny_chronos_t5.write(tmp_path / "drawn", chronos=chronos, **changes))
     pipeline = ChronosPipeline.from_pretrained(tmp_path / "drawn")
-    input_ids, mask, _ = pipeline.tokenizer.context_input_transform(series(windows(data, gaps=True)))
+    input_ids, mask, _ = pipeline.tokenizer.context_input_transform(series(four_windows(data, gaps=True)))
     paths = sample_paths(model.network, input_ids, mask, NATIVE, Draws(8, seed=7), model.module._warp)
     assert paths.shape == (4, 8, NATIVE)
     settings, again = pipeline.model.config, Draws(8, seed=7)
@@ -130,7 +114,7 @@ def test_every_token_is_drawn_from_the_library_s_distribution(
 
 def test_forecasts_are_the_pipeline_s_in_distribution(folder: Path, make: Make) -> None:
     model, data = make(model={"num_samples": MANY}, data=TWO)
-    batch = windows(data, gaps=True)
+    batch = four_windows(data, gaps=True)
     torch.manual_seed(0)
     pipeline = ChronosPipeline.from_pretrained(folder / "checkpoint")
     with torch.inference_mode():
@@ -155,7 +139,7 @@ def test_long_forecasts_append_the_median_as_the_pipeline_does(folder: Path, mak
     """With the one most likely token there is nothing to draw, and both must agree exactly."""
     sure = tiny_chronos_t5.write(folder / "sure", chronos={"top_k": 1})
     model, data = make(sure, model={"prediction_length": 2 * NATIVE + 3}, data=TWO)
-    batch = windows(data, gaps=True)
+    batch = four_windows(data, gaps=True)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         expected = ChronosPipeline.from_pretrained(sure).predict(series(batch), 2 * NATIVE + 3)[:, 0]
@@ -180,7 +164,7 @@ def test_the_paths_of_a_step_lie_evenly_and_do_not_depend_on_the_global_generato
 
 def test_forecasts_depend_on_the_seed_and_the_number_of_paths(make: Make) -> None:
     model, data = make()
-    batch = windows(data)
+    batch = four_windows(data)
     plain = values(model, batch)
     for changes in ({"seed": 8}, {"model": {"num_samples": 9}}):
         other, _ = make(**changes)
@@ -200,7 +184,7 @@ def test_paths_are_decoded_in_parts(make: Make, monkeypatch: pytest.MonkeyPatch)
 def test_any_level_is_a_quantile_of_the_paths(make: Make) -> None:
     asked = [0.02, 0.5, 0.97]
     model, data = make(model={"num_samples": 100}, forecast={"quantiles": asked, "method": "quantile_head"})
-    batch = windows(data)
+    batch = four_windows(data)
     assert model.native_levels == tuple(asked)
     with torch.inference_mode():
         paths = model.module.sample(batch, NATIVE, Draws(100, model.config.seed))
@@ -215,7 +199,7 @@ def test_any_level_is_a_quantile_of_the_paths(make: Make) -> None:
 @pytest.mark.parametrize("steps", [5, NATIVE])
 def test_the_loss_is_the_library_s_without_the_token_of_the_end(steps: int, folder: Path, make: Make) -> None:
     model, data = make(model={"prediction_length": steps}, data=TWO)
-    batch = windows(data, gaps=True)
+    batch = four_windows(data, gaps=True)
     batch["future_observed_mask"][0, 2, 1] = False
     batch["future_observed_mask"][3, :, 0] = False
     with torch.inference_mode():
@@ -235,7 +219,7 @@ def test_the_loss_is_the_library_s_without_the_token_of_the_end(steps: int, fold
 
 def test_only_what_was_observed_weighs(make: Make) -> None:
     model, data = make(data=TWO)
-    batch = windows(data)
+    batch = four_windows(data)
     batch["future_observed_mask"][0, 3:, 1] = False
     batch["future_observed_mask"][2] = False
     batch["past_observed_mask"][3, :, 0] = False  # no reading, no scale
@@ -258,7 +242,7 @@ def test_only_what_was_observed_weighs(make: Make) -> None:
 def test_every_learning_parameter_gets_a_gradient(mode: str, make: Make) -> None:
     """Else DDP would wait for it."""
     model, data = make(tuning={"mode": mode})
-    totals, _ = model.window_losses(model.module, windows(data))
+    totals, _ = model.window_losses(model.module, four_windows(data))
     totals.sum().backward()
     learning = {key: value for key, value in model.module.named_parameters() if value.requires_grad}
     assert learning
@@ -291,7 +275,7 @@ def test_a_packed_base_trains_saves_and_reloads(kind: str, layer: type, make: Ma
     assert results["training"].best_step > 0, "the loss fell"
     assert any(isinstance(part, layer) for part in model.network.modules())
     assert model.quantization_report.bytes_after < model.quantization_report.bytes_before
-    assert torch.equal(values(load_model(tmp_path / "run"), windows(data)), values(model, windows(data)))
+    assert torch.equal(values(load_model(tmp_path / "run"), four_windows(data)), values(model, four_windows(data)))
 
 
 @pytest.mark.slow
@@ -316,7 +300,7 @@ def test_the_library_loads_what_we_save(mode: str, make: Make, tmp_path: Path) -
         model.fit(data, output_dir=tmp_path / "run")
     else:
         model.save(tmp_path / "run")
-    batch = windows(data)
+    batch = four_windows(data)
     pipeline = BaseChronosPipeline.from_pretrained(tmp_path / "run" / "model")
     assert type(pipeline) is ChronosPipeline
     expected = pipeline.predict(series(batch), NATIVE)[:, 0]  # with top_k=1 there is nothing to draw
@@ -342,7 +326,7 @@ def test_an_output_layer_of_its_own_keeps_it(make: Make, tmp_path: Path) -> None
     model.save(tmp_path / "run")
     saved = load_file(tmp_path / "run" / "model" / "model.safetensors")
     assert all(torch.equal(saved[key], tensor) for key, tensor in stored.items())
-    assert torch.equal(values(load_model(tmp_path / "run"), windows(data)), values(model, windows(data)))
+    assert torch.equal(values(load_model(tmp_path / "run"), four_windows(data)), values(model, four_windows(data)))
 
 
 # Refusals

@@ -14,10 +14,10 @@ import tiny
 import tiny_timesfm
 import torch
 import transformers
+from building import built_on_windows, four_windows
 from safetensors.torch import load_file, save_file
 from transformers import TimesFm2_5ModelForPrediction
 
-from tstune.config.validation import validate
 from tstune.data.pipeline import PreparedData
 from tstune.errors import CheckpointError, MissingDependencyError
 from tstune.models.gaps import bridged
@@ -45,26 +45,9 @@ def make(folder: Path) -> Make:
     """A built model and windows of it."""
 
     def make(pretrained: Path = folder / "checkpoint", **sections: object) -> tuple[TimesFMForecaster, PreparedData]:
-        base = {"model": {"type": "timesfm"}, "tuning": {"mode": "full"}}
-        base["evaluation"] = {"baselines": [], "num_plots": 0, "report": False, "horizons": ["2h"]}
-        values = tiny.recipe(folder / "series.csv", folder / "unused", pretrained, **base)
-        model = TimesFMForecaster(validate(tiny.merged(values, sections), "test"))
-        data = model.prepare()
-        model.build(data.preprocessor)
-        return model, data
+        return built_on_windows("timesfm", folder, pretrained, **sections)
 
     return make
-
-
-def windows(data: PreparedData, gaps: bool = False) -> Batch:
-    """Four test windows; with gaps some readings are missing, before, inside and at the end."""
-    batch = data.test.__getitems__([0, 5, 9, 14])
-    if gaps:
-        batch["past_observed_mask"][0, :13] = False
-        batch["past_observed_mask"][1, 10:19] = False
-        batch["past_observed_mask"][2, -2:, 0] = False
-        batch["past_observed_mask"][3, [0, 2, 7], 1] = False
-    return batch
 
 
 def prepared(batch: Batch) -> list[torch.Tensor]:
@@ -101,7 +84,7 @@ def close(found: torch.Tensor, expected: torch.Tensor) -> bool:
 @pytest.mark.parametrize("gaps", [False, True])
 def test_forecasts_are_the_library_s(steps: int, gaps: bool, folder: Path, make: Make) -> None:
     model, data = make(model={"prediction_length": steps}, data=TWO)
-    batch = windows(data, gaps)
+    batch = four_windows(data, gaps)
     network = TimesFm2_5ModelForPrediction.from_pretrained(folder / "checkpoint")
     expected = theirs(network, batch, steps)
     found = ours(model, batch)
@@ -124,12 +107,12 @@ def test_forecasts_are_the_library_s(steps: int, gaps: bool, folder: Path, make:
 def test_forecasts_of_other_architectures(changes: dict, tmp_path: Path, make: Make) -> None:
     model, data = make(tiny_timesfm.write(tmp_path / "other", **changes))
     network = TimesFm2_5ModelForPrediction.from_pretrained(tmp_path / "other")
-    assert close(ours(model, windows(data)), theirs(network, windows(data), 8))
+    assert close(ours(model, four_windows(data)), theirs(network, four_windows(data), 8))
 
 
 def test_a_context_of_odd_length_is_padded_in_front(folder: Path, make: Make) -> None:
     model, data = make(model={"context_length": 29})
-    batch = windows(data)
+    batch = four_windows(data)
     assert batch["past_values"].shape[1] == 29
     network = TimesFm2_5ModelForPrediction.from_pretrained(folder / "checkpoint")
     assert close(ours(model, batch), theirs(network, batch, 8))
@@ -138,7 +121,7 @@ def test_a_context_of_odd_length_is_padded_in_front(folder: Path, make: Make) ->
 def test_only_a_series_without_negative_readings_is_kept_from_negative_forecasts(folder: Path, make: Make) -> None:
     """The library looks at the least reading of the whole batch."""
     model, data = make()
-    batch = windows(data)
+    batch = four_windows(data)
     batch["past_values"] -= batch["past_values"].amin(dim=1, keepdim=True)  # down to 0, forecasts below
     batch["past_values"][1] -= 1
     network = TimesFm2_5ModelForPrediction.from_pretrained(folder / "checkpoint")
@@ -176,7 +159,7 @@ def test_gaps_are_bridged_as_numpy_does() -> None:
 def test_the_loss_is_twice_the_pinball_of_their_forecast(folder: Path, make: Make) -> None:
     """Theirs adds the squared error of the median, and below the median takes each column for the next level."""
     model, data = make(data=TWO)
-    batch = windows(data)
+    batch = four_windows(data)
     network = TimesFm2_5ModelForPrediction.from_pretrained(folder / "checkpoint").eval()
     past, future = prepared(batch), batch["future_values"].transpose(1, 2).reshape(8, -1)
     stacked = torch.stack(past)
@@ -199,7 +182,7 @@ def test_the_loss_is_twice_the_pinball_of_their_forecast(folder: Path, make: Mak
 
 def test_only_what_was_observed_weighs(make: Make) -> None:
     model, data = make(data=TWO)
-    batch = windows(data)
+    batch = four_windows(data)
     batch["future_observed_mask"][0, 3:, 1] = False
     batch["future_observed_mask"][2] = False
     batch["past_observed_mask"][3, :, 0] = False
@@ -220,7 +203,7 @@ def test_only_what_was_observed_weighs(make: Make) -> None:
 def test_every_learning_parameter_gets_a_gradient(mode: str, make: Make) -> None:
     """Else DDP would wait for it."""
     model, data = make(tuning={"mode": mode})
-    totals, _ = model.window_losses(model.module, windows(data, gaps=False))
+    totals, _ = model.window_losses(model.module, four_windows(data, gaps=False))
     totals.sum().backward()
     learning = {key: value for key, value in model.module.named_parameters() if value.requires_grad}
     assert learning
@@ -261,7 +244,7 @@ def test_a_packed_base_trains_saves_and_reloads(kind: str, layer: type, make: Ma
     assert results["training"].best_step > 0, "the loss fell"
     assert any(isinstance(part, layer) for part in model.network.modules())
     assert model.quantization_report.bytes_after < model.quantization_report.bytes_before
-    assert torch.equal(ours(load_model(tmp_path / "run"), windows(data)), ours(model, windows(data)))
+    assert torch.equal(ours(load_model(tmp_path / "run"), four_windows(data)), ours(model, four_windows(data)))
 
 
 @pytest.mark.slow
@@ -286,7 +269,7 @@ def test_the_library_loads_what_we_save(mode: str, folder: Path, make: Make, tmp
     else:
         model.save(tmp_path / "run")
     network = TimesFm2_5ModelForPrediction.from_pretrained(tmp_path / "run" / "model")
-    assert close(ours(model, windows(data)), theirs(network, windows(data), 8))
+    assert close(ours(model, four_windows(data)), theirs(network, four_windows(data), 8))
     paths = (folder / "checkpoint", tmp_path / "run" / "model")
     old, new = (json.loads((path / "config.json").read_text()) for path in paths)
     assert new == old
