@@ -1,0 +1,1 @@
+"""A run from begin to end: its life, its folder, its report."""
