@@ -81,7 +81,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def run(data: str, recipe: str, changes: Sequence[str]) -> dict[str, dict[str, float]]:
     """One run without a folder: model -> metric -> value."""
-    from tstune.config.simple_manager import SimpleConfigManager
+    from tstune.config.managers import SimpleConfigManager
     from tstune.models.ttm import TTMForecaster
 
     path = ROOT / "recipes/ttm" / data / f"{recipe}.yaml"

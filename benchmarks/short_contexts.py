@@ -70,7 +70,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def tuned(recipe: str, changes: Sequence[str]) -> BaseTimeSeriesFoundationModel:
     """A model as its recipe trains it."""
-    from tstune.config.simple_manager import SimpleConfigManager
+    from tstune.config.managers import SimpleConfigManager
     from tstune.models.ttm import TTMForecaster
 
     quiet = ["evaluation.baselines=[]", "evaluation.num_plots=0"]

@@ -33,8 +33,8 @@ from tstune.data.pipeline import PreparedData, prepare_data
 from tstune.data.table import ITEM, TIMESTAMP, Roles, SourceTable
 from tstune.models.ttm import TTMForecaster
 from tstune.runtime.distributed import DistributedManager
+from tstune.runtime.environment import set_seed
 from tstune.runtime.logs import quiet_transformers, setup_logging
-from tstune.runtime.seeding import set_seed
 
 CONTEXT, AHEAD, CHANNELS, BATCH = 512, 96, 7, 64
 LEARNING_RATE = 5e-4

@@ -62,7 +62,7 @@ def data_sets(folder: Path | None) -> dict[str, tuple[str, list[str], str, float
 def main(argv: Sequence[str] | None = None) -> int:
     """Score and print."""
     args = parse_args(argv)
-    from tstune.config.simple_manager import SimpleConfigManager
+    from tstune.config.managers import SimpleConfigManager
     from tstune.models.ttm import TTMForecaster
 
     baselines = [*BASELINES, "ridge"] if args.ridge else BASELINES

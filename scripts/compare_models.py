@@ -34,7 +34,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
 def main(argv: Sequence[str] | None = None) -> int:
     """Tune, judge, print."""
     args = parse_args(argv)
-    from tstune.runtime.one_process import refuse_ranks
+    from tstune.runtime.distributed import refuse_ranks
 
     refuse_ranks("scripts/compare_models.py", "several would tune the same models")
     from tstune.comparison.compare_members import compare_members

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 
 from tstune.errors import EXIT_OK, exits_cleanly
 from tstune.finetune_command import parse_finetune_args, run_finetuning
-from tstune.runtime.one_process import refuse_ranks
+from tstune.runtime.distributed import refuse_ranks
 
 FAMILIES = ("timegpt",)
 

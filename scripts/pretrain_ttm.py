@@ -29,7 +29,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the recipe."""
     args = parse_args(argv)
-    from tstune.run_folder import is_finished
+    from tstune.runs.folder import is_finished
     from tstune.runtime.logs import setup_logging
 
     config = load_config(args)
@@ -39,7 +39,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return EXIT_OK
 
     from tstune.models.ttm import TTMForecaster
-    from tstune.pretrain import pretrain
+    from tstune.runs.pretrain import pretrain
     from tstune.runtime.distributed import DistributedManager
 
     manager = DistributedManager(config.distributed, config.training.mixed_precision)

@@ -29,7 +29,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Send one backlog after the other."""
     args = parse_args(argv)
     from tstune.runtime.logs import setup_logging
-    from tstune.tracking.replay import find_backlogs, replay_backlog
+    from tstune.tracking.backlog import find_backlogs, replay_backlog
 
     setup_logging()
     exit_code = EXIT_OK

@@ -40,7 +40,7 @@ def run_finetuning(args: argparse.Namespace, families: Collection[str] | None = 
     Raises:
         ConfigError: another family, or any problem of the configuration.
     """
-    from tstune.run_folder import is_finished
+    from tstune.runs.folder import is_finished
     from tstune.runtime.logs import setup_logging
 
     manager = config_manager(args)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from tstune.config.interfaces import ConfigManager
+from tstune.config.managers import ConfigManager
 from tstune.config.schema import RunConfig
 from tstune.models.base import BaseTimeSeriesFoundationModel
 from tstune.models.registry import model_class

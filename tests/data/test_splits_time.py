@@ -10,8 +10,8 @@ import pandas as pd
 import pytest
 from data.series import CONTEXT, PREDICTION, people, person, prepare, table, with_gaps
 
+from tstune.config.managers import SimpleConfigManager
 from tstune.config.schema import SplitSection
-from tstune.config.simple_manager import SimpleConfigManager
 from tstune.data.pipeline import PreparedData
 from tstune.data.preprocess import build_panel
 from tstune.data.splits import PARTS, split_panel

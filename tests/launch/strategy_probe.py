@@ -16,7 +16,7 @@ from torch import nn
 from torch.distributed.fsdp import FSDPModule
 
 from tstune import TTMForecaster
-from tstune.config.simple_manager import SimpleConfigManager
+from tstune.config.managers import SimpleConfigManager
 from tstune.errors import EXIT_OK, exits_cleanly
 from tstune.models.base import BaseTimeSeriesFoundationModel
 from tstune.models.registry import model_class

@@ -9,7 +9,7 @@ import pytest
 from launched import ROOT
 from safetensors.numpy import load_file
 
-from tstune.config.simple_manager import SimpleConfigManager
+from tstune.config.managers import SimpleConfigManager
 from tstune.errors import CheckpointError
 from tstune.models.builtin_weights import ASSETS, builtin_folder
 from tstune.models.ttm import TTMForecaster

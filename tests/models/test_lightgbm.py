@@ -14,11 +14,11 @@ import torch
 from tstune.config.validation import validate
 from tstune.data.pipeline import PreparedData, prepare_data
 from tstune.errors import CheckpointError, ConfigError, MissingDependencyError
-from tstune.judging import build_baselines, check_baselines
 from tstune.models.baselines import Persistence, Ridge
 from tstune.models.lag_features import CHANGES, LAGS, SPANS, lag_features
 from tstune.models.lightgbm_lags import LightGBM, modelled_steps
 from tstune.models.registry import load_model
+from tstune.runs.judging import build_baselines, check_baselines
 from tstune.runtime.distributed import DistributedManager
 
 CONTEXT, PREDICTION = 32, 4

@@ -15,8 +15,7 @@ import torch
 import yaml
 
 from tstune.config.flat import ModelConfig
-from tstune.config.hydra_manager import HydraConfigManager
-from tstune.config.simple_manager import SimpleConfigManager
+from tstune.config.managers import HydraConfigManager, SimpleConfigManager
 from tstune.config.validation import validate
 from tstune.errors import ConfigError
 from tstune.models.registry import available_models, load_model, model_class

@@ -10,7 +10,7 @@ from accelerate.commands.config.config_args import ClusterConfig, load_config_fr
 from documented import ROOT
 from torch import nn
 
-from tstune.runtime.memory_estimate import estimate_training_memory
+from tstune.runtime.memory import estimate_training_memory
 
 FOLDER = ROOT / "accelerate_configs"
 CONFIGS = sorted(path.name for path in FOLDER.iterdir() if path.name != "README.md")

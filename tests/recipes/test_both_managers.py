@@ -11,9 +11,8 @@ import tiny
 import torch
 from documented import PLACEHOLDER, READMES, ROOT, Command, commands, load_script, parse
 
-from tstune.config.hydra_manager import HydraConfigManager
+from tstune.config.managers import HydraConfigManager, SimpleConfigManager
 from tstune.config.schema import RunConfig
-from tstune.config.simple_manager import SimpleConfigManager
 
 SIMPLE, HYDRA = SimpleConfigManager(), HydraConfigManager()
 COMPOSED = "recipes/hydra/ttm.yaml"

@@ -6,8 +6,7 @@ import pytest
 from documented import MAKEFILE, PLACEHOLDER, READMES, ROOT, RUN_README, SCRIPTS, SOURCES, commands, num_mentions, parse
 
 from tstune.comparison.members import load_comparison
-from tstune.config.hydra_manager import HydraConfigManager
-from tstune.config.simple_manager import SimpleConfigManager
+from tstune.config.managers import HydraConfigManager, SimpleConfigManager
 
 WITH_COMMANDS = [source for source in SOURCES if num_mentions(source)]
 COMMANDS = [

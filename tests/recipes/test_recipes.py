@@ -9,9 +9,9 @@ import pytest
 from documented import MAKEFILE, ROOT, commands, parse, read_commands
 
 from tstune.comparison.members import load_comparison
+from tstune.config.managers import SimpleConfigManager
 from tstune.config.model_sections import FAMILIES
 from tstune.config.schema import RunConfig
-from tstune.config.simple_manager import SimpleConfigManager
 from tstune.data.sources import available_sources
 from tstune.models.builtin_weights import BUILTIN
 from tstune.models.registry import available_models

@@ -10,8 +10,8 @@ import optuna
 import pytest
 from PIL import Image
 
+from tstune.config.managers import SimpleConfigManager
 from tstune.config.schema import RunConfig
-from tstune.config.simple_manager import SimpleConfigManager
 from tstune.errors import OutputError
 from tstune.sweeps.attempts import claim, note_failure, note_pruning, points, tidy
 from tstune.sweeps.files import SweepFolder, aside

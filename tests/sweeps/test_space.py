@@ -142,8 +142,7 @@ def test_a_study_proposes_values_of_the_space_and_remembers_them(word):
 def test_both_managers_read_back_what_a_trial_is_given(value, tmp_path):
     from omegaconf import OmegaConf
 
-    from tstune.config.hydra_overrides import to_hydra
-    from tstune.config.simple_manager import parse_override
+    from tstune.config.managers import parse_override, to_hydra
 
     override = as_override("a.b", value)
     assert OmegaConf.to_container(parse_override(override)) == {"a": {"b": value}}

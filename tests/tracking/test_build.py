@@ -9,9 +9,9 @@ from tracker_doubles import Recorder
 
 from tstune.config.schema import TrackingSection
 from tstune.errors import ConfigError
-from tstune.tracking.build import TRACKERS, build_tracker, tracker_class
-from tstune.tracking.interfaces import ExperimentTracker
-from tstune.tracking.replay import restore_tracker
+from tstune.tracking.backlog import restore_tracker
+from tstune.tracking.composite import build_tracker
+from tstune.tracking.interfaces import TRACKERS, ExperimentTracker, tracker_class
 
 
 class Unfinished(ExperimentTracker):

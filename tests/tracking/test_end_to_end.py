@@ -23,7 +23,7 @@ from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 from wandb_reader import OfflineRun, read_offline_runs
 
 from tstune.config.dotted import dotted
-from tstune.config.simple_manager import SimpleConfigManager
+from tstune.config.managers import SimpleConfigManager
 from tstune.models.registry import load_model
 from tstune.registry.opening import open_registry
 

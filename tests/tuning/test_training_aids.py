@@ -16,8 +16,7 @@ from tstune.errors import ConfigError
 from tstune.models.fast_dropout import FastDropout, dropout_mask, use_fast_dropout
 from tstune.runtime.distributed import DistributedManager
 from tstune.training.lr_finder import HIGHEST, LOWEST, find_learning_rate
-from tstune.training.optim import build_optimizer
-from tstune.training.weight_average import WeightAverage
+from tstune.training.optim import WeightAverage, build_optimizer
 
 CLASSES = {
     "adamw": "AdamW",

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from tstune.config.managers import SimpleConfigManager
 from tstune.config.model_sections import FAMILIES
 from tstune.config.schema import RunConfig
-from tstune.config.simple_manager import SimpleConfigManager
 from tstune.config.validation import leaf_paths, section_at, validate
 from tstune.errors import ConfigError
 

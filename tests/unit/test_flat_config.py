@@ -13,8 +13,8 @@ import pytest
 
 from tstune import ModelConfig, RunConfig, TTMConfig
 from tstune.config.flat import ALIASES, FLAT_PATHS, SWITCHES
+from tstune.config.managers import SimpleConfigManager
 from tstune.config.model_sections import FAMILIES, OWN
-from tstune.config.simple_manager import SimpleConfigManager
 from tstune.config.validation import leaf_paths, section_at
 from tstune.errors import ConfigError
 

@@ -19,11 +19,8 @@ from hydra.core.singleton import Singleton
 from omegaconf import OmegaConf
 from omegaconf.basecontainer import BaseContainer
 
-from tstune.config.hydra_manager import HydraConfigManager
-from tstune.config.hydra_overrides import to_hydra
-from tstune.config.interfaces import ConfigManager
+from tstune.config.managers import ConfigManager, HydraConfigManager, SimpleConfigManager, to_hydra
 from tstune.config.schema import RunConfig
-from tstune.config.simple_manager import SimpleConfigManager
 from tstune.errors import ConfigError
 
 MANAGER = HydraConfigManager()

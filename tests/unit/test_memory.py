@@ -24,11 +24,12 @@ from tstune.errors import ConfigError, TrainingError
 from tstune.runtime import memory
 from tstune.runtime.memory import (
     GPUManager,
+    MemoryEstimate,
     enable_gradient_checkpointing,
+    estimate_training_memory,
     fit_batch_size,
     is_out_of_memory,
 )
-from tstune.runtime.memory_estimate import MemoryEstimate, estimate_training_memory
 from tstune.training.optim import build_optimizer
 
 CPU, GPU, MPS = torch.device("cpu"), torch.device("cuda", 0), torch.device("mps")

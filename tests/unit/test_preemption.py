@@ -9,7 +9,7 @@ import threading
 import pytest
 
 from tstune.errors import EXIT_REQUEUE, Preempted, exits_cleanly
-from tstune.runtime.preemption import StopSignal
+from tstune.runtime.signals import StopSignal
 
 
 def terminate() -> None:

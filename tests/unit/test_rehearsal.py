@@ -10,7 +10,7 @@ import pytest
 from accelerate.state import PartialState
 from accelerate.utils import DistributedType
 
-from tstune.runtime.rehearsal import is_rehearsal, rehearsing
+from tstune.runtime.distributed import is_rehearsal, rehearsing
 
 FLAGS = ("ACCELERATE_USE_CPU", "ACCELERATE_USE_FSDP", "ACCELERATE_USE_DEEPSPEED")
 LEFT_SET = ("ACCELERATE_TORCH_DEVICE", "DS_ACCELERATOR")

@@ -14,7 +14,7 @@ import pytest
 from tiny import snapshot
 
 from tstune.errors import OutputError
-from tstune.run_folder import RunFolder
+from tstune.runs.folder import RunFolder
 
 
 def write(folder: Path, **options: object) -> None:
@@ -54,7 +54,7 @@ def test_a_killed_run_leaves_nothing_at_the_final_place(tmp_path: Path):
     """SIGKILL in the middle: no clean-up runs, and still no half-written folder exists."""
     program = (
         "import os, signal, sys\n"
-        "from tstune.run_folder import RunFolder\n"
+        "from tstune.runs.folder import RunFolder\n"
         "with RunFolder(sys.argv[1]) as run:\n"
         "    run.write_json('a.json', 1)\n"
         "    os.kill(os.getpid(), signal.SIGKILL)\n"

@@ -12,7 +12,7 @@ from tstune.comparison.members import Comparison, Member
 from tstune.config.schema import RunConfig
 from tstune.errors import ConfigError, TstuneError
 from tstune.models.registry import model_class
-from tstune.run_folder import is_finished
+from tstune.runs.folder import is_finished
 from tstune.runtime.distributed import DistributedManager
 from tstune.runtime.logs import logger, setup_logging
 from tstune.runtime.memory import is_out_of_memory

@@ -19,14 +19,13 @@ from tstune.data.trained_on import CHECK, overlap_with
 from tstune.errors import LeakError
 from tstune.evaluation.backtest import Forecaster
 from tstune.evaluation.verdict import verdict
-from tstune.judging import Judge, check_metrics
 from tstune.models.base import BaseTimeSeriesFoundationModel
-from tstune.run_folder import RunFolder
+from tstune.runs.folder import RunFolder
+from tstune.runs.judging import Judge, check_metrics
 from tstune.runtime.distributed import DistributedManager
-from tstune.runtime.environment import describe_environment
+from tstune.runtime.environment import describe_environment, set_seed
 from tstune.runtime.logs import logger, setup_logging
 from tstune.runtime.memory import GPUManager
-from tstune.runtime.seeding import set_seed
 
 
 def evaluate_models(

@@ -5,16 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from tstune.config.managers import SimpleConfigManager
 from tstune.config.schema import RunConfig
-from tstune.config.simple_manager import SimpleConfigManager
 from tstune.data.cohort import write_cohort
 from tstune.errors import OutputError, ReportError
 from tstune.evaluation.record import EVALUATION_FILE, WINDOWS_FILE, windows_table
 from tstune.evaluation.report import write_report
 from tstune.evaluation.scoreboard import format_scoreboard
 from tstune.evaluation.verdict import Verdict
-from tstune.judging import Judge
-from tstune.run_folder import RunFolder
+from tstune.runs.folder import RunFolder
+from tstune.runs.judging import Judge
 from tstune.runtime.logs import logger
 
 

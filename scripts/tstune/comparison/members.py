@@ -9,8 +9,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from tstune.config.managers import read_values
 from tstune.config.schema import RunConfig
-from tstune.config.simple_manager import read_values
 from tstune.config.validation import validate
 from tstune.errors import ConfigError
 from tstune.evaluation.scoreboard import OURS

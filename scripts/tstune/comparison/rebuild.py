@@ -12,21 +12,20 @@ from pathlib import Path
 import torch
 
 from tstune.comparison.evaluation import Evaluation, refuse_to_overwrite, write_evaluation
+from tstune.config.managers import SimpleConfigManager
 from tstune.config.schema import RunConfig
-from tstune.config.simple_manager import SimpleConfigManager
 from tstune.data.manifest_diff import compare_manifests, read_manifest
 from tstune.data.pipeline import PreparedData
 from tstune.errors import CheckpointError, ConfigError, DataError
 from tstune.evaluation.verdict import verdict
-from tstune.judging import Judge, check_metrics
 from tstune.models.base import BaseTimeSeriesFoundationModel
 from tstune.models.registry import load_model, model_class
-from tstune.run_folder import RunFolder, finite
+from tstune.runs.folder import RunFolder, finite
+from tstune.runs.judging import Judge, check_metrics
 from tstune.runtime.distributed import DistributedManager
-from tstune.runtime.environment import describe_environment
+from tstune.runtime.environment import describe_environment, set_seed
 from tstune.runtime.logs import logger, setup_logging
 from tstune.runtime.memory import GPUManager
-from tstune.runtime.seeding import set_seed
 
 MOVABLE = ("data.path", "model.pretrained", "evaluation.report")
 """Keys that may be given anew: where the files of the run lie now, what they hold is compared."""
@@ -138,7 +137,7 @@ def rebuild(
 
 
 def _score(judge: Judge, config: RunConfig, saved: BaseTimeSeriesFoundationModel, with_zero_shot: bool) -> None:
-    """Every row of the scoreboard, in the order and the way of `tstune.finetune`."""
+    """Every row of the scoreboard, in the order and the way of `tstune.runs.finetune`."""
     manager, mode = judge.manager, config.tuning.mode
     if with_zero_shot:
         before = model_class(config.model.type)(config)

@@ -12,7 +12,7 @@ from pathlib import Path
 import pandas as pd
 
 from tstune.config.dotted import dotted
-from tstune.config.simple_manager import SimpleConfigManager
+from tstune.config.managers import SimpleConfigManager
 from tstune.data.manifest_diff import compare_manifests
 from tstune.errors import DataError
 from tstune.evaluation.record import EVALUATION_FILE, WINDOWS_FILE

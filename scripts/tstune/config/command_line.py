@@ -6,7 +6,7 @@ import argparse
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:  # `--help` waits for none of these
-    from tstune.config.interfaces import ConfigManager
+    from tstune.config.managers import ConfigManager
     from tstune.config.schema import RunConfig
 
 
@@ -31,10 +31,10 @@ def config_path(args: argparse.Namespace) -> str:
 def config_manager(args: argparse.Namespace) -> ConfigManager:
     """The manager that reads the file."""
     if args.hydra is not None:
-        from tstune.config.hydra_manager import HydraConfigManager
+        from tstune.config.managers import HydraConfigManager
 
         return HydraConfigManager()
-    from tstune.config.simple_manager import SimpleConfigManager
+    from tstune.config.managers import SimpleConfigManager
 
     return SimpleConfigManager()
 

@@ -21,8 +21,8 @@ from torch.utils.data import Dataset
 
 from tstune.adapters import LoRAManager, ParameterCount, count_parameters
 from tstune.config.flat import ModelConfig
+from tstune.config.managers import SimpleConfigManager
 from tstune.config.schema import DistributedConfig, LoRAConfig, RunConfig
-from tstune.config.simple_manager import SimpleConfigManager
 from tstune.config.validation import validate
 from tstune.data.context_dropping import context_dropping
 from tstune.data.pipeline import PreparedData, Preprocessor, prepare_data
@@ -194,7 +194,7 @@ class BaseTimeSeriesFoundationModel(ABC):
             ``kept`` (what the model now is, ``fine_tuned`` or ``zero_shot``) · ``parameters`` · ``training`` (a
             `TrainingResult`, None for zero-shot) · ``output_dir`` · ``run_id`` (of the trackers).
         """
-        from tstune.finetune import finetune  # the orchestrator knows the models, not the other way round
+        from tstune.runs.finetune import finetune  # the orchestrator knows the models, not the other way round
 
         overwrite = self.config.overwrite if overwrite is None else overwrite
         resume = resume_from_checkpoint or self.config.training.resume_from_checkpoint

@@ -17,8 +17,8 @@ from tstune.data.windows import Batch, WindowDataset
 from tstune.errors import CheckpointError
 from tstune.models.lora_files import Adapter
 from tstune.runtime.distributed import DistributedManager
+from tstune.runtime.environment import set_seed
 from tstune.runtime.logs import logger
-from tstune.runtime.seeding import set_seed
 from tstune.tracking.composite import CompositeTracker
 from tstune.tracking.run import TrackedRun
 from tstune.training.contract import TrainingObserver, TrainingResult

@@ -21,9 +21,8 @@ from tstune.models.baselines import forecast_losses
 from tstune.models.timegpt_plan import plan_run
 from tstune.models.timegpt_requests import TimeGPTRequests, intervals_of
 from tstune.models.timegpt_series import Series, training_series, window_series
-from tstune.runtime.distributed import DistributedManager
+from tstune.runtime.distributed import DistributedManager, refuse_ranks
 from tstune.runtime.logs import logger
-from tstune.runtime.one_process import refuse_ranks
 from tstune.training.contract import Checkpoints, TrainingObserver, TrainingResult
 
 MODES = ("zero_shot", "full")

@@ -7,8 +7,8 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from tstune.config.managers import read_yaml, resolve
 from tstune.config.schema import RunConfig
-from tstune.config.simple_manager import read_yaml, resolve
 from tstune.data.sources import available_sources
 from tstune.errors import ConfigError
 

@@ -9,8 +9,8 @@ from functools import cached_property
 from pathlib import Path
 
 from tstune.comparison.members import is_compared, load_comparison
+from tstune.config.managers import SimpleConfigManager, read_yaml
 from tstune.config.schema import RunConfig
-from tstune.config.simple_manager import SimpleConfigManager, read_yaml
 from tstune.errors import ConfigError
 from tstune.models.builtin_weights import BUILTIN
 

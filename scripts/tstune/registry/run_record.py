@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 
-from tstune.config.simple_manager import SimpleConfigManager
+from tstune.config.managers import SimpleConfigManager
 from tstune.errors import RegistryError
 from tstune.registry.checksums import disk_errors
 from tstune.registry.names import check_name, check_stored_path

@@ -1,4 +1,4 @@
-"""Where and with what a run was made: versions, commit, machine, memory."""
+"""What a run can be repeated with: versions, hardware, one seed for all generators."""
 
 from __future__ import annotations
 
@@ -9,6 +9,14 @@ import sys
 from pathlib import Path
 
 import torch
+
+
+def set_seed(seed: int) -> None:
+    """Seed all generators; the same seed on every rank, so that fresh weights agree."""
+    from accelerate.utils import set_seed as accelerate_set_seed
+
+    accelerate_set_seed(seed)
+
 
 _PACKAGES = ("torch", "accelerate", "transformers", "granite-tsfm", "peft", "datasets", "numpy", "pandas", "pydantic")
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from tstune.errors import MissingDependencyError, OutputError, ServiceError
-from tstune.run_folder import RunFolder
+from tstune.runs.folder import RunFolder
 
 
 def write_folder(contents: Mapping[str, str | Path], folder: Path, run: Path, overwrite: bool) -> None:

@@ -6,8 +6,8 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
+from tstune.config.managers import SimpleConfigManager
 from tstune.config.schema import RunConfig
-from tstune.config.simple_manager import SimpleConfigManager
 from tstune.errors import CheckpointError, ConfigError
 
 _WITHOUT_WEIGHTS = {

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import optuna
 
+from tstune.config.managers import SimpleConfigManager
 from tstune.config.schema import RunConfig
-from tstune.config.simple_manager import SimpleConfigManager
 from tstune.sweeps.attempts import Point, points
 from tstune.sweeps.checks import METRIC
 from tstune.sweeps.files import SweepFolder, aside

@@ -33,7 +33,7 @@ from tstune.sweeps.space import Dimension, Value, as_override, as_text
 from tstune.sweeps.stop import StopRequest
 from tstune.sweeps.storage import GRACE_INTERVALS, explained, open_storage
 from tstune.sweeps.trial import TrialFailed, TrialLost, TrialProcess, ValidationLosses, read_loss
-from tstune.tracking.build import build_tracker
+from tstune.tracking.composite import build_tracker
 from tstune.tracking.interfaces import new_run_id
 from tstune.tracking.run import TrackedRun
 

@@ -11,9 +11,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tstune.errors import TrackingError
-from tstune.tracking.files import copy, copy_model
-from tstune.tracking.interfaces import ExperimentTracker, RunStatus, new_run_id, write_figure
-from tstune.tracking.names import check_run_id, inside, run_name_of
+from tstune.tracking.interfaces import (
+    ExperimentTracker,
+    RunStatus,
+    check_run_id,
+    copy,
+    copy_model,
+    inside,
+    new_run_id,
+    run_name_of,
+    write_figure,
+)
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING
 
 from tstune.config.schema import TrackingSection
 from tstune.errors import MissingDependencyError, TrackingError
-from tstune.tracking.interfaces import ExperimentTracker, RunStatus, new_run_id, write_figure
-from tstune.tracking.names import check_run_id, inside
+from tstune.tracking.interfaces import ExperimentTracker, RunStatus, check_run_id, inside, new_run_id, write_figure
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -14,10 +14,18 @@ from tstune.config.dotted import dotted
 from tstune.config.schema import TrackingSection
 from tstune.errors import MissingDependencyError, TrackingError
 from tstune.runtime.logs import logger
-from tstune.tracking.files import copy, copy_model
-from tstune.tracking.interfaces import ExperimentTracker, RunStatus, new_run_id, write_figure
-from tstune.tracking.messages import first_line
-from tstune.tracking.names import check_run_id, inside, run_name_of
+from tstune.tracking.interfaces import (
+    ExperimentTracker,
+    RunStatus,
+    check_run_id,
+    copy,
+    copy_model,
+    first_line,
+    inside,
+    new_run_id,
+    run_name_of,
+    write_figure,
+)
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from tstune.data.windows import Batch
-from tstune.runtime.preemption import StopSignal
+from tstune.runtime.signals import StopSignal
 from tstune.training.checkpoint import CheckpointStore
 from tstune.training.lr_finder import LearningRateCurve
 

@@ -30,15 +30,20 @@ from tstune.training.callbacks import BestWeights, History, progress_bar
 from tstune.training.checkpoint import (
     find_checkpoint,
     load_random_state,
+    load_training_state,
     require_same_run,
     save_random_state,
+    save_training_state,
 )
 from tstune.training.contract import Checkpoints, Progress, Trainable, TrainingObserver, TrainingResult
 from tstune.training.lr_finder import LearningRateCurve, find_learning_rate
-from tstune.training.optim import build_optimizer, learning_rate_factor
-from tstune.training.running_statistics import running_statistics, share_running_statistics
-from tstune.training.state_files import load_training_state, save_training_state
-from tstune.training.weight_average import WeightAverage
+from tstune.training.optim import (
+    WeightAverage,
+    build_optimizer,
+    learning_rate_factor,
+    running_statistics,
+    share_running_statistics,
+)
 
 
 def train(

@@ -17,8 +17,7 @@ from tstune.errors import TrainingError
 from tstune.runtime.distributed import DistributedManager
 from tstune.runtime.logs import logger
 from tstune.runtime.sharding import learning_parameters
-from tstune.training.optim import build_optimizer
-from tstune.training.running_statistics import running_statistics
+from tstune.training.optim import build_optimizer, running_statistics
 
 if TYPE_CHECKING:
     from tstune.training.contract import Trainable

@@ -17,8 +17,8 @@ from tstune.data.synthetic import FixedSyntheticWindows, SeriesRecipe, Synthetic
 from tstune.data.table import Roles
 from tstune.errors import ConfigError
 from tstune.models.base import BaseTimeSeriesFoundationModel
-from tstune.run_folder import RunFolder
-from tstune.run_setup import (
+from tstune.runs.folder import RunFolder
+from tstune.runs.life import (
     guarded_tracker,
     keep_checkpoints,
     open_checkpoint_folder,
@@ -27,11 +27,10 @@ from tstune.run_setup import (
     remembered,
 )
 from tstune.runtime.distributed import DistributedManager
-from tstune.runtime.environment import describe_environment
+from tstune.runtime.environment import describe_environment, set_seed
 from tstune.runtime.logs import logger, setup_logging
 from tstune.runtime.memory import GPUManager
-from tstune.runtime.preemption import StopSignal
-from tstune.runtime.seeding import set_seed
+from tstune.runtime.signals import StopSignal
 from tstune.tracking.interfaces import ExperimentTracker
 from tstune.tracking.run import TRACKING_FILE, TrackedRun, remembered_run
 from tstune.training.contract import TrainingResult

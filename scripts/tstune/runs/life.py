@@ -14,12 +14,10 @@ from tstune.models.base import BaseTimeSeriesFoundationModel
 from tstune.registry import open_registry
 from tstune.runtime.distributed import DistributedManager
 from tstune.runtime.logs import logger
-from tstune.runtime.memory import GPUManager
-from tstune.runtime.memory_estimate import estimate_training_memory
-from tstune.runtime.preemption import StopSignal
-from tstune.tracking.build import build_tracker
-from tstune.tracking.build import guarded as guard
-from tstune.tracking.composite import CompositeTracker
+from tstune.runtime.memory import GPUManager, estimate_training_memory
+from tstune.runtime.signals import StopSignal
+from tstune.tracking.composite import CompositeTracker, build_tracker
+from tstune.tracking.composite import guarded as guard
 from tstune.tracking.interfaces import ExperimentTracker
 from tstune.tracking.run import TRACKING_FILE, TrackedRun, remember_run
 from tstune.training.checkpoint import CheckpointStore

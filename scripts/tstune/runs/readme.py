@@ -1,4 +1,4 @@
-"""The README of a run folder: what it is, how good it is, how to load it."""
+"""The README of a run folder."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from tstune.training.contract import TrainingResult
 
 if TYPE_CHECKING:
     from tstune.models.base import BaseTimeSeriesFoundationModel
+
 
 _TEMPLATE = """# {title}
 

@@ -24,13 +24,12 @@ from tstune.evaluation.record import EVALUATION_FILE, WINDOWS_FILE, windows_tabl
 from tstune.evaluation.report import write_report
 from tstune.evaluation.scoreboard import best_model, format_per_item, format_scoreboard
 from tstune.evaluation.verdict import verdict
-from tstune.judging import Judge, check_baselines, check_metrics
 from tstune.models.base import BaseTimeSeriesFoundationModel
 from tstune.models.per_item import tune_items
 from tstune.registry import check_name, open_registry
-from tstune.run_folder import RunFolder
-from tstune.run_readme import render_readme
-from tstune.run_setup import (
+from tstune.runs.folder import RunFolder
+from tstune.runs.judging import Judge, check_baselines, check_metrics
+from tstune.runs.life import (
     guarded_tracker,
     keep_checkpoints,
     open_checkpoint_folder,
@@ -39,12 +38,12 @@ from tstune.run_setup import (
     register_run,
     remembered,
 )
+from tstune.runs.readme import render_readme
 from tstune.runtime.distributed import DistributedManager
-from tstune.runtime.environment import describe_environment
+from tstune.runtime.environment import describe_environment, set_seed
 from tstune.runtime.logs import logger, setup_logging
 from tstune.runtime.memory import GPUManager
-from tstune.runtime.preemption import StopSignal
-from tstune.runtime.seeding import set_seed
+from tstune.runtime.signals import StopSignal
 from tstune.tracking.interfaces import ExperimentTracker
 from tstune.tracking.run import TRACKING_FILE, TrackedRun, remembered_run
 from tstune.training.contract import TrainingResult

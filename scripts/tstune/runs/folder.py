@@ -13,8 +13,8 @@ from pathlib import Path
 
 import psutil
 
+from tstune.config.managers import SimpleConfigManager
 from tstune.config.schema import RunConfig
-from tstune.config.simple_manager import SimpleConfigManager
 from tstune.errors import OutputError
 
 
