@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 import pytest
-import tiny
+from support import tiny
 
 from tstune.config.validation import validate
 from tstune.data.panel import OBSERVED

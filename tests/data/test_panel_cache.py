@@ -20,7 +20,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from tiny import CONTEXT, PREDICTION, ROWS, series, snapshot
+from support.tiny import CONTEXT, PREDICTION, ROWS, series, snapshot
 
 import tstune.data.panel_cache as panel_cache
 from tstune.config.schema import DataSection, EvaluationSection, RunConfig

@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-import tiny
 from data.series import CONTEXT, PREDICTION, people, person, prepare, table, with_gaps
+from support import tiny
 
 from tstune import TTMConfig, TTMForecaster
 from tstune.config.schema import DataSection, SplitSection

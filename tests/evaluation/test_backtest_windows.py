@@ -6,9 +6,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import tiny
 import torch
 from safetensors.torch import load_file
+from support import tiny
 from unit.builders import grid_table, prepared, random_grids
 
 from tstune.config.schema import EvaluationSection

@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-import tiny
 import torch
+from support import tiny
 from unit.builders import grid_table, prepared, random_grids
 
 from tstune.config.schema import EvaluationSection

@@ -17,9 +17,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-import tiny
 import torch
 from launched import ROOT, free_port
+from support import tiny
 
 from tstune import TTMForecaster
 

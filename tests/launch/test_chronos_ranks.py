@@ -12,12 +12,9 @@ from itertools import chain
 from pathlib import Path
 
 import pytest
-import tiny
-import tiny_chronos
-import tiny_chronos_t5
-import tiny_timesfm
 import torch
 from safetensors.torch import load_file
+from support import tiny, tiny_weights
 
 from tstune.models.registry import load_model
 
@@ -71,9 +68,11 @@ def train(tmp_path_factory: pytest.TempPathFactory, launch_probe: Callable[..., 
     desk = tmp_path_factory.mktemp("desk")
     tiny.write_series(desk / "series.csv")
     # weights of a size that training and rounding do not blow up
-    writers = tiny_chronos.WRITERS | {"chronos_t5": tiny_chronos_t5.write}
-    checkpoints = {name: write(desk / name, initializer_factor=0.3) for name, write in writers.items()}
-    checkpoints["timesfm"] = tiny_timesfm.write(desk / "timesfm")
+    checkpoints = {
+        name: tiny_weights.WRITERS[name](desk / name, initializer_factor=0.3)
+        for name in ("chronos_bolt", "chronos2", "chronos_t5")
+    }
+    checkpoints["timesfm"] = tiny_weights.write_timesfm(desk / "timesfm")
     launched: dict[str, Runs] = {}
 
     def train(strategy: str) -> Runs:

@@ -13,8 +13,8 @@ from itertools import chain
 from pathlib import Path
 
 import pytest
-import tiny
 from safetensors.torch import load_file
+from support import tiny
 
 from tstune.config.model_sections import FAMILIES
 from tstune.config.validation import validate

@@ -8,9 +8,8 @@ from itertools import chain
 from pathlib import Path
 
 import pytest
-import tiny
-import tiny_granite
 from safetensors.torch import load_file
+from support import tiny, tiny_weights
 
 from tstune.models.registry import load_model
 
@@ -39,7 +38,7 @@ def train(tmp_path_factory: pytest.TempPathFactory, launch_probe: Callable[..., 
     """Launch a strategy; it trains all recipes one after another."""
     desk = tmp_path_factory.mktemp("desk")
     tiny.write_series(desk / "series.csv")
-    checkpoints = {name: write(desk / name) for name, write in tiny_granite.WRITERS.items()}
+    checkpoints = {name: tiny_weights.WRITERS[name](desk / name) for name in ("flowstate", "patchtst_fm")}
 
     def train(strategy: str) -> Path:
         num_ranks = 1 if strategy == "cpu" else 2

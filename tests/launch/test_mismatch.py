@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
-import tiny
+from support import tiny
 
 RunRanks = Callable[..., list[subprocess.CompletedProcess]]
 

@@ -8,7 +8,7 @@ from itertools import chain
 from pathlib import Path
 
 import pytest
-import tiny
+from support import tiny
 
 Launch = Callable[..., subprocess.CompletedProcess]
 

@@ -12,9 +12,8 @@ from itertools import chain
 from pathlib import Path
 
 import pytest
-import tiny
-import tiny_patches
 from safetensors.torch import load_file
+from support import tiny, tiny_weights
 
 from tstune.models.registry import load_model
 
@@ -57,7 +56,7 @@ def train(tmp_path_factory: pytest.TempPathFactory, launch_probe: Callable[..., 
             paths = []
             for name, (family, norm, changes) in RECIPES.items():
                 checkpoint = desk / f"{family}-{norm}"
-                tiny_patches.WRITERS[family](checkpoint, **({"norm_type": norm} if norm else {}))
+                tiny_weights.WRITERS[family](checkpoint, **({"norm_type": norm} if norm else {}))
                 sections = tiny.merged(tiny.merged(BASE, changes), {"model": {"type": family}})
                 sections["training"] = sections["training"] | {"per_device_batch_size": 32 // num_ranks}
                 values = tiny.recipe(desk / "series.csv", folder / name, checkpoint, **sections)

@@ -12,9 +12,9 @@ import time
 from pathlib import Path
 
 import pytest
-import tiny
 from killing import Run
 from launched import ROOT
+from support import tiny
 
 from tstune.errors import EXIT_REQUEUE, EXIT_USER_ERROR
 

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-import tiny
 import torch
 from safetensors.torch import load_file
+from support import tiny
 
 from tstune.models.ttm import TTMForecaster
 

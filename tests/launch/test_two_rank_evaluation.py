@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-import tiny
+from support import tiny
 
 import eval_forecast
 import finetune_ttm

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import tiny
+from support import tiny
 
 import finetune_ttm
 

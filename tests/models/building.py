@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
-import tiny
 import torch
+from support import tiny
 
 from tstune.config.validation import validate
 from tstune.data.pipeline import PreparedData, prepare_data

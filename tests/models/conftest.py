@@ -6,8 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import tiny
 import torch
+from support import tiny
 
 from tstune.config.validation import validate
 from tstune.models.ttm import TTMForecaster

@@ -6,12 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import tiny
-import tiny_chronos
-import tiny_chronos_t5
-import tiny_granite
-import tiny_patches
-import tiny_timesfm
+from support import tiny, tiny_weights
 
 
 @dataclass(frozen=True)
@@ -33,19 +28,19 @@ class Family:
     forecasts_quantiles: bool = True
 
 
-# Counted by hand from the widths in tiny_chronos.py; each sum is in the order of the network's layers.
+# Counted by hand from the widths in tiny_weights.py; each sum is in the order of the network's layers.
 BOLT_HEAD = (16 * 32 + 32) + (32 * 72 + 72) + (16 * 72 + 72)
 BOLT_DECODER = (4 * 256 + 64 + 16) + (4 * 256 + 16) + (2 * 512 + 16) + 16
 BOLT_LORA = 16 * 8 * (16 + 16) + 8 * (32 + 72)  # q, k, v, o of 2 encoder blocks, of a decoder block twice; output
 CHRONOS2_HEAD = (16 * 32 + 32) + (32 * 36 + 36) + (16 * 36 + 36)
 CHRONOS2_LORA = 16 * 8 * (16 + 16) + 8 * (32 + 36)  # q, k, v, o over time and over series of 2 blocks; output
-# Counted by hand from the widths in tiny_chronos_t5.py: embedding, then blocks with their norms and position tables.
+# Counted by hand from the widths in tiny_weights.py: embedding, then blocks with their norms and position tables.
 T5_HEAD = 64 * 16
 T5_ENCODER = 2 * (4 * 256 + 16 + 2 * 512 + 16) + 32 * 2 + 16
 T5_DECODER = (4 * 256 + 16) + (4 * 256 + 16) + (2 * 512 + 16) + 32 * 2 + 16
 T5 = T5_HEAD + T5_ENCODER + T5_DECODER
 T5_LORA = 16 * 8 * (16 + 16)  # q, k, v, o of 2 encoder blocks, of a decoder block twice
-# Counted by hand from the widths in tiny_timesfm.py.
+# Counted by hand from the widths in tiny_weights.py.
 TIMESFM_BACKBONE = 3 * (16 * 16 + 16) + 2 * (4 * 256 + 8 + 2 * 8 + 2 * 24 * 16 + 4 * 16)
 TIMESFM_HEAD = (256 + 2 * 80 * 16) + (256 + 2 * 60 * 16)
 TIMESFM = TIMESFM_BACKBONE + TIMESFM_HEAD
@@ -60,7 +55,7 @@ ALONE = {
 }
 """Columns that a family refuses which forecasts each series from its own past."""
 
-# FlowState of tiny_granite.py: embedding, 2 layers of (4 vectors of 8 or 16, 4 matrices 8 x 16, gate, norm), decoder
+# FlowState of tiny_weights.py: embedding, 2 layers of (4 vectors of 8 or 16, 4 matrices 8 x 16, gate, norm), decoder
 FLOWSTATE_HEAD = 16 * 54 + 54
 FLOWSTATE = (2 * 16 + 16) + 2 * ((3 * 8 + 16) + 4 * 8 * 16 + (16 * 16 + 16) + 2 * 16) + FLOWSTATE_HEAD
 FLOWSTATE_LORA = 2 * 8 * (16 + 16) + 8 * (16 + 54)  # gates of 2 layers; the decoder
@@ -74,7 +69,7 @@ PATCHTST_FM = (
 )  # fmt: skip
 PATCHTST_FM_LORA = 2 * 8 * ((16 + 48) + (16 + 16)) + 8 * (16 + 400)  # qkv and projection of 2 blocks; output
 
-# The same from tiny_patches.py; two layers each.
+# The same from tiny_weights.py; two layers each.
 PATCHTST_HEAD = 64 * 8 + 8
 PATCHTST_ALL = (8 * 16 + 16) + 4 * 16 + 2 * (4 * (256 + 16) + 2 * 32 + (512 + 32) + (512 + 16)) + PATCHTST_HEAD
 PATCHTST_LORA = 2 * 4 * 8 * (16 + 16) + 4 * (64 + 8)  # q, k, v, o; the head at half its rank
@@ -98,7 +93,7 @@ FOUNDATION: dict[str, Family] = {
         },
     ),
     "chronos_bolt": Family(
-        write=tiny_chronos.write_bolt,
+        write=tiny_weights.write_bolt,
         counts={
             "zero_shot": (12960, 0),
             "head": (12960, BOLT_HEAD),
@@ -112,7 +107,7 @@ FOUNDATION: dict[str, Family] = {
         refused=ALONE,
     ),
     "chronos2": Family(
-        write=tiny_chronos.write_chronos2,
+        write=tiny_weights.write_chronos2,
         counts={
             "zero_shot": (9784, 0),
             "head": (9784, CHRONOS2_HEAD),
@@ -129,7 +124,7 @@ FOUNDATION: dict[str, Family] = {
         },
     ),
     "chronos_t5": Family(
-        write=tiny_chronos_t5.write,
+        write=tiny_weights.write_chronos_t5,
         counts={
             "zero_shot": (T5, 0),
             "head": (T5, T5_HEAD),
@@ -143,7 +138,7 @@ FOUNDATION: dict[str, Family] = {
         refused=ALONE,
     ),
     "timesfm": Family(
-        write=tiny_timesfm.write,
+        write=tiny_weights.write_timesfm,
         counts={
             "zero_shot": (TIMESFM, 0),
             "head": (TIMESFM, TIMESFM_HEAD),
@@ -157,7 +152,7 @@ FOUNDATION: dict[str, Family] = {
         refused=ALONE,
     ),
     "flowstate": Family(
-        write=tiny_granite.write_flowstate,
+        write=tiny_weights.write_flowstate,
         counts={
             "zero_shot": (FLOWSTATE, 0),
             "head": (FLOWSTATE, FLOWSTATE_HEAD),
@@ -171,7 +166,7 @@ FOUNDATION: dict[str, Family] = {
         refused=ALONE,
     ),
     "patchtst_fm": Family(
-        write=tiny_granite.write_patchtst_fm,
+        write=tiny_weights.write_patchtst_fm,
         counts={
             "zero_shot": (PATCHTST_FM, 0),
             "head": (PATCHTST_FM, PATCHTST_FM_HEAD),
@@ -188,7 +183,7 @@ FOUNDATION: dict[str, Family] = {
         refused=ALONE,
     ),
     "patchtst": Family(
-        write=tiny_patches.write_patchtst,
+        write=tiny_weights.write_patchtst,
         counts={
             "zero_shot": (PATCHTST_ALL, 0),
             "head": (PATCHTST_ALL, PATCHTST_HEAD),
@@ -203,7 +198,7 @@ FOUNDATION: dict[str, Family] = {
         forecasts_quantiles=False,
     ),
     "patchtsmixer": Family(
-        write=tiny_patches.write_patchtsmixer,
+        write=tiny_weights.write_patchtsmixer,
         counts={
             "zero_shot": (MIXER_ALL, 0),
             "head": (MIXER_ALL, PATCHTST_HEAD),

@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-import tiny
 import torch
 from sklearn.linear_model import Ridge as RidgeRegression
+from support import tiny
 
 from tstune.config.validation import validate
 from tstune.data.pipeline import PreparedData, prepare_data

@@ -11,11 +11,10 @@ from pathlib import Path
 
 import bitsandbytes as bnb
 import pytest
-import tiny
-import tiny_chronos
 import torch
 from chronos import BaseChronosPipeline, Chronos2Pipeline, ChronosBoltPipeline
 from safetensors.torch import load_file, save_file
+from support import tiny, tiny_weights
 
 from tstune.config.validation import validate
 from tstune.data.pipeline import PreparedData
@@ -30,7 +29,7 @@ PIPELINES = {"chronos_bolt": ChronosBoltPipeline, "chronos2": Chronos2Pipeline}
 TWO = {"target_columns": ["load", "dose"]}
 COVARIATES = {"conditional_columns": ["dose"], "control_columns": ["plan"]}
 both = pytest.mark.parametrize("name", NAMES)
-BEYOND = 2 * tiny_chronos.NATIVE + 3
+BEYOND = 2 * tiny_weights.NATIVE + 3
 Batch = dict[str, torch.Tensor]
 
 
@@ -40,7 +39,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("chronos")
     tiny.write_series(folder / "series.csv", rows=300)
     for name in NAMES:
-        tiny_chronos.WRITERS[name](folder / name)
+        tiny_weights.WRITERS[name](folder / name)
     return folder
 
 
@@ -85,7 +84,7 @@ def quantiles(model: Model, batch: Batch) -> torch.Tensor:
 
 
 @both
-@pytest.mark.parametrize("steps", [5, tiny_chronos.NATIVE, BEYOND])
+@pytest.mark.parametrize("steps", [5, tiny_weights.NATIVE, BEYOND])
 @pytest.mark.parametrize("gaps", [False, True])
 def test_forecasts_are_those_of_the_pipeline(name: str, steps: int, gaps: bool, folder: Path, make: Make) -> None:
     sections = {"model": {"prediction_length": steps}, "evaluation": {"horizons": ["2h"]}, "data": TWO}
@@ -105,7 +104,7 @@ def test_forecasts_are_those_of_the_pipeline(name: str, steps: int, gaps: bool, 
         assert torch.equal(model.forecast(batch), found[:, :, 4].transpose(1, 2)), "the forecast is the median"
 
 
-@pytest.mark.parametrize("steps", [5, tiny_chronos.NATIVE, BEYOND])
+@pytest.mark.parametrize("steps", [5, tiny_weights.NATIVE, BEYOND])
 def test_covariates_go_where_the_pipeline_puts_them(steps: int, folder: Path, make: Make) -> None:
     sections = {"model": {"prediction_length": steps}, "evaluation": {"horizons": ["2h"]}, "data": COVARIATES}
     model, data = make("chronos2", **sections)
@@ -154,7 +153,7 @@ def test_a_gap_in_a_known_column_is_told_to_the_model(folder: Path, tmp_path: Pa
 
 
 def test_levels_between_the_network_s_lie_on_the_line_between_them(folder: Path, tmp_path: Path, make: Make) -> None:
-    weights = load_file(tiny_chronos.write_chronos2(tmp_path / "ordered") / "model.safetensors")
+    weights = load_file(tiny_weights.write_chronos2(tmp_path / "ordered") / "model.safetensors")
     for layer in ("output_layer", "residual_layer"):
         weights[f"output_patch_embedding.{layer}.weight"] *= 0.01
     weights["output_patch_embedding.residual_layer.bias"] = torch.arange(9.0).square().repeat_interleave(4) / 10
@@ -183,7 +182,7 @@ def test_many_series_go_through_in_parts(name: str, make: Make) -> None:
 # Losses
 
 
-@pytest.mark.parametrize("steps", [5, tiny_chronos.NATIVE])
+@pytest.mark.parametrize("steps", [5, tiny_weights.NATIVE])
 @both
 def test_the_loss_is_the_library_s(name: str, steps: int, folder: Path, make: Make) -> None:
     """Bolt sums over the steps; Chronos-2 sums over levels and takes the mean over steps of whole patches."""
@@ -323,7 +322,7 @@ def test_automatic_adapters_are_on_attention_and_output(name: str, make: Make) -
 @pytest.mark.parametrize(("kind", "layer"), [("int8", bnb.nn.Linear8bitLt), ("nf4", bnb.nn.Linear4bit)])
 @both
 def test_a_packed_base_trains_saves_and_reloads(name: str, kind: str, layer: type, make: Make, tmp_path: Path) -> None:
-    wide = tiny_chronos.WRITERS[name](tmp_path / "wide", d_model=64, d_ff=64, num_layers=1, initializer_factor=0.2)
+    wide = tiny_weights.WRITERS[name](tmp_path / "wide", d_model=64, d_ff=64, num_layers=1, initializer_factor=0.2)
     sections = {"model": {"quantization": kind}, "tuning": {"mode": "lora"}}
     model, data = make(name, wide, **sections, training={"max_steps": 8, "eval_every_steps": 4})
     results = model.fit(data, output_dir=tmp_path / "run")
@@ -424,19 +423,19 @@ def _without(folder: Path, name: str, start: str) -> Path:
 @both
 @pytest.mark.parametrize("start", ["output_patch_embedding.", "encoder.block.0."])
 def test_tensors_that_are_missing_are_not_made_up(name: str, start: str, tmp_path: Path, make: Make) -> None:
-    folder = _without(tiny_chronos.WRITERS[name](tmp_path / "part"), name, start)
+    folder = _without(tiny_weights.WRITERS[name](tmp_path / "part"), name, start)
     with pytest.raises(CheckpointError, match=rf"{start}.* is missing; the folder mixes files"):
         make(name, folder)
 
 
 @both
 def test_refusals_name_the_key_and_the_fix(name: str, tmp_path: Path, make: Make) -> None:
-    short = tiny_chronos.WRITERS[name](tmp_path / "short", chronos={"context_length": 16})
+    short = tiny_weights.WRITERS[name](tmp_path / "short", chronos={"context_length": 16})
     with pytest.raises(
         CheckpointError, match=r"reads at most 16 steps, the run asks for 32; set model\.context_length=16"
     ):
         make(name, short)
-    median = tiny_chronos.WRITERS[name](tmp_path / "median", chronos={"quantiles": [0.1, 0.9]})
+    median = tiny_weights.WRITERS[name](tmp_path / "median", chronos={"quantiles": [0.1, 0.9]})
     with pytest.raises(CheckpointError, match=r"hold the median, 0\.5"):
         make(name, median)
     with pytest.raises(ConfigError, match=r"model\.pretrained is null, but Chronos-.* takes its architecture"):
@@ -447,7 +446,7 @@ def test_refusals_name_the_key_and_the_fix(name: str, tmp_path: Path, make: Make
 
 def test_levels_outside_can_be_calibrated_instead(make: Make) -> None:
     model, data = make("chronos_bolt", forecast={"quantiles": [0.05, 0.5, 0.95]}, training={"max_steps": 2})
-    assert model.native_levels == tuple(tiny_chronos.LEVELS)
+    assert model.native_levels == tuple(tiny_weights.LEVELS)
     model.fit(data)
     assert model.quantile_levels == (0.05, 0.5, 0.95)
 

@@ -9,13 +9,12 @@ from pathlib import Path
 
 import bitsandbytes as bnb
 import pytest
-import tiny
-import tiny_chronos_t5
 import torch
 import torch.nn.functional as F
 from building import built_on_windows, four_windows
 from chronos import BaseChronosPipeline, ChronosPipeline
 from safetensors.torch import load_file, save_file
+from support import tiny, tiny_weights
 
 from tstune.data.pipeline import PreparedData
 from tstune.errors import CheckpointError
@@ -26,7 +25,7 @@ from tstune.models.token_sampling import Draws, sample_paths
 
 Make = Callable[..., tuple[ChronosT5Forecaster, PreparedData]]
 Batch = dict[str, torch.Tensor]
-NATIVE = tiny_chronos_t5.NATIVE
+NATIVE = tiny_weights.NATIVE
 TWO = {"target_columns": ["load", "dose"]}
 MANY = 1500
 
@@ -36,7 +35,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """series.csv and a checkpoint."""
     folder = tmp_path_factory.mktemp("chronos-t5")
     tiny.write_series(folder / "series.csv", rows=300)
-    tiny_chronos_t5.write(folder / "checkpoint")
+    tiny_weights.write_chronos_t5(folder / "checkpoint")
     return folder
 
 
@@ -79,7 +78,7 @@ def test_every_token_is_drawn_from_the_library_s_distribution(
     chronos: dict, changes: dict, tmp_path: Path, make: Make
 ) -> None:
     """The scores its `generate` would draw from, given the tokens of our paths, hold these tokens at our numbers."""
-    model, data = make(tiny_chronos_t5.write(tmp_path / "drawn", chronos=chronos, **changes))
+    model, data = make(tiny_weights.write_chronos_t5(tmp_path / "drawn", chronos=chronos, **changes))
     pipeline = ChronosPipeline.from_pretrained(tmp_path / "drawn")
     input_ids, mask, _ = pipeline.tokenizer.context_input_transform(series(four_windows(data, gaps=True)))
     paths = sample_paths(model.network, input_ids, mask, NATIVE, Draws(8, seed=7), model.module._warp)
@@ -109,7 +108,7 @@ def test_every_token_is_drawn_from_the_library_s_distribution(
         points = again.next_step().repeat(4)
         assert (lower - 1e-5 <= points).all()
         assert (points <= upper + 1e-5).all()
-        assert (probabilities > 0).sum(dim=1).max() <= (settings.top_k or tiny_chronos_t5.TOKENS)
+        assert (probabilities > 0).sum(dim=1).max() <= (settings.top_k or tiny_weights.TOKENS)
 
 
 def test_forecasts_are_the_pipeline_s_in_distribution(folder: Path, make: Make) -> None:
@@ -137,7 +136,7 @@ def test_forecasts_are_the_pipeline_s_in_distribution(folder: Path, make: Make) 
 
 def test_long_forecasts_append_the_median_as_the_pipeline_does(folder: Path, make: Make) -> None:
     """With the one most likely token there is nothing to draw, and both must agree exactly."""
-    sure = tiny_chronos_t5.write(folder / "sure", chronos={"top_k": 1})
+    sure = tiny_weights.write_chronos_t5(folder / "sure", chronos={"top_k": 1})
     model, data = make(sure, model={"prediction_length": 2 * NATIVE + 3}, data=TWO)
     batch = four_windows(data, gaps=True)
     with warnings.catch_warnings():
@@ -176,7 +175,7 @@ def test_paths_are_decoded_in_parts(make: Make, monkeypatch: pytest.MonkeyPatch)
     batch = data.test.__getitems__(range(7))
     whole = values(model, batch)
     per_path = 2 * 4 * (32 + 1 + 8) * 1 * 2 * 8  # keys and values, float32, steps, layers, heads, width
-    monkeypatch.setattr(chronos_t5, "CACHE_BYTES", 3 * tiny_chronos_t5.PATHS * per_path)
+    monkeypatch.setattr(chronos_t5, "CACHE_BYTES", 3 * tiny_weights.PATHS * per_path)
     assert model._windows_at_once() == 3
     assert torch.allclose(values(model, batch), whole, rtol=1e-5)
 
@@ -268,7 +267,7 @@ def test_the_dropout_of_the_configuration(make: Make) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize(("kind", "layer"), [("int8", bnb.nn.Linear8bitLt), ("nf4", bnb.nn.Linear4bit)])
 def test_a_packed_base_trains_saves_and_reloads(kind: str, layer: type, make: Make, tmp_path: Path) -> None:
-    wide = tiny_chronos_t5.write(tmp_path / "wide", d_model=64, d_ff=64, num_layers=1, initializer_factor=0.2)
+    wide = tiny_weights.write_chronos_t5(tmp_path / "wide", d_model=64, d_ff=64, num_layers=1, initializer_factor=0.2)
     sections = {"model": {"quantization": kind}, "tuning": {"mode": "lora"}}
     model, data = make(wide, **sections, training={"max_steps": 8, "eval_every_steps": 4})
     results = model.fit(data, output_dir=tmp_path / "run")
@@ -294,7 +293,7 @@ def test_one_adapter_per_item(make: Make, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("mode", ["lora", "full", "from_scratch"])
 def test_the_library_loads_what_we_save(mode: str, make: Make, tmp_path: Path) -> None:
-    given = tiny_chronos_t5.write(tmp_path / "given", chronos={"top_k": 1})
+    given = tiny_weights.write_chronos_t5(tmp_path / "given", chronos={"top_k": 1})
     model, data = make(given, tuning={"mode": mode}, training={"max_steps": 2, "eval_every_steps": 2})
     if mode == "lora":
         model.fit(data, output_dir=tmp_path / "run")
@@ -317,12 +316,12 @@ def test_the_library_loads_what_we_save(mode: str, make: Make, tmp_path: Path) -
 
 def test_an_output_layer_of_its_own_keeps_it(make: Make, tmp_path: Path) -> None:
     """Published checkpoints share it with the embedding; the library also loads one that does not."""
-    given = tiny_chronos_t5.write(tmp_path / "given")
+    given = tiny_weights.write_chronos_t5(tmp_path / "given")
     stored = load_file(given / "model.safetensors")
-    stored["lm_head.weight"] = torch.randn(tiny_chronos_t5.TOKENS, 16)
+    stored["lm_head.weight"] = torch.randn(tiny_weights.TOKENS, 16)
     save_file(stored, given / "model.safetensors", metadata={"format": "pt"})
     model, data = make(given, tuning={"mode": "head"})
-    assert model.get_model_info()["trainable"] == 2 * tiny_chronos_t5.TOKENS * 16
+    assert model.get_model_info()["trainable"] == 2 * tiny_weights.TOKENS * 16
     model.save(tmp_path / "run")
     saved = load_file(tmp_path / "run" / "model" / "model.safetensors")
     assert all(torch.equal(saved[key], tensor) for key, tensor in stored.items())
@@ -334,7 +333,7 @@ def test_an_output_layer_of_its_own_keeps_it(make: Make, tmp_path: Path) -> None
 
 @pytest.mark.parametrize("start", ["shared.", "encoder.block.0."])
 def test_tensors_that_are_missing_are_not_made_up(start: str, tmp_path: Path, make: Make) -> None:
-    folder = tiny_chronos_t5.write(tmp_path / "part")
+    folder = tiny_weights.write_chronos_t5(tmp_path / "part")
     weights = load_file(folder / "model.safetensors")
     kept = {key: value for key, value in weights.items() if not key.startswith(start)}
     assert len(kept) < len(weights)
@@ -344,10 +343,10 @@ def test_tensors_that_are_missing_are_not_made_up(start: str, tmp_path: Path, ma
 
 
 def test_refusals_name_the_key_and_the_fix(tmp_path: Path, make: Make) -> None:
-    short = tiny_chronos_t5.write(tmp_path / "short", chronos={"context_length": 16})
+    short = tiny_weights.write_chronos_t5(tmp_path / "short", chronos={"context_length": 16})
     with pytest.raises(CheckpointError, match=r"reads at most 16 steps, the run asks for 32; set model\.context_leng"):
         make(short)
-    strange = tiny_chronos_t5.write(tmp_path / "strange", chronos={"tokenizer_class": "NoSuchBins"})
+    strange = tiny_weights.write_chronos_t5(tmp_path / "strange", chronos={"tokenizer_class": "NoSuchBins"})
     with pytest.raises(CheckpointError, match=r"makes no tokenizer: .*NoSuchBins"):
         make(strange)
     config = json.loads((short / "config.json").read_text())

@@ -12,9 +12,9 @@ from typing import get_args
 import numpy as np
 import pandas as pd
 import pytest
-import tiny
 import torch
 from families import ALL, FOUNDATION, MEMBERS, SERVICES
+from support import tiny
 from timegpt_server import running_service
 from tsfm_public import TinyTimeMixerForPrediction
 

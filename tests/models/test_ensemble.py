@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-import tiny
 import torch
+from support import tiny
 
 from tstune.config.validation import validate
 from tstune.errors import CheckpointError, ConfigError, DataError, LeakError, OutputError

@@ -5,8 +5,8 @@ from __future__ import annotations
 import copy
 
 import pytest
-import tiny
 import torch
+from support import tiny
 from tsfm_public import TinyTimeMixerForPrediction
 
 from tstune.adapters import add_lora_adapters

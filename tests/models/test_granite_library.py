@@ -9,10 +9,9 @@ from pathlib import Path
 
 import bitsandbytes as bnb
 import pytest
-import tiny
-import tiny_granite
 import torch
 from safetensors.torch import load_file
+from support import tiny, tiny_weights
 from tsfm_public import FlowStateForPrediction, PatchTSTFMForPrediction
 from tsfm_public.models.flowstate.utils.utils import get_fixed_factor
 from tsfm_public.models.patchtst_fm.modeling_patchtst_fm import PatchTSTFMForPretraining
@@ -40,7 +39,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     tiny.write_series(folder / "series.csv", rows=300)
     tiny.write_series(folder / "long.csv", rows=600)
     for name in NAMES:
-        tiny_granite.WRITERS[name](folder / name)
+        tiny_weights.WRITERS[name](folder / name)
     return folder
 
 
@@ -202,7 +201,7 @@ def test_a_shorter_history_is_a_shorter_context(make: Make) -> None:
     ],
 )
 def test_every_patchtst_fm(changes: dict, make: Make, tmp_path: Path) -> None:
-    checkpoint = tiny_granite.write_patchtst_fm(tmp_path / "other", **changes)
+    checkpoint = tiny_weights.write_patchtst_fm(tmp_path / "other", **changes)
     model, data = make("patchtst_fm", checkpoint)
     batch, network = windows(data), PatchTSTFMForPrediction.from_pretrained(checkpoint).eval()
     with torch.inference_mode():
@@ -215,7 +214,7 @@ def test_every_patchtst_fm(changes: dict, make: Make, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("changes", [{"mlp_type": "transformer", "decoder_type": "hlegs"}, {"out_gating": True}])
 def test_every_flowstate(changes: dict, make: Make, tmp_path: Path) -> None:
-    checkpoint = tiny_granite.write_flowstate(tmp_path / "other", **changes)
+    checkpoint = tiny_weights.write_flowstate(tmp_path / "other", **changes)
     model, data = make("flowstate", checkpoint, tuning={"mode": "lora"})
     network = FlowStateForPrediction.from_pretrained(checkpoint).eval()
     assert close(quantiles(model, windows(data))[:, 4], library_quantiles(network, contexts(windows(data)), 8)[:, 4])
@@ -320,7 +319,7 @@ def test_automatic_adapters_of_patchtst_fm(make: Make) -> None:
 @both
 def test_a_packed_base_trains_saves_and_reloads(name: str, kind: str, layer: type, make: Make, tmp_path: Path) -> None:
     width = {"embedding_feature_dim": 64} if name == "flowstate" else {"d_model": 64}
-    wide = tiny_granite.WRITERS[name](tmp_path / "wide", **width)
+    wide = tiny_weights.WRITERS[name](tmp_path / "wide", **width)
     sections = {"model": {"quantization": kind}, "tuning": {"mode": "lora"}}
     model, data = make(name, wide, **sections, training={"max_steps": 8, "eval_every_steps": 4})
     results = model.fit(data, output_dir=tmp_path / "run")
@@ -385,7 +384,7 @@ def test_the_library_loads_what_we_save(name: str, mode: str, folder: Path, make
 def test_what_a_checkpoint_cannot_do(
     name: str, changes: dict, sections: dict, said: str, make: Make, tmp_path: Path
 ) -> None:
-    checkpoint = tiny_granite.WRITERS[name](tmp_path / "other", **changes)
+    checkpoint = tiny_weights.WRITERS[name](tmp_path / "other", **changes)
     with pytest.raises((CheckpointError, ConfigError), match=said) as error:
         make(name, checkpoint, model=sections, evaluation=HOURS)
     assert "\n" not in str(error.value)

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-import tiny
 import torch
+from support import tiny
 
 from tstune.config.validation import validate
 from tstune.data.pipeline import PreparedData, prepare_data

@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-import tiny
 import torch
 import yaml
+from support import tiny
 
 from tstune.config.flat import ModelConfig
 from tstune.config.managers import HydraConfigManager, SimpleConfigManager

@@ -8,10 +8,9 @@ from pathlib import Path
 
 import bitsandbytes as bnb
 import pytest
-import tiny
-import tiny_patches
 import torch
 from safetensors.torch import load_file, save_file
+from support import tiny, tiny_weights
 from transformers import PatchTSMixerForPrediction, PatchTSTForPrediction, PreTrainedModel
 
 from tstune.config.validation import validate
@@ -41,7 +40,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("patches")
     tiny.write_series(folder / "series.csv", rows=300)
     for name in LIBRARY:
-        tiny_patches.WRITERS[name](folder / name)
+        tiny_weights.WRITERS[name](folder / name)
     return folder
 
 
@@ -184,7 +183,7 @@ def test_other_losses_of_the_configuration(name: str, loss: str, options: dict, 
 
 @pytest.fixture
 def mixing(folder: Path, make: Make, tmp_path: Path) -> tuple[Model, PreparedData]:
-    path = tiny_patches.write_patchtsmixer(tmp_path / "mix", mode="mix_channel", num_input_channels=2)
+    path = tiny_weights.write_patchtsmixer(tmp_path / "mix", mode="mix_channel", num_input_channels=2)
     return make("patchtsmixer", path, data=DOSE)
 
 
@@ -308,7 +307,7 @@ def test_frozen_layers_keep_their_batch_statistics(make: Make) -> None:
 @both
 def test_a_packed_base_trains_saves_and_reloads(name: str, kind: str, layer: type, make: Make, tmp_path: Path) -> None:
     wide = {"patchtst": {"ffn_dim": 64}, "patchtsmixer": {}}[name]
-    path = tiny_patches.WRITERS[name](tmp_path / "wide", d_model=64, **wide)
+    path = tiny_weights.WRITERS[name](tmp_path / "wide", d_model=64, **wide)
     sections = {"model": {"quantization": kind}, "tuning": {"mode": "lora"}}
     model, data = make(name, path, **sections, training={"max_steps": 8, "eval_every_steps": 4})
     results = model.fit(data, output_dir=tmp_path / "run")
@@ -453,7 +452,7 @@ def test_the_dropout_of_the_configuration(name: str, make: Make) -> None:
 @both
 def test_tensors_that_are_missing_are_not_made_up(name: str, tmp_path: Path, make: Make) -> None:
     for start in ("head.", BODIES[name]):
-        folder = tiny_patches.WRITERS[name](tmp_path / start.strip("."))
+        folder = tiny_weights.WRITERS[name](tmp_path / start.strip("."))
         weights = load_file(folder / "model.safetensors")
         kept = {key: value for key, value in weights.items() if not key.startswith(start)}
         assert len(kept) < len(weights)
@@ -478,7 +477,7 @@ def test_checkpoints_that_do_not_suit_are_refused(
     name: str | None, config: dict, said: str, make: Make, tmp_path: Path
 ) -> None:
     for family in [name] if name else LIBRARY:
-        folder = tiny_patches.WRITERS[family](tmp_path / family, **config)
+        folder = tiny_weights.WRITERS[family](tmp_path / family, **config)
         with pytest.raises(CheckpointError, match=said) as error:
             make(family, folder)
         assert str(folder) in str(error.value)
@@ -507,7 +506,7 @@ def test_what_agrees_with_the_weights_may_be_given(make: Make) -> None:
 
 @both
 def test_a_config_with_a_wrong_type_is_refused(name: str, tmp_path: Path, make: Make) -> None:
-    path = tiny_patches.WRITERS[name](tmp_path / "odd") / "config.json"
+    path = tiny_weights.WRITERS[name](tmp_path / "odd") / "config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"d_model": "wide"}))
     with pytest.raises(CheckpointError, match=r"its config\.json cannot be read"):
         make(name, tmp_path / "odd")

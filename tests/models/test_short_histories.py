@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 import pytest
-import tiny
 import torch
 from sklearn.linear_model import Ridge as RidgeRegression
+from support import tiny
 
 from tstune import TTMConfig, TTMForecaster
 from tstune.config.validation import validate

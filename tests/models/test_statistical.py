@@ -8,9 +8,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import tiny
 import torch
 from statsforecast.models import AutoETS, AutoTheta
+from support import tiny
 
 from tstune.config.validation import validate
 from tstune.errors import MissingDependencyError

@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-import tiny
 import torch
+from support import tiny
 from timegpt_server import DROP, HANG, INPUT_SIZE, KEY, Service, running_service
 
 import eval_forecast

@@ -10,12 +10,11 @@ from pathlib import Path
 import bitsandbytes as bnb
 import numpy as np
 import pytest
-import tiny
-import tiny_timesfm
 import torch
 import transformers
 from building import built_on_windows, four_windows
 from safetensors.torch import load_file, save_file
+from support import tiny, tiny_weights
 from transformers import TimesFm2_5ModelForPrediction
 
 from tstune.data.pipeline import PreparedData
@@ -28,7 +27,7 @@ from tstune.training.losses import quantile_window_losses
 Make = Callable[..., tuple[TimesFMForecaster, PreparedData]]
 Batch = dict[str, torch.Tensor]
 TWO = {"target_columns": ["load", "dose"]}
-LEVELS = tiny_timesfm.LEVELS
+LEVELS = tiny_weights.LEVELS
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +35,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """series.csv and a checkpoint."""
     folder = tmp_path_factory.mktemp("timesfm")
     tiny.write_series(folder / "series.csv", rows=300)
-    tiny_timesfm.write(folder / "checkpoint")
+    tiny_weights.write_timesfm(folder / "checkpoint")
     return folder
 
 
@@ -80,7 +79,7 @@ def close(found: torch.Tensor, expected: torch.Tensor) -> bool:
 # Forecasts
 
 
-@pytest.mark.parametrize("steps", [5, tiny_timesfm.HORIZON])
+@pytest.mark.parametrize("steps", [5, tiny_weights.HORIZON])
 @pytest.mark.parametrize("gaps", [False, True])
 def test_forecasts_are_the_library_s(steps: int, gaps: bool, folder: Path, make: Make) -> None:
     model, data = make(model={"prediction_length": steps}, data=TWO)
@@ -105,7 +104,7 @@ def test_forecasts_are_the_library_s(steps: int, gaps: bool, folder: Path, make:
     ],
 )
 def test_forecasts_of_other_architectures(changes: dict, tmp_path: Path, make: Make) -> None:
-    model, data = make(tiny_timesfm.write(tmp_path / "other", **changes))
+    model, data = make(tiny_weights.write_timesfm(tmp_path / "other", **changes))
     network = TimesFm2_5ModelForPrediction.from_pretrained(tmp_path / "other")
     assert close(ours(model, four_windows(data)), theirs(network, four_windows(data), 8))
 
@@ -237,7 +236,9 @@ def test_automatic_adapters_are_on_attention_feed_forward_and_output(make: Make)
 @pytest.mark.slow
 @pytest.mark.parametrize(("kind", "layer"), [("int8", bnb.nn.Linear8bitLt), ("nf4", bnb.nn.Linear4bit)])
 def test_a_packed_base_trains_saves_and_reloads(kind: str, layer: type, make: Make, tmp_path: Path) -> None:
-    wide = tiny_timesfm.write(tmp_path / "wide", hidden_size=64, head_dim=32, intermediate_size=64, num_hidden_layers=1)
+    wide = tiny_weights.write_timesfm(
+        tmp_path / "wide", hidden_size=64, head_dim=32, intermediate_size=64, num_hidden_layers=1
+    )
     sections = {"model": {"quantization": kind}, "tuning": {"mode": "lora"}}
     model, data = make(wide, **sections, training={"max_steps": 8, "eval_every_steps": 4})
     results = model.fit(data, output_dir=tmp_path / "run")
@@ -286,7 +287,7 @@ def test_the_library_loads_what_we_save(mode: str, folder: Path, make: Make, tmp
 
 @pytest.mark.parametrize("start", ["output_projection_quantiles.", "model.layers.0."])
 def test_tensors_that_are_missing_are_not_made_up(start: str, tmp_path: Path, make: Make) -> None:
-    folder = tiny_timesfm.write(tmp_path / "part")
+    folder = tiny_weights.write_timesfm(tmp_path / "part")
     weights = load_file(folder / "model.safetensors")
     kept = {key: value for key, value in weights.items() if not key.startswith(start)}
     assert len(kept) < len(weights)
@@ -298,10 +299,10 @@ def test_tensors_that_are_missing_are_not_made_up(start: str, tmp_path: Path, ma
 def test_refusals_name_the_key_and_the_fix(tmp_path: Path, make: Make) -> None:
     with pytest.raises(CheckpointError, match=r"forecasts 8 steps.* asks for 9; set model\.prediction_length=8"):
         make(model={"prediction_length": 9})
-    short = tiny_timesfm.write(tmp_path / "short", context_length=16)
+    short = tiny_weights.write_timesfm(tmp_path / "short", context_length=16)
     with pytest.raises(CheckpointError, match=r"reads at most 16 steps, the run asks for 32"):
         make(short)
-    mean = tiny_timesfm.write(tmp_path / "mean", decode_index=0)
+    mean = tiny_weights.write_timesfm(tmp_path / "mean", decode_index=0)
     with pytest.raises(CheckpointError, match=r"decodes number 0; they must ascend, and that number must be the med"):
         make(mean)
 

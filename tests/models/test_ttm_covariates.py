@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-import tiny
 import torch
+from support import tiny
 
 from tstune.errors import DataError
 from tstune.models.ttm import TTMForecaster

@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-import tiny
 import torch
 from building import built
 from safetensors.torch import load_file
+from support import tiny
 from tsfm_public import TinyTimeMixerForPrediction
 from tsfm_public.toolkit.time_series_preprocessor import DEFAULT_FREQUENCY_MAPPING
 

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import tiny
 import torch
 from building import built, plain
 from safetensors.torch import load_file
+from support import tiny
 
 HEAD = {"head.base_forecast_block.bias", "head.base_forecast_block.weight"}
 MIXER = "decoder.decoder_block.mixers.0.channel_feature_mixer"

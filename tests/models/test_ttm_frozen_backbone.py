@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-import tiny
 import torch
 from safetensors.torch import load_file
+from support import tiny
 
 SETTINGS = {"model": {"dropout": 0.5, "head_dropout": 0.5}, "training": {"max_steps": 4}}
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-import tiny
 from building import built
 from safetensors import safe_open
+from support import tiny
 
 from tstune.config.model_sections import TTMSection
 from tstune.models.ttm_weights import SCRATCH_DEFAULTS

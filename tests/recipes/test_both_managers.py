@@ -7,9 +7,9 @@ from functools import cache
 from pathlib import Path
 
 import pytest
-import tiny
 import torch
 from documented import PLACEHOLDER, READMES, ROOT, Command, commands, load_script, parse
+from support import tiny
 
 from tstune.config.managers import HydraConfigManager, SimpleConfigManager
 from tstune.config.schema import RunConfig

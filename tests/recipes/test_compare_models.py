@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-import tiny
 import yaml
 from documented import ROOT
+from support import tiny
 
 import compare_models
 import finetune_ttm

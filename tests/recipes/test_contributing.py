@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 
 import pytest
-import tiny
 import yaml
 from documented import ROOT, fenced_blocks
+from support import tiny
 
 from tstune.config.validation import validate
 from tstune.models.registry import model_class

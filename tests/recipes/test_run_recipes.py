@@ -10,14 +10,14 @@ import time
 from pathlib import Path
 
 import pytest
-import tiny
 import yaml
 from documented import ROOT
+from support import tiny
+from support.smoke import smoke
+from support.tiny_weights import WRITERS
 
 import run_recipes
 from tstune.recipe_book.recipes import find_recipes
-from tstune.recipe_book.smoke import smoke
-from tstune.recipe_book.tiny_weights import available_writers
 
 BEFORE, AFTER = "# Mine\n\n| by hand |\n|---|\n| 1 |\n\n", "\n\nText below, | with a pipe\n"
 MARKERS = "<!-- results of scripts/run_recipes.py{} -->\n<!-- end of results -->"
@@ -307,4 +307,4 @@ def test_every_family_with_weights_in_a_recipe_has_tiny_ones():
         for config in recipe.runs().values()
         if config.model.pretrained is not None
     }
-    assert named - {"timegpt"} <= set(available_writers())
+    assert named - {"timegpt"} <= set(WRITERS)

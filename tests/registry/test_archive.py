@@ -11,8 +11,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import tiny
 from registry_runs import FILES, assert_intact, refusal, write_run
+from support import tiny
 
 from tstune.errors import RegistryError
 from tstune.registry import LocalModelRegistry

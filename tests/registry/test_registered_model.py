@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import tiny
 from registry_runs import METRIC, refusal
+from support import tiny
 
 import finetune_ttm
 import predict_forecast

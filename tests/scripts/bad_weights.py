@@ -6,8 +6,8 @@ import json
 import shutil
 from pathlib import Path
 
-import tiny
 from bad_input import Case, edit_json, remove_file, truncate, write_file
+from support import tiny
 
 _BERT = json.dumps({"model_type": "bert", "architectures": ["BertModel"], "hidden_size": 128, "vocab_size": 1000})
 

@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import tiny
 import torch
+from support import tiny
 
 
 @pytest.fixture(scope="session", autouse=True)

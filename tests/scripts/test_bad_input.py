@@ -11,8 +11,8 @@ import bad_data
 import bad_run
 import bad_weights
 import pytest
-import tiny
 from bad_input import Case, errors_in, names
+from support import tiny
 
 import finetune_ttm
 

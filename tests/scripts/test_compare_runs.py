@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-import tiny
 from bad_input import errors_in
+from support import tiny
 
 import compare_runs
 import eval_forecast

@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-import tiny
 import torch
 from bad_input import errors_in
+from support import tiny
 
 import eval_forecast
 import finetune_ttm

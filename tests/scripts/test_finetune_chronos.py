@@ -5,8 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-import tiny
-import tiny_chronos
+from support import tiny, tiny_weights
 
 import finetune_chronos
 import finetune_ttm
@@ -17,7 +16,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A series, a checkpoint of each family, and a recipe for Chronos-Bolt."""
     folder = tmp_path_factory.mktemp("chronos")
     csv = tiny.write_series(folder / "series.csv", rows=300)
-    checkpoints = {name: write(folder / name) for name, write in tiny_chronos.WRITERS.items()}
+    checkpoints = {name: tiny_weights.WRITERS[name](folder / name) for name in ("chronos_bolt", "chronos2")}
     quiet = {"baselines": ["persistence"], "num_plots": 0, "report": False}
     model = {"type": "chronos_bolt"}
     values = tiny.recipe(csv, folder / "run", checkpoints["chronos_bolt"], model=model, evaluation=quiet)

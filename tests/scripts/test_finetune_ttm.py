@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-import tiny
 import yaml
+from support import tiny
 
 import finetune_ttm
 

@@ -11,8 +11,8 @@ import bad_forecast
 import numpy as np
 import pandas as pd
 import pytest
-import tiny
 from bad_input import Case, errors_in, names
+from support import tiny
 
 import finetune_ttm
 import predict_forecast

@@ -7,10 +7,10 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
-import tiny
 import torch
 from fastapi.testclient import TestClient
 from serving_stock import ROLES, rich_series, train
+from support import tiny
 
 from tstune.serving.app import create_app
 from tstune.serving.limits import ServingLimits

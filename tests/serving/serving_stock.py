@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pandas as pd
-import tiny
+from support import tiny
 
 from tstune.config.validation import validate
 from tstune.models.ttm import TTMForecaster

@@ -12,9 +12,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-import tiny
 from fastapi.testclient import TestClient
 from serving_stock import frame_of, future_plan, rich_series, rows_of, train
+from support import tiny
 
 from tstune.config.validation import validate
 from tstune.errors import ConfigError, DataError

@@ -15,8 +15,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import tiny
 from serving_stock import frame_of, rows_of
+from support import tiny
 
 import serve_forecasts
 from tstune.models.registry import load_model

@@ -9,9 +9,9 @@ import time
 from collections.abc import Callable, Iterator
 
 import pytest
-import tiny
 from fastapi.testclient import TestClient
 from serving_stock import future_plan, rich_series, rows_of
+from support import tiny
 
 from tstune.errors import ConfigError
 from tstune.serving.app import create_app, in_json_places

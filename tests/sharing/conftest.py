@@ -8,8 +8,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-import tiny
-import tiny_chronos
+from support import tiny, tiny_weights
 
 from tstune.config.validation import validate
 from tstune.models.registry import model_class
@@ -51,7 +50,7 @@ def run_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     def make(kind: str) -> Path:
         if kind not in made:
             family, sections = KINDS[kind]
-            write = tiny_chronos.WRITERS.get(family, tiny.write_checkpoint)
+            write = tiny_weights.WRITERS[family]
             checkpoint = folder / "private-weights" / family
             if not checkpoint.exists():
                 write(checkpoint)

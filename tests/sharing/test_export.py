@@ -11,8 +11,8 @@ import numpy as np
 import onnxruntime
 import pandas as pd
 import pytest
-import tiny
 import torch
+from support import tiny
 
 import export_model as script
 import tstune.export.export_model as exporting

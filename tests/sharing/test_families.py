@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
-import tiny
+from support import tiny
 
 import export_model
 import publish_model

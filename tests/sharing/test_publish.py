@@ -8,11 +8,11 @@ import shutil
 from pathlib import Path
 
 import pytest
-import tiny
 import torch
 import yaml
 from hub_server import TOKEN, running_hub
 from huggingface_hub import ModelCard, constants
+from support import tiny
 
 import publish_model as script
 from tstune.errors import ConfigError, OutputError

@@ -12,8 +12,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import tiny
 from launched import ROOT
+from support import tiny
 
 import sweep_hparams
 

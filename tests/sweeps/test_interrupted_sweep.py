@@ -12,8 +12,8 @@ from pathlib import Path
 import optuna
 import psutil
 import pytest
-import tiny
 from launched import ROOT
+from support import tiny
 from sweep_desk import TIMEOUT, Desk, desk_in
 
 from tstune.sweeps.launch import Launch

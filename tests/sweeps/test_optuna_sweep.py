@@ -6,9 +6,9 @@ from collections.abc import Iterator
 
 import optuna
 import pytest
-import tiny
 from launched import ROOT
 from optuna.trial import TrialState
+from support import tiny
 from sweep_desk import Desk, desk_in
 
 pytestmark = pytest.mark.slow

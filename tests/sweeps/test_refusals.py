@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import pytest
-import tiny
 from launched import ROOT
+from support import tiny
 
 import sweep_hparams
 from tstune.config.schema import RunConfig

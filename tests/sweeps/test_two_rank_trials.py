@@ -6,8 +6,8 @@ import signal
 
 import psutil
 import pytest
-import tiny
 from launched import ROOT
+from support import tiny
 from sweep_desk import TIMEOUT, desk_in
 
 WORDS = (

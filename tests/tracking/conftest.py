@@ -7,9 +7,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import tiny
 import torch
 from mortal_server import Server
+from support import tiny
 
 SECRET_NAMES = (
     "WANDB_API_KEY",

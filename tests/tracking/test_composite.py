@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
-import tiny
+from support import tiny
 from tracker_doubles import Recorder, Switch
 
 from tstune.errors import Preempted, TrackingError

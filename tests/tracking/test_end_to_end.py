@@ -13,11 +13,11 @@ import mlflow.pyfunc
 import pandas as pd
 import psutil
 import pytest
-import tiny
 from launched import ROOT, free_port
 from mlflow import MlflowClient
 from mlflow.entities import Run
 from mortal_server import Server
+from support import tiny
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 from wandb_reader import OfflineRun, read_offline_runs

@@ -6,8 +6,8 @@ import json
 from pathlib import Path
 
 import pytest
-import tiny
 import torch
+from support import tiny
 from torch import nn
 
 import finetune_ttm

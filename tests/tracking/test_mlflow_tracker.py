@@ -10,10 +10,10 @@ from pathlib import Path
 import mlflow.pyfunc
 import pandas as pd
 import pytest
-import tiny
 from launched import free_port
 from mlflow import MlflowClient
 from mlflow.entities import Run
+from support import tiny
 
 from tstune.config.schema import TrackingSection
 from tstune.errors import TrackingError

@@ -10,11 +10,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-import tiny
 from launched import free_port
 from mlflow import MlflowClient
 from mlflow.entities import Run
 from mortal_server import Server
+from support import tiny
 
 import finetune_ttm
 import replay_tracking

@@ -7,7 +7,7 @@ import math
 from pathlib import Path
 
 import pytest
-import tiny
+from support import tiny
 
 from tstune.config.schema import TrackingSection
 from tstune.errors import TrackingError

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-import tiny
+from support import tiny
 from wandb_reader import OfflineRun, read_offline_runs
 
 from tstune.config.schema import TrackingSection

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import tiny
+from support import tiny
 
 from tstune.config.schema import RunConfig
 from tstune.models.ttm import TTMForecaster

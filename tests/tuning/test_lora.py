@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import peft
 import pytest
-import tiny
 import torch
+from support import tiny
 from tsfm_public import TinyTimeMixerForPrediction
 
 from tstune import DistributedConfig, LoRAConfig, TTMConfig, TTMForecaster

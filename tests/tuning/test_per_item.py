@@ -7,7 +7,7 @@ import json
 import numpy as np
 import pandas as pd
 import pytest
-import tiny
+from support import tiny
 
 from tstune.config.schema import RunConfig
 from tstune.models.ttm import TTMForecaster

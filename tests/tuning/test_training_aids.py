@@ -6,8 +6,8 @@ import math
 
 import numpy as np
 import pytest
-import tiny
 import torch
+from support import tiny
 
 from tstune.config.schema import DataSection, SplitSection, TrainingSection
 from tstune.data.pipeline import prepare_data

@@ -6,9 +6,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import tiny
 import torch
 from planted_errors import LEVELS
+from support import tiny
 
 from tstune.config.validation import validate
 from tstune.models.ttm import TTMForecaster

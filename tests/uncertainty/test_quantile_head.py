@@ -6,10 +6,10 @@ import json
 
 import numpy as np
 import pytest
-import tiny
 import torch
 from planted_errors import LEVELS
 from safetensors.torch import load_file
+from support import tiny
 
 from tstune.errors import ConfigError
 from tstune.models.ttm import TTMForecaster

@@ -7,8 +7,8 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 import pytest
-import tiny
 from planted_errors import LEVELS
+from support import tiny
 
 from tstune.evaluation.backtest import Backtest
 from tstune.evaluation.calibration import interval_coverage

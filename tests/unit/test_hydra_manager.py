@@ -11,13 +11,13 @@ from pathlib import Path
 
 import hydra
 import pytest
-import tiny
 import yaml
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.singleton import Singleton
 from omegaconf import OmegaConf
 from omegaconf.basecontainer import BaseContainer
+from support import tiny
 
 from tstune.config.managers import ConfigManager, HydraConfigManager, SimpleConfigManager, to_hydra
 from tstune.config.schema import RunConfig

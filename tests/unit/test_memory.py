@@ -16,7 +16,7 @@ import weakref
 
 import pytest
 import torch
-from tiny import ARCHITECTURE
+from support.tiny import ARCHITECTURE
 from torch import nn
 
 from tstune.config.schema import TrainingSection

@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from tiny import snapshot
+from support.tiny import snapshot
 
 from tstune.errors import OutputError
 from tstune.runs.folder import RunFolder

@@ -14,12 +14,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from support.source_files import write_tiny_data
+from support.tiny_weights import write_weights_for
 from tstune.config.schema import RunConfig
 from tstune.errors import EXIT_DIFFERENT, EXIT_OK, TstuneError
 from tstune.models.builtin_weights import BUILTIN
 from tstune.recipe_book.recipes import ROOT, Recipe
-from tstune.recipe_book.tiny_data import write_tiny_data
-from tstune.recipe_book.tiny_weights import write_tiny_weights
 
 _STEPS = [
     "training.num_epochs=1",
@@ -118,7 +118,7 @@ class _Desk:
             return None
         name = f"{model.type}-{model.context_length}-{model.prediction_length}"
         if name not in self._weights:
-            self._weights[name] = write_tiny_weights(config, self._place / "weights" / name)
+            self._weights[name] = write_weights_for(config, self._place / "weights" / name)
         return self._weights[name]
 
 

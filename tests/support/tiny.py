@@ -12,8 +12,8 @@ import numpy as np
 import pandas as pd
 import yaml
 
-from tstune.recipe_book.tiny_weights.ttm import ARCHITECTURE, CONTEXT, PREDICTION
-from tstune.recipe_book.tiny_weights.ttm import write as write_checkpoint
+from support.tiny_weights import ARCHITECTURE, CONTEXT, PREDICTION
+from support.tiny_weights import write_ttm as write_checkpoint
 
 __all__ = ["ARCHITECTURE", "CONTEXT", "PREDICTION", "write_checkpoint"]
 
