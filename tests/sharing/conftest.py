@@ -50,10 +50,9 @@ def run_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     def make(kind: str) -> Path:
         if kind not in made:
             family, sections = KINDS[kind]
-            write = tiny_weights.WRITERS[family]
             checkpoint = folder / "private-weights" / family
             if not checkpoint.exists():
-                write(checkpoint)
+                tiny_weights.WRITERS[family](checkpoint)
             quick = {
                 "model": {"type": family},
                 "data": {"max_gap": 3},

@@ -274,9 +274,7 @@ def write_weights_for(config: RunConfig, folder: Path) -> Path:
     """
     model = config.model
     if model.type not in WRITERS:
-        raise ConfigError(
-            f"model.type={model.type} has no tiny weights; name its writer in tests/support/tiny_weights.py"
-        )
+        raise ConfigError(f"model.type={model.type} has no tiny weights; write them in tests/support/tiny_weights.py")
     return WRITERS[model.type](folder, **_sized(model.type, model.context_length, model.prediction_length))
 
 
