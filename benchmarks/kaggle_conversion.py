@@ -89,7 +89,7 @@ def compare(prepared: Path, num_rows: int) -> int:
     import numpy as np
     from kaggle_files import LAGS, NUMBERS, simulate, training_rows
 
-    from tstune.data.sources.kaggle_brist1d_table import read_prepared, report_of
+    from tstune.data.sources.kaggle_brist1d import read_prepared, report_of
 
     table = read_prepared(prepared, "train")
     doubts = {name: sum(report_of(table)[name].values()) for name in ("conflicts", "partly_empty")}

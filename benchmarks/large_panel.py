@@ -159,7 +159,7 @@ def compare_speed(table: Path, cache: Path, args: argparse.Namespace) -> dict[st
     import torch
 
     from tstune.config.schema import DataSection
-    from tstune.data.pipeline import prepare_data
+    from tstune.data.prepared import prepare_data
     from tstune.data.windows import WindowDataset
     from tstune.runtime.logs import setup_logging
 

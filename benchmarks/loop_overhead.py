@@ -32,7 +32,7 @@ from tstune.errors import EXIT_OK, exits_cleanly
 if TYPE_CHECKING:
     import torch
 
-    from tstune.data.pipeline import PreparedData
+    from tstune.data.prepared import PreparedData
     from tstune.models.ttm import TTMForecaster
 
 SEED = 0

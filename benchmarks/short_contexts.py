@@ -22,7 +22,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "scripts"))
 from tstune.errors import EXIT_OK, exits_cleanly
 
 if TYPE_CHECKING:
-    from tstune.data.pipeline import PreparedData
+    from tstune.data.prepared import PreparedData
     from tstune.models.base import BaseTimeSeriesFoundationModel
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -29,7 +29,7 @@ import torch
 
 from tstune.config.model_sections import TTMSection
 from tstune.config.schema import DataSection, RunConfig, SplitSection, TrainingSection, TuningSection
-from tstune.data.pipeline import PreparedData, prepare_data
+from tstune.data.prepared import PreparedData, prepare_data
 from tstune.data.table import ITEM, TIMESTAMP, Roles, SourceTable
 from tstune.models.ttm import TTMForecaster
 from tstune.runtime.distributed import DistributedManager

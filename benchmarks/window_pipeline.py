@@ -157,7 +157,8 @@ def generate_series(rows: int) -> pd.DataFrame:
 
 def read_series(path: Path) -> pd.DataFrame:
     """The real file, its numbers in single precision as both loaders deliver them."""
-    from tstune.data.sources.csv import parse_timestamps, read_numbers, read_table
+    from tstune.data.files import read_table
+    from tstune.data.frame import parse_timestamps, read_numbers
 
     raw = read_table(path)
     frame = read_numbers(raw, CHANNELS, path).astype("float32")

@@ -28,7 +28,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
 def main(argv: Sequence[str] | None = None) -> int:
     """Compare and print."""
     args = parse_args(argv)
-    from tstune.data.manifest_diff import compare_manifests, format_differences, read_manifest
+    from tstune.data.manifest import compare_manifests, format_differences, read_manifest
 
     differences = compare_manifests(read_manifest(args.run_a), read_manifest(args.run_b))
     print(format_differences(differences, str(args.run_a), str(args.run_b)))

@@ -24,7 +24,7 @@ from tstune.errors import EXIT_OK, DataError, OutputError, exits_cleanly
 if TYPE_CHECKING:
     import numpy as np
 
-    from tstune.data.sources.kaggle_brist1d_contexts import Contexts
+    from tstune.data.sources.kaggle_brist1d_submission import Contexts
     from tstune.models.base import BaseTimeSeriesFoundationModel
 
 ROW_STEPS = 72
@@ -60,10 +60,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     import pandas as pd
 
-    from tstune.data.sources.kaggle_brist1d_contexts import build_contexts, mean_glucose
+    from tstune.data.sources.kaggle_brist1d import convert_file, sha256
     from tstune.data.sources.kaggle_brist1d_files import HOW_TO_GET, TARGET_COLUMN, find_csv, read_ids
-    from tstune.data.sources.kaggle_brist1d_overlap import refuse_known_rows
-    from tstune.data.sources.kaggle_brist1d_table import convert_file, sha256
+    from tstune.data.sources.kaggle_brist1d_submission import build_contexts, mean_glucose, refuse_known_rows
     from tstune.models.registry import load_model
     from tstune.runtime.logs import logger, setup_logging
 

@@ -38,7 +38,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if taken and not args.overwrite:
         raise OutputError(f"--output: {taken[0]} exists; add --overwrite or choose another file")
 
-    from tstune.data.sources.kaggle_brist1d_table import HOW_TO_GET, convert_folder, report_of, write_prepared
+    from tstune.data.sources.kaggle_brist1d import HOW_TO_GET, convert_folder, report_of, write_prepared
     from tstune.runtime.logs import setup_logging
 
     setup_logging()

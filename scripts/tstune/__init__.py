@@ -61,7 +61,7 @@ _PUBLIC = {
     "available_models": "tstune.models.registry",
     "available_sources": "tstune.data.sources",
     "describe_sources": "tstune.data.sources",
-    "prepare_data": "tstune.data.pipeline",
+    "prepare_data": "tstune.data.prepared",
     "describe_cohort": "tstune.data.cohort",
     "estimate_training_memory": "tstune.runtime.memory",
     "MISSING": "tstune.data.panel",

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 
 from tstune.config.schema import DataSection
-from tstune.data.pipeline import PreparedData, prepare_data
+from tstune.data.prepared import PreparedData, prepare_data
 from tstune.data.table import ITEM, TIMESTAMP, Roles, SourceTable
 
 CONTEXT, PREDICTION = 24, 6

@@ -13,7 +13,7 @@ from tstune.config.schema import DataSection
 from tstune.config.validation import validate
 from tstune.data.cleaning import CleaningReport, CleaningRules, clean_table
 from tstune.data.cleaning.units import MG_DL_PER_MMOL_L, is_glucose_name, unit_in_name
-from tstune.data.pipeline import Preprocessor, context_windows, prepare_data
+from tstune.data.prepared import Preprocessor, context_windows, prepare_data
 from tstune.data.sources import load_source
 from tstune.data.sources.csv import table_from_frame
 from tstune.data.table import ITEM, TIMESTAMP, Roles, SourceTable

@@ -11,7 +11,7 @@ from unit.builders import grid_table
 
 from tstune.config.schema import DataSection
 from tstune.data.cohort import describe_cohort, format_cohort, write_cohort
-from tstune.data.pipeline import PreparedData, prepare_data
+from tstune.data.prepared import PreparedData, prepare_data
 from tstune.data.table import Roles
 from tstune.errors import OutputError
 

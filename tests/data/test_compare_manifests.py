@@ -13,7 +13,7 @@ from data.series import CONTEXT, PREDICTION, people, prepare, table
 
 import compare_manifests
 from tstune.config.schema import DataSection
-from tstune.data.pipeline import prepare_data
+from tstune.data.prepared import prepare_data
 from tstune.data.table import ITEM
 
 

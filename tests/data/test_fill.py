@@ -12,7 +12,7 @@ from unit.builders import grid_table, prepared, random_grids
 
 from tstune.config.schema import DataSection
 from tstune.data.panel import INTERPOLATED, MISSING, OBSERVED, Panel
-from tstune.data.pipeline import Preprocessor, context_windows
+from tstune.data.prepared import Preprocessor, context_windows
 from tstune.data.preprocess import build_panel
 from tstune.data.sources import load_source
 from tstune.data.sources.csv import table_from_frame

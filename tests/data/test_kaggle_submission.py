@@ -17,10 +17,9 @@ from kaggle_files import Person
 import make_kaggle_submission
 from tstune import TTMConfig, TTMForecaster
 from tstune.config.schema import RunConfig
-from tstune.data.pipeline import Preprocessor
-from tstune.data.sources.kaggle_brist1d import channel_frame
-from tstune.data.sources.kaggle_brist1d_contexts import Contexts, build_contexts
-from tstune.data.sources.kaggle_brist1d_table import convert_file
+from tstune.data.prepared import Preprocessor
+from tstune.data.sources.kaggle_brist1d import channel_frame, convert_file
+from tstune.data.sources.kaggle_brist1d_submission import Contexts, build_contexts
 from tstune.data.table import Roles
 from tstune.errors import DataError
 from tstune.models.base import BaseTimeSeriesFoundationModel

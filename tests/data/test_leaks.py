@@ -17,7 +17,7 @@ from tstune.config.schema import DataSection, SplitSection
 from tstune.data.fingerprints import bin_levels, hash_readings
 from tstune.data.leaks import CHECKS, check_leaks
 from tstune.data.panel import INTERPOLATED, OBSERVED
-from tstune.data.pipeline import PreparedData, prepare_data
+from tstune.data.prepared import PreparedData, prepare_data
 from tstune.data.scaler import Scaler, fit_scaler
 from tstune.data.splits import PARTS, WindowRanges, window_ranges
 from tstune.data.table import ITEM, TIMESTAMP, Roles, SourceTable
@@ -213,8 +213,8 @@ def test_the_size_of_a_block_changes_nothing(data: PreparedData, block: int, mon
     """Large panels are read block by block; runs and stretches that lie over a seam are seen whole."""
     levels = bin_levels(data.panel, "mg/dL")
     expected = hash_readings(data.panel, "mg/dL", levels, 2)
-    monkeypatch.setattr("tstune.data.leak_values.BLOCK_ROWS", block)
-    monkeypatch.setattr("tstune.data.panel_rows.BLOCK_ROWS", block)
+    monkeypatch.setattr("tstune.data.leaks.BLOCK_ROWS", block)
+    monkeypatch.setattr("tstune.data.panel.BLOCK_ROWS", block)
     monkeypatch.setattr("tstune.data.fingerprints._BLOCK", block)
     found = hash_readings(data.panel, "mg/dL", levels, 2)
     for name in ("hashes", "item", "first_row", "last_row", "channel"):

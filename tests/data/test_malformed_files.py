@@ -12,7 +12,7 @@ import pytest
 
 import finetune_ttm
 from tstune.config.schema import DataSection
-from tstune.data.pipeline import prepare_data
+from tstune.data.prepared import prepare_data
 from tstune.data.sources import load_source
 from tstune.data.table import ITEM, TIMESTAMP, SourceTable
 from tstune.errors import TstuneError

@@ -26,11 +26,9 @@ import tstune.data.panel_cache as panel_cache
 from tstune.config.schema import DataSection, EvaluationSection, RunConfig
 from tstune.data.cleaning import CleaningRules
 from tstune.data.cohort import describe_cohort
-from tstune.data.file_hashes import remembered_sha256
-from tstune.data.origin import file_sha256
-from tstune.data.panel import Panel
-from tstune.data.panel_cache import read_panel
-from tstune.data.pipeline import PreparedData, prepare_data
+from tstune.data.panel import Panel, file_sha256
+from tstune.data.panel_cache import read_panel, remembered_sha256
+from tstune.data.prepared import PreparedData, prepare_data
 from tstune.data.splits import PARTS
 from tstune.errors import ConfigError, DataError, OutputError
 from tstune.evaluation.backtest import Backtest
@@ -40,18 +38,17 @@ from tstune.runtime.distributed import DistributedManager
 
 SCRIPTS = Path(panel_cache.__file__).parents[2]
 SECTION = {"item_id_column": "item_id", "target_columns": ["load"], "conditional_columns": ["dose"], "max_gap": 3}
-PIECES = ("sources.arrow_stream.PIECE_ROWS", "sources.csv_stream.PIECE_ROWS", "sources.hf_stream.PIECE_ROWS")
+STREAMED = ("arrow", "csv", "hf_dataset")
 
 
 @pytest.fixture(autouse=True)
 def small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
     """Small tables come in several pieces and blocks too."""
-    for name in PIECES:
-        monkeypatch.setattr(f"tstune.data.{name}", 500)
-    for name in ("arrow_stream", "csv_stream", "hf_stream"):
+    for name in STREAMED:
+        monkeypatch.setattr(f"tstune.data.sources.{name}.PIECE_ROWS", 500)
         monkeypatch.setattr(f"tstune.data.sources.{name}.BATCH_ROWS", 150)
-    monkeypatch.setattr("tstune.data.panel_rows.BLOCK_ROWS", 97)
-    monkeypatch.setattr("tstune.data.pairwise._LEAF", 128)
+    monkeypatch.setattr("tstune.data.panel.BLOCK_ROWS", 97)
+    monkeypatch.setattr("tstune.data.scaler._LEAF", 128)
 
 
 def table() -> pd.DataFrame:
@@ -303,10 +300,10 @@ def test_hashes_of_untouched_files_are_remembered(tmp_path: Path, monkeypatch: p
     file.write_text("one")
     assert remembered_sha256(file, memory) == file_sha256(file)
     assert not memory.exists()  # it was changed a moment ago and may change again
-    monkeypatch.setattr("tstune.data.file_hashes._SETTLED", -1.0)
+    monkeypatch.setattr("tstune.data.panel_cache._SETTLED", -1.0)
     first = remembered_sha256(file, memory)
     with monkeypatch.context() as patch:
-        patch.setattr("tstune.data.file_hashes.file_sha256", lambda _: pytest.fail("read again"))
+        patch.setattr("tstune.data.panel_cache.file_sha256", lambda _: pytest.fail("read again"))
         assert remembered_sha256(file, memory) == first
     stat = file.stat()
     time.sleep(0.02)
@@ -410,7 +407,7 @@ sys.path.insert(0, {scripts!r})
 from tstune.config.schema import DataSection
 from tstune.data.cleaning import CleaningRules
 from tstune.data.panel_cache import read_panel
-import tstune.data.panel_store as store, tstune.data.table_stream as stream
+import tstune.data.panel_store as store, tstune.data.panel_cache as stream
 print("ready", flush=True)
 sys.stdin.readline()
 if {dies!r}:

@@ -11,12 +11,11 @@ from unit.builders import grid_table, prepared, random_grids, single_table
 
 from tstune.config.schema import RunConfig
 from tstune.config.validation import validate
-from tstune.data.context_dropping import ContextDropping, context_dropping
 from tstune.data.leaks import check_leaks, spans
-from tstune.data.pipeline import PreparedData, context_windows
+from tstune.data.prepared import PreparedData, context_windows
 from tstune.data.splits import WindowRanges
 from tstune.data.table import Roles
-from tstune.data.windows import MirroredWindows, WindowDataset, padded_context
+from tstune.data.windows import ContextDropping, MirroredWindows, WindowDataset, context_dropping, padded_context
 from tstune.errors import ConfigError, DataError, LeakError
 
 ROLES = Roles(("y",), ("dose",))

@@ -10,7 +10,7 @@ import pytest
 
 from tstune.config.schema import DataSection
 from tstune.data.cohort import describe_cohort
-from tstune.data.pipeline import prepare_data
+from tstune.data.prepared import prepare_data
 from tstune.data.sources import load_source
 from tstune.data.table import ITEM, TIMESTAMP, Roles, SourceTable
 from tstune.errors import TstuneError

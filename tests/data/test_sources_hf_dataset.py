@@ -10,7 +10,7 @@ import pyarrow as pa
 import pytest
 
 from tstune.config.schema import DataSection
-from tstune.data.pipeline import prepare_data
+from tstune.data.prepared import prepare_data
 from tstune.data.sources import load_source
 from tstune.data.sources.hf_dataset import table_from_series
 from tstune.data.table import ITEM, TIMESTAMP, Roles, SourceTable

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from tstune.config.schema import DataSection
-from tstune.data.pipeline import context_windows, prepare_data
+from tstune.data.prepared import context_windows, prepare_data
 from tstune.data.sources import load_source
 from tstune.data.sources.csv import table_from_frame
 from tstune.data.table import ITEM, TIMESTAMP, Roles

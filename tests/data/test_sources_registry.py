@@ -9,7 +9,7 @@ import pytest
 import finetune_ttm
 import list_sources
 from tstune.config.schema import DataSection
-from tstune.data.pipeline import prepare_data
+from tstune.data.prepared import prepare_data
 from tstune.data.sources import available_sources, describe_sources, load_source, source_info
 from tstune.errors import ConfigError, DataError, TstuneError
 

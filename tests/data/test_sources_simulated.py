@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from tstune.config.schema import DataSection
-from tstune.data.pipeline import prepare_data
+from tstune.data.prepared import prepare_data
 from tstune.data.sources import load_source
 from tstune.data.sources.simulated_t1d import simulate
-from tstune.data.sources.t1d_physiology import (
+from tstune.data.sources.simulator import (
     advance,
     carbs_per_unit,
     draw_people,

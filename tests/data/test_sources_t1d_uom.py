@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 from tstune.config.schema import DataSection
-from tstune.data.pipeline import prepare_data
+from tstune.data.prepared import prepare_data
 from tstune.data.sources import load_source
 from tstune.data.sources.channels import doses_on_grid, rate_on_grid
 from tstune.data.table import ITEM, TIMESTAMP, Roles, SourceTable

@@ -10,9 +10,8 @@ import pytest
 from data.series import CONTEXT, PREDICTION, people, person, prepare
 
 from tstune.config.schema import SplitSection
-from tstune.data.pipeline import PreparedData
-from tstune.data.split_items import parts_of_items
-from tstune.data.splits import PARTS
+from tstune.data.prepared import PreparedData
+from tstune.data.splits import PARTS, parts_of_items
 from tstune.errors import ConfigError, DataError
 
 TEN = tuple(f"P{number:02d}" for number in range(1, 11))

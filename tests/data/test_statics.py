@@ -10,12 +10,12 @@ import pandas as pd
 import pytest
 
 from tstune.config.schema import DataSection
-from tstune.data.categories import category_codes
-from tstune.data.pipeline import PreparedData, Preprocessor, prepare_data
+from tstune.data.frequency import encode_times
+from tstune.data.prepared import PreparedData, Preprocessor, prepare_data
+from tstune.data.scaler import category_codes
 from tstune.data.sources import load_source
 from tstune.data.sources.csv import load, table_from_frame
 from tstune.data.table import Roles
-from tstune.data.time_features import encode_times
 from tstune.errors import ConfigError, DataError
 
 CONTEXT, PREDICTION = 8, 2

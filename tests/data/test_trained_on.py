@@ -17,7 +17,7 @@ from support import tiny
 
 from tstune import TTMConfig, TTMForecaster
 from tstune.config.schema import DataSection, SplitSection
-from tstune.data.pipeline import PreparedData, prepare_data
+from tstune.data.prepared import PreparedData, prepare_data
 from tstune.data.table import ITEM, TIMESTAMP, SourceTable
 from tstune.data.trained_on import refuse_trained_on
 from tstune.errors import CheckpointError, LeakError

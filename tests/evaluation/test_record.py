@@ -13,7 +13,7 @@ from unit.builders import grid_table, prepared, random_grids
 
 from tstune.config.schema import EvaluationSection
 from tstune.config.validation import validate
-from tstune.data.pipeline import PreparedData
+from tstune.data.prepared import PreparedData
 from tstune.data.table import Roles
 from tstune.data.windows import Batch
 from tstune.errors import ConfigError, DataError

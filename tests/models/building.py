@@ -9,7 +9,7 @@ import torch
 from support import tiny
 
 from tstune.config.validation import validate
-from tstune.data.pipeline import PreparedData, prepare_data
+from tstune.data.prepared import PreparedData, prepare_data
 from tstune.models.base import BaseTimeSeriesFoundationModel
 from tstune.models.registry import model_class
 from tstune.models.ttm import TTMForecaster

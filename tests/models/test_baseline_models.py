@@ -12,7 +12,7 @@ from sklearn.linear_model import Ridge as RidgeRegression
 from support import tiny
 
 from tstune.config.validation import validate
-from tstune.data.pipeline import PreparedData, prepare_data
+from tstune.data.prepared import PreparedData, prepare_data
 from tstune.errors import ConfigError
 from tstune.models.baselines import ContextMean, Persistence, Ridge, SeasonalNaive
 from tstune.models.registry import available_models, load_model, model_class

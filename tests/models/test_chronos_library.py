@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 from support import tiny, tiny_weights
 
 from tstune.config.validation import validate
-from tstune.data.pipeline import PreparedData
+from tstune.data.prepared import PreparedData
 from tstune.errors import CheckpointError, ConfigError, MissingDependencyError
 from tstune.models.base import BaseTimeSeriesFoundationModel as Model
 from tstune.models.registry import load_model, model_class

@@ -16,7 +16,7 @@ from chronos import BaseChronosPipeline, ChronosPipeline
 from safetensors.torch import load_file, save_file
 from support import tiny, tiny_weights
 
-from tstune.data.pipeline import PreparedData
+from tstune.data.prepared import PreparedData
 from tstune.errors import CheckpointError
 from tstune.models import chronos_t5
 from tstune.models.chronos_t5 import ChronosT5Forecaster

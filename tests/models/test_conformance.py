@@ -20,7 +20,7 @@ from tsfm_public import TinyTimeMixerForPrediction
 
 from tstune.config.schema import TuningMode
 from tstune.config.validation import validate
-from tstune.data.pipeline import PreparedData
+from tstune.data.prepared import PreparedData
 from tstune.errors import CheckpointError, ConfigError, Preempted
 from tstune.models.base import BaseTimeSeriesFoundationModel as Model
 from tstune.models.registry import available_models, load_model, model_class

@@ -17,7 +17,7 @@ from tsfm_public.models.flowstate.utils.utils import get_fixed_factor
 from tsfm_public.models.patchtst_fm.modeling_patchtst_fm import PatchTSTFMForPretraining
 
 from tstune.config.validation import validate
-from tstune.data.pipeline import PreparedData
+from tstune.data.prepared import PreparedData
 from tstune.errors import CheckpointError, ConfigError, MissingDependencyError
 from tstune.models.base import BaseTimeSeriesFoundationModel as Model
 from tstune.models.flowstate_scale import scale_factor

@@ -12,7 +12,7 @@ import torch
 from support import tiny
 
 from tstune.config.validation import validate
-from tstune.data.pipeline import PreparedData, prepare_data
+from tstune.data.prepared import PreparedData, prepare_data
 from tstune.errors import CheckpointError, ConfigError, MissingDependencyError
 from tstune.models.baselines import Persistence, Ridge
 from tstune.models.lag_features import CHANGES, LAGS, SPANS, lag_features

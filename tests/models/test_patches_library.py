@@ -14,7 +14,7 @@ from support import tiny, tiny_weights
 from transformers import PatchTSMixerForPrediction, PatchTSTForPrediction, PreTrainedModel
 
 from tstune.config.validation import validate
-from tstune.data.pipeline import PreparedData
+from tstune.data.prepared import PreparedData
 from tstune.errors import CheckpointError, ConfigError
 from tstune.models.base import BaseTimeSeriesFoundationModel as Model
 from tstune.models.registry import load_model, model_class

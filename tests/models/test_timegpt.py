@@ -18,7 +18,7 @@ from timegpt_server import DROP, HANG, INPUT_SIZE, KEY, Service, running_service
 import eval_forecast
 import finetune_timegpt
 from tstune.config.validation import validate
-from tstune.data.pipeline import PreparedData
+from tstune.data.prepared import PreparedData
 from tstune.errors import CheckpointError, ConfigError, DistributedError, MissingDependencyError, ServiceError
 from tstune.models import timegpt_library, timegpt_requests
 from tstune.models.registry import load_model

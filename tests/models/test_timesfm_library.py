@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 from support import tiny, tiny_weights
 from transformers import TimesFm2_5ModelForPrediction
 
-from tstune.data.pipeline import PreparedData
+from tstune.data.prepared import PreparedData
 from tstune.errors import CheckpointError, MissingDependencyError
 from tstune.models.gaps import bridged
 from tstune.models.registry import load_model, model_class

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from tstune import TTMConfig, TTMForecaster
-from tstune.data.categories import UNKNOWN
+from tstune.data.scaler import UNKNOWN
 from tstune.errors import ConfigError
 
 CONTEXT, PREDICTION, BLOCK = 16, 8, 30

@@ -7,7 +7,7 @@ import pytest
 from tstune.adapters import LORA_TARGETS, LoRAManager, add_lora_adapters, count_parameters, find_targets
 from tstune.config.model_sections import TTMSection
 from tstune.config.schema import RunConfig
-from tstune.data.pipeline import prepare_data
+from tstune.data.prepared import prepare_data
 from tstune.errors import ConfigError
 from tstune.models.ttm import TTMForecaster
 

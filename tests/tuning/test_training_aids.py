@@ -10,7 +10,7 @@ import torch
 from support import tiny
 
 from tstune.config.schema import DataSection, SplitSection, TrainingSection
-from tstune.data.pipeline import prepare_data
+from tstune.data.prepared import prepare_data
 from tstune.data.windows import MirroredWindows
 from tstune.errors import ConfigError
 from tstune.models.fast_dropout import FastDropout, dropout_mask, use_fast_dropout

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from tstune.config.schema import DataSection, SplitSection
-from tstune.data.pipeline import PreparedData, prepare_data
+from tstune.data.prepared import PreparedData, prepare_data
 from tstune.data.splits import PARTS
 from tstune.data.table import ITEM, TIMESTAMP, Roles, SourceTable
 

@@ -11,7 +11,7 @@ import pytest
 from unit.builders import grid_table, prepared, random_grids, single_table
 
 from tstune.config.schema import DataSection, SplitSection
-from tstune.data.pipeline import PreparedData, Preprocessor, context_windows, prepare_data
+from tstune.data.prepared import PreparedData, Preprocessor, context_windows, prepare_data
 from tstune.data.preprocess import build_panel
 from tstune.data.scaler import Scaler, fit_scaler
 from tstune.data.splits import split_panel

@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 from tstune.config.schema import DataSection
-from tstune.data.pipeline import prepare_data
+from tstune.data.prepared import prepare_data
 from tstune.data.preprocess import build_panel
 from tstune.data.sources import available_sources, load_source, register_source
 from tstune.data.sources.csv import read_table, table_from_frame

@@ -13,18 +13,14 @@ from tstune.data.synthetic import (
     FixedSyntheticWindows,
     SeriesRecipe,
     SyntheticWindows,
-    augment,
+    components,
+    draws,
+    families,
     glucose,
-    intermittent,
-    noise,
-    recursions,
-    sampling,
-    seasonal,
-    shifts,
-    trends,
+    mixture,
 )
 from tstune.data.synthetic.draws import chosen_kind, log_uniform, standardised, student_t
-from tstune.data.synthetic.gaussian_process import sample_stationary
+from tstune.data.synthetic.families import sample_stationary
 from tstune.data.synthetic.mixture import MAKERS, draw_series
 from tstune.data.windows import RankWindows, training_loader, window_loader
 from tstune.errors import ConfigError
@@ -334,20 +330,20 @@ def test_first_order_recursion_equals_the_loop(random, length):
     expected = white.copy()
     for step in range(1, length):
         expected[:, step] += coefficient * expected[:, step - 1]
-    np.testing.assert_allclose(recursions.first_order(white, coefficient), expected, rtol=1e-9, atol=1e-9)
+    np.testing.assert_allclose(draws.first_order(white, coefficient), expected, rtol=1e-9, atol=1e-9)
 
 
 def test_stationary_ar1_has_its_coefficient_and_unit_variance(random):
     coefficient = np.float32([0, 0.3, 0.8, 0.97, -0.5])
     white = random.standard_normal((5, 60_000), dtype=np.float32)
-    series = recursions.first_order_stationary(white, coefficient)
+    series = draws.first_order_stationary(white, coefficient)
     estimate = (series[:, 1:] * series[:, :-1]).mean(axis=1) / np.square(series).mean(axis=1)
     np.testing.assert_allclose(estimate, coefficient, atol=0.02)
     np.testing.assert_allclose(series.var(axis=1), 1, atol=0.15)
 
 
 def test_ornstein_uhlenbeck_forgets_with_its_time_constant_from_the_first_step_on(random):
-    walks = recursions.ornstein_uhlenbeck(random, np.full(20_000, 30, np.float32), 61)
+    walks = draws.ornstein_uhlenbeck(random, np.full(20_000, 30, np.float32), 61)
     np.testing.assert_allclose(walks.var(axis=0), 1, atol=0.06)  # stationary: no warm-up is needed
     for lag in (15, 30, 60):
         assert (walks[:, 0] * walks[:, lag]).mean() == pytest.approx(np.exp(-lag / 30), abs=0.04)
@@ -355,9 +351,7 @@ def test_ornstein_uhlenbeck_forgets_with_its_time_constant_from_the_first_step_o
 
 def test_damped_cycle_turns_with_its_period(random):
     period = np.float32([12, 40, 100])
-    series = recursions.damped_cycle(
-        random.standard_normal((3, 40_000), dtype=np.float32), period, np.float32([0.99] * 3)
-    )
+    series = draws.damped_cycle(random.standard_normal((3, 40_000), dtype=np.float32), period, np.float32([0.99] * 3))
     power = np.abs(np.fft.rfft(series)) ** 2
     smooth = np.stack([np.convolve(row, np.ones(41) / 41, "same") for row in power])
     np.testing.assert_allclose(40_000 / smooth[:, 10:].argmax(axis=1).clip(1), period, rtol=0.15)
@@ -373,19 +367,19 @@ def test_student_t_has_unit_variance_and_heavy_tails(random):
 
 def test_noise_is_louder_in_one_part_of_the_period_for_some_series(random):
     phase = np.tile((np.arange(2400) % 24 / 24).astype(np.float32), (400, 1))
-    uneven = noise.observation_noise(random, 400, 2400, phase).reshape(400, 100, 24).std(axis=1)
+    uneven = components.observation_noise(random, 400, 2400, phase).reshape(400, 100, 24).std(axis=1)
     ratio = uneven.max(axis=1) / uneven.min(axis=1)
     assert 0.3 < (ratio > 1.9).mean() < 0.6  # 40 % are asked for, heavy tails add some
 
 
 def test_noise_autocorrelation_is_broad(random):
-    first = autocorrelation(noise.observation_noise(random, 500, LENGTH), 1)
+    first = autocorrelation(components.observation_noise(random, 500, LENGTH), 1)
     assert np.quantile(first, 0.2) < 0.1
     assert np.quantile(first, 0.9) > 0.65
 
 
 def test_coloured_noise_has_most_power_at_low_frequencies(random):
-    power = np.abs(np.fft.rfft(standardised(noise.coloured(random, 200, 512)))) ** 2
+    power = np.abs(np.fft.rfft(standardised(components.coloured(random, 200, 512)))) ** 2
     assert (power[:, 1:65].sum(axis=1) > power[:, 192:257].sum(axis=1)).mean() > 0.95
 
 
@@ -405,8 +399,8 @@ def test_log_uniform_spreads_over_decades(random):
 def test_season_repeats_with_its_period(random):
     n = 300
     period = np.full(n, 24, np.float32)
-    cycle = seasonal.cycle_of(random, period, 7 * period, np.zeros(n, bool), 24 * 21)
-    season = seasonal.draw_season(random, cycle)
+    cycle = components.cycle_of(random, period, 7 * period, np.zeros(n, bool), 24 * 21)
+    season = components.draw_season(random, cycle)
     at_period, between = autocorrelation(season, 24), autocorrelation(season, 9)
     assert np.median(at_period) > 0.85
     assert (at_period > between).mean() > 0.95
@@ -414,7 +408,7 @@ def test_season_repeats_with_its_period(random):
 
 def test_the_seasonal_family_shows_its_calendar():
     """The autocorrelation over all series has its peaks at a day of hours, half hours and quarter hours."""
-    series = standardised(seasonal.seasonal_series(np.random.default_rng(0), 3000, LENGTH))
+    series = standardised(components.seasonal_series(np.random.default_rng(0), 3000, LENGTH))
     mean = {lag: autocorrelation(series, lag).mean() for lag in (16, 20, 24, 28, 32, 40, 48, 56, 84, 96, 108)}
     assert mean[24] > max(mean[20], mean[28]) + 0.04
     assert mean[48] > max(mean[40], mean[56]) + 0.04
@@ -423,7 +417,7 @@ def test_the_seasonal_family_shows_its_calendar():
 
 def test_the_seasonal_family_goes_from_clean_to_almost_noise():
     random = np.random.default_rng(1)
-    series = seasonal.seasonal_series(random, 2000, LENGTH)
+    series = components.seasonal_series(random, 2000, LENGTH)
     best = np.max([autocorrelation(series, lag) for lag in (7, 12, 24, 48, 96, 144, 288)], axis=0)
     assert np.quantile(best, 0.08) < 0.25
     assert np.quantile(best, 0.92) > 0.7
@@ -432,24 +426,24 @@ def test_the_seasonal_family_goes_from_clean_to_almost_noise():
 def test_weekdays_differ_in_some_weekly_series(random):
     n = 400
     period = np.full(n, 24, np.float32)
-    cycle = seasonal.cycle_of(random, period, 7 * period, np.ones(n, bool), 24 * 70)
-    season = seasonal.draw_season(random, cycle)
+    cycle = components.cycle_of(random, period, 7 * period, np.ones(n, bool), 24 * 70)
+    season = components.draw_season(random, cycle)
     week, other = autocorrelation(season, 168), autocorrelation(season, 120)
     assert 0.25 < (week > other + 0.1).mean() < 0.75
 
 
 def test_periods_are_those_of_the_real_world(random):
-    cycle = seasonal.draw_cycle(random, 20_000, 1)
-    for share, period, _ in seasonal.CALENDAR:
+    cycle = components.draw_cycle(random, 20_000, 1)
+    for share, period, _ in components.CALENDAR:
         if period:
             assert np.isclose(cycle.period, period).mean() == pytest.approx(share, abs=0.015)
-    assert cycle.weekly.mean() == pytest.approx(sum(s for s, _, ratio in seasonal.CALENDAR if ratio == 7), abs=0.02)
+    assert cycle.weekly.mean() == pytest.approx(sum(s for s, _, ratio in components.CALENDAR if ratio == 7), abs=0.02)
     assert cycle.period.min() >= 4
     assert cycle.period.max() <= 1024
 
 
 def test_profiles_are_of_all_kinds(random):
-    tables = seasonal.draw_profiles(random, 600)
+    tables = components.draw_profiles(random, 600)
     np.testing.assert_allclose(tables.mean(axis=1), 0, atol=1e-4)
     np.testing.assert_allclose(tables.std(axis=1), 1, atol=1e-3)
     held = (np.diff(tables, axis=1) == 0).mean(axis=1)
@@ -461,19 +455,21 @@ def test_profiles_are_of_all_kinds(random):
 def test_lookup_is_cyclic_and_linear():
     table = np.float32([[0, 1, 2, 3]])
     phase = np.float32([[0, 0.25, 0.375, 0.75, 0.875]])
-    np.testing.assert_allclose(seasonal.lookup(table, phase), [[0, 1, 1.5, 3, 1.5]])
+    np.testing.assert_allclose(components.lookup(table, phase), [[0, 1, 1.5, 3, 1.5]])
 
 
 def test_one_number_per_turn_held_or_sliding():
     position = np.float32([[0, 0.5, 1.0, 1.5]])
-    cycle = seasonal.Cycle(np.ones(1), np.ones(1), np.zeros(1, bool), np.floor(position).astype(np.int64), position % 1)
+    cycle = components.Cycle(
+        np.ones(1), np.ones(1), np.zeros(1, bool), np.floor(position).astype(np.int64), position % 1
+    )
     table = np.float32([[10, 20, 40]])
-    assert seasonal.per_turn(table, cycle).tolist() == [[10, 10, 20, 20]]
-    assert seasonal.per_turn(table, cycle, smooth=True).tolist() == [[10, 15, 20, 30]]
+    assert components.per_turn(table, cycle).tolist() == [[10, 10, 20, 20]]
+    assert components.per_turn(table, cycle, smooth=True).tolist() == [[10, 15, 20, 30]]
 
 
 def test_trends_go_both_ways_and_are_smooth(random):
-    trend = trends.draw_trend(random, 400, LENGTH)
+    trend = families.draw_trend(random, 400, LENGTH)
     np.testing.assert_allclose(trend.std(axis=1), 1, atol=1e-3)
     assert 0.35 < (trend[:, -1] > trend[:, 0]).mean() < 0.65
     assert np.quantile(np.abs(np.diff(trend, axis=1)).max(axis=1), 0.9) < 0.2
@@ -542,16 +538,16 @@ def test_a_meal_rises_faster_than_it_decays(random, monkeypatch):
 
 
 def test_counts_are_whole_and_demand_is_often_zero(random):
-    counts = intermittent._counts(random, 100, LENGTH)
+    counts = families._counts(random, 100, LENGTH)
     assert (counts == np.round(counts)).all()
     assert counts.min() == 0
-    zero = (intermittent._demand(random, 200, LENGTH) == 0).mean(axis=1)
+    zero = (families._demand(random, 200, LENGTH) == 0).mean(axis=1)
     assert np.median(zero) > 0.5
     assert (zero < 1).mean() > 0.95
 
 
 def test_level_shift_moves_the_end_against_the_start(random):
-    shifted = shifts.shift_level(random, np.zeros((400, LENGTH), np.float32))
+    shifted = mixture.shift_level(random, np.zeros((400, LENGTH), np.float32))
     size = np.abs(shifted[:, -1] - shifted[:, 0])
     assert np.quantile(size, 0.1) > 0.3
     assert size.max() < 6.1
@@ -560,7 +556,7 @@ def test_level_shift_moves_the_end_against_the_start(random):
 
 
 def test_spikes_are_rare_and_high(random):
-    spikes = shifts.add_spikes(random, np.zeros((400, LENGTH), np.float32))
+    spikes = mixture.add_spikes(random, np.zeros((400, LENGTH), np.float32))
     high = np.abs(spikes) > 0.9
     assert 0.002 < high.mean() < 0.05
     assert np.abs(spikes).max() > 4
@@ -568,7 +564,7 @@ def test_spikes_are_rare_and_high(random):
 
 def test_a_change_of_regime_goes_on_with_the_other_series(random):
     first, second = random.normal(size=(2, 50, LENGTH))
-    spliced = shifts.change_regime(random, first, second)
+    spliced = mixture.change_regime(random, first, second)
     at = (spliced != first).argmax(axis=1)
     assert LENGTH // 8 <= at.min() <= at.max() < LENGTH * 5 // 8
     offset = spliced - second
@@ -577,7 +573,7 @@ def test_a_change_of_regime_goes_on_with_the_other_series(random):
 
 def test_censoring_keeps_a_floor_or_a_ceiling(random):
     series = random.standard_normal((300, LENGTH), dtype=np.float32)
-    cut = augment.censor(random, series)
+    cut = mixture.censor(random, series)
     at_floor = (cut == cut.min(axis=1, keepdims=True)).mean(axis=1) > 0.015
     at_ceiling = (cut == cut.max(axis=1, keepdims=True)).mean(axis=1) > 0.015
     assert (at_floor | at_ceiling).all()
@@ -587,27 +583,27 @@ def test_censoring_keeps_a_floor_or_a_ceiling(random):
 
 
 def test_rounding_leaves_few_values(random):
-    rounded = augment.quantise(random, random.standard_normal((50, LENGTH), dtype=np.float32))
+    rounded = mixture.quantise(random, random.standard_normal((50, LENGTH), dtype=np.float32))
     assert max(len(np.unique(row)) for row in rounded) < 300
 
 
 def test_squashing_keeps_the_order(random):
     series = np.sort(random.standard_normal((100, LENGTH), dtype=np.float32), axis=1)
-    squashed = augment.squash(random, series)
+    squashed = mixture.squash(random, series)
     assert (np.diff(squashed, axis=1) >= 0).all()
     assert squashed.min() >= 0
 
 
 def test_mixing_is_a_convex_combination(random):
     ones, zeros = np.ones((500, 3), np.float32), np.zeros((500, 3), np.float32)
-    share = augment.mix(random, ones, zeros)
+    share = mixture.mix(random, ones, zeros)
     assert 0.5 <= share.min() < 0.55
     assert 0.9 < share.max() <= 0.95
 
 
 def test_a_lower_sampling_rate_makes_series_smoother(random):
     series = random.standard_normal((400, LENGTH), dtype=np.float32)
-    slower = sampling.resample(random, series)
+    slower = mixture.resample(random, series)
     assert slower.dtype == np.float32
     assert np.isfinite(slower).all()
     changed = autocorrelation(slower, 1)
@@ -618,7 +614,7 @@ def test_a_lower_sampling_rate_makes_series_smoother(random):
 def test_a_lower_sampling_rate_interpolates_or_holds(random):
     """A straight line stays one, or becomes a staircase."""
     line = np.tile(np.arange(LENGTH, dtype=np.float32), (2000, 1))
-    slope = np.diff(sampling.resample(random, line), axis=1)[:, 20:-1]  # a mean over steps needs some to begin with
+    slope = np.diff(mixture.resample(random, line), axis=1)[:, 20:-1]  # a mean over steps needs some to begin with
     straight = np.ptp(slope, axis=1) < 1e-3
     assert (straight & (slope.mean(axis=1) < 0.7)).mean() == pytest.approx(0.45 * 0.7, abs=0.05)
     assert ((slope == 0).mean(axis=1) > 0.25).mean() == pytest.approx(0.2, abs=0.06)
@@ -627,6 +623,6 @@ def test_a_lower_sampling_rate_interpolates_or_holds(random):
 def test_a_gap_is_filled_with_a_line_and_the_ends_are_held():
     series = np.float32([[9, 1, 7, 7, 4, 9]])
     missing = np.array([[True, False, True, True, False, True]])
-    assert sampling.interpolate(series, missing).tolist() == [[1, 1, 2, 3, 4, 4]]
+    assert mixture.interpolate(series, missing).tolist() == [[1, 1, 2, 3, 4, 4]]
     nothing = np.ones_like(missing)
-    assert np.isfinite(sampling.interpolate(series, nothing)).all()
+    assert np.isfinite(mixture.interpolate(series, nothing)).all()

@@ -11,7 +11,7 @@ from unit.builders import grid_table, prepared, random_grids, reference_windows,
 
 from tstune.config.schema import DataSection, SplitSection
 from tstune.data.panel import OBSERVED, Panel
-from tstune.data.pipeline import PreparedData, prepare_data
+from tstune.data.prepared import PreparedData, prepare_data
 from tstune.data.splits import PARTS, split_panel, window_ranges
 from tstune.data.table import Roles
 from tstune.data.windows import EpochBatchSampler, RankWindows, WindowDataset, training_loader, window_loader

@@ -14,7 +14,7 @@ import numpy as np
 
 from tstune.config.schema import RunConfig
 from tstune.config.validation import validate
-from tstune.data.pipeline import PreparedData, Preprocessor
+from tstune.data.prepared import PreparedData, Preprocessor
 from tstune.data.scaler import Scaler
 from tstune.data.table import Roles
 from tstune.errors import CheckpointError, ConfigError

@@ -14,7 +14,7 @@ from tstune.comparison.fitting import fitted, shorter_than_asked
 from tstune.comparison.own_quantiles import describe_quantiles, with_own_quantiles
 from tstune.config.schema import RunConfig
 from tstune.data.leaks import more_findings
-from tstune.data.pipeline import PreparedData, prepare_data
+from tstune.data.prepared import PreparedData, prepare_data
 from tstune.data.trained_on import CHECK, overlap_with
 from tstune.errors import LeakError
 from tstune.evaluation.backtest import Forecaster

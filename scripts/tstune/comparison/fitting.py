@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
-from tstune.data.pipeline import Preprocessor
+from tstune.data.prepared import Preprocessor
 from tstune.data.table import Roles
 from tstune.data.windows import Batch, WindowDataset
 from tstune.errors import DataError

@@ -11,13 +11,12 @@ import pandas as pd
 from tstune.data.cleaning.units import MG_DL, TIME_IN_RANGE, glucose_unit
 from tstune.data.frequency import fixed_step, parse_frequency
 from tstune.data.manifest import windows_by_item
-from tstune.data.panel import OBSERVED, Panel
-from tstune.data.panel_rows import item_rows
+from tstune.data.panel import OBSERVED, Panel, item_rows
 from tstune.data.splits import PARTS
 from tstune.errors import OutputError
 
 if TYPE_CHECKING:
-    from tstune.data.pipeline import PreparedData
+    from tstune.data.prepared import PreparedData
 
 COHORT_FILE = "cohort.csv"
 _PER_CENT = ("missing_%", "time_in_range_%", "time_below_%", "time_above_%", "cv_%")

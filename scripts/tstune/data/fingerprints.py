@@ -6,12 +6,12 @@ hash. Which hashes are kept depends on the hash alone, so two copies keep the sa
 
 from __future__ import annotations
 
+import base64
 from dataclasses import dataclass, replace
 
 import numpy as np
 
-from tstune.data.panel import OBSERVED, Panel
-from tstune.data.panel_rows import item_rows
+from tstune.data.panel import OBSERVED, Panel, item_rows
 
 STRETCH = 32
 """Readings in one hash: of 400,000 stretches of twelve people three are shared, and no three by the same two people."""
@@ -26,6 +26,14 @@ _MMOL_TO_MG = 18.0
 _MULTIPLIERS = np.array([0x9E3779B97F4A7C15, 0xC2B2AE3D27D4EB4F, 0x165667B19E3779F9], np.uint64)
 _SAMPLE = 50_000
 _FARTHEST_BIN = 1e15
+
+CHECK = "trained_on"
+VERSION = 1
+"""Of the way readings are hashed; records of another version are not comparable."""
+_MOST_HASHES = 8192
+"""Per run: some 45 KB of text. Of a million readings one stretch in 128 is kept: some 500 shared ones are noticed."""
+LEARNED = {"train": ("validation", "test"), "validation": ("test",)}
+"""Part that weights learned from or were chosen by -> parts that must not hold the same readings."""
 
 
 @dataclass(frozen=True)
@@ -173,3 +181,59 @@ def _changes(bins: np.ndarray, at: np.ndarray) -> np.ndarray:
     """[stretches] changes of bin within the stretches that begin `at` these readings."""
     changed = np.concatenate([[0], np.cumsum(bins[1:] != bins[:-1])]) if len(bins) else np.zeros(1, np.int64)
     return changed[np.minimum(at + STRETCH - 1, len(changed) - 1)] - changed[at]
+
+
+def training_record(
+    panel: Panel, unit: str | None, rows: dict[str, np.ndarray], levels: np.ndarray, stretches: Stretches
+) -> dict:
+    """What a model learns from these windows: JSON values only.
+
+    Args:
+        panel, unit: the series and the unit of their targets.
+        rows: part -> [items, 2] first and last row, from `extents`.
+        levels: [items, targets] of the bins of the hashes.
+        stretches: hashed readings of the panel, the identifying ones.
+    """
+    stretches = stretches.select(stretches.within(rows["train"]) | stretches.within(rows["validation"]))
+    rate = stretches.rate
+    while len(stretches) > _MOST_HASHES:
+        rate *= 2
+        stretches = stretches.thinned(rate)
+    owner = stretches.item * panel.roles.num_targets + stretches.channel
+    stretches = stretches.select(np.argsort(owner, kind="stable"))
+    begin = np.searchsorted(np.sort(owner), np.arange(len(panel.item_ids) * panel.roles.num_targets + 1))
+    series = []
+    for item, item_id in enumerate(panel.item_ids):
+        times = {part: times_of_rows(panel, rows[part][item]) for part in LEARNED}
+        if not any(times.values()):
+            continue
+        for channel, name in enumerate(panel.roles.target):
+            number = item * panel.roles.num_targets + channel
+            mine = stretches.select(slice(begin[number], begin[number + 1]))
+            row = {"item_id": item_id, "channel": name, "level": int(levels[item, channel])}
+            for part, span in times.items():
+                row[part] = span and span | {"hashes": _encode(mine.hashes[mine.within(rows[part])])}
+            series.append(row)
+    return {"version": VERSION, "rate": rate, "unit": unit, "series": series}
+
+
+def times_of_rows(panel: Panel, rows: np.ndarray) -> dict[str, str] | None:
+    """ISO times of the first and the last row; None where there is none."""
+    if rows[1] < rows[0]:
+        return None
+    begin, end = (str(panel.timestamps[row].astype("datetime64[s]")) for row in rows)
+    return {"from": begin, "to": end}
+
+
+def short_hashes(hashes: np.ndarray) -> np.ndarray:
+    """The 32 bits that are stored; the upper ones say only that a hash was kept."""
+    return hashes.astype(np.uint32)
+
+
+def _encode(hashes: np.ndarray) -> str:
+    return base64.b64encode(np.sort(short_hashes(hashes)).astype("<u4").tobytes()).decode("ascii")
+
+
+def decode_hashes(text: str) -> np.ndarray:
+    """[hashes] uint32 of a record."""
+    return np.frombuffer(base64.b64decode(text), "<u4")

@@ -1,13 +1,16 @@
-"""Many series on one time grid, stored as a few flat arrays."""
+"""Many series on one time grid, as a few flat arrays: whose rows they are, when they were, what they came from."""
 
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 
 import numpy as np
+import pandas as pd
 
-from tstune.data.table import Roles
+from tstune.data.table import ITEM, Roles, SourceTable
 
 MISSING, INTERPOLATED, OBSERVED = 0, 1, 2
 """What a stored value is: nothing (stored as 0), filled from its neighbours, or a real reading."""
@@ -74,3 +77,111 @@ class Panel:
     def row_item(self) -> np.ndarray:
         """[rows] item of each row."""
         return np.repeat(self.segment_item, self.segment_length)
+
+
+BLOCK_ROWS = 1 << 18
+"""Rows looked at at once, where memory must not grow with the panel."""
+
+
+def row_blocks(panel: Panel) -> Iterator[slice]:
+    """All rows, in stretches of at most `BLOCK_ROWS`."""
+    for begin in range(0, panel.num_rows, BLOCK_ROWS):
+        yield slice(begin, min(begin + BLOCK_ROWS, panel.num_rows))
+
+
+def rows_between(panel: Panel, begin: np.ndarray, end: np.ndarray, block: slice) -> np.ndarray:
+    """[rows of the block] True from `begin` to before `end`, [items] steps from each item's first row."""
+    first, last = segment_of(panel, np.array([block.start, block.stop - 1]))
+    segments = slice(first, last + 1)
+    item, start = panel.segment_item[segments], panel.segment_start[segments]
+    row_of_step = start - panel.segment_position[segments]
+    stop = np.minimum(panel.segment_start[first + 1 : last + 2], block.stop)
+    start = np.maximum(start, block.start)
+    left, right = (np.clip(row_of_step + bound[item], start, stop) - block.start for bound in (begin, end))
+    some = right > left
+    steps = np.zeros(block.stop - block.start + 1, np.int8)
+    np.add.at(steps, left[some], 1)
+    np.add.at(steps, right[some], -1)
+    return np.cumsum(steps[:-1], dtype=np.int8).view(bool)
+
+
+def item_rows(panel: Panel) -> np.ndarray:
+    """[items + 1] panel row at which each item begins, and the number of rows."""
+    first_segment = np.searchsorted(panel.segment_item, np.arange(len(panel.item_ids) + 1))
+    return panel.segment_start[first_segment]
+
+
+def segment_of(panel: Panel, rows: np.ndarray) -> np.ndarray:
+    """[rows] segment of each row."""
+    return np.searchsorted(panel.segment_start, rows, side="right") - 1
+
+
+def position_of(panel: Panel, rows: np.ndarray) -> np.ndarray:
+    """[rows] steps from the item's first row."""
+    segment = segment_of(panel, rows)
+    return panel.segment_position[segment] + rows - panel.segment_start[segment]
+
+
+def item_id_of(panel: Panel, row: int) -> str:
+    """Name of the item a row belongs to."""
+    return panel.item_ids[int(panel.segment_item[segment_of(panel, np.array([row]))[0]])]
+
+
+def time_of(panel: Panel, row: int) -> str:
+    """Time of a row as people write it, to the minute where that is enough."""
+    return str(panel.timestamps[row].astype("datetime64[s]")).replace("T", " ").removesuffix(":00")
+
+
+@dataclass(frozen=True)
+class Origin:
+    """The source's table after cleaning, without its rows.
+
+    Attributes:
+        table: roles, unit, licence, notes, cleaning, … with an empty `frame`.
+        num_readings: rows the table had.
+        items_without_readings: items of the table that have no reading of a target, sorted.
+        files: path and SHA-256 of each file that was read.
+    """
+
+    table: SourceTable
+    num_readings: int
+    items_without_readings: list[str]
+    files: list[dict[str, str]]
+
+    @classmethod
+    def of(cls, table: SourceTable, kept_items: Iterable[str]) -> Origin:
+        """The origin of a panel with these items that was built from one table."""
+        names = set(table.frame[ITEM].astype(str).unique())
+        files = [{"path": path, "sha256": file_sha256(Path(path))} for path in table.files]
+        return cls(without_rows(table), len(table.frame), sorted(names - set(kept_items)), files)
+
+    def to_dict(self) -> dict:
+        """JSON values; the statics are a table of their own and left out."""
+        table = {name: value for name, value in vars(self.table).items() if name not in ("frame", "statics")}
+        rest = {name: value for name, value in vars(self).items() if name != "table"}
+        return {"table": table | {"roles": asdict(self.table.roles), "fill": dict(self.table.fill)}} | rest
+
+    @classmethod
+    def from_dict(cls, values: Mapping, statics: pd.DataFrame | None) -> Origin:
+        """Inverse of `to_dict`, also after JSON."""
+        table = dict(values["table"])
+        borders = table["standard_borders"]
+        table["roles"] = Roles(**{role: _tuples(names) for role, names in table["roles"].items()})
+        table["files"] = tuple(table["files"])
+        table["standard_borders"] = None if borders is None else tuple(borders)
+        return cls(**dict(values) | {"table": SourceTable(frame=pd.DataFrame(), statics=statics, **table)})
+
+
+def without_rows(table: SourceTable) -> SourceTable:
+    """The table with no row left."""
+    return replace(table, frame=table.frame.iloc[:0].copy())
+
+
+def file_sha256(path: Path) -> str:
+    """SHA-256 of a file's content."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _tuples(value: object) -> object:
+    return tuple(map(_tuples, value)) if isinstance(value, list | tuple) else value

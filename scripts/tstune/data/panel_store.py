@@ -13,8 +13,7 @@ from types import TracebackType
 import numpy as np
 import pandas as pd
 
-from tstune.data.origin import Origin
-from tstune.data.panel import Panel
+from tstune.data.panel import Origin, Panel
 from tstune.data.table import Roles
 from tstune.errors import DataError
 

@@ -5,10 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from tstune.data.frequency import fixed_step, infer_frequency, parse_frequency, to_steps
+from tstune.data.frequency import encode_times, fixed_step, infer_frequency, parse_frequency, to_steps
 from tstune.data.panel import INTERPOLATED, MISSING, OBSERVED, Panel
 from tstune.data.table import ITEM, TIMESTAMP, SourceTable
-from tstune.data.time_features import encode_times
 from tstune.errors import ConfigError, DataError
 
 # steps that vary in length and have a pandas period: months, calendar quarters and years, business days

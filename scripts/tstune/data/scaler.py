@@ -1,18 +1,55 @@
-"""Standard scaling, fitted on observed training values only."""
+"""What is learned from the training part: mean and deviation of each channel, and the values of static categories."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
 
-from tstune.data.pairwise import pairwise_sum
-from tstune.data.panel import OBSERVED, Panel
-from tstune.data.panel_rows import row_blocks, rows_between
+from tstune.data.panel import OBSERVED, Panel, row_blocks, rows_between
 from tstune.data.splits import Split
+from tstune.data.table import Roles, SourceTable
+
+_LEAF = 1 << 16
+
+
+def pairwise_sum(count: int, blocks: Iterable[np.ndarray]) -> float:
+    """Sum of `count` float64 numbers that come in blocks of any length.
+
+    numpy halves an array, at a multiple of eight, and adds the sums of the halves; so does this until a part is small
+    enough to leave it to numpy.
+    """
+    return _sum(count, _Reader(iter(blocks)))
+
+
+class _Reader:
+    """Gives as many numbers at once as are asked for."""
+
+    def __init__(self, blocks: Iterator[np.ndarray]) -> None:
+        self._blocks = blocks
+        self._left = np.zeros(0)
+
+    def take(self, count: int) -> np.ndarray:
+        parts = [self._left]
+        have = len(self._left)
+        while have < count:
+            parts.append(next(self._blocks))
+            have += len(parts[-1])
+        whole = np.concatenate(parts) if len(parts) > 1 else parts[0]
+        self._left = whole[count:]
+        return whole[:count]
+
+
+def _sum(count: int, reader: _Reader) -> float:
+    if count <= _LEAF:
+        return float(np.add.reduce(reader.take(count)))
+    half = count // 2
+    half -= half % 8
+    first = _sum(half, reader)
+    return first + _sum(count - half, reader)
 
 
 @dataclass(frozen=True)
@@ -63,3 +100,31 @@ def _readings(panel: Panel, split: Split, channel: int) -> Iterator[np.ndarray]:
     for rows in row_blocks(panel):
         seen = rows_between(panel, begin, end, rows) & (panel.status[rows, channel] == OBSERVED)
         yield panel.values[rows, channel][seen].astype(np.float64)
+
+
+UNKNOWN = 0
+"""Code of a value that no training item has, and of no value at all."""
+
+
+def learn_categories(table: SourceTable, panel: Panel, split: Split) -> tuple[Roles, np.ndarray | None]:
+    """Roles with the values of the items that have a training part, and the codes of all items of the panel."""
+    roles = table.roles
+    if not roles.static_categorical:
+        return roles, None
+    begin, end = split.bounds("train")
+    trained = [name for name, length in zip(panel.item_ids, end - begin, strict=True) if length > 0]
+    values = table.statics.loc[trained, list(roles.static_categorical)]
+    learned = tuple(tuple(sorted(values[column].dropna().unique())) for column in roles.static_categorical)
+    roles = replace(roles, categories=learned)
+    return roles, category_codes(table, roles, panel.item_ids)
+
+
+def category_codes(table: SourceTable, roles: Roles, item_ids: Sequence[str]) -> np.ndarray | None:
+    """[items, static categories] int64 codes, or None if the model has none."""
+    if not roles.static_categorical:
+        return None
+    codes = np.zeros((len(item_ids), len(roles.static_categorical)), np.int64)
+    for number, (column, values) in enumerate(zip(roles.static_categorical, roles.categories, strict=True)):
+        known = {value: code for code, value in enumerate(values, start=UNKNOWN + 1)}
+        codes[:, number] = [known.get(value, UNKNOWN) for value in table.statics.loc[list(item_ids), column]]
+    return codes

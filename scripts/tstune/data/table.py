@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 import pandas as pd
 
@@ -22,7 +23,7 @@ class Roles:
         conditional: known in the past only.
         control: known in the future too.
         static_real: numbers that are constant per item, so known in the future too.
-        time_features: what is computed from the timestamps, two channels each, see `tstune.data.time_features`.
+        time_features: what is computed from the timestamps, two channels each, see `tstune.data.frequency`.
         static_categorical: names that are constant per item; no channels.
         categories: the values of each of them that training items have; empty before they are learned.
     """
@@ -140,3 +141,47 @@ class SourceTable:
         if twice:
             raise ConfigError(f"column {twice[0]!r} has the name of a channel of data.time_features; rename it")
         return replace(self, roles=roles, fill={**self.fill, **fill})
+
+
+PIECE_ROWS = 1 << 19
+"""Rows of a piece, at least; a series is never cut, so a longer one is a piece of its own."""
+
+
+@dataclass(frozen=True)
+class TableStream:
+    """A source that can be read series by series.
+
+    Attributes:
+        files: what is read; their content tells whether a stored panel is of this data.
+        open: scratch folder -> pieces in the order of their items' names, that can be gone through more than once.
+        notes: what the manifest says about the source besides what the pieces say.
+        licence: terms of the data, if the pieces do not say them.
+    """
+
+    files: tuple[str, ...]
+    open: Callable[[Path], Pieces]
+    notes: Mapping[str, object] = field(default_factory=dict)
+    licence: str | None = None
+
+
+@dataclass
+class Pieces:
+    """Tables of whole series.
+
+    Attributes:
+        tables: begins at the first piece again at every iteration.
+        in_order: False if the series did not come in the order of their names.
+    """
+
+    tables: Iterable[SourceTable]
+    in_order: bool = True
+
+
+class Again:
+    """An iterable that begins anew every time."""
+
+    def __init__(self, begin: Callable[[], Iterator[SourceTable]]) -> None:
+        self._begin = begin
+
+    def __iter__(self) -> Iterator[SourceTable]:
+        return self._begin()

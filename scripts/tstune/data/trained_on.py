@@ -6,7 +6,6 @@ again under another name (P01 of a Kaggle file is P01 of the open data) without 
 
 from __future__ import annotations
 
-import base64
 import json
 from collections.abc import Collection
 from dataclasses import replace
@@ -15,61 +14,18 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from tstune.data.duplicates import FEWEST_MATCHES
-from tstune.data.fingerprints import Stretches, hash_readings
-from tstune.data.leaks import extents, more_findings
-from tstune.data.panel import Panel
-from tstune.data.panel_rows import time_of
+from tstune.data.fingerprints import CHECK, LEARNED, VERSION, decode_hashes, hash_readings, short_hashes, times_of_rows
+from tstune.data.leaks import FEWEST_MATCHES, extents, more_findings
+from tstune.data.panel import time_of
 from tstune.errors import CheckpointError, LeakError
 from tstune.runtime.logs import logger
 
 if TYPE_CHECKING:
-    from tstune.data.pipeline import PreparedData
+    from tstune.data.prepared import PreparedData
 
-CHECK = "trained_on"
-VERSION = 1
-"""Of the way readings are hashed; records of another version are not comparable."""
 
 _MODEL_FOLDER, _MANIFEST = "model", "manifest.json"
-_MOST_HASHES = 8192
-"""Per run: some 45 KB of text. Of a million readings one stretch in 128 is kept: some 500 shared ones are noticed."""
-_LEARNED = {"train": ("validation", "test"), "validation": ("test",)}
-"""Part that weights learned from or were chosen by -> parts that must not hold the same readings."""
 _VERB = {"train": "was trained on", "validation": "was chosen by"}
-
-
-def training_record(
-    panel: Panel, unit: str | None, rows: dict[str, np.ndarray], levels: np.ndarray, stretches: Stretches
-) -> dict:
-    """What a model learns from these windows: JSON values only.
-
-    Args:
-        panel, unit: the series and the unit of their targets.
-        rows: part -> [items, 2] first and last row, from `extents`.
-        levels: [items, targets] of the bins of the hashes.
-        stretches: hashed readings of the panel, the identifying ones.
-    """
-    stretches = stretches.select(stretches.within(rows["train"]) | stretches.within(rows["validation"]))
-    rate = stretches.rate
-    while len(stretches) > _MOST_HASHES:
-        rate *= 2
-        stretches = stretches.thinned(rate)
-    owner = stretches.item * panel.roles.num_targets + stretches.channel
-    stretches = stretches.select(np.argsort(owner, kind="stable"))
-    begin = np.searchsorted(np.sort(owner), np.arange(len(panel.item_ids) * panel.roles.num_targets + 1))
-    series = []
-    for item, item_id in enumerate(panel.item_ids):
-        times = {part: _times(panel, rows[part][item]) for part in _LEARNED}
-        if not any(times.values()):
-            continue
-        for channel, name in enumerate(panel.roles.target):
-            number = item * panel.roles.num_targets + channel
-            mine = stretches.select(slice(begin[number], begin[number + 1]))
-            row = {"item_id": item_id, "channel": name, "level": int(levels[item, channel])}
-            for part, span in times.items():
-                row[part] = span and span | {"hashes": _encode(mine.hashes[mine.within(rows[part])])}
-            series.append(row)
-    return {"version": VERSION, "rate": rate, "unit": unit, "series": series}
 
 
 def refuse_trained_on(
@@ -182,10 +138,10 @@ def _matching_readings(
     shape = len(panel.item_ids), panel.roles.num_targets
     for level in sorted({series["level"] for series in record["series"]}):
         stretches = hash_readings(panel, data.preprocessor.unit, np.full(shape, level), record["rate"]).identifying()
-        short = _short(stretches.hashes)
+        short = short_hashes(stretches.hashes)
         for series in (series for series in record["series"] if series["level"] == level):
-            for learned, judged in _LEARNED.items():
-                hashes = series[learned] and _decode(series[learned]["hashes"])
+            for learned, judged in LEARNED.items():
+                hashes = series[learned] and decode_hashes(series[learned]["hashes"])
                 if hashes is None or not len(hashes):
                     continue
                 matching = stretches.select(np.isin(short, hashes))
@@ -208,9 +164,9 @@ def _matching_names(data: PreparedData, record: dict, rows: dict[str, np.ndarray
         if series["item_id"] not in data.panel.item_ids or series["channel"] not in data.panel.roles.target:
             continue
         item = data.panel.item_ids.index(series["item_id"])
-        for learned, judged in _LEARNED.items():
+        for learned, judged in LEARNED.items():
             for part in judged:
-                now, then = _times(data.panel, rows[part][item]), series[learned]
+                now, then = times_of_rows(data.panel, rows[part][item]), series[learned]
                 if now and then and now["from"] <= then["to"] and then["from"] <= now["to"]:
                     text = (
                         f"{_VERB[learned]} {series['item_id']!r} from {then['from']} to {then['to']}, and {part} "
@@ -218,24 +174,3 @@ def _matching_names(data: PreparedData, record: dict, rows: dict[str, np.ndarray
                     )
                     found.append(((series["item_id"], part), text))
     return found
-
-
-def _times(panel: Panel, rows: np.ndarray) -> dict[str, str] | None:
-    """ISO times of the first and the last row; None where there is none."""
-    if rows[1] < rows[0]:
-        return None
-    begin, end = (str(panel.timestamps[row].astype("datetime64[s]")) for row in rows)
-    return {"from": begin, "to": end}
-
-
-def _short(hashes: np.ndarray) -> np.ndarray:
-    """The 32 bits that are stored; the upper ones say only that a hash was kept."""
-    return hashes.astype(np.uint32)
-
-
-def _encode(hashes: np.ndarray) -> str:
-    return base64.b64encode(np.sort(_short(hashes)).astype("<u4").tobytes()).decode("ascii")
-
-
-def _decode(text: str) -> np.ndarray:
-    return np.frombuffer(base64.b64decode(text), "<u4")

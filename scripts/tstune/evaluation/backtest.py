@@ -12,7 +12,7 @@ import torch
 
 from tstune.config.schema import EvaluationSection
 from tstune.data.frequency import default_seasonality, to_steps
-from tstune.data.pipeline import PreparedData
+from tstune.data.prepared import PreparedData
 from tstune.data.windows import Batch, WindowDataset, evaluation_batch_size, window_loader
 from tstune.errors import ConfigError
 from tstune.evaluation.metrics import ErrorSums, Scores, seasonal_scale

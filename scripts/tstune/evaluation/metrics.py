@@ -13,8 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tstune.data.panel import OBSERVED, Panel
-from tstune.data.panel_rows import row_blocks, rows_between, segment_of
+from tstune.data.panel import OBSERVED, Panel, row_blocks, rows_between, segment_of
 from tstune.data.splits import Split
 from tstune.evaluation.scored_windows import ScoredWindows
 

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from tstune.data.frequency import fixed_step, parse_frequency
-from tstune.data.pipeline import PreparedData
+from tstune.data.prepared import PreparedData
 from tstune.evaluation.backtest import Backtest
 from tstune.evaluation.bootstrap import rmse_band
 from tstune.evaluation.examples import choose_examples

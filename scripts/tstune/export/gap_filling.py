@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from tstune.data.frequency import to_steps
-from tstune.data.pipeline import Preprocessor
+from tstune.data.prepared import Preprocessor
 
 
 class GapFilling(nn.Module):

@@ -24,10 +24,9 @@ from tstune.config.flat import ModelConfig
 from tstune.config.managers import SimpleConfigManager
 from tstune.config.schema import DistributedConfig, LoRAConfig, RunConfig
 from tstune.config.validation import validate
-from tstune.data.context_dropping import context_dropping
-from tstune.data.pipeline import PreparedData, Preprocessor, prepare_data
+from tstune.data.prepared import PreparedData, Preprocessor, prepare_data
 from tstune.data.trained_on import refuse_trained_on
-from tstune.data.windows import Batch, MirroredWindows, WindowDataset, evaluation_batch_size
+from tstune.data.windows import Batch, MirroredWindows, WindowDataset, context_dropping, evaluation_batch_size
 from tstune.errors import CheckpointError, ConfigError
 from tstune.evaluation.backtest import Backtest, Forecaster
 from tstune.evaluation.context_spread import context_spread

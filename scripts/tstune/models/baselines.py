@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from tstune.data.frequency import default_seasonality
-from tstune.data.pipeline import PreparedData, Preprocessor
+from tstune.data.prepared import PreparedData, Preprocessor
 from tstune.data.windows import Batch
 from tstune.errors import CheckpointError, ConfigError
 from tstune.models.base import MODEL_FOLDER, BaseTimeSeriesFoundationModel

@@ -14,7 +14,7 @@ import pandas as pd
 import torch
 
 from tstune.adapters import ParameterCount
-from tstune.data.pipeline import PreparedData, Preprocessor
+from tstune.data.prepared import PreparedData, Preprocessor
 from tstune.data.trained_on import CHECK, refuse_trained_on
 from tstune.data.windows import Batch
 from tstune.errors import CheckpointError

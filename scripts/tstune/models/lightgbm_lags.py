@@ -8,7 +8,7 @@ from types import ModuleType
 import numpy as np
 import torch
 
-from tstune.data.pipeline import PreparedData
+from tstune.data.prepared import PreparedData
 from tstune.data.windows import Batch, WindowDataset
 from tstune.errors import CheckpointError, ConfigError, MissingDependencyError
 from tstune.models.base import MODEL_FOLDER

@@ -14,7 +14,7 @@ from torch import nn
 from transformers import PreTrainedConfig
 
 from tstune.adapters import freeze_by_mode, part_of
-from tstune.data.pipeline import Preprocessor
+from tstune.data.prepared import Preprocessor
 from tstune.data.table import Roles
 from tstune.data.windows import Batch
 from tstune.errors import ConfigError

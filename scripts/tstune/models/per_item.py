@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from tstune.adapters import LoRAManager
-from tstune.data.pipeline import PreparedData
+from tstune.data.prepared import PreparedData
 from tstune.data.windows import Batch, WindowDataset
 from tstune.errors import CheckpointError
 from tstune.models.lora_files import Adapter

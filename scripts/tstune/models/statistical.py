@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from tstune.data.frequency import default_seasonality
-from tstune.data.pipeline import Preprocessor
+from tstune.data.prepared import Preprocessor
 from tstune.data.windows import Batch
 from tstune.errors import MissingDependencyError
 from tstune.models.baselines import Baseline

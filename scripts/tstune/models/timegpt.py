@@ -12,7 +12,7 @@ import pandas as pd
 import torch
 from torch import nn
 
-from tstune.data.pipeline import PreparedData, Preprocessor
+from tstune.data.prepared import PreparedData, Preprocessor
 from tstune.data.windows import Batch
 from tstune.errors import CheckpointError, ConfigError
 from tstune.evaluation.backtest import thinned

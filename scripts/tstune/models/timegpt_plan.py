@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from tstune.config.schema import RunConfig
-from tstune.data.pipeline import PreparedData
+from tstune.data.prepared import PreparedData
 from tstune.data.windows import evaluation_batch_size
 from tstune.evaluation.glucose_units import is_glucose
 from tstune.models.timegpt_library import NixtlaClient, httpx

@@ -10,7 +10,7 @@ import pandas as pd
 
 from tstune.data.frequency import fixed_step, parse_frequency
 from tstune.data.panel import MISSING
-from tstune.data.pipeline import Preprocessor
+from tstune.data.prepared import Preprocessor
 from tstune.data.windows import Batch, WindowDataset
 
 ID, TIME, TARGET = "unique_id", "ds", "y"

@@ -12,9 +12,9 @@ from tsfm_public import TinyTimeMixerForPrediction
 from tsfm_public.toolkit.time_series_preprocessor import DEFAULT_FREQUENCY_MAPPING
 
 from tstune.adapters import freeze_by_mode, part_of
-from tstune.data.categories import UNKNOWN
 from tstune.data.manifest import windows_by_item
-from tstune.data.pipeline import PreparedData, Preprocessor
+from tstune.data.prepared import PreparedData, Preprocessor
+from tstune.data.scaler import UNKNOWN
 from tstune.data.windows import Batch
 from tstune.errors import CheckpointError, ConfigError
 from tstune.models.base import MODEL_FOLDER, BaseTimeSeriesFoundationModel, weights_folder

@@ -10,7 +10,7 @@ import pandas as pd
 from tstune.config.schema import PretrainingSection, RunConfig
 from tstune.data.cohort import write_cohort
 from tstune.data.frequency import fixed_step, parse_frequency
-from tstune.data.pipeline import PreparedData
+from tstune.data.prepared import PreparedData
 from tstune.errors import ConfigError, ReportError
 from tstune.evaluation.metrics import Scores
 from tstune.evaluation.plots import (

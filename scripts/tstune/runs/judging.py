@@ -8,7 +8,7 @@ import numpy as np
 
 from tstune.config.schema import RunConfig
 from tstune.data.frequency import default_seasonality, fixed_step, parse_frequency
-from tstune.data.pipeline import PreparedData
+from tstune.data.prepared import PreparedData
 from tstune.errors import ConfigError
 from tstune.evaluation.backtest import Backtest, Forecaster
 from tstune.evaluation.error_grids import check_glucose

@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 
 from tstune.config.schema import DataSection, EvaluationSection, ForecastSection, RunConfig
-from tstune.data.pipeline import Preprocessor
+from tstune.data.prepared import Preprocessor
 from tstune.data.scaler import Scaler
 from tstune.data.synthetic import FixedSyntheticWindows, SeriesRecipe, SyntheticWindows
 from tstune.data.table import Roles

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import tstune
-from tstune.data.pipeline import PreparedData
+from tstune.data.prepared import PreparedData
 from tstune.evaluation.verdict import format_comparisons
 from tstune.training.contract import TrainingResult
 

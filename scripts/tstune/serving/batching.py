@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from tstune.data.pipeline import Preprocessor
+from tstune.data.prepared import Preprocessor
 from tstune.data.windows import Batch
 
 if TYPE_CHECKING:

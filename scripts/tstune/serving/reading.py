@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from tstune.data.frequency import parse_frequency
-from tstune.data.pipeline import Preprocessor
+from tstune.data.prepared import Preprocessor
 from tstune.data.table import ITEM, TIMESTAMP
 from tstune.serving.columns import Column, RequestColumns, require_columns
 from tstune.serving.limits import ServingLimits

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tstune.data.pipeline import Preprocessor
+from tstune.data.prepared import Preprocessor
 from tstune.data.table import ITEM, TIMESTAMP
 from tstune.errors import ConfigError
 from tstune.models.base import ADAPTER_FOLDER, MODEL_FOLDER

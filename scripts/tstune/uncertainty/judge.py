@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from tstune.config.schema import ForecastSection
-from tstune.data.pipeline import PreparedData
+from tstune.data.prepared import PreparedData
 from tstune.evaluation.bootstrap import Blocks
 from tstune.evaluation.calibration import (
     available_intervals,

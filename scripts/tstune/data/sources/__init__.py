@@ -5,15 +5,11 @@ from __future__ import annotations
 import difflib
 import importlib
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 from tstune.config.schema import DataSection
 from tstune.data.sources.info import SourceInfo, reject_column_roles
-from tstune.data.table import SourceTable
+from tstune.data.table import SourceTable, TableStream
 from tstune.errors import ConfigError
-
-if TYPE_CHECKING:
-    from tstune.data.table_stream import TableStream
 
 __all__ = [
     "available_sources",

@@ -16,6 +16,8 @@ import pandas as pd
 from tstune.config.schema import DataSection
 from tstune.data.cleaning.clock import local_to_utc
 from tstune.data.cleaning.report import CleaningReport
+from tstune.data.files import read_table
+from tstune.data.frame import parse_timestamps, read_numbers
 from tstune.data.sources.channels import (
     choose_channels,
     doses_on_grid,
@@ -24,7 +26,6 @@ from tstune.data.sources.channels import (
     join_channels,
     mean_on_grid,
 )
-from tstune.data.sources.csv import parse_timestamps, read_numbers, read_table
 from tstune.data.sources.info import Option, SourceInfo
 from tstune.data.table import TIMESTAMP, SourceTable
 from tstune.errors import ConfigError, DataError

@@ -6,7 +6,8 @@ The published borders count 30-day months: 12 for training, 4 for validation, 4 
 from __future__ import annotations
 
 from tstune.config.schema import DataSection
-from tstune.data.sources.csv import parse_timestamps, read_numbers, read_table
+from tstune.data.files import read_table
+from tstune.data.frame import parse_timestamps, read_numbers
 from tstune.data.sources.info import SourceInfo, reject_column_roles
 from tstune.data.table import ITEM, TIMESTAMP, Roles, SourceTable
 from tstune.errors import DataError

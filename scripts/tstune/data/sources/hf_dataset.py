@@ -1,15 +1,12 @@
-"""A data set of the Hugging Face `datasets` library: from the Hub, a folder, an Arrow file, or read as a stream.
-
-Rows are either one series each, as in GluonTS (``start, target`` and perhaps ``item_id, freq, feat_dynamic_real,
-past_feat_dynamic_real``), or one time of one series each; the latter are read as source csv reads them.
-"""
+"""A data set of the datasets library that lies on this machine, read series by series."""
 
 from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,16 +14,17 @@ import numpy as np
 import pandas as pd
 
 from tstune.config.schema import DataSection
+from tstune.data.frame import table_from_frame
 from tstune.data.frequency import fixed_step, parse_frequency
-from tstune.data.sources.csv import table_from_frame
+from tstune.data.sources.arrow import BATCH_ROWS, stream_of_batches
 from tstune.data.sources.info import Option, SourceInfo
-from tstune.data.table import ITEM, TIMESTAMP, Roles, SourceTable
+from tstune.data.table import ITEM, PIECE_ROWS, TIMESTAMP, Again, Pieces, Roles, SourceTable, TableStream
 from tstune.errors import ConfigError, DataError, MissingDependencyError
 
 if TYPE_CHECKING:
+    import pyarrow as pa
     from datasets import Dataset, IterableDataset
 
-    from tstune.data.table_stream import TableStream
 
 INFO = SourceInfo(
     name="hf_dataset",
@@ -91,8 +89,6 @@ def stream(config: DataSection) -> TableStream | None:
     options = INFO.read_options(config)
     if config.path is None or options["streaming"] or options["max_rows"]:
         return None
-    from tstune.data.sources.hf_stream import stream_of_dataset
-
     data = _open(config.path, options)
     if not len(data) or not data.cache_files:
         return None
@@ -247,3 +243,38 @@ def _matrix(row: dict[str, Any], kind: str, name: str, item: str) -> np.ndarray:
 def _names(kind: str, number: int) -> tuple[str, ...]:
     """Names of the channels of one kind: numbered, except a lone target."""
     return (kind,) if kind == "target" and number == 1 else tuple(f"{kind}_{place}" for place in range(number))
+
+
+def stream_of_dataset(data: Dataset, config: DataSection, files: tuple[str, ...]) -> TableStream | None:
+    """Stream a data set of one series per row, or of one time of one series per row; None if that cannot be."""
+    if {"start", "target"} <= set(data.column_names):
+        names = [str(value) for value in (data["item_id"] if "item_id" in data.column_names else range(len(data)))]
+        order = sorted(range(len(names)), key=names.__getitem__)
+        tables = Again(lambda: _groups(data, names, order, config))
+        return TableStream(files, lambda _: Pieces(tables, order == sorted(order)))
+    batches = partial(_batches, data)
+    return stream_of_batches(data.features.arrow_schema, batches, config, config.path, files)
+
+
+def _batches(data: Dataset, columns: list[str]) -> Iterator[pa.Table]:
+    return data.select_columns(columns).with_format("arrow").iter(BATCH_ROWS)
+
+
+def _groups(data: Dataset, names: list[str], order: list[int], config: DataSection) -> Iterator[SourceTable]:
+    """Tables of some series each; rows of one name stay together."""
+    rows: list[dict[str, Any]] = []
+    steps = 0
+    for place, number in enumerate(order):
+        row = data[number] | {"item_id": names[number]}
+        rows.append(row)
+        steps += _steps(row["target"])
+        goes_on = place + 1 < len(order) and names[order[place + 1]] == names[number]
+        if (steps >= PIECE_ROWS and not goes_on) or place + 1 == len(order):
+            yield table_from_series(pd.DataFrame(rows), config, config.path)
+            rows, steps = [], 0
+
+
+def _steps(target: list | None) -> int:
+    if not target:
+        return 0
+    return len(target[0]) if isinstance(target[0], list) else len(target)

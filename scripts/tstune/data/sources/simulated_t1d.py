@@ -13,11 +13,13 @@ import pandas as pd
 from tstune.config.schema import DataSection
 from tstune.data.sources.channels import choose_channels, fill_of
 from tstune.data.sources.info import Option, SourceInfo
-from tstune.data.sources.t1d_life import DAY, Life, draw_life
-from tstune.data.sources.t1d_physiology import (
+from tstune.data.sources.simulator import (
+    DAY,
+    Life,
     People,
     advance,
     carbs_per_unit,
+    draw_life,
     draw_people,
     fall_per_unit,
     glucose_of,

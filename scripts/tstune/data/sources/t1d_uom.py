@@ -17,6 +17,8 @@ import pandas as pd
 from tstune.config.schema import DataSection
 from tstune.data.cleaning.clock import local_to_utc
 from tstune.data.cleaning.report import CleaningReport
+from tstune.data.files import read_table
+from tstune.data.frame import read_numbers
 from tstune.data.sources.channels import (
     choose_channels,
     doses_on_grid,
@@ -25,7 +27,6 @@ from tstune.data.sources.channels import (
     join_channels,
     rate_on_grid,
 )
-from tstune.data.sources.csv import read_numbers, read_table
 from tstune.data.sources.info import Option, SourceInfo
 from tstune.data.table import TIMESTAMP, SourceTable
 from tstune.errors import ConfigError, DataError

@@ -4,10 +4,17 @@ from __future__ import annotations
 
 import numpy as np
 
-from tstune.data.synthetic.draws import Generator, chosen_kind, happens, log_uniform, normal, uniform
-from tstune.data.synthetic.noise import innovations
-from tstune.data.synthetic.recursions import first_order, ornstein_uhlenbeck
-from tstune.data.synthetic.seasonal import cycle_of, draw_profiles, lookup
+from tstune.data.synthetic.components import cycle_of, draw_profiles, innovations, lookup
+from tstune.data.synthetic.draws import (
+    Generator,
+    chosen_kind,
+    first_order,
+    happens,
+    log_uniform,
+    normal,
+    ornstein_uhlenbeck,
+    uniform,
+)
 
 LOWEST, HIGHEST = 40.0, 400.0
 """Range of a glucose sensor, mg/dL."""

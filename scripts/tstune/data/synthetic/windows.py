@@ -10,9 +10,7 @@ import torch
 from torch.utils.data import Dataset
 
 from tstune.data.synthetic.draws import Generator, happens
-from tstune.data.synthetic.mixture import draw_series
-from tstune.data.synthetic.recipe import SeriesRecipe
-from tstune.data.synthetic.sampling import interpolate, missing_steps
+from tstune.data.synthetic.mixture import SeriesRecipe, draw_series, interpolate, missing_steps
 from tstune.data.windows import Batch
 from tstune.errors import ConfigError
 

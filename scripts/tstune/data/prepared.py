@@ -1,4 +1,4 @@
-"""Everything between a configuration and windows, in order."""
+"""What a run gets: everything between a configuration and windows, in order."""
 
 from __future__ import annotations
 
@@ -9,19 +9,47 @@ import numpy as np
 import pandas as pd
 
 from tstune.config.schema import DataSection
-from tstune.data.categories import learn_categories
 from tstune.data.cleaning import CleaningRules, clean_table
+from tstune.data.fingerprints import bin_levels, hash_readings, kept_rate, training_record
+from tstune.data.frame import table_from_frame
 from tstune.data.frequency import to_steps
-from tstune.data.leak_check import checked_manifest
-from tstune.data.panel import Panel
+from tstune.data.leaks import check_leaks, extents
+from tstune.data.manifest import describe_data
+from tstune.data.panel import Origin, Panel
 from tstune.data.panel_cache import read_panel
 from tstune.data.preprocess import build_panel
-from tstune.data.scaler import Scaler, fit_scaler
-from tstune.data.sources.csv import table_from_frame
+from tstune.data.scaler import Scaler, fit_scaler, learn_categories
 from tstune.data.splits import PARTS, Split, require_windows, split_panel, window_ranges
 from tstune.data.table import ITEM, Roles, SourceTable
 from tstune.data.windows import WindowDataset
 from tstune.errors import ConfigError, DataError
+from tstune.runtime.logs import logger
+
+_MOST_STRETCHES = 1 << 15
+"""Hashed stretches to look for duplicates with: enough to find some 130 shared readings among a million."""
+
+
+def checked_manifest(
+    config: DataSection,
+    origin: Origin,
+    panel: Panel,
+    split: Split,
+    windows: dict[str, WindowDataset],
+    scaler: Scaler,
+) -> dict:
+    """Manifest of a split that has passed the leak checker.
+
+    Raises:
+        LeakError: naming what leaked, where, and the fix.
+    """
+    levels = bin_levels(panel, origin.table.unit)
+    rate = kept_rate(panel.num_rows * panel.roles.num_targets, _MOST_STRETCHES)
+    stretches = hash_readings(panel, origin.table.unit, levels, rate).identifying()
+    report = check_leaks(panel, split, windows, scaler, config.scaling, stretches, config.split.allow_overlap)
+    for finding in report.allowed:
+        logger.warning("data.split.allow_overlap: %s", finding)
+    record = training_record(panel, origin.table.unit, extents(panel, windows), levels, stretches)
+    return describe_data(config, origin, panel, split, windows, report, record)
 
 
 @dataclass(frozen=True)
