@@ -12,7 +12,7 @@ from data.series import CONTEXT, PREDICTION, people, person, prepare, table, wit
 
 from tstune.config.managers import SimpleConfigManager
 from tstune.config.schema import SplitSection
-from tstune.data.pipeline import PreparedData
+from tstune.data.prepared import PreparedData
 from tstune.data.preprocess import build_panel
 from tstune.data.splits import PARTS, split_panel
 from tstune.data.table import ITEM, TIMESTAMP, Roles, SourceTable

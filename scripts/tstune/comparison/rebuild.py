@@ -14,8 +14,8 @@ import torch
 from tstune.comparison.evaluation import Evaluation, refuse_to_overwrite, write_evaluation
 from tstune.config.managers import SimpleConfigManager
 from tstune.config.schema import RunConfig
-from tstune.data.manifest_diff import compare_manifests, read_manifest
-from tstune.data.pipeline import PreparedData
+from tstune.data.manifest import compare_manifests, read_manifest
+from tstune.data.prepared import PreparedData
 from tstune.errors import CheckpointError, ConfigError, DataError
 from tstune.evaluation.verdict import verdict
 from tstune.models.base import BaseTimeSeriesFoundationModel

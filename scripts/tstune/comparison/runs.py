@@ -13,7 +13,7 @@ import pandas as pd
 
 from tstune.config.dotted import dotted
 from tstune.config.managers import SimpleConfigManager
-from tstune.data.manifest_diff import compare_manifests
+from tstune.data.manifest import compare_manifests
 from tstune.errors import DataError
 from tstune.evaluation.record import EVALUATION_FILE, WINDOWS_FILE
 from tstune.registry.opening import PREFIX, open_registry
