@@ -41,23 +41,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     from tstune.comparison.page import TITLE, comparison_sections
     from tstune.comparison.runs import read_runs
     from tstune.evaluation.glucose_units import is_glucose
-    from tstune.evaluation.report.content import WARNING
-    from tstune.evaluation.report.markdown import as_markdown
+    from tstune.runs.report import WARNING
+    from tstune.runs.report.render import as_html, as_markdown, write_page
 
     runs = read_runs(args.runs, args.registry)
     sections = comparison_sections(runs)
     warning = WARNING if any(is_glucose(run.manifest.get("unit")) for run in runs) else None
     print(as_markdown(TITLE, sections, warning))
     if args.output is not None:
-        from tstune.evaluation.report.page import as_html
-
-        aside = args.output.with_name(f".{args.output.name}.partial")
-        try:
-            aside.write_text(as_html(TITLE, sections, warning), encoding="utf-8")
-            aside.replace(args.output)
-        except OSError as error:
-            aside.unlink(missing_ok=True)
-            raise OutputError(f"--output {args.output} cannot be written: {error.strerror}") from None
+        write_page(args.output, as_html(TITLE, sections, warning), f"--output {args.output}")
         print(f"page: {args.output}")
     return EXIT_OK
 

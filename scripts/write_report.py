@@ -27,7 +27,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
 def main(argv: Sequence[str] | None = None) -> int:
     """Draw the reports and say where they are."""
     args = parse_args(argv)
-    from tstune.evaluation.report import HTML_FILE, write_report
+    from tstune.runs.report import HTML_FILE, write_report
 
     for folder in args.run_folder:
         write_report(folder)

@@ -8,13 +8,21 @@ from pathlib import Path
 
 import pytest
 
-import tstune.evaluation.report as report
-from tstune.evaluation.report.blocks import Column, Table
-from tstune.evaluation.report.names import in_words, metric_header, style
-from tstune.evaluation.report.numbers import MISSING, duration, fixed, percent, significant_digits
-from tstune.evaluation.report.section_forecasts import interval_pairs
-from tstune.evaluation.report.svg import Scale, area, nice_ticks, polyline, tag, tick_labels
-from tstune.evaluation.report.timeline import by_calendar, item_spans
+import tstune.runs.report as report
+from tstune.runs.report.blocks import Column, Table
+from tstune.runs.report.charts import Scale, area, nice_ticks, polyline, tag, tick_labels
+from tstune.runs.report.section_forecasts import interval_pairs
+from tstune.runs.report.section_run import item_spans, split_timeline
+from tstune.runs.report.words import (
+    MISSING,
+    duration,
+    fixed,
+    in_words,
+    metric_header,
+    percents,
+    significant_digits,
+    style,
+)
 
 
 @pytest.mark.parametrize(
@@ -35,7 +43,7 @@ def test_a_column_has_four_significant_digits_of_its_largest(values, written):
 def test_a_rounded_zero_has_no_minus():
     assert fixed([-0.04, -0.06, 0.04], 1) == ["0.0", "-0.1", "0.0"]
     assert fixed([-0.04, 0.06], 1, signed=True) == ["0.0", "+0.1"]
-    assert percent(0.7874) == "78.7\u00a0%"
+    assert percents([0.7874, None]) == ["78.7", MISSING]
 
 
 @pytest.mark.parametrize(
@@ -112,17 +120,15 @@ def test_names_in_words():
 def test_spans_follow_the_borders_of_the_manifest():
     item = {"item_id": "a", "first": "2024-01-01T00:00:00", "last": "2024-01-11T00:00:00", "grid_steps": 11}
     spans = item_spans(item | {"begins": [0, 7, 0], "borders": [7, 8, 0]})
-    assert spans.parts == {
+    assert spans == {
+        "unused": (datetime(2024, 1, 1), datetime(2024, 1, 11)),
         "train": (datetime(2024, 1, 1), datetime(2024, 1, 8)),
         "validation": (datetime(2024, 1, 8), datetime(2024, 1, 9)),
     }
-    later = item_spans(
-        item
-        | {"begins": [0, 7, 8], "borders": [7, 8, 11], "first": "2034-01-01T00:00:00", "last": "2034-01-11T00:00:00"}
-    )
-    assert by_calendar([spans])
-    assert not by_calendar([spans, later]), "ten years apart"
-    assert item_spans({"item_id": "old", "borders": [1, 2, 3]}) is None
+    later = {part: tuple(moment.replace(year=2034) for moment in pair) for part, pair in spans.items()}
+    apart = "so each begins at its own first reading"
+    assert apart not in split_timeline({"a": spans, "b": spans}).caption
+    assert apart in split_timeline({"a": spans, "b": later}).caption, "ten years apart"
 
 
 def test_colours_have_enough_contrast():

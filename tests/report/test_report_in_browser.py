@@ -6,7 +6,7 @@ import pytest
 from browser import CHROMEDRIVER, CHROMIUM, open_browser
 from sample_run import write_run
 
-from tstune.evaluation.report import write_report
+from tstune.runs.report import write_report
 
 pytestmark = pytest.mark.skipif(
     not (CHROMIUM and CHROMEDRIVER),

@@ -13,8 +13,8 @@ from sample_run import write_run
 
 import write_report as script
 from tstune.errors import ReportError
-from tstune.evaluation.report import write_report
-from tstune.evaluation.report.folder import read_run
+from tstune.runs.report import write_report
+from tstune.runs.report.run_files import read_run
 
 NASTY = "<script>alert(1)</script>"
 LONG = 'two words "quoted" | a|pipe & ' + "unbroken_" * 12

@@ -19,8 +19,8 @@ import eval_forecast
 import finetune_ttm
 from tstune.comparison.paired import pair
 from tstune.comparison.runs import ComparedRun, read_runs
-from tstune.evaluation.report.content import WARNING
 from tstune.registry import open_registry
+from tstune.runs.report import WARNING
 
 QUICK = {"baselines": ["persistence"], "report": False}
 

@@ -10,11 +10,11 @@ from tstune.config.schema import RunConfig
 from tstune.data.cohort import write_cohort
 from tstune.errors import OutputError, ReportError
 from tstune.evaluation.record import EVALUATION_FILE, WINDOWS_FILE, windows_table
-from tstune.evaluation.report import write_report
 from tstune.evaluation.scoreboard import format_scoreboard
 from tstune.evaluation.verdict import Verdict
 from tstune.runs.folder import RunFolder
 from tstune.runs.judging import Judge
+from tstune.runs.report import write_report
 from tstune.runtime.logs import logger
 
 

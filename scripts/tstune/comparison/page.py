@@ -8,12 +8,9 @@ from markupsafe import Markup
 
 from tstune.comparison.paired import Paired, pair, why_unpaired
 from tstune.comparison.runs import ComparedRun, differing_data, differing_settings
-from tstune.evaluation.report.blocks import Block, Column, Definitions, Details, Figure, Omitted, Section, Table, Text
-from tstune.evaluation.report.interval_charts import IntervalRow, interval_chart
-from tstune.evaluation.report.names import label, metric_header
-from tstune.evaluation.report.numbers import duration
-from tstune.evaluation.report.svg import both
-from tstune.evaluation.verdict import Comparison
+from tstune.runs.report.blocks import Block, Column, Definitions, Details, Figure, Omitted, Section, Table, Text
+from tstune.runs.report.charts import IntervalRow, both, change_limits, interval_chart
+from tstune.runs.report.words import duration, label, metric_header
 
 TITLE = "Runs compared"
 _MOST_ITEMS = 300
@@ -80,12 +77,15 @@ def _metrics(runs: Sequence[ComparedRun], paired: Paired | None) -> Section:
 def _tests(paired: Paired) -> Section:
     tests, first = paired.tests, paired.tests[0].reference
     names = [first, *(test.model for test in tests)]
-    rows = [_interval_row(test) for test in tests]
+    rows = [
+        IntervalRow.of_change(test.model, _STYLE.get(test.effect, "neutral"), test.change, test.low, test.high)
+        for test in tests
+    ]
 
     def draw(width: float) -> Markup:
         what = f"Change of RMSE against {first} on the same windows, with 95 % intervals"
         sides = ("better", "worse")
-        return interval_chart(rows, width, what, "change of RMSE (%)", zero=0.0, sides=sides, limits=_limits(tests))
+        return interval_chart(rows, width, what, "change of RMSE (%)", change_limits(rows), zero=True, sides=sides)
 
     shared = f"{paired.num_shared:,} windows are shared by all runs"
     if set(paired.num_windows) != {paired.num_shared}:
@@ -112,8 +112,7 @@ def _tests(paired: Paired) -> Section:
         ],
         frozenset({0}),
     )
-    wide, narrow = both(draw)
-    figure = Figure("forest-plot", f"RMSE against {first}", wide, narrow, table)
+    figure = Figure("forest-plot", f"RMSE against {first}", both(draw), table)
     return Section("tests", "Paired tests", [Text(f"{shared}."), on_shared, figure, Text(_drawn(paired), note=True)])
 
 
@@ -175,27 +174,6 @@ def _cost(runs: Sequence[ComparedRun]) -> Section:
         Column.count("Processes", [environment.get("num_processes") for environment in environments]),
     ]
     return Section("cost", "Cost", [Table("Time, memory, parameters", columns, frozenset({0}))])
-
-
-def _interval_row(test: Comparison) -> IntervalRow:
-    known = test.low is not None
-    interval = f" ({100 * test.low:+.1f} to {100 * test.high:+.1f})" if known else ""
-    return IntervalRow(
-        label=test.model,
-        value=100 * test.change,
-        low=100 * test.low if known else None,
-        high=100 * test.high if known else None,
-        style=_STYLE.get(test.effect, "neutral"),
-        written=f"{100 * test.change:+.1f} %{interval}",
-    )
-
-
-def _limits(tests: Sequence[Comparison]) -> tuple[float, float]:
-    """The axis: all of it, but at most -100 to +150 %, or a diverged run would hide the others."""
-    values = [100 * value for test in tests for value in (test.change, test.low, test.high) if value is not None]
-    low, high = max(min([*values, 0.0]), -100.0), min(max([*values, 0.0]), 150.0)
-    room = max(0.1 * (high - low), 0.5)
-    return low - room, high + room
 
 
 def _written(value: object) -> str:

@@ -10,11 +10,11 @@ from pathlib import Path
 
 from tstune.config.schema import RunConfig
 from tstune.errors import ConfigError
-from tstune.evaluation.report.numbers import MISSING
 from tstune.evaluation.scoreboard import OURS
 from tstune.recipe_book.journal import Attempt
 from tstune.recipe_book.machine import MachinePaths
 from tstune.recipe_book.recipes import Recipe, saved_config
+from tstune.runs.report.words import MISSING
 
 _WORDS = {"helped": "better", "hurt": "worse"}
 

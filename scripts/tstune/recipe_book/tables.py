@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tstune.errors import OutputError
-from tstune.evaluation.report.markdown import escape
-from tstune.evaluation.report.numbers import MISSING, counts, duration, measured, percents, significant_digits
 from tstune.recipe_book.rows import Row
+from tstune.runs.report.render import escape
+from tstune.runs.report.words import MISSING, counts, duration, measured, percents, significant_digits
 
 _BEGIN = "<!-- results of scripts/run_recipes.py"
 _END = "<!-- end of results -->"

@@ -21,7 +21,6 @@ from tstune.evaluation.plots import (
     plot_rmse_by_step,
 )
 from tstune.evaluation.record import EVALUATION_FILE, WINDOWS_FILE, windows_table
-from tstune.evaluation.report import write_report
 from tstune.evaluation.scoreboard import best_model, format_per_item, format_scoreboard
 from tstune.evaluation.verdict import verdict
 from tstune.models.base import BaseTimeSeriesFoundationModel
@@ -39,6 +38,7 @@ from tstune.runs.life import (
     remembered,
 )
 from tstune.runs.readme import render_readme
+from tstune.runs.report import write_report
 from tstune.runtime.distributed import DistributedManager
 from tstune.runtime.environment import describe_environment, set_seed
 from tstune.runtime.logs import logger, setup_logging

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from tstune.evaluation.error_grids import ERROR_GRIDS
-from tstune.evaluation.report.bar_charts import stacked_bars
-from tstune.evaluation.report.blocks import (
+from tstune.runs.report.blocks import (
     Block,
     Choices,
     Column,
@@ -16,10 +15,9 @@ from tstune.evaluation.report.blocks import (
     Table,
     Text,
 )
-from tstune.evaluation.report.folder import RunFiles
-from tstune.evaluation.report.grid_chart import grid_chart
-from tstune.evaluation.report.names import horizon_label, label, metric_header
-from tstune.evaluation.report.svg import both
+from tstune.runs.report.charts import Span, both, grid_chart, span_chart
+from tstune.runs.report.run_files import RunFiles
+from tstune.runs.report.words import horizon_label, label, metric_header
 
 _RANGES = (("tbr2", "very low"), ("tbr1", "low"), ("tir", "in range"), ("tar1", "high"), ("tar2", "very high"))
 _LIMITS = ": low below 3.9 mmol/L (70 mg/dL), high above 10.0 (180)"
@@ -89,11 +87,10 @@ def profile(run: RunFiles) -> Section | None:
     rows = ["truth", *_in_order(run, found)]
     rows = [name for name in rows if name in found]
     names = ["readings" if name == "truth" else label(name) for name in rows]
-    shares = [[found[name].get(key) or 0.0 for key, _ in _RANGES] for name in rows]
-    styles, parts = [f"range-{key}" for key, _ in _RANGES], [text for _, text in _RANGES]
-    drawn = list(zip(names, shares, strict=True))
+    drawn = [(shown, _stacked(found[name]), "") for shown, name in zip(names, rows, strict=True)]
     what = "Time in ranges of the readings and of each forecast"
-    wide, narrow = both(lambda width: stacked_bars(drawn, styles, parts, width, what))
+    ticks = [(tick, f"{tick} %" if tick else "0") for tick in (0, 25, 50, 75, 100)]
+    plots = both(lambda width: span_chart(drawn, width, what, (0, 100), ticks))
     columns = [Column.text("", names)]
     columns += [
         Column.decimal(f"{text.capitalize()} (%)", [found[n].get(key) for n in rows], 1) for key, text in _RANGES
@@ -106,7 +103,7 @@ def profile(run: RunFiles) -> Section | None:
     ]
     legend = [LegendEntry("", text, f"block range-{key}") for key, text in _RANGES]
     caption = f"{_RANGE_LIMITS} A forecast that leans to the mean has less time outside the range and a lower CV."
-    figure = Figure("time-in-ranges", what, wide, narrow, Table(what, columns), caption, legend)
+    figure = Figure("time-in-ranges", what, plots, Table(what, columns), caption, legend)
     return Section("profile", "Ranges and profile", [figure])
 
 
@@ -134,6 +131,17 @@ def strata(run: RunFiles) -> Section | None:
         )
     ]
     return Section("strata", "Strata", blocks)
+
+
+def _stacked(profile: dict) -> list[Span]:
+    """Shares of the ranges, one behind the other."""
+    spans, begin = [], 0.0
+    for key, name in _RANGES:
+        share = profile.get(key) or 0.0
+        if share > 0:
+            spans.append(Span(begin, begin + share, f"range-{key}", f", {name}: {share:.1f} %", f"{share:.0f}"))
+        begin += share
+    return spans
 
 
 def _where(metric: str) -> str:
@@ -232,7 +240,7 @@ def _grid(run: RunFiles, name: str, grid: dict, unit: str) -> Choices:
         caption = f"{len(points):,} pairs drawn, evenly chosen; the shares are of all." + (
             f" {known.source}" if known else ""
         )
-        figure = Figure(f"grid-{name}-{horizon}", title, chart, None, table, caption, beside=True)
+        figure = Figure(f"grid-{name}-{horizon}", title, [chart], table, caption, beside=True)
         options[horizon_label(horizon)] = [figure]
     return Choices("Horizon", options, group="horizon")
 

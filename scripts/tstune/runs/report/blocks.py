@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import ClassVar
 
 from markupsafe import Markup
 
-from tstune.evaluation.report.numbers import counts, fixed, percents, significant_digits, texts
+from tstune.runs.report.words import MISSING, counts, fixed, percents, significant_digits
 
 
 @dataclass(frozen=True)
@@ -36,7 +35,8 @@ class Column:
     @classmethod
     def text(cls, header: str, values: Sequence[object]) -> Column:
         """Names and words."""
-        return cls(header, texts(values), numeric=False)
+        cells = [MISSING if value is None or value == "" else str(value) for value in values]
+        return cls(header, cells, numeric=False)
 
     @classmethod
     def number(
@@ -63,27 +63,34 @@ class Column:
         return cls(header, counts(values))
 
 
+class Block:
+    """A part of a section; `kind` says how it is drawn."""
+
+    @property
+    def kind(self) -> str:
+        """Name of the class."""
+        return type(self).__name__
+
+
 @dataclass(frozen=True)
-class Text:
+class Text(Block):
     """A paragraph; `note` sets it small, for what a reader should know about the numbers above."""
 
-    kind: ClassVar[str] = "text"
     text: str
     note: bool = False
 
 
 @dataclass(frozen=True)
-class Table:
-    """A table; its first column names the rows.
+class Table(Block):
+    """A table.
 
     Attributes:
         title: caption.
-        columns: at least one.
+        columns: at least one; the first names the rows.
         highlight: rows of the model the report is about.
         tall: many rows: it scrolls inside its own frame.
     """
 
-    kind: ClassVar[str] = "table"
     title: str
     columns: Sequence[Column]
     highlight: frozenset[int] = frozenset()
@@ -113,21 +120,13 @@ class Table:
             )
             for column in self.columns
         ]
-        return replace(
-            self, columns=columns, highlight=frozenset(n for n, row in enumerate(rows) if row in self.highlight)
-        )
+        highlight = frozenset(number for number, row in enumerate(rows) if row in self.highlight)
+        return replace(self, columns=columns, highlight=highlight)
 
 
 @dataclass(frozen=True)
 class LegendEntry:
-    """One line of a legend, a button that shows and hides the series.
-
-    Attributes:
-        key: of the series.
-        label: its name.
-        style: CSS classes of the swatch.
-        shown: whether it is drawn at first.
-    """
+    """One line of a legend: a button that shows and hides the series of this key, or a name alone without a key."""
 
     key: str
     label: str
@@ -136,13 +135,13 @@ class LegendEntry:
 
 
 @dataclass(frozen=True)
-class Figure:
+class Figure(Block):
     """A plot with its table beneath.
 
     Attributes:
         id: unique on the page.
         title: what is drawn.
-        wide, narrow: SVG for a desktop and for a phone; None for one that suits both.
+        plots: SVG for a desktop and for a phone, or one that suits both.
         table: the numbers of the plot.
         caption: how to read it.
         legend: series that can be switched.
@@ -150,11 +149,9 @@ class Figure:
         beside: the table lies open beside the plot where there is room.
     """
 
-    kind: ClassVar[str] = "figure"
     id: str
     title: str
-    wide: Markup
-    narrow: Markup | None
+    plots: Sequence[Markup]
     table: Table
     caption: str = ""
     legend: Sequence[LegendEntry] = ()
@@ -163,30 +160,18 @@ class Figure:
 
 
 @dataclass(frozen=True)
-class HeatMap:
-    """A table whose cells are coloured: figure and numbers in one.
+class HeatMap(Block):
+    """A table whose cells are coloured by a change of error, and the same (`table`) in the unit of the data."""
 
-    Attributes:
-        id: unique on the page.
-        title: what is drawn.
-        map: the coloured table.
-        table: the same in the unit of the data.
-        caption: how to read it.
-        low, high: ends of the colour scale, in words.
-    """
-
-    kind: ClassVar[str] = "heat_map"
     id: str
     title: str
     map: Table
     table: Table
     caption: str
-    low: str
-    high: str
 
 
 @dataclass(frozen=True)
-class Choices:
+class Choices(Block):
     """Blocks of which a reader with JavaScript sees one at a time, and any other reader all.
 
     Attributes:
@@ -195,26 +180,23 @@ class Choices:
         group: choices with the same group move together.
     """
 
-    kind: ClassVar[str] = "choices"
     label: str
     options: dict[str, list[Block]]
     group: str = ""
 
 
 @dataclass(frozen=True)
-class Columns:
+class Columns(Block):
     """Blocks beside each other where there is room, under one legend."""
 
-    kind: ClassVar[str] = "columns"
     blocks: list[Block]
     legend: Sequence[LegendEntry] = ()
 
 
 @dataclass(frozen=True)
-class Details:
+class Details(Block):
     """Blocks that are folded away at first."""
 
-    kind: ClassVar[str] = "details"
     summary: str
     blocks: list[Block]
 
@@ -230,25 +212,16 @@ class Fact:
 
 
 @dataclass(frozen=True)
-class Facts:
+class Facts(Block):
     """A row of key numbers."""
 
-    kind: ClassVar[str] = "facts"
     facts: list[Fact]
 
 
 @dataclass(frozen=True)
-class Verdict:
-    """The sentence the run was made for.
+class Verdict(Block):
+    """The sentences the run was made for, its effect (``helped``, …), and what was saved and why."""
 
-    Attributes:
-        effect: ``helped``, ``no clear difference``, ``hurt`` or None.
-        headline: first sentence.
-        rest: the others.
-        kept: what was saved, and why.
-    """
-
-    kind: ClassVar[str] = "verdict"
     effect: str | None
     headline: str
     rest: str
@@ -256,44 +229,31 @@ class Verdict:
 
 
 @dataclass(frozen=True)
-class Definitions:
+class Definitions(Block):
     """Terms and what they are."""
 
-    kind: ClassVar[str] = "definitions"
     pairs: list[tuple[str, str]]
 
 
 @dataclass(frozen=True)
-class Code:
+class Code(Block):
     """Text that is shown as it is."""
 
-    kind: ClassVar[str] = "code"
     text: str
 
 
-Block = Text | Table | Figure | HeatMap | Choices | Columns | Details | Facts | Verdict | Definitions | Code
-
-
 @dataclass(frozen=True)
-class Section:
-    """One part of the report.
+class Section(Block):
+    """One part of the report; `id` is its anchor."""
 
-    Attributes:
-        id: anchor.
-        title: heading.
-        blocks: what it says.
-    """
-
-    kind: ClassVar[str] = "section"
     id: str
     title: str
     blocks: list[Block] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
-class Omitted:
+class Omitted(Block):
     """A part that a reader would look for, and why it is not there."""
 
-    kind: ClassVar[str] = "omitted"
     id: str
     reason: str

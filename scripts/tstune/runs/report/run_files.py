@@ -5,14 +5,15 @@ from __future__ import annotations
 import csv
 import io
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import yaml
 
 from tstune.errors import ReportError
+from tstune.runs.report.words import duration
 
-_JSON_FILES = ("metrics.json", "verdict.json", "manifest.json", "environment.json", "evaluation.json")
 _KEYS = {
     "metrics.json": ("test",),
     "verdict.json": ("model", "sentence", "kept", "comparisons"),
@@ -44,6 +45,15 @@ class RunFiles:
     history: list[dict]
     config: dict
     config_text: str
+
+    @property
+    def title(self) -> str:
+        """Model, data and tuning mode; of a comparison the number of models."""
+        if listed := self.environment.get("members"):
+            return f"{len(listed)} models on {self.manifest['source']}"
+        model = (self.config.get("model") or {}).get("type") or "model"
+        mode = (self.config.get("tuning") or {}).get("mode")
+        return f"{model} on {self.manifest['source']}{f', {mode}' if mode else ''}"
 
     @property
     def unit(self) -> str:
@@ -79,6 +89,35 @@ class RunFiles:
         """Length of a step; None where steps differ, such as months."""
         return self.evaluation.get("step_seconds")
 
+    @property
+    def path_length(self) -> str:
+        """The forecast's length, in time if its steps have one length."""
+        return self.time_of(self.evaluation["prediction_length"])
+
+    @property
+    def lead_times(self) -> list[str]:
+        """Lead time of each forecast step in words."""
+        steps = range(1, self.evaluation["prediction_length"] + 1)
+        return [duration(step * self.step_seconds) if self.step_seconds else f"step {step}" for step in steps]
+
+    @property
+    def lead_axis(self) -> tuple[list[float], str]:
+        """Position of each forecast step on an axis, and the title of that axis."""
+        steps = range(1, self.evaluation["prediction_length"] + 1)
+        if not self.step_seconds:
+            return [float(step) for step in steps], "lead time (steps)"
+        return [step * self.step_seconds / 3600 for step in steps], "lead time (h)"
+
+    @property
+    def horizon_rows(self) -> list[int]:
+        """Rows of the configured horizons in a table with a row per forecast step, and the last one."""
+        steps = self.evaluation["prediction_length"]
+        return sorted({step - 1 for step in (self.evaluation.get("horizons") or {}).values()} | {steps - 1})
+
+    def time_of(self, steps: int) -> str:
+        """So many steps in words."""
+        return duration(steps * self.step_seconds) if self.step_seconds else f"{steps} steps"
+
 
 def read_run(folder: Path) -> RunFiles:
     """Read a run folder.
@@ -93,52 +132,34 @@ def read_run(folder: Path) -> RunFiles:
             f"{folder} holds no evaluation.json, which a report is drawn from: the run is older than the report or not "
             "finished; run its config.yaml again with another output_dir"
         )
-    found = {name: _read_json(folder / name) for name in _JSON_FILES}
-    config_text = _read_text(folder / "config.yaml")
-    try:
-        config = yaml.safe_load(config_text) or {}
-    except yaml.YAMLError as error:
-        raise ReportError(f"{folder / 'config.yaml'} cannot be read: {' '.join(str(error).split())}") from None
+    found = {name: _parsed(folder / name, _with_keys(keys)) for name, keys in _KEYS.items()}
     return RunFiles(
         metrics=found["metrics.json"]["test"],
-        verdict=found["verdict.json"],
-        manifest=found["manifest.json"],
-        environment=found["environment.json"],
-        evaluation=found["evaluation.json"],
-        cohort=list(csv.DictReader(io.StringIO(_read_text(folder / "cohort.csv")))),
-        history=_read_history(folder / "history.jsonl"),
-        config=config,
-        config_text=config_text,
+        **{name: found[f"{name}.json"] for name in ("verdict", "manifest", "environment", "evaluation")},
+        cohort=_parsed(folder / "cohort.csv", lambda text: list(csv.DictReader(io.StringIO(text)))),
+        history=_parsed(folder / "history.jsonl", lambda text: [json.loads(one) for one in text.splitlines() if one]),
+        config=_parsed(folder / "config.yaml", lambda text: yaml.safe_load(text) or {}),
+        config_text=_parsed(folder / "config.yaml", str),
     )
 
 
-def _read_json(path: Path) -> dict:
-    try:
-        content = json.loads(_read_text(path))
+def _with_keys(keys: tuple[str, ...]) -> Callable[[str], dict]:
+    def parse(text: str) -> dict:
+        content = json.loads(text)
         if not isinstance(content, dict):
             raise ValueError("it is no JSON object")
-        missing = [key for key in _KEYS[path.name] if key not in content]
+        missing = [key for key in keys if key not in content]
         if missing:
             raise ValueError(f"the key {missing[0]!r} is missing")
-    except ValueError as error:
-        if isinstance(error, ReportError):
-            raise
-        raise ReportError(f"{path} cannot be read: {error}") from None
-    return content
+        return content
+
+    return parse
 
 
-def _read_history(path: Path) -> list[dict]:
-    lines = [line for line in _read_text(path).splitlines() if line.strip()]
+def _parsed(path: Path, parse: Callable) -> object:
     try:
-        return [json.loads(line) for line in lines]
-    except ValueError as error:
-        raise ReportError(f"{path} cannot be read: {error}") from None
-
-
-def _read_text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
+        return parse(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ReportError(f"{path} is missing; give the output_dir of a finished run") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise ReportError(f"{path} cannot be read: {error}") from None
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise ReportError(f"{path} cannot be read: {' '.join(str(error).split())}") from None

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from tstune.evaluation.report.blocks import Block, Choices, Column, Figure, Omitted, Section, Table, Text
-from tstune.evaluation.report.folder import RunFiles
-from tstune.evaluation.report.interval_charts import IntervalRow, interval_chart
-from tstune.evaluation.report.names import horizon_label, label
-from tstune.evaluation.report.numbers import measured
-from tstune.evaluation.report.section_summary import path_length
-from tstune.evaluation.report.svg import both
+from tstune.runs.report.blocks import Block, Choices, Column, Figure, Omitted, Section, Table, Text
+from tstune.runs.report.charts import IntervalRow, both, interval_chart
+from tstune.runs.report.run_files import RunFiles
+from tstune.runs.report.words import horizon_label, label, measured
 
 
 def hypo(run: RunFiles) -> Section | Omitted | None:
@@ -25,7 +22,7 @@ def hypo(run: RunFiles) -> Section | Omitted | None:
 
 
 def _one(run: RunFiles, name: str, one: dict) -> list[Block]:
-    spans = {f"whole {path_length(run)}": one.get("windows") or {}}
+    spans = {f"whole {run.path_length}": one.get("windows") or {}}
     spans |= {f"next {horizon_label(until)}": windows for until, windows in (one.get("windows_up_to") or {}).items()}
     options: dict[str, list[Block]] = {}
     for number, (span, windows) in enumerate(spans.items()):
@@ -51,7 +48,7 @@ def _windows(run: RunFiles, id_: str, span: str, windows: dict) -> list[Block]:
         for model, one in zip(models, values, strict=True)
     ]
     what = f"Average precision (AUPRC) of the warning, {span}"
-    wide, narrow = both(lambda width: interval_chart(rows, width, what, "AUPRC (%)", limits=(0.0, 100.0)))
+    plots = both(lambda width: interval_chart(rows, width, what, "AUPRC (%)", limits=(0.0, 100.0)))
     columns = [
         Column.text("Model", [label(model) for model in models]),
         Column.count("Windows (count)", [one.get("num_windows") for one in values]),
@@ -73,7 +70,7 @@ def _windows(run: RunFiles, id_: str, span: str, windows: dict) -> list[Block]:
         "Upright marks: the base rate, which a warning without skill has. A model with quantiles warns by its "
         "probability of a low reading, one without by how low its forecast goes."
     )
-    return [counted, Figure(id_, what, wide, narrow, table, caption)]
+    return [counted, Figure(id_, what, plots, table, caption)]
 
 
 def _events(run: RunFiles, one: dict) -> list[Block]:
