@@ -37,16 +37,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     from tstune.runtime.distributed import refuse_ranks
 
     refuse_ranks("scripts/compare_models.py", "several would tune the same models")
-    from tstune.comparison.compare_members import compare_members
-    from tstune.comparison.members import load_comparison
+    from tstune.runs.compare.evaluate import compare_members
+    from tstune.runs.compare.recipe import load_comparison
 
     comparison = load_comparison(args.config, args.overrides)
-    found = compare_members(comparison)
-    missing = [one for one in found.outcomes if one.reason is not None]
-    print(f"\n{found.evaluation.scoreboard()}\n")
+    evaluation = compare_members(comparison)
+    listed = evaluation.environment["members"]
+    missing = [one for one in listed if one["reason"] is not None]
+    print(f"\n{evaluation.scoreboard()}\n")
     for one in missing:
-        print(f"left out: {one.name}: {one.reason}")
-    print(f"{len(found.outcomes) - len(missing)} of {len(found.outcomes)} models compared")
+        print(f"left out: {one['name']}: {one['reason']}")
+    print(f"{len(listed) - len(missing)} of {len(listed)} models compared")
     if comparison.config.evaluation.report:
         print(f"report: {comparison.config.output_dir}/report.html")
     print(f"folder: {comparison.config.output_dir}")

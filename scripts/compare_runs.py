@@ -38,9 +38,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parse_args(argv)
     if args.output is not None:
         _check_output(args.output, args.overwrite)
-    from tstune.comparison.page import TITLE, comparison_sections
-    from tstune.comparison.runs import read_runs
     from tstune.evaluation.glucose_units import is_glucose
+    from tstune.runs.compare.side_by_side import TITLE, comparison_sections, read_runs
     from tstune.runs.report import WARNING
     from tstune.runs.report.render import as_html, as_markdown, write_page
 

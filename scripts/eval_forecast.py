@@ -24,7 +24,7 @@ from tstune.config.command_line import add_config_arguments, load_config
 from tstune.errors import EXIT_DIFFERENT, EXIT_OK, exits_cleanly
 
 if TYPE_CHECKING:
-    from tstune.comparison.evaluation import Evaluation
+    from tstune.runs.compare.evaluate import Evaluation
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -60,7 +60,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _rebuild(args)
 
     config = load_config(args)
-    from tstune.comparison.evaluate_models import evaluate_models
+    from tstune.runs.compare.evaluate import evaluate_models
 
     found = evaluate_models(args.models, config, args.part, args.output, args.overwrite, args.registry)
     _print(found, args.output)
@@ -68,7 +68,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _rebuild(args: argparse.Namespace) -> int:
-    from tstune.comparison.rebuild import rebuild
+    from tstune.runs.rebuild import rebuild
 
     found = rebuild(args.run, args.overrides, args.output, args.overwrite)
     _print(found.evaluation, args.output, found.summary())
@@ -76,16 +76,13 @@ def _rebuild(args: argparse.Namespace) -> int:
 
 
 def _print(evaluation: Evaluation, output: str | None, conclusion: str | None = None) -> None:
-    judge = evaluation.judge
-    if not judge.manager.is_main:
+    if not evaluation.judge.manager.is_main:
         return
     print(f"\n{evaluation.scoreboard()}\n")
     if conclusion is not None:
         print(conclusion)
     if output is not None:
-        from tstune.comparison.evaluation import has_report
-
-        if has_report(judge.config, evaluation.part):
+        if evaluation.has_report:
             print(f"report: {output}/report.html")
         print(f"folder: {output}")
 

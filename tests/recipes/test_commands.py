@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 from documented import MAKEFILE, PLACEHOLDER, READMES, ROOT, RUN_README, SCRIPTS, SOURCES, commands, num_mentions, parse
 
-from tstune.comparison.members import load_comparison
 from tstune.config.managers import HydraConfigManager, SimpleConfigManager
+from tstune.runs.compare.recipe import load_comparison
 
 WITH_COMMANDS = [source for source in SOURCES if num_mentions(source)]
 COMMANDS = [

@@ -13,9 +13,9 @@ from support import tiny
 
 import compare_models
 import finetune_ttm
-from tstune.comparison.members import load_comparison
 from tstune.recipe_book.recipes import find_recipes
 from tstune.recipe_book.running import Plan, read_rows
+from tstune.runs.compare.recipe import load_comparison
 
 LISTED = ["narrow", "wide", "lost", "persistence", "context_mean"]
 

@@ -8,7 +8,6 @@ from collections import Counter
 import pytest
 from documented import MAKEFILE, ROOT, commands, parse, read_commands
 
-from tstune.comparison.members import load_comparison
 from tstune.config.managers import SimpleConfigManager
 from tstune.config.model_sections import FAMILIES
 from tstune.config.schema import RunConfig
@@ -16,6 +15,7 @@ from tstune.data.sources import available_sources
 from tstune.models.builtin_weights import BUILTIN
 from tstune.models.registry import available_models
 from tstune.recipe_book.recipes import find_recipes
+from tstune.runs.compare.recipe import load_comparison
 
 FOLDER = ROOT / "recipes"
 YAML_FILES = sorted(path.relative_to(ROOT).as_posix() for path in FOLDER.rglob("*.yaml"))

@@ -17,9 +17,8 @@ from support import tiny
 import compare_runs
 import eval_forecast
 import finetune_ttm
-from tstune.comparison.paired import pair
-from tstune.comparison.runs import ComparedRun, read_runs
 from tstune.registry import open_registry
+from tstune.runs.compare.side_by_side import ComparedRun, pair, read_runs
 from tstune.runs.report import WARNING
 
 QUICK = {"baselines": ["persistence"], "report": False}

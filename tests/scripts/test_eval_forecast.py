@@ -16,10 +16,10 @@ from support import tiny
 
 import eval_forecast
 import finetune_ttm
-from tstune.comparison.rebuild import rebuild
 from tstune.config.schema import RunConfig
 from tstune.models.registry import load_model
 from tstune.models.ttm import TTMForecaster
+from tstune.runs.rebuild import rebuild
 
 QUICK = {"baselines": ["persistence", "ridge"], "report": False}
 MODES = {

@@ -22,6 +22,7 @@ from tstune.evaluation.backtest import Forecaster, thinned
 from tstune.evaluation.record import WINDOWS_FILE
 from tstune.models.base import MODEL_FOLDER, BaseTimeSeriesFoundationModel
 from tstune.models.baselines import Baseline
+from tstune.models.fitting import fitted_to_lengths
 from tstune.models.registry import load_model
 from tstune.runtime.distributed import DistributedManager
 from tstune.runtime.logs import logger
@@ -209,8 +210,6 @@ class Ensemble(BaseTimeSeriesFoundationModel):
         self._forecaster = WeightedForecasts(self._fitted_members(None), self.weights)
 
     def _fitted_members(self, item_ids: Sequence[str] | None) -> list[Forecaster]:
-        from tstune.comparison.fitting import fitted_to_lengths  # it knows the models
-
         lengths = self.config.model.context_length, self.config.model.prediction_length
         return [
             fitted_to_lengths(member.model, member.name, *lengths, item_ids, self.preprocessor)

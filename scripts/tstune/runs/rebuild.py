@@ -11,7 +11,6 @@ from pathlib import Path
 
 import torch
 
-from tstune.comparison.evaluation import Evaluation, refuse_to_overwrite, write_evaluation
 from tstune.config.managers import SimpleConfigManager
 from tstune.config.schema import RunConfig
 from tstune.data.manifest import compare_manifests, read_manifest
@@ -20,6 +19,7 @@ from tstune.errors import CheckpointError, ConfigError, DataError
 from tstune.evaluation.verdict import verdict
 from tstune.models.base import BaseTimeSeriesFoundationModel
 from tstune.models.registry import load_model, model_class
+from tstune.runs.compare.evaluate import Evaluation, refuse_to_overwrite, write_evaluation
 from tstune.runs.folder import RunFolder, finite
 from tstune.runs.judging import Judge, check_metrics
 from tstune.runtime.distributed import DistributedManager
@@ -35,44 +35,26 @@ _SHAPES_THE_DIGITS = ("device", "device_name", "num_processes", "num_threads", "
 
 
 @dataclass(frozen=True)
-class Deviation:
-    """A number that is not the one of `metrics.json`; None where there is none."""
-
-    model: str
-    metric: str
-    recorded: float | None
-    rebuilt: float | None
-
-    def __str__(self) -> str:
-        text = f"{self.model} {self.metric}: metrics.json {self.recorded!r}, rebuilt {self.rebuilt!r}"
-        if self.recorded is not None and self.rebuilt is not None:
-            text += f", difference {self.rebuilt - self.recorded:.3g}"
-        return text
-
-
-@dataclass(frozen=True)
 class Rebuilt:
     """A scoreboard beside the one that was written.
 
     Attributes:
         evaluation: the rebuilt one.
-        deviations: every number that differs.
-        num_models, num_metrics: rows and columns that were compared.
+        deviations: every number that differs, in words.
         otherwise: what of the machine is not as it was, in words.
     """
 
     evaluation: Evaluation
-    deviations: tuple[Deviation, ...]
-    num_models: int
-    num_metrics: int
+    deviations: tuple[str, ...]
     otherwise: tuple[str, ...]
 
     def summary(self) -> str:
         """One line if all is the same, else one per number and what may explain it."""
         if not self.deviations:
-            models = "1 model" if self.num_models == 1 else f"{self.num_models} models"
-            return f"identical to metrics.json: {models}, {self.num_metrics} metrics"
-        lines = [f"not identical to metrics.json: {len(self.deviations)} numbers differ", *map(str, self.deviations)]
+            metrics = self.evaluation.metrics
+            models = "1 model" if len(metrics) == 1 else f"{len(metrics)} models"
+            return f"identical to metrics.json: {models}, {len(set().union(*metrics.values()))} metrics"
+        lines = [f"not identical to metrics.json: {len(self.deviations)} numbers differ", *self.deviations]
         if self.otherwise:
             lines.append(f"the run was made elsewhere: {'; '.join(self.otherwise)}")
         return "\n".join(lines)
@@ -131,9 +113,7 @@ def rebuild(
         write_evaluation(run, evaluation, config.model_copy(update={"output_dir": str(output)}))
     manager.wait()
     found = json.loads(json.dumps(finite(evaluation.metrics)))
-    deviations = tuple(_deviations(recorded["test"], found))
-    names = {metric for values in found.values() for metric in values}
-    return Rebuilt(evaluation, deviations, len(found), len(names), otherwise)
+    return Rebuilt(evaluation, tuple(_deviations(recorded["test"], found)), otherwise)
 
 
 def _score(judge: Judge, config: RunConfig, saved: BaseTimeSeriesFoundationModel, with_zero_shot: bool) -> None:
@@ -225,12 +205,15 @@ def _known_then(recorded: dict, now: dict) -> dict:
     }
 
 
-def _deviations(recorded: dict, found: dict) -> Iterator[Deviation]:
+def _deviations(recorded: dict, found: dict) -> Iterator[str]:
     for model in dict.fromkeys([*recorded, *found]):
-        mine, other = recorded.get(model, {}), found.get(model, {})
-        for metric in dict.fromkeys([*mine, *other]):
-            if metric not in mine or metric not in other or mine[metric] != other[metric]:
-                yield Deviation(model, metric, mine.get(metric), other.get(metric))
+        then, now = recorded.get(model, {}), found.get(model, {})
+        for metric in dict.fromkeys([*then, *now]):
+            before, after = then.get(metric), now.get(metric)
+            if metric not in then or metric not in now or before != after:
+                known = before is not None and after is not None
+                difference = f", difference {after - before:.3g}" if known else ""
+                yield f"{model} {metric}: metrics.json {before!r}, rebuilt {after!r}{difference}"
 
 
 def _otherwise(then: dict, now: dict) -> tuple[str, ...]:

@@ -1,4 +1,4 @@
-"""A comparison as a recipe: what all models share, and a list of models with what each has of its own."""
+"""A recipe with a list of models: what all share, and what each has of its own."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _NAME = re.compile(r"[A-Za-z0-9][\w-]*")
 
 
 @dataclass(frozen=True)
-class Member:
+class ListedModel:
     """One model of a comparison.
 
     Attributes:
@@ -34,7 +34,7 @@ class Member:
 
 
 @dataclass(frozen=True)
-class Comparison:
+class ComparisonRecipe:
     """A recipe with a list of models.
 
     Attributes:
@@ -44,7 +44,7 @@ class Comparison:
     """
 
     config: RunConfig
-    members: tuple[Member, ...]
+    members: tuple[ListedModel, ...]
     baselines: tuple[str, ...]
 
     @property
@@ -56,7 +56,7 @@ class Comparison:
         return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
 
 
-def load_comparison(path: str | Path, overrides: Sequence[str] = ()) -> Comparison:
+def load_comparison(path: str | Path, overrides: Sequence[str] = ()) -> ComparisonRecipe:
     """Read the recipe: shared sections, and `models`, a mapping of names to sections that are merged over them.
 
     Raises:
@@ -69,10 +69,10 @@ def load_comparison(path: str | Path, overrides: Sequence[str] = ()) -> Comparis
         raise ConfigError(f"{path}: models must hold two models or more, each a name with its sections")
     shared = validate(values, origin=str(path))
     members = tuple(_member(str(name), own, values, shared, path) for name, own in listed.items())
-    return Comparison(shared, members, tuple(shared.evaluation.baselines))
+    return ComparisonRecipe(shared, members, tuple(shared.evaluation.baselines))
 
 
-def is_compared(comparison: Comparison, folder: Path) -> bool:
+def is_compared(comparison: ComparisonRecipe, folder: Path) -> bool:
     """Whether a folder holds the whole result of this comparison."""
     try:
         environment = json.loads((folder / "environment.json").read_text(encoding="utf-8"))
@@ -81,7 +81,7 @@ def is_compared(comparison: Comparison, folder: Path) -> bool:
     return environment.get("comparison") == comparison.fingerprint
 
 
-def _member(name: str, own: object, values: Mapping, shared: RunConfig, path: Path) -> Member:
+def _member(name: str, own: object, values: Mapping, shared: RunConfig, path: Path) -> ListedModel:
     where = f"{path}: models.{name}"
     if not _NAME.fullmatch(name) or name in OURS or name in available_models():
         raise ConfigError(f"{where}: take another name of letters, digits, _ and -; families, baselines and "
@@ -100,7 +100,7 @@ def _member(name: str, own: object, values: Mapping, shared: RunConfig, path: Pa
     ahead, asked = config.model.prediction_length, shared.model.prediction_length
     if ahead < asked:
         raise ConfigError(f"{where}.model.prediction_length={ahead}: the comparison forecasts {asked} steps")
-    return Member(name, config)
+    return ListedModel(name, config)
 
 
 def _merged(base: Mapping, changes: Mapping) -> dict:

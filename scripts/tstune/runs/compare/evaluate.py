@@ -1,0 +1,363 @@
+"""Any number of models on exactly the same windows of any source and split, and the folder that comes of it.
+
+`evaluate_models` takes models that are there, `compare_members` those of a recipe, which it tunes first.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from tstune.config.managers import SimpleConfigManager
+from tstune.config.schema import RunConfig
+from tstune.data.cohort import write_cohort
+from tstune.data.leaks import more_findings
+from tstune.data.prepared import PreparedData, prepare_data
+from tstune.data.trained_on import CHECK, overlap_with
+from tstune.data.windows import WindowDataset
+from tstune.errors import ConfigError, LeakError, OutputError, ReportError, TstuneError
+from tstune.evaluation.backtest import Forecaster
+from tstune.evaluation.context_spread import context_spread
+from tstune.evaluation.record import EVALUATION_FILE, WINDOWS_FILE, windows_table
+from tstune.evaluation.scoreboard import format_scoreboard
+from tstune.evaluation.scored_windows import ScoredWindows
+from tstune.evaluation.verdict import Verdict, verdict
+from tstune.models.base import BaseTimeSeriesFoundationModel
+from tstune.models.fitting import FittedForecaster, fitted, shorter_than_asked
+from tstune.models.registry import model_class
+from tstune.runs.compare.candidates import Candidate, open_candidates
+from tstune.runs.compare.recipe import ComparisonRecipe, ListedModel
+from tstune.runs.folder import RunFolder, is_finished
+from tstune.runs.judging import Judge, check_metrics
+from tstune.runs.report import write_report
+from tstune.runtime.distributed import DistributedManager
+from tstune.runtime.environment import describe_environment, set_seed
+from tstune.runtime.logs import logger, setup_logging
+from tstune.runtime.memory import GPUManager, is_out_of_memory
+from tstune.uncertainty.judge import details, scored
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Models that were scored on one part of one data set.
+
+    Attributes:
+        judge: windows and scores.
+        part: the windows, ``test``, ``validation`` or ``train``.
+        verdict: the judged row against all others.
+        environment: values for `environment.json`.
+    """
+
+    judge: Judge
+    part: str
+    verdict: Verdict
+    environment: dict
+
+    @property
+    def metrics(self) -> dict[str, dict[str, float]]:
+        """Row of the scoreboard -> metric -> value."""
+        return {name: scores.metrics for name, scores in self.judge.scores.items()}
+
+    @property
+    def has_report(self) -> bool:
+        """True if a report belongs into the folder: it speaks of test windows."""
+        return self.judge.config.evaluation.report and self.part == "test"
+
+    def scoreboard(self) -> str:
+        """Markdown table with the verdict beneath."""
+        unit = self.judge.data.preprocessor.unit
+        return format_scoreboard(self.judge.scores, unit, self.verdict.sentence, self.part)
+
+
+def refuse_to_overwrite(output: Path | None, overwrite: bool) -> None:
+    """Stop before anything is computed that could not be written.
+
+    Raises:
+        OutputError: the folder holds files already.
+    """
+    if output is not None and not overwrite and output.is_dir() and any(output.iterdir()):
+        raise OutputError(f"--output {output} already holds files; add --overwrite or choose another folder")
+
+
+def write_evaluation(run: RunFolder, evaluation: Evaluation, config: RunConfig) -> None:
+    """Write everything but the model, and put the folder in its place; nothing where `run` writes nothing.
+
+    Args:
+        run: entered, not committed yet.
+        evaluation: what to write.
+        config: data, lengths and metrics, for `config.yaml`.
+    """
+    if run.path is None:
+        return
+    judge = evaluation.judge
+    (run.path / "history.jsonl").touch()
+    run.write_json("metrics.json", {evaluation.part: evaluation.metrics})
+    run.write_json("verdict.json", evaluation.verdict.to_dict())
+    run.write_json("manifest.json", judge.data.manifest)
+    write_cohort(judge.data, run.path)
+    run.write_json(EVALUATION_FILE, judge.record(evaluation.verdict.model))
+    windows_table(judge.scores, judge.data, judge.test).to_parquet(run.path / WINDOWS_FILE, index=False)
+    run.write_json("environment.json", evaluation.environment)
+    SimpleConfigManager().save_config(config, run.path / "config.yaml")
+    if evaluation.has_report:
+        try:
+            write_report(run.path)
+        except ReportError as error:  # what was computed is not lost for a page that cannot be drawn
+            logger.warning("no report: %s; scripts/write_report.py %s draws it later", error, run.final)
+    run.commit()
+
+
+def evaluate_models(
+    models: Sequence[str],
+    config: RunConfig,
+    part: str = "test",
+    output: str | Path | None = None,
+    overwrite: bool = False,
+    registry: str | None = None,
+    manager: DistributedManager | None = None,
+    notes: Mapping[str, object] | None = None,
+) -> Evaluation:
+    """Score models on one part of the configured data; the first one is judged against all others.
+
+    The windows have the context length of the configuration, or a longer one if a model needs it; every model sees the
+    last steps that it can use. All forecasts are made in float32.
+
+    Args:
+        models: see `open_candidates`.
+        config: `data`, `evaluation`, `forecast`, `seed`, and from `model` the lengths and the family.
+        part: ``test``, ``validation`` or ``train``.
+        output: folder to write; None writes nothing.
+        overwrite: replace it.
+        registry: where ``registry:…`` looks; None takes the default.
+        manager: running process group; None starts one.
+        notes: goes into `environment.json` beside what is found here.
+
+    Raises:
+        ConfigError, DataError, CheckpointError, RegistryError: naming the model and what it lacks.
+        LeakError: a model was trained on, or chosen by, what it is to be judged on.
+    """
+    setup_logging()
+    begin, output = time.perf_counter(), None if output is None else Path(output)
+    refuse_to_overwrite(output, overwrite)
+    manager = manager or DistributedManager(mixed_precision="no")
+    logger.info(manager.describe())
+    gpu = GPUManager(manager.device)
+    gpu.allow_tf32(config.training.tf32)
+    with ExitStack() as stack:
+        candidates = open_candidates(models, config, registry, stack)
+        inputs = {"--model": None} | {f"--model {one.spec}": one.spec for one in candidates}
+        run = stack.enter_context(
+            RunFolder(output, overwrite, manager.is_main, inputs | {"data.path": config.data.path})
+        )
+        config = _with_lengths(config, candidates)
+        lengths = config.model.context_length, config.model.prediction_length
+        data = prepare_data(config.data, *lengths, seed=config.seed)
+        logger.info("windows: %s %d", part, len(data.windows[part]))
+        check_metrics(config, data.preprocessor.unit)
+        _refuse_trained_on(candidates, data, part, config.data.split.allow_overlap)
+        judge = Judge(data, config, manager, part)
+        described = {}
+        for one in candidates:
+            started = time.perf_counter()
+            set_seed(config.seed)
+            model = one.make(data, config, manager)
+            forecaster = fitted(model, f"--model {one.spec}", judge.test.windows, data.preprocessor)
+            model.to(manager.device)
+            judge.score(one.name, forecaster)
+            _add_quantiles(judge, one.name, model, forecaster)
+            described[one.name] = model.get_model_info() | {
+                "spec": one.spec,
+                "seconds": round(time.perf_counter() - started, 2),
+            }
+            del model, forecaster
+        judge.add_metrics()
+        first = candidates[0].name
+        judged = verdict(judge.scores, judge.test.windows, first, config.seed, judged_name=first)
+        environment = describe_environment(manager.device, manager.num_processes) | {
+            "seconds": round(time.perf_counter() - begin, 2),
+            "peak_memory_mb": gpu.peak_memory(),
+            "hardware": gpu.report(),
+            "quantization": None,
+            "parameters": described[first],
+            "training": None,
+            "models": described,
+            **(notes or {}),
+        }
+        evaluation = Evaluation(judge, part, judged, environment)
+        write_evaluation(run, evaluation, config.model_copy(update={"output_dir": str(output), "overwrite": False}))
+    manager.wait()
+    return evaluation
+
+
+def compare_members(comparison: ComparisonRecipe) -> Evaluation:
+    """Run the comparison into its output_dir; the models lie in `<output_dir>.models/`.
+
+    What came of each listed model stands under `members` of `environment.json`. One that cannot be had is a row with
+    its reason. One whose run folder is whole and of the same settings is not tuned again.
+
+    Raises:
+        ConfigError: not one of the models could be had.
+        OutputError: the output_dir holds files, and overwrite is false.
+    """
+    setup_logging()
+    config = comparison.config
+    refuse_to_overwrite(Path(config.output_dir), config.overwrite)
+    tuned = [_tune(member) for member in comparison.members]
+    had = [member.config.output_dir for member, one in zip(comparison.members, tuned, strict=True) if not one["reason"]]
+    if not had:
+        reasons = "; ".join(f"{one['name']}: {one['reason']}" for one in tuned)
+        raise ConfigError(f"models: none of the {len(tuned)} could be had: {reasons}")
+    baselines = [_baseline(name) for name in comparison.baselines]
+    return evaluate_models(
+        [*had, *(one["name"] for one in baselines if not one["reason"])],
+        config,
+        output=config.output_dir,
+        overwrite=config.overwrite,
+        notes={"members": [*tuned, *baselines], "comparison": comparison.fingerprint},
+    )
+
+
+def _with_lengths(config: RunConfig, candidates: Sequence[Candidate]) -> RunConfig:
+    """The configuration with the longest context; a forecast that is too short for one is an error."""
+    asked = config.model.prediction_length
+    for one in candidates:
+        if one.prediction_length is not None and one.prediction_length < asked:
+            raise shorter_than_asked(f"--model {one.spec}", one.prediction_length, asked)
+    longest = max([config.model.context_length, *(one.context_length or 0 for one in candidates)])
+    return config.model_copy(update={"model": config.model.model_copy(update={"context_length": longest})})
+
+
+def _add_quantiles(judge: Judge, name: str, model: BaseTimeSeriesFoundationModel, forecaster: Forecaster) -> None:
+    """The quantiles a model forecasts by itself beside its point forecasts; nothing is calibrated here."""
+    scores = judge.scores[name]
+    if scores.windows is None or not model.quantile_levels:
+        return
+    adapted = forecaster if isinstance(forecaster, FittedForecaster) else None
+    windows = _with_own_quantiles(model, adapted, scores.windows, judge.test.windows)
+    judge.scores[name] = replace(scores, windows=windows)
+    if len(judge.scores) == 1:  # the one that is judged
+        levels = windows.levels.tolist()
+        method = "quantile_head" if model.uncertainty is None else model.uncertainty.name
+        judge.uncertainty = {
+            "method": method,
+            "levels": levels,
+            "calibration": {"part": "validation", "num_windows": None},
+            "methods": {method: scored(windows, windows.quantiles, levels)},
+            **details(windows, windows.quantiles, levels),
+        }
+
+
+def _with_own_quantiles(
+    model: BaseTimeSeriesFoundationModel,
+    adapted: FittedForecaster | None,
+    windows: ScoredWindows,
+    dataset: WindowDataset,
+) -> ScoredWindows:
+    """Point forecasts of windows of `dataset` with `quantiles` and `levels`, in the unit of the windows."""
+    steps, targets = windows.truth.shape[1:]
+    factor = 1.0 if adapted is None else adapted.factor
+    spread, native = [], []
+    for begin in range(0, len(windows.start), size := model.evaluation_batch_size(torch.device("cpu"))):
+        batch = dataset.gather(windows.start[begin : begin + size])
+        batch = batch if adapted is None else adapted.own(batch)
+        spread.append(context_spread(batch, targets).numpy())
+        if model.native_levels:
+            with torch.inference_mode():
+                native.append(model.native_quantiles(batch)[:, :steps].cpu().numpy())
+    quantiles = np.concatenate(native) if native else None
+    if model.uncertainty is not None:  # it was fitted in the model's unit
+        evidence = replace(
+            windows,
+            truth=windows.truth * factor,
+            forecast=windows.forecast * factor,
+            spread=np.concatenate(spread),
+            quantiles=quantiles,
+            levels=np.asarray(model.native_levels) if native else None,
+        )
+        quantiles = model.uncertainty.backtest(evidence)
+    return replace(windows, quantiles=quantiles / factor, levels=np.asarray(model.quantile_levels))
+
+
+def _refuse_trained_on(candidates: Sequence[Candidate], data: PreparedData, part: str, allow_overlap: bool) -> None:
+    if part == "train":
+        logger.warning("--part train: a model that was trained on these windows looks better than it is")
+        return
+    for one in candidates:
+        findings = [] if one.folder is None else overlap_with(data, one.folder, part)
+        if findings and not allow_overlap:
+            raise LeakError(
+                CHECK,
+                f"--model {one.spec} {findings[0]}{more_findings(findings)}; take another model, score other readings, "
+                "or set data.split.allow_overlap=true",
+            )
+        for finding in findings:
+            logger.warning("data.split.allow_overlap: --model %s %s", one.spec, finding)
+
+
+def _tune(member: ListedModel) -> dict[str, object]:
+    config = member.config
+    row = partial(_row, member.name, config.model.type, config.model.pretrained, config.tuning.mode)
+    try:
+        if not _is_done(config):
+            logger.info("models.%s: tuning", member.name)
+            manager = DistributedManager(config.distributed, config.training.mixed_precision)
+            model_class(config.model.type)(config).fit(output_dir=config.output_dir, manager=manager)
+    except TstuneError as error:
+        return row(reason=_one_line(error))
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        return row(reason=f"out of memory: {_one_line(error)}")
+    environment = json.loads((Path(config.output_dir) / "environment.json").read_text(encoding="utf-8"))
+    trainable = (environment.get("parameters") or {}).get("trainable")
+    return row(trainable=trainable, seconds=environment.get("seconds"))
+
+
+def _baseline(name: str) -> dict[str, object]:
+    try:
+        model_class(name).require_packages()
+    except TstuneError as error:
+        return _row(name, "baseline", reason=_one_line(error))
+    return _row(name, "baseline")
+
+
+def _row(
+    name: str,
+    family: str,
+    weights: str | None = None,
+    mode: str = "",
+    trainable: int | None = None,
+    seconds: float | None = None,
+    reason: str | None = None,
+) -> dict[str, object]:
+    """What came of a listed model: parameters that learned, time of its run, or why it is not in the comparison."""
+    if reason is not None:
+        logger.warning("models.%s is left out: %s", name, reason)
+    return {
+        "name": name,
+        "family": family,
+        "weights": weights,
+        "mode": mode,
+        "trainable": trainable,
+        "seconds": seconds,
+        "reason": reason,
+    }
+
+
+def _is_done(config: RunConfig) -> bool:
+    try:
+        return is_finished(config)
+    except ConfigError:  # a folder of an older version of the project
+        return False
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split())

@@ -1,0 +1,424 @@
+"""Finished runs side by side: settings, data, metrics, paired tests on shared windows, items, cost."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from markupsafe import Markup
+
+from tstune.config.dotted import dotted
+from tstune.config.managers import SimpleConfigManager
+from tstune.data.frequency import parse_frequency
+from tstune.data.manifest import compare_manifests
+from tstune.errors import DataError
+from tstune.evaluation.bootstrap import Blocks, relative_rmse
+from tstune.evaluation.record import EVALUATION_FILE, WINDOWS_FILE
+from tstune.evaluation.verdict import Comparison, compared
+from tstune.registry.opening import PREFIX, open_registry
+from tstune.runs.report.blocks import Block, Column, Definitions, Details, Figure, Omitted, Section, Table, Text
+from tstune.runs.report.charts import IntervalRow, both, change_limits, interval_chart
+from tstune.runs.report.words import duration, label, metric_header
+
+_NEEDED = ("metrics.json", "verdict.json", "manifest.json", "environment.json")
+_NOT_THE_RUN = ("output_dir", "overwrite", "tracking.", "distributed.", "evaluation.report", "evaluation.num_plots")
+"""Keys that say where a run was written down and on what it ran; cost and data have tables of their own."""
+
+
+@dataclass(frozen=True)
+class ComparedRun:
+    """One side of a comparison.
+
+    Attributes:
+        name: short and unique.
+        spec: as the user wrote it.
+        settings: dotted key -> value.
+        judged: row of its scoreboard that is compared.
+        metrics: of that row.
+        sentence: the run's own verdict.
+        manifest, environment: the files.
+        evaluation: `evaluation.json`; empty for a run that is older than it.
+        windows: `windows.parquet`; None for a run that is older than it.
+    """
+
+    name: str
+    spec: str
+    settings: dict[str, object]
+    judged: str
+    metrics: dict[str, float | None]
+    sentence: str
+    manifest: dict
+    environment: dict
+    evaluation: dict
+    windows: pd.DataFrame | None
+
+
+def read_runs(specs: Sequence[str], registry: str | None = None) -> list[ComparedRun]:
+    """Read run folders and registry versions.
+
+    Args:
+        specs: run folders, ``registry:name@alias``, ``registry:name:version``.
+        registry: where ``registry:…`` looks; None takes the default.
+
+    Raises:
+        DataError: fewer than two, one given twice, or one that is no finished run.
+        RegistryError: there is no such version, or it is damaged.
+    """
+    if len(specs) < 2:
+        raise DataError("give at least two runs to compare")
+    twice = [spec for number, spec in enumerate(specs) if spec in specs[:number]]
+    if twice:
+        raise DataError(f"{twice[0]} is given twice")
+    with ExitStack() as stack:
+        found = [_read(spec, registry, stack) for spec in specs]
+    names = [run.name for run in found]
+    return [replace(run, name=run.spec) if names.count(run.name) > 1 else run for run in found]
+
+
+def differing_settings(runs: Sequence[ComparedRun]) -> dict[str, list[object]]:
+    """Key -> value in each run, for the keys that are not the same in all; `(not there)` where a run has none."""
+    keys = dict.fromkeys(key for run in runs for key in run.settings if not key.startswith(_NOT_THE_RUN))
+    values = {key: [run.settings.get(key, "(not there)") for run in runs] for key in keys}
+    return {key: found for key, found in values.items() if any(value != found[0] for value in found[1:])}
+
+
+def differing_data(run: ComparedRun, first: ComparedRun) -> list[str]:
+    """What of the data differs, the weightiest first; empty if both saw the same."""
+    return [found.name for found in compare_manifests(first.manifest, run.manifest) if found.of_the_data]
+
+
+def _read(spec: str, registry: str | None, stack: ExitStack) -> ComparedRun:
+    folder, name = Path(spec), Path(spec).resolve().name
+    if spec.startswith(PREFIX):
+        name = spec.removeprefix(PREFIX)
+        place = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="tstune-"))) / "run"
+        folder = open_registry(registry).download(name, place)
+    files = {needed: _read_json(folder / needed, spec) for needed in _NEEDED}
+    if not (folder / "config.yaml").is_file():
+        raise DataError(f"{spec} is not a finished run: config.yaml is missing; give a run's output_dir")
+    verdict = files["verdict.json"]
+    judged, parts = verdict.get("model"), list(files["metrics.json"].values())
+    if len(parts) != 1 or not isinstance(parts[0], dict) or judged not in parts[0]:
+        raise DataError(f"{spec}: metrics.json has no row {judged!r}, which verdict.json judges")
+    evaluation, windows = folder / EVALUATION_FILE, folder / WINDOWS_FILE
+    return ComparedRun(
+        name=name,
+        spec=spec,
+        settings=dict(dotted(SimpleConfigManager().load_config(folder / "config.yaml").model_dump(mode="json"))),
+        judged=judged,
+        metrics=parts[0][judged],
+        sentence=verdict.get("sentence", ""),
+        manifest=files["manifest.json"],
+        environment=files["environment.json"],
+        evaluation=_read_json(evaluation, spec) if evaluation.is_file() else {},
+        windows=_read_windows(windows, spec, judged) if windows.is_file() else None,
+    )
+
+
+def _read_json(path: Path, spec: str) -> dict:
+    if not path.is_file():
+        raise DataError(f"{spec} is not a finished run: {path.name} is missing; give a run's output_dir")
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(values, dict):
+            raise ValueError("it does not hold names with values")
+    except ValueError as error:
+        raise DataError(f"{spec}: {path.name} is damaged: {error}") from None
+    return values
+
+
+def _read_windows(path: Path, spec: str, judged: str) -> pd.DataFrame:
+    """Columns item_id, origin, count, square, absolute; the sums are those of the judged row."""
+    try:
+        columns = ["item_id", "origin", "count", f"square/{judged}", f"absolute/{judged}"]
+        table = pd.read_parquet(path, columns=columns)
+    except (ValueError, OSError, KeyError) as error:
+        raise DataError(f"{spec}: {path.name} is damaged: {str(error).splitlines()[0]}") from None
+    table.columns = ["item_id", "origin", "count", "square", "absolute"]
+    return table
+
+
+_EFFECTS = {-1: "better", 0: "no clear difference", 1: "worse"}
+_WINDOW = ["item_id", "origin"]
+_MUST_AGREE = {
+    "prediction_length": "forecast lengths",
+    "frequency": "steps",
+    "targets": "targets",
+    "unit": "units",
+}
+
+
+@dataclass(frozen=True)
+class Paired:
+    """Runs on the windows that all of them have.
+
+    Attributes:
+        num_windows: windows of each run with an observed value.
+        num_shared: those that all runs have, with as many observed values.
+        num_unlike: windows of all runs whose number of observed values differs, which are left out.
+        rmse, mae: of each run on the shared windows.
+        tests: every run but the first against the first.
+        item_ids, rmse_by_item: items, and [items, runs] RMSE on the shared windows.
+        blocks: what was drawn.
+    """
+
+    num_windows: tuple[int, ...]
+    num_shared: int
+    num_unlike: int
+    rmse: tuple[float, ...]
+    mae: tuple[float, ...]
+    tests: tuple[Comparison, ...]
+    item_ids: tuple[str, ...]
+    rmse_by_item: np.ndarray
+    blocks: Blocks
+
+
+def why_unpaired(runs: Sequence[ComparedRun]) -> str | None:
+    """Why the windows of these runs are not the same task; None if they are."""
+    old = [run.name for run in runs if run.windows is None or not run.evaluation]
+    if old:
+        return f"{old[0]} holds no windows.parquet and evaluation.json (made by an earlier version)"
+    for key, what in _MUST_AGREE.items():
+        values = [run.evaluation.get(key) for run in runs]
+        if any(value != values[0] for value in values[1:]):
+            return f"{what} differ: " + ", ".join(
+                f"{run.name} {_shown(v)}" for run, v in zip(runs, values, strict=True)
+            )
+    return None
+
+
+def pair(runs: Sequence[ComparedRun]) -> Paired | None:
+    """Compare runs window by window; None if they share none.
+
+    The test is that of a run's verdict: a paired bootstrap over blocks of days and over items, see `relative_rmse`.
+
+    Args:
+        runs: of one task, see `why_unpaired`; the first is the reference.
+    """
+    tables = [run.windows.set_index(_WINDOW) for run in runs]
+    shared = tables[0].index
+    for table in tables[1:]:
+        shared = shared.intersection(table.index)
+    shared = shared.sort_values()
+    tables = [table.loc[shared] for table in tables]
+    counts = np.column_stack([table["count"] for table in tables])
+    alike = (counts == counts[:, :1]).all(axis=1)
+    kept = alike & (counts[:, 0] > 0)
+    if not kept.any():
+        return None
+    count = counts[kept, 0].astype(np.float64)
+    square, absolute = (np.column_stack([table[name] for table in tables])[kept] for name in ("square", "absolute"))
+    item, item_ids = pd.factorize(shared.get_level_values("item_id")[kept])
+    origin = shared.get_level_values("origin")[kept].to_numpy("datetime64[ns]")
+    blocks = Blocks.by_day(item, origin, _path(runs[0]))
+    items = len(item_ids)
+    by_item = np.stack([np.bincount(item, weights=one, minlength=items) for one in square.T], axis=1)
+    rmse_by_item = np.sqrt(by_item / np.bincount(item, weights=count, minlength=items)[:, None])
+    return Paired(
+        num_windows=tuple(int((run.windows["count"] > 0).sum()) for run in runs),
+        num_shared=int(kept.sum()),
+        num_unlike=int((~alike).sum()),
+        rmse=tuple(np.sqrt(square.sum(axis=0) / count.sum()).tolist()),
+        mae=tuple((absolute.sum(axis=0) / count.sum()).tolist()),
+        tests=tuple(_test(runs, number, square, rmse_by_item, blocks) for number in range(1, len(runs))),
+        item_ids=tuple(map(str, item_ids)),
+        rmse_by_item=rmse_by_item,
+        blocks=blocks,
+    )
+
+
+def _test(
+    runs: Sequence[ComparedRun], number: int, square: np.ndarray, rmse_by_item: np.ndarray, blocks: Blocks
+) -> Comparison:
+    (interval,) = relative_rmse(square[:, number], square[:, :1], blocks)
+    names = runs[number].name, runs[0].name
+    return compared(*names, interval, rmse_by_item[:, number], rmse_by_item[:, 0], _EFFECTS)
+
+
+def _path(run: ComparedRun) -> np.timedelta64:
+    """Time that a forecast covers."""
+    begin = pd.Timestamp("2000-01-01")
+    end = begin + run.evaluation["prediction_length"] * parse_frequency(run.evaluation["frequency"])
+    return (end - begin).to_timedelta64()
+
+
+def _shown(value: object) -> str:
+    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
+TITLE = "Runs compared"
+_MOST_ITEMS = 300
+_STYLE = {"better": "better", "worse": "worse"}
+
+
+def comparison_sections(runs: Sequence[ComparedRun]) -> list[Section | Omitted]:
+    """Settings, data, metrics, paired tests, items, cost; the first run is the one the others are held against."""
+    reason = why_unpaired(runs)
+    paired = pair(runs) if reason is None else None
+    if reason is None and paired is None:
+        reason = "no test window is shared: no item and time was forecast by all of them"
+    parts: list[Section | Omitted] = [_settings(runs), _data(runs), _metrics(runs, paired)]
+    if paired is None:
+        parts.append(Omitted("tests", f"No paired test: {reason}; the metrics above are of different windows."))
+    else:
+        parts += [_tests(paired), _items(runs, paired)]
+    return [*parts, _cost(runs)]
+
+
+def _settings(runs: Sequence[ComparedRun]) -> Section:
+    found = differing_settings(runs)
+    if not found:
+        return Section("settings", "Settings", [Text("Every setting is the same.")])
+    columns = [Column.text("Key", list(found))]
+    for number, run in enumerate(runs):
+        columns.append(Column.text(run.name, [_written(values[number]) for values in found.values()]))
+    return Section("settings", "Settings that differ", [Table("Settings that differ", columns)])
+
+
+def _data(runs: Sequence[ComparedRun]) -> Section:
+    first, lines = runs[0], []
+    for run in runs[1:]:
+        differing = differing_data(run, first)
+        what = (
+            f"different data than {first.name}: {', '.join(differing)}" if differing else f"same data as {first.name}"
+        )
+        lines.append((run.name, what))
+    return Section("data", "Data", [Definitions(lines)])
+
+
+def _metrics(runs: Sequence[ComparedRun], paired: Paired | None) -> Section:
+    names = [run.name for run in runs]
+    units = {run.evaluation.get("unit") for run in runs}
+    unit = units.pop() or "" if len(units) == 1 else ""
+    metrics = list(dict.fromkeys(metric for run in runs for metric in run.metrics))
+    key = [m for m in metrics if m in ("rmse", "mae", "mase", "wql") or m.startswith("rmse@")]
+    same_windows = paired is not None and set(paired.num_windows) == {paired.num_shared}
+    columns = [Column.text("Run", names), Column.text("Forecast", [label(run.judged) for run in runs])]
+    columns += [
+        Column.number(metric_header(m, unit), [run.metrics.get(m) for run in runs], lowest=same_windows) for m in key
+    ]
+    columns.append(Column.count("Windows (count)", [run.metrics.get("num_windows") for run in runs]))
+    every = [Column.text("Metric", [metric_header(metric, unit) for metric in metrics])]
+    every += [Column(run.name, [_number(run.metrics.get(metric)) for metric in metrics]) for run in runs]
+    blocks: list[Block] = [
+        Table("The windows are the same" if same_windows else "Each run on its own windows", columns, frozenset({0})),
+        Details("All metrics", [Table("All metrics", every)]),
+        Details("What each run says of itself", [Definitions([(run.name, run.sentence) for run in runs])]),
+    ]
+    return Section("metrics", "Metrics", blocks)
+
+
+def _tests(paired: Paired) -> Section:
+    tests, first = paired.tests, paired.tests[0].reference
+    names = [first, *(test.model for test in tests)]
+    rows = [
+        IntervalRow.of_change(test.model, _STYLE.get(test.effect, "neutral"), test.change, test.low, test.high)
+        for test in tests
+    ]
+
+    def draw(width: float) -> Markup:
+        what = f"Change of RMSE against {first} on the same windows, with 95 % intervals"
+        sides = ("better", "worse")
+        return interval_chart(rows, width, what, "change of RMSE (%)", change_limits(rows), zero=True, sides=sides)
+
+    shared = f"{paired.num_shared:,} windows are shared by all runs"
+    if set(paired.num_windows) != {paired.num_shared}:
+        own = ", ".join(f"{name} has {n:,}" for name, n in zip(names, paired.num_windows, strict=True))
+        shared += f" ({own})"
+    if paired.num_unlike:
+        shared += f"; {paired.num_unlike:,} more are left out, as other readings were observed in them"
+    table = Table(
+        f"Paired tests against {first}",
+        [
+            Column.text("Run", [test.model for test in tests]),
+            Column.text(f"Against {first}", [test.effect for test in tests]),
+            Column.percent("Change of RMSE (%)", [test.change for test in tests], signed=True),
+            Column.percent("95 % interval, low (%)", [test.low for test in tests], signed=True),
+            Column.percent("95 % interval, high (%)", [test.high for test in tests], signed=True),
+        ],
+    )
+    on_shared = Table(
+        "All runs on the shared windows",
+        [
+            Column.text("Run", names),
+            Column.number("RMSE", paired.rmse, lowest=True),
+            Column.number("MAE", paired.mae, lowest=True),
+        ],
+        frozenset({0}),
+    )
+    figure = Figure("forest-plot", f"RMSE against {first}", both(draw), table)
+    return Section("tests", "Paired tests", [Text(f"{shared}."), on_shared, figure, Text(_drawn(paired), note=True)])
+
+
+def _drawn(paired: Paired) -> str:
+    blocks = paired.blocks
+    if paired.tests[0].low is None:
+        return f"No intervals: {blocks.num_blocks} blocks of {blocks.days} d are too few days to draw from."
+    whom = "other items like these" if blocks.speaks_of_other_items else "other days of the same items"
+    return (
+        f"Paired block bootstrap over {blocks.num_blocks:,} blocks of {blocks.days} d from {blocks.num_items:,} "
+        f"item{'' if blocks.num_items == 1 else 's'}. The intervals speak of {whom}; one that crosses 0 is no clear "
+        "difference. Of runs that are equal, about one in forty is still called better."
+    )
+
+
+def _items(runs: Sequence[ComparedRun], paired: Paired) -> Section:
+    names, rmse = [run.name for run in runs], paired.rmse_by_item
+    best = rmse.argmin(axis=1)
+    wins = Table(
+        "Items won",
+        [
+            Column.text("Run", names),
+            Column.count("Best of all (items)", [int((best == number).sum()) for number in range(len(runs))]),
+            Column.count(f"Better than {names[0]} (items)", [None, *(test.items_better for test in paired.tests)]),
+            Column.count(f"Worse than {names[0]} (items)", [None, *(test.items_worse for test in paired.tests)]),
+            Column.percent(
+                f"Win rate against {names[0]} (%)",
+                [None, *(test.items_better / test.num_items for test in paired.tests)],
+            ),
+        ],
+        frozenset({0}),
+    )
+    shown = slice(0, _MOST_ITEMS)
+    columns = [Column.text("Item", paired.item_ids[shown])]
+    columns += [Column.number(name, rmse[shown, number].tolist()) for number, name in enumerate(names)]
+    left_out = len(paired.item_ids) - _MOST_ITEMS
+    title = "RMSE of each item" + (f", the first {_MOST_ITEMS}" if left_out > 0 else "")
+    table = Table(f"{title}, on the shared windows", columns, tall=len(paired.item_ids) > 15)
+    return Section("items", "Items", [wins, Details(title, [table])])
+
+
+def _cost(runs: Sequence[ComparedRun]) -> Section:
+    environments = [run.environment for run in runs]
+    parameters = [environment.get("parameters") or {} for environment in environments]
+    trained = [environment.get("training") or {} for environment in environments]
+    memory = [environment.get("peak_memory_mb") or {} for environment in environments]
+    columns = [
+        Column.text("Run", [run.name for run in runs]),
+        Column.text("Time", [duration(environment.get("seconds")) for environment in environments]),
+        Column.text("of it training", [duration(found.get("seconds")) for found in trained]),
+        Column.count("Steps", [found.get("num_steps") for found in trained]),
+        *(
+            Column.count(f"Peak memory, {kind} (MiB)", [found.get(kind) for found in memory])
+            for kind in dict.fromkeys(kind for found in memory for kind in found)
+        ),
+        Column.count("Parameters", [found.get("total") for found in parameters]),
+        Column.count("Trained", [found.get("trainable") for found in parameters]),
+        Column.text("Device", [e.get("device_name") or e.get("device") for e in environments]),
+        Column.count("Processes", [environment.get("num_processes") for environment in environments]),
+    ]
+    return Section("cost", "Cost", [Table("Time, memory, parameters", columns, frozenset({0}))])
+
+
+def _written(value: object) -> str:
+    return "null" if value is None else str(value)
+
+
+def _number(value: float | None) -> str:
+    return "–" if value is None else f"{value:,.6g}"
