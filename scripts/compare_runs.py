@@ -38,14 +38,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parse_args(argv)
     if args.output is not None:
         _check_output(args.output, args.overwrite)
-    from tstune.evaluation.glucose_units import is_glucose
+    from tstune.domains import domain_of
     from tstune.runs.compare.side_by_side import TITLE, comparison_sections, read_runs
-    from tstune.runs.report import WARNING
     from tstune.runs.report.render import as_html, as_markdown, write_page
 
     runs = read_runs(args.runs, args.registry)
     sections = comparison_sections(runs)
-    warning = WARNING if any(is_glucose(run.manifest.get("unit")) for run in runs) else None
+    domains = [domain_of(run.manifest.get("unit")) for run in runs]
+    warning = next((domain.warning for domain in domains if domain and domain.warning), None)
     print(as_markdown(TITLE, sections, warning))
     if args.output is not None:
         write_page(args.output, as_html(TITLE, sections, warning), f"--output {args.output}")

@@ -62,7 +62,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     from tstune.data.sources.kaggle_brist1d import convert_file, sha256
     from tstune.data.sources.kaggle_brist1d_files import HOW_TO_GET, TARGET_COLUMN, find_csv, read_ids
-    from tstune.data.sources.kaggle_brist1d_submission import build_contexts, mean_glucose, refuse_known_rows
+    from tstune.data.sources.kaggle_brist1d_submission import (
+        build_contexts,
+        glucose_per_mmol,
+        mean_glucose,
+        refuse_known_rows,
+    )
     from tstune.models.registry import load_model
     from tstune.runtime.logs import logger, setup_logging
 
@@ -81,7 +86,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     with model_folder(args.model, args.registry) as place:
         model = load_model(place)
         refuse_known_rows(table, sha256(paths["test"]), place, model.preprocessor, args.allow_overlap)
-    section, per_mmol = model.config.model, glucose_per_mmol(model, args.unit)
+    section, per_mmol = model.config.model, glucose_per_mmol(model.preprocessor.unit, args.unit)
     if model.module is not None and section.context_length > ROW_STEPS and not model.config.training.context_dropping:
         logger.warning(
             "this model was trained on whole contexts of %d steps, a row of test.csv shows %d at most: "
@@ -150,21 +155,6 @@ def forecast_one_hour(model: BaseTimeSeriesFoundationModel, contexts: Contexts) 
         each = np.arange(len(path))
         found.append(path[each, below] + (ahead - below) * (path[each, above] - path[each, below]))
     return np.concatenate(found)
-
-
-def glucose_per_mmol(model: BaseTimeSeriesFoundationModel, unit: str | None) -> float:
-    """What one mmol/L is in the unit of the model.
-
-    Raises:
-        DataError: the model does not say, and nobody else does.
-        ConfigError: no unit of glucose.
-    """
-    from tstune.evaluation.glucose_units import MGDL_PER_MMOL, glucose_unit
-
-    unit = unit or model.preprocessor.unit
-    if unit is None:
-        raise DataError("the model does not know the unit of its target; say --unit mmol/L or --unit mg/dL")
-    return MGDL_PER_MMOL if glucose_unit(unit) == "mg/dL" else 1.0
 
 
 if __name__ == "__main__":

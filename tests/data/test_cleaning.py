@@ -12,12 +12,12 @@ import pytest
 from tstune.config.schema import DataSection
 from tstune.config.validation import validate
 from tstune.data.cleaning import CleaningReport, CleaningRules, clean_table
-from tstune.data.cleaning.units import MG_DL_PER_MMOL_L, is_glucose_name, unit_in_name
 from tstune.data.prepared import Preprocessor, context_windows, prepare_data
 from tstune.data.sources import load_source
 from tstune.data.sources.csv import table_from_frame
 from tstune.data.table import ITEM, TIMESTAMP, Roles, SourceTable
 from tstune.errors import ConfigError, DataError, TstuneError
+from tstune.glucose.units import MGDL_PER_MMOL_CONVERTED, is_glucose_column, unit_of
 
 START = "2024-01-08"
 
@@ -39,7 +39,7 @@ def mg(number: int = 400, seed: int = 0) -> np.ndarray:
 
 
 def mmol(number: int = 400, seed: int = 0) -> np.ndarray:
-    return np.round(mg(number, seed) / MG_DL_PER_MMOL_L, 1)
+    return np.round(mg(number, seed) / MGDL_PER_MMOL_CONVERTED, 1)
 
 
 def clean(source: SourceTable, **rules: object) -> SourceTable:
@@ -105,8 +105,8 @@ def test_clean_readings_are_left_alone():
     ],
 )
 def test_glucose_and_its_unit_by_name(name: str, is_glucose: bool, unit: str | None):
-    assert is_glucose_name(name) is is_glucose
-    assert unit_in_name(name) == unit
+    assert is_glucose_column(name) is is_glucose
+    assert unit_of(name) == unit
 
 
 @pytest.mark.parametrize(("values", "unit"), [(mg(), "mg/dL"), (mmol(), "mmol/L"), (mmol() * 0 + 30, None)])
@@ -154,7 +154,7 @@ def test_what_the_configuration_says_is_believed():
 
 @pytest.mark.parametrize(("values", "old", "new"), [(mg(), "mg/dL", "mmol/L"), (mmol(), "mmol/L", "mg/dL")])
 def test_conversion(values: np.ndarray, old: str, new: str):
-    factor = MG_DL_PER_MMOL_L if new == "mg/dL" else 1 / MG_DL_PER_MMOL_L
+    factor = MGDL_PER_MMOL_CONVERTED if new == "mg/dL" else 1 / MGDL_PER_MMOL_CONVERTED
     source = table(values)
     before = source.frame.copy()
     cleaned = clean(source, convert_to=new)
@@ -403,8 +403,8 @@ def test_a_saved_model_cleans_new_data_the_same_way():
     new[20] = 600
     raw = table(new).frame.drop(columns=ITEM)
     panel, _ = context_windows(saved.read_frame(raw, "new"), saved, 32)
-    np.testing.assert_allclose(panel.values[:20, 0], new[:20] / MG_DL_PER_MMOL_L, rtol=1e-6)
-    assert panel.values[20, 0] == pytest.approx((new[19] + new[21]) / 2 / MG_DL_PER_MMOL_L, rel=1e-6)
+    np.testing.assert_allclose(panel.values[:20, 0], new[:20] / MGDL_PER_MMOL_CONVERTED, rtol=1e-6)
+    assert panel.values[20, 0] == pytest.approx((new[19] + new[21]) / 2 / MGDL_PER_MMOL_CONVERTED, rel=1e-6)
     with pytest.raises(DataError, match=r"trained on mg/dL, but the median of [\d.]+ fits mmol/L; convert"):
         context_windows(saved.read_frame(table(mmol(64)).frame.drop(columns=ITEM), "new"), saved, 32)
 

@@ -8,9 +8,9 @@ from evaluation.forecasts import LEVELS, STEPS, WINDOWS, quantile_windows
 
 from tstune.errors import ConfigError, DataError
 from tstune.evaluation import point_metrics
-from tstune.evaluation.error_grids import CLARKE
-from tstune.evaluation.metric_registry import METRICS, compute_metrics, find_metric, missing_for
+from tstune.evaluation.metric_registry import builtin_metrics, compute_metrics, find_metric, missing_for
 from tstune.evaluation.scored_windows import ScoredWindows
+from tstune.glucose.error_grids import CLARKE
 
 OWN = """
 FACTOR = 3
@@ -50,7 +50,7 @@ def own_metrics(tmp_path, monkeypatch):
 
 
 def test_all_metrics_at_once(windows):
-    found = compute_metrics(METRICS, windows)
+    found = compute_metrics(builtin_metrics(), windows)
     assert len(found) == 50
     assert {type(value) for value in found.values()} == {float}
     assert np.isfinite(list(found.values())).all()
@@ -70,7 +70,7 @@ def test_columns_are_the_numbers_of_the_functions(windows):
 def test_unobserved_readings_reach_no_metric(windows):
     truth = np.where(windows.observed, windows.truth, np.nan)
     changed = ScoredWindows(**{**vars(windows), "truth": truth})
-    assert compute_metrics(METRICS, changed) == compute_metrics(METRICS, windows)
+    assert compute_metrics(builtin_metrics(), changed) == compute_metrics(builtin_metrics(), windows)
 
 
 def test_hypo_uses_quantiles_where_there_are_some(windows):

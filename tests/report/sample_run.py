@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 import yaml
 
-from tstune.evaluation.error_grids import ERROR_GRIDS, zone_shares
-from tstune.evaluation.glucose_units import LIMITS
-from tstune.evaluation.glycaemic_ranges import glycaemic_profile
+from tstune.glucose.error_grids import ERROR_GRIDS, zone_shares
+from tstune.glucose.ranges import glycaemic_profile
+from tstune.glucose.units import LIMITS
 
 STEPS, STEP_SECONDS, CONTEXT = 96, 300, 512
 HORIZONS = {"30min": 6, "60min": 12, "120min": 24, "8h": 96}

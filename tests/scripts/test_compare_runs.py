@@ -17,10 +17,11 @@ from support import tiny
 import compare_runs
 import eval_forecast
 import finetune_ttm
+from tstune.domains import domain_of
 from tstune.registry import open_registry
 from tstune.runs.compare.side_by_side import ComparedRun, pair, read_runs
-from tstune.runs.report import WARNING
 
+WARNING = domain_of("mg/dL").warning
 QUICK = {"baselines": ["persistence"], "report": False}
 
 

@@ -8,33 +8,33 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from tstune.data.cleaning.units import MG_DL, TIME_IN_RANGE, glucose_unit
 from tstune.data.frequency import fixed_step, parse_frequency
 from tstune.data.manifest import windows_by_item
 from tstune.data.panel import OBSERVED, Panel, item_rows
 from tstune.data.splits import PARTS
+from tstune.domains import domain_of
 from tstune.errors import OutputError
 
 if TYPE_CHECKING:
     from tstune.data.prepared import PreparedData
 
 COHORT_FILE = "cohort.csv"
-_PER_CENT = ("missing_%", "time_in_range_%", "time_below_%", "time_above_%", "cv_%")
 
 
 def describe_cohort(prepared: PreparedData) -> pd.DataFrame:
     """One row per item.
 
     Columns: `item_id`, `days` (first to last reading), `readings`, `step` (the item's own sampling step, which may be
-    coarser than the grid), `missing_%` (of the readings that step promises), `mean`, `cv_%`, for glucose
-    `time_in_range_%` (70 to 180 mg/dL or 3.9 to 10 mmol/L), `time_below_%` and `time_above_%`, then
+    coarser than the grid), `missing_%` (of the readings that step promises), `mean`, `cv_%`, those of the domain (for
+    glucose `time_in_range_%`: 70 to 180 mg/dL or 3.9 to 10 mmol/L, `time_below_%`, `time_above_%`), then
     `windows_train`, `windows_validation`, `windows_test`, and `dropped` (what and why). The statistics are those of
     the first target, over real readings only.
     """
     panel = prepared.panel
     step = fixed_step(parse_frequency(panel.frequency))
     windows = {part: windows_by_item(prepared.windows[part]) for part in PARTS}
-    unit = glucose_unit(prepared.preprocessor.unit)
+    unit = prepared.preprocessor.unit
+    domain = domain_of(unit)
     rows, bounds = [], item_rows(panel)
     for item, item_id in enumerate(panel.item_ids):
         own = slice(bounds[item], bounds[item + 1])
@@ -52,13 +52,7 @@ def describe_cohort(prepared: PreparedData) -> pd.DataFrame:
             "mean": round(float(values.mean()), 2) if len(values) else np.nan,
             "cv_%": _per_cent(values.std() / values.mean()) if len(values) and values.mean() else np.nan,
         }
-        if unit is not None:
-            low, high = TIME_IN_RANGE[unit]
-            digits = 1 if unit == MG_DL else 2  # 3.9 is in range, whatever float32 makes of it
-            shown = np.round(values, digits)
-            row["time_in_range_%"] = _per_cent(np.mean((shown >= low) & (shown <= high)))
-            row["time_below_%"] = _per_cent(np.mean(shown < low))
-            row["time_above_%"] = _per_cent(np.mean(shown > high))
+        row |= domain.cohort_columns(values, unit) if domain else {}
         row |= {f"windows_{part}": int(windows[part][item]) for part in PARTS}
         row["dropped"] = _dropped(prepared, item, sum(int(windows[part][item]) for part in PARTS))
         rows.append(row)

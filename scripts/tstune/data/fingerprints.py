@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from tstune.data.panel import OBSERVED, Panel, item_rows
+from tstune.domains import domain_of
 
 STRETCH = 32
 """Readings in one hash: of 400,000 stretches of twelve people three are shared, and no three by the same two people."""
@@ -22,7 +23,6 @@ _OFFSET = 0.381966
 """Keeps the edges of the bins away from round numbers, where a last bit would decide."""
 _BLOCK = 1 << 17
 """Readings hashed at once: a block that fits into the cache, and memory that does not grow with the panel."""
-_MMOL_TO_MG = 18.0
 _MULTIPLIERS = np.array([0x9E3779B97F4A7C15, 0xC2B2AE3D27D4EB4F, 0x165667B19E3779F9], np.uint64)
 _SAMPLE = 50_000
 _FARTHEST_BIN = 1e15
@@ -83,8 +83,9 @@ class Stretches:
 
 
 def in_canonical_unit(unit: str | None) -> float:
-    """Factor that makes readings comparable: glucose in mmol/L becomes mg/dL, everything else stays."""
-    return _MMOL_TO_MG if unit == "mmol/L" else 1.0
+    """Factor that makes readings comparable, whatever unit of their domain they are in."""
+    domain = domain_of(unit)
+    return domain.copy_factor(unit) if domain else 1.0
 
 
 def bin_levels(panel: Panel, unit: str | None) -> np.ndarray:

@@ -13,9 +13,9 @@ import pandas as pd
 from tstune.config.schema import DataSection
 from tstune.data.cleaning.clock import local_to_utc
 from tstune.data.cleaning.report import CleaningReport
-from tstune.data.cleaning.units import SENSOR_WORDS, is_glucose_name, sensor_words_as_limits
 from tstune.data.files import KINDS
 from tstune.data.table import ITEM, TIMESTAMP, Roles, SourceTable
+from tstune.domains import domain_of_column
 from tstune.errors import ConfigError, DataError
 
 # columns of a long table that say whose it is: item, time, target
@@ -57,7 +57,7 @@ def table_from_frame(
         nameless = raw[config.item_id_column].isna()
         if nameless.any():
             raise DataError(f"{name}: row {int(nameless.idxmax()) + 2}: no value in column {config.item_id_column!r}")
-    raw = _without_sensor_words(raw, config, report)
+    raw = _without_words(raw, config, report)
     roles = roles_of(raw, config, name)
     frame = read_numbers(raw, roles.columns, name)
     items = raw[config.item_id_column].astype(str) if config.item_id_column else pd.Series(series_name(name), raw.index)
@@ -125,26 +125,23 @@ def _read_times(
     return result
 
 
-def _without_sensor_words(raw: pd.DataFrame, config: DataSection, report: CleaningReport) -> pd.DataFrame:
-    """Put the sensor's limit where a glucose column says Low or High, as exports of sensors do."""
+def _without_words(raw: pd.DataFrame, config: DataSection, report: CleaningReport) -> pd.DataFrame:
+    """Put numbers where a column says something else that its domain knows, as exports of sensors do."""
     taken = {config.timestamp_column, config.item_id_column}
     names = raw.columns if config.target_columns is None else config.target_columns
     for column in names:
-        if column in taken or column not in raw.columns or not is_glucose_name(str(column)):
+        domain = domain_of_column(str(column))
+        if domain is None or column in taken or column not in raw.columns:
             continue
         if pd.api.types.is_numeric_dtype(raw[column]):
             continue
-        words = raw[column].astype(str).str.strip().str.lower()
-        worded = words.isin(list(SENSOR_WORDS)).to_numpy()
-        if worded.any():
-            limits, unit = sensor_words_as_limits(str(column), raw[column], words)
-            raw = raw.assign(**{column: limits})
-            report.add(
-                "sensor_words",
-                int(worded.sum()),
-                f"read as the sensor's limits in {unit}",
-                examples=[f"row {row + 2}: {words.iloc[row]}" for row in np.flatnonzero(worded)[:3]],
-            )
+        found = domain.read_words(str(column), raw[column])
+        if found is not None:
+            cells, worded, action = found
+            words = [(row, str(raw[column].iloc[row]).strip().lower()) for row in np.flatnonzero(worded)[:3]]
+            examples = [f"row {row + 2}: {word}" for row, word in words]
+            report.add("sensor_words", int(worded.sum()), action, examples=examples)
+            raw = raw.assign(**{column: cells})
     return raw
 
 

@@ -35,6 +35,7 @@ from tstune.data.panel_store import DamagedPanel, PanelWriter, open_panel
 from tstune.data.preprocess import build_panel
 from tstune.data.sources import load_source, stream_source
 from tstune.data.table import ITEM, TIMESTAMP, Pieces, SourceTable, TableStream
+from tstune.domains import source_files
 from tstune.errors import ConfigError, DataError, OutputError
 from tstune.runtime.logs import logger
 
@@ -308,9 +309,9 @@ def _code_sha256() -> str:
     """Of the modules that make panels, so that nobody has to remember to raise a version number."""
     here = Path(__file__).parent
     digest = hashlib.sha256()
-    for folder in (here, here / "sources", here / "cleaning"):
-        for path in sorted(folder.glob("*.py")):
-            digest.update(path.name.encode() + path.read_bytes())
+    ours = [path for folder in (here, here / "sources", here / "cleaning") for path in sorted(folder.glob("*.py"))]
+    for path in ours + source_files():
+        digest.update(path.name.encode() + path.read_bytes())
     return digest.hexdigest()
 
 

@@ -13,7 +13,7 @@ from tstune.config.moments import end_of
 from tstune.config.schema import SplitSection
 from tstune.data.frequency import fixed_step, parse_frequency, to_steps
 from tstune.data.panel import Panel, item_rows, position_of, time_of
-from tstune.data.split_presets import PRESETS
+from tstune.domains import published_split
 from tstune.errors import ConfigError, DataError
 
 ALL_PARTS = (True, True, True)
@@ -47,7 +47,8 @@ def parts_of_items(item_ids: tuple[str, ...], config: SplitSection) -> np.ndarra
 
 def _published(item_ids: tuple[str, ...], preset: str) -> np.ndarray:
     parts = {"seen": ALL_PARTS, "train_only": (True, True, False), "unseen": (False, False, True)}
-    roles = [PRESETS[preset].role(item_id) for item_id in item_ids]
+    split = published_split(preset)
+    roles = [split.role(item_id) for item_id in item_ids]
     if not any(roles):
         raise DataError(
             f"data.split.preset={preset}: no series is one of its participants; the series are {some_names(item_ids)}"
@@ -104,7 +105,7 @@ def place_borders(panel: Panel, config: SplitSection, standard_borders: tuple[in
         ConfigError: `standard` borders for a source that has none.
         DataError: borders beyond the end of the series, or dates on one side of all readings.
     """
-    moments = PRESETS[config.preset].borders_at if config.preset else config.borders_at
+    moments = published_split(config.preset).borders_at if config.preset else config.borders_at
     if moments is not None:
         return _at_moments(panel, moments, "data.split.preset" if config.preset else "data.split.borders_at")
     borders = standard_borders if config.borders == "standard" else config.borders

@@ -1,23 +1,24 @@
-"""Which windows a report shows: the best, a typical one, the worst, and one with hypoglycaemia."""
+"""Which windows a report shows: the best, a typical one, the worst, and one that the domain asks for."""
 
 from __future__ import annotations
 
 import numpy as np
 
+from tstune.domains import Domain
 from tstune.evaluation.point_metrics import rmse
 from tstune.evaluation.scored_windows import ScoredWindows
 
 
-def choose_examples(windows: ScoredWindows, hypo_limit: float | None) -> list[tuple[str, int]]:
-    """(kind, window) of the best, typical and worst RMSE of a window, and for glucose of one with a low reading.
+def choose_examples(windows: ScoredWindows, domain: Domain | None = None) -> list[tuple[str, int]]:
+    """(kind, window) of the best, typical and worst RMSE of a window, and of one more that a domain asks for.
 
     Windows with less than half of their path observed are taken only if there are no others. Typical is the median;
-    `hypo` is the median among windows with an observed reading below the limit, one that is not shown yet if there
-    is any. A kind without a window of its own is left out, so that nothing is shown twice but for `hypo`.
+    the domain's is the median of those it names, one that is not shown yet if there is any. A kind without a window of
+    its own is left out, so that nothing is shown twice but for the domain's.
 
     Args:
         windows: of the model that is judged, one target.
-        hypo_limit: in the unit of the windows; None shows none with hypoglycaemia.
+        domain: of their unit, if any.
     """
     windows = windows.one_target()
     observed = windows.observed.astype(bool)
@@ -33,12 +34,13 @@ def choose_examples(windows: ScoredWindows, hypo_limit: float | None) -> list[tu
         if window not in found.values():
             found[kind] = window
     chosen = [(kind, found[kind]) for kind in ("best", "typical", "worst") if kind in found]
-    if hypo_limit is None:
-        return chosen
-    low = order[(observed & (windows.truth < hypo_limit)).any(axis=1)[order]]
-    unseen = low[~np.isin(low, list(found.values()))]
-    if len(low):
-        chosen.append(("hypo", _middle(unseen if len(unseen) else low)))
+    wanted = domain.example(windows) if domain else None
+    if wanted is not None:
+        kind, named = wanted
+        named = order[named[order]]
+        unseen = named[~np.isin(named, list(found.values()))]
+        if len(named):
+            chosen.append((kind, _middle(unseen if len(unseen) else named)))
     return chosen
 
 

@@ -16,11 +16,9 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from numbers import Real
 
+from tstune.domains import domains
 from tstune.errors import ConfigError
-from tstune.evaluation import calibration, glycaemic_ranges, hypoglycaemia, point_metrics, probabilistic
-from tstune.evaluation.error_grids import ERROR_GRIDS, zone_shares
-from tstune.evaluation.glucose_units import limit
-from tstune.evaluation.masking import paired
+from tstune.evaluation import calibration, point_metrics, probabilistic
 from tstune.evaluation.scored_windows import ScoredWindows
 
 Metric = Callable[[ScoredWindows], float | Mapping[str, float]]
@@ -33,10 +31,12 @@ class BuiltinMetric:
     Attributes:
         compute: the function.
         needs: attributes of `ScoredWindows` that must be there.
+        domain: name of the domain whose readings it is about; None for any.
     """
 
     compute: Metric
     needs: tuple[str, ...] = ()
+    domain: str | None = None
 
 
 def _point(metric: point_metrics.PointMetric) -> BuiltinMetric:
@@ -73,46 +73,6 @@ def _pinball(windows: ScoredWindows) -> float:
     return float(loss.mean())
 
 
-def _rmse_by_range(windows: ScoredWindows) -> dict[str, float]:
-    ours = (windows.truth, windows.forecast, windows.observed, windows.unit)
-    return {f"rmse_{name}": value for name, value in glycaemic_ranges.by_range(point_metrics.rmse, *ours).items()}
-
-
-def _bias_by_range(windows: ScoredWindows) -> dict[str, float]:
-    ours = (windows.truth, windows.forecast, windows.observed, windows.unit)
-    return {f"bias_{name}": value for name, value in glycaemic_ranges.by_range(point_metrics.bias, *ours).items()}
-
-
-def _profile(windows: ScoredWindows) -> dict[str, float]:
-    profile = glycaemic_ranges.profile_of_forecast(windows.truth, windows.forecast, windows.observed, windows.unit)
-    return {f"{name}_difference": profile["difference"][name] for name in ("tir", "tbr1", "tbr2", "cv")}
-
-
-def _error_grid(name: str) -> BuiltinMetric:
-    def shares(windows: ScoredWindows) -> dict[str, float]:
-        truth, forecast, observed = paired(windows.truth, windows.forecast, windows.observed)
-        zones = ERROR_GRIDS[name].zones(truth[observed], forecast[observed], windows.unit)
-        return {f"{name}_{zone.lower()}": share for zone, share in zone_shares(zones).items()}
-
-    return BuiltinMetric(shares, ("unit",))
-
-
-def _hypo(name: str) -> BuiltinMetric:
-    def scores(windows: ScoredWindows) -> dict[str, float]:
-        below = limit(name, windows.unit)
-        low = hypoglycaemia.low_windows(windows.truth, windows.observed, below)
-        judged = hypoglycaemia.judged_windows(windows.observed, below, windows.last_reading)
-        chosen, low = windows.select(judged), low[judged]
-        probability = None
-        score = hypoglycaemia.distance_score(chosen.forecast, below)
-        if chosen.quantiles is not None:
-            score = probability = hypoglycaemia.probability_score(chosen.quantiles, chosen.levels, below)
-        found = hypoglycaemia.window_scores(low, score, probability)
-        return {f"{name}_{key}": found[key] for key in ("base_rate", "auroc", "auprc", "brier")}
-
-    return BuiltinMetric(scores, ("unit",))
-
-
 METRICS: dict[str, BuiltinMetric] = {
     **{
         metric.__name__: _point(metric)
@@ -131,28 +91,35 @@ METRICS: dict[str, BuiltinMetric] = {
     "crps": _quantile(probabilistic.crps_from_quantiles),
     "coverage": BuiltinMetric(_coverage, ("quantiles", "levels")),
     "calibration_error": BuiltinMetric(_calibration_error, ("quantiles", "levels")),
-    "rmse_by_range": BuiltinMetric(_rmse_by_range, ("unit",)),
-    "bias_by_range": BuiltinMetric(_bias_by_range, ("unit",)),
-    "profile": BuiltinMetric(_profile, ("unit",)),
-    **{name: _error_grid(name) for name in ERROR_GRIDS},
-    "hypo_low": _hypo("low"),
-    "hypo_very_low": _hypo("very_low"),
 }
-"""Name -> metric. Those that give several numbers name each, for example `clarke` gives `clarke_a` to `clarke_e`."""
+"""Name -> metric of any series. Those that give several numbers name each, as `coverage` gives `coverage_80`."""
+
+
+def builtin_metrics() -> dict[str, BuiltinMetric]:
+    """`METRICS`, and those of every domain."""
+    return METRICS | {name: metric for domain in domains() for name, metric in domain.metrics().items()}
+
+
+def builtin_metric(name: str) -> BuiltinMetric | None:
+    """The metric of that name; None for one of the user's, or none at all."""
+    if name in METRICS or ":" in name:
+        return METRICS.get(name)
+    return builtin_metrics().get(name)
 
 
 def find_metric(name: str) -> Metric:
-    """The function behind a name of `METRICS` or behind ``package.module:function``.
+    """The function behind the name of a built-in metric or behind ``package.module:function``.
 
     Raises:
         ConfigError: unknown, not importable, or no function.
     """
-    if name in METRICS:
-        return METRICS[name].compute
+    metric = builtin_metric(name)
+    if metric is not None:
+        return metric.compute
     module_name, _, function_name = name.partition(":")
     if not module_name or not function_name:
         raise ConfigError(
-            f"evaluation.metrics: unknown metric {name!r}; use {', '.join(METRICS)}, "
+            f"evaluation.metrics: unknown metric {name!r}; use {', '.join(builtin_metrics())}, "
             "or your own function as package.module:function"
         )
     try:
@@ -189,8 +156,8 @@ def compute_metrics(names: Iterable[str], windows: ScoredWindows) -> dict[str, f
 
 def missing_for(name: str, windows: ScoredWindows) -> tuple[str, ...]:
     """What a built-in metric needs and the windows do not have; a user's metric says so itself."""
-    needs = METRICS[name].needs if name in METRICS else ()
-    return tuple(need for need in needs if getattr(windows, need) is None)
+    metric = builtin_metric(name)
+    return tuple(need for need in (metric.needs if metric else ()) if getattr(windows, need) is None)
 
 
 def _columns(name: str, value: float | Mapping[str, float]) -> dict[str, float]:

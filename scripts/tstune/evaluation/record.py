@@ -9,6 +9,7 @@ import pandas as pd
 
 from tstune.data.frequency import fixed_step, parse_frequency
 from tstune.data.prepared import PreparedData
+from tstune.domains import Domain, domain_names
 from tstune.evaluation.backtest import Backtest
 from tstune.evaluation.bootstrap import rmse_band
 from tstune.evaluation.examples import choose_examples
@@ -46,8 +47,8 @@ def evaluation_record(
     backtest: Backtest,
     judged: str,
     uncertainty: dict | None = None,
-    glucose: dict | None = None,
-    hypo_limit: float | None = None,
+    domain: Domain | None = None,
+    part: dict | None = None,
 ) -> dict:
     """Values for `evaluation.json`.
 
@@ -57,8 +58,8 @@ def evaluation_record(
         backtest: the windows.
         judged: the run's own forecast.
         uncertainty: coverage and calibration, if there are quantiles.
-        glucose: what only glucose has.
-        hypo_limit: readings below it are low, in the unit of the data.
+        domain: of the unit, if it scores such runs.
+        part: what it says beyond the rest, under its name.
     """
     panel = data.panel
     step = fixed_step(parse_frequency(panel.frequency))
@@ -75,9 +76,9 @@ def evaluation_record(
         "models": order,
         "rmse_by_step": {name: _by_step(scores[name], backtest) for name in order},
         "per_item": _per_item({name: scores[name] for name in order}, data, backtest.horizons),
-        "examples": _examples({name: scores[name] for name in order}, judged, data, backtest, hypo_limit),
+        "examples": _examples({name: scores[name] for name in order}, judged, data, backtest, domain),
         "uncertainty": uncertainty,
-        "glucose": glucose,
+        **(dict.fromkeys(domain_names()) | ({domain.name: part} if domain else {})),
     }
 
 
@@ -126,13 +127,13 @@ def _rmse_by_item(windows: ScoredWindows, step: int, num_items: int) -> np.ndarr
 
 
 def _examples(
-    scores: Mapping[str, Scores], judged: str, data: PreparedData, backtest: Backtest, hypo_limit: float | None
+    scores: Mapping[str, Scores], judged: str, data: PreparedData, backtest: Backtest, domain: Domain | None
 ) -> list[dict]:
     windows = scores[judged].windows
     if windows is None:
         return []
     found = []
-    for kind, index in choose_examples(windows.target(0), hypo_limit):
+    for kind, index in choose_examples(windows.target(0), domain):
         past = backtest.windows.gather(windows.start[index : index + 1])
         usable = past["past_observed_mask"][0, -_HISTORY_SHOWN:, 0].numpy()
         found.append(

@@ -25,7 +25,7 @@ class ScoredWindows:
         mase_scale: [windows] or [windows, targets], see `point_metrics.mase`.
         start: [windows] panel row of each window's first step, ascending.
         spread: [windows, targets] standard deviation of the readings in each context, see `context_spread`.
-        unit: unit of the readings; metrics of glucose need mg/dL or mmol/L.
+        unit: unit of the readings.
 
     Raises:
         DataError: shapes that do not belong together.

@@ -10,9 +10,9 @@ import torch
 from tstune.data.prepared import Preprocessor
 from tstune.data.table import Roles
 from tstune.data.windows import Batch, WindowDataset
+from tstune.domains import domain_of
 from tstune.errors import DataError
 from tstune.evaluation.backtest import Forecaster
-from tstune.evaluation.glucose_units import MGDL_PER_MMOL, glucose_unit, is_glucose
 from tstune.models.base import BaseTimeSeriesFoundationModel
 from tstune.runtime.logs import logger
 
@@ -159,12 +159,12 @@ def _unit_factor(own: str | None, given: str | None, name: str) -> float:
         if own != given:
             logger.warning("unit of %s: %s, of the evaluation: %s; they are taken to be the same", name, own, given)
         return 1.0
-    if is_glucose(own) and is_glucose(given):
-        units = glucose_unit(own), glucose_unit(given)
-        if units[0] == units[1]:
-            return 1.0
-        logger.info("%s works in %s: the windows are converted for it, and its forecasts back", name, own)
-        return MGDL_PER_MMOL if units[0] == "mg/dL" else 1 / MGDL_PER_MMOL
+    domain = domain_of(own)
+    if domain is not None and domain is domain_of(given):
+        factor = domain.factor(given, own)
+        if factor != 1:
+            logger.info("%s works in %s: the windows are converted for it, and its forecasts back", name, own)
+        return factor
     if own != given:
         raise DataError(f"{name} was trained on values in {own}, those of the evaluation are in {given}; set data.unit")
     return 1.0

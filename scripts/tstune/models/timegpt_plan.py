@@ -11,7 +11,7 @@ import torch
 from tstune.config.schema import RunConfig
 from tstune.data.prepared import PreparedData
 from tstune.data.windows import evaluation_batch_size
-from tstune.evaluation.glucose_units import is_glucose
+from tstune.domains import domain_of
 from tstune.models.timegpt_library import NixtlaClient, httpx
 from tstune.models.timegpt_requests import TimeGPTRequests
 from tstune.models.timegpt_series import training_series, window_series
@@ -53,9 +53,8 @@ def plan_run(config: RunConfig, data: PreparedData) -> SendingPlan:
     models = 2 if tunes else 1
     limit = config.forecast.calibration_windows
     every = max(1, round(config.data.test_stride / config.data.validation_stride))
-    judged_on_validation = bool(config.forecast.quantiles) or (
-        is_glucose(data.preprocessor.unit) and roles.num_targets == 1
-    )
+    domain = domain_of(data.preprocessor.unit, roles.num_targets)
+    judged_on_validation = bool(config.forecast.quantiles) or domain is not None
     num_validation = len(data.validation)
     thresholds = min(math.ceil(num_validation / every), limit) if judged_on_validation else 0
     windows = {

@@ -9,12 +9,10 @@ import numpy as np
 from tstune.config.schema import RunConfig
 from tstune.data.frequency import default_seasonality, fixed_step, parse_frequency
 from tstune.data.prepared import PreparedData
+from tstune.domains import domain_of, domains
 from tstune.errors import ConfigError
 from tstune.evaluation.backtest import Backtest, Forecaster
-from tstune.evaluation.error_grids import check_glucose
-from tstune.evaluation.glucose import glucose_section
-from tstune.evaluation.glucose_units import is_glucose, limit, to_mgdl
-from tstune.evaluation.metric_registry import METRICS, compute_metrics, find_metric, missing_for
+from tstune.evaluation.metric_registry import builtin_metric, compute_metrics, find_metric, missing_for
 from tstune.evaluation.metrics import Scores
 from tstune.evaluation.record import evaluation_record
 from tstune.evaluation.scored_windows import ScoredWindows
@@ -40,7 +38,7 @@ class Judge:
         part: windows that are judged.
 
     Raises:
-        DataError: glucose that cannot be glucose in its unit.
+        DataError: readings that cannot be in their unit.
 
     Attributes:
         test: the windows that are judged.
@@ -57,11 +55,11 @@ class Judge:
         self.uncertainty: dict | None = None
         self._remembered: dict[str, RememberedForecasts] = {}
         self._validation: Backtest | None = None
-        self.is_glucose = is_glucose(data.preprocessor.unit) and data.panel.roles.num_targets == 1
-        if self.is_glucose and self.test.keeps_forecasts:
+        self.domain = domain_of(data.preprocessor.unit, data.panel.roles.num_targets)
+        if self.domain and self.test.keeps_forecasts:
             happened = self.test.happened
-            check_glucose(to_mgdl(happened.truth[happened.observed], happened.unit), happened.unit)
-        if (config.forecast.quantiles or self.is_glucose) and self.test.keeps_forecasts and part == "test":
+            self.domain.check_readings(happened.truth[happened.observed], happened.unit)
+        if (config.forecast.quantiles or self.domain) and self.test.keeps_forecasts and part == "test":
             # as far apart as the test windows, so that an alarm has the same chances to be raised
             every = max(1, round(config.data.test_stride / config.data.validation_stride))
             limit = config.forecast.calibration_windows
@@ -128,7 +126,7 @@ class Judge:
                 logger.warning("evaluation.metrics left out: the forecasts of a model are too large for memory")
                 return
             windows = scores.windows
-            if windows.truth.shape[2] == 1:  # metrics of glucose are about one target
+            if windows.truth.shape[2] == 1:  # metrics of a domain are about one target
                 windows = windows.one_target()
             wanted = [name for name in names if not missing_for(name, windows)]
             found = compute_metrics(wanted, windows) if wanted else {}
@@ -140,10 +138,9 @@ class Judge:
         Args:
             judged: the run's own forecast, a row of the scoreboard.
         """
-        glucose, low = None, None
-        if self.is_glucose and self.test.keeps_forecasts:
-            low = limit("low", self.data.preprocessor.unit)
-            glucose = glucose_section(
+        domain, part = self.domain if self.test.keeps_forecasts else None, None
+        if domain:
+            part = domain.part(
                 {name: scores.windows for name, scores in self.scores.items()},
                 self.validation_windows,
                 self.test.horizons,
@@ -152,7 +149,7 @@ class Judge:
                 np.timedelta64(fixed_step(parse_frequency(self.data.panel.frequency)).value, "ns"),
                 judged,
             )
-        return evaluation_record(self.scores, self.data, self.test, judged, self.uncertainty, glucose, low)
+        return evaluation_record(self.scores, self.data, self.test, judged, self.uncertainty, domain, part)
 
     def _seen_items(self) -> list[str] | None:
         """Items that were trained on, None where all were."""
@@ -168,13 +165,16 @@ def check_metrics(config: RunConfig, unit: str | None) -> None:
     """
     for name in config.evaluation.metrics:
         find_metric(name)
-        needs = METRICS[name].needs if name in METRICS else ()
-        if "quantiles" in needs and not config.forecast.quantiles:
+        metric, domain = builtin_metric(name), domain_of(unit)
+        if metric is None:
+            continue
+        if "quantiles" in metric.needs and not config.forecast.quantiles:
             raise ConfigError(
                 f"evaluation.metrics: {name} is about quantiles; set forecast.quantiles, for example [0.1, 0.5, 0.9]"
             )
-        if "unit" in needs and not is_glucose(unit):
-            raise ConfigError(f"evaluation.metrics: {name} is about glucose in mg/dL or mmol/L; data.unit is {unit!r}")
+        if metric.domain and (domain is None or domain.name != metric.domain):
+            about = next(one.about for one in domains() if one.name == metric.domain)
+            raise ConfigError(f"evaluation.metrics: {name} is about {about}; data.unit is {unit!r}")
 
 
 def build_baselines(

@@ -6,15 +6,13 @@ import difflib
 import re
 from dataclasses import dataclass
 
-from tstune.data.cleaning.units import is_glucose_name
 from tstune.data.table import ITEM, TIMESTAMP, Roles
+from tstune.domains import domain_of_column
 from tstune.serving.refusals import RequestError, shown
 
 LARGEST = 1e15
 """Largest absolute value of a reading: sums of squares over a context must stay within single precision."""
 LONGEST_NAME = 200
-SENSOR_WORDS = ("Low", "High")
-"""What a glucose column may hold instead of a number: beyond the range of the sensor."""
 TIME_PATTERN = (
     r"^(1[7-9]|2[01])[0-9]{2}-(0[1-9]|1[0-2])-(0[1-9]|[12][0-9]|3[01])"
     r"([T ]([01][0-9]|2[0-3]):[0-5][0-9](:[0-5][0-9](\.[0-9]{1,9})?)?(Z|[+-]([01][0-9]|2[0-3]):[0-5][0-9])?)?$"
@@ -36,9 +34,10 @@ class Column:
     role: str
 
     @property
-    def takes_words(self) -> bool:
-        """True for readings of glucose, where sensors write Low and High."""
-        return self.role == "target" and is_glucose_name(self.name)
+    def words(self) -> tuple[str, ...]:
+        """What it may hold instead of a number, as sensors of glucose write Low and High."""
+        domain = domain_of_column(self.name) if self.role == "target" else None
+        return domain.words if domain else ()
 
     @property
     def is_number(self) -> bool:
@@ -73,7 +72,7 @@ class Column:
             number = {"type": "number", "minimum": -LARGEST, "maximum": LARGEST}
             if known or self.role == "static_real":
                 return number
-            words = [{"type": "string", "enum": list(SENSOR_WORDS)}] if self.takes_words else []
+            words = [{"type": "string", "enum": list(self.words)}] if self.words else []
             return {"anyOf": [number, {"type": "null"}, *words], "description": "null: no reading"}
         if self.role == "static_categorical":
             return {"anyOf": [{"type": "string", "maxLength": LONGEST_NAME}, {"type": "null"}]}
@@ -86,10 +85,10 @@ class Column:
             if known:
                 raise self._bad(place, value, "must be known; write a number")
             return
-        if isinstance(value, str) and self.takes_words and value in SENSOR_WORDS:
+        if isinstance(value, str) and value in self.words:
             return
         if type(value) not in (int, float):  # True and False are ints
-            words = f", or one of {', '.join(SENSOR_WORDS)}" if self.takes_words else ""
+            words = f", or one of {', '.join(self.words)}" if self.words else ""
             null = "" if known else ", or null where there is no reading"
             raise self._bad(place, value, f"is not a number; write a number{null}{words}")
         if not -LARGEST <= value <= LARGEST:

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from tstune.data.table import ITEM, TIMESTAMP
-from tstune.evaluation.glucose_units import glucose_unit, is_glucose
+from tstune.domains import domain_of
 from tstune.serving.answers import model_name
 from tstune.serving.columns import Column, RequestColumns
 from tstune.serving.limits import ServingLimits
@@ -17,7 +17,6 @@ from tstune.serving.reading import FUTURE, ROWS
 from tstune.serving.served_model import ServedModel
 
 _ITEM = "example"
-_GLUCOSE = {"mg/dL": (120.0, 30.0), "mmol/L": (6.7, 1.7)}
 _LAST = pd.Timestamp("2024-01-31")
 _MEANINGS = {
     "item_id": "text; which series the row belongs to",
@@ -99,10 +98,12 @@ def _future_meaning(role: str) -> str:
 
 
 def _centre(served: ServedModel, column: Column) -> tuple[float, float]:
-    """Mean and standard deviation of a column; plausible ones where glucose is, which cleaning would refuse at 0."""
+    """Mean and standard deviation of a column; those of its domain, whose cleaning may refuse readings at 0."""
     preprocessor = served.preprocessor
-    if column.role == "target" and is_glucose(preprocessor.unit):
-        return _GLUCOSE[glucose_unit(preprocessor.unit)]
+    domain = domain_of(preprocessor.unit)
+    typical = domain.typical(preprocessor.unit) if domain and column.role == "target" else None
+    if typical is not None:
+        return typical
     place = preprocessor.roles.channels.index(column.name)
     return float(preprocessor.scaler.mean[place]), float(preprocessor.scaler.std[place])
 

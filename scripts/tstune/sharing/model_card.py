@@ -19,11 +19,6 @@ _LICENCES = {
 }  # fmt: skip
 """Identifiers of the Hub; any other licence is `other` with a name."""
 _TITLES = {"ttm": "Tiny Time Mixer", "chronos_bolt": "Chronos-Bolt", "chronos2": "Chronos-2"}
-_GLUCOSE_LIMITS = """- **It is not a medical device.** It was not validated for clinical use and must not decide about
-  insulin doses, carbohydrates, alarms or any other treatment.
-- Glucose after a meal or a bolus depends on things the model may not see; errors grow with the lead time and are
-  largest where they matter most, in fast falls and rises. Scores of all readings say little about rare lows.
-- Sensors, populations and therapies other than those of the training data need an evaluation of their own."""
 
 
 def render_card(run: FinishedRun, published: Published, base: Base, licence: str, repo: str | None, today: date) -> str:
@@ -61,7 +56,7 @@ def metadata(run: FinishedRun, published: Published, base: Base, licence: str) -
     found["library_name"] = "peft" if published.adapter else LIBRARIES.get(run.model_type, "tstune")
     found["pipeline_tag"] = "time-series-forecasting"
     tags = ["time-series", "forecasting", "tstune", run.model_type.replace("_", "-"), run.config.tuning.mode]
-    found["tags"] = [*tags, *["glucose", "diabetes"] * run.is_glucose]
+    found["tags"] = [*tags, *(run.domain.tags if run.domain else ())]
     if base.hub_id:
         found["base_model"] = base.hub_id
         found["base_model_relation"] = "adapter" if published.adapter else "finetune"
@@ -117,7 +112,7 @@ def _limits(run: FinishedRun) -> str:
         "mostly missing is a guess.",
         "- The scores are for the test part of the data below, and promise nothing for other data.",
     ]
-    return "\n".join([_GLUCOSE_LIMITS, *general] if run.is_glucose else general)
+    return "\n".join([*([run.domain.limits] if run.domain and run.domain.limits else []), *general])
 
 
 def _data(run: FinishedRun) -> str:

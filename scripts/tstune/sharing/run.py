@@ -8,6 +8,7 @@ from pathlib import Path
 
 from tstune.config.managers import SimpleConfigManager
 from tstune.config.schema import RunConfig
+from tstune.domains import Domain, domain_of
 from tstune.errors import CheckpointError, ConfigError
 
 _WITHOUT_WEIGHTS = {
@@ -26,7 +27,6 @@ LIBRARIES = {
     "patchtsmixer": "transformers",
 }
 """Family that can be published -> the library in whose format its weights are."""
-_GLUCOSE_UNITS = ("mg/dL", "mmol/L")
 
 
 @dataclass(frozen=True)
@@ -85,9 +85,9 @@ class FinishedRun:
         return list(self.preprocessor["roles"]["target"])
 
     @property
-    def is_glucose(self) -> bool:
-        """True if the targets are blood glucose, by their unit."""
-        return self.preprocessor.get("unit") in _GLUCOSE_UNITS
+    def domain(self) -> Domain | None:
+        """What the targets are of, by their unit."""
+        return domain_of(self.preprocessor.get("unit"))
 
     @property
     def has_adapter(self) -> bool:

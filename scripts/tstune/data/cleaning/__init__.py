@@ -8,24 +8,15 @@ import numpy as np
 import pandas as pd
 
 from tstune.data.cleaning.clock import find_clock_changes, local_to_utc
-from tstune.data.cleaning.readings import Column, clipped, conflicting, far_from_the_rest, outside, spikes
+from tstune.data.cleaning.readings import Column, far_from_the_rest, outside
 from tstune.data.cleaning.report import CleaningReport
 from tstune.data.cleaning.rules import CleaningRules
-from tstune.data.cleaning.units import (
-    VALID_RANGE,
-    conversion_factor,
-    find_unit,
-    glucose_unit,
-    is_glucose_name,
-    unit_of_values,
-)
 from tstune.data.table import ITEM, TIMESTAMP, SourceTable
+from tstune.domains import Domain, domain_of, domain_of_column
 from tstune.errors import ConfigError
 from tstune.runtime.logs import logger
 
 __all__ = ["CleaningReport", "CleaningRules", "clean_table"]
-
-_DROPPED, _KEPT = "dropped", "kept"
 
 
 def clean_table(table: SourceTable, rules: CleaningRules, log: bool = True) -> SourceTable:
@@ -35,7 +26,7 @@ def clean_table(table: SourceTable, rules: CleaningRules, log: bool = True) -> S
         the table with `cleaning` filled, `unit` resolved and, where the rules ask for it, other readings.
 
     Raises:
-        ConfigError: a conversion of something that is not glucose, an unknown time zone.
+        ConfigError: a conversion of something that has no such units, an unknown time zone.
         DataError: units that contradict each other.
     """
     report = CleaningReport(table.cleaning)
@@ -49,20 +40,19 @@ def clean_table(table: SourceTable, rules: CleaningRules, log: bool = True) -> S
     _note_rows(table, frame, stamps, codes, items, order, report)
 
     stated = rules.unit or rules.expected_unit or table.unit
-    declared = glucose_unit(stated)
-    other_unit = stated if declared is None else None
+    by_unit = domain_of(stated)
+    declared = by_unit.unit_of(stated) if by_unit else None
     unit: str | None = None
     changed: dict[str, np.ndarray] = {}
     for name in table.roles.target:
         values = frame[name].to_numpy(np.float64)
-        column_unit = None
-        if declared or (other_unit is None and is_glucose_name(name)):
-            column_unit = _glucose_unit(name, values, codes, items, declared, rules, report)
+        domain = domain_of_column(name) if stated is None else by_unit
+        column_unit = domain and domain.find_unit(name, values, codes, items, declared, rules, report)
         readings = _readings(name, values, stamps, codes, items, order)
-        dropped = _check(readings, column_unit, rules, report)
+        dropped = _check(readings, domain, column_unit, rules, report)
         factor = 1.0
         if column_unit and rules.convert_to:
-            factor = conversion_factor(column_unit, rules.convert_to)
+            factor = domain.cleaning_factor(column_unit, rules.convert_to)
             report.add("converted", len(readings.values) if factor != 1 else 0, f"to {rules.convert_to}", factor=factor)
         if dropped.any() or factor != 1:
             values = values * factor
@@ -70,13 +60,17 @@ def clean_table(table: SourceTable, rules: CleaningRules, log: bool = True) -> S
             changed[name] = values
         unit = unit or column_unit
     if rules.convert_to and unit is None:
+        wanted = domain_of(rules.convert_to)
         raise ConfigError(
-            f"data.convert_to={rules.convert_to}: no target is glucose in a known unit "
-            f"({', '.join(table.roles.target)}); set data.unit=mg/dL or mmol/L, or leave convert_to out"
+            f"data.convert_to={rules.convert_to}: no target is {wanted.name} in a known unit "
+            f"({', '.join(table.roles.target)}); set data.unit={' or '.join(wanted.units)}, or leave convert_to out"
         )
     for line in report.lines() if log else ():
         logger.info("cleaning: %s", line)
-    unit = (rules.convert_to or unit) if unit else other_unit
+    if by_unit is None and stated is not None:
+        unit = stated
+    elif unit:
+        unit = rules.convert_to or unit
     return replace(table, frame=frame.assign(**changed) if changed else frame, unit=unit, cleaning=report.to_dict())
 
 
@@ -121,29 +115,6 @@ def _by_item(codes: np.ndarray, items: list[str]) -> dict[str, int]:
     return {items[item]: int(numbers[item]) for item in np.flatnonzero(numbers)}
 
 
-def _glucose_unit(
-    name: str,
-    values: np.ndarray,
-    codes: np.ndarray,
-    items: list[str],
-    declared: str | None,
-    rules: CleaningRules,
-    report: CleaningReport,
-) -> str | None:
-    """Unit of a glucose column; what the configuration says is believed, and contradictions are written down."""
-    if rules.unit is None:
-        unit = find_unit(name, values, codes, items, declared, of_model=rules.expected_unit is not None)
-        if unit:
-            report.add("unit", 0, "declared by the source" if declared else "read from name and values", unit=unit)
-        return unit
-    seen = unit_of_values(values)
-    if seen and seen != declared:
-        median = float(np.nanmedian(values))
-        report.add("unit_contradicts_values", 1, f"data.unit={declared} believed", examples=[f"median {median:.4g}"])
-    report.add("unit", 0, "set by data.unit", unit=declared)
-    return declared
-
-
 def _readings(
     name: str, values: np.ndarray, stamps: np.ndarray, codes: np.ndarray, items: list[str], order: np.ndarray | slice
 ) -> Column:
@@ -152,25 +123,18 @@ def _readings(
     return Column(name, values[rows], stamps[rows], codes[rows], items, rows)
 
 
-def _check(column: Column, unit: str | None, rules: CleaningRules, report: CleaningReport) -> np.ndarray:
+def _check(
+    column: Column, domain: Domain | None, unit: str | None, rules: CleaningRules, report: CleaningReport
+) -> np.ndarray:
     """Count what is doubtful; return [readings] True for what the rules drop."""
     dropped = np.zeros(len(column.values), bool)
-    valid = rules.valid_range or (VALID_RANGE[unit] if unit else None)
+    valid = rules.valid_range or (domain.valid_range(unit) if unit else None)
     if valid is not None:
-        mask = outside(column, valid)
-        action = _DROPPED if rules.out_of_range == "drop" else _KEPT
-        column.note(report, "out_of_range", mask, action, valid_range=list(valid))
-        if rules.out_of_range == "drop":
-            dropped |= mask
+        mask, drops = outside(column, valid), rules.out_of_range == "drop"
+        column.note(report, "out_of_range", mask, "dropped" if drops else "kept", valid_range=list(valid))
+        if drops:
+            dropped = mask
     if unit is None:
-        column.note(report, "far_from_the_rest", far_from_the_rest(column), _KEPT)
+        column.note(report, "far_from_the_rest", far_from_the_rest(column), "kept")
         return dropped
-    mask, runs, longest = clipped(column, unit)
-    column.note(report, "at_sensor_limit", mask, _KEPT, runs=runs, longest_run_minutes=round(longest, 1))
-    column.note(report, "spikes", spikes(column, unit), _KEPT)
-    mask = conflicting(column, unit)
-    action = _DROPPED if rules.conflicting_readings == "drop" else _KEPT
-    column.note(report, "conflicting_readings", mask, action)
-    if rules.conflicting_readings == "drop":
-        dropped |= mask
-    return dropped
+    return dropped | domain.doubtful(column, unit, rules, report)

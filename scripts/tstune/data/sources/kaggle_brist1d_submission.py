@@ -10,7 +10,6 @@ import pandas as pd
 import pyarrow as pa
 
 from tstune.data.cleaning import CleaningRules
-from tstune.data.cleaning.units import MG_DL, MMOL_L, conversion_factor, glucose_unit
 from tstune.data.frequency import encode_times, fixed_step, parse_frequency, to_steps
 from tstune.data.panel import MISSING, Panel
 from tstune.data.prepared import PreparedData, Preprocessor
@@ -22,6 +21,7 @@ from tstune.data.table import Roles, SourceTable
 from tstune.data.trained_on import refuse_trained_on
 from tstune.data.windows import WindowDataset
 from tstune.errors import DataError, LeakError
+from tstune.glucose.units import MG_DL, MGDL_PER_MMOL_CONVERTED, MMOL_L, unit_factor, unit_of
 
 
 def refuse_known_rows(
@@ -146,6 +146,23 @@ def build_contexts(
     )
 
 
+def glucose_per_mmol(model_unit: str | None, given: str | None) -> float:
+    """What one mmol/L is in the unit of a model.
+
+    Args:
+        model_unit: that the model says.
+        given: that somebody else says.
+
+    Raises:
+        DataError: neither of them says it.
+        ConfigError: no unit of glucose.
+    """
+    unit = given or model_unit
+    if unit is None:
+        raise DataError("the model does not know the unit of its target; say --unit mmol/L or --unit mg/dL")
+    return unit_factor(MMOL_L, unit)
+
+
 def mean_glucose(table: pa.Table, row_ids: list[str]) -> dict[str, float]:
     """What to say of rows without any glucose (mmol/L): the mean of the participant's other rows, else of all."""
     frame = pd.DataFrame({name: table[name].to_numpy() for name in ("first_row", "item_id", TARGET)})
@@ -168,8 +185,8 @@ def _rules(rules: CleaningRules, per_mmol: float) -> tuple[CleaningRules, float]
     """
     unit = MG_DL if per_mmol != 1 else MMOL_L
     if rules.convert_to is not None:  # then the model's unit is not the one that it reads
-        unit = glucose_unit(rules.unit or rules.expected_unit) or unit
-        per_mmol = conversion_factor(MMOL_L, unit)
+        unit = unit_of(rules.unit or rules.expected_unit) or unit
+        per_mmol = unit_factor(MMOL_L, unit, MGDL_PER_MMOL_CONVERTED)
     return replace(rules, unit=unit, expected_unit=None, timezone=None), per_mmol
 
 

@@ -10,17 +10,13 @@ from tstune.runs.report.blocks import Omitted, Section
 from tstune.runs.report.render import as_html, as_markdown, write_page
 from tstune.runs.report.run_files import RunFiles, read_run
 from tstune.runs.report.section_forecasts import calibration, forecasts
-from tstune.runs.report.section_glucose import error_grids, glucose, profile, strata
-from tstune.runs.report.section_hypo import hypo
 from tstune.runs.report.section_run import cohort, cost, members, provenance, training
 from tstune.runs.report.section_scores import comparisons, horizons, items, scoreboard, summary
 
 HTML_FILE, MARKDOWN_FILE = "report.html", "report.md"
-WARNING = "Research use only, not for treatment decisions."
 
 Part = Callable[[RunFiles], Section | Omitted | None]
 _SCORES: tuple[Part, ...] = (summary, scoreboard, comparisons, members, cohort, horizons, items, forecasts, calibration)
-_GLUCOSE: tuple[Part, ...] = (glucose, error_grids, hypo, profile, strata)
 _RUN: tuple[Part, ...] = (training, cost, provenance)
 
 
@@ -36,7 +32,7 @@ def write_report(folder: str | Path) -> None:
     """
     folder = Path(folder)
     run = read_run(folder)
-    page = run.title, _contents(run), WARNING if run.is_glucose else None
+    page = run.title, _contents(run), run.domain.warning if run.domain else None
     html, markdown = as_html(*page), as_markdown(*page)
     write_page(folder / HTML_FILE, html)
     write_page(folder / MARKDOWN_FILE, markdown)
@@ -45,7 +41,7 @@ def write_report(folder: str | Path) -> None:
 def _contents(run: RunFiles) -> list[Section | Omitted]:
     """All sections in the order they are read, and a line in place of one that a reader would look for."""
     found = []
-    for part in (*_SCORES, *(_GLUCOSE if run.is_glucose else ()), *_RUN):
+    for part in (*_SCORES, *(run.domain.report_parts() if run.domain else ()), *_RUN):
         try:
             section = part(run)
         except (KeyError, IndexError, TypeError, ValueError, AttributeError, ZeroDivisionError) as error:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import yaml
 
+from tstune.domains import Domain, domain_of
 from tstune.errors import ReportError
 from tstune.runs.report.words import duration
 
@@ -21,7 +22,6 @@ _KEYS = {
     "environment.json": ("packages",),
     "evaluation.json": ("judged", "models", "rmse_by_step", "per_item", "examples", "prediction_length"),
 }
-_GLUCOSE_UNITS = ("mg/dl", "mmol/l")
 
 
 @dataclass(frozen=True)
@@ -61,9 +61,9 @@ class RunFiles:
         return self.evaluation.get("unit") or "unit of the data"
 
     @property
-    def is_glucose(self) -> bool:
-        """True if the readings are glucose."""
-        return bool(self.evaluation.get("glucose")) or self.unit.lower() in _GLUCOSE_UNITS
+    def domain(self) -> Domain | None:
+        """What the readings are of, by their unit."""
+        return domain_of(self.evaluation.get("unit"))
 
     @property
     def judged(self) -> str:

@@ -8,7 +8,6 @@ from itertools import pairwise
 
 from markupsafe import Markup
 
-from tstune.evaluation.glucose_units import LIMITS
 from tstune.runs.report.blocks import Block, Column, Columns, Figure, LegendEntry, Omitted, Section, Table, Text
 from tstune.runs.report.charts import (
     SQUARE,
@@ -25,7 +24,7 @@ from tstune.runs.report.run_files import RunFiles
 from tstune.runs.report.words import duration, label, measured, style
 
 _MOST_ROWS = 100  # of the forecast in the table of one example; the plot has all steps
-_KINDS = {"best": "Best", "typical": "Typical", "worst": "Worst", "hypo": "With a low reading"}
+_KINDS = {"best": "Best", "typical": "Typical", "worst": "Worst"}
 
 
 def forecasts(run: RunFiles) -> Section | Omitted:
@@ -90,18 +89,18 @@ def _example(run: RunFiles, example: dict, number: int, models: list[str], shown
         own = bands if model == run.judged else ()
         series.append(Series(model, style(model, run.models), line, own, shown=model in shown))
     series.append(Series("truth", "truth", history + truth))
-    in_range = LIMITS["low"].get(run.unit), LIMITS["high"].get(run.unit)
     axes = Axes(
         x,
         f"{'hours' if run.step_seconds else 'steps'} from the forecast's start",
         f"{example.get('target') or 'value'} ({run.unit})",
         x_ticks=hours_axis(x[0], x[-1], SQUARE) if run.step_seconds else None,
-        zone=in_range if run.is_glucose and None not in in_range else None,
+        zone=run.domain.band(run.unit) if run.domain else None,
         marks=[(0.0, "")],
         stops=stops,
     )
     moment = f"{datetime.fromisoformat(example['origin']):%Y-%m-%d %H:%M}"
-    title = f"{_KINDS.get(example['kind'], example['kind'])}: {example['item']}"
+    kinds = _KINDS | dict(run.domain.examples if run.domain else {})
+    title = f"{kinds.get(example['kind'], example['kind'])}: {example['item']}"
     chart = line_chart(axes, series, SQUARE, f"{title}, {moment}: history, reading and forecasts")
     columns = _example_columns(run, example, places, models, pairs)
     whole = Table(f"{example['item']}, {moment}", columns, tall=True)

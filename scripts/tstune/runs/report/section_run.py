@@ -33,12 +33,8 @@ _COHORT_HEADERS = {
     "days": "Length (d)",
     "readings": "Readings (count)",
     "step": "Sensor step",
-    "missing_%": "Missing (%)",
     "mean": "Mean ({unit})",
     "cv_%": "CV (%)",
-    "time_in_range_%": "Time in range (%)",
-    "time_below_%": "Time below (%)",
-    "time_above_%": "Time above (%)",
     "windows_train": "Train (windows)",
     "windows_validation": "Validation (windows)",
     "windows_test": "Test (windows)",
@@ -92,7 +88,7 @@ def cohort(run: RunFiles) -> Section:
     if run.cohort:
         columns = []
         for name in run.cohort[0]:
-            header = _COHORT_HEADERS.get(name, name.replace("_", " ")).format(unit=run.unit)
+            header = _COHORT_HEADERS.get(name, _in_words(name)).format(unit=run.unit)
             values = [row[name] for row in run.cohort]
             words = name in ("item_id", "step", "dropped")
             columns.append(Column.text(header, values) if words else Column(header, list(map(_with_commas, values))))
@@ -259,6 +255,12 @@ def _day_ticks(origin: datetime | None, days: float, count: int) -> Ticks:
 
 def _minute(moment: datetime) -> str:
     return f"{moment:%Y-%m-%d %H:%M}"
+
+
+def _in_words(name: str) -> str:
+    """`time_in_range_%` as ``Time in range (%)``."""
+    words, percent, _ = name.replace("_", " ").partition(" %")
+    return f"{words.capitalize()} (%)" if percent else words
 
 
 def _with_commas(value: str | None) -> str:

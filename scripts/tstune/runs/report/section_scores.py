@@ -251,9 +251,8 @@ def _facts(run: RunFiles) -> list[Fact]:
 
 def _rmse_fact(run: RunFiles, metric: str, name: str) -> Fact:
     text, _, _ = measured(run.metrics.get(run.judged, {}).get(metric), run.unit).partition("\u00a0")
-    in_units = ((run.evaluation.get("glucose") or {}).get("points") or {}).get(run.judged) or {}
-    others = {unit: values.get(metric) for unit, values in in_units.items() if unit != run.unit}
-    notes = [measured(value, unit, 3) for unit, value in others.items() if value is not None]
+    others = run.domain.other_units(run, metric) if run.domain else []
+    notes = [measured(value, unit, 3) for unit, value in others]
     if other := run.reference and run.metrics[run.reference].get(metric):
         notes.append(f"{label(run.reference)} {measured(other, '')}")
     return Fact(name, text, run.unit, " · ".join(notes))

@@ -6,6 +6,8 @@ import math
 import re
 from collections.abc import Sequence
 
+from tstune.domains import domains
+
 MISSING = "–"
 _SPACE = "\u00a0"  # a number and its unit stay on one line
 
@@ -39,11 +41,6 @@ _METRICS = {
     "mae_scaled": ("MAE, scaled", "no unit"),
     "calibration_error": ("Calibration error", "share"),
     "num_windows": ("Windows", "count"),
-}
-_FAMILIES_OF_METRICS = {  # of those that carry a name or a level in theirs
-    r"(width|rmse|bias)_.*": "unit",
-    r"coverage_[\d.]+|.*_(base_rate|auroc|auprc|brier)": "share",
-    r"(clarke|parkes|dts)_[a-e]|.*_difference": "%",
 }
 
 
@@ -117,13 +114,20 @@ def style(name: str, models: list[str]) -> str:
 def metric_header(metric: str, unit: str) -> str:
     """Column header of a metric: its name, horizon and unit."""
     name, _, horizon = metric.partition("@")
-    text, kind = _METRICS.get(name, (name, ""))
-    for pattern, found in _FAMILIES_OF_METRICS.items():
-        if name not in _METRICS and re.fullmatch(pattern, name):
-            text, kind = name.replace("_", " ").replace("rmse", "RMSE"), found
+    text, kind = _METRICS.get(name) or (name.replace("_", " ").replace("rmse", "RMSE"), _kind(name))
+    text = text if kind else name
     text += f" at {horizon_label(horizon)}" if horizon else ""
     kind = unit if kind == "unit" else kind
     return f"{text} ({kind})" if kind else text
+
+
+def _kind(metric: str) -> str:
+    """Unit of a metric that carries a level in its name, or is a domain's."""
+    if metric.startswith("width_"):
+        return "unit"
+    if re.fullmatch(r"coverage_[\d.]+", metric):
+        return "share"
+    return next((kind for domain in domains() if (kind := domain.metric_kind(metric))), "")
 
 
 def horizon_label(name: str) -> str:

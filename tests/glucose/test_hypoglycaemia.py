@@ -6,16 +6,14 @@ import numpy as np
 import pytest
 import scoringrules
 from scipy.stats import norm
-from sklearn.metrics import confusion_matrix
 
 from tstune.errors import DataError
-from tstune.evaluation.hypoglycaemia import (
+from tstune.glucose.hypoglycaemia import (
     distance_score,
     judged_windows,
     low_windows,
     probability_below,
     probability_score,
-    window_alarm_scores,
     window_scores,
 )
 
@@ -80,18 +78,6 @@ def test_a_score_that_is_not_a_number_has_no_auroc():
     low, score = labelled()
     score[3] = np.nan
     assert np.isnan(window_scores(low, score)["auroc"])
-
-
-def test_alarm_by_window_against_scikit_learn():
-    low, score = labelled()
-    (true_negative, false_positive), (false_negative, true_positive) = confusion_matrix(low, score >= 0.8)
-    found = window_alarm_scores(low, score, 0.8)
-    assert found == {
-        "sensitivity": true_positive / (true_positive + false_negative),
-        "specificity": true_negative / (true_negative + false_positive),
-        "precision": true_positive / (true_positive + false_positive),
-    }
-    assert np.isnan(window_alarm_scores(low, score, np.inf)["precision"])
 
 
 # Probability from quantiles

@@ -1,5 +1,5 @@
 """python -m venv ref && ref/bin/pip install methcomp==1.0.0 clarke-error-grid==0.1.4
-PYTHONPATH=tests:FOLDER ref/bin/python tests/evaluation/make_error_grid_reference.py
+PYTHONPATH=tests:FOLDER ref/bin/python tests/glucose/make_error_grid_reference.py
 
 Zones that others give the pairs of error_grid_pairs.py, into error_grid_reference.npz. methcomp is no longer kept up
 and needs statsmodels, so it is not among our requirements. FOLDER holds a `dts_grid.py` with the zones as the public
@@ -13,7 +13,7 @@ from pathlib import Path
 import clarke_error_grid
 import dts_grid
 import numpy as np
-from evaluation.error_grid_pairs import checksum, error_grid_pairs
+from glucose.error_grid_pairs import checksum, error_grid_pairs
 from methcomp.glucose import clarkezones, parkeszones
 
 

@@ -37,3 +37,8 @@ PRESETS: dict[str, PublishedSplit] = {
     )
 }
 """Name in `data.split.preset` -> split."""
+
+
+def presets() -> dict[str, PublishedSplit]:
+    """`PRESETS`, as a hook."""
+    return PRESETS

@@ -1,4 +1,4 @@
-"""The glucose section of a run: by hand, against the metrics it is made of, its keys, its Markdown."""
+"""The glucose section of a run: by hand, against the metrics it is made of, its keys."""
 
 from __future__ import annotations
 
@@ -7,20 +7,16 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from evaluation.glucose_windows import FIVE, MODELS, glucose_windows, item_names
+from glucose.glucose_windows import FIVE, MODELS, glucose_windows, item_names
 
 from tstune.errors import ConfigError, DataError
-from tstune.evaluation.error_grids import ERROR_GRIDS, ZONES, zone_table
-from tstune.evaluation.glucose import format_glucose_markdown, glucose_section
-from tstune.evaluation.glucose.grids import MOST_POINTS
-from tstune.evaluation.glucose.hypo import FALSE_ALARMS_PER_DAY, Origins, on_one_axis
-from tstune.evaluation.glucose.points import glucose_horizons, headline_horizon
-from tstune.evaluation.glycaemic_ranges import glycaemic_profile
-from tstune.evaluation.hypo_alarms import alarm_report, alarm_windows
-from tstune.evaluation.hypo_events import Events
-from tstune.evaluation.hypoglycaemia import judged_windows, low_windows, probability_score, window_scores
 from tstune.evaluation.scored_windows import ScoredWindows
 from tstune.evaluation.temporal_gain import temporal_gain
+from tstune.glucose.alarms import FALSE_ALARMS_PER_DAY, Origins
+from tstune.glucose.error_grids import ERROR_GRIDS, MOST_POINTS, ZONES, zone_table
+from tstune.glucose.hypoglycaemia import judged_windows, low_windows, probability_score, window_scores
+from tstune.glucose.ranges import glycaemic_profile
+from tstune.glucose.scores import glucose_horizons, glucose_section, headline_horizon
 
 MIDNIGHT = np.datetime64("2024-03-01T00:00", "ns")
 IDS = item_names(4)
@@ -214,36 +210,10 @@ def test_no_alarm_without_validation_windows_or_events_there():
     assert found["tasks"]["night"]["a"] == {"rmse": None, "num_windows": 0}
 
 
-def random_origins(seed: int, items: int) -> tuple[np.ndarray, Origins]:
-    random = np.random.default_rng(seed)
-    item = np.repeat(np.arange(items), 300)
-    start = MIDNIGHT.astype("datetime64[ms]")
-    clock = np.sort(random.integers(0, 900, len(item)).reshape(items, -1), axis=1).ravel()
-    events = {}
-    for which in range(items):
-        begin = np.cumsum(random.integers(20, 90, 12)) * FIVE + start
-        events[which] = Events(begin, begin + 4 * FIVE, np.full(12, 60.0))
-    origins = Origins(item, start + clock * FIVE, np.ones(len(item), bool), events, np.timedelta64(3_600_000, "ms"), 12)
-    return random.normal(size=len(item)), origins
-
-
-@pytest.mark.parametrize("seed", range(3))
-def test_items_on_one_axis_give_the_same_report(seed):
-    score, origins = random_origins(seed, items=7)
-    found = alarm_windows(score, origins.time, origins.item, origins.judged, origins.events, origins.horizon)
-    joined = on_one_axis(found)
-    assert len(np.unique(joined.item)) == 1
-    for alarm_from in (-np.inf, 0.0, 1.0, 2.0):
-        ours, theirs = alarm_report(joined, alarm_from), alarm_report(found, alarm_from)
-        for part in ("num_events", "num_detected", "num_alarms", "num_false"):
-            assert getattr(ours, part) == getattr(theirs, part)
-        assert ours.days == pytest.approx(theirs.days)
-        np.testing.assert_array_equal(ours.lead_minutes, theirs.lead_minutes)
-
-
 def test_origins_are_thinned_to_the_sparser_set():
-    _, origins = random_origins(0, items=3)
-    hour = np.timedelta64(60, "m")
+    clock = np.sort(np.random.default_rng(0).integers(0, 900, (3, 300)), axis=1).ravel()
+    time, hour = MIDNIGHT + clock * FIVE, np.timedelta64(60, "m")
+    origins = Origins(np.repeat(np.arange(3), 300), time, np.ones(900, bool), {}, hour, 12)
     thin = origins.thinned(hour)
     for item in range(3):
         kept = np.unique(origins.time[thin.judged & (origins.item == item)])
@@ -355,47 +325,6 @@ def test_a_model_that_diverged_has_no_numbers(test_windows, validation):
     assert found["hypo"]["low"]["windows"]["ridge"]["brier"] is None
     assert set(found["profile"]["ridge"].values()) == {None}
     assert found["hypo"]["low"]["events"]["zero_shot"]["num_events"] > 5
-    assert "| ridge | – | – |" in format_glucose_markdown(found)
-
-
-# Markdown
-
-
-def test_the_markdown_covers_everything(section):
-    text = format_glucose_markdown(json.loads(json.dumps(section)))
-    assert text.startswith("Research use only, not for treatment decisions.")
-    for title in (
-        "**RMSE at horizons and over the path, mg/dL (mmol/L)**",
-        "**MARD at horizons",
-        "**RMSE (bias) by range",
-        "**Clarke error grid",
-        "**Parkes (consensus) error grid",
-        "**DTS error grid",
-        "**Windows with a reading below 70 mg/dL within 60min",
-        "**Events below 70 mg/dL",
-        "**Windows with a reading below 54 mg/dL within the path of 2 h",
-        "**Time in range",
-        "**Temporal gain",
-        "**RMSE at 60min by group, mg/dL**",
-    ):
-        assert title in text
-    tables = [part.splitlines() for part in text.split("\n\n") if part.startswith("|")]
-    for table in tables:
-        assert len({line.count("|") for line in table}) == 1, table[0]
-        rows = [line.split("|")[1].strip() for line in table[2:]]
-        if table[0].startswith("| group"):
-            assert [name.strip() for name in table[0].split("|")[3:-1]] == list(MODELS)
-            assert {"seen", "unseen", "participant P03"} <= set(rows)
-        else:
-            assert [name for name in rows if name != "truth"] == list(MODELS)
-    found = section["points"]["ridge"]
-    assert f"{found['mg/dL']['rmse@60min']:.1f} ({found['mmol/L']['rmse@60min']:.2f})" in text
-
-
-def test_the_markdown_without_alarms():
-    text = format_glucose_markdown(hand_section())
-    assert "Events below 70 mg/dL: no alarm, for the validation windows" in text
-    assert "| flat |" in text
 
 
 # Bad input

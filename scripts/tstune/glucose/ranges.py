@@ -1,15 +1,15 @@
 """Glucose ranges: errors within each, and time in range and variability of a forecast against the truth.
 
-Ranges of Battelino et al. 2019, doi:10.2337/dci19-0028, with the limits of each unit (`glucose_units.LIMITS`).
+Ranges of Battelino et al. 2019, doi:10.2337/dci19-0028, with the limits of each unit (`units.LIMITS`).
 """
 
 from __future__ import annotations
 
 import numpy as np
 
-from tstune.evaluation.glucose_units import limit, to_mgdl
 from tstune.evaluation.masking import observed_like, paired
 from tstune.evaluation.point_metrics import PointMetric
+from tstune.glucose.units import MG_DL, glucose_unit, limit, to_mgdl
 
 RANGES = ("low", "in_range", "high")
 """Below 3.9, 3.9 to 10.0 and above 10.0 mmol/L; below 70, 70 to 180 and above 180 mg/dL."""
@@ -92,3 +92,11 @@ def profile_of_forecast(
     truth, forecast, observed = paired(truth, forecast, observed)
     real, made = glycaemic_profile(truth, observed, unit), glycaemic_profile(forecast, observed, unit)
     return {"truth": real, "forecast": made, "difference": {name: made[name] - real[name] for name in real}}
+
+
+def cohort_columns(values: np.ndarray, unit: str) -> dict[str, float]:
+    """Percent of an item's readings in, below and above the range, of `cohort.csv`."""
+    shown = np.round(values, 1 if glucose_unit(unit) == MG_DL else 2)  # 3.9 is in range, whatever float32 makes of it
+    number = range_number(shown, unit)
+    columns = {"time_in_range_%": "in_range", "time_below_%": "low", "time_above_%": "high"}
+    return {column: round(100 * float(np.mean(number == RANGES.index(name))), 1) for column, name in columns.items()}

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from tstune.errors import ConfigError
-from tstune.evaluation.glucose_units import LIMITS, MGDL_PER_MMOL, from_mgdl, glucose_unit, limit, to_mgdl
+from tstune.glucose.units import LIMITS, MGDL_PER_MMOL, from_mgdl, glucose_unit, limit, to_mgdl
 
 
 def test_the_factor_is_the_molar_mass_of_glucose():

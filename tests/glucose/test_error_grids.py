@@ -7,17 +7,45 @@ from pathlib import Path
 import error_grids as package
 import numpy as np
 import pytest
-from evaluation.error_grid_pairs import NUM_PAIRS, checksum, error_grid_pairs
+from glucose.error_grid_pairs import NUM_PAIRS, checksum, error_grid_pairs
 from matplotlib.path import Path as Polygon
 
 from tstune.errors import ConfigError, DataError
-from tstune.evaluation.error_grids import CLARKE, DTS, ERROR_GRIDS, PARKES, ZONES, zone_shares, zone_table
-from tstune.evaluation.error_grids.dts import DTS_TABLE, EDGES, LOWEST, OVER, TABLE_LOWER, TABLE_UPPER, UNDER, dts_risk
-from tstune.evaluation.error_grids.parkes import LOWER, UPPER
-from tstune.evaluation.error_grids.zones import NOT_SCORED
+from tstune.glucose.error_grids import (
+    CLARKE,
+    DTS,
+    DTS_EDGES,
+    DTS_LOWEST,
+    DTS_OVER,
+    DTS_UNDER,
+    ERROR_GRIDS,
+    NOT_SCORED,
+    PARKES,
+    PARKES_LOWER,
+    PARKES_UPPER,
+    ZONES,
+    dts_risk,
+    nested_grid,
+    zone_shares,
+    zone_table,
+)
 
 PAIRS = error_grid_pairs()
 REFERENCE = np.load(Path(__file__).with_name("error_grid_reference.npz"))
+# Table A1 of the DTS paper: the borders A|B to D|E as rounded vertices, (reference, forecast) in mg/dL
+TABLE_UPPER = (
+    ((0, 60), (50, 60), (500, 600)),
+    ((0, 86.5), (50, 86.5), (347, 600)),
+    ((0, 124), (50, 124), (241, 600)),
+    ((0, 179), (50, 179), (167, 600)),
+)
+TABLE_LOWER = (
+    ((62.5, 0), (62.5, 50), (600, 480)),
+    ((97.5, 0), (97.5, 50), (600, 307)),
+    ((153, 0), (153, 50), (600, 197)),
+    ((238, 0), (238, 50), (600, 126)),
+)
+DTS_TABLE = nested_grid("dts_table", "DTS error grid, borders of Table A1", "", TABLE_UPPER, TABLE_LOWER)
 ALL = [*ERROR_GRIDS.values(), DTS_TABLE]
 MGDL, MMOL = "mg/dL", "mmol/L"
 
@@ -125,7 +153,7 @@ def test_mmol_is_within_a_tenth_of_a_point(kind):
 @pytest.mark.parametrize("number", range(4))
 def test_the_dts_risk_passes_the_published_vertices(number):
     above, below = TABLE_UPPER[number], TABLE_LOWER[number]
-    over, under = np.exp(EDGES[number] / OVER), np.exp(EDGES[number] / UNDER)
+    over, under = np.exp(DTS_EDGES[number] / DTS_OVER), np.exp(DTS_EDGES[number] / DTS_UNDER)
     for reference, forecast in above[1:]:  # solved for the coordinate that the table rounds
         assert min(abs(reference * over - forecast), abs(forecast / over - reference)) <= 1.2
     for reference, forecast in below[1:]:
@@ -144,7 +172,7 @@ def test_dts_by_hand():
     risk = dts_risk(np.array([100.0, 100.0, 30.0, 200.0, 20.0]), np.array([200.0, 50.0, 100.0, 10.0, 45.0]))
     expected = [2.75 * np.log(2), -2.25 * np.log(2), 2.75 * np.log(2), -2.25 * np.log(4), 0]
     np.testing.assert_allclose(risk, expected)
-    assert LOWEST == 50
+    assert DTS_LOWEST == 50
     assert DTS.zones(100, 120, MGDL) == 1
     assert DTS_TABLE.zones(100, 120, MGDL) == 0
     assert DTS.zones(100, 119.9, MGDL) == DTS.zones(100, 80.1, MGDL) == 0
@@ -170,10 +198,10 @@ def test_clarke_by_hand(zone, points):
 
 @pytest.mark.parametrize("border", range(4))
 def test_parkes_changes_zone_at_its_vertices(border):
-    for reference, forecast in UPPER[border]:
+    for reference, forecast in PARKES_UPPER[border]:
         assert PARKES.zones(reference, forecast, MGDL) == border
         assert PARKES.zones(reference, forecast + 1e-6, MGDL) == border + 1
-    for reference, forecast in LOWER[border] if border < 3 else ():
+    for reference, forecast in PARKES_LOWER[border] if border < 3 else ():
         assert PARKES.zones(reference, forecast, MGDL) == border
         assert PARKES.zones(reference + 1e-6, forecast, MGDL) == border + 1
 

@@ -1,4 +1,4 @@
-"""Alarms over time: by hand, against a minute-by-minute second implementation, and thresholds from validation data."""
+"""Events and alarms over time: by hand, against slow second implementations, and thresholds from validation data."""
 
 from __future__ import annotations
 
@@ -8,22 +8,30 @@ import numpy as np
 import pytest
 
 from tstune.errors import DataError
-from tstune.evaluation.hypo_alarms import AlarmWindows, alarm_report, alarm_windows, choose_alarm_threshold
-from tstune.evaluation.hypo_events import Events
+from tstune.glucose.alarms import (
+    AlarmWindows,
+    Events,
+    alarm_report,
+    alarm_windows,
+    choose_alarm_threshold,
+    low_events,
+    readings_by_item,
+)
 
 NOON = np.datetime64("2024-03-01T12:00:00")
+LOW, HIGH = 3.5, 6.0
 
 
 def at(*minutes: float) -> np.ndarray:
     return np.array([NOON + np.timedelta64(round(60 * m), "s") for m in minutes], dtype="datetime64[s]")
 
 
-def span(minutes: int) -> np.timedelta64:
-    return np.timedelta64(minutes, "m")
+def span(minutes: float) -> np.timedelta64:
+    return np.timedelta64(round(60 * minutes), "s")
 
 
 def events(*pairs: tuple[float, float]) -> Events:
-    return Events(at(*(p[0] for p in pairs)), at(*(p[1] for p in pairs)), np.full(len(pairs), 3.0))
+    return Events(at(*(p[0] for p in pairs)), at(*(p[1] for p in pairs)))
 
 
 def windows(scores: dict[float, float], *pairs: tuple[float, float], horizon: int = 30) -> AlarmWindows:
@@ -33,7 +41,123 @@ def windows(scores: dict[float, float], *pairs: tuple[float, float], horizon: in
     return alarm_windows(score, at(*scores), item, np.ones(len(item), bool), {0: events(*pairs)}, span(horizon))
 
 
-# By hand
+# Events
+
+
+def series(pattern: str, step: float = 5) -> tuple[np.ndarray, np.ndarray]:
+    """`-` is low, `+` is not, `.` is missing."""
+    places = [i for i, sign in enumerate(pattern) if sign != "."]
+    values = np.array([LOW if pattern[i] == "-" else HIGH for i in places])
+    return at(*(step * i for i in places)), values
+
+
+def event_steps(pattern: str, step: float = 5) -> list[tuple[float, float]]:
+    found = low_events(*series(pattern, step), 3.9, span(step))
+    return [
+        tuple(((moment - NOON) / span(step)).item() for moment in pair)
+        for pair in zip(found.start, found.end, strict=True)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("pattern", "events"),
+    [
+        ("+++++", []),
+        ("++--+++", []),  # 10 minutes
+        ("++---++++", [(2, 5)]),  # 15 minutes
+        ("---", [(0, 3)]),  # the last reading stands for one step
+        ("++---+---+++", [(2, 9)]),  # 5 minutes above do not end it
+        ("++---++---+++", [(2, 10)]),
+        ("++---+++---+++", [(2, 5), (8, 11)]),  # 15 minutes above do
+        ("++---++-++++", [(2, 8)]),  # a short dip goes on with a running event
+        ("++---+++-++++", [(2, 5)]),  # after the end it is none
+        ("--+--+--+--", []),  # never 15 minutes in a row
+        ("++-.-+++", [(2, 5)]),  # a missing reading does not cut
+        ("++---..........+++", [(2, 5)]),  # a gap of 55 minutes does
+        ("++--..........--+++", []),
+        ("+---..........---+++", [(1, 4), (14, 17)]),
+    ],
+)
+def test_five_minute_sensor_by_hand(pattern, events):
+    assert event_steps(pattern) == events
+
+
+@pytest.mark.parametrize(
+    ("pattern", "events"), [("++-++", [(2, 3)]), ("+-+-+", [(1, 2), (3, 4)]), ("+--.-+", [(1, 5)])]
+)
+def test_fifteen_minute_sensor_by_hand(pattern, events):
+    assert event_steps(pattern, 15) == events
+
+
+def test_one_minute_sensor_needs_fifteen_readings():
+    assert event_steps("+" * 20 + "-" * 14 + "+" * 20, 1) == []
+    assert event_steps("+" * 20 + "-" * 15 + "+" * 14 + "--" + "+" * 20, 1) == [(20, 51)]
+
+
+def test_the_limit_itself_is_not_low():
+    assert len(low_events(at(0, 5, 10, 15, 20), np.full(5, 3.9), 3.9, span(5))) == 0
+    assert len(low_events(at(), np.zeros(0), 3.9, span(5))) == 0
+
+
+def counted(low: np.ndarray, needed: int) -> list[tuple[int, int]]:
+    """Second implementation: a state machine over single readings of a full grid."""
+    events, state, run, start = [], "above", 0, 0
+    last_low = 0
+    for place, is_low in enumerate(low):
+        if state == "above":
+            run = run + 1 if is_low else 0
+            if run == needed:
+                state, start, run = "event", place - needed + 1, 0
+        else:
+            run = 0 if is_low else run + 1
+            if run == needed:
+                events.append((start, last_low + 1))
+                state, run = "above", 0
+        if is_low:
+            last_low = place
+    if state == "event":
+        events.append((start, last_low + 1))
+    return events
+
+
+@pytest.mark.parametrize("step", [5, 15])
+def test_random_series_against_a_second_implementation(step):
+    random = np.random.default_rng(step)
+    total = 0
+    for _ in range(200):
+        low = np.cumsum(random.normal(size=120)) < -1
+        low ^= random.random(120) < 0.1
+        expected = counted(low, 15 // step)
+        assert event_steps("".join("-" if is_low else "+" for is_low in low), step) == expected
+        total += len(expected)
+    assert total > 200
+
+
+# From windows
+
+
+def test_readings_of_overlapping_windows_are_put_together_once():
+    times = NOON + np.arange(8) * span(5)
+    starts = np.array([0, 2, 4, 0])
+    stamps = np.stack([times[s : s + 4] for s in starts])
+    truth = np.stack([np.arange(8.0)[s : s + 4] for s in starts])
+    truth[3] += 100
+    observed = np.ones((4, 4), bool)
+    observed[1, 3] = observed[2, 1] = False  # step 5 in both windows that hold it
+    item = np.array([0, 0, 0, 7])
+    readings = readings_by_item(truth, observed, stamps, item)
+    assert list(readings) == [0, 7]
+    assert readings[0][1].tolist() == [0, 1, 2, 3, 4, 6, 7]
+    assert readings[0][0].tolist() == np.delete(times, 5).tolist()
+    assert readings[7][1].tolist() == [100, 101, 102, 103]
+
+
+def test_times_that_do_not_belong_to_the_readings():
+    with pytest.raises(DataError, match=r"timestamps have shape \(2, 3\) and items \(2,\): readings of shape \(2, 4\)"):
+        readings_by_item(np.zeros((2, 4)), np.ones((2, 4), bool), np.zeros((2, 3)), np.zeros(2))
+
+
+# Alarms by hand
 
 
 def test_one_event_announced_in_time():
@@ -95,7 +219,11 @@ def test_no_windows_at_all():
 # Against a second implementation
 
 
-def simulated(seed: int, items: int = 3) -> AlarmWindows:
+Raw = tuple[np.ndarray, np.ndarray, np.ndarray, dict[int, Events]]
+
+
+def simulated(seed: int, items: int = 3) -> Raw:
+    """Scores, origins and items of windows in any order, and the events of each item."""
     random = np.random.default_rng(seed)
     origin, item, score, found = [], [], [], {}
     for which in range(items):
@@ -107,48 +235,51 @@ def simulated(seed: int, items: int = 3) -> AlarmWindows:
         origin.append(at(*minutes))
         item.append(np.full(len(minutes), which))
         score.append(random.normal(1.5 * soon, 1))
-    origin, item, score = (np.concatenate(part) for part in (origin, item, score))
-    shuffled = random.permutation(len(item))
-    judged = np.ones(len(item), bool)
-    return alarm_windows(score[shuffled], origin[shuffled], item[shuffled], judged, found, span(60))
+    shuffled = random.permutation(sum(map(len, item)))
+    score, origin, item = (np.concatenate(part)[shuffled] for part in (score, origin, item))
+    return score, origin, item, found
 
 
-def slow_report(data: AlarmWindows, alarm_from: float) -> tuple[int, int, int, int, int, list[float]]:
-    """Minute by minute with plain loops."""
+def joined(raw: Raw) -> AlarmWindows:
+    return alarm_windows(*raw[:3], np.ones(len(raw[0]), bool), raw[3], span(60))
+
+
+def slow_report(raw: Raw, alarm_from: float) -> tuple[int, int, int, int, int, list[float]]:
+    """Item by item and minute by minute with plain loops."""
     num_events = detected = alarms = false = monitored = 0
     leads = []
-    for which in set(data.item.tolist()):
-        mine = data.item == which
-        origins = sorted(int((o - at(0)[0]) / span(1)) for o in data.origin[mine])
-        score = {int((o - at(0)[0]) / span(1)): s for o, s in zip(data.origin[mine], data.score[mine], strict=True)}
-        starts = [int((s - at(0)[0]) / span(1)) for s in data.events[which].start]
+    for which, found in raw[3].items():
+        starts, ends = ([int((time - NOON) / span(1)) for time in times] for times in (found.start, found.end))
+        score = {int((o - NOON) / span(1)): s for s, o, i in zip(*raw[:3], strict=True) if i == which}
+        score = {o: s for o, s in score.items() if not any(a <= o < b for a, b in zip(starts, ends, strict=True))}
         raised, quiet_until = [], -1
-        for minute in range(max(origins) + 1):
+        for minute in range(max(score) + 1):
             if minute in score and score[minute] >= alarm_from and minute >= quiet_until:
                 raised.append(minute)
                 quiet_until = minute + 60
         alarms += len(raised)
         false += sum(not any(r < s <= r + 60 for s in starts) for r in raised)
         for start in starts:
-            num_events += any(start - 60 <= o < start for o in origins)
+            num_events += any(start - 60 <= o < start for o in score)
             before = [r for r in raised if start - 60 <= r < start]
             detected += bool(before)
             leads += [start - before[0]] if before else []
-        monitored += len({minute for o in origins for minute in range(o, o + 60)})
+        monitored += len({minute for o in score for minute in range(o, o + 60)})
     return num_events, detected, alarms, false, monitored, sorted(leads)
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_random_alarms_against_a_second_implementation(seed):
-    data = simulated(seed)
+@pytest.mark.parametrize("items", [1, 5])
+def test_random_alarms_against_a_second_implementation(seed, items):
+    raw = simulated(seed, items)
     for alarm_from in (-1.0, 0.5, 2.0, 3.0):
-        report = alarm_report(data, alarm_from)
-        num_events, detected, alarms, false, monitored, leads = slow_report(data, alarm_from)
+        report = alarm_report(joined(raw), alarm_from)
+        num_events, detected, alarms, false, monitored, leads = slow_report(raw, alarm_from)
         assert (report.num_events, report.num_detected) == (num_events, detected)
         assert (report.num_alarms, report.num_false) == (alarms, false)
         assert report.days == pytest.approx(monitored / 1440)
         assert sorted(report.lead_minutes.tolist()) == leads
-    assert num_events > 10
+    assert num_events > 3 * items
 
 
 # The threshold
@@ -156,7 +287,7 @@ def test_random_alarms_against_a_second_implementation(seed):
 
 @pytest.mark.parametrize("budget", [0.5, 2.0, 5.0])
 def test_the_threshold_is_the_best_that_validation_allows(budget):
-    validation = simulated(10)
+    validation = joined(simulated(10))
     validation = replace(validation, score=validation.score.round(1))
     candidates = np.unique(validation.score)
     assert len(candidates) < 200, "then every score is tried"
@@ -170,7 +301,7 @@ def test_the_threshold_is_the_best_that_validation_allows(budget):
 
 
 def test_of_many_scores_some_are_tried():
-    validation = simulated(10)
+    validation = joined(simulated(10))
     assert len(np.unique(validation.score)) > 1000
     few = replace(validation, score=validation.score.round(1))
     reports = [alarm_report(data, choose_alarm_threshold(data, 2.0)) for data in (validation, few)]
@@ -179,7 +310,7 @@ def test_of_many_scores_some_are_tried():
 
 
 def test_more_false_alarms_allowed_announce_more():
-    validation, test = simulated(11), simulated(12)
+    validation, test = joined(simulated(11)), joined(simulated(12))
     thresholds = [choose_alarm_threshold(validation, budget) for budget in (0.3, 1.5, 6.0)]
     assert thresholds[0] > thresholds[1] > thresholds[2]
     sensitivity = [alarm_report(test, threshold).sensitivity for threshold in thresholds]

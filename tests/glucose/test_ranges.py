@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from evaluation.forecasts import point_windows
 
-from tstune.evaluation.glycaemic_ranges import (
+from tstune.evaluation.point_metrics import bias, rmse
+from tstune.glucose.ranges import (
     RANGES,
     by_range,
     glycaemic_profile,
@@ -14,7 +15,6 @@ from tstune.evaluation.glycaemic_ranges import (
     range_number,
     readings_by_range,
 )
-from tstune.evaluation.point_metrics import bias, rmse
 
 
 @pytest.mark.parametrize(

@@ -1,8 +1,7 @@
 """Hypoglycaemia by window: does a forecast warn that a reading below the limit comes within the horizon.
 
 Truth, forecast and mask are [windows, steps]; quantiles [windows, steps, quantiles]; the limit is in their unit
-(3.9 and 3.0 mmol/L, 70 and 54 mg/dL: `glucose_units.limit`). Events and alarms over time are in `hypo_events` and
-`hypo_alarms`.
+(3.9 and 3.0 mmol/L, 70 and 54 mg/dL: `units.limit`). Events and alarms over time are in `alarms`.
 """
 
 from __future__ import annotations
@@ -12,6 +11,8 @@ import numpy as np
 from tstune.errors import DataError
 from tstune.evaluation.masking import observed_like
 from tstune.evaluation.probabilistic import Levels, checked_levels
+from tstune.evaluation.scored_windows import ScoredWindows
+from tstune.glucose.units import limit
 
 
 def low_windows(truth: np.ndarray, observed: np.ndarray, limit: float) -> np.ndarray:
@@ -109,19 +110,28 @@ def window_scores(low: np.ndarray, score: np.ndarray, probability: np.ndarray | 
     }
 
 
-def window_alarm_scores(low: np.ndarray, score: np.ndarray, alarm_from: float) -> dict[str, float]:
-    """Sensitivity, specificity and precision by window of an alarm at `score >= alarm_from`; NaN where undefined.
+def score_of(windows: ScoredWindows, below: float, by_probability: bool) -> np.ndarray:
+    """[windows] `probability_score` or `distance_score`."""
+    if by_probability:
+        return probability_score(windows.quantiles, windows.levels, below)
+    return distance_score(windows.forecast, below)
 
-    The threshold must come from other data, see `hypo_alarms.choose_alarm_threshold`.
+
+def scores_below(windows: ScoredWindows, below: float) -> dict[str, float]:
+    """`window_scores` of the windows that do not begin below the limit.
+
+    The score of a window is the probability of a low reading where there are quantiles, else how far the lowest
+    forecast lies below the limit.
     """
-    low, alarm = np.asarray(low, dtype=bool), np.asarray(score) >= alarm_from
-    hits = int((low & alarm).sum())
-    return {
-        "sensitivity": _share(hits, int(low.sum())),
-        "specificity": _share(int((~low & ~alarm).sum()), int((~low).sum())),
-        "precision": _share(hits, int(alarm.sum())),
-    }
+    chosen = windows.select(judged_windows(windows.observed, below, windows.last_reading))
+    by_probability = chosen.quantiles is not None
+    score = score_of(chosen, below, by_probability)
+    found = window_scores(low_windows(chosen.truth, chosen.observed, below), score, score if by_probability else None)
+    if not np.isfinite(score).all():
+        found["brier"] = float("nan")  # a forecast that is not a number is no forecast without a warning
+    return found
 
 
-def _share(part: int, whole: int) -> float:
-    return part / whole if whole else float("nan")
+def low_example(windows: ScoredWindows) -> tuple[str, np.ndarray]:
+    """Kind of an example that the report shows, and [windows] bool of those it is chosen from."""
+    return "hypo", low_windows(windows.truth, windows.observed, limit("low", windows.unit))

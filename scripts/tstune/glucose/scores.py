@@ -1,0 +1,339 @@
+"""What forecasts of glucose are scored by: the part `glucose` of a run's evaluation, and metrics by name."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Mapping, Sequence
+from numbers import Integral, Real
+
+import numpy as np
+
+from tstune.errors import DataError
+from tstune.evaluation import point_metrics
+from tstune.evaluation.masking import paired
+from tstune.evaluation.metric_registry import BuiltinMetric, Metric
+from tstune.evaluation.scored_windows import ScoredWindows
+from tstune.evaluation.strata import midnight_windows, sensor_steps, strata
+from tstune.evaluation.temporal_gain import temporal_gain
+from tstune.glucose.alarms import alarm_steps, alarms_of_models, has_times
+from tstune.glucose.error_grids import ERROR_GRIDS, error_grid_section, zone_shares
+from tstune.glucose.hypoglycaemia import scores_below
+from tstune.glucose.ranges import RANGES, by_range, glycaemic_profile, profile_of_forecast, readings_by_range
+from tstune.glucose.units import UNITS, GlucoseUnit, from_mgdl, glucose_unit, limit, to_mgdl
+
+STANDARD_MINUTES = (30, 60, 90, 120)
+"""Horizons that papers on glucose report, in minutes."""
+
+_HEADLINE = np.timedelta64(60, "m")
+_GAIN_UP_TO = np.timedelta64(120, "m")
+_MOST_ITEMS = 50
+_METRICS = {
+    "rmse": point_metrics.rmse,
+    "mae": point_metrics.mae,
+    "mard": point_metrics.mard,
+    "bias": point_metrics.bias,
+}
+
+
+def glucose_section(
+    test: Mapping[str, ScoredWindows],
+    validation: Mapping[str, ScoredWindows],
+    horizons: Mapping[str, int],
+    item_ids: Sequence[str],
+    seen: Collection[str] | None,
+    step: np.timedelta64,
+    judged: str,
+) -> dict:
+    """The part `glucose` of a run's evaluation, ready for JSON: numbers that are not defined are None.
+
+    Only observed readings count. Errors are in both units, everything else in the unit of the data.
+
+    Args:
+        test: model -> its test windows, one target in mg/dL or mmol/L, the same windows for every model.
+        validation: model -> its validation windows, which choose the threshold of its alarm and nothing else. A model
+            that is missing here has no alarm.
+        horizons: label -> step of the run; 30, 60, 90 and 120 min are added where the grid and the forecast have them.
+        item_ids: names of the items.
+        seen: names of the items with training data; None if that is not known.
+        step: of the grid.
+        judged: model whose pairs are drawn on the error grids.
+
+    Raises:
+        DataError: no windows, windows that differ between models, several targets, or readings that cannot be glucose.
+        ConfigError: the unit is none of glucose.
+    """
+    if judged not in test:
+        raise DataError(f"glucose: no test windows of {judged!r}; there are {', '.join(test) or 'none'}")
+    test = _same_windows(test)
+    tuning = {name: windows for name, windows in validation.items() if name in test and len(windows.truth)}
+    validation = _same_windows(tuning)
+    first = test[judged]
+    _check_unit(first, validation)
+    unit, num_steps = glucose_unit(first.unit), first.truth.shape[1]
+    at = glucose_horizons(horizons, step, num_steps)
+    section = {
+        "units": list(UNITS),
+        "native": unit,
+        "path_minutes": num_steps * (step / np.timedelta64(1, "m")),
+        "horizons": at,
+        "points": {name: point_errors(windows, at, unit) for name, windows in test.items()},
+        "by_range": {name: errors_by_range(windows, unit) for name, windows in test.items()},
+        "error_grids": {name: error_grid_section(grid, test, at, unit, judged) for name, grid in ERROR_GRIDS.items()},
+        "hypo": {name: _hypo(test, validation, name, at, unit, step) for name in ("low", "very_low")},
+        "profile": {
+            "truth": glycaemic_profile(first.truth, first.observed, unit),
+            **{name: _profile(windows, unit) for name, windows in test.items()},
+        },
+        "temporal_gain": {name: gains_in_time(windows, at, step) for name, windows in test.items()},
+        "tasks": rmse_by_task(test, step),
+        "strata": rmse_by_stratum(test, at, unit, step, item_ids, seen),
+    }
+    return _for_json(section)
+
+
+def _same_windows(by_model: Mapping[str, ScoredWindows]) -> dict[str, ScoredWindows]:
+    """One target each, and the same windows for all.
+
+    Raises:
+        DataError: they are not.
+    """
+    found = {name: windows.one_target() for name, windows in by_model.items()}
+    first = next(iter(found.values()), None)
+    for name, windows in found.items():
+        if not len(windows.truth) or windows.item is None:
+            raise DataError(f"glucose: the windows of {name} are empty or have no items")
+        pairs = ((getattr(windows, part), getattr(first, part)) for part in ("truth", "observed", "item"))
+        if windows.unit != first.unit or not all(np.array_equal(*pair, equal_nan=True) for pair in pairs):
+            raise DataError(
+                f"glucose: {name} and {next(iter(found))} have different windows; score them with one Backtest"
+            )
+    return found
+
+
+def _check_unit(test: ScoredWindows, validation: Mapping[str, ScoredWindows]) -> None:
+    """A threshold in one unit would be nonsense in the other.
+
+    Raises:
+        DataError: the validation windows have another unit.
+    """
+    for name, windows in validation.items():
+        if windows.unit != test.unit:
+            raise DataError(f"glucose: validation windows of {name} in {windows.unit}, test windows in {test.unit}")
+
+
+def _profile(windows: ScoredWindows, unit: str) -> dict[str, float]:
+    """Profile of a forecast; NaN if it is not a number somewhere, which would count as outside every range."""
+    profile = glycaemic_profile(windows.forecast, windows.observed, unit)
+    known = np.isfinite(windows.forecast[windows.observed.astype(bool)]).all()
+    return profile if known else dict.fromkeys(profile, float("nan"))
+
+
+def _for_json(value: object) -> object:
+    if isinstance(value, Mapping):
+        return {str(key): _for_json(part) for key, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [_for_json(part) for part in value]
+    if isinstance(value, Real) and not isinstance(value, Integral):
+        return float(value) if math.isfinite(value) else None
+    return int(value) if isinstance(value, Integral) else value
+
+
+def _hypo(
+    test: Mapping[str, ScoredWindows],
+    validation: Mapping[str, ScoredWindows],
+    name: str,
+    horizons: Mapping[str, int],
+    unit: GlucoseUnit,
+    step: np.timedelta64,
+) -> dict:
+    """Scores by window over the path and up to each horizon, and events with an alarm set on validation windows."""
+    below, minutes = limit(name, unit), step / np.timedelta64(1, "m")
+    return {
+        "limit": below,
+        "windows": {model: scores_below(windows, below) for model, windows in test.items()},
+        "windows_up_to": {
+            label: {model: scores_below(windows.steps(slice(at)), below) for model, windows in test.items()}
+            for label, at in horizons.items()
+        },
+        "events": alarms_of_models(test, validation, below, step),
+        "events_horizon_minutes": alarm_steps(next(iter(test.values())), step) * minutes,
+    }
+
+
+def glucose_horizons(horizons: Mapping[str, int], step: np.timedelta64, num_steps: int) -> dict[str, int]:
+    """Label -> step, ascending: the standard horizons that the grid and the forecast have, then those of the run.
+
+    Of several labels of one step the standard one stays, then the first.
+    """
+    named = {f"{minutes}min": np.timedelta64(minutes, "m") / step for minutes in STANDARD_MINUTES}
+    wanted = {label: int(at) for label, at in named.items() if at == int(at) and 1 <= at <= num_steps} | dict(horizons)
+    by_step: dict[int, str] = {}
+    for label, at in wanted.items():
+        by_step.setdefault(at, label)
+    return {by_step[at]: at for at in sorted(by_step)}
+
+
+def headline_horizon(horizons: Mapping[str, int], step: np.timedelta64) -> str | None:
+    """The longest horizon up to 60 minutes; the shortest if all are longer, None without any."""
+    short = [label for label, at in horizons.items() if at * step <= _HEADLINE]
+    return short[-1] if short else next(iter(horizons), None)
+
+
+def in_both_units(value: float, native: GlucoseUnit) -> dict[GlucoseUnit, float]:
+    """An error in mg/dL and mmol/L."""
+    return {unit: value if unit == native else from_mgdl(to_mgdl(value, native), unit).item() for unit in UNITS}
+
+
+def point_errors(windows: ScoredWindows, horizons: Mapping[str, int], native: GlucoseUnit) -> dict[str, dict]:
+    """Unit -> column -> RMSE, MAE, MARD and bias AT each horizon and over the whole path; MARD is in percent."""
+    arrays = paired(windows.truth, windows.forecast, windows.observed)
+    found: dict[str, dict] = {unit: {} for unit in UNITS}
+    for name, metric in _METRICS.items():
+        values = {
+            f"{name}@{label}": value for label, value in point_metrics.at_horizons(metric, *arrays, horizons).items()
+        }
+        for column, value in (values | {name: metric(*arrays)}).items():
+            both = dict.fromkeys(UNITS, value) if name == "mard" else in_both_units(value, native)
+            for unit in UNITS:
+                found[unit][column] = both[unit]
+    return found
+
+
+def errors_by_range(windows: ScoredWindows, native: GlucoseUnit) -> dict[str, dict]:
+    """Range of the truth -> number of readings, RMSE, MAE and bias over the whole path, in the unit of the data."""
+    arrays = paired(windows.truth, windows.forecast, windows.observed)
+    count = readings_by_range(arrays[0], arrays[2], native)
+    columns = {name: by_range(_METRICS[name], *arrays, native) for name in ("rmse", "mae", "bias")}
+    return {
+        name: {"num_readings": count[name], **{column: values[name] for column, values in columns.items()}}
+        for name in RANGES
+    }
+
+
+def gains_in_time(windows: ScoredWindows, horizons: Mapping[str, int], step: np.timedelta64) -> dict[str, float]:
+    """Horizon up to 120 minutes -> temporal gain in minutes, the mean over items.
+
+    Further ahead no delay of a forecast stands out any more. Of more than 50 items 50 are taken, evenly spread.
+    """
+    items = np.unique(windows.item)
+    items = items[np.unique(np.linspace(0, len(items) - 1, min(len(items), _MOST_ITEMS)).round().astype(int))]
+    origin = windows.last_reading
+    if origin is None:
+        origin = np.full(len(windows.item), np.nan)
+    minutes = step / np.timedelta64(1, "m")
+    found = {}
+    for label, at in horizons.items():
+        if at * step > _GAIN_UP_TO:
+            continue
+        gains = []
+        for item in items:
+            mine = windows.item == item
+            arrays = (part[mine, :at] for part in (windows.truth, windows.forecast, windows.observed))
+            gains.append(temporal_gain(*arrays, origin[mine], at, minutes))
+        known = [gain for gain in gains if np.isfinite(gain)]
+        found[label] = float(np.mean(known)) if known else float("nan")
+    return found
+
+
+def rmse_by_task(test: Mapping[str, ScoredWindows], step: np.timedelta64) -> dict[str, dict]:
+    """RMSE over the path of all windows, and of those whose forecast begins at local midnight, per model."""
+    first = next(iter(test.values()))
+    night = np.zeros(len(first.truth), dtype=bool)
+    if has_times(first):
+        night = midnight_windows(first.timestamps, step)
+    chosen = {"all_day": np.ones_like(night), "night": night}
+    tasks: dict[str, dict] = {task: {} for task in chosen}
+    for name, windows in test.items():
+        sums = _sums(windows)
+        for task, mine in chosen.items():
+            tasks[task][name] = {"rmse": _rmse(*sums, mine), "num_windows": int(mine.sum())}
+    return tasks
+
+
+def rmse_by_stratum(
+    test: Mapping[str, ScoredWindows],
+    horizons: Mapping[str, int],
+    native: GlucoseUnit,
+    step: np.timedelta64,
+    item_ids: Sequence[str],
+    seen: Collection[str] | None,
+) -> dict[str, dict]:
+    """Stratum -> number of windows and items, and RMSE of each model in both units, of the path and at 60 min."""
+    first = next(iter(test.values()))
+    groups = strata(first.item, item_ids, seen, sensor_steps(first.observed, first.item, step))
+    label = headline_horizon(horizons, step)
+    columns = {"rmse": slice(None)} | (
+        {} if label is None else {f"rmse@{label}": slice(horizons[label] - 1, horizons[label])}
+    )
+    found = {
+        group: {"num_windows": int(mine.sum()), "num_items": len(np.unique(first.item[mine]))}
+        | {column: {unit: {} for unit in UNITS} for column in columns}
+        for group, mine in groups.items()
+    }
+    for name, windows in test.items():
+        for column, steps in columns.items():
+            sums = _sums(windows.steps(steps))
+            for group, mine in groups.items():
+                for unit, value in in_both_units(_rmse(*sums, mine), native).items():
+                    found[group][column][unit][name] = value
+    return found
+
+
+def _sums(windows: ScoredWindows) -> tuple[np.ndarray, np.ndarray]:
+    """[windows] sums of squared errors and numbers of observed readings."""
+    truth, forecast, observed = paired(windows.truth, windows.forecast, windows.observed)
+    return ((forecast - truth) ** 2).sum(axis=1), observed.sum(axis=1)
+
+
+def _rmse(square: np.ndarray, count: np.ndarray, chosen: np.ndarray) -> float:
+    total = int(count[chosen].sum())
+    return float(np.sqrt(square[chosen].sum() / total)) if total else float("nan")
+
+
+# Metrics by name
+
+
+def _by_range(metric: point_metrics.PointMetric) -> BuiltinMetric:
+    def values(windows: ScoredWindows) -> dict[str, float]:
+        found = by_range(metric, windows.truth, windows.forecast, windows.observed, windows.unit)
+        return {f"{metric.__name__}_{name}": value for name, value in found.items()}
+
+    return _metric(values)
+
+
+def _profile_difference(windows: ScoredWindows) -> dict[str, float]:
+    profile = profile_of_forecast(windows.truth, windows.forecast, windows.observed, windows.unit)
+    return {f"{name}_difference": profile["difference"][name] for name in ("tir", "tbr1", "tbr2", "cv")}
+
+
+def _error_grid(name: str) -> BuiltinMetric:
+    def shares(windows: ScoredWindows) -> dict[str, float]:
+        truth, forecast, observed = paired(windows.truth, windows.forecast, windows.observed)
+        zones = ERROR_GRIDS[name].zones(truth[observed], forecast[observed], windows.unit)
+        return {f"{name}_{zone.lower()}": share for zone, share in zone_shares(zones).items()}
+
+    return _metric(shares)
+
+
+def _hypo_metric(name: str) -> BuiltinMetric:
+    def scores(windows: ScoredWindows) -> dict[str, float]:
+        found = scores_below(windows, limit(name, windows.unit))
+        return {f"{name}_{key}": found[key] for key in ("base_rate", "auroc", "auprc", "brier")}
+
+    return _metric(scores)
+
+
+def _metric(compute: Metric) -> BuiltinMetric:
+    return BuiltinMetric(compute, ("unit",), domain="glucose")
+
+
+def metrics() -> dict[str, BuiltinMetric]:
+    """Name in `evaluation.metrics` -> metric."""
+    return {
+        "rmse_by_range": _by_range(point_metrics.rmse),
+        "bias_by_range": _by_range(point_metrics.bias),
+        "profile": _metric(_profile_difference),
+        **{name: _error_grid(name) for name in ERROR_GRIDS},
+        "hypo_low": _hypo_metric("low"),
+        "hypo_very_low": _hypo_metric("very_low"),
+    }
