@@ -22,16 +22,8 @@ SECTIONS = ["summary", "scoreboard", "comparisons", "cohort", "horizons", "items
 GLUCOSE = ["glucose", "error-grids", "hypo", "profile", "strata"]
 RUN = ["training", "cost", "provenance"]
 WARNING = "Research use only, not for treatment decisions."
-INPUTS = (
-    "metrics.json",
-    "verdict.json",
-    "manifest.json",
-    "cohort.csv",
-    "history.jsonl",
-    "environment.json",
-    "config.yaml",
-    "evaluation.json",
-)
+INPUTS = [f"{name}.json" for name in ("metrics", "verdict", "manifest", "environment", "evaluation")]
+INPUTS += ["cohort.csv", "history.jsonl", "config.yaml"]
 
 VARIANTS = {
     "full": {},
