@@ -13,46 +13,13 @@ pytestmark = pytest.mark.skipif(
     reason="chromium or chromedriver is absent: apt-get install chromium chromium-driver",
 )
 VIEWS = [(390, "light"), (390, "dark"), (1440, "light"), (1440, "dark")]
-SECTIONS = [
-    "summary",
-    "scoreboard",
-    "comparisons",
-    "cohort",
-    "horizons",
-    "items",
-    "forecasts",
-    "calibration",
-    "glucose",
-    "error-grids",
-    "hypo",
-    "profile",
-    "strata",
-    "training",
-    "cost",
-    "provenance",
-]
-FIGURES = [
-    "forest-plot",
-    "split-timeline",
-    "rmse-by-horizon",
-    "change-by-item",
-    "heat-map-models",
-    "heat-map-horizons",
-    "forecast-1",
-    "forecast-20",
-    "coverage",
-    "reliability",
-    "pit",
-    "coverage-by-step",
-    "grid-clarke-30min",
-    "grid-dts-8h",
-    "hypo-low-0",
-    "hypo-very_low-1",
-    "time-in-ranges",
-    "loss",
-    "learning-rate",
-    "phases",
-]
+SECTIONS = ["summary", "scoreboard", "comparisons", "cohort", "horizons", "items", "forecasts"]
+SECTIONS += ["calibration", "glucose", "error-grids", "hypo", "profile", "strata", "training", "cost"]
+SECTIONS += ["provenance"]
+FIGURES = ["forest-plot", "split-timeline", "rmse-by-horizon", "change-by-item", "heat-map-models"]
+FIGURES += ["heat-map-horizons", "forecast-1", "forecast-20", "coverage", "reliability", "pit"]
+FIGURES += ["coverage-by-step", "grid-clarke-30min", "grid-dts-8h", "hypo-low-0", "hypo-very_low-1"]
+FIGURES += ["time-in-ranges", "loss", "learning-rate", "phases"]
 SIZES = """return [...document.querySelectorAll(arguments[0])].map(e => {
   const box = e.getBoundingClientRect();
   return [e.id || e.closest('[id]').id, box.width, box.height, box.left, box.right, e.closest('[hidden]') !== null];
