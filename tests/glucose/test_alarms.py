@@ -10,7 +10,6 @@ import pytest
 from tstune.errors import DataError
 from tstune.glucose.alarms import (
     AlarmWindows,
-    Events,
     alarm_report,
     alarm_windows,
     choose_alarm_threshold,
@@ -30,8 +29,8 @@ def span(minutes: float) -> np.timedelta64:
     return np.timedelta64(round(60 * minutes), "s")
 
 
-def events(*pairs: tuple[float, float]) -> Events:
-    return Events(at(*(p[0] for p in pairs)), at(*(p[1] for p in pairs)))
+def events(*pairs: tuple[float, float]) -> np.ndarray:
+    return at(*(minute for pair in pairs for minute in pair)).reshape(-1, 2)
 
 
 def windows(scores: dict[float, float], *pairs: tuple[float, float], horizon: int = 30) -> AlarmWindows:
@@ -53,10 +52,7 @@ def series(pattern: str, step: float = 5) -> tuple[np.ndarray, np.ndarray]:
 
 def event_steps(pattern: str, step: float = 5) -> list[tuple[float, float]]:
     found = low_events(*series(pattern, step), 3.9, span(step))
-    return [
-        tuple(((moment - NOON) / span(step)).item() for moment in pair)
-        for pair in zip(found.start, found.end, strict=True)
-    ]
+    return [tuple(pair) for pair in ((found - NOON) / span(step)).tolist()]
 
 
 @pytest.mark.parametrize(
@@ -219,7 +215,7 @@ def test_no_windows_at_all():
 # Against a second implementation
 
 
-Raw = tuple[np.ndarray, np.ndarray, np.ndarray, dict[int, Events]]
+Raw = tuple[np.ndarray, np.ndarray, np.ndarray, dict[int, np.ndarray]]
 
 
 def simulated(seed: int, items: int = 3) -> Raw:
@@ -249,7 +245,7 @@ def slow_report(raw: Raw, alarm_from: float) -> tuple[int, int, int, int, int, l
     num_events = detected = alarms = false = monitored = 0
     leads = []
     for which, found in raw[3].items():
-        starts, ends = ([int((time - NOON) / span(1)) for time in times] for times in (found.start, found.end))
+        starts, ends = ((found - NOON) / span(1)).astype(int).T.tolist()
         score = {int((o - NOON) / span(1)): s for s, o, i in zip(*raw[:3], strict=True) if i == which}
         score = {o: s for o, s in score.items() if not any(a <= o < b for a, b in zip(starts, ends, strict=True))}
         raised, quiet_until = [], -1

@@ -38,23 +38,6 @@ _CANDIDATES = 200
 # Events
 
 
-@dataclass(frozen=True)
-class Events:
-    """Events of one item.
-
-    Attributes:
-        start: [events] datetime64, first reading below the limit.
-        end: [events] datetime64, first reading at or above it that begins the end; after a gap or at the end of the
-            data one sampling step behind the last reading.
-    """
-
-    start: np.ndarray
-    end: np.ndarray
-
-    def __len__(self) -> int:
-        return len(self.start)
-
-
 def readings_by_item(
     truth: np.ndarray, observed: np.ndarray, timestamps: np.ndarray, item: np.ndarray
 ) -> dict[int, tuple[np.ndarray, np.ndarray]]:
@@ -79,8 +62,10 @@ def readings_by_item(
     return found
 
 
-def low_events(times: np.ndarray, values: np.ndarray, limit: float, step: np.timedelta64) -> Events:
-    """Events below the limit.
+def low_events(times: np.ndarray, values: np.ndarray, limit: float, step: np.timedelta64) -> np.ndarray:
+    """[events, 2] datetime64: first reading below the limit, and first one that begins the end.
+
+    After a gap or at the end of the data the end is one sampling step behind the last reading.
 
     Args:
         times: [readings] datetime64 of one item, ascending, each once.
@@ -89,7 +74,7 @@ def low_events(times: np.ndarray, values: np.ndarray, limit: float, step: np.tim
         step: sampling step of the sensor; the last reading before a gap stands for this long.
     """
     if not len(times):
-        return Events(times, times)
+        return times.reshape(0, 2)
     below = values < limit
     cut = np.diff(times) > MAX_GAP
     first = np.concatenate([[0], np.flatnonzero((below[1:] != below[:-1]) | cut) + 1])
@@ -98,18 +83,17 @@ def low_events(times: np.ndarray, values: np.ndarray, limit: float, step: np.tim
     open_end = np.concatenate([after_gap[1:], [True]])
     until = np.where(open_end, times[stop - 1] + step, times[np.minimum(stop, len(times) - 1)])
     long = until - times[first] >= MIN_DURATION
-    starts, ends, running = [], [], False
+    events, running = [], False
     for run in range(len(first)):
         running = running and not after_gap[run]
         if not below[first[run]]:
             running = running and not long[run]
         elif running:
-            ends[-1] = until[run]
+            events[-1][1] = until[run]
         elif long[run]:
-            starts.append(times[first[run]])
-            ends.append(until[run])
+            events.append([times[first[run]], until[run]])
             running = True
-    return Events(np.array(starts, times.dtype), np.array(ends, times.dtype))
+    return np.array(events, times.dtype).reshape(-1, 2)
 
 
 # Alarms
@@ -181,7 +165,7 @@ def alarm_windows(
     origin: np.ndarray,
     item: np.ndarray,
     judged: np.ndarray,
-    events: Mapping[int, Events],
+    events: Mapping[int, np.ndarray],
     horizon: np.timedelta64,
 ) -> AlarmWindows:
     """Origins that count: judged, and not within an event.
@@ -189,7 +173,7 @@ def alarm_windows(
     Args:
         score, origin, item: [windows].
         judged: [windows] bool, from `hypoglycaemia.judged_windows`.
-        events: item -> events.
+        events: item -> [events, 2] from `low_events`.
         horizon: of the forecast that the score was made from.
 
     Raises:
@@ -198,15 +182,12 @@ def alarm_windows(
     judged = np.asarray(judged, dtype=bool)
     score, origin, item = np.asarray(score, np.float64)[judged], np.asarray(origin)[judged], np.asarray(item)[judged]
     items = np.unique(item)
-    known = [events.get(int(which), Events(origin[:0], origin[:0])) for which in items]
-    times = np.concatenate([origin, *(part for found in known for part in (found.start, found.end))])
+    known = [events.get(int(which), origin[:0].reshape(0, 2)) for which in items]
+    times = np.concatenate([origin, *(found.ravel() for found in known)])
     apart = times.max() - times.min() + 2 * horizon if len(times) else horizon
-    place = np.searchsorted(items, item)
-    origin = origin + place * apart
-    start, end = (
-        np.concatenate([origin[:0], *(getattr(found, side) + at * apart for at, found in enumerate(known))])
-        for side in ("start", "end")
-    )
+    origin = origin + np.searchsorted(items, item) * apart
+    together = np.concatenate([origin[:0].reshape(0, 2), *(found + at * apart for at, found in enumerate(known))])
+    start, end = together.T
     before = np.searchsorted(start, origin, side="right")
     within = (before > 0) & (origin < _at(end, before - 1))
     order = np.argsort(origin, kind="stable")
@@ -299,7 +280,7 @@ class Origins:
     Attributes:
         item, time: [windows] item and time of the last context reading.
         judged: [windows] bool, may raise an alarm.
-        events: item -> its events.
+        events: item -> [events, 2] from `low_events`.
         horizon: how far ahead an alarm looks.
         steps: the same in steps.
     """
@@ -307,7 +288,7 @@ class Origins:
     item: np.ndarray
     time: np.ndarray
     judged: np.ndarray
-    events: Mapping[int, Events]
+    events: Mapping[int, np.ndarray]
     horizon: np.timedelta64
     steps: int
 
@@ -317,12 +298,11 @@ class Origins:
         steps = alarm_steps(windows, step)
         sensors = sensor_steps(windows.observed, windows.item, step)
         judged = judged_windows(windows.observed[:, :steps], below, windows.last_reading)
-        events = {}
-        for item, (times, values) in readings_by_item(
-            windows.truth, windows.observed, windows.timestamps, windows.item
-        ).items():
-            found = low_events(times, values, below, sensors[item])
-            events[item] = Events(found.start.astype("datetime64[ms]"), found.end.astype("datetime64[ms]"))
+        readings = readings_by_item(windows.truth, windows.observed, windows.timestamps, windows.item)
+        events = {
+            item: low_events(times, values, below, sensors[item]).astype("datetime64[ms]")
+            for item, (times, values) in readings.items()
+        }
         time = (windows.timestamps[:, 0] - step).astype("datetime64[ms]")  # in nanoseconds few items fit on one axis
         return cls(np.asarray(windows.item), time, judged, events, (steps * step).astype("timedelta64[ms]"), steps)
 
