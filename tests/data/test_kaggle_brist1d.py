@@ -34,13 +34,12 @@ def rows_of(truth: Truth, clock: np.ndarray | None = None) -> Rows:
     """What the reader makes of a person's rows, without a file in between."""
     windows = truth.rows[None, :] + np.arange(1 - len(LAGS), 1)[:, None]
     names = sorted({name for name in truth.activity if name is not None})
-    codes = np.array([-1 if name is None else names.index(name) for name in truth.activity], np.int16)
+    codes = np.array([np.nan if name is None else names.index(name) for name in truth.activity])
     return Rows(
         participant=truth.person.name,
         ids=np.array([f"{truth.person.name}_{k}" for k in range(len(truth.rows))], object),
         clock=truth.clock[truth.rows] if clock is None else clock,
-        values=truth.values[:, windows],
-        activity=codes[windows],
+        values=np.concatenate([truth.values, codes[None]])[:, windows],
         target=truth.values[0, truth.rows + kaggle_files.AHEAD],
         activity_names=names,
     )
@@ -56,8 +55,8 @@ def assert_is(series: Series, truth: Truth, offset: int, segment: int | None = N
     at = series.step[mine] - offset
     np.testing.assert_array_equal(series.values[0, mine], truth.values[0, at])
     lags = series.in_lags[mine]
-    np.testing.assert_array_equal(series.values[:, mine][:, lags], truth.values[:, at[lags]])
-    names = [None if code < 0 else series.activity_names[code] for code in series.activity[mine][lags]]
+    np.testing.assert_array_equal(series.values[:-1, mine][:, lags], truth.values[:, at[lags]])
+    names = [None if np.isnan(code) else series.activity_names[int(code)] for code in series.values[-1, mine][lags]]
     assert names == truth.activity[at[lags]].tolist()
 
 
@@ -183,7 +182,7 @@ def test_rows_of_test_csv_are_segments_of_their_own():
     assert np.bincount(series.segment).tolist() == [72] * 4
     for segment, row in enumerate(truth.rows):
         mine = series.segment == segment
-        np.testing.assert_array_equal(series.values[:, mine], truth.values[:, row - 71 : row + 1])
+        np.testing.assert_array_equal(series.values[:-1, mine], truth.values[:, row - 71 : row + 1])
         assert series.step[mine][-1] % DAY == row % DAY
     assert (np.diff(series.step)[71::72] > DAY).all()
 
@@ -278,9 +277,10 @@ def test_how_much_is_read_at_once_does_not_matter(block_bytes: int, folder: Path
     pieces = list(read_participants(folder / "train.csv", "train", block_bytes))
     assert [len(rows) for rows in pieces] == [len(rows) for rows in whole]
     for ours, theirs in zip(pieces, whole, strict=True):
-        np.testing.assert_array_equal(ours.values, theirs.values)
+        np.testing.assert_array_equal(ours.values[:-1], theirs.values[:-1])
         np.testing.assert_array_equal(ours.target, theirs.target)
-        names = [np.append(rows.activity_names, None)[rows.activity] for rows in (ours, theirs)]
+        codes = [np.nan_to_num(rows.values[-1], nan=-1).astype(int) for rows in (ours, theirs)]
+        names = [np.append(rows.activity_names, None)[code] for rows, code in zip((ours, theirs), codes, strict=True)]
         np.testing.assert_array_equal(*names)
 
 

@@ -7,7 +7,6 @@ them. Readings of fifteen-minute sensors lie on every third step of the five-min
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 from collections.abc import Sequence
@@ -21,6 +20,7 @@ import pyarrow.parquet
 
 from tstune.config.schema import DataSection
 from tstune.data.frequency import fixed_step, parse_frequency, to_steps
+from tstune.data.panel import file_sha256
 from tstune.data.sources.channels import choose_channels, fill_of
 from tstune.data.sources.info import Option, SourceInfo
 from tstune.data.sources.kaggle_brist1d_files import (
@@ -28,6 +28,7 @@ from tstune.data.sources.kaggle_brist1d_files import (
     CHANNELS,
     HOW_TO_GET,
     NUM_LAGS,
+    NUMBERS,
     STEP_MINUTES,
     find_csv,
     read_participants,
@@ -45,170 +46,7 @@ _KEY = b"tstune_kaggle_brisT1D"
 _FORMAT = 1
 
 
-def convert_folder(folder: Path) -> pa.Table:
-    """Rebuild the series of train.csv and, if it is there, of test.csv.
-
-    Returns:
-        one row per participant, file, segment and five-minute instant, in this order. Columns: `file` (train, test),
-        `item_id`, `segment`, `first_row` (id of the segment's first row; in test.csv a row is a segment),
-        `timestamp` (true time of day on made-up days), the six channels as float64 with null where nothing is known,
-        `activity` (text), `in_lags` (a row's six hours cover the instant). `report_of` reads the counts.
-
-    Raises:
-        DataError: no train.csv, or a file that is not the competition's.
-    """
-    paths = {stem: find_csv(folder, stem) for stem in ("train", "test")}
-    if paths["train"] is None:
-        raise DataError(f"{folder} holds no train.csv (plain, .gz, .zip, or in brist1d.zip); {HOW_TO_GET}")
-    tables, files, participants = [], [], []
-    for stem, path in paths.items():
-        if path is not None:
-            table, counts = convert_file(path, stem)
-            tables.append(table)
-            participants += counts
-            num_rows = sum(person["rows"] for person in counts)
-            files.append({"file": stem, "name": path.name, "rows": num_rows, "sha256": sha256(path)})
-    table = pa.concat_tables(tables).unify_dictionaries()
-    return table.replace_schema_metadata({_KEY: json.dumps(_report(files, participants))})
-
-
-def convert_file(path: Path, stem: str) -> tuple[pa.Table, list[dict]]:
-    """Rebuild the series of one file.
-
-    Args:
-        path: where it is.
-        stem: ``train``, whose rows follow each other, or ``test``, whose rows are segments of their own.
-
-    Returns:
-        the columns of `convert_folder`, and the counts of each participant.
-    """
-    tables, counts = [], []
-    for rows in read_participants(path, stem):
-        series = rebuild(rows, isolated=stem == "test")
-        tables.append(_table(series, stem))
-        counts.append(_counts(series, stem))
-    logger.info("%s: %s rows read", path, f"{sum(person['rows'] for person in counts):,}")
-    return pa.concat_tables(tables).unify_dictionaries(), counts
-
-
-def report_of(table: pa.Table | pa.Schema) -> dict:
-    """Counts of a converted table: files, rows, participants, segments, conflicts."""
-    schema = table.schema if isinstance(table, pa.Table) else table
-    return json.loads(schema.metadata[_KEY])
-
-
-def write_prepared(table: pa.Table, path: Path) -> None:
-    """Write a converted table as Parquet, and its counts as JSON beside it; each appears as a whole.
-
-    Raises:
-        OSError: the place cannot be written.
-    """
-    report = path.with_suffix(".json")
-    asides = [file.with_name(f".partial-{file.name}") for file in (report, path)]
-    try:
-        asides[0].write_text(json.dumps(report_of(table), indent=2) + "\n", encoding="utf-8")
-        pa.parquet.write_table(table, asides[1], compression="zstd")
-        asides[0].replace(report)
-        asides[1].replace(path)
-    finally:
-        for aside in asides:
-            aside.unlink(missing_ok=True)
-
-
-def read_prepared(path: Path, file: str) -> pa.Table:
-    """Rows of ``train`` or ``test`` of a prepared Parquet file.
-
-    Raises:
-        DataError: the file is missing, damaged, or was not written by `write_prepared`.
-    """
-    if not path.is_file():
-        raise DataError(f"data file {path} does not exist (data.path is relative to the current folder)")
-    try:
-        schema = pa.parquet.read_schema(path)
-        if _KEY not in (schema.metadata or {}):
-            raise DataError(
-                f"{path} was not written by scripts/prepare_brist1d.py; for other tables set data.source=csv"
-            )
-        if report_of(schema)["format"] != _FORMAT:
-            raise DataError(f"{path} is of another version of this project; write it anew: scripts/prepare_brist1d.py")
-        return pa.parquet.read_table(path, filters=[("file", "=", file)])
-    except (OSError, pa.ArrowInvalid) as error:
-        raise DataError(f"{path} cannot be read: {' '.join(str(error).split())[:240]}") from None
-
-
-def sha256(path: Path) -> str:
-    """Hash of a file's content."""
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
-def _table(series: Series, stem: str) -> pa.Table:
-    number = len(series.step)
-    step = np.timedelta64(STEP_MINUTES, "m")
-    columns = {
-        "file": _repeated(stem, number),
-        "item_id": _repeated(series.participant, number),
-        "segment": pa.array(series.segment.astype(np.int32)),
-        "first_row": pa.DictionaryArray.from_arrays(series.segment.astype(np.int32), series.first_id),
-        "timestamp": pa.array(np.datetime64(FIRST_DAY, "s") + series.step * step),
-    }
-    for name, values in zip(CHANNELS, series.values, strict=True):
-        columns[name] = pa.array(values, from_pandas=True)  # NaN becomes null
-    codes = pa.array(series.activity.astype(np.int32), mask=series.activity < 0)
-    columns[ACTIVITY] = pa.DictionaryArray.from_arrays(codes, pa.array(series.activity_names, pa.string()))
-    columns["in_lags"] = pa.array(series.in_lags)
-    return pa.table(columns)
-
-
-def _repeated(text: str, number: int) -> pa.DictionaryArray:
-    return pa.DictionaryArray.from_arrays(pa.array(np.zeros(number, np.int32)), [text])
-
-
-def _counts(series: Series, stem: str) -> dict:
-    return {
-        "file": stem,
-        "item_id": series.participant,
-        "rows": series.num_rows,
-        "cells": series.num_rows * NUM_LAGS * (len(CHANNELS) + 1),
-        "instants": len(series.step),
-        "segments": len(series.first_id),
-        "clock_jumps": series.clock_jumps,
-        "sampling_minutes": series.sampling_minutes,
-        "values": {name: int((~np.isnan(values)).sum()) for name, values in zip(CHANNELS, series.values, strict=True)}
-        | {ACTIVITY: int((series.activity >= 0).sum())},
-        "conflicts": series.conflicts,
-        "partly_empty": series.partly_empty,
-    }
-
-
-def _report(files: list[dict], participants: list[dict]) -> dict:
-    trained = {counts["item_id"] for counts in participants if counts["file"] == "train"}
-    tested = {counts["item_id"] for counts in participants if counts["file"] == "test"}
-    totals = {
-        name: {
-            file["file"]: sum(counts[name] for counts in participants if counts["file"] == file["file"])
-            for file in files
-        }
-        for name in ("rows", "instants", "segments", "clock_jumps")
-    }
-    doubts = {
-        name: {channel: sum(counts[name][channel] for counts in participants) for channel in (*CHANNELS, ACTIVITY)}
-        for name in ("conflicts", "partly_empty")
-    }
-    return {
-        "format": _FORMAT,
-        "dates": f"not in the files: days are counted from {FIRST_DAY}, times of day are real",
-        "files": files,
-        **totals,
-        **doubts,
-        "unseen_participants": sorted(tested - trained),
-        "participants": participants,
-    }
-
-
 TARGET = CHANNELS[0]
-OFFERED = (*CHANNELS, ACTIVITY)
-"""Channels that a run can use."""
 PREPARED = "brist1d.parquet"
 """Prepared file that is found without being named, if it lies in the folder."""
 VARIABLE = "TSTUNE_DATA"
@@ -224,7 +62,7 @@ INFO = SourceInfo(
     keys={
         "path": f"folder with train.csv (plain, .gz, .zip, or in brist1d.zip), or the file that "
         f"scripts/prepare_brist1d.py wrote; null takes ${VARIABLE}/kaggle_brisT1D",
-        "conditional_columns": f"any of {', '.join(OFFERED[1:])}; activity is 1 where one is declared, else 0",
+        "conditional_columns": f"any of {', '.join(CHANNELS[1:])}; activity is 1 where one is declared, else 0",
     },
     options=(
         Option("sampling", None, "5 or 15: only people whose sensor reads every so many minutes, on that grid", int),
@@ -236,7 +74,7 @@ _FREQUENCY = f"{STEP_MINUTES}min"
 
 def load(config: DataSection) -> SourceTable:
     """Return the training series: glucose in mmol/L, and the channels that `data.conditional_columns` names."""
-    roles = choose_channels(config, INFO.name, TARGET, OFFERED[1:])
+    roles = choose_channels(config, INFO.name, TARGET, CHANNELS[1:])
     sampling = INFO.read_options(config)["sampling"]
     if sampling not in (None, 5, 15):
         raise ConfigError(
@@ -323,7 +161,7 @@ def _read(place: Path) -> tuple[pa.Table, Path]:
     if prepared.is_file():
         table = read_prepared(prepared, "train")
         was = next(counts["sha256"] for counts in report_of(table)["files"] if counts["file"] == "train")
-        if original is None or sha256(original) == was:
+        if original is None or file_sha256(original) == was:
             return table, prepared
         logger.warning("%s was made from another %s and is left aside; write it anew", prepared, original.name)
     table = convert_folder(place)
@@ -355,3 +193,155 @@ def _check_times(config: DataSection) -> None:
             f"data.max_gap={config.max_gap}: source {INFO.name} leaves a day between stretches whose distance is not "
             "known; stay below 24h"
         )
+
+
+def convert_folder(folder: Path) -> pa.Table:
+    """Rebuild the series of train.csv and, if it is there, of test.csv.
+
+    Returns:
+        one row per participant, file, segment and five-minute instant, in this order. Columns: `file` (train, test),
+        `item_id`, `segment`, `first_row` (id of the segment's first row; in test.csv a row is a segment),
+        `timestamp` (true time of day on made-up days), the six channels as float64 with null where nothing is known,
+        `activity` (text), `in_lags` (a row's six hours cover the instant). `report_of` reads the counts.
+
+    Raises:
+        DataError: no train.csv, or a file that is not the competition's.
+    """
+    paths = {stem: find_csv(folder, stem) for stem in ("train", "test")}
+    if paths["train"] is None:
+        raise DataError(f"{folder} holds no train.csv (plain, .gz, .zip, or in brist1d.zip); {HOW_TO_GET}")
+    tables, files, participants = [], [], []
+    for stem, path in paths.items():
+        if path is not None:
+            table, counts = convert_file(path, stem)
+            tables.append(table)
+            participants += counts
+            num_rows = sum(person["rows"] for person in counts)
+            files.append({"file": stem, "name": path.name, "rows": num_rows, "sha256": file_sha256(path)})
+    table = pa.concat_tables(tables).unify_dictionaries()
+    return table.replace_schema_metadata({_KEY: json.dumps(_report(files, participants))})
+
+
+def convert_file(path: Path, stem: str) -> tuple[pa.Table, list[dict]]:
+    """Rebuild the series of one file.
+
+    Args:
+        path: where it is.
+        stem: ``train``, whose rows follow each other, or ``test``, whose rows are segments of their own.
+
+    Returns:
+        the columns of `convert_folder`, and the counts of each participant.
+    """
+    tables, counts = [], []
+    for rows in read_participants(path, stem):
+        series = rebuild(rows, isolated=stem == "test")
+        tables.append(_table(series, stem))
+        counts.append(_counts(series, stem))
+    logger.info("%s: %s rows read", path, f"{sum(person['rows'] for person in counts):,}")
+    return pa.concat_tables(tables).unify_dictionaries(), counts
+
+
+def report_of(table: pa.Table | pa.Schema) -> dict:
+    """Counts of a converted table: files, rows, participants, segments, conflicts."""
+    schema = table.schema if isinstance(table, pa.Table) else table
+    return json.loads(schema.metadata[_KEY])
+
+
+def write_prepared(table: pa.Table, path: Path) -> None:
+    """Write a converted table as Parquet, and its counts as JSON beside it; each appears as a whole.
+
+    Raises:
+        OSError: the place cannot be written.
+    """
+    report = path.with_suffix(".json")
+    asides = [file.with_name(f".partial-{file.name}") for file in (report, path)]
+    try:
+        asides[0].write_text(json.dumps(report_of(table), indent=2) + "\n", encoding="utf-8")
+        pa.parquet.write_table(table, asides[1], compression="zstd")
+        asides[0].replace(report)
+        asides[1].replace(path)
+    finally:
+        for aside in asides:
+            aside.unlink(missing_ok=True)
+
+
+def read_prepared(path: Path, file: str) -> pa.Table:
+    """Rows of ``train`` or ``test`` of a prepared Parquet file.
+
+    Raises:
+        DataError: the file is missing, damaged, or was not written by `write_prepared`.
+    """
+    if not path.is_file():
+        raise DataError(f"data file {path} does not exist (data.path is relative to the current folder)")
+    try:
+        schema = pa.parquet.read_schema(path)
+        if _KEY not in (schema.metadata or {}):
+            raise DataError(
+                f"{path} was not written by scripts/prepare_brist1d.py; for other tables set data.source=csv"
+            )
+        if report_of(schema)["format"] != _FORMAT:
+            raise DataError(f"{path} is of another version of this project; write it anew: scripts/prepare_brist1d.py")
+        return pa.parquet.read_table(path, filters=[("file", "=", file)])
+    except (OSError, pa.ArrowInvalid) as error:
+        raise DataError(f"{path} cannot be read: {' '.join(str(error).split())[:240]}") from None
+
+
+def _table(series: Series, stem: str) -> pa.Table:
+    number = len(series.step)
+    step = np.timedelta64(STEP_MINUTES, "m")
+    columns = {
+        "file": _repeated(stem, number),
+        "item_id": _repeated(series.participant, number),
+        "segment": pa.array(series.segment.astype(np.int32)),
+        "first_row": pa.DictionaryArray.from_arrays(series.segment.astype(np.int32), series.first_id),
+        "timestamp": pa.array(np.datetime64(FIRST_DAY, "s") + series.step * step),
+    }
+    for name, values in zip(NUMBERS, series.values[:-1], strict=True):
+        columns[name] = pa.array(values, from_pandas=True)  # NaN becomes null
+    none = np.isnan(series.values[-1])  # an index must be one of the dictionary even where it is masked
+    codes = pa.array(np.where(none, 0, series.values[-1]).astype(np.int32), mask=none)
+    columns[ACTIVITY] = pa.DictionaryArray.from_arrays(codes, pa.array(series.activity_names, pa.string()))
+    columns["in_lags"] = pa.array(series.in_lags)
+    return pa.table(columns)
+
+
+def _repeated(text: str, number: int) -> pa.DictionaryArray:
+    return pa.DictionaryArray.from_arrays(pa.array(np.zeros(number, np.int32)), [text])
+
+
+def _counts(series: Series, stem: str) -> dict:
+    return {
+        "file": stem,
+        "item_id": series.participant,
+        "rows": series.num_rows,
+        "cells": series.num_rows * NUM_LAGS * len(CHANNELS),
+        "instants": len(series.step),
+        "segments": len(series.first_id),
+        "clock_jumps": series.clock_jumps,
+        "sampling_minutes": series.sampling_minutes,
+        "values": dict(zip(CHANNELS, (~np.isnan(series.values)).sum(axis=1).tolist(), strict=True)),
+        "conflicts": series.conflicts,
+        "partly_empty": series.partly_empty,
+    }
+
+
+def _report(files: list[dict], participants: list[dict]) -> dict:
+    of_file = {stem: [counts for counts in participants if counts["file"] == stem] for stem in ("train", "test")}
+    people = {stem: {counts["item_id"] for counts in rows} for stem, rows in of_file.items()}
+    totals = {
+        name: {file["file"]: sum(counts[name] for counts in of_file[file["file"]]) for file in files}
+        for name in ("rows", "instants", "segments", "clock_jumps")
+    }
+    doubts = {
+        name: {channel: sum(counts[name][channel] for counts in participants) for channel in CHANNELS}
+        for name in ("conflicts", "partly_empty")
+    }
+    return {
+        "format": _FORMAT,
+        "dates": f"not in the files: days are counted from {FIRST_DAY}, times of day are real",
+        "files": files,
+        **totals,
+        **doubts,
+        "unseen_participants": sorted(people["test"] - people["train"]),
+        "participants": participants,
+    }

@@ -20,8 +20,9 @@ import pyarrow.csv
 
 from tstune.errors import DataError
 
-CHANNELS = ("bg", "insulin", "carbs", "hr", "steps", "cals")
+NUMBERS = ("bg", "insulin", "carbs", "hr", "steps", "cals")
 ACTIVITY = "activity"
+CHANNELS = (*NUMBERS, ACTIVITY)
 TARGET_COLUMN = "bg+1:00"
 ID, PARTICIPANT, TIME = "id", "p_num", "time"
 
@@ -41,6 +42,7 @@ HOW_TO_GET = (
 )
 
 _BLOCK_BYTES = 8 << 20
+_PER_ROW = ("ids", "clock", "values", "target")
 
 
 @dataclass(frozen=True)
@@ -51,8 +53,8 @@ class Rows:
         participant: `p_num`.
         ids: [rows] text.
         clock: [rows] five-minute step of the day, 0 to 287.
-        values: [channels, lags, rows] float64, oldest lag first, NaN where the cell is empty.
-        activity: [lags, rows] int16 index into `activity_names`, -1 where the cell is empty.
+        values: [channels, lags, rows] float64, oldest lag first, NaN where the cell is empty; an activity is an index
+            into `activity_names`.
         target: [rows] float64, glucose one hour later; NaN in test.csv.
         activity_names: every activity met so far.
     """
@@ -61,7 +63,6 @@ class Rows:
     ids: np.ndarray
     clock: np.ndarray
     values: np.ndarray
-    activity: np.ndarray
     target: np.ndarray
     activity_names: list[str]
 
@@ -70,15 +71,8 @@ class Rows:
 
     def take(self, rows: np.ndarray | slice) -> Rows:
         """The same for some rows, in this order."""
-        return Rows(
-            self.participant,
-            self.ids[rows],
-            self.clock[rows],
-            self.values[:, :, rows],
-            self.activity[:, rows],
-            self.target[rows],
-            self.activity_names,
-        )
+        some = {name: getattr(self, name)[..., rows] for name in _PER_ROW}
+        return replace(self, **some)
 
 
 def find_csv(folder: Path, stem: str) -> Path | None:
@@ -123,7 +117,7 @@ def read_participants(path: Path, stem: str, block_bytes: int = _BLOCK_BYTES) ->
         DataError: a column is missing or doubled, or a cell is not what its column holds.
     """
     header = read_header(path, stem)
-    names = [ID, PARTICIPANT, TIME, *(f"{channel}{lag}" for channel in (*CHANNELS, ACTIVITY) for lag in LAGS)]
+    names = [ID, PARTICIPANT, TIME, *(f"{channel}{lag}" for channel in CHANNELS for lag in LAGS)]
     names += [TARGET_COLUMN] if stem == "train" else []
     _check_header(header, names, path)
     activities: dict[str, int] = {}
@@ -217,18 +211,15 @@ def _rows_of_batch(
     _check_ids(ids, participants, first_row, path)
     clock = _clock(_texts(batch, TIME, first_row, path), first_row, path)
     values = np.empty((len(CHANNELS), NUM_LAGS, number))
-    activity = np.empty((NUM_LAGS, number), np.int16)
-    for channel, name in enumerate(CHANNELS):
-        for lag, ending in enumerate(LAGS):
-            values[channel, lag] = _numbers(batch, f"{name}{ending}", first_row, path)
     for lag, ending in enumerate(LAGS):
-        activity[lag] = _codes(batch.column(f"{ACTIVITY}{ending}"), activities)
+        for channel, name in enumerate(NUMBERS):
+            values[channel, lag] = _numbers(batch, f"{name}{ending}", first_row, path)
+        values[-1, lag] = _codes(batch.column(f"{ACTIVITY}{ending}"), activities)
     target = _numbers(batch, TARGET_COLUMN, first_row, path) if stem == "train" else np.full(number, np.nan)
     names, codes = np.unique(participants.astype(str), return_inverse=True)
-    everything = Rows("", ids, clock, values, activity, target, list(activities))
     for code, name in enumerate(names.tolist()):
         mine = slice(None) if len(names) == 1 else np.flatnonzero(codes == code)
-        yield name, replace(everything.take(mine), participant=name)
+        yield name, Rows(name, ids, clock, values, target, list(activities)).take(mine)
 
 
 def _numbers(batch: pa.RecordBatch, name: str, first_row: int, path: Path) -> np.ndarray:
@@ -250,11 +241,8 @@ def _texts(batch: pa.RecordBatch, name: str, first_row: int, path: Path) -> np.n
 def _codes(column: pa.DictionaryArray, activities: dict[str, int]) -> np.ndarray:
     """Codes that mean the same in every batch and column."""
     names = column.dictionary.to_pylist()
-    if not names:
-        return np.full(len(column), -1, np.int16)
-    ours = np.array([-1 if name is None else activities.setdefault(name, len(activities)) for name in names], np.int16)
-    codes = column.indices.fill_null(-1).to_numpy(zero_copy_only=False)
-    return np.where(codes < 0, np.int16(-1), ours[codes])
+    ours = [np.nan if name is None else activities.setdefault(name, len(activities)) for name in names]
+    return np.array([*ours, np.nan])[column.indices.fill_null(-1).to_numpy(zero_copy_only=False)]
 
 
 def _clock(times: np.ndarray, first_row: int, path: Path) -> np.ndarray:
@@ -289,21 +277,14 @@ def _check_ids(ids: np.ndarray, participants: np.ndarray, first_row: int, path: 
 
 def _joined(pieces: list[Rows], path: Path) -> Rows:
     """All rows of a participant in the order of their numbers, which is the order of time in train.csv."""
-    ids = np.concatenate([piece.ids for piece in pieces])
-    numbers = np.array([int(name.rpartition("_")[2]) for name in ids])
+    rows = replace(
+        pieces[-1], **{name: np.concatenate([getattr(piece, name) for piece in pieces], axis=-1) for name in _PER_ROW}
+    )
+    numbers = np.array([int(name.rpartition("_")[2]) for name in rows.ids])
     order = np.argsort(numbers, kind="stable")
     twice = np.flatnonzero(np.diff(numbers[order]) == 0)
     if twice.size:
-        raise DataError(f"{path}: {ID} {ids[order[twice[0]]]!r} occurs twice")
-    rows = Rows(
-        pieces[0].participant,
-        ids,
-        np.concatenate([piece.clock for piece in pieces]),
-        np.concatenate([piece.values for piece in pieces], axis=2),
-        np.concatenate([piece.activity for piece in pieces], axis=1),
-        np.concatenate([piece.target for piece in pieces]),
-        pieces[-1].activity_names,
-    )
+        raise DataError(f"{path}: {ID} {rows.ids[order[twice[0]]]!r} occurs twice")
     return rows if (np.diff(order) == 1).all() else rows.take(order)
 
 

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from tstune.data.sources.kaggle_brist1d_files import (
-    ACTIVITY,
     CHANNELS,
     NUM_LAGS,
+    NUMBERS,
     STEP_MINUTES,
     STEPS_AHEAD,
     STEPS_PER_DAY,
@@ -50,8 +50,8 @@ class Series:
         step: [instants] five-minute steps on a calendar that is made up: the time of day is real, the day is not.
         segment: [instants] number of the segment.
         first_id: id of the first row of each segment.
-        values: [channels, instants] float64, NaN where there is no value.
-        activity: [instants] int16 index into `activity_names`, -1 where there is none.
+        values: [channels, instants] float64, NaN where there is no value; an activity is an index into
+            `activity_names`.
         in_lags: [instants] the instant lies in the six hours of a row, so an empty cell was really seen to be empty.
         activity_names: names of the activities.
         conflicts: channel -> instants for which rows gave different values; the earliest row counts.
@@ -66,7 +66,6 @@ class Series:
     segment: np.ndarray
     first_id: list[str]
     values: np.ndarray
-    activity: np.ndarray
     in_lags: np.ndarray
     activity_names: list[str]
     conflicts: dict[str, int]
@@ -126,14 +125,14 @@ def _compare(rows: Rows, pairs: np.ndarray, step: int) -> tuple[np.ndarray, np.n
     """Cells that two neighbouring rows have in common if the second is `step` steps later.
 
     Returns:
-        ([channels, pairs], [channels, pairs]) cells that hold the same value, cells that do not (one may be empty).
+        ([numbers, pairs], [numbers, pairs]) cells that hold the same value, cells that do not (one may be empty).
     """
-    same = np.zeros((len(CHANNELS), len(pairs)), np.int64)
+    same = np.zeros((len(NUMBERS), len(pairs)), np.int64)
     differ = np.zeros_like(same)
     for begin in range(0, len(pairs), _PAIRS_AT_ONCE):
         block = slice(begin, begin + _PAIRS_AT_ONCE)
         left, right = pairs[block], pairs[block] + 1
-        for channel, values in enumerate(rows.values):
+        for channel, values in enumerate(rows.values[: len(NUMBERS)]):
             earlier, later = values[step:, left], values[: NUM_LAGS - step, right]
             equal = earlier == later
             same[channel, block] = equal.sum(axis=0)
@@ -209,7 +208,6 @@ def _scatter(rows: Rows, placement: Placement, place: np.ndarray, first: int) ->
     """
     length = int(place[-1]) + STEPS_AHEAD + 1
     values = np.full((len(CHANNELS), length), np.nan)
-    activity = np.full(length, -1, np.int16)
     in_lags = np.zeros(length, bool)
     segment = np.zeros(length, np.int64)
     segment[place + STEPS_AHEAD] = placement.segment
@@ -221,9 +219,7 @@ def _scatter(rows: Rows, placement: Placement, place: np.ndarray, first: int) ->
         for channel in range(len(CHANNELS)):
             kept = values[channel, at]
             values[channel, at] = np.where(np.isnan(kept), rows.values[channel, lag], kept)
-        kept = activity[at]
-        activity[at] = np.where(kept < 0, rows.activity[lag], kept)
-    conflicts, partly_empty = _disagreements(rows, place, values, activity)
+    conflicts, partly_empty = _disagreements(rows, place, values)
     known = np.flatnonzero(in_lags | ~np.isnan(values[0]))
     begins = np.flatnonzero(np.diff(placement.segment, prepend=-1))
     return Series(
@@ -232,7 +228,6 @@ def _scatter(rows: Rows, placement: Placement, place: np.ndarray, first: int) ->
         segment=segment[known],
         first_id=rows.ids[begins].tolist(),
         values=values[:, known],
-        activity=activity[known],
         in_lags=in_lags[known],
         activity_names=rows.activity_names,
         conflicts=conflicts,
@@ -243,12 +238,9 @@ def _scatter(rows: Rows, placement: Placement, place: np.ndarray, first: int) ->
     )
 
 
-def _disagreements(
-    rows: Rows, place: np.ndarray, values: np.ndarray, activity: np.ndarray
-) -> tuple[dict[str, int], dict[str, int]]:
+def _disagreements(rows: Rows, place: np.ndarray, values: np.ndarray) -> tuple[dict[str, int], dict[str, int]]:
     """Instants per channel at which any row holds another value than what was kept, or none."""
-    names = (*CHANNELS, ACTIVITY)
-    wrong, empty = (np.zeros((len(names), values.shape[1]), bool) for _ in range(2))
+    wrong, empty = (np.zeros(values.shape, bool) for _ in range(2))
     at = place + STEPS_AHEAD
     wrong[0, at[(rows.target != values[0, at]) & ~np.isnan(rows.target)]] = True
     for lag in range(NUM_LAGS):
@@ -258,12 +250,8 @@ def _disagreements(
             missing = np.isnan(cell)
             wrong[channel, at[(cell != values[channel, at]) & ~missing]] = True
             empty[channel, at[missing]] = True
-        code = rows.activity[lag]
-        wrong[-1, at[(code != activity[at]) & (code >= 0)]] = True
-        empty[-1, at[code < 0]] = True
-    empty &= np.concatenate([~np.isnan(values), activity[None] >= 0])
-    counts = (marks.sum(axis=1).tolist() for marks in (wrong, empty))
-    return tuple(dict(zip(names, count, strict=True)) for count in counts)
+    counts = (marks.sum(axis=1).tolist() for marks in (wrong, empty & ~np.isnan(values)))
+    return tuple(dict(zip(CHANNELS, count, strict=True)) for count in counts)
 
 
 def _sampling(glucose: np.ndarray) -> int | None:

@@ -14,8 +14,8 @@ from tstune.data.frequency import encode_times, fixed_step, parse_frequency, to_
 from tstune.data.panel import MISSING, Panel
 from tstune.data.prepared import PreparedData, Preprocessor
 from tstune.data.preprocess import build_panel
-from tstune.data.sources.kaggle_brist1d import DATELESS, OFFERED, TARGET, channel_frame
-from tstune.data.sources.kaggle_brist1d_files import STEP_MINUTES, STEPS_AHEAD
+from tstune.data.sources.kaggle_brist1d import DATELESS, TARGET, channel_frame
+from tstune.data.sources.kaggle_brist1d_files import CHANNELS, STEP_MINUTES, STEPS_AHEAD
 from tstune.data.splits import PARTS, Split, WindowRanges
 from tstune.data.table import Roles, SourceTable
 from tstune.data.trained_on import refuse_trained_on
@@ -201,11 +201,11 @@ def _channels(preprocessor: Preprocessor) -> tuple[list[str], int]:
     if dated is not None:
         raise DataError(f"the model needs data.time_features={dated}, but test.csv has no dates")
     names = list(roles.columns)
-    if roles.num_targets == 1 and names[0] not in OFFERED:
+    if roles.num_targets == 1 and names[0] not in CHANNELS:
         names[0] = TARGET
-    unknown = next((name for name in names if name not in OFFERED), None)
+    unknown = next((name for name in names if name not in CHANNELS), None)
     if unknown is not None:
-        raise DataError(f"the model's channel {unknown!r} is not in test.csv, which holds {', '.join(OFFERED)}")
+        raise DataError(f"the model's channel {unknown!r} is not in test.csv, which holds {', '.join(CHANNELS)}")
     if TARGET not in names[: roles.num_targets]:
         raise DataError(f"the model forecasts {', '.join(roles.target)}, the competition asks for {TARGET}")
     return names, names.index(TARGET)
