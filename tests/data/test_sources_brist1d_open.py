@@ -140,7 +140,7 @@ def test_mistakes(tmp_path: Path):
     assert "source brist1d_open forecasts glucose" in problem(tmp_path, target_columns=["carbs"])
     assert "control_columns has no meaning" in problem(tmp_path, control_columns=["carbs"])
     (tmp_path / "P02.csv").write_text("timestamp,glucose_value_mg_dl\n2023-01-01,90\n")
-    assert "are the same person; keep one" in problem(tmp_path)
+    assert "hold the same thing; keep one" in problem(tmp_path)
     (tmp_path / "P02.csv").unlink()
     (tmp_path / "P02.csv.gz").unlink()
     (tmp_path / "P03.csv").write_text("time,value\n2023-01-01,90\n")

@@ -22,13 +22,14 @@ from tstune.data.sources.channels import (
     choose_channels,
     doses_on_grid,
     fill_of,
+    find_people,
     grid_between,
     join_channels,
     mean_on_grid,
 )
 from tstune.data.sources.info import Option, SourceInfo
 from tstune.data.table import TIMESTAMP, SourceTable
-from tstune.errors import ConfigError, DataError
+from tstune.errors import DataError
 
 TARGET = "glucose"
 CHANNELS = ("insulin", "carbs", "hr", "dist", "steps", "cals", "activity")
@@ -50,7 +51,7 @@ INFO = SourceInfo(
     options=(Option("participants", (), "who, e.g. [P01, P04]; all if empty"),),
 )
 
-_FILE = re.compile(r"(P\d{2})\.csv(\.gz)?$")
+_FILE = re.compile(r"(?P<person>P\d{2})\.csv(\.gz)?")
 _COPY_COLUMN, _COPY_FACTOR = "glucose_value_mg_dl", 18.0
 
 
@@ -58,7 +59,8 @@ def load(config: DataSection) -> SourceTable:
     """Return one item per person with the target ``glucose`` in mmol/L and the channels that are asked for."""
     roles = choose_channels(config, INFO.name, TARGET, CHANNELS)
     wanted = INFO.read_options(config)["participants"]
-    files = _find_files(INFO.need_path(config), wanted)
+    people = find_people(INFO, config, _FILE, TARGET, wanted, "P01.csv, P02.csv, …")
+    files = {person: own[TARGET] for person, own in people.items()}
     report = CleaningReport()
     frames = [_read_person(person, path, roles.conditional, config.timezone, report) for person, path in files.items()]
     return SourceTable(
@@ -72,25 +74,6 @@ def load(config: DataSection) -> SourceTable:
         files=tuple(map(str, files.values())),
         cleaning=report.to_dict(),
     )
-
-
-def _find_files(folder: Path, wanted: tuple[str, ...]) -> dict[str, Path]:
-    if not folder.is_dir():
-        raise INFO.missing(folder, "is not a folder" if folder.exists() else "does not exist")
-    found: dict[str, Path] = {}
-    for path in sorted(folder.rglob("P*.csv*")):
-        match = _FILE.fullmatch(path.name)
-        if match is None:
-            continue
-        if match[1] in found:
-            raise DataError(f"source {INFO.name}: {found[match[1]]} and {path} are the same person; keep one")
-        found[match[1]] = path
-    if not found:
-        raise INFO.missing(folder, "holds no P01.csv, P02.csv, …")
-    unknown = [person for person in wanted if person not in found]
-    if unknown:
-        raise ConfigError(f"data.source_options.participants: {unknown[0]} is not among {', '.join(sorted(found))}")
-    return {person: path for person, path in sorted(found.items()) if not wanted or person in wanted}
 
 
 def _read_person(

@@ -1,15 +1,18 @@
-"""Channels of sources whose columns are known: which of them a run uses, and doses on a five-minute grid."""
+"""Sources of people with diabetes: their files, the channels that a run uses, and doses on a five-minute grid."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
 from tstune.config.schema import DataSection
+from tstune.data.sources.info import SourceInfo
 from tstune.data.table import ITEM, TIMESTAMP, Roles
-from tstune.errors import ConfigError
+from tstune.errors import ConfigError, DataError
 
 STEP = pd.Timedelta("5min")
 SILENCE = pd.Timedelta("36h")
@@ -38,6 +41,43 @@ def choose_channels(config: DataSection, source: str, target: str, others: Seque
         if config.conditional_columns.count(column) > 1:
             raise ConfigError(f"data.conditional_columns names {column!r} twice; name it once")
     return Roles((target,), tuple(config.conditional_columns))
+
+
+def find_people(
+    info: SourceInfo, config: DataSection, pattern: re.Pattern, kind: str, wanted: Sequence[str], example: str
+) -> dict[str, dict[str, Path]]:
+    """Person -> kind -> file of ``data.path``, for those who have a file of one kind and are wanted (all if empty).
+
+    Args:
+        info, config: the source, and what its folder is.
+        pattern: of file names, with the group `person` and perhaps `kind`.
+        kind: that everybody has to have; of a pattern without the group, all files are of this kind.
+        wanted: option `participants`.
+        example: what a file of that kind is called.
+
+    Raises:
+        DataError: no such folder or file, or two files that hold the same.
+        ConfigError: somebody who is not there.
+    """
+    folder = info.need_path(config)
+    if not folder.is_dir():
+        raise info.missing(folder, "is not a folder" if folder.exists() else "does not exist")
+    found: dict[str, dict[str, Path]] = {}
+    for path in sorted(folder.rglob("*.csv*")):
+        match = pattern.fullmatch(path.name)
+        if match is None:
+            continue
+        own = match.groupdict().get("kind", kind).lower()
+        before = found.setdefault(match["person"], {}).setdefault(own, path)
+        if before != path:
+            raise DataError(f"source {info.name}: {before} and {path} hold the same thing; keep one")
+    people = {person: own for person, own in sorted(found.items()) if kind in own}
+    if not people:
+        raise info.missing(folder, f"holds no {example}")
+    unknown = [person for person in wanted if person not in people]
+    if unknown:
+        raise ConfigError(f"data.source_options.participants: {unknown[0]} is not among {', '.join(people)}")
+    return {person: own for person, own in people.items() if not wanted or person in wanted}
 
 
 def fill_of(amounts: Sequence[str]) -> dict[str, str]:

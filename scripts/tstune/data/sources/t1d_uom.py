@@ -23,13 +23,14 @@ from tstune.data.sources.channels import (
     choose_channels,
     doses_on_grid,
     fill_of,
+    find_people,
     grid_between,
     join_channels,
     rate_on_grid,
 )
 from tstune.data.sources.info import Option, SourceInfo
 from tstune.data.table import TIMESTAMP, SourceTable
-from tstune.errors import ConfigError, DataError
+from tstune.errors import DataError
 
 TARGET, CHANNELS = "glucose", ("bolus", "basal", "carbs")
 
@@ -48,7 +49,7 @@ INFO = SourceInfo(
     options=(Option("participants", (), "who, e.g. [2301, 2304]; all if empty"),),
 )
 
-_FILE = re.compile(r"UoM(Glucose|Bolus|Basal|Nutrition)(\d{4})\.csv(\.gz)?$", re.IGNORECASE)
+_FILE = re.compile(r"UoM(?P<kind>Glucose|Bolus|Basal|Nutrition)(?P<person>\d{4})\.csv(\.gz)?", re.IGNORECASE)
 _COLUMNS = {
     "glucose": ("bg_ts", "value"),
     "bolus": ("bolus_ts", "bolus_dose"),
@@ -62,7 +63,7 @@ def load(config: DataSection) -> SourceTable:
     """Return one item per person with the target ``glucose`` in mmol/L and the channels that are asked for."""
     roles = choose_channels(config, INFO.name, TARGET, CHANNELS)
     wanted = INFO.read_options(config)["participants"]
-    files = _find_files(INFO.need_path(config), wanted)
+    files = find_people(INFO, config, _FILE, TARGET, wanted, "UoMGlucose<id>.csv")
     report, frames, used = CleaningReport(), [], []
     injected = []
     for person, own in files.items():
@@ -102,28 +103,6 @@ def _kind(channel: str) -> str:
 
 def _kinds(channels: tuple[str, ...]) -> list[str]:
     return ["glucose", *map(_kind, channels)]
-
-
-def _find_files(folder: Path, wanted: tuple[str, ...]) -> dict[str, dict[str, Path]]:
-    """Person -> kind -> file, for the people who have glucose."""
-    if not folder.is_dir():
-        raise INFO.missing(folder, "is not a folder" if folder.exists() else "does not exist")
-    found: dict[str, dict[str, Path]] = {}
-    for path in sorted(folder.rglob("*.csv*")):
-        match = _FILE.match(path.name)
-        if match is None:
-            continue
-        kind, person = match[1].lower(), match[2]
-        before = found.setdefault(person, {}).setdefault(kind, path)
-        if before != path:
-            raise DataError(f"source {INFO.name}: {before} and {path} hold the same thing; keep one")
-    people = {person: own for person, own in sorted(found.items()) if "glucose" in own}
-    if not people:
-        raise INFO.missing(folder, "holds no UoMGlucose<id>.csv")
-    unknown = [person for person in wanted if person not in people]
-    if unknown:
-        raise ConfigError(f"data.source_options.participants: {unknown[0]} is not among {', '.join(people)}")
-    return {person: own for person, own in people.items() if not wanted or person in wanted}
 
 
 def _read_person(
