@@ -100,7 +100,7 @@ def write_streamed(
     frequency = config.frequency or _frequency(pieces)
     merged = _Merged()
     with PanelWriter(folder) as writer:
-        for table in pieces.tables:
+        for table in pieces.tables():
             table = clean_table(table, rules, log=False).with_settings(config.fill, tuple(config.time_features))
             if merged.add(table):
                 max_gap = table.max_gap if config.max_gap is None else config.max_gap
@@ -116,7 +116,7 @@ def write_streamed(
 
 def _frequency(pieces: Pieces) -> str:
     steps = StepCounts()
-    for table in pieces.tables:
+    for table in pieces.tables():
         if table.frequency is not None:
             return table.frequency
         frame = table.frame.sort_values([ITEM, TIMESTAMP], kind="stable")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -169,19 +169,9 @@ class Pieces:
     """Tables of whole series.
 
     Attributes:
-        tables: begins at the first piece again at every iteration.
+        tables: begins at the first piece again at every call.
         in_order: False if the series did not come in the order of their names.
     """
 
-    tables: Iterable[SourceTable]
+    tables: Callable[[], Iterator[SourceTable]]
     in_order: bool = True
-
-
-class Again:
-    """An iterable that begins anew every time."""
-
-    def __init__(self, begin: Callable[[], Iterator[SourceTable]]) -> None:
-        self._begin = begin
-
-    def __iter__(self) -> Iterator[SourceTable]:
-        return self._begin()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,14 +14,16 @@ import pandas as pd
 
 from tstune.config.schema import DataSection
 from tstune.data.frame import recognise_layout, roles_of, table_from_frame
-from tstune.data.table import PIECE_ROWS, Again, Pieces, SourceTable, TableStream
+from tstune.data.table import PIECE_ROWS, Pieces, SourceTable, TableStream
 from tstune.errors import DataError
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
+BATCH_ROWS = 1 << 16
 
-class ItemSorter:
+
+class _ItemSorter:
     """Rows of many items, written in batches and read as whole items in the order of their names.
 
     Each batch is sorted by item before it is written, so an item is a number of stretches of the files, few where the
@@ -43,14 +46,7 @@ class ItemSorter:
         self._last_name: str | None = None
 
     def add(self, names: list[str], codes: np.ndarray, stamps: np.ndarray, readings: np.ndarray) -> None:
-        """Write a batch.
-
-        Args:
-            names: items of the batch.
-            codes: [rows] index into `names`.
-            stamps: [rows] datetime64[ns].
-            readings: [rows, columns] float64.
-        """
+        """Write a batch: [rows] index into `names`, [rows] datetime64[ns], [rows, columns] float64."""
         if not len(codes):
             return
         changes = np.flatnonzero(np.diff(codes, prepend=-1))
@@ -102,9 +98,6 @@ class ItemSorter:
         )
 
 
-BATCH_ROWS = 1 << 16
-
-
 def stream_of_batches(
     schema: pa.Schema,
     batches: Callable[[list[str]], Iterable[pa.RecordBatch | pa.Table]],
@@ -141,19 +134,13 @@ def stream_of_batches(
 def _is_typed(schema: pa.Schema, item: str, time: str, numbers: Iterable[str]) -> bool:
     import pyarrow.types as kinds
 
-    item_type = schema.field(item).type
-    named = item_type.value_type if kinds.is_dictionary(item_type) else item_type
+    types = dict(zip(schema.names, schema.types, strict=True))
+    named = types[item].value_type if kinds.is_dictionary(types[item]) else types[item]
     return (
         (kinds.is_string(named) or kinds.is_large_string(named) or kinds.is_integer(named))
-        and kinds.is_timestamp(schema.field(time).type)
-        and all(_is_number(schema.field(column).type) for column in numbers)
+        and kinds.is_timestamp(types[time])
+        and all(kinds.is_integer(types[name]) or kinds.is_floating(types[name]) for name in numbers)
     )
-
-
-def _is_number(kind: pa.DataType) -> bool:
-    import pyarrow.types as kinds
-
-    return kinds.is_integer(kind) or kinds.is_floating(kind)
 
 
 @dataclass
@@ -168,7 +155,7 @@ class _LongTable:
     zone: str | None = field(default=None, init=False)
 
     def sorted_in(self, scratch: Path) -> Pieces:
-        sorter = ItemSorter(scratch, len(self.columns))
+        sorter = _ItemSorter(scratch, len(self.columns))
         try:
             rows = 0
             for batch in self.batches([self.config.item_id_column, self.config.timestamp_column, *self.columns]):
@@ -178,7 +165,7 @@ class _LongTable:
             sorter.close()
         if not rows:
             raise DataError(f"{self.name}: the table has no rows")
-        return Pieces(Again(lambda: self._tables(sorter)), sorter.in_order)
+        return Pieces(partial(self._tables, sorter), sorter.in_order)
 
     def _read(
         self, batch: pa.RecordBatch | pa.Table, before: int
@@ -190,12 +177,13 @@ class _LongTable:
         item, time = (
             _one_array(batch.column(name)) for name in (self.config.item_id_column, self.config.timestamp_column)
         )
-        if item.null_count:
-            row = before + int(pc.index(pc.is_null(item), True).as_py())
-            raise DataError(f"{self.name}: row {row + 2}: no value in column {self.config.item_id_column!r}")
-        if time.null_count:
-            row = before + int(pc.index(pc.is_null(time), True).as_py())
-            raise DataError(f"{self.name}: row {row + 2}: no time in column {self.config.timestamp_column!r}")
+        for column, what, name in (
+            (item, "value", self.config.item_id_column),
+            (time, "time", self.config.timestamp_column),
+        ):
+            if column.null_count:
+                row = before + int(pc.index(pc.is_null(column), True).as_py())
+                raise DataError(f"{self.name}: row {row + 2}: no {what} in column {name!r}")
         if not pa.types.is_dictionary(item.type):
             item = item.dictionary_encode()
         self.zone = time.type.tz
@@ -211,7 +199,7 @@ class _LongTable:
         ]
         return names, codes, stamps.view("datetime64[ns]"), np.stack(numbers, axis=1)
 
-    def _tables(self, sorter: ItemSorter) -> Iterator[SourceTable]:
+    def _tables(self, sorter: _ItemSorter) -> Iterator[SourceTable]:
         has_value = np.zeros(len(self.columns), bool)
         for items, stamps, readings in sorter.items(PIECE_ROWS):
             raw = pd.DataFrame(readings, columns=self.columns)

@@ -19,93 +19,14 @@ import pandas as pd
 from tstune.config.schema import DataSection
 from tstune.data.cleaning.report import CleaningReport
 from tstune.data.files import KINDS, read_header, read_table
-from tstune.data.frame import (
-    DUPLICATES_AVERAGED,
-    recognise_layout,
-    series_name,
-    table_from_frame,
-)
+from tstune.data.frame import DUPLICATES_AVERAGED, recognise_layout, series_name, table_from_frame
 from tstune.data.sources.arrow import BATCH_ROWS, stream_of_batches
 from tstune.data.sources.info import SourceInfo
-from tstune.data.table import PIECE_ROWS, Again, Pieces, SourceTable, TableStream
+from tstune.data.table import PIECE_ROWS, Pieces, SourceTable, TableStream
 from tstune.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
     import pyarrow as pa
-
-
-def stream_of_files(config: DataSection) -> TableStream | None:
-    """Stream ``data.path``; None if it has to be read at once, or is wrong, which reading it at once will say."""
-    if config.path is None or config.columns_as == "items":
-        return None
-    files = find_files(config.path)
-    if not all(file.is_file() for file in files):
-        return None
-    one_table = config.item_id_column is not None or (len(files) == 1 and files[0] == Path(config.path))
-    if not one_table:
-        return _series_per_file(files, config)
-    schemas = _schemas(files)
-    if not schemas or any(not _alike(schema, schemas[0]) for schema in schemas[1:]):
-        return None
-    names = tuple(map(str, files))
-    return stream_of_batches(schemas[0], partial(_batches, files), config, config.path, names)
-
-
-def _schemas(files: list[Path]) -> list[pa.Schema]:
-    """Of Parquet files; none if there is another file among them."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    if not all(file.suffix == ".parquet" for file in files):
-        return []
-    try:
-        return [pq.read_schema(file) for file in files]
-    except (OSError, pa.ArrowException):
-        return []
-
-
-def _alike(one: pa.Schema, other: pa.Schema) -> bool:
-    return {field.name: field.type for field in one} == {field.name: field.type for field in other}
-
-
-def _batches(files: list[Path], columns: list[str]) -> Iterator[pa.RecordBatch]:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    for file in files:
-        try:
-            with pq.ParquetFile(file, read_dictionary=columns[:1]) as opened:
-                yield from opened.iter_batches(BATCH_ROWS, columns=columns, use_threads=False)
-        except (OSError, pa.ArrowException) as error:
-            raise DataError(f"{file} cannot be read: {' '.join(str(error).split())}") from None
-
-
-def _series_per_file(files: list[Path], config: DataSection) -> TableStream | None:
-    names = [series_name(file) for file in files]
-    if len(set(names)) < len(names) or recognise_layout(_columns(files[0]), config)[0].item_id_column is not None:
-        return None
-    order = sorted(range(len(files)), key=names.__getitem__)
-    tables = Again(lambda: _groups([files[place] for place in order], config))
-    return TableStream(tuple(map(str, files)), lambda _: Pieces(tables, order == sorted(order)))
-
-
-def _columns(file: Path) -> pd.DataFrame:
-    """A table with the columns of a file and no row."""
-    if file.suffix == ".parquet":
-        schemas = _schemas([file])
-        return schemas[0].empty_table().to_pandas() if schemas else pd.DataFrame()
-    return pd.DataFrame(columns=read_header(file)[0])
-
-
-def _groups(files: list[Path], config: DataSection) -> Iterator[SourceTable]:
-    """Tables of some files each."""
-    report, tables, rows = CleaningReport(), [], 0
-    for place, file in enumerate(files, start=1):
-        tables.append(table_from_frame(read_table(file, report), config, file, report))
-        rows += len(tables[-1].frame)
-        if rows >= PIECE_ROWS or place == len(files):
-            yield replace(join_series(tables), cleaning=report.to_dict())
-            report, tables, rows = CleaningReport(), [], 0
 
 
 INFO = SourceInfo(
@@ -150,20 +71,11 @@ def load(config: DataSection) -> SourceTable:
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice is not None:
         raise DataError(f"data.path={config.path} holds {twice!r} twice, in different formats; keep one")
-    return replace(join_series(tables), files=tuple(map(str, files)), cleaning=report.to_dict())
+    return replace(_join_series(tables), files=tuple(map(str, files)), cleaning=report.to_dict())
 
 
-def stream(config: DataSection) -> TableStream | None:
-    """The same series by series, or None if that cannot be."""
-    return stream_of_files(config)
-
-
-def join_series(tables: Sequence[SourceTable]) -> SourceTable:
-    """One table of files that hold a series each.
-
-    Raises:
-        DataError: they have different columns.
-    """
+def _join_series(tables: Sequence[SourceTable]) -> SourceTable:
+    """One table of files that hold a series each."""
     different = next((t for t in tables if t.roles != tables[0].roles), None)
     if different is not None:
         raise DataError(
@@ -206,3 +118,73 @@ def find_files(pattern: str) -> list[Path]:
     if not files:
         raise DataError(f"data.path={pattern} holds no {', '.join(KINDS)} file")
     return sorted(files)
+
+
+def stream(config: DataSection) -> TableStream | None:
+    """The same series by series; None if it has to be read at once, or is wrong, which reading it at once will say."""
+    if config.path is None or config.columns_as == "items":
+        return None
+    files = find_files(config.path)
+    if not all(file.is_file() for file in files):
+        return None
+    one_table = config.item_id_column is not None or (len(files) == 1 and files[0] == Path(config.path))
+    if not one_table:
+        return _series_per_file(files, config)
+    schemas = _schemas(files)
+    types = [dict(zip(schema.names, schema.types, strict=True)) for schema in schemas]
+    if not schemas or any(other != types[0] for other in types):
+        return None
+    return stream_of_batches(schemas[0], partial(_batches, files), config, config.path, tuple(map(str, files)))
+
+
+def _schemas(files: list[Path]) -> list[pa.Schema]:
+    """Of Parquet files; none if there is another file among them."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    if not all(file.suffix == ".parquet" for file in files):
+        return []
+    try:
+        return [pq.read_schema(file) for file in files]
+    except (OSError, pa.ArrowException):
+        return []
+
+
+def _batches(files: list[Path], columns: list[str]) -> Iterator[pa.RecordBatch]:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    for file in files:
+        try:
+            with pq.ParquetFile(file, read_dictionary=columns[:1]) as opened:
+                yield from opened.iter_batches(BATCH_ROWS, columns=columns, use_threads=False)
+        except (OSError, pa.ArrowException) as error:
+            raise DataError(f"{file} cannot be read: {' '.join(str(error).split())}") from None
+
+
+def _series_per_file(files: list[Path], config: DataSection) -> TableStream | None:
+    names = [series_name(file) for file in files]
+    if len(set(names)) < len(names) or recognise_layout(_columns(files[0]), config)[0].item_id_column is not None:
+        return None
+    order = sorted(range(len(files)), key=names.__getitem__)
+    pieces = Pieces(partial(_groups, [files[place] for place in order], config), order == sorted(order))
+    return TableStream(tuple(map(str, files)), lambda _: pieces)
+
+
+def _columns(file: Path) -> pd.DataFrame:
+    """A table with the columns of a file and no row."""
+    if file.suffix == ".parquet":
+        schemas = _schemas([file])
+        return schemas[0].empty_table().to_pandas() if schemas else pd.DataFrame()
+    return pd.DataFrame(columns=read_header(file)[0])
+
+
+def _groups(files: list[Path], config: DataSection) -> Iterator[SourceTable]:
+    """Tables of some files each."""
+    report, tables, rows = CleaningReport(), [], 0
+    for place, file in enumerate(files, start=1):
+        tables.append(table_from_frame(read_table(file, report), config, file, report))
+        rows += len(tables[-1].frame)
+        if rows >= PIECE_ROWS or place == len(files):
+            yield replace(_join_series(tables), cleaning=report.to_dict())
+            report, tables, rows = CleaningReport(), [], 0

@@ -18,7 +18,7 @@ from tstune.data.frame import table_from_frame
 from tstune.data.frequency import fixed_step, parse_frequency
 from tstune.data.sources.arrow import BATCH_ROWS, stream_of_batches
 from tstune.data.sources.info import Option, SourceInfo
-from tstune.data.table import ITEM, PIECE_ROWS, TIMESTAMP, Again, Pieces, Roles, SourceTable, TableStream
+from tstune.data.table import ITEM, PIECE_ROWS, TIMESTAMP, Pieces, Roles, SourceTable, TableStream
 from tstune.errors import ConfigError, DataError, MissingDependencyError
 
 if TYPE_CHECKING:
@@ -67,21 +67,12 @@ def load(config: DataSection) -> SourceTable:
     if not len(rows):
         raise DataError(f"{config.path}: the data set has no rows")
     cached = () if options["streaming"] else _files(data)
-    licence = _licence(data, config)
     if {"start", "target"} <= set(rows.columns):
         table = table_from_series(rows, config, config.path)
     else:
         table = table_from_frame(rows, config, config.path)
     notes = table.notes | {"rows_read": len(rows), "row_limit": max_rows or None, "streamed": options["streaming"]}
-    return SourceTable(
-        frame=table.frame,
-        roles=table.roles,
-        frequency=table.frequency,
-        licence=licence,
-        files=cached,
-        notes=notes,
-        cleaning=table.cleaning,
-    )
+    return replace(table, licence=_licence(data, config), files=cached, notes=notes)
 
 
 def stream(config: DataSection) -> TableStream | None:
@@ -92,7 +83,7 @@ def stream(config: DataSection) -> TableStream | None:
     data = _open(config.path, options)
     if not len(data) or not data.cache_files:
         return None
-    found = stream_of_dataset(data, config, _files(data))
+    found = _stream(data, config, _files(data))
     notes = {"rows_read": len(data), "row_limit": None, "streamed": False}
     return found and replace(found, notes=notes, licence=_licence(data, config))
 
@@ -245,15 +236,14 @@ def _names(kind: str, number: int) -> tuple[str, ...]:
     return (kind,) if kind == "target" and number == 1 else tuple(f"{kind}_{place}" for place in range(number))
 
 
-def stream_of_dataset(data: Dataset, config: DataSection, files: tuple[str, ...]) -> TableStream | None:
+def _stream(data: Dataset, config: DataSection, files: tuple[str, ...]) -> TableStream | None:
     """Stream a data set of one series per row, or of one time of one series per row; None if that cannot be."""
     if {"start", "target"} <= set(data.column_names):
         names = [str(value) for value in (data["item_id"] if "item_id" in data.column_names else range(len(data)))]
         order = sorted(range(len(names)), key=names.__getitem__)
-        tables = Again(lambda: _groups(data, names, order, config))
-        return TableStream(files, lambda _: Pieces(tables, order == sorted(order)))
-    batches = partial(_batches, data)
-    return stream_of_batches(data.features.arrow_schema, batches, config, config.path, files)
+        pieces = Pieces(partial(_groups, data, names, order, config), order == sorted(order))
+        return TableStream(files, lambda _: pieces)
+    return stream_of_batches(data.features.arrow_schema, partial(_batches, data), config, config.path, files)
 
 
 def _batches(data: Dataset, columns: list[str]) -> Iterator[pa.Table]:
