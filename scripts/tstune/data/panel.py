@@ -166,7 +166,7 @@ class Origin:
         """Inverse of `to_dict`, also after JSON."""
         table = dict(values["table"])
         borders = table["standard_borders"]
-        table["roles"] = Roles(**{role: _tuples(names) for role, names in table["roles"].items()})
+        table["roles"] = Roles.from_dict(table["roles"])
         table["files"] = tuple(table["files"])
         table["standard_borders"] = None if borders is None else tuple(borders)
         return cls(**dict(values) | {"table": SourceTable(frame=pd.DataFrame(), statics=statics, **table)})
@@ -181,7 +181,3 @@ def file_sha256(path: Path) -> str:
     """SHA-256 of a file's content."""
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
-def _tuples(value: object) -> object:
-    return tuple(map(_tuples, value)) if isinstance(value, list | tuple) else value

@@ -39,8 +39,164 @@ from tstune.domains import source_files
 from tstune.errors import ConfigError, DataError, OutputError
 from tstune.runtime.logs import logger
 
+_NOT_OF_THE_PANEL = {
+    *("cache", "scaling", "split", "min_context", "mirror_train_windows", "train_fraction", "train_fraction_from"),
+    *("train_stride", "validation_stride", "test_stride"),
+}
+"""Settings of what is made of a panel afterwards; any other changes the hash."""
+
+_READS_NO_FILE = ("cgm_sample", "simulated_t1d")
 _SETTLED = 2.0
 """Seconds; a file changed more recently could change again without another time of change."""
+_UNITS_DIFFER = "unit_contradicts_values"
+_OUT_OF_ORDER = "rows_out_of_order"
+
+
+def read_panel(config: DataSection, rules: CleaningRules, table: SourceTable | None = None) -> tuple[Panel, Origin]:
+    """The panel of a source or a table, from the cache if there is one.
+
+    Args:
+        config: the `data` section of a run.
+        rules: its cleaning rules.
+        table: readings to use instead of the configured source; they are in memory already and never stored.
+
+    Raises:
+        ConfigError, DataError: naming what is wrong with the configuration or the data.
+        OutputError: the cache cannot be written.
+    """
+    if table is not None or config.cache is None:
+        table = _prepared(load_source(config) if table is None else table, config, rules)
+        panel = _build(table, config)
+        return panel, Origin.of(table, panel.item_ids)
+    try:
+        return _cached(config, rules, Path(config.cache))
+    except OSError as error:
+        raise OutputError(f"data.cache={config.cache} cannot be used: {error.strerror or error}") from None
+
+
+def _prepared(table: SourceTable, config: DataSection, rules: CleaningRules) -> SourceTable:
+    return clean_table(table, rules).with_settings(config.fill, tuple(config.time_features))
+
+
+def _build(table: SourceTable, config: DataSection) -> Panel:
+    return build_panel(table, config.frequency, table.max_gap if config.max_gap is None else config.max_gap)
+
+
+def _cached(config: DataSection, rules: CleaningRules, cache: Path) -> tuple[Panel, Origin]:
+    stream = stream_source(config)
+    paths = _input_files(config) if stream is None else stream.files
+    cache.mkdir(parents=True, exist_ok=True)
+    files = [{"path": path, "sha256": remembered_sha256(Path(path), cache / "files")} for path in paths]
+    folder = cache / _key(config, files)
+    if folder.is_dir():
+        try:
+            return open_panel(folder)
+        except DamagedPanel as damage:
+            logger.warning("data.cache: %s is damaged (%s) and made again", folder, damage)
+    with _locked(folder.with_suffix(".lock")):
+        if folder.is_dir():  # by the process that held the lock, or it is the damaged one
+            try:
+                return open_panel(folder)
+            except DamagedPanel:
+                shutil.rmtree(folder)
+        begin = time.perf_counter()
+        with _aside(folder) as aside:
+            if stream is None:
+                _write_whole(config, rules, aside)
+            else:
+                _write_streamed(stream, files, config, rules, aside)
+            _put(aside, folder)
+        panel, origin = open_panel(folder)
+        seconds = time.perf_counter() - begin
+        logger.info("data.cache: %s rows prepared in %.1f s, in %s", f"{panel.num_rows:,}", seconds, folder)
+        return panel, origin
+
+
+def _put(aside: Path, folder: Path) -> None:
+    try:
+        aside.rename(folder)
+    except OSError as error:
+        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+            raise
+        logger.info("data.cache: another machine was faster to write %s", folder)
+
+
+def _write_whole(config: DataSection, rules: CleaningRules, folder: Path) -> None:
+    table = _prepared(load_source(config), config, rules)
+    with PanelWriter(folder) as writer:
+        writer.append(_build(table, config))
+        writer.finish(Origin.of(table, writer.item_ids))
+
+
+def _input_files(config: DataSection) -> list[str]:
+    """Files of a source that reads everything at once."""
+    if ":" in config.source:
+        raise ConfigError(
+            f"data.cache: nothing says what data.source={config.source} reads, so its panel could be out of date; "
+            "write its table to a file and take source parquet, or set data.cache=null"
+        )
+    if config.path is None:
+        if config.source not in _READS_NO_FILE:
+            load_source(config)  # says what is missing
+            raise ConfigError(f"data.cache needs data.path with source {config.source}; set it, or data.cache=null")
+        return []
+    from tstune.data.sources.csv import find_files
+
+    path = Path(config.path)
+    files = path.rglob("*") if path.is_dir() else find_files(config.path)
+    return sorted(str(file) for file in files if file.is_file())
+
+
+def _key(config: DataSection, files: list[dict[str, str]]) -> str:
+    settings = config.model_dump(mode="json", exclude=_NOT_OF_THE_PANEL)
+    content = json.dumps({"settings": settings, "files": files, "code": _code_sha256()}, sort_keys=True)
+    return hashlib.sha256(content.encode()).hexdigest()[:32]
+
+
+def _code_sha256() -> str:
+    """Of the modules that make panels, so that nobody has to remember to raise a version number."""
+    digest = hashlib.sha256()
+    for path in [*sorted(Path(__file__).parent.rglob("*.py")), *source_files()]:
+        digest.update(path.name.encode() + path.read_bytes())
+    return digest.hexdigest()
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """Hold a file alone; the system lets go of it when a process dies."""
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+    waiting = False
+    try:
+        while True:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if not waiting:
+                    logger.info("data.cache: another process prepares %s; waiting for it", path.stem)
+                waiting = True
+                time.sleep(0.05)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def _aside(folder: Path) -> Iterator[Path]:
+    """A folder to write into, gone afterwards if it has not been renamed.
+
+    The lock says that nobody on this machine writes the same panel, so what is left was left by killed processes; a
+    shared file system need not pass the lock on to other machines.
+    """
+    prefix = f".{folder.name}.partial-{socket.gethostname()}-"
+    for left in folder.parent.glob(f"{glob.escape(prefix)}*"):
+        shutil.rmtree(left)
+    aside = folder.parent / f"{prefix}{os.getpid()}"
+    aside.mkdir()
+    try:
+        yield aside
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
 
 
 def remembered_sha256(path: Path, memory: Path) -> str:
@@ -75,11 +231,7 @@ def remembered_sha256(path: Path, memory: Path) -> str:
     return digest
 
 
-_UNITS_DIFFER = "unit_contradicts_values"
-_OUT_OF_ORDER = "rows_out_of_order"
-
-
-def write_streamed(
+def _write_streamed(
     stream: TableStream, files: list[dict[str, str]], config: DataSection, rules: CleaningRules, folder: Path
 ) -> None:
     """Prepare all pieces and write their panel into a folder.
@@ -87,12 +239,6 @@ def write_streamed(
     The result is that of reading everything at once, with two exceptions in what cleaning says about glucose: the
     usual distance of readings, which conflicting ones undercut, is that of a piece, and where `data.unit` contradicts
     the values, the median that is shown is that of the first piece.
-
-    Args:
-        stream: the source.
-        files: path and SHA-256 of each of its files.
-        config, rules: how readings are prepared.
-        folder: gets the files of the panel; a folder ``scratch`` in it is for passing use.
     """
     scratch = folder / "scratch"
     scratch.mkdir()
@@ -109,9 +255,7 @@ def write_streamed(
         about = replace(merged.about, files=stream.files, notes=merged.notes | dict(stream.notes))
         about = about if stream.licence is None else replace(about, licence=stream.licence)
         writer.finish(Origin(about, merged.num_readings, sorted(merged.names - set(writer.item_ids)), files))
-    for path in scratch.iterdir():
-        path.unlink()
-    scratch.rmdir()
+    shutil.rmtree(scratch)
 
 
 def _frequency(pieces: Pieces) -> str:
@@ -193,161 +337,3 @@ class _Merged:
                 rest["longest_run_minutes"] = max(rest["longest_run_minutes"], before["longest_run_minutes"])
         report.add(name, finding["count"], finding["action"], finding["by_item"], finding["examples"], **rest)
         self._cleaning[name] = report[name]
-
-
-_NOT_OF_THE_PANEL = {
-    *("cache", "scaling", "split", "min_context", "mirror_train_windows", "train_fraction", "train_fraction_from"),
-    *("train_stride", "validation_stride", "test_stride"),
-}
-"""Settings of what is made of a panel afterwards; any other changes the hash."""
-
-_READS_NO_FILE = ("cgm_sample", "simulated_t1d")
-
-
-def read_panel(config: DataSection, rules: CleaningRules, table: SourceTable | None = None) -> tuple[Panel, Origin]:
-    """The panel of a source or a table, from the cache if there is one.
-
-    Args:
-        config: the `data` section of a run.
-        rules: its cleaning rules.
-        table: readings to use instead of the configured source; they are in memory already and never stored.
-
-    Raises:
-        ConfigError, DataError: naming what is wrong with the configuration or the data.
-        OutputError: the cache cannot be written.
-    """
-    if table is not None or config.cache is None:
-        table = _prepared(load_source(config) if table is None else table, config, rules)
-        panel = _build(table, config)
-        return panel, Origin.of(table, panel.item_ids)
-    try:
-        return _cached(config, rules, Path(config.cache))
-    except OSError as error:
-        raise OutputError(f"data.cache={config.cache} cannot be used: {error.strerror or error}") from None
-
-
-def _prepared(table: SourceTable, config: DataSection, rules: CleaningRules) -> SourceTable:
-    return clean_table(table, rules).with_settings(config.fill, tuple(config.time_features))
-
-
-def _build(table: SourceTable, config: DataSection) -> Panel:
-    return build_panel(table, config.frequency, table.max_gap if config.max_gap is None else config.max_gap)
-
-
-def _cached(config: DataSection, rules: CleaningRules, cache: Path) -> tuple[Panel, Origin]:
-    stream = stream_source(config)
-    paths = _input_files(config) if stream is None else stream.files
-    cache.mkdir(parents=True, exist_ok=True)
-    files = [{"path": path, "sha256": remembered_sha256(Path(path), cache / "files")} for path in paths]
-    folder = cache / _key(config, files)
-    if folder.is_dir():
-        try:
-            return open_panel(folder)
-        except DamagedPanel as damage:
-            logger.warning("data.cache: %s is damaged (%s) and made again", folder, damage)
-    with _locked(folder.with_suffix(".lock")):
-        if folder.is_dir():  # by the process that held the lock, or it is the damaged one
-            try:
-                return open_panel(folder)
-            except DamagedPanel:
-                shutil.rmtree(folder)
-        begin = time.perf_counter()
-        with _aside(folder) as aside:
-            if stream is None:
-                _write_whole(config, rules, aside)
-            else:
-                write_streamed(stream, files, config, rules, aside)
-            _put(aside, folder)
-        panel, origin = open_panel(folder)
-        seconds = time.perf_counter() - begin
-        logger.info("data.cache: %s rows prepared in %.1f s, in %s", f"{panel.num_rows:,}", seconds, folder)
-        return panel, origin
-
-
-def _put(aside: Path, folder: Path) -> None:
-    try:
-        aside.rename(folder)
-    except OSError as error:
-        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
-            raise
-        logger.info("data.cache: another machine was faster to write %s", folder)
-
-
-def _write_whole(config: DataSection, rules: CleaningRules, folder: Path) -> None:
-    table = _prepared(load_source(config), config, rules)
-    with PanelWriter(folder) as writer:
-        writer.append(_build(table, config))
-        writer.finish(Origin.of(table, writer.item_ids))
-
-
-def _input_files(config: DataSection) -> list[str]:
-    """Files of a source that reads everything at once."""
-    if ":" in config.source:
-        raise ConfigError(
-            f"data.cache: nothing says what data.source={config.source} reads, so its panel could be out of date; "
-            "write its table to a file and take source parquet, or set data.cache=null"
-        )
-    if config.path is None:
-        if config.source not in _READS_NO_FILE:
-            load_source(config)  # says what is missing
-            raise ConfigError(f"data.cache needs data.path with source {config.source}; set it, or data.cache=null")
-        return []
-    from tstune.data.sources.csv import find_files
-
-    path = Path(config.path)
-    files = path.rglob("*") if path.is_dir() else find_files(config.path)
-    return sorted(str(file) for file in files if file.is_file())
-
-
-def _key(config: DataSection, files: list[dict[str, str]]) -> str:
-    settings = config.model_dump(mode="json", exclude=_NOT_OF_THE_PANEL)
-    content = json.dumps({"settings": settings, "files": files, "code": _code_sha256()}, sort_keys=True)
-    return hashlib.sha256(content.encode()).hexdigest()[:32]
-
-
-def _code_sha256() -> str:
-    """Of the modules that make panels, so that nobody has to remember to raise a version number."""
-    here = Path(__file__).parent
-    digest = hashlib.sha256()
-    ours = [path for folder in (here, here / "sources", here / "cleaning") for path in sorted(folder.glob("*.py"))]
-    for path in ours + source_files():
-        digest.update(path.name.encode() + path.read_bytes())
-    return digest.hexdigest()
-
-
-@contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    """Hold a file alone; the system lets go of it when a process dies."""
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
-    waiting = False
-    try:
-        while True:
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if not waiting:
-                    logger.info("data.cache: another process prepares %s; waiting for it", path.stem)
-                waiting = True
-                time.sleep(0.05)
-        yield
-    finally:
-        os.close(descriptor)
-
-
-@contextmanager
-def _aside(folder: Path) -> Iterator[Path]:
-    """A folder to write into, gone afterwards if it has not been renamed.
-
-    The lock says that nobody on this machine writes the same panel, so what is left was left by killed processes; a
-    shared file system need not pass the lock on to other machines.
-    """
-    prefix = f".{folder.name}.partial-{socket.gethostname()}-"
-    for left in folder.parent.glob(f"{glob.escape(prefix)}*"):
-        shutil.rmtree(left)
-    aside = folder.parent / f"{prefix}{os.getpid()}"
-    aside.mkdir()
-    try:
-        yield aside
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)

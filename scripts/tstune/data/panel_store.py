@@ -8,7 +8,7 @@ import os
 import zlib
 from dataclasses import asdict
 from pathlib import Path
-from types import TracebackType
+from typing import IO
 
 import numpy as np
 import pandas as pd
@@ -39,20 +39,14 @@ class PanelWriter:
         self._arrays: dict[str, _ArrayFile] = {}
         self._digest = hashlib.sha256()
         self._first: Panel | None = None
-        self._item_ids: list[str] = []
-        self._small: dict[str, list[np.ndarray]] = {name: [] for name in _SMALL}
-
-    @property
-    def item_ids(self) -> list[str]:
+        self.item_ids: list[str] = []
         """Items so far."""
-        return self._item_ids
+        self._small: dict[str, list[np.ndarray]] = {name: [] for name in _SMALL}
 
     def __enter__(self) -> PanelWriter:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         for array in self._arrays.values():
             array.stream.close()
 
@@ -67,10 +61,10 @@ class PanelWriter:
             raise DataError("the pieces of this data have different channels or grids; set data.cache=null")
         rows = self._arrays["values"].rows
         self._small["segment_start"].append(panel.segment_start[:-1] + rows)
-        self._small["segment_item"].append(panel.segment_item + len(self._item_ids))
+        self._small["segment_item"].append(panel.segment_item + len(self.item_ids))
         self._small["segment_position"].append(panel.segment_position)
         self._small["item_length"].append(panel.item_length)
-        self._item_ids += panel.item_ids
+        self.item_ids += panel.item_ids
         for name, array in self._arrays.items():
             array.append(getattr(panel, name))
         self._digest.update(np.ascontiguousarray(panel.values))
@@ -84,13 +78,16 @@ class PanelWriter:
             self._arrays[name] = _ArrayFile(self._folder / f"{name}.npy", values.dtype, ())
             self._arrays[name].append(values)
         files = {name: array.finish() for name, array in self._arrays.items()}
-        self._hash_status()
+        with self._arrays["status"].path.open("rb") as stream:  # `Panel.fingerprint` takes all values first
+            stream.seek(self._arrays["status"].begin)
+            while block := stream.read(_BLOCK):
+                self._digest.update(block)
         if origin.table.statics is not None:
             origin.table.statics.to_parquet(self._folder / _STATICS)
             files["statics"] = _check_of(self._folder / _STATICS)
         about = {
             "fingerprint": self._digest.hexdigest(),
-            "item_ids": self._item_ids,
+            "item_ids": self.item_ids,
             "roles": asdict(self._first.roles),
             "frequency": self._first.frequency,
             "origin": origin.to_dict(),
@@ -100,16 +97,7 @@ class PanelWriter:
         whole = json.dumps({"check": zlib.crc32(text.encode()), "about": text})
         with (self._folder / _ABOUT).open("w", encoding="utf-8") as stream:
             stream.write(whole)
-            stream.flush()
-            os.fsync(stream.fileno())
-
-    def _hash_status(self) -> None:
-        """`Panel.fingerprint` takes all values first, so the status is read again."""
-        array = self._arrays["status"]
-        with array.path.open("rb") as stream:
-            stream.seek(array.begin)
-            while block := stream.read(_BLOCK):
-                self._digest.update(block)
+            _flush(stream)
 
 
 def open_panel(folder: Path) -> tuple[Panel, Origin]:
@@ -132,12 +120,11 @@ def open_panel(folder: Path) -> tuple[Panel, Origin]:
     small = {name: np.load(folder / f"{name}.npy") for name in _SMALL}
     statics = pd.read_parquet(folder / _STATICS) if "statics" in about["files"] else None
     origin = Origin.from_dict(about["origin"], statics)
-    roles = Roles(**{role: _tuples(names) for role, names in about["roles"].items()})
     panel = Panel(
         **large,
         **small,
         item_ids=tuple(about["item_ids"]),
-        roles=roles,
+        roles=Roles.from_dict(about["roles"]),
         frequency=about["frequency"],
         known_fingerprint=about["fingerprint"],
     )
@@ -162,8 +149,7 @@ class _ArrayFile:
         self.path, self.rows = path, 0
         self._dtype, self._row_shape = dtype, row_shape
         self.stream = path.open("wb")
-        self._write_header()
-        self.begin = self.stream.tell()
+        self.begin = self._write_header()
 
     def append(self, rows: np.ndarray) -> None:
         self.stream.write(np.ascontiguousarray(rows, self._dtype).reshape(-1).view(np.uint8))
@@ -171,17 +157,21 @@ class _ArrayFile:
 
     def finish(self) -> dict[str, int]:
         self.stream.seek(0)
-        self._write_header()
-        if self.stream.tell() != self.begin:
+        if self._write_header() != self.begin:
             raise RuntimeError(f"the header of {self.path.name} grew")
-        self.stream.flush()
-        os.fsync(self.stream.fileno())
+        _flush(self.stream)
         self.stream.close()
         return _check_of(self.path)
 
-    def _write_header(self) -> None:
+    def _write_header(self) -> int:
         header = {"descr": np.lib.format.dtype_to_descr(self._dtype), "fortran_order": False}
         np.lib.format.write_array_header_1_0(self.stream, header | {"shape": (self.rows, *self._row_shape)})
+        return self.stream.tell()
+
+
+def _flush(stream: IO) -> None:
+    stream.flush()
+    os.fsync(stream.fileno())
 
 
 def _check_of(path: Path) -> dict[str, int]:
@@ -191,7 +181,3 @@ def _check_of(path: Path) -> dict[str, int]:
         while block := stream.read(_BLOCK):
             check, size = zlib.crc32(block, check), size + len(block)
     return {"size": size, "crc32": check}
-
-
-def _tuples(value: object) -> object:
-    return tuple(map(_tuples, value)) if isinstance(value, list | tuple) else value

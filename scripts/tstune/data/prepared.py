@@ -89,7 +89,7 @@ class Preprocessor:
     @classmethod
     def from_dict(cls, values: dict) -> Preprocessor:
         """Inverse of `to_dict`."""
-        roles = Roles(**{role: _as_tuples(columns) for role, columns in values["roles"].items()})
+        roles = Roles.from_dict(values["roles"])
         rules = CleaningRules.from_dict(values.get("cleaning", {}))
         return cls(**values | {"roles": roles, "scaler": Scaler.from_dict(values["scaler"]), "cleaning": rules})
 
@@ -281,7 +281,3 @@ def context_windows(table: SourceTable, preprocessor: Preprocessor, context_leng
             f"{panel.frequency}; a forecast needs a history of {needed} ({key})"
         )
     return panel, panel.segment_start[1:] - context_length
-
-
-def _as_tuples(values: list) -> tuple:
-    return tuple(tuple(value) if isinstance(value, list) else value for value in values)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -35,6 +35,11 @@ class Roles:
     time_features: tuple[str, ...] = ()
     static_categorical: tuple[str, ...] = ()
     categories: tuple[tuple[str, ...], ...] = ()
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Iterable]) -> Roles:
+        """Inverse of `dataclasses.asdict`, also after JSON."""
+        return cls(**{role: _tuples(names) for role, names in values.items()})
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -175,3 +180,7 @@ class Pieces:
 
     tables: Callable[[], Iterator[SourceTable]]
     in_order: bool = True
+
+
+def _tuples(value: object) -> object:
+    return tuple(map(_tuples, value)) if isinstance(value, list | tuple) else value
