@@ -116,11 +116,8 @@ def default_seasonality(frequency: str) -> int:
     return 7 if step == _DAY else 1
 
 
-_DAY_time_features = 86_400.0
-
-
 def encode_times(stamps: np.ndarray, features: Sequence[str]) -> np.ndarray:
-    """Sine and cosine of each feature, in the order of `Roles.channels`.
+    """Sine and cosine of each feature, in the order of `Roles.channels`: 23:55 is next to 00:00.
 
     Args:
         stamps: [rows] datetime64.
@@ -130,27 +127,11 @@ def encode_times(stamps: np.ndarray, features: Sequence[str]) -> np.ndarray:
         [rows, 2 * features] float32.
     """
     times = pd.DatetimeIndex(stamps)
-    waves = [wave for name in features for wave in _waves(2 * np.pi * _TURN[name](times))]
+    turns = {  # [rows] share of the day that is over; whole days since Monday, since New Year
+        "hour_of_day": lambda: (times - times.normalize()).total_seconds() / 86_400.0,
+        "day_of_week": lambda: times.dayofweek / 7,
+        "day_of_year": lambda: (times.dayofyear - 1) / 365.25,
+    }
+    angles = [2 * np.pi * turns[name]().to_numpy() for name in features]
+    waves = [wave(angle) for angle in angles for wave in (np.sin, np.cos)]
     return np.stack(waves, axis=1).astype(np.float32) if waves else np.zeros((len(times), 0), np.float32)
-
-
-def _waves(angle: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    return np.sin(angle), np.cos(angle)
-
-
-def _hour_of_day(times: pd.DatetimeIndex) -> np.ndarray:
-    """[rows] share of the day that is over."""
-    return ((times - times.normalize()).total_seconds() / _DAY_time_features).to_numpy()
-
-
-def _day_of_week(times: pd.DatetimeIndex) -> np.ndarray:
-    """[rows] whole days since Monday, as a share of the week."""
-    return times.dayofweek.to_numpy() / 7
-
-
-def _day_of_year(times: pd.DatetimeIndex) -> np.ndarray:
-    """[rows] whole days since New Year, as a share of the year."""
-    return (times.dayofyear.to_numpy() - 1) / 365.25
-
-
-_TURN = {"hour_of_day": _hour_of_day, "day_of_week": _day_of_week, "day_of_year": _day_of_year}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -14,42 +14,6 @@ from tstune.data.splits import Split
 from tstune.data.table import Roles, SourceTable
 
 _LEAF = 1 << 16
-
-
-def pairwise_sum(count: int, blocks: Iterable[np.ndarray]) -> float:
-    """Sum of `count` float64 numbers that come in blocks of any length.
-
-    numpy halves an array, at a multiple of eight, and adds the sums of the halves; so does this until a part is small
-    enough to leave it to numpy.
-    """
-    return _sum(count, _Reader(iter(blocks)))
-
-
-class _Reader:
-    """Gives as many numbers at once as are asked for."""
-
-    def __init__(self, blocks: Iterator[np.ndarray]) -> None:
-        self._blocks = blocks
-        self._left = np.zeros(0)
-
-    def take(self, count: int) -> np.ndarray:
-        parts = [self._left]
-        have = len(self._left)
-        while have < count:
-            parts.append(next(self._blocks))
-            have += len(parts[-1])
-        whole = np.concatenate(parts) if len(parts) > 1 else parts[0]
-        self._left = whole[count:]
-        return whole[:count]
-
-
-def _sum(count: int, reader: _Reader) -> float:
-    if count <= _LEAF:
-        return float(np.add.reduce(reader.take(count)))
-    half = count // 2
-    half -= half % 8
-    first = _sum(half, reader)
-    return first + _sum(count - half, reader)
 
 
 @dataclass(frozen=True)
@@ -87,10 +51,10 @@ def fit_scaler(panel: Panel, split: Split, scaling: str) -> Scaler:
         readings = partial(_readings, panel, split, channel)
         count = sum(map(len, readings()))
         if count:
-            center = pairwise_sum(count, readings()) / count
+            center = _pairwise_sum(count, readings()) / count
             mean[channel] = center
             squares = (np.square(values - center) for values in readings())
-            std[channel] = math.sqrt(pairwise_sum(count, squares) / count) or 1.0
+            std[channel] = math.sqrt(_pairwise_sum(count, squares) / count) or 1.0
     return Scaler(mean, std)
 
 
@@ -100,6 +64,33 @@ def _readings(panel: Panel, split: Split, channel: int) -> Iterator[np.ndarray]:
     for rows in row_blocks(panel):
         seen = rows_between(panel, begin, end, rows) & (panel.status[rows, channel] == OBSERVED)
         yield panel.values[rows, channel][seen].astype(np.float64)
+
+
+def _pairwise_sum(count: int, blocks: Iterator[np.ndarray]) -> float:
+    """Sum of `count` float64 numbers that come in blocks of any length, to the last bit as numpy sums them whole.
+
+    numpy halves an array, at a multiple of eight, and adds the sums of the halves; so does this until a part is small
+    enough to leave it to numpy.
+    """
+    left = np.zeros(0)
+
+    def take(number: int) -> np.ndarray:
+        nonlocal left
+        parts = [left]
+        while sum(map(len, parts)) < number:
+            parts.append(next(blocks))
+        whole = np.concatenate(parts) if len(parts) > 1 else left
+        left = whole[number:]
+        return whole[:number]
+
+    def total(number: int) -> float:
+        if number <= _LEAF:
+            return float(np.add.reduce(take(number)))
+        half = number // 2 - number // 2 % 8
+        first = total(half)
+        return first + total(number - half)
+
+    return total(count)
 
 
 UNKNOWN = 0

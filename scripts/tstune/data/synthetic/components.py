@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from functools import partial
 
 import numpy as np
 
@@ -10,6 +11,7 @@ from tstune.data.synthetic.draws import (
     Generator,
     chosen_kind,
     damped_cycle,
+    drawn_by_kind,
     first_order,
     first_order_stationary,
     happens,
@@ -128,13 +130,8 @@ _KINDS = (
 
 def stochastic_series(random: Generator, n: int, length: int) -> np.ndarray:
     """[n, length] one of the kinds above each."""
-    kind = chosen_kind(random, n, [share for share, _ in _KINDS])
-    series = np.empty((n, length), np.float32)
-    for number, (_, make) in enumerate(_KINDS):
-        rows = np.flatnonzero(kind == number)
-        if rows.size:
-            series[rows] = make(random, rows.size, length)
-    return series
+    shares, makers = zip(*_KINDS, strict=True)
+    return drawn_by_kind(random, chosen_kind(random, n, shares), makers, length, length)
 
 
 CELLS = 288
@@ -224,13 +221,7 @@ def turns_in(length: int, shortest: float = SHORTEST) -> int:
 def draw_profiles(random: Generator, n: int) -> np.ndarray:
     """[n, CELLS] random shapes of one period, mean 0 and standard deviation 1."""
     kind = chosen_kind(random, n, [0.5, 0.12, 0.14, 0.12, 0.12])
-    makers = (_fourier, _steps, _polyline, _bumps, _rectified)
-    tables = np.empty((n, CELLS), np.float32)
-    for number, maker in enumerate(makers):
-        rows = np.flatnonzero(kind == number)
-        if rows.size:
-            tables[rows] = maker(random, rows.size)
-    return standardised(tables)
+    return standardised(drawn_by_kind(random, kind, (_fourier, _steps, _polyline, _bumps, _rectified), CELLS))
 
 
 _HARMONICS = 16
@@ -249,17 +240,8 @@ def _fourier(random: Generator, n: int) -> np.ndarray:
     return (amplitude * normal(random, n, 2 * _HARMONICS)) @ _BASIS
 
 
-def _steps(random: Generator, n: int) -> np.ndarray:
-    """A few levels, held."""
-    return _knots(random, n, hold=True)
-
-
-def _polyline(random: Generator, n: int) -> np.ndarray:
-    """Straight lines between a few levels."""
-    return _knots(random, n, hold=False)
-
-
-def _knots(random: Generator, n: int, hold: bool) -> np.ndarray:
+def _steps(random: Generator, n: int, hold: bool = True) -> np.ndarray:
+    """A few levels: held, or joined by straight lines."""
     most = 24
     count = random.integers(3, most + 1, n)
     levels = normal(random, n, most)
@@ -270,6 +252,9 @@ def _knots(random: Generator, n: int, hold: bool) -> np.ndarray:
         return left
     right = np.take_along_axis(levels, (knot + 1) % count[:, None], axis=1)
     return left + (position - knot).astype(np.float32) * (right - left)
+
+
+_polyline = partial(_steps, hold=False)
 
 
 def _bumps(random: Generator, n: int) -> np.ndarray:
@@ -334,7 +319,7 @@ def _weekdays(random: Generator, season: np.ndarray, cycle: Cycle) -> np.ndarray
 
 
 def _some(cycle: Cycle, rows: np.ndarray) -> Cycle:
-    return Cycle(cycle.period[rows], cycle.longer[rows], cycle.weekly[rows], cycle.turn[rows], cycle.phase[rows])
+    return Cycle(*(getattr(cycle, part.name)[rows] for part in fields(cycle)))
 
 
 def seasonal_series(random: Generator, n: int, length: int) -> np.ndarray:

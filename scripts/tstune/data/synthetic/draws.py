@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Sequence
+
 import numpy as np
 
 Generator = np.random.Generator
@@ -35,10 +37,22 @@ def student_t(random: Generator, degrees: np.ndarray, length: int) -> np.ndarray
     return normal(random, n, length) * np.sqrt((half - 1) / np.maximum(chi, 1e-6)).astype(np.float32)
 
 
-def chosen_kind(random: Generator, n: int, shares: list[float]) -> np.ndarray:
+def chosen_kind(random: Generator, n: int, shares: Sequence[float]) -> np.ndarray:
     """[n] index of the kind of each series; `shares` need not sum to 1."""
     edges = np.cumsum(shares)
     return np.searchsorted(edges / edges[-1], random.random(n), side="right")
+
+
+def drawn_by_kind(
+    random: Generator, kind: np.ndarray, makers: Iterable[Callable[..., np.ndarray]], length: int, *arguments: int
+) -> np.ndarray:
+    """[n, length] rows of kind [n], each made by the maker of that number."""
+    rows_made = np.empty((len(kind), length), np.float32)
+    for number, make in enumerate(makers):
+        rows = np.flatnonzero(kind == number)
+        if rows.size:
+            rows_made[rows] = make(random, rows.size, *arguments)
+    return rows_made
 
 
 def happens(random: Generator, n: int, probability: float) -> np.ndarray:

@@ -17,6 +17,7 @@ from tstune.data.synthetic.components import (
 from tstune.data.synthetic.draws import (
     Generator,
     chosen_kind,
+    drawn_by_kind,
     happens,
     log_uniform,
     logistic_normal,
@@ -167,13 +168,7 @@ def _base_kernel(random: Generator, n: int, lag: np.ndarray) -> np.ndarray:
 def intermittent_series(random: Generator, n: int, length: int) -> np.ndarray:
     """[n, length] counts, sparse demand, held levels or an on/off signal."""
     kind = chosen_kind(random, n, [0.4, 0.2, 0.2, 0.2])
-    makers = (_counts, _demand, _held_levels, _switch)
-    series = np.empty((n, length), np.float32)
-    for number, make in enumerate(makers):
-        rows = np.flatnonzero(kind == number)
-        if rows.size:
-            series[rows] = make(random, rows.size, length)
-    return series
+    return drawn_by_kind(random, kind, (_counts, _demand, _held_levels, _switch), length, length)
 
 
 def _rate(random: Generator, n: int, length: int) -> np.ndarray:

@@ -8,7 +8,16 @@ from dataclasses import asdict, dataclass, fields
 import numpy as np
 
 from tstune.data.synthetic.components import seasonal_series, stochastic_series
-from tstune.data.synthetic.draws import Generator, chosen_kind, happens, log_uniform, normal, standardised, uniform
+from tstune.data.synthetic.draws import (
+    Generator,
+    chosen_kind,
+    drawn_by_kind,
+    happens,
+    log_uniform,
+    normal,
+    standardised,
+    uniform,
+)
 from tstune.data.synthetic.families import gaussian_process_series, intermittent_series, trend_series, waveform_series
 from tstune.data.synthetic.glucose import glucose_series
 from tstune.errors import ConfigError
@@ -227,13 +236,7 @@ MAKERS: dict[str, Callable[[Generator, int, int], np.ndarray]] = {
 def draw_series(random: Generator, n: int, length: int, recipe: SeriesRecipe) -> tuple[np.ndarray, np.ndarray]:
     """[n, length] series of unit variance (constant ones are 0) and [n] index of their family in `FAMILIES`."""
     family = chosen_kind(random, n, recipe.weights)
-    series = np.empty((n, length), np.float32)
-    for number, name in enumerate(FAMILIES):
-        rows = np.flatnonzero(family == number)
-        if rows.size:
-            series[rows] = MAKERS[name](random, rows.size, length)
-    series = standardised(series)
-
+    series = standardised(drawn_by_kind(random, family, (MAKERS[name] for name in FAMILIES), length, length))
     order = random.permutation(n)
     rows = happens(random, n, recipe.mix)
     mixed = mix(random, series[rows], series[order[rows]])

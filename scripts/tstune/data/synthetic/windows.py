@@ -121,21 +121,13 @@ class FixedSyntheticWindows(Dataset):
     """Synthetic windows kept in memory: window i is the same in whatever batch it is asked for (for validation).
 
     Args:
-        context_length, prediction_length, num_windows, seed, recipe: as in `SyntheticWindows`.
+        arguments: those of `SyntheticWindows`.
     """
 
-    def __init__(
-        self,
-        context_length: int,
-        prediction_length: int,
-        num_windows: int,
-        seed: int,
-        recipe: SeriesRecipe | None = None,
-    ) -> None:
-        drawn = SyntheticWindows(context_length, prediction_length, num_windows, seed, recipe)
+    def __init__(self, *arguments: object, **named: object) -> None:
+        drawn = SyntheticWindows(*arguments, **named)
         blocks = [
-            drawn.__getitems__(range(first, min(first + _BLOCK, num_windows)))
-            for first in range(0, num_windows, _BLOCK)
+            drawn.__getitems__(range(first, min(first + _BLOCK, len(drawn)))) for first in range(0, len(drawn), _BLOCK)
         ]
         self._windows = {name: torch.cat([block[name] for block in blocks]) for name in blocks[0]}
 
