@@ -17,6 +17,15 @@ from tstune.data.splits import PARTS, Split, some_names
 from tstune.data.windows import WindowDataset
 from tstune.errors import DataError
 
+MANIFEST = "manifest.json"
+
+_NOTHING = "(not there)"
+_LEADING = ("source", "unit", "channels", "frequency", "notes", "cleaning", "window", "split", "windows")
+"""Keys whose difference explains the numbers that follow from them."""
+_NOT_THE_DATA = ("weights", "leak_check")
+"""What a manifest says besides: where the weights came from, and what was checked."""
+_SHOWN = 5
+
 
 def describe_data(
     config: DataSection,
@@ -38,6 +47,7 @@ def describe_data(
     items = len(panel.item_ids)
     kept = np.bincount(panel.segment_item, weights=panel.segment_length, minlength=items).astype(int)
     per_part = np.stack([windows_by_item(windows[part]) for part in PARTS], axis=1)
+    rows = item_rows(panel)
     in_a_part = np.stack([_steps_in(panel, split, part) for part in PARTS], axis=1)
     return {
         "source": config.source,
@@ -46,14 +56,9 @@ def describe_data(
         "notes": table.notes,
         "cleaning": table.cleaning,
         "channels": {
-            "target": list(panel.roles.target),
-            "conditional": list(panel.roles.conditional),
-            "control": list(panel.roles.control),
-        }
-        | {
             role: list(getattr(panel.roles, role))
-            for role in ("static_real", "static_categorical", "time_features")
-            if getattr(panel.roles, role)
+            for role in ("target", "conditional", "control", "static_real", "static_categorical", "time_features")
+            if getattr(panel.roles, role) or role in ("target", "conditional", "control")
         },
         "fill": {channel: table.fill.get(channel, "interpolate") for channel in panel.roles.columns},
         "unit": table.unit,
@@ -83,15 +88,15 @@ def describe_data(
         "items": [
             {
                 "item_id": item_id,
-                "first": _moment(panel, first),
-                "last": _moment(panel, last),
+                "first": _moment(panel, rows[index]),
+                "last": _moment(panel, rows[index + 1] - 1),
                 "grid_steps": int(panel.item_length[index]),
                 "steps_kept": int(kept[index]),
                 "borders": split.borders[index].tolist(),
                 "begins": [int(split.bounds(part)[0][index]) for part in PARTS],
                 "windows": dict(zip(PARTS, per_part[index].tolist(), strict=True)),
             }
-            for index, (item_id, first, last) in enumerate(_first_and_last_rows(panel))
+            for index, item_id in enumerate(panel.item_ids)
         ],
         "leak_check": leak_check.to_dict(),
         "trained_on": trained_on,
@@ -121,11 +126,6 @@ def _steps_in(panel: Panel, split: Split, part: str) -> np.ndarray:
     return np.maximum(np.minimum(last, end) - np.maximum(first, begin), 0)
 
 
-def _first_and_last_rows(panel: Panel) -> list[tuple[str, int, int]]:
-    rows = item_rows(panel)
-    return list(zip(panel.item_ids, rows[:-1].tolist(), (rows[1:] - 1).tolist(), strict=True))
-
-
 def _moment(panel: Panel, row: int) -> str:
     return str(panel.timestamps[row].astype("datetime64[s]"))
 
@@ -134,16 +134,6 @@ def _observed_share(panel: Panel) -> float:
     targets = panel.roles.num_targets
     observed = sum(int((panel.status[rows, :targets] == OBSERVED).sum()) for rows in row_blocks(panel))
     return observed / (panel.num_rows * targets)
-
-
-MANIFEST = "manifest.json"
-
-_NOTHING = "(not there)"
-_LEADING = ("source", "unit", "channels", "frequency", "notes", "cleaning", "window", "split", "windows")
-"""Keys whose difference explains the numbers that follow from them."""
-_NOT_THE_DATA = ("weights", "leak_check")
-"""What a manifest says besides: where the weights came from, and what was checked."""
-_SHOWN = 5
 
 
 @dataclass(frozen=True)
@@ -236,11 +226,7 @@ def _borders(left: dict, right: dict) -> Difference | None:
     for item_id in sides[0]:
         here, there = (side.get(item_id) for side in sides)
         if there is not None and here != there:
-            lines += [
-                f"{item_id} {key}: A {here.get(key, _NOTHING)}, B {there.get(key, _NOTHING)}"
-                for key in dict.fromkeys([*here, *there])
-                if here.get(key, _NOTHING) != there.get(key, _NOTHING)
-            ]
+            lines += _unlike(here, there, f"{item_id} ")
     return Difference("items", _shortened(lines)) if lines else None
 
 
@@ -258,14 +244,16 @@ def _fingerprints(left: dict, right: dict) -> Difference | None:
 
 def _key(key: str, left: dict, right: dict, of_the_data: bool = True) -> Difference | None:
     """One key, leaf by leaf."""
-    sides = [dict(dotted({key: run[key]})) if key in run else {} for run in (left, right)]
-    names = [name for name in dict.fromkeys([*sides[0], *sides[1]]) if sides[0].get(name) != sides[1].get(name)]
-    if not names:
-        return None
-    lines = [
-        f"{name}: A {_value(sides[0].get(name, _NOTHING))}, B {_value(sides[1].get(name, _NOTHING))}" for name in names
+    lines = _unlike(*(dict(dotted({key: run[key]})) if key in run else {} for run in (left, right)))
+    return Difference(key, _shortened(lines), of_the_data) if lines else None
+
+
+def _unlike(left: dict, right: dict, whose: str = "") -> list[str]:
+    return [
+        f"{whose}{name}: A {_value(left.get(name, _NOTHING))}, B {_value(right.get(name, _NOTHING))}"
+        for name in dict.fromkeys([*left, *right])
+        if left.get(name) != right.get(name)
     ]
-    return Difference(key, _shortened(lines), of_the_data)
 
 
 def _value(value: object) -> str:

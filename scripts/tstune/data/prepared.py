@@ -27,29 +27,8 @@ from tstune.runtime.logs import logger
 
 _MOST_STRETCHES = 1 << 15
 """Hashed stretches to look for duplicates with: enough to find some 130 shared readings among a million."""
-
-
-def checked_manifest(
-    config: DataSection,
-    origin: Origin,
-    panel: Panel,
-    split: Split,
-    windows: dict[str, WindowDataset],
-    scaler: Scaler,
-) -> dict:
-    """Manifest of a split that has passed the leak checker.
-
-    Raises:
-        LeakError: naming what leaked, where, and the fix.
-    """
-    levels = bin_levels(panel, origin.table.unit)
-    rate = kept_rate(panel.num_rows * panel.roles.num_targets, _MOST_STRETCHES)
-    stretches = hash_readings(panel, origin.table.unit, levels, rate).identifying()
-    report = check_leaks(panel, split, windows, scaler, config.scaling, stretches, config.split.allow_overlap)
-    for finding in report.allowed:
-        logger.warning("data.split.allow_overlap: %s", finding)
-    record = training_record(panel, origin.table.unit, extents(panel, windows), levels, stretches)
-    return describe_data(config, origin, panel, split, windows, report, record)
+_READ_AS = ("timestamp_column", "timestamp_format", "item_id_column", "columns_as", "on_duplicate")
+"""Settings of how a table is read, which new data are read by too."""
 
 
 @dataclass(frozen=True)
@@ -101,14 +80,11 @@ class Preprocessor:
         item_id_column = self.item_id_column
         if item_id_column is None and self.columns_as == "channels" and ITEM in frame.columns:
             item_id_column = ITEM
+        read_as = {name: getattr(self, name) for name in _READ_AS} | {"item_id_column": item_id_column}
         config = DataSection(
             source="csv",
-            timestamp_column=self.timestamp_column,
-            timestamp_format=self.timestamp_format,
-            on_duplicate=self.on_duplicate,
+            **read_as,
             timezone=self.cleaning.timezone,
-            item_id_column=item_id_column,
-            columns_as=self.columns_as,
             target_columns=None if self.columns_as == "items" else list(self.roles.target),
             conditional_columns=list(self.roles.conditional),
             control_columns=list(self.roles.control),
@@ -157,13 +133,7 @@ class PreparedData:
         """
         if context_steps is None:
             return self
-        length = self.train.context_length
-        steps = to_steps(context_steps, self.panel.frequency, "evaluation.context_steps")
-        if not 1 <= steps <= length:
-            raise ConfigError(
-                f"evaluation.context_steps={context_steps} is {steps} steps of {self.panel.frequency}; it must be "
-                f"from 1 to model.context_length={length}"
-            )
+        steps = _within(context_steps, self.train.context_length, self.panel.frequency, "evaluation.context_steps")
         if to_steps(self.preprocessor.max_gap, self.panel.frequency, "data.max_gap") >= steps:
             raise ConfigError(
                 f"data.max_gap={self.preprocessor.max_gap} is not shorter than evaluation.context_steps={context_steps}"
@@ -215,12 +185,7 @@ def prepare_data(
         )
     min_context = None
     if config.min_context is not None:
-        min_context = to_steps(config.min_context, panel.frequency, "data.min_context")
-        if not 1 <= min_context <= context_length:
-            raise ConfigError(
-                f"data.min_context={config.min_context} is {min_context} steps of {panel.frequency}; it must be from 1 "
-                f"to model.context_length={context_length}"
-            )
+        min_context = _within(config.min_context, context_length, panel.frequency, "data.min_context")
     split = split_panel(panel, config.split, table.standard_borders)
     roles, categories = learn_categories(table, panel, split)
     strides = {"train": config.train_stride, "validation": config.validation_stride, "test": config.test_stride}
@@ -245,17 +210,38 @@ def prepare_data(
         max_gap=max_gap,
         scaler=fit_scaler(panel, split, config.scaling),
         unit=table.unit,
-        timestamp_column=config.timestamp_column,
-        timestamp_format=config.timestamp_format,
-        item_id_column=config.item_id_column,
-        columns_as=config.columns_as,
-        on_duplicate=config.on_duplicate,
+        **{name: getattr(config, name) for name in _READ_AS},
         cleaning=rules.for_new_data(table),
         fill=dict(table.fill),
         min_context=min_context,
     )
-    manifest = checked_manifest(config, origin, panel, split, windows, preprocessor.scaler)
+    manifest = _checked_manifest(config, origin, panel, split, windows, preprocessor.scaler)
     return PreparedData(panel, split, preprocessor, windows, manifest)
+
+
+def _within(duration: str | int, context_length: int, frequency: str, key: str) -> int:
+    """Steps of a part of a context."""
+    steps = to_steps(duration, frequency, key)
+    if not 1 <= steps <= context_length:
+        raise ConfigError(
+            f"{key}={duration} is {steps} steps of {frequency}; it must be from 1 to "
+            f"model.context_length={context_length}"
+        )
+    return steps
+
+
+def _checked_manifest(
+    config: DataSection, origin: Origin, panel: Panel, split: Split, windows: dict[str, WindowDataset], scaler: Scaler
+) -> dict:
+    """Manifest of a split that has passed the leak checker."""
+    levels = bin_levels(panel, origin.table.unit)
+    rate = kept_rate(panel.num_rows * panel.roles.num_targets, _MOST_STRETCHES)
+    stretches = hash_readings(panel, origin.table.unit, levels, rate).identifying()
+    report = check_leaks(panel, split, windows, scaler, config.scaling, stretches, config.split.allow_overlap)
+    for finding in report.allowed:
+        logger.warning("data.split.allow_overlap: %s", finding)
+    record = training_record(panel, origin.table.unit, extents(panel, windows), levels, stretches)
+    return describe_data(config, origin, panel, split, windows, report, record)
 
 
 def context_windows(table: SourceTable, preprocessor: Preprocessor, context_length: int) -> tuple[Panel, np.ndarray]:

@@ -13,6 +13,8 @@ from tstune.data.panel import OBSERVED, Panel, row_blocks, rows_between
 from tstune.data.splits import Split
 from tstune.data.table import Roles, SourceTable
 
+UNKNOWN = 0
+"""Code of a value that no training item has, and of no value at all."""
 _LEAF = 1 << 16
 
 
@@ -91,10 +93,6 @@ def _pairwise_sum(count: int, blocks: Iterator[np.ndarray]) -> float:
         return first + total(number - half)
 
     return total(count)
-
-
-UNKNOWN = 0
-"""Code of a value that no training item has, and of no value at all."""
 
 
 def learn_categories(table: SourceTable, panel: Panel, split: Split) -> tuple[Roles, np.ndarray | None]:
