@@ -22,9 +22,8 @@ from tstune.errors import ConfigError, DataError
 _LAYOUTS = {"Nixtla": ("unique_id", "ds", "y"), "GluonTS": ("item_id", "timestamp", "target")}
 
 
+_BESIDE_TARGETS = ("conditional", "control", "static_real", "static_categorical")
 DUPLICATES_AVERAGED = "duplicate_timestamps_averaged"
-
-
 _OFFSET = re.compile(r"\d[T ]\d.*(?:Z|[+-]\d{2}(?::?\d{2})?)\s*$")
 
 
@@ -85,7 +84,7 @@ def table_from_frame(
         files=(str(name),) if isinstance(name, Path) else (),
         notes=notes,
         cleaning=report.to_dict(),
-        statics=read_statics(raw, items, roles, name),
+        statics=_read_statics(raw, items, roles, name),
     )
 
 
@@ -99,11 +98,32 @@ def recognise_layout(raw: pd.DataFrame, config: DataSection) -> tuple[DataSectio
             continue
         if config.target_columns not in (None, [target]) or not {item, time, target} <= set(raw.columns):
             continue
-        chosen = {item, time, target, *config.conditional_columns, *config.control_columns, *_statics(config)}
+        chosen = {item, time, target, *_beside_targets(config)}
         unused = [str(column) for column in raw.columns if column not in chosen]
         columns = {"item_id_column": item, "timestamp_column": time, "target_columns": [target]}
         return config.model_copy(update=columns), {"layout": layout} | ({"columns_not_used": unused} if unused else {})
     return config, {}
+
+
+def series_name(name: object) -> str:
+    """File name without its endings, for a table that holds one series."""
+    text = Path(str(name)).name
+    ending = next((kind for kind in sorted(KINDS, key=len, reverse=True) if text.endswith(kind)), "")
+    return text.removesuffix(ending)
+
+
+def _require(raw: pd.DataFrame, column: str, key: str, name: object) -> None:
+    if column not in raw.columns:
+        found = ", ".join(map(str, raw.columns[:12]))
+        raise DataError(f"{name}: no column {column!r} ({key}); the columns are: {found}")
+
+
+def _reject_duplicates(frame: pd.DataFrame, name: object, count: int) -> None:
+    first = frame.loc[frame.duplicated([ITEM, TIMESTAMP]).idxmax()]
+    raise DataError(
+        f"{name}: {count} duplicate timestamp(s), first {first[TIMESTAMP]} of series {first[ITEM]!r}; "
+        "keep one row per time, set data.on_duplicate=mean, or name the series column in data.item_id_column"
+    )
 
 
 def _read_times(
@@ -123,26 +143,6 @@ def _read_times(
     result = stamps.copy()
     result[local] = local_to_utc(stamps[local], items[local], config.timezone, report)
     return result
-
-
-def _without_words(raw: pd.DataFrame, config: DataSection, report: CleaningReport) -> pd.DataFrame:
-    """Put numbers where a column says something else that its domain knows, as exports of sensors do."""
-    taken = {config.timestamp_column, config.item_id_column}
-    names = raw.columns if config.target_columns is None else config.target_columns
-    for column in names:
-        domain = domain_of_column(str(column))
-        if domain is None or column in taken or column not in raw.columns:
-            continue
-        if pd.api.types.is_numeric_dtype(raw[column]):
-            continue
-        found = domain.read_words(str(column), raw[column])
-        if found is not None:
-            cells, worded, action = found
-            words = [(row, str(raw[column].iloc[row]).strip().lower()) for row in np.flatnonzero(worded)[:3]]
-            examples = [f"row {row + 2}: {word}" for row, word in words]
-            report.add("sensor_words", int(worded.sum()), action, examples=examples)
-            raw = raw.assign(**{column: cells})
-    return raw
 
 
 def parse_timestamps(column: pd.Series, timestamp_format: str | None, name: object) -> pd.Series:
@@ -185,6 +185,43 @@ def _parse(column: pd.Series, timestamp_format: str | None, name: object) -> tup
     return stamps.astype("datetime64[ns]"), zoned
 
 
+def roles_of(raw: pd.DataFrame, config: DataSection, name: object) -> Roles:
+    """Roles of the columns: those the configuration names, or every column left over is a target."""
+    targets = config.target_columns
+    if targets is None:
+        taken = {config.timestamp_column, config.item_id_column, *_beside_targets(config)}
+        targets = [column for column in raw.columns if column not in taken]
+        text = [column for column in targets if not pd.api.types.is_numeric_dtype(raw[column])]
+        if text:
+            read_numbers(raw, text, name)  # names the first cell that is not a number, if there is one
+        if not targets:
+            raise DataError(f"{name}: no column left to forecast; name them in data.target_columns")
+    roles = Roles(tuple(targets), **{role: tuple(getattr(config, f"{role}_columns")) for role in _BESIDE_TARGETS})
+    for role in ("target", *_BESIDE_TARGETS):
+        for column in getattr(roles, role):
+            _require(raw, column, f"data.{role}_columns", name)
+    every = (*roles.columns, *roles.statics)
+    ours = [column for column in roles.columns if column in (ITEM, TIMESTAMP)]
+    if ours:
+        key = "data.item_id_column" if ours[0] == ITEM else "data.timestamp_column"
+        raise ConfigError(f"{name}: column {ours[0]!r} would be forecast; set {key}={ours[0]}, or data.target_columns")
+    twice = [column for column in every if every.count(column) > 1]
+    if twice:
+        raise ConfigError(f"column {twice[0]!r} has two roles; name it in one of data.*_columns only")
+    return roles
+
+
+def _beside_targets(config: DataSection) -> list[str]:
+    return [column for role in _BESIDE_TARGETS for column in getattr(config, f"{role}_columns")]
+
+
+def _columns_to_items(frame: pd.DataFrame, roles: Roles, config: DataSection) -> tuple[pd.DataFrame, Roles]:
+    if config.item_id_column or _beside_targets(config):
+        raise ConfigError("data.columns_as=items makes every value column a series; it takes no other column roles")
+    long = frame.melt(id_vars=TIMESTAMP, value_vars=list(roles.target), var_name=ITEM, value_name="target")
+    return long[[ITEM, TIMESTAMP, "target"]], Roles(target=("target",))
+
+
 def read_numbers(raw: pd.DataFrame, columns: Sequence[str], name: object) -> pd.DataFrame:
     """Return the columns as float64.
 
@@ -209,84 +246,28 @@ def read_numbers(raw: pd.DataFrame, columns: Sequence[str], name: object) -> pd.
     return pd.DataFrame(numbers)
 
 
-def _require(raw: pd.DataFrame, column: str, key: str, name: object) -> None:
-    if column not in raw.columns:
-        found = ", ".join(map(str, raw.columns[:12]))
-        raise DataError(f"{name}: no column {column!r} ({key}); the columns are: {found}")
+def _without_words(raw: pd.DataFrame, config: DataSection, report: CleaningReport) -> pd.DataFrame:
+    """Put numbers where a column says something else that its domain knows, as exports of sensors do."""
+    taken = {config.timestamp_column, config.item_id_column}
+    names = raw.columns if config.target_columns is None else config.target_columns
+    for column in names:
+        domain = domain_of_column(str(column))
+        if domain is None or column in taken or column not in raw.columns:
+            continue
+        if pd.api.types.is_numeric_dtype(raw[column]):
+            continue
+        found = domain.read_words(str(column), raw[column])
+        if found is not None:
+            cells, worded, action = found
+            words = [(row, str(raw[column].iloc[row]).strip().lower()) for row in np.flatnonzero(worded)[:3]]
+            examples = [f"row {row + 2}: {word}" for row, word in words]
+            report.add("sensor_words", int(worded.sum()), action, examples=examples)
+            raw = raw.assign(**{column: cells})
+    return raw
 
 
-def roles_of(raw: pd.DataFrame, config: DataSection, name: object) -> Roles:
-    """Roles of the columns: those the configuration names, or every column left over is a target."""
-    taken = {config.timestamp_column, config.item_id_column, *config.conditional_columns, *config.control_columns}
-    taken |= set(_statics(config))
-    if config.target_columns is None:
-        targets = [column for column in raw.columns if column not in taken]
-        text = [column for column in targets if not pd.api.types.is_numeric_dtype(raw[column])]
-        if text:
-            read_numbers(raw, text, name)  # names the first cell that is not a number, if there is one
-        if not targets:
-            raise DataError(f"{name}: no column left to forecast; name them in data.target_columns")
-    else:
-        targets = config.target_columns
-    roles = Roles(
-        target=tuple(targets),
-        conditional=tuple(config.conditional_columns),
-        control=tuple(config.control_columns),
-        static_real=tuple(config.static_real_columns),
-        static_categorical=tuple(config.static_categorical_columns),
-    )
-    for key in ("target", "conditional", "control", "static_real", "static_categorical"):
-        for column in getattr(roles, key):
-            _require(raw, column, f"data.{key}_columns", name)
-    every = (*roles.columns, *roles.statics)
-    ours = [column for column in roles.columns if column in (ITEM, TIMESTAMP)]
-    if ours:
-        key = "data.item_id_column" if ours[0] == ITEM else "data.timestamp_column"
-        raise ConfigError(f"{name}: column {ours[0]!r} would be forecast; set {key}={ours[0]}, or data.target_columns")
-    twice = [column for column in every if every.count(column) > 1]
-    if twice:
-        raise ConfigError(f"column {twice[0]!r} has two roles; name it in one of data.*_columns only")
-    return roles
-
-
-def _columns_to_items(frame: pd.DataFrame, roles: Roles, config: DataSection) -> tuple[pd.DataFrame, Roles]:
-    if config.item_id_column or config.conditional_columns or config.control_columns or _statics(config):
-        raise ConfigError("data.columns_as=items makes every value column a series; it takes no other column roles")
-    long = frame.melt(id_vars=TIMESTAMP, value_vars=list(roles.target), var_name=ITEM, value_name="target")
-    return long[[ITEM, TIMESTAMP, "target"]], Roles(target=("target",))
-
-
-def _statics(config: DataSection) -> list[str]:
-    return [*config.static_categorical_columns, *config.static_real_columns]
-
-
-def series_name(name: object) -> str:
-    """File name without its endings, for a table that holds one series."""
-    text = Path(str(name)).name
-    ending = next((kind for kind in sorted(KINDS, key=len, reverse=True) if text.endswith(kind)), "")
-    return text.removesuffix(ending)
-
-
-def _reject_duplicates(frame: pd.DataFrame, name: object, count: int) -> None:
-    first = frame.loc[frame.duplicated([ITEM, TIMESTAMP]).idxmax()]
-    raise DataError(
-        f"{name}: {count} duplicate timestamp(s), first {first[TIMESTAMP]} of series {first[ITEM]!r}; "
-        "keep one row per time, set data.on_duplicate=mean, or name the series column in data.item_id_column"
-    )
-
-
-def read_statics(raw: pd.DataFrame, items: pd.Series, roles: Roles, name: object) -> pd.DataFrame | None:
-    """One row per series with its static columns, or None if there are none.
-
-    Args:
-        raw: the table as it was read.
-        items: [rows] name of the series.
-        roles: which columns are static; categories are text, missing ones None, the others float64.
-        name: of the table, for errors.
-
-    Raises:
-        DataError: a column that changes within a series, or a number that is none.
-    """
+def _read_statics(raw: pd.DataFrame, items: pd.Series, roles: Roles, name: object) -> pd.DataFrame | None:
+    """One row per series: categories are text, missing ones None, the others float64; None without such columns."""
     if not roles.statics:
         return None
     columns = {}
@@ -305,8 +286,8 @@ def read_statics(raw: pd.DataFrame, items: pd.Series, roles: Roles, name: object
         columns[column] = first.reindex(items.unique())
     table = pd.DataFrame(columns, index=pd.Index(items.unique(), dtype=object))
     for column in roles.static_categorical:
-        table[column] = [str(value) if pd.notna(value) else None for value in table[column]]
-        table[column] = table[column].astype(object)
+        texts = [str(value) if pd.notna(value) else None for value in table[column]]
+        table[column] = pd.Series(texts, table.index, dtype=object)
     for column in roles.static_real:
         numbers = pd.to_numeric(table[column], errors="coerce")
         bad = np.flatnonzero(~np.isfinite(numbers))
