@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+from markupsafe import Markup
 
 from tstune.glucose.error_grids import ERROR_GRIDS
 from tstune.glucose.ranges import RANGES
@@ -18,7 +21,20 @@ from tstune.runs.report.blocks import (
     Table,
     Text,
 )
-from tstune.runs.report.charts import IntervalRow, Span, both, grid_chart, interval_chart, span_chart
+from tstune.runs.report.charts import (
+    IntervalRow,
+    Point,
+    Span,
+    both,
+    canvas,
+    interval_chart,
+    plane,
+    span_chart,
+    stroke,
+    tag,
+    text,
+    titled,
+)
 from tstune.runs.report.run_files import RunFiles
 from tstune.runs.report.words import horizon_label, label, measured, metric_header, plural
 
@@ -156,7 +172,7 @@ def _grid(run: RunFiles, name: str, grid: dict) -> Choices:
             pairs = [(by_model[model].get("A"), by_model[model].get("B")) for model in models]
             columns.append(Column.decimal("A+B", [None if None in pair else sum(pair) for pair in pairs], 1))
         title = f"{known.title if known else name} at {at}, {label(run.judged)}"
-        chart = grid_chart(grid["outline"], points, _native(run), title)
+        chart = _grid_chart(grid["outline"], points, _native(run), title)
         table = _table(run, f"Share of each zone at {at} (% of readings)", models, columns)
         caption = f"{len(points):,} pairs drawn, evenly chosen; the shares are of all."
         caption += f" {known.source}" if known else ""
@@ -361,3 +377,52 @@ def _where(metric: str) -> str:
     """`rmse@30min` as ``at 30 min``."""
     _, _, horizon = metric.partition("@")
     return f"at\u00a0{horizon_label(horizon)}" if horizon else "whole path"
+
+
+def _grid_chart(
+    outline: Sequence[tuple[str, Sequence[Sequence[float]]]],
+    points: Sequence[Sequence[float]],
+    unit: str,
+    description: str,
+) -> Markup:
+    """An error grid: zones as tinted areas with their letters, (reading, forecast) pairs as dots.
+
+    Args:
+        outline: (zone letter, polygon), in `unit`.
+        points: what lies beyond the square is set on its edge.
+        unit: of the axes.
+        description: for a screen reader.
+    """
+    highest = max(max(vertex) for _, polygon in outline for vertex in polygon)
+    side, ends = 390.0, (0, highest)
+    x, y, frame = plane(side, side, ends, ends, (f"Reading ({unit})", f"Forecast ({unit})"), grid=False)
+    parts, letters = [], []
+    for zone, polygon in outline:
+        corners = " ".join(f"{x(a):.1f},{y(b):.1f}" for a, b in polygon)
+        parts.append(titled(f"zone {zone}", tag("polygon", points=corners), class_=f"grid-zone z{zone}"))
+        if (place := _label_place(np.asarray(polygon, dtype=np.float64), highest)) is not None:
+            letters.append(text(zone, x(place[0]), y(place[1]) + 6, "middle", class_="zone-letter"))
+    diagonal = stroke((x(0), y(0)), (x(highest), y(highest)), "reference")
+    dots = tag(
+        "path", d="".join(f"M{x.inside(a):.1f} {y.inside(b):.1f}h0" for a, b in points) or "M0 0", class_="points"
+    )
+    square = tag("rect", x=x.start, y=y.end, width=x.end - x.start, height=y.start - y.end, class_="frame")
+    return canvas(side, side, description, "grid-chart", *parts, *frame, diagonal, dots, *letters, square)
+
+
+def _label_place(polygon: np.ndarray, highest: float) -> Point | None:
+    """The place inside a polygon that is farthest from its edges; None where a letter has no room."""
+    low, high = polygon.min(axis=0), polygon.max(axis=0)
+    share = (np.arange(40) + 0.5) / 40
+    candidates = np.stack(np.meshgrid(*(low[i] + share * (high[i] - low[i]) for i in (0, 1))), axis=-1).reshape(-1, 2)
+    start, end = polygon, np.roll(polygon, -1, axis=0)
+    rise = np.where(end[:, 1] == start[:, 1], 1e-12, end[:, 1] - start[:, 1])
+    crosses = (start[:, 1] > candidates[:, None, 1]) != (end[:, 1] > candidates[:, None, 1])
+    crossing = start[:, 0] + (candidates[:, None, 1] - start[:, 1]) / rise * (end[:, 0] - start[:, 0])
+    inside = (crosses & (candidates[:, None, 0] < crossing)).sum(axis=1) % 2 == 1
+    along = end - start
+    length = np.maximum((along**2).sum(axis=1), 1e-12)
+    share = np.clip(((candidates[:, None] - start) * along).sum(axis=2) / length, 0, 1)
+    distance = np.linalg.norm(candidates[:, None] - (start + share[..., None] * along), axis=2).min(axis=1)
+    best = int(np.where(inside, distance, -1.0).argmax())
+    return tuple(candidates[best]) if inside[best] and distance[best] > 0.025 * highest else None

@@ -13,13 +13,6 @@ from tstune.data.frequency import fixed_step, parse_frequency
 from tstune.data.prepared import PreparedData
 from tstune.errors import ConfigError, ReportError
 from tstune.evaluation.metrics import Scores
-from tstune.evaluation.plots import (
-    choose_windows,
-    plot_forecasts,
-    plot_learning_rate_finder,
-    plot_loss,
-    plot_rmse_by_step,
-)
 from tstune.evaluation.record import EVALUATION_FILE, WINDOWS_FILE, windows_table
 from tstune.evaluation.scoreboard import best_model, format_per_item, format_scoreboard
 from tstune.evaluation.verdict import verdict
@@ -36,6 +29,13 @@ from tstune.runs.life import (
     prepare_memory,
     register_run,
     remembered,
+)
+from tstune.runs.plots import (
+    choose_windows,
+    plot_forecasts,
+    plot_learning_rate_finder,
+    plot_loss,
+    plot_rmse_by_step,
 )
 from tstune.runs.readme import render_readme
 from tstune.runs.report import write_report

@@ -10,7 +10,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-import numpy as np
 from markupsafe import Markup, escape
 
 WIDE, NARROW, SQUARE = 860.0, 350.0, 370.0
@@ -115,6 +114,57 @@ def hours_axis(first: float, last: float, width: float) -> list[tuple[float, str
     return [(number * step, f"{number * step:g}") for number in numbers]
 
 
+def canvas(width: float, height: float, description: str, kind: str, *children: str, **attributes: object) -> Markup:
+    """A whole plot, scaled to the width of its frame."""
+    box = f"0 0 {_short(width)} {_short(float(height))}"
+    return tag("svg", *children, viewBox=box, role="img", aria_label=description, class_=f"chart {kind}", **attributes)
+
+
+def text(content: str, x: float, y: float, anchor: str = "start", **attributes: object) -> Markup:
+    """A line of text; nothing for no content."""
+    anchor = None if anchor == "start" else anchor
+    return tag("text", content, x=x, y=y, text_anchor=anchor, **attributes) if content else Markup()
+
+
+def stroke(start: Point, end: Point, class_: str) -> Markup:
+    """A straight line."""
+    return tag("line", x1=start[0], y1=start[1], x2=end[0], y2=end[1], class_=class_)
+
+
+def titled(title: str, *children: str, class_: str) -> Markup:
+    """Elements with a tooltip."""
+    return tag("g", tag("title", title), *children, class_=class_)
+
+
+def plane(
+    width: float,
+    height: float,
+    x_range: tuple[float, float],
+    y_range: tuple[float, float],
+    titles: tuple[str, str],
+    x_ticks: Ticks | None = None,
+    grid: bool = True,
+) -> tuple[Scale, Scale, list[Markup]]:
+    """Both scales, and the axes between them with ticks and titles; `x_ticks` None chooses them."""
+    y_ticks = nice_ticks(*y_range, 5)
+    labels = tick_labels(y_ticks)
+    x = Scale(*x_range, 14 + 7.2 * max(map(len, labels), default=1), width - 14)
+    y = Scale(*y_range, height - 42, 26)
+    if x_ticks is None:
+        found = nice_ticks(*x_range, 8 if width >= WIDE else 5)
+        x_ticks = list(zip(found, tick_labels(found), strict=True))
+    parts = [text(titles[1], 0, 12, class_="axis-title")]
+    for tick, label in zip(y_ticks, labels, strict=True):
+        parts.append(stroke((x.start, y(tick)), (x.end, y(tick)), "grid") if grid else "")
+        parts.append(text(label, x.start - 7, y(tick) + 4, "end"))
+    for position, label in x_ticks:
+        parts.append(stroke((x(position), y.start), (x(position), y.start + 5), "tick"))
+        parts.append(text(label, x(position), y.start + 19, "middle"))
+    parts.append(stroke((x.start, y.start), (x.end, y.start), "axis"))
+    parts.append(text(titles[0], x.middle, height - 5, "middle", class_="axis-title"))
+    return x, y, parts
+
+
 @dataclass(frozen=True)
 class Series:
     """One line.
@@ -174,18 +224,18 @@ def line_chart(axes: Axes, series: Sequence[Series], width: float, description: 
     y_range = (min(low, 0.0) if axes.from_zero else low - room), high + room
     x_range = axes.x_limits or (axes.x[0], axes.x[-1] if len(axes.x) > 1 else axes.x[0] + 1)
     height = 330.0 if width >= WIDE else 250.0
-    x, y, frame = _plane(width, height, x_range, y_range, (axes.x_title, axes.y_title), axes.x_ticks)
+    x, y, frame = plane(width, height, x_range, y_range, (axes.x_title, axes.y_title), axes.x_ticks)
     parts = []
     if axes.zone is not None:
         top, bottom = y.inside(axes.zone[1]), y.inside(axes.zone[0])
         parts.append(tag("rect", x=x.start, y=top, width=x.end - x.start, height=max(bottom - top, 0), class_="zone"))
     parts += frame
     if axes.expected is not None:
-        parts.append(_stroke(*((x(a), y(b)) for a, b in axes.expected), "reference"))
+        parts.append(stroke(*((x(a), y(b)) for a, b in axes.expected), "reference"))
     for position, label in axes.marks:
-        parts.append(_stroke((x(position), y.start), (x(position), y.end), "mark"))
+        parts.append(stroke((x(position), y.start), (x(position), y.end), "mark"))
         turn, anchor = (-5, "end") if x(position) > x.middle else (5, "start")
-        parts.append(_text(label, x(position) + turn, y.end + 10, anchor, class_="mark-label"))
+        parts.append(text(label, x(position) + turn, y.end + 10, anchor, class_="mark-label"))
 
     def places(values: Values) -> list[Point | None]:
         return [None if v is None else (x(p), y(v)) for p, v in zip(axes.x, values, strict=True)]
@@ -200,7 +250,7 @@ def line_chart(axes: Axes, series: Sequence[Series], width: float, description: 
     parts.append(tag("line", class_="crosshair", y1=y.start, y2=y.end, x1=x.start, x2=x.start))
     stops = range(len(axes.x)) if axes.stops is None else axes.stops
     data_x = ",".join(f"{x(axes.x[stop]):.1f}" for stop in stops)
-    return _canvas(width, height, description, "lines", *parts, data_x=data_x, tabindex="0")
+    return canvas(width, height, description, "lines", *parts, data_x=data_x, tabindex="0")
 
 
 def histogram(
@@ -212,13 +262,13 @@ def histogram(
 ) -> Markup:
     """Bars between edges, with a line where they should end; `titles` of the x and the y axis."""
     top = 1.12 * max([*heights, *expected, 1e-9])
-    x, y, parts = _plane(SQUARE, 300.0, (edges[0], edges[-1]), (0, top), titles)
+    x, y, parts = plane(SQUARE, 300.0, (edges[0], edges[-1]), (0, top), titles)
     for (begin, end), value in zip(pairwise(edges), heights, strict=True):
         bar = tag("rect", x=x(begin) + 1, y=y(value), width=max(x(end) - x(begin) - 2, 0.5), height=y(0) - y(value))
-        parts.append(_titled(f"{begin:g} to {end:g}: {value:.2g}", bar, class_="bar c0"))
+        parts.append(titled(f"{begin:g} to {end:g}: {value:.2g}", bar, class_="bar c0"))
     for (begin, end), value in zip(pairwise(edges), expected, strict=False):
-        parts.append(_stroke((x(begin), y(value)), (x(end), y(value)), "expected"))
-    return _canvas(SQUARE, 300.0, description, "bars", *parts)
+        parts.append(stroke((x(begin), y(value)), (x(end), y(value)), "expected"))
+    return canvas(SQUARE, 300.0, description, "bars", *parts)
 
 
 def change_bars(names: Sequence[str], changes: Sequence[float], width: float, description: str, y_title: str) -> Markup:
@@ -226,51 +276,20 @@ def change_bars(names: Sequence[str], changes: Sequence[float], width: float, de
     low, high = min([*changes, 0.0]), max([*changes, 0.0])
     room = 0.08 * (high - low) or 1.0
     y_range = low - (room if low < 0 else 0), high + (room if high > 0 else 0)
-    x, y, parts = _plane(width, 276.0, (0, max(len(changes), 1)), y_range, ("", y_title), ())
+    x, y, parts = plane(width, 276.0, (0, max(len(changes), 1)), y_range, ("", y_title), ())
     slot = x(1) - x(0)
     thick = min(slot * (0.64 if slot > 4 else 1), 56)
     for number, (name, change) in enumerate(zip(names, changes, strict=True)):
         middle, (top, bottom) = x(number + 0.5), sorted((y(change), y(0)))
         bar = tag("rect", x=middle - thick / 2, y=top, width=thick, height=max(bottom - top, 0.5))
         style = "better" if change < 0 else "worse"
-        parts.append(_titled(f"{name}: {change:+.1f} %", bar, class_=f"bar {style}"))
+        parts.append(titled(f"{name}: {change:+.1f} %", bar, class_=f"bar {style}"))
         if slot >= 34:
-            parts.append(_text(_cut(name, int(slot / 7)), middle, y.start + 20, "middle"))
-    parts.append(_stroke((x.start, y(0)), (x.end, y(0)), "zero"))
+            parts.append(text(_cut(name, int(slot / 7)), middle, y.start + 20, "middle"))
+    parts.append(stroke((x.start, y(0)), (x.end, y(0)), "zero"))
     if slot < 34:
-        parts.append(_text("items, from the lowest to the highest", x.middle, y.start + 20, "middle"))
-    return _canvas(width, 276.0, description, "bars", *parts)
-
-
-def grid_chart(
-    outline: Sequence[tuple[str, Sequence[Sequence[float]]]],
-    points: Sequence[Sequence[float]],
-    unit: str,
-    description: str,
-) -> Markup:
-    """An error grid: zones as tinted areas with their letters, (reading, forecast) pairs as dots.
-
-    Args:
-        outline: (zone letter, polygon), in `unit`.
-        points: what lies beyond the square is set on its edge.
-        unit: of the axes.
-        description: for a screen reader.
-    """
-    highest = max(max(vertex) for _, polygon in outline for vertex in polygon)
-    side, ends = 390.0, (0, highest)
-    x, y, frame = _plane(side, side, ends, ends, (f"Reading ({unit})", f"Forecast ({unit})"), grid=False)
-    parts, letters = [], []
-    for zone, polygon in outline:
-        corners = " ".join(f"{x(a):.1f},{y(b):.1f}" for a, b in polygon)
-        parts.append(_titled(f"zone {zone}", tag("polygon", points=corners), class_=f"grid-zone z{zone}"))
-        if (place := _label_place(np.asarray(polygon, dtype=np.float64), highest)) is not None:
-            letters.append(_text(zone, x(place[0]), y(place[1]) + 6, "middle", class_="zone-letter"))
-    diagonal = _stroke((x(0), y(0)), (x(highest), y(highest)), "reference")
-    dots = tag(
-        "path", d="".join(f"M{x.inside(a):.1f} {y.inside(b):.1f}h0" for a, b in points) or "M0 0", class_="points"
-    )
-    square = tag("rect", x=x.start, y=y.end, width=x.end - x.start, height=y.start - y.end, class_="frame")
-    return _canvas(side, side, description, "grid-chart", *parts, *frame, diagonal, dots, *letters, square)
+        parts.append(text("items, from the lowest to the highest", x.middle, y.start + 20, "middle"))
+    return canvas(width, 276.0, description, "bars", *parts)
 
 
 @dataclass(frozen=True)
@@ -341,20 +360,20 @@ def interval_chart(
     ticks = nice_ticks(*limits, 7 if wide else 4)
     parts = _x_axis(x, top, bottom, list(zip(ticks, tick_labels(ticks), strict=True)), x_title)
     if zero:
-        parts.append(_stroke((x(0), top - 6), (x(0), bottom), "zero"))
+        parts.append(stroke((x(0), top - 6), (x(0), bottom), "zero"))
     for words, room, turn in ((sides[0], x(0) - x.start, -8), (sides[1], x.end - x(0), 8)):
         shown = next((phrase for phrase in (words, words.rpartition(" ")[2]) if 7.2 * len(phrase) + 30 < room), "")
         arrow = shown and (f"← {shown}" if turn < 0 else f"{shown} →")
-        parts.append(_text(arrow, x(0) + turn, top - 12, "end" if turn < 0 else "start", class_="side"))
+        parts.append(text(arrow, x(0) + turn, top - 12, "end" if turn < 0 else "start", class_="side"))
     for number, row in enumerate(rows):
         middle = top + height * (number + (0.5 if wide else 0.68))
         if wide:
-            parts.append(_text(row.label, left - 8, middle + 4, "end", class_="row-label"))
-            parts.append(_text(row.written, width - right + 16, middle + 4, class_="row-value"))
+            parts.append(text(row.label, left - 8, middle + 4, "end", class_="row-label"))
+            parts.append(text(row.written, width - right + 16, middle + 4, class_="row-value"))
         else:
-            parts.append(_text(row.label, left, middle - 13, class_="row-label"))
+            parts.append(text(row.label, left, middle - 13, class_="row-label"))
         parts.append(_interval(row, x, middle))
-    return _canvas(width, bottom + 46, description, "intervals", *parts)
+    return canvas(width, bottom + 46, description, "intervals", *parts)
 
 
 @dataclass(frozen=True)
@@ -395,45 +414,16 @@ def span_chart(
     for number, (label, pieces, words) in enumerate(rows):
         y = top + height * number + ((height - thick) / 2 if wide else height - thick - 2)
         place = (left - 8, y + thick / 2 + 4, "end") if wide else (0, y - 3, "start")
-        parts.append(_text(_cut(label, 20 if wide else 40), *place, class_="row-label"))
+        parts.append(text(_cut(label, 20 if wide else 40), *place, class_="row-label"))
         for one in pieces:
             begin, size = x(one.begin), x(one.end) - x(one.begin)
             bar = tag("rect", x=begin, y=y, width=max(size, 0.8), height=thick)
             inside = (
-                _text(one.inside, begin + size / 2, y + thick / 2 + 4, "middle", class_="inside") if size > 24 else ""
+                text(one.inside, begin + size / 2, y + thick / 2 + 4, "middle", class_="inside") if size > 24 else ""
             )
-            parts.append(_titled(f"{label}{one.title}", bar, inside, class_=f"part {one.style}"))
-        parts.append(_text(words, x(pieces[-1].end) + 8, y + thick / 2 + 4, class_="row-value"))
-    return _canvas(width, bottom + (44 if x_title else 24 if ticks else 4), description, "spans", *parts)
-
-
-def _plane(
-    width: float,
-    height: float,
-    x_range: tuple[float, float],
-    y_range: tuple[float, float],
-    titles: tuple[str, str],
-    x_ticks: Ticks | None = None,
-    grid: bool = True,
-) -> tuple[Scale, Scale, list[Markup]]:
-    """Both scales, and the axes between them with ticks and titles; `x_ticks` None chooses them."""
-    y_ticks = nice_ticks(*y_range, 5)
-    labels = tick_labels(y_ticks)
-    x = Scale(*x_range, 14 + 7.2 * max(map(len, labels), default=1), width - 14)
-    y = Scale(*y_range, height - 42, 26)
-    if x_ticks is None:
-        found = nice_ticks(*x_range, 8 if width >= WIDE else 5)
-        x_ticks = list(zip(found, tick_labels(found), strict=True))
-    parts = [_text(titles[1], 0, 12, class_="axis-title")]
-    for tick, label in zip(y_ticks, labels, strict=True):
-        parts.append(_stroke((x.start, y(tick)), (x.end, y(tick)), "grid") if grid else "")
-        parts.append(_text(label, x.start - 7, y(tick) + 4, "end"))
-    for position, label in x_ticks:
-        parts.append(_stroke((x(position), y.start), (x(position), y.start + 5), "tick"))
-        parts.append(_text(label, x(position), y.start + 19, "middle"))
-    parts.append(_stroke((x.start, y.start), (x.end, y.start), "axis"))
-    parts.append(_text(titles[0], x.middle, height - 5, "middle", class_="axis-title"))
-    return x, y, parts
+            parts.append(titled(f"{label}{one.title}", bar, inside, class_=f"part {one.style}"))
+        parts.append(text(words, x(pieces[-1].end) + 8, y + thick / 2 + 4, class_="row-value"))
+    return canvas(width, bottom + (44 if x_title else 24 if ticks else 4), description, "spans", *parts)
 
 
 def _x_axis(x: Scale, top: float, bottom: float, ticks: Ticks, title: str) -> list[Markup]:
@@ -442,19 +432,19 @@ def _x_axis(x: Scale, top: float, bottom: float, ticks: Ticks, title: str) -> li
     for tick, label in ticks:
         half = 4 * len(label)
         anchor = "start" if x(tick) < half else "end" if x(tick) + half > x.end + 10 else "middle"
-        parts.append(_stroke((x(tick), top), (x(tick), bottom), "grid"))
-        parts.append(_text(label, x(tick), bottom + 18, anchor))
-    parts.append(_stroke((x.start, bottom), (x.end, bottom), "axis"))
-    return [*parts, _text(title, x.middle, bottom + 38, "middle", class_="axis-title")]
+        parts.append(stroke((x(tick), top), (x(tick), bottom), "grid"))
+        parts.append(text(label, x(tick), bottom + 18, anchor))
+    parts.append(stroke((x.start, bottom), (x.end, bottom), "axis"))
+    return [*parts, text(title, x.middle, bottom + 38, "middle", class_="axis-title")]
 
 
 def _interval(row: IntervalRow, x: Scale, middle: float) -> Markup:
     parts = []
     if row.expected is not None:
         place = x.inside(row.expected)
-        parts.append(_stroke((place, middle - 9), (place, middle + 9), "expected"))
+        parts.append(stroke((place, middle - 9), (place, middle + 9), "expected"))
     if row.low is not None and row.high is not None:
-        parts.append(_stroke((x.inside(row.low), middle), (x.inside(row.high), middle), "whisker"))
+        parts.append(stroke((x.inside(row.low), middle), (x.inside(row.high), middle), "whisker"))
         for place, beyond, turn in (
             (x.inside(row.low), row.low < x.low, 5),
             (x.inside(row.high), row.high > x.high, -5),
@@ -463,49 +453,10 @@ def _interval(row: IntervalRow, x: Scale, middle: float) -> Markup:
                 corners = [(place, middle), (place + turn, middle - 5), (place + turn, middle + 5)]
                 parts.append(tag("polygon", points=" ".join(f"{a:.1f},{b:.1f}" for a, b in corners), class_="dot"))
             else:
-                parts.append(_stroke((place, middle - 4), (place, middle + 4), "whisker"))
+                parts.append(stroke((place, middle - 4), (place, middle + 4), "whisker"))
     if row.value is not None:
         parts.append(tag("circle", cx=x.inside(row.value), cy=middle, r="5", class_="dot"))
-    return _titled(f"{row.label}: {row.written}", *parts, class_=row.style)
-
-
-def _label_place(polygon: np.ndarray, highest: float) -> Point | None:
-    """The place inside a polygon that is farthest from its edges; None where a letter has no room."""
-    low, high = polygon.min(axis=0), polygon.max(axis=0)
-    share = (np.arange(40) + 0.5) / 40
-    candidates = np.stack(np.meshgrid(*(low[i] + share * (high[i] - low[i]) for i in (0, 1))), axis=-1).reshape(-1, 2)
-    start, end = polygon, np.roll(polygon, -1, axis=0)
-    rise = np.where(end[:, 1] == start[:, 1], 1e-12, end[:, 1] - start[:, 1])
-    crosses = (start[:, 1] > candidates[:, None, 1]) != (end[:, 1] > candidates[:, None, 1])
-    crossing = start[:, 0] + (candidates[:, None, 1] - start[:, 1]) / rise * (end[:, 0] - start[:, 0])
-    inside = (crosses & (candidates[:, None, 0] < crossing)).sum(axis=1) % 2 == 1
-    along = end - start
-    length = np.maximum((along**2).sum(axis=1), 1e-12)
-    share = np.clip(((candidates[:, None] - start) * along).sum(axis=2) / length, 0, 1)
-    distance = np.linalg.norm(candidates[:, None] - (start + share[..., None] * along), axis=2).min(axis=1)
-    best = int(np.where(inside, distance, -1.0).argmax())
-    return tuple(candidates[best]) if inside[best] and distance[best] > 0.025 * highest else None
-
-
-def _canvas(width: float, height: float, description: str, kind: str, *children: str, **attributes: object) -> Markup:
-    """A whole plot, scaled to the width of its frame."""
-    box = f"0 0 {_short(width)} {_short(float(height))}"
-    return tag("svg", *children, viewBox=box, role="img", aria_label=description, class_=f"chart {kind}", **attributes)
-
-
-def _text(content: str, x: float, y: float, anchor: str = "start", **attributes: object) -> Markup:
-    """A line of text; nothing for no content."""
-    anchor = None if anchor == "start" else anchor
-    return tag("text", content, x=x, y=y, text_anchor=anchor, **attributes) if content else Markup()
-
-
-def _stroke(start: Point, end: Point, class_: str) -> Markup:
-    return tag("line", x1=start[0], y1=start[1], x2=end[0], y2=end[1], class_=class_)
-
-
-def _titled(title: str, *children: str, class_: str) -> Markup:
-    """Elements with a tooltip."""
-    return tag("g", tag("title", title), *children, class_=class_)
+    return titled(f"{row.label}: {row.written}", *parts, class_=row.style)
 
 
 def _switched(series: Series, *parts: Markup) -> Markup:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import torch
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from tstune.data.windows import WindowDataset
@@ -20,44 +22,31 @@ _CONTEXT_SHOWN = 2  # the plot shows this many prediction lengths of history
 
 def plot_loss(history: Sequence[dict], path: Path) -> None:
     """Training and validation loss over optimizer steps."""
-    figure = Figure(figsize=(7, 4), layout="constrained")
-    axes = figure.subplots()
-    for key, label in (("train_loss", "training"), ("validation_loss", "validation")):
-        rows = [(row["step"], row[key]) for row in history if key in row]
-        if rows:
-            axes.plot(*zip(*rows, strict=True), marker="o" if len(rows) < 40 else None, markersize=3, label=label)
-    best = [row["best_step"] for row in history if "best_step" in row]
-    if best:
-        axes.axvline(best[-1], color="grey", linestyle=":", label=f"kept: step {best[-1]}")
-    axes.set(xlabel="optimizer step", ylabel="loss (scaled units)", title="Loss")
-    axes.legend()
-    _save(figure, path)
+    with _axes(path, title="Loss", xlabel="optimizer step", ylabel="loss (scaled units)") as axes:
+        for key, label in (("train_loss", "training"), ("validation_loss", "validation")):
+            rows = [(row["step"], row[key]) for row in history if key in row]
+            if rows:
+                axes.plot(*zip(*rows, strict=True), marker="o" if len(rows) < 40 else None, markersize=3, label=label)
+        best = [row["best_step"] for row in history if "best_step" in row]
+        if best:
+            axes.axvline(best[-1], color="grey", linestyle=":", label=f"kept: step {best[-1]}")
 
 
 def plot_learning_rate_finder(rates: Sequence[float], losses: Sequence[float], chosen: float, path: Path) -> None:
     """Smoothed loss against the learning rate, with the one that was taken."""
-    figure = Figure(figsize=(7, 4), layout="constrained")
-    axes = figure.subplots()
-    axes.plot(rates, losses)
-    axes.axvline(chosen, color="grey", linestyle=":", label=f"taken: {chosen:.2e}")
-    axes.set(xscale="log", xlabel="learning rate", ylabel="smoothed loss", title="Learning-rate finder")
-    axes.legend()
-    _save(figure, path)
+    labels = {"xscale": "log", "xlabel": "learning rate", "ylabel": "smoothed loss"}
+    with _axes(path, title="Learning-rate finder", **labels) as axes:
+        axes.plot(rates, losses)
+        axes.axvline(chosen, color="grey", linestyle=":", label=f"taken: {chosen:.2e}")
 
 
 def plot_rmse_by_step(scores: Mapping[str, Scores], step: pd.Timedelta | None, unit: str | None, path: Path) -> None:
     """RMSE of every model at every forecast step."""
-    figure = Figure(figsize=(7, 4), layout="constrained")
-    axes = figure.subplots()
-    lead = np.arange(1, 1 + len(next(iter(scores.values())).rmse_by_step))
-    hours = step / pd.Timedelta("1h") if step is not None else None
-    for name, values in scores.items():
-        ours = name in OURS
-        axes.plot(lead * hours if hours else lead, values.rmse_by_step, linewidth=2 if ours else 1, label=name)
-    axes.set(xlabel="lead time (hours)" if hours else "lead time (steps)", ylabel=_with_unit("RMSE", unit))
-    axes.set_title("Error by lead time")
-    axes.legend()
-    _save(figure, path)
+    xlabel = f"lead time ({'steps' if step is None else 'hours'})"
+    with _axes(path, title="Error by lead time", xlabel=xlabel, ylabel=_with_unit("RMSE", unit)) as axes:
+        for name, values in scores.items():
+            lead = np.arange(1, 1 + len(values.rmse_by_step)) * (1 if step is None else step / pd.Timedelta("1h"))
+            axes.plot(lead, values.rmse_by_step, linewidth=2 if name in OURS else 1, label=name)
 
 
 def plot_forecasts(
@@ -111,6 +100,17 @@ def choose_windows(scores: Scores, count: int, seed: int) -> dict[str, int]:
 
 def _with_unit(name: str, unit: str | None) -> str:
     return f"{name} ({unit})" if unit else name
+
+
+@contextmanager
+def _axes(path: Path, **labels: str) -> Iterator[Axes]:
+    """One plot with a legend, saved at the end."""
+    figure = Figure(figsize=(7, 4), layout="constrained")
+    axes = figure.subplots()
+    axes.set(**labels)
+    yield axes
+    axes.legend()
+    _save(figure, path)
 
 
 def _save(figure: Figure, path: Path) -> None:
