@@ -1,14 +1,32 @@
-"""Which parameters learn: one switch, `tuning.mode`, turned into frozen parts or low-rank adapters."""
+"""Which parameters learn, frozen parts or low-rank adapters, and adapters as plain values: one model's, one per item."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
-from dataclasses import asdict, dataclass
+import json
+from collections.abc import Collection, Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
 
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 from tstune.config.schema import LoRAConfig
-from tstune.errors import ConfigError
+from tstune.data.windows import Batch
+from tstune.errors import CheckpointError, ConfigError
+from tstune.models.registry import available_models, families, model_class
+
+if TYPE_CHECKING:
+    import peft
+
+    from tstune.models.contract import ForecastModel
+
+ITEM_ADAPTERS_FOLDER = "adapters"
+_INDEX = "index.json"
+_WEIGHTS = "adapter_model.safetensors"
 
 # mode -> parts of the model that learn; None means all of them
 LEARNING_PARTS: Mapping[str, tuple[str, ...] | None] = {
@@ -17,22 +35,6 @@ LEARNING_PARTS: Mapping[str, tuple[str, ...] | None] = {
     "decoder": ("decoder", "head", "multi_quantile_head_block"),
     "full": None,
     "from_scratch": None,
-}
-
-# model family -> last parts of the names of the linear layers that `auto` adapts
-LORA_TARGETS: Mapping[str, tuple[str, ...]] = {
-    "ttm": ("fc1", "fc2", "attn_layer", "base_forecast_block"),
-    "chronos_bolt": ("q", "k", "v", "o", "output_patch_embedding.output_layer"),
-    "chronos2": ("q", "k", "v", "o", "output_patch_embedding.output_layer"),
-    "chronos_t5": ("q", "k", "v", "o"),
-    "timesfm": (
-        *("q_proj", "k_proj", "v_proj", "o_proj", "fc1", "fc2"),
-        *("output_projection_point.output_layer", "output_projection_quantiles.output_layer"),
-    ),
-    "flowstate": ("ssm.output_gate", "out", "mlp.w1", "mlp.w2", "mlp.w3", "decoder.lin"),
-    "patchtst_fm": ("attn.qkv", "attn.proj", "out_layer.layer2"),
-    "patchtst": ("q_proj", "k_proj", "v_proj", "out_proj", "head.projection"),
-    "patchtsmixer": ("fc1", "fc2", "attn_layer", "q_proj", "k_proj", "v_proj", "out_proj", "base_forecast_block"),
 }
 
 
@@ -177,12 +179,11 @@ def find_targets(model: nn.Module, targets: str | Collection[str], model_type: s
     linear = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]
     endings = _ending_counts(linear)
     if targets == "auto":
-        if model_type not in LORA_TARGETS:
-            raise ConfigError(
-                f"lora.target_modules=auto knows {', '.join(LORA_TARGETS)}, not {model_type}; "
-                f"name the layers: {endings}"
-            )
-        targets = LORA_TARGETS[model_type]
+        known = model_type in available_models() or ":" in model_type
+        targets = model_class(model_type).lora_targets if known else ()
+        if not targets:
+            having = ", ".join(name for name in families() if model_class(name).lora_targets)
+            raise ConfigError(f"lora.target_modules=auto knows {having}, not {model_type}; name the layers: {endings}")
         return [name for name in linear if _matches(name, targets)]
     unmatched = [target for target in targets if not any(_matches(name, [target]) for name in linear)]
     if unmatched:
@@ -214,3 +215,174 @@ def _layer_rank(layer: nn.Linear, config: LoRAConfig) -> int:
 def _num_values(parameter: nn.Parameter) -> int:
     quantised = getattr(parameter, "quant_state", None)
     return quantised.shape.numel() if quantised is not None else parameter.numel()
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """Weights and settings of one adapter.
+
+    Attributes:
+        config: peft's `LoraConfig`.
+        state: tensor name -> value, in peft's naming.
+    """
+
+    config: peft.LoraConfig
+    state: dict[str, torch.Tensor]
+
+    @classmethod
+    def taken_from(cls, model: peft.PeftModel) -> Adapter:
+        """Copy the adapter of a model."""
+        import peft
+
+        state = peft.get_peft_model_state_dict(model)
+        copies = {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in state.items()}
+        return cls(model.peft_config["default"], copies)
+
+    def put_on(self, model: peft.PeftModel) -> None:
+        """Overwrite the adapter of a model with the same settings."""
+        import peft
+
+        peft.set_peft_model_state_dict(model, self.state)
+
+    def wrap(self, base: nn.Module) -> peft.PeftModel:
+        """Attach the adapter to its base.
+
+        Raises:
+            CheckpointError: the base does not have the layers it was made for.
+        """
+        import peft
+
+        try:
+            # peft notes the base in the settings and warns when another copy of it is used
+            config = replace(self.config, base_model_name_or_path=None)
+            model = peft.get_peft_model(base, config)
+            result = peft.set_peft_model_state_dict(model, self.state)
+        except (ValueError, RuntimeError) as error:
+            raise CheckpointError(f"the adapter does not fit this base: {str(error).splitlines()[0]}") from None
+        if result.unexpected_keys:
+            raise CheckpointError(f"the adapter does not fit this base: no place for {result.unexpected_keys[0]}")
+        return model.eval()
+
+    def save(self, folder: Path) -> None:
+        """Write a folder that `peft.PeftModel.from_pretrained` loads."""
+        folder.mkdir(parents=True)
+        self.config.save_pretrained(folder)
+        save_file(self.state, folder / _WEIGHTS, metadata={"format": "pt"})
+
+    @classmethod
+    def load(cls, folder: Path) -> Adapter:
+        """Read what `save` wrote.
+
+        Raises:
+            CheckpointError: missing or damaged.
+        """
+        import peft
+
+        path = Path(folder) / _WEIGHTS
+        if not path.is_file():
+            raise CheckpointError(f"{folder} is not an adapter folder: {_WEIGHTS} is missing")
+        try:
+            return cls(peft.LoraConfig.from_pretrained(str(folder)), load_file(path))
+        except (ValueError, SafetensorError) as error:
+            raise CheckpointError(f"{folder}: the adapter is damaged: {error}") from None
+
+
+@dataclass(frozen=True)
+class ItemResult:
+    """How an item's adapter did on that item's own validation windows.
+
+    Attributes:
+        item_id: name of the item.
+        kept: the adapter was better than the base, so forecasts of this item use it.
+        validation_loss_base, validation_loss_adapter: scaled units; None where the item has too few windows.
+        reason: why the base is used, if it is.
+    """
+
+    item_id: str
+    kept: bool
+    validation_loss_base: float | None
+    validation_loss_adapter: float | None
+    reason: str
+
+
+class ItemAdapters:
+    """The adapters that were kept, and the record of all items.
+
+    Args:
+        adapters: item id -> adapter; items without one use the base.
+        results: one row per item of the training data.
+    """
+
+    def __init__(self, adapters: dict[str, Adapter], results: list[ItemResult]) -> None:
+        self.adapters = adapters
+        self.results = results
+
+    def forecaster(self, model: ForecastModel, item_ids: Sequence[str]) -> PerItemForecaster:
+        """A forecaster that picks the adapter by `batch["item"]`, an index into `item_ids`."""
+        return PerItemForecaster(model, self.adapters, item_ids)
+
+    def save(self, folder: Path) -> None:
+        """Write `adapters/`: an index and one folder per kept adapter, in peft's format."""
+        folders = {item_id: f"{number:05d}" for number, item_id in enumerate(self.adapters)}
+        for item_id, adapter in self.adapters.items():
+            adapter.save(folder / ITEM_ADAPTERS_FOLDER / folders[item_id])
+        (folder / ITEM_ADAPTERS_FOLDER).mkdir(exist_ok=True)
+        index = [asdict(result) | {"folder": folders.get(result.item_id)} for result in self.results]
+        (folder / ITEM_ADAPTERS_FOLDER / _INDEX).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
+
+    @classmethod
+    def load(cls, folder: Path) -> ItemAdapters | None:
+        """Read `adapters/` of a run folder; None if it has none.
+
+        Raises:
+            CheckpointError: the index or an adapter is damaged.
+        """
+        path = folder / ITEM_ADAPTERS_FOLDER / _INDEX
+        if not path.is_file():
+            return None
+        try:
+            index = json.loads(path.read_text(encoding="utf-8"))
+            folders = {row["item_id"]: row.pop("folder") for row in index}
+            results = [ItemResult(**row) for row in index]
+        except (ValueError, KeyError, TypeError):
+            raise CheckpointError(f"{path} is damaged") from None
+        adapters = {
+            item_id: Adapter.load(folder / ITEM_ADAPTERS_FOLDER / name) for item_id, name in folders.items() if name is not None
+        }
+        return cls(adapters, results)
+
+
+class PerItemForecaster:
+    """Forecasts each window with the adapter of its item; items without one use the base.
+
+    The adapters share one slot of the network: switching copies some 300 KB.
+    """
+
+    def __init__(
+        self, model: ForecastModel, adapters: dict[str, Adapter], item_ids: Sequence[str]
+    ) -> None:
+        self._model = model
+        self._adapters = [adapters.get(item_id) for item_id in item_ids]
+
+    def forecast(self, batch: Batch) -> torch.Tensor:
+        """[batch, prediction, targets] float32 in original units."""
+        items = batch["item"].unique().tolist()
+        adapters = {item: self._adapters[item] for item in items}
+        some = next((adapter for adapter in adapters.values() if adapter is not None), None)
+        if some is None:
+            return self._model.forecast(batch)
+        wrapped = self._model.network = some.wrap(self._model.network)
+        forecast: torch.Tensor | None = None
+        try:
+            for item, adapter in adapters.items():
+                rows = batch["item"] == item
+                if adapter is not None:
+                    adapter.put_on(wrapped)
+                with wrapped.disable_adapter() if adapter is None else nullcontext():
+                    values = self._model.forecast({name: tensor[rows] for name, tensor in batch.items()})
+                if forecast is None:
+                    forecast = values.new_empty((len(rows), *values.shape[1:]))
+                forecast[rows.to(values.device)] = values
+        finally:
+            self._model.network = wrapped.unload()
+        return forecast

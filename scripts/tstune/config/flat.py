@@ -9,11 +9,13 @@ from __future__ import annotations
 import difflib
 import inspect
 from collections.abc import Mapping
+from functools import cache
 
-from tstune.config.model_sections import FAMILIES
 from tstune.config.schema import LoRAConfig, PretrainingSection, RunConfig, SplitSection, TrackingSection
+from tstune.config.section import section_classes
 from tstune.config.validation import leaf_paths, section_at, validate
 from tstune.errors import ConfigError
+from tstune.models.registry import flat_classes, model_class
 
 # Keys whose last part alone would be ambiguous or unclear.
 _RENAMED = {
@@ -34,10 +36,6 @@ _RENAMED |= {f"tracking.{name}": f"tracking_{name}" for name in TrackingSection.
 _RENAMED |= {f"pretraining.{name}": f"pretraining_{name}" for name in PretrainingSection.model_fields}
 _RENAMED["tracking.trackers"] = "trackers"
 
-FLAT_PATHS: dict[str, str] = {
-    _RENAMED.get(path, path.rsplit(".", 1)[-1]): path for family in FAMILIES for path in leaf_paths(family=family)
-}
-"""Flat keyword -> dotted path in `RunConfig`, of all model families."""
 
 ALIASES: dict[str, str] = {
     "model_path": "pretrained",
@@ -56,6 +54,13 @@ SWITCHES: dict[str, tuple[str, str]] = {
 """Boolean keyword -> (flat keyword, value it stands for). False asks for nothing, but forbids that value."""
 
 
+@cache
+def flat_paths() -> dict[str, str]:
+    """Flat keyword -> dotted path in `RunConfig`, of all model families."""
+    paths = (path for family in section_classes() for path in leaf_paths(family=family))
+    return {_RENAMED.get(path, path.rsplit(".", 1)[-1]): path for path in paths}
+
+
 class ModelConfig:
     """A run described by flat keywords.
 
@@ -72,7 +77,7 @@ class ModelConfig:
         flat = _resolve_names({"model_type": self.model_type} | keywords)
         nested: dict = {}
         for name, value in flat.items():
-            *parents, leaf = FLAT_PATHS[name].split(".")
+            *parents, leaf = flat_paths()[name].split(".")
             section = nested
             for parent in parents:
                 section = section.setdefault(parent, {})
@@ -93,16 +98,16 @@ class ModelConfig:
             target, value = SWITCHES[name]
             return getattr(self, target) == value
         name = ALIASES.get(name, name)
-        if name not in FLAT_PATHS or not self._has(FLAT_PATHS[name]):
+        if name not in flat_paths() or not self._has(flat_paths()[name]):
             raise AttributeError(f"{type(self).__name__} has no parameter {name!r}{_closest(name)}")
         value: object = self.run_config
-        for part in FLAT_PATHS[name].split("."):
+        for part in flat_paths()[name].split("."):
             value = getattr(value, part)
         return value
 
     def to_dict(self) -> dict[str, object]:
         """Return every flat keyword with its value."""
-        return {name: getattr(self, name) for name, path in FLAT_PATHS.items() if self._has(path)}
+        return {name: getattr(self, name) for name, path in flat_paths().items() if self._has(path)}
 
     def _has(self, path: str) -> bool:
         """False for keys of other model families."""
@@ -118,64 +123,20 @@ class ModelConfig:
         return f"{type(self).__name__}({', '.join(f'{name}={value!r}' for name, value in changed.items())})"
 
 
-class TTMConfig(ModelConfig):
-    """Tiny Time Mixer, flat."""
-
-    model_type = "ttm"
-
-
-class ChronosBoltConfig(ModelConfig):
-    """Chronos-Bolt, flat."""
-
-    model_type = "chronos_bolt"
+@cache
+def flat_class(family: str) -> type[ModelConfig]:
+    """The flat configuration of a family, for example `TTMConfig`."""
+    name = next(name for name, known in flat_classes().items() if known == family)
+    cls = type(name, (ModelConfig,), {"model_type": family, "__module__": __name__})
+    _document(cls)
+    return cls
 
 
-class Chronos2Config(ModelConfig):
-    """Chronos-2, flat."""
-
-    model_type = "chronos2"
-
-
-class ChronosT5Config(ModelConfig):
-    """Chronos T5, flat."""
-
-    model_type = "chronos_t5"
-
-
-class TimesFMConfig(ModelConfig):
-    """TimesFM 2.5, flat."""
-
-    model_type = "timesfm"
-
-
-class FlowStateConfig(ModelConfig):
-    """FlowState, flat."""
-
-    model_type = "flowstate"
-
-
-class PatchTSTFMConfig(ModelConfig):
-    """PatchTST-FM, flat."""
-
-    model_type = "patchtst_fm"
-
-
-class PatchTSTConfig(ModelConfig):
-    """PatchTST, flat."""
-
-    model_type = "patchtst"
-
-
-class PatchTSMixerConfig(ModelConfig):
-    """PatchTSMixer, flat."""
-
-    model_type = "patchtsmixer"
-
-
-class TimeGPTConfig(ModelConfig):
-    """TimeGPT, flat."""
-
-    model_type = "timegpt"
+def __getattr__(name: str) -> type[ModelConfig]:
+    """`TTMConfig`, `ChronosBoltConfig` and their sisters: one per family, made when it is asked for."""
+    if name not in flat_classes():
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return flat_class(flat_classes()[name])
 
 
 def _resolve_names(keywords: Mapping[str, object]) -> dict[str, object]:
@@ -189,7 +150,7 @@ def _resolve_names(keywords: Mapping[str, object]) -> dict[str, object]:
             if not value:
                 continue
             name, value = SWITCHES[keyword]
-        if name not in FLAT_PATHS:
+        if name not in flat_paths():
             raise ConfigError(f"unknown keyword {keyword!r}{_closest(keyword)}")
         if name in resolved and resolved[name] != value:
             raise ConfigError(f"{said_by[name]} and {keyword} both set {name}: {resolved[name]!r} and {value!r}")
@@ -202,7 +163,7 @@ def _resolve_names(keywords: Mapping[str, object]) -> dict[str, object]:
 
 
 def _closest(name: str) -> str:
-    known = [*FLAT_PATHS, *ALIASES, *SWITCHES]
+    known = [*flat_paths(), *ALIASES, *SWITCHES]
     match = difflib.get_close_matches(name, known, n=1)
     return f", did you mean {match[0]!r}?" if match else ""
 
@@ -210,7 +171,7 @@ def _closest(name: str) -> str:
 def _document(cls: type[ModelConfig]) -> None:
     """Give the class a signature and parameter documentation taken from the schema."""
     parameters, lines = [], []
-    for name, path in FLAT_PATHS.items():
+    for name, path in flat_paths().items():
         *parents, leaf = path.split(".")
         field = section_at(parents, cls.model_type).model_fields.get(leaf)
         if field is None:  # of another family
@@ -220,8 +181,5 @@ def _document(cls: type[ModelConfig]) -> None:
     aliases = ", ".join(f"{alias} = {name}" for alias, name in ALIASES.items())
     switches = ", ".join(f"{switch} sets {target}" for switch, (target, _) in SWITCHES.items())
     cls.__signature__ = inspect.Signature(parameters)
-    cls.__doc__ = f"{cls.__doc__}\n\nArgs:\n" + "\n".join(lines) + f"\n\nAliases: {aliases}.\nSwitches: {switches}.\n"
-
-
-for _family_config in ModelConfig.__subclasses__():
-    _document(_family_config)
+    title = model_class(cls.model_type).title
+    cls.__doc__ = f"{title}, flat.\n\nArgs:\n" + "\n".join(lines) + f"\n\nAliases: {aliases}.\nSwitches: {switches}.\n"

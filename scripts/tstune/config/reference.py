@@ -8,8 +8,8 @@ from collections.abc import Iterator, Mapping
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from tstune.config.model_sections import FAMILIES, ModelSection
 from tstune.config.schema import RunConfig
+from tstune.config.section import ModelSection, section_classes
 from tstune.config.validation import subsection
 
 HEADER = """# Every key of a recipe
@@ -47,7 +47,7 @@ def _sections(section: type[BaseModel], prefix: str) -> Iterator[str]:
 def _families() -> Iterator[str]:
     yield f"## model\n\n{_text(ModelSection.__doc__)}\n"
     yield _table(ModelSection, "model.", [name for name in ModelSection.model_fields if name != "type"])
-    for name, section in FAMILIES.items():
+    for name, section in section_classes().items():
         yield f"### model.type: {name}\n\n{_text(section.__doc__)}\n"
         own = [key for key, field in section.model_fields.items() if key != "type" and _differs(key, field)]
         yield _table(section, "model.", own) if own else "No further keys.\n"

@@ -10,9 +10,8 @@ from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from tstune.config.model_sections import AnyModelSection, TTMSection
 from tstune.config.moments import Moment, end_of
-from tstune.config.section import Section
+from tstune.config.section import DEFAULT_FAMILY, AnyModelSection, Section, section_class
 
 Duration = Annotated[str | Annotated[int, Field(ge=0)], Field(union_mode="left_to_right")]
 """A length of time: text such as ``45min`` or ``2h``, or a whole number of steps of the series."""
@@ -452,7 +451,7 @@ class TrackingSection(Section):
 class RunConfig(Section):
     """Everything that defines a run."""
 
-    model: AnyModelSection = TTMSection()
+    model: AnyModelSection = Field(default_factory=lambda: section_class(DEFAULT_FAMILY)())
     data: DataSection = DataSection()
     pretraining: PretrainingSection = PretrainingSection()
     tuning: TuningSection = TuningSection()

@@ -6,11 +6,11 @@ import difflib
 import typing
 from collections.abc import Iterator, Mapping, Sequence
 
-from pydantic import BaseModel, Discriminator, ValidationError
+from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
-from tstune.config.model_sections import DEFAULT_FAMILY, FAMILIES
 from tstune.config.schema import RunConfig
+from tstune.config.section import DEFAULT_FAMILY, ModelSection, known_family, section_class
 from tstune.errors import ConfigError
 
 
@@ -27,25 +27,19 @@ def validate(values: Mapping, origin: str) -> RunConfig:
     try:
         return RunConfig.model_validate(values)
     except ValidationError as error:
-        problems = _explain_all(error)
+        problems = _explain_all(error, known_family(values.get("model", {})) or DEFAULT_FAMILY)
         count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
         raise ConfigError(f"{origin}: {count}: " + "; ".join(problems)) from None
 
 
-def _explain_all(error: ValidationError) -> list[str]:
+def _explain_all(error: ValidationError, family: str) -> list[str]:
     """One line per key: pydantic reports each branch of a union on its own."""
     by_key: dict[str, list[Mapping]] = {}
     for problem in error.errors():
-        family, location = _without_family(problem["loc"])
-        by_key.setdefault(_key(location, family), []).append(problem | {"loc": location, "family": family})
+        location = problem["loc"]
+        whose = family if location[:1] == ("model",) else DEFAULT_FAMILY
+        by_key.setdefault(_key(location, whose), []).append(problem | {"family": whose})
     return [_explain(key, problems) for key, problems in by_key.items()]
-
-
-def _without_family(location: tuple) -> tuple[str, tuple]:
-    """Leave out the branch of the tagged union, which pydantic puts behind its key: ("model", "ttm", "d_model")."""
-    if len(location) > 1 and location[0] == "model":
-        return location[1], (location[0], *location[2:])
-    return DEFAULT_FAMILY, location
 
 
 def _key(location: tuple, family: str) -> str:
@@ -114,9 +108,9 @@ def section_at(parents: Sequence[str], family: str = DEFAULT_FAMILY) -> type[Bas
 
 def subsection(field: FieldInfo, family: str = DEFAULT_FAMILY) -> type[BaseModel] | None:
     """The section a key holds, of this model family; None for a plain value."""
-    if field.discriminator is not None or any(isinstance(one, Discriminator) for one in field.metadata):
-        return FAMILIES[family]
     annotation = field.annotation
+    if annotation is ModelSection:
+        return section_class(family)
     is_section = (
         isinstance(annotation, type) and not typing.get_origin(annotation) and issubclass(annotation, BaseModel)
     )

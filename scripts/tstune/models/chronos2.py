@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import torch
 from torch import nn
@@ -11,13 +11,19 @@ from torch import nn
 from tstune.data.table import Roles
 from tstune.data.windows import Batch
 from tstune.errors import ConfigError
-from tstune.models.chronos_base import ChronosForecaster, chronos_architecture
-from tstune.models.chronos_library import Chronos2CoreConfig, Chronos2Model, Chronos2Pipeline
-from tstune.models.chronos_module import ChronosModule
-from tstune.models.network_module import as_series, observed_or_nan
+from tstune.models.chronos_base import ChronosForecaster, ChronosModule, ChronosSection, chronos_architecture
+from tstune.models.network_forecaster import as_series, observed_or_nan
 
 MAX_SERIES = 256
 """Series of one forward pass without training, as in the library: attention across series grows with their square."""
+
+
+class Chronos2Section(ChronosSection):
+    """Chronos-2: an encoder over patches that forecasts quantiles and reads covariates, past and known."""
+
+    type: Literal["chronos2"] = "chronos2"
+    pretrained: str | None = None
+    """Folder of a checkpoint or Hub id (`amazon/chronos-2`)."""
 
 
 class Chronos2Module(ChronosModule):
@@ -62,8 +68,9 @@ class Chronos2Forecaster(ChronosForecaster):
     """Chronos-2 behind the common interface: it reads covariates of the past and known ones."""
 
     model_type = "chronos2"
+    title, pipeline, section, module_class = "Chronos-2", "Chronos2Pipeline", Chronos2Section, Chronos2Module
     block_classes: ClassVar[tuple[str, ...]] = ("Chronos2EncoderBlock",)
-    architecture = chronos_architecture("Chronos-2", Chronos2Model, Chronos2CoreConfig)
+    architecture = chronos_architecture(title, "chronos.chronos2:Chronos2Model", "chronos.chronos2:Chronos2CoreConfig")
 
     def evaluation_batch_size(self, device: torch.device) -> int:
         """Windows per forward pass when nothing is trained; `auto` keeps to `MAX_SERIES`."""
@@ -80,9 +87,6 @@ class Chronos2Forecaster(ChronosForecaster):
     def _max_windows(self) -> int:
         return max(1, MAX_SERIES // len(self.preprocessor.roles.channels))
 
-    def _module_for(self, network: nn.Module, roles: Roles) -> ChronosModule:
-        return Chronos2Module(network, roles, self.config.model.prediction_length)
-
     def _check_roles(self, roles: Roles) -> None:
         if roles.statics:
             raise ConfigError(
@@ -92,6 +96,8 @@ class Chronos2Forecaster(ChronosForecaster):
             )
 
     def _unrolled(self, batch: Batch) -> torch.Tensor:
+        from chronos import Chronos2Pipeline
+
         length, targets = self.config.model.prediction_length, self.module.num_targets
         context, known = observed_or_nan(batch), self.module.known_future(batch, length)
         num_known = len(self.module.control_indices)

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import torch
 from torch import nn
-from transformers import T5Config
 
 from tstune.data.table import Roles
 from tstune.data.windows import Batch
-from tstune.models.chronos_base import ChronosForecaster, chronos_architecture
-from tstune.models.chronos_library import ChronosBoltModelForForecasting, ChronosBoltPipeline
-from tstune.models.chronos_module import ChronosModule
-from tstune.models.network_forecaster import refuse_other_columns
-from tstune.models.network_module import as_series, observed_or_nan
+from tstune.models.chronos_base import ChronosForecaster, ChronosModule, ChronosSection, chronos_architecture
+from tstune.models.network_forecaster import as_series, observed_or_nan
+
+
+class ChronosBoltSection(ChronosSection):
+    """Chronos-Bolt: a T5 encoder and decoder over patches that forecasts quantiles; every series on its own."""
+
+    type: Literal["chronos_bolt"] = "chronos_bolt"
+    pretrained: str | None = None
+    """Folder of a checkpoint or Hub id (`amazon/chronos-bolt-small`)."""
 
 
 class BoltModule(ChronosModule):
@@ -40,16 +44,15 @@ class ChronosBoltForecaster(ChronosForecaster):
     """Chronos-Bolt behind the common interface; it reads targets only."""
 
     model_type = "chronos_bolt"
+    title, pipeline, section, module_class = "Chronos-Bolt", "ChronosBoltPipeline", ChronosBoltSection, BoltModule
     block_classes: ClassVar[tuple[str, ...]] = ("T5Block",)
-    architecture = chronos_architecture("Chronos-Bolt", ChronosBoltModelForForecasting, T5Config)
-
-    def _module_for(self, network: nn.Module, roles: Roles) -> ChronosModule:
-        return BoltModule(network, roles, self.config.model.prediction_length)
-
-    def _check_roles(self, roles: Roles) -> None:
-        refuse_other_columns(self.model_type, roles)
+    architecture = chronos_architecture(
+        title, "chronos.chronos_bolt:ChronosBoltModelForForecasting", "transformers:T5Config"
+    )
 
     def _unrolled(self, batch: Batch) -> torch.Tensor:
+        from chronos import ChronosBoltPipeline
+
         targets = self.module.num_targets
         context = as_series(observed_or_nan(batch)[..., :targets])
         found = ChronosBoltPipeline(self.network).predict(context, self.config.model.prediction_length)

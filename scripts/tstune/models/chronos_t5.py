@@ -2,29 +2,197 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import ClassVar
+from collections.abc import Callable, Mapping
+from typing import ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
+from pydantic import Field
 from torch import nn
-from transformers import T5Config, T5ForConditionalGeneration
 
-from tstune.config.model_sections import ModelSection
+from tstune.config.section import ModelSection
 from tstune.data.table import Roles
 from tstune.data.windows import Batch
 from tstune.errors import CheckpointError
-from tstune.models.chronos_library import ChronosConfig
-from tstune.models.chronos_t5_module import IGNORED, ChronosT5Module
-from tstune.models.network_forecaster import refuse_other_columns
+from tstune.models.chronos_base import CHRONOS, ChronosSection
+from tstune.models.network_forecaster import NetworkModule, QuantileForecaster, as_series, observed_or_nan
 from tstune.models.network_weights import Architecture, require_context
-from tstune.models.quantile_forecaster import QuantileForecaster
-from tstune.models.token_sampling import Draws
 
 LEVELS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 """Of the quantiles where the configuration names none; the paths have any."""
 CACHE_BYTES = 2_000_000_000
 """Keys and values of the paths that are decoded together on a CPU, at most."""
+IGNORED = -100
+"""Label of a token that no loss looks at, as in transformers."""
+Warp = Callable[[torch.Tensor], torch.Tensor]
+
+
+class ChronosT5Section(ChronosSection):
+    """Chronos T5: a language model over binned readings, whose sampled paths are the forecast; each series alone."""
+
+    type: Literal["chronos_t5"] = "chronos_t5"
+    pretrained: str | None = None
+    """Folder of a checkpoint or Hub id (`amazon/chronos-t5-small`)."""
+    num_samples: int | None = Field(None, ge=1)
+    """Paths of a forecast; null keeps the checkpoint's (20). Levels near 0 or 1 need more."""
+
+
+class Draws:
+    """Numbers in [0, 1) for `num_paths` paths, step by step; the same seed gives the same numbers.
+
+    At every step the paths share the unit interval evenly, one in each of `num_paths` strata, in an order of their own
+    (Latin hypercube sampling). Each path is a plain draw; as a set they estimate quantiles better than free draws.
+    """
+
+    def __init__(self, num_paths: int, seed: int) -> None:
+        self.num_paths = num_paths
+        self._random = torch.Generator().manual_seed(seed)
+
+    def next_step(self) -> torch.Tensor:
+        """[paths] float64."""
+        strata = torch.randperm(self.num_paths, generator=self._random)
+        return (strata + torch.rand(self.num_paths, generator=self._random, dtype=torch.float64)) / self.num_paths
+
+
+@torch.no_grad()
+def sample_paths(
+    network: nn.Module, input_ids: torch.Tensor, attention_mask: torch.Tensor, steps: int, draws: Draws, warp: Warp
+) -> torch.Tensor:
+    """Decode `steps` tokens for each path of each series, by inverting the distribution at the numbers of `draws`.
+
+    All series get the same numbers, so that none depends on its place in a batch. `generate` of transformers would take
+    them from the global generator, in the order of the rows.
+
+    Args:
+        network: encoder-decoder of transformers, or a peft model around it.
+        input_ids, attention_mask: [series, tokens] of the encoder.
+        steps: tokens to draw.
+        draws: where the numbers come from.
+        warp: [rows, vocabulary] logits -> logits, with -inf for tokens that must not be drawn.
+
+    Returns:
+        [series, paths, steps] tokens.
+    """
+    num_series, num_paths = len(input_ids), draws.num_paths
+    encoded = network.get_encoder()(input_ids=input_ids, attention_mask=attention_mask)
+    tokens = torch.full((num_series, 1), network.config.decoder_start_token_id, device=input_ids.device)
+    cache, found = None, []
+    for step in range(steps):
+        output = network(
+            encoder_outputs=encoded,
+            attention_mask=attention_mask,
+            decoder_input_ids=tokens,
+            past_key_values=cache,
+            use_cache=True,
+        )
+        cache = output.past_key_values
+        scores = warp(output.logits[:, -1].float())
+        points = draws.next_step().to(scores.device)
+        drawn = _inverted(scores.view(num_series, -1, scores.shape[-1]), points)
+        found.append(drawn)
+        tokens = drawn.reshape(-1, 1)
+        if step == 0:  # up to here the paths of a series are one row
+            cache.batch_repeat_interleave(num_paths)
+            attention_mask = attention_mask.repeat_interleave(num_paths, dim=0)
+            encoded.last_hidden_state = encoded.last_hidden_state.repeat_interleave(num_paths, dim=0)
+    return torch.stack(found, dim=-1)
+
+
+def _inverted(scores: torch.Tensor, points: torch.Tensor) -> torch.Tensor:
+    """[series, paths] the token at which the cumulative probability passes the point of the path.
+
+    Args:
+        scores: [series, paths or 1, vocabulary] logits.
+        points: [paths] in [0, 1).
+    """
+    cumulative = scores.double().softmax(dim=-1).cumsum(dim=-1)
+    cumulative = cumulative / cumulative[..., -1:]  # exactly 1 at the end, beyond every point
+    shared = scores.shape[1] == 1
+    wanted = points[None, None, :] if shared else points[None, :, None]
+    wanted = wanted.expand(len(scores), *wanted.shape[1:]).contiguous()
+    return torch.searchsorted(cumulative, wanted, right=True).view(len(scores), -1)
+
+
+class ChronosT5Module(NetworkModule):
+    """Each target of each window is a series of its own, divided by its mean absolute reading and binned into tokens.
+
+    A missing reading is a padding token that the attention masks.
+
+    Args:
+        network, roles, prediction_length: see `NetworkModule`.
+        levels: ascending levels that quantiles of the paths are wanted for.
+    """
+
+    def __init__(self, network: nn.Module, roles: Roles, prediction_length: int, levels: tuple[float, ...]) -> None:
+        from chronos import ChronosConfig
+
+        settings = ChronosConfig(**network.config.chronos_config)
+        super().__init__(network, roles, prediction_length, settings.prediction_length, levels)
+        self.settings, self.tokenizer = settings, settings.create_tokenizer()
+
+    def forward(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Logits [batch, steps, targets, tokens] given the tokens before, labels [batch, steps, targets], scale.
+
+        Labels are `IGNORED` where nothing was observed. The token of the end, which the library's own training adds,
+        is left out: it always stands behind the last step, and is never drawn.
+        """
+        input_ids, attention_mask, scale = self._tokens(self._context(batch))
+        observed = batch["future_observed_mask"][:, : self.num_steps, : self.num_targets]
+        targets = batch["future_values"][:, : self.num_steps, : self.num_targets]
+        labels = self._labels(as_series(torch.where(observed, targets, torch.nan)), scale).to(input_ids.device)
+        before = self.network.prepare_decoder_input_ids_from_labels(labels)
+        output = self.network(input_ids=input_ids, attention_mask=attention_mask, decoder_input_ids=before)
+        by_window = (len(targets), self.num_targets)
+        logits = output.logits.unflatten(0, by_window).transpose(1, 2)
+        return logits, labels.unflatten(0, by_window).transpose(1, 2), scale.view(-1, 1, self.num_targets)
+
+    def sample(self, batch: Batch, steps: int, draws: Draws) -> torch.Tensor:
+        """[batch, steps, targets, paths] in original units.
+
+        Beyond the steps of one pass the median is appended to the context, as the library does.
+        """
+        context, parts = self._context(batch).cpu(), []
+        for begin in range(0, steps, self.native_length):
+            input_ids, attention_mask, scale = self._tokens(context)
+            length = min(self.native_length, steps - begin)
+            tokens = sample_paths(self.network, input_ids, attention_mask, length, draws, self._warp)
+            paths = self.tokenizer.output_transform(tokens.cpu(), scale)
+            parts.append(paths)
+            context = torch.cat([context, paths.median(dim=1).values], dim=1)
+        return torch.cat(parts, dim=2).unflatten(0, (-1, self.num_targets)).permute(0, 3, 1, 2)
+
+    def has_scale(self, batch: Batch) -> torch.Tensor:
+        """[batch, 1, targets] True where a reading is not zero: their mean absolute value is the scale."""
+        context = observed_or_nan(batch)[..., : self.num_targets]
+        return (context.nan_to_num() != 0).any(dim=1, keepdim=True)
+
+    def _context(self, batch: Batch) -> torch.Tensor:
+        return as_series(observed_or_nan(batch)[..., : self.num_targets])
+
+    def _tokens(self, context: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Tokens and attention mask where the network is, scale on the CPU, where the library's tokenizer works."""
+        input_ids, attention_mask, scale = self.tokenizer.context_input_transform(context.cpu().contiguous())
+        device = next(self.network.parameters()).device
+        return input_ids.to(device), attention_mask.to(device), scale
+
+    def _labels(self, targets: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
+        """[series, steps] tokens of targets, of which the library wants as many as one pass gives."""
+        lacking = self.native_length - targets.shape[1]
+        targets = F.pad(targets.cpu(), (0, lacking), value=torch.nan).contiguous()
+        tokens, observed = self.tokenizer.label_input_transform(targets, scale)
+        return torch.where(observed, tokens, IGNORED)[:, : self.num_steps]
+
+    def _warp(self, scores: torch.Tensor) -> torch.Tensor:
+        """Logits as the library's `generate` draws from them: no end before the last step, then its three settings."""
+        from transformers import TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
+
+        settings = self.settings
+        scores[:, settings.eos_token_id] = -torch.inf
+        if settings.temperature != 1:
+            scores = TemperatureLogitsWarper(settings.temperature)(None, scores)
+        if settings.top_k:
+            scores = TopKLogitsWarper(settings.top_k)(None, scores)
+        return scores if settings.top_p >= 1 else TopPLogitsWarper(settings.top_p)(None, scores)
 
 
 def _check(section: ModelSection, values: dict) -> None:
@@ -34,6 +202,8 @@ def _check(section: ModelSection, values: dict) -> None:
             f"model.pretrained={name} is a T5ForConditionalGeneration without chronos_config, not a Chronos T5 "
             "checkpoint; use another checkpoint"
         )
+    from chronos import ChronosConfig
+
     try:
         known = ChronosConfig(**settings)
         known.create_tokenizer()
@@ -52,6 +222,9 @@ class ChronosT5Forecaster(QuantileForecaster):
     """
 
     model_type = "chronos_t5"
+    title, library, section = "Chronos T5", CHRONOS.partition(">")[0], ChronosT5Section
+    not_exported = "draws its forecast token by token, which is no single graph"
+    lora_targets = ("q", "k", "v", "o")
     block_classes: ClassVar[tuple[str, ...]] = ("T5Block",)
     parts: ClassVar[Mapping[str, str]] = {
         "encoder": "backbone",
@@ -59,8 +232,15 @@ class ChronosT5Forecaster(QuantileForecaster):
         "lm_head": "head",
         "shared": "head",  # the embedding of the tokens, tied to lm_head in what is published
     }
-    architecture = Architecture("Chronos T5", T5ForConditionalGeneration, T5Config, _check)
+    architecture = Architecture(
+        title, CHRONOS, "transformers:T5ForConditionalGeneration", "transformers:T5Config", _check
+    )
     learns_with = "the cross entropy of its tokens"
+
+    @classmethod
+    def require_packages(cls) -> None:
+        """Stop if chronos-forecasting is not installed, which has the tokenizer."""
+        cls.architecture.of_library("chronos:ChronosConfig")
 
     def window_losses(self, module: nn.Module, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
         """Cross entropy of the tokens of the observed targets, given those before them, per window."""
@@ -74,9 +254,6 @@ class ChronosT5Forecaster(QuantileForecaster):
         asked = self.config.forecast.quantiles
         levels = tuple(sorted({*asked, 0.5})) if asked else LEVELS
         return ChronosT5Module(network, roles, self.config.model.prediction_length, levels)
-
-    def _check_roles(self, roles: Roles) -> None:
-        refuse_other_columns(self.model_type, roles)
 
     def _values(self, batch: Batch) -> torch.Tensor:
         self.module.eval()

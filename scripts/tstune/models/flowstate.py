@@ -8,30 +8,43 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar, Literal
 
+import pandas as pd
 import torch
+from pydantic import Field
 from torch import nn
 
-from tstune.config.model_sections import ModelSection
+from tstune.config.section import ModelSection
+from tstune.data.frequency import fixed_step, parse_frequency
 from tstune.data.table import Roles
 from tstune.data.windows import Batch
 from tstune.errors import CheckpointError, ConfigError
-from tstune.models.flowstate_scale import BASE_SEASON, scale_factor
-from tstune.models.granite_library import (
-    FlowStateConfig,
-    FlowStateEncoderOutput,
-    FlowStateForPrediction,
-    FlowStateModel,
-)
-from tstune.models.network_forecaster import refuse_other_columns
-from tstune.models.network_module import NetworkModule, as_series, observed_or_nan
-from tstune.models.network_weights import Architecture, require_context, require_levels
-from tstune.models.quantile_forecaster import QuantileForecaster
+from tstune.models.network_forecaster import NetworkModule, QuantileForecaster, as_series, observed_or_nan
+from tstune.models.network_weights import GRANITE, Architecture, require_context, require_levels
 from tstune.runtime.logs import logger
+
+if TYPE_CHECKING:
+    from tsfm_public.models.flowstate.modeling_flowstate import FlowStateModel
 
 MAX_CONTEXT = 16 * 1024
 """Steps, at most, that the library keeps of a context."""
+BASE_SEASON = 24.0
+"""Steps of the season that FlowState was trained on at a factor of 1: the hours of a day."""
+
+_MINUTE, _DAY = pd.Timedelta("1min"), pd.Timedelta("1D")
+_STEPS_PER_YEAR = {"M": 12.0, "Q": 4.0}
+
+
+class FlowStateSection(ModelSection):
+    """FlowState: a state space encoder that forecasts quantiles at any sampling rate; every series on its own."""
+
+    type: Literal["flowstate"] = "flowstate"
+    pretrained: str | None = None
+    """Folder of a checkpoint or Hub id (`ibm-granite/granite-timeseries-flowstate-r1`)."""
+    scale_factor: float | None = Field(None, gt=0)
+    """24 / (steps of a season). Null takes an hour as season for steps below a minute, a day for steps below a day and
+    a year for longer ones, as granite-tsfm does; daily data with weekly cycles want 24 / 7 = 3.43."""
 
 
 class FlowStateModule(NetworkModule):
@@ -43,8 +56,12 @@ class FlowStateModule(NetworkModule):
     """
 
     def __init__(self, network: nn.Module, roles: Roles, prediction_length: int) -> None:
+        from tsfm_public.models.flowstate import modeling_flowstate
+
         config = network.config
         super().__init__(network, roles, prediction_length, prediction_length, tuple(config.quantiles))
+        self._core_class = modeling_flowstate.FlowStateModel
+        self._output_class = modeling_flowstate.FlowStateEncoderOutput
         self.scale_factor = float(config.scale_factor)
         self.patch_steps = decoder_steps(config.decoder_patch_len, self.scale_factor)
         last = max(0, prediction_length - self.patch_steps)
@@ -53,7 +70,7 @@ class FlowStateModule(NetworkModule):
     @property
     def _parts(self) -> FlowStateModel:
         """The library's network without its wrapper, with the adapters on it if there are any."""
-        return next(part for part in self.network.modules() if isinstance(part, FlowStateModel))
+        return next(part for part in self.network.modules() if isinstance(part, self._core_class))
 
     def forward(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Quantiles [batch, steps, targets, levels] in normalised space, loc and scale [batch, 1, targets]."""
@@ -80,7 +97,7 @@ class FlowStateModule(NetworkModule):
 
     def _through_head(self, features: torch.Tensor) -> torch.Tensor:
         """[batch, steps, targets, levels] from the features."""
-        output = FlowStateEncoderOutput(last_hidden_state=features)
+        output = self._output_class(last_hidden_state=features)
         pieces = self._parts.decoder(output, self.patch_steps, self.scale_factor).last_hidden_state[..., 0]
         *whole, last = pieces.unbind(dim=2)  # each [batch, targets, levels, patch_steps]
         rest = self.num_steps - len(whole) * self.patch_steps
@@ -108,17 +125,25 @@ def _check_values(section: ModelSection, values: dict) -> None:
             f"model.pretrained={section.pretrained} has with_missing=false: it cannot tell a gap from a reading; "
             "use another checkpoint"
         )
-    require_levels(str(section.pretrained), FlowStateConfig(**values).quantiles)
+    require_levels(str(section.pretrained), FlowStateForecaster.architecture.config_class(**values).quantiles)
 
 
 class FlowStateForecaster(QuantileForecaster):
     """FlowState behind the common interface; it reads targets only."""
 
     model_type = "flowstate"
+    title, library, section = "FlowState", "granite-tsfm", FlowStateSection
+    lora_targets = ("ssm.output_gate", "out", "mlp.w1", "mlp.w2", "mlp.w3", "decoder.lin")
     max_series = 128  # each has complex states of every step, twice as many for the Fourier transform
     block_classes: ClassVar[tuple[str, ...]] = ("FlowStateS5Layer",)
     parts: ClassVar[Mapping[str, str]] = {"embed": "backbone", "encoder": "backbone", "decoder": "head"}
-    architecture = Architecture("FlowState", FlowStateForPrediction, FlowStateConfig, _check_values)
+    architecture = Architecture(
+        title,
+        GRANITE,
+        "tsfm_public.models.flowstate.modeling_flowstate:FlowStateForPrediction",
+        "tsfm_public.models.flowstate.configuration_flowstate:FlowStateConfig",
+        _check_values,
+    )
 
     def _module_for(self, network: nn.Module, roles: Roles) -> NetworkModule:
         section, frequency = self.config.model, self.preprocessor.frequency
@@ -140,9 +165,6 @@ class FlowStateForecaster(QuantileForecaster):
         network.config.scale_factor = factor  # so that the library forecasts the same with what we save
         return FlowStateModule(network, roles, section.prediction_length)
 
-    def _check_roles(self, roles: Roles) -> None:
-        refuse_other_columns(self.model_type, roles)
-
     def _check_built(self) -> None:
         if self.config.training.mixed_precision in ("fp16", "bf16"):
             raise _no_half_precision()
@@ -157,6 +179,28 @@ class FlowStateForecaster(QuantileForecaster):
     def _values(self, batch: Batch) -> torch.Tensor:
         """Quantiles in order, as the library puts them; it then squeezes them by `torch.quantile`, which we do not."""
         return super()._values(batch).sort(dim=-1).values
+
+
+def scale_factor(frequency: str) -> float:
+    """`BASE_SEASON` / (steps of a season), as `get_fixed_factor` of granite-tsfm has it without a domain.
+
+    The season is an hour for steps below a minute, a day for steps below a day, and a year for all longer ones. A
+    weekly season of daily data is for the user to name: 24 / 7.
+
+    Raises:
+        ConfigError: steps whose season is not known.
+    """
+    offset = parse_frequency(frequency)
+    step = fixed_step(offset)
+    if step is None:
+        kind = offset.name[0] if offset.name[:2] not in ("BM", "BQ") else offset.name[1]
+        if kind not in _STEPS_PER_YEAR:
+            raise ConfigError(
+                f"model.scale_factor: no season is known for steps of {frequency!r}; set it to 24 / (steps of a season)"
+            )
+        return BASE_SEASON / _STEPS_PER_YEAR[kind] * offset.n
+    season = 60 * _MINUTE if step < _MINUTE else _DAY if step < _DAY else 365 * _DAY
+    return BASE_SEASON / (season / step)
 
 
 def decoder_steps(patch_length: int, factor: float) -> int:

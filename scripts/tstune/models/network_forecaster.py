@@ -1,28 +1,139 @@
-"""What families that wrap the network of another library share: build, loss, forecast, files."""
+"""What families share that wrap the network of another library: its module, build, loss, forecast, files."""
 
 from __future__ import annotations
 
 import warnings
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
+import numpy as np
 import torch
 from torch import nn
-from transformers import PreTrainedConfig
 
 from tstune.adapters import freeze_by_mode, part_of
 from tstune.data.prepared import Preprocessor
 from tstune.data.table import Roles
 from tstune.data.windows import Batch
 from tstune.errors import ConfigError
-from tstune.models.base import MODEL_FOLDER, BaseTimeSeriesFoundationModel, weights_folder
-from tstune.models.network_module import NetworkModule
+from tstune.models.base import BaseTimeSeriesFoundationModel
+from tstune.models.contract import MODEL_FOLDER, weights_folder
 from tstune.models.network_weights import Architecture, load_network
 from tstune.runtime.logs import logger, quiet_transformers
-from tstune.training.losses import window_losses
+from tstune.training.losses import quantile_window_losses, window_losses
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig
+
+
+class NetworkModule(nn.Module, ABC):
+    """A network of another library, or a peft model around it.
+
+    Args:
+        network: it; peft finds no embedding by itself, so it is told the one of `input_layer` (None: none is wanted).
+        roles: the channels; targets come first.
+        prediction_length: steps that are asked for.
+        native_length: most steps of one forward pass.
+        levels: ascending levels of its quantiles; empty for a network that forecasts points.
+
+    Attributes:
+        num_targets: channels that are forecast.
+        num_steps: steps of a forward pass here: what is asked for, or as much of it as one pass gives.
+    """
+
+    input_layer: ClassVar[str | None] = "shared"
+
+    def __init__(
+        self, network: nn.Module, roles: Roles, prediction_length: int, native_length: int, levels: tuple[float, ...]
+    ) -> None:
+        super().__init__()
+        if self.input_layer is not None:  # transformers would look for `embed_tokens`, and peft asks for it
+            network._input_embed_layer = self.input_layer
+        self.network = network
+        self.num_targets = roles.num_targets
+        self.native_length = native_length
+        self.num_steps = min(prediction_length, native_length)
+        self.levels = levels
+
+    @abstractmethod
+    def forward(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Values [batch, steps, targets, levels or 1] in normalised space, loc and scale [batch, 1, targets]."""
+
+    def normalise(self, values: torch.Tensor, loc: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
+        """Original units -> normalised space, [batch, steps, targets]."""
+        return (values - loc) / scale
+
+    def in_original_units(self, values: torch.Tensor, loc: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
+        """Normalised space -> original units, [batch, steps, targets, levels or 1] float32."""
+        return (values * scale[..., None] + loc[..., None]).float()
+
+    def has_scale(self, batch: Batch) -> torch.Tensor:
+        """[batch, 1, targets] True where the context varies.
+
+        One that is flat or empty has no scale: the network divides by 1e-5 or 1, and the loss of a single such window
+        would outweigh thousands of others.
+        """
+        if "has_scale" in batch:
+            return batch["has_scale"] > 0
+        context = observed_or_nan(batch)[..., : self.num_targets]
+        highest = torch.nan_to_num(context, nan=-torch.inf).amax(dim=1, keepdim=True)
+        return highest > torch.nan_to_num(context, nan=torch.inf).amin(dim=1, keepdim=True)
+
+
+class ScaledModule(NetworkModule):
+    """A network that reads windows in the units of the scaler of the training part, as those of granite-tsfm do.
+
+    It normalises each window by its own mean and deviation of what was observed, over at least 0.003: in scaled units
+    that is little, in the units of some readings it would be a lot. The loss lives in scaled units.
+    """
+
+    input_layer = None
+
+    def __init__(
+        self,
+        network: nn.Module,
+        preprocessor: Preprocessor,
+        prediction_length: int,
+        native_length: int,
+        levels: tuple[float, ...] = (),
+    ) -> None:
+        super().__init__(network, preprocessor.roles, prediction_length, native_length, levels)
+        scaler = preprocessor.scaler
+        self.register_buffer("mean", torch.tensor(scaler.mean, dtype=torch.float32), persistent=False)
+        self.register_buffer("std", torch.tensor(scaler.std, dtype=torch.float32), persistent=False)
+
+    @property
+    def target_scale(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Mean and deviation of the targets in the training part, [targets] each."""
+        return self.mean[: self.num_targets], self.std[: self.num_targets]
+
+    def has_scale(self, batch: Batch) -> torch.Tensor:
+        """[batch, 1, targets] True: the loss is measured by the scaler, which every target has."""
+        future = batch["future_values"]
+        return torch.ones(len(future), 1, self.num_targets, dtype=torch.bool, device=future.device)
+
+    def scaled_context(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+        """[batch, context, channels] in scaled units, and True where something was read.
+
+        The network leaves what was not observed out of its mean and deviation, but reads it: make it the mean.
+        """
+        observed = batch["past_observed_mask"]
+        past = (batch["past_values"] - self.mean) / self.std
+        count = observed.sum(dim=1, keepdim=True).clamp_min(1)
+        centre = (past * observed).sum(dim=1, keepdim=True) / count
+        return torch.where(observed, past, centre), observed
+
+
+def observed_or_nan(batch: Batch) -> torch.Tensor:
+    """[batch, context, channels] with NaN where nothing was read."""
+    return torch.where(batch["past_observed_mask"], batch["past_values"], torch.nan)
+
+
+def as_series(values: torch.Tensor) -> torch.Tensor:
+    """[batch, steps, channels] -> [batch * channels, steps], the channels of a window one after another."""
+    return values.transpose(1, 2).reshape(-1, values.shape[1])
 
 
 class NetworkForecaster(BaseTimeSeriesFoundationModel):
@@ -39,13 +150,26 @@ class NetworkForecaster(BaseTimeSeriesFoundationModel):
     max_series: ClassVar[int | None] = None
     """Series of one forward pass, at most, where `evaluation.batch_size` is auto; None leaves it to the device."""
 
-    @abstractmethod
-    def _module_for(self, network: nn.Module, roles: Roles) -> NetworkModule:
-        """The family's module around its network."""
+    module_class: ClassVar[type[NetworkModule]]
+    """The module around the network, of (network, roles, prediction length) where `_module_for` says nothing else."""
 
-    @abstractmethod
+    @classmethod
+    def require_packages(cls) -> None:
+        """Stop if the family's library is not installed."""
+        _ = cls.architecture.network_class, cls.architecture.config_class
+
+    def _module_for(self, network: nn.Module, roles: Roles) -> NetworkModule:
+        return self.module_class(network, roles, self.config.model.prediction_length)
+
     def _check_roles(self, roles: Roles) -> None:
-        """Refuse columns that the family does not read."""
+        """Refuse columns that the family does not read; as it stands, all beside the targets."""
+        others = (*roles.conditional, *roles.control, *roles.statics, *roles.time_features)
+        if others:
+            raise ConfigError(
+                f"model.type={self.model_type} forecasts each series from its own past and cannot read {others[0]!r}: "
+                "leave conditional, control, static columns and time features out of data, or use model.type chronos2 "
+                "or ttm"
+            )
 
     def _unrolled(self, batch: Batch) -> torch.Tensor:
         """[batch, prediction, targets, levels or 1] beyond the steps of one forward pass, as the library does it."""
@@ -63,7 +187,7 @@ class NetworkForecaster(BaseTimeSeriesFoundationModel):
 
     def _freeze(self, mode: str) -> None:
         """Let what the mode trains learn, and nothing else."""
-        freeze_by_mode(self.network, mode, self.parts, ())
+        freeze_by_mode(self.network, mode, self.parts, self.fresh)
 
     @property
     def network(self) -> nn.Module:
@@ -84,7 +208,7 @@ class NetworkForecaster(BaseTimeSeriesFoundationModel):
         mode = self.config.tuning.mode
         self._check_roles(preprocessor.roles)
         quiet_transformers()
-        self.fresh = []
+        self.fresh, self.preprocessor = [], preprocessor
         self._wrap(self._load(preprocessor.roles, random_weights=mode == "from_scratch"), preprocessor)
         self._check_mode()
         self._check_built()
@@ -197,15 +321,58 @@ class NetworkForecaster(BaseTimeSeriesFoundationModel):
             )
 
 
-def refuse_other_columns(model_type: str, roles: Roles) -> None:
-    """For families that forecast each series from its own past.
+class QuantileForecaster(NetworkForecaster):
+    """A network that forecasts quantiles; its loss is twice their pinball loss in the normalised space."""
 
-    Raises:
-        ConfigError: there are columns beside the targets.
-    """
-    others = (*roles.conditional, *roles.control, *roles.statics, *roles.time_features)
-    if others:
-        raise ConfigError(
-            f"model.type={model_type} forecasts each series from its own past and cannot read {others[0]!r}: leave "
-            "conditional, control, static columns and time features out of data, or use model.type chronos2 or ttm"
-        )
+    learns_with: ClassVar[str] = "the pinball loss of its own quantiles"
+
+    def forecast(self, batch: Batch) -> torch.Tensor:
+        """[batch, prediction, targets] float32 in original units: the median."""
+        return self._values(batch)[..., self.module.levels.index(0.5)]
+
+    @property
+    def native_levels(self) -> tuple[float, ...]:
+        """The configured levels where they lie within those of the network, else the network's."""
+        if self.module is None:
+            return ()
+        asked, own = tuple(self.config.forecast.quantiles), self.module.levels
+        return asked if asked and own[0] <= asked[0] and asked[-1] <= own[-1] else own
+
+    def native_quantiles(self, batch: Batch) -> torch.Tensor:
+        """[batch, prediction, targets, native levels] float32 in original units, ascending.
+
+        Quantiles that cross are put in order; a level between two of the network lies on the line between them.
+        """
+        values, levels = self._values(batch).sort(dim=-1).values, self.native_levels
+        return values if levels == self.module.levels else between_levels(values, self.module.levels, levels)
+
+    def window_losses(self, module: nn.Module, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+        """Twice the pinball loss in the network's normalised space, per window."""
+        quantiles, loc, scale = module(batch)
+        truth = self._truth(batch, loc, scale)
+        return quantile_window_losses(quantiles.float(), truth, self._weighing(batch), self.module.levels)
+
+    def _check_built(self) -> None:
+        section, own = self.config.forecast, self.module.levels
+        outside = [level for level in section.quantiles if not own[0] <= level <= own[-1]]
+        if section.method == "quantile_head" and outside:
+            raise ConfigError(
+                f"forecast.quantiles: {outside[0]:g} lies outside {own[0]:g} to {own[-1]:g}, which this checkpoint "
+                "forecasts; leave it out, or use forecast.method=split_conformal"
+            )
+        if self.config.training.loss != "mse" and self.config.tuning.mode != "zero_shot":
+            logger.warning(
+                "training.loss=%s has no say here: %s learns with %s",
+                self.config.training.loss,
+                self.architecture.title,
+                self.learns_with,
+            )
+        super()._check_built()
+
+
+def between_levels(values: torch.Tensor, own: tuple[float, ...], asked: tuple[float, ...]) -> torch.Tensor:
+    """[…, asked] quantiles on the straight lines between ascending ones [..., own]; asked lie within own."""
+    above = np.clip(np.searchsorted(own, asked), 1, len(own) - 1)
+    low, high = np.take(own, above - 1), np.take(own, above)
+    share = torch.as_tensor((np.asarray(asked) - low) / (high - low), dtype=values.dtype, device=values.device)
+    return torch.lerp(values[..., above - 1], values[..., above], share)

@@ -1,57 +1,79 @@
-"""Find, check and load weights in the format of a family's own library (transformers' from_pretrained)."""
+"""Find, check and load weights in the format of a family's own library, which is imported when it is needed."""
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import torch
-from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError, safe_open
-from transformers import PreTrainedConfig, PreTrainedModel
-from transformers.utils import cached_file
 
-from tstune.config.model_sections import ModelSection
-from tstune.errors import CheckpointError, ConfigError
-from tstune.models.weight_files import first_line, not_found, require_config_file
+from tstune.config.section import ModelSection
+from tstune.errors import CheckpointError, ConfigError, MissingDependencyError, TstuneError
+from tstune.models.registry import families, model_class
 
-_FAMILY_OF = {
-    "ChronosBoltModelForForecasting": "chronos_bolt",
-    "Chronos2Model": "chronos2",
-    "TinyTimeMixerForPrediction": "ttm",
-    "T5ForConditionalGeneration": "chronos_t5",
-    "TimesFm2_5ModelForPrediction": "timesfm",
-    "FlowStateForPrediction": "flowstate",
-    "PatchTSTFMForPrediction": "patchtst_fm",
-    "PatchTSTForPrediction": "patchtst",
-    "PatchTSMixerForPrediction": "patchtsmixer",
-}
-"""Architecture that a config.json names -> the family that reads it."""
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig, PreTrainedModel
 
 _FILES = ("model.safetensors", "model.safetensors.index.json")
+GRANITE = "granite-tsfm>=0.3.11,<0.4"
+"""The package of TTM, FlowState and PatchTST-FM."""
+UNREADABLE = (OSError, ValueError, TypeError, RuntimeError, SafetensorError)
+"""What libraries raise of weights that they cannot read."""
 
 
 @dataclass(frozen=True)
 class Architecture:
-    """How the network of a family is called and loaded.
+    """Which classes of which library a family is read and written with.
 
     Attributes:
-        title: name for messages.
-        network_class: loads and saves checkpoints.
-        config_class: reads its config.json.
-        check: raises `CheckpointError` if the values of a config.json do not suit the section.
+        title: name of the family for messages.
+        package: what pip installs it from.
+        network: ``module:Class`` that loads and saves checkpoints.
+        config: ``module:Class`` that reads its config.json.
+        check: raises `CheckpointError` if the values of a config.json do not suit the section; nothing by default.
         required: beginnings of names of tensors that must be in the file, though the library lets them be missing and
             fills them with random numbers.
         dropout_key: key of config.json that `model.dropout` sets; None if there is none.
     """
 
     title: str
-    network_class: type[PreTrainedModel]
-    config_class: type[PreTrainedConfig]
-    check: Callable[[ModelSection, dict], None]
+    package: str
+    network: str
+    config: str
+    check: Callable[[ModelSection, dict], None] = lambda section, values: None
     required: tuple[str, ...] = ()
     dropout_key: str | None = "dropout_rate"
+
+    @property
+    def network_class(self) -> type[PreTrainedModel]:
+        """Loads and saves checkpoints.
+
+        Raises:
+            MissingDependencyError: the library is not installed, or older than the family.
+        """
+        return self.of_library(self.network)
+
+    @property
+    def config_class(self) -> type[PreTrainedConfig]:
+        """Reads config.json."""
+        return self.of_library(self.config)
+
+    def of_library(self, path: str) -> Any:
+        """What ``module:name`` names."""
+        module, _, name = path.partition(":")
+        root = module.partition(".")[0]
+        try:
+            importlib.import_module(root)
+            return getattr(importlib.import_module(module), name)
+        except (ImportError, AttributeError) as error:
+            missing = error.name if isinstance(error, ModuleNotFoundError) else root
+            if missing is None or missing.partition(".")[0] != root:
+                raise
+            raise MissingDependencyError(f"{self.title} needs a package: pip install '{self.package}'") from None
 
 
 def load_network(
@@ -78,6 +100,9 @@ def load_network(
             f"model.pretrained is null, but {architecture.title} takes its architecture from a checkpoint; set it to a "
             "folder or Hub id (tuning.mode=from_scratch then trains that architecture from random weights)"
         )
+    from huggingface_hub.errors import StrictDataclassError
+    from transformers import PreTrainedConfig
+
     require_config_file(name)
     try:
         values, _ = PreTrainedConfig.get_config_dict(name, revision=revision)
@@ -85,7 +110,7 @@ def load_network(
         architecture.check(section, values)
         config = architecture.config_class.from_pretrained(name, revision=revision)
     except (OSError, ValueError, StrictDataclassError) as error:
-        if isinstance(error, CheckpointError):
+        if isinstance(error, TstuneError):
             raise
         raise CheckpointError(not_found(name, error)) from None
     if architecture.dropout_key is not None and getattr(section, "dropout", None) is not None:
@@ -99,21 +124,14 @@ def load_network(
             name, revision=revision, config=config, dtype=torch.float32, output_loading_info=True
         )
         lacking = sorted({*report["missing_keys"], *_missing(architecture.required, network, name, revision)})
-    except (OSError, ValueError, TypeError, RuntimeError, SafetensorError) as error:
-        raise CheckpointError(f"model.pretrained={name}: the weights cannot be read: {first_line(error)}") from None
+    except UNREADABLE as error:
+        raise unreadable(name, error) from None
     if lacking:
         raise CheckpointError(
             f"model.pretrained={name}: its tensors do not fit its own config.json: {lacking[0]} is missing; the folder "
             "mixes files of two models"
         )
     return network
-
-
-def wrong_family(name: str, found: str, title: str) -> CheckpointError:
-    """The refusal of a checkpoint whose config.json names the architecture `found`."""
-    family = _FAMILY_OF.get(found)
-    fix = f"set model.type={family}" if family else "use another checkpoint"
-    return CheckpointError(f"model.pretrained={name} is a {found}, not a {title} checkpoint; {fix}")
 
 
 def require_context(name: str, longest: int, asked: int) -> None:
@@ -141,10 +159,47 @@ def require_levels(name: str, levels: list[float]) -> None:
         )
 
 
+def require_config_file(name: str) -> None:
+    """Stop if `name` is a folder without config.json; a Hub id passes.
+
+    Raises:
+        CheckpointError: naming the folder inside a run folder, if that is what was meant.
+    """
+    if Path(name).is_dir() and not (Path(name) / "config.json").is_file():
+        inside = Path(name) / "model"
+        hint = f"; did you mean {inside}?" if (inside / "config.json").is_file() else ""
+        raise CheckpointError(f"model.pretrained={name}: the folder holds no config.json{hint}")
+
+
+def not_found(name: str, error: Exception) -> str:
+    """Why the config.json of a folder or Hub id could not be had."""
+    if Path(name).is_dir():
+        return f"model.pretrained={name}: its config.json cannot be read: {first_line(error)}"
+    return (
+        f"model.pretrained={name} is not a folder, and the Hub did not give it ({first_line(error)}); "
+        "check the name and the network, or give the folder of a downloaded checkpoint"
+    )
+
+
+def first_line(error: Exception) -> str:
+    """The error in at most 200 characters."""
+    lines = str(error).splitlines()
+    return lines[0][:200] if lines else type(error).__name__
+
+
+def unreadable(name: str, error: Exception) -> CheckpointError:
+    """The refusal of weights that their library cannot read."""
+    return CheckpointError(f"model.pretrained={name}: the weights cannot be read: {first_line(error)}")
+
+
 def _check_class(architecture: Architecture, name: str, values: dict) -> None:
     found = (values.get("architectures") or [values.get("model_type", "unknown")])[0]
-    if found != architecture.network_class.__name__:
-        raise wrong_family(name, found, architecture.title)
+    if architecture.network.endswith(f":{found}"):
+        return
+    others = {family: getattr(model_class(family), "architecture", None) for family in families()}
+    right = next((family for family, one in others.items() if one and one.network.endswith(f":{found}")), None)
+    fix = f"set model.type={right}" if right else "use another checkpoint"
+    raise CheckpointError(f"model.pretrained={name} is a {found}, not a {architecture.title} checkpoint; {fix}")
 
 
 def _missing(required: tuple[str, ...], network: PreTrainedModel, name: str, revision: str | None) -> list[str]:
@@ -158,5 +213,7 @@ def _missing(required: tuple[str, ...], network: PreTrainedModel, name: str, rev
 
 
 def _file(name: str, file: str, revision: str | None) -> Path | None:
+    from transformers.utils import cached_file
+
     found = cached_file(name, file, revision=revision, _raise_exceptions_for_missing_entries=False)
     return None if found is None else Path(found)

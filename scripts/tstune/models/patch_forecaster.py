@@ -1,21 +1,26 @@
-"""What PatchTST and PatchTSMixer share: models from scratch, what a checkpoint must say, their parts."""
+"""What PatchTST and PatchTSMixer share: their module, models from scratch, what a checkpoint must say, their parts."""
 
 from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
-from transformers import PreTrainedConfig, PreTrainedModel
+import torch
+from torch import nn
 
-from tstune.config.model_sections import ModelSection
+from tstune.config.section import ModelSection
+from tstune.data.pipeline import Preprocessor
 from tstune.data.table import Roles
+from tstune.data.windows import Batch
 from tstune.errors import CheckpointError, ConfigError
-from tstune.models.network_forecaster import NetworkForecaster
+from tstune.models.network_forecaster import NetworkForecaster, ScaledModule
 from tstune.models.network_weights import Architecture
-from tstune.models.patch_module import PatchModule
 from tstune.runtime.logs import logger
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig, PreTrainedModel
 
 
 @dataclass(frozen=True)
@@ -37,9 +42,47 @@ class PatchArchitecture:
     mask_name: str
 
 
+class PatchModule(ScaledModule):
+    """A network of transformers with `model`, `head` and a `config` of patches, in two halves: encode and head.
+
+    Args:
+        network: it.
+        preprocessor: channels, and the scaler fitted on the training part.
+        prediction_length: steps that are asked for.
+        mask_name: what the network calls the mask of what was observed.
+    """
+
+    def __init__(
+        self, network: PreTrainedModel, preprocessor: Preprocessor, prediction_length: int, mask_name: str
+    ) -> None:
+        super().__init__(network, preprocessor, prediction_length, network.config.prediction_length)
+        self.mask_name = mask_name
+
+    def forward(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Forecast [batch, steps, targets, 1] in scaled units, and the scaler's mean and std [targets]."""
+        encoded = batch if "features" in batch else self.encode(batch)
+        values = self._core.head(encoded["features"])[:, : self.num_steps, : self.num_targets]
+        values = values * encoded["scale"] + encoded["loc"]
+        return values[..., None], *self.target_scale
+
+    def encode(self, batch: Batch) -> Batch:
+        """First half: features [batch, channels, patches, width], loc and scale [batch, 1, targets] of the window."""
+        past, observed = self.scaled_context(batch)
+        output = self._core.model(past_values=past, **{self.mask_name: observed}, return_dict=True)
+        loc, scale = (values[..., : self.num_targets] for values in (output.loc, output.scale))
+        return {"features": output.last_hidden_state, "loc": loc, "scale": scale}
+
+    @property
+    def _core(self) -> nn.Module:
+        """The network itself, within the peft model if there is one: both have a `model`."""
+        base = getattr(self.network, "get_base_model", None)
+        return self.network if base is None else base()
+
+
 class PatchForecaster(NetworkForecaster):
     """A point forecaster over patches, of transformers."""
 
+    library = "transformers"
     patches: ClassVar[PatchArchitecture]
     parts: ClassVar[Mapping[str, str]] = {"encoder": "backbone", "head": "head"}
 
@@ -107,25 +150,17 @@ class PatchForecaster(NetworkForecaster):
                     parameter.requires_grad = False
 
 
-def patch_architecture(
-    title: str,
-    network_class: type[PreTrainedModel],
-    config_class: type[PreTrainedConfig],
-    patches: PatchArchitecture,
-    scalings: tuple[object, ...] = ("std",),
-) -> Architecture:
+def patch_architecture(title: str, patches: PatchArchitecture, scalings: tuple[object, ...] = ("std",)) -> Architecture:
     """How a family over patches is loaded.
 
     Args:
-        title: name for messages.
-        network_class: loads and saves checkpoints.
-        config_class: reads its config.json.
+        title: name for messages, and of its classes in transformers.
         patches: its keys.
         scalings: values of `scaling` that stand for a window's own mean and deviation.
     """
 
     def check(section: ModelSection, values: dict) -> None:
-        name, values = section.pretrained, config_class().to_dict() | values
+        name, values = section.pretrained, architecture.config_class().to_dict() | values
         context, steps = values["context_length"], values["prediction_length"]
         if context != section.context_length:
             raise CheckpointError(
@@ -155,4 +190,6 @@ def patch_architecture(
                     "or set model.pretrained=null to build it from scratch"
                 )
 
-    return Architecture(title, network_class, config_class, check, dropout_key=None)
+    names = (f"transformers:{title}{part}" for part in ("ForPrediction", "Config"))
+    architecture = Architecture(title, "transformers>=5.23,<6", *names, check, dropout_key=None)
+    return architecture

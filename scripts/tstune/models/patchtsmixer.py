@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar, Literal
 
-from transformers import PatchTSMixerConfig, PatchTSMixerForPrediction, PreTrainedConfig
+from pydantic import Field
 
+from tstune.config.section import ModelSection
 from tstune.data.table import Roles
 from tstune.errors import CheckpointError, ConfigError
 from tstune.models.patch_forecaster import PatchArchitecture, PatchForecaster, patch_architecture
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig
 
 # Architecture of granite-tsfm's example on ETTh1, 512-96, for models built from scratch.
 PATCHES = PatchArchitecture(
@@ -38,15 +42,47 @@ PATCHES = PatchArchitecture(
 )
 
 
+class PatchTSMixerSection(ModelSection):
+    """PatchTSMixer: an MLP-mixer over patches.
+
+    The architecture keys (`patch_length` to `channel_mode`) build a model from scratch. With pretrained weights they
+    are read from the checkpoint, and a value given here must agree with it.
+    """
+
+    type: Literal["patchtsmixer"] = "patchtsmixer"
+    pretrained: str | None = None
+    """Folder of a checkpoint, Hub id (`ibm-granite/granite-timeseries-patchtsmixer`), or null for random weights."""
+    patch_length: int | None = Field(None, ge=1)
+    """Steps per patch; 8 when built from scratch."""
+    patch_stride: int | None = Field(None, ge=1)
+    """Steps from one patch to the next; the patch length when built from scratch."""
+    d_model: int | None = Field(None, ge=1)
+    """Width; 48 when built from scratch."""
+    num_layers: int | None = Field(None, ge=1)
+    """Mixer layers; 3 when built from scratch."""
+    expansion_factor: int | None = Field(None, ge=1)
+    """Width of a mixer's hidden layer over its input; 3 when built from scratch."""
+    gated_attn: bool | None = None
+    """Gate after each mixer; true when built from scratch."""
+    self_attn: bool | None = None
+    """Self-attention across patches; false when built from scratch."""
+    channel_mode: Literal["auto", "common_channel", "mix_channel"] = "auto"
+    """`common_channel` forecasts each channel alone, `mix_channel` lets them exchange information and fixes how many
+    there are; `auto` is the checkpoint's, and from scratch mixes only if there are conditional columns."""
+    dropout: float | None = Field(None, ge=0, lt=1)
+    """Dropout inside the mixers; null keeps the checkpoint's (0.5 from scratch)."""
+    head_dropout: float | None = Field(None, ge=0, lt=1)
+    """Dropout before the forecast head; null keeps the checkpoint's (0.7 from scratch)."""
+
+
 class PatchTSMixerForecaster(PatchForecaster):
     """PatchTSMixer behind the common interface; where it mixes channels it reads past-only columns beside targets."""
 
-    model_type = "patchtsmixer"
+    model_type, title, section = "patchtsmixer", "PatchTSMixer", PatchTSMixerSection
+    lora_targets = ("fc1", "fc2", "attn_layer", "q_proj", "k_proj", "v_proj", "out_proj", "base_forecast_block")
     block_classes: ClassVar[tuple[str, ...]] = ("PatchTSMixerLayer",)
     patches = PATCHES
-    architecture = patch_architecture(
-        "PatchTSMixer", PatchTSMixerForPrediction, PatchTSMixerConfig, PATCHES, scalings=("std", True)
-    )
+    architecture = patch_architecture(title, PATCHES, scalings=("std", True))
 
     def _check_roles(self, roles: Roles) -> None:
         others = (*roles.control, *roles.statics, *roles.time_features)

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar, Literal
 
-from transformers import PatchTSTConfig, PatchTSTForPrediction, PreTrainedConfig
+from pydantic import Field
 
+from tstune.config.section import ModelSection
 from tstune.data.table import Roles
 from tstune.errors import CheckpointError, ConfigError
-from tstune.models.network_forecaster import refuse_other_columns
 from tstune.models.patch_forecaster import PatchArchitecture, PatchForecaster, patch_architecture
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig
 
 # Architecture of granite-tsfm's example on ETTh1, 512-96, for models built from scratch.
 PATCHES = PatchArchitecture(
@@ -39,16 +42,45 @@ PATCHES = PatchArchitecture(
 )
 
 
+class PatchTSTSection(ModelSection):
+    """PatchTST: a transformer over patches that forecasts each channel alone.
+
+    The architecture keys (`patch_length` to `norm_type`) build a model from scratch. With pretrained weights they are
+    read from the checkpoint, and a value given here must agree with it.
+    """
+
+    type: Literal["patchtst"] = "patchtst"
+    pretrained: str | None = None
+    """Folder of a checkpoint, Hub id (`ibm-granite/granite-timeseries-patchtst`), or null for random weights."""
+    patch_length: int | None = Field(None, ge=1)
+    """Steps per patch; 12 when built from scratch."""
+    patch_stride: int | None = Field(None, ge=1)
+    """Steps from one patch to the next; the patch length when built from scratch."""
+    d_model: int | None = Field(None, ge=2)
+    """Width; 128 when built from scratch."""
+    num_layers: int | None = Field(None, ge=1)
+    """Encoder layers; 3 when built from scratch."""
+    num_heads: int | None = Field(None, ge=1)
+    """Attention heads; 16 when built from scratch."""
+    ffn_dim: int | None = Field(None, ge=1)
+    """Width of a layer's hidden part; 512 when built from scratch."""
+    norm_type: Literal["batchnorm", "layernorm"] | None = None
+    """Normalisation in the layers; batchnorm, the published one, when built from scratch. Its statistics are those of
+    each process's own windows: with several processes, layernorm alone gives the numbers of one."""
+    dropout: float | None = Field(None, ge=0, lt=1)
+    """Dropout inside the layers; null keeps the checkpoint's (0.2 from scratch)."""
+    head_dropout: float | None = Field(None, ge=0, lt=1)
+    """Dropout before the forecast head; null keeps the checkpoint's (0.2 from scratch)."""
+
+
 class PatchTSTForecaster(PatchForecaster):
     """PatchTST behind the common interface; it reads targets only."""
 
-    model_type = "patchtst"
+    model_type, title, section = "patchtst", "PatchTST", PatchTSTSection
+    lora_targets = ("q_proj", "k_proj", "v_proj", "out_proj", "head.projection")
     block_classes: ClassVar[tuple[str, ...]] = ("PatchTSTEncoderLayer",)
     patches = PATCHES
-    architecture = patch_architecture("PatchTST", PatchTSTForPrediction, PatchTSTConfig, PATCHES)
-
-    def _check_roles(self, roles: Roles) -> None:
-        refuse_other_columns(self.model_type, roles)
+    architecture = patch_architecture(title, PATCHES)
 
     def _check_sizes(self, options: Mapping[str, object]) -> None:
         width, heads = options["d_model"], options["num_heads"]

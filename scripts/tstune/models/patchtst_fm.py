@@ -4,21 +4,33 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 import torch
+from pydantic import Field
 from torch import nn
 from torch.nn import functional as F
 
-from tstune.config.model_sections import ModelSection
+from tstune.config.section import ModelSection
 from tstune.data.table import Roles
 from tstune.data.windows import Batch
 from tstune.errors import CheckpointError
-from tstune.models.granite_library import PatchTSTFMConfig, PatchTSTFMForPrediction, PatchTSTFMModel
-from tstune.models.network_forecaster import refuse_other_columns
-from tstune.models.network_module import NetworkModule, as_series
-from tstune.models.network_weights import Architecture, require_context, require_levels
-from tstune.models.quantile_forecaster import QuantileForecaster
+from tstune.models.network_forecaster import NetworkModule, QuantileForecaster, as_series
+from tstune.models.network_weights import GRANITE, Architecture, require_context, require_levels
+
+if TYPE_CHECKING:
+    from tsfm_public.models.patchtst_fm.configuration_patchtst_fm import PatchTSTFMConfig
+    from tsfm_public.models.patchtst_fm.modeling_patchtst_fm import PatchTSTFMModel
+
+
+class PatchTSTFMSection(ModelSection):
+    """PatchTST-FM: an encoder over patches that forecasts 99 quantiles; every series on its own."""
+
+    type: Literal["patchtst_fm"] = "patchtst_fm"
+    pretrained: str | None = None
+    """Folder of a checkpoint or Hub id (`ibm-granite/granite-timeseries-patchtst-fm-r1`)."""
+    dropout: float | None = Field(None, ge=0, lt=1)
+    """Dropout while tuning; null keeps the library's 0.1."""
 
 
 class PatchTSTFMModule(NetworkModule):
@@ -29,13 +41,16 @@ class PatchTSTFMModule(NetworkModule):
     """
 
     def __init__(self, network: nn.Module, roles: Roles, prediction_length: int) -> None:
+        from tsfm_public.models.patchtst_fm.modeling_patchtst_fm import PatchTSTFMModel
+
         super().__init__(network, roles, prediction_length, prediction_length, tuple(network.config.quantile_levels))
+        self._core_class = PatchTSTFMModel
         self.masked_steps = masked_steps(network.config, prediction_length)
 
     @property
     def _backbone(self) -> PatchTSTFMModel:
         """The library's network without its wrapper, with the adapters on it if there are any."""
-        return next(part for part in self.network.modules() if isinstance(part, PatchTSTFMModel))
+        return next(part for part in self.network.modules() if isinstance(part, self._core_class))
 
     def forward(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Quantiles [batch, steps, targets, levels] in normalised space, loc and scale [batch, 1, targets]."""
@@ -72,7 +87,7 @@ class PatchTSTFMModule(NetworkModule):
 
 
 def _check_values(section: ModelSection, values: dict) -> None:
-    name, config = str(section.pretrained), PatchTSTFMConfig(**values)
+    name, config = str(section.pretrained), PatchTSTFMForecaster.architecture.config_class(**values)
     require_levels(name, config.quantile_levels)
     steps = masked_steps(config, section.prediction_length)
     if steps >= config.context_length:
@@ -87,6 +102,8 @@ class PatchTSTFMForecaster(QuantileForecaster):
     """PatchTST-FM behind the common interface; it reads targets only."""
 
     model_type = "patchtst_fm"
+    title, library, section = "PatchTST-FM", "granite-tsfm", PatchTSTFMSection
+    lora_targets = ("attn.qkv", "attn.proj", "out_layer.layer2")
     max_series = 128  # the library fills the quantiles of each up to its longest context with zeros
     parts: ClassVar[Mapping[str, str]] = {
         "in_layer": "backbone",
@@ -96,7 +113,12 @@ class PatchTSTFMForecaster(QuantileForecaster):
         "out_layer": "head",
     }
     architecture = Architecture(
-        "PatchTST-FM", PatchTSTFMForPrediction, PatchTSTFMConfig, _check_values, dropout_key=None
+        title,
+        GRANITE,
+        "tsfm_public.models.patchtst_fm.modeling_patchtst_fm:PatchTSTFMForPrediction",
+        "tsfm_public.models.patchtst_fm.configuration_patchtst_fm:PatchTSTFMConfig",
+        _check_values,
+        dropout_key=None,
     )
 
     def _load(self, roles: Roles, pretrained: str | None = None, random_weights: bool = False) -> nn.Module:
@@ -111,9 +133,6 @@ class PatchTSTFMForecaster(QuantileForecaster):
         # FSDP refuses a class that it does not find, and checkpoints have one kind of block or both
         self.block_classes = tuple(sorted({type(block).__name__ for block in network.backbone.blocks}))
         return PatchTSTFMModule(network, roles, self.config.model.prediction_length)
-
-    def _check_roles(self, roles: Roles) -> None:
-        refuse_other_columns(self.model_type, roles)
 
 
 def masked_steps(config: PatchTSTFMConfig, prediction_length: int) -> int:

@@ -1,4 +1,4 @@
-"""Model families by name, loaded on first use."""
+"""Model families and baselines by name: a table of dotted names, imported when one is asked for."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from tstune.errors import CheckpointError, ConfigError
 if TYPE_CHECKING:
     from tstune.models.base import BaseTimeSeriesFoundationModel
 
-# name -> module:class
-_MODELS = {
+# what `model.type` may be -> module:class
+_FAMILIES = {
     "ttm": "tstune.models.ttm:TTMForecaster",
     "chronos_bolt": "tstune.models.chronos_bolt:ChronosBoltForecaster",
     "chronos2": "tstune.models.chronos2:Chronos2Forecaster",
@@ -25,6 +25,10 @@ _MODELS = {
     "patchtst": "tstune.models.patchtst:PatchTSTForecaster",
     "patchtsmixer": "tstune.models.patchtsmixer:PatchTSMixerForecaster",
     "timegpt": "tstune.models.timegpt:TimeGPTForecaster",
+    "ensemble": "tstune.models.ensemble:Ensemble",
+}
+# what `evaluation.baselines` may name -> module:class
+_BASELINES = {
     "persistence": "tstune.models.baselines:Persistence",
     "seasonal_naive": "tstune.models.baselines:SeasonalNaive",
     "context_mean": "tstune.models.baselines:ContextMean",
@@ -32,13 +36,32 @@ _MODELS = {
     "lightgbm": "tstune.models.lightgbm_lags:LightGBM",
     "auto_ets": "tstune.models.statistical:AutoETS",
     "auto_theta": "tstune.models.statistical:AutoTheta",
-    "ensemble": "tstune.models.ensemble:Ensemble",
 }
+_MODELS = _FAMILIES | _BASELINES
+_BASE = "tstune.models.base:BaseTimeSeriesFoundationModel"
+_SUFFIX = "Forecaster"
+
+
+def families() -> tuple[str, ...]:
+    """What `model.type` may be, own classes aside."""
+    return tuple(_FAMILIES)
 
 
 def available_models() -> list[str]:
     """Names of all model families and baselines."""
     return sorted(_MODELS)
+
+
+def forecaster_modules() -> dict[str, str]:
+    """Public class of a family -> its module, for example ``TTMForecaster`` -> ``tstune.models.ttm``."""
+    found = (path.partition(":") for path in _FAMILIES.values())
+    return {name: module for module, _, name in found if name.endswith(_SUFFIX)}
+
+
+def flat_classes() -> dict[str, str]:
+    """Flat configuration -> its family, for example ``TTMConfig`` -> ``ttm``."""
+    found = {name: path.partition(":")[2] for name, path in _FAMILIES.items()}
+    return {f"{cls.removesuffix(_SUFFIX)}Config": name for name, cls in found.items() if cls.endswith(_SUFFIX)}
 
 
 def model_class(name: str) -> type[BaseTimeSeriesFoundationModel]:
@@ -56,33 +79,7 @@ def model_class(name: str) -> type[BaseTimeSeriesFoundationModel]:
             f"unknown model {name!r}; {hint}available: {', '.join(available_models())}, or your own class as "
             "package.module:Class"
         )
-    module, _, attribute = _MODELS[name].partition(":")
-    return getattr(importlib.import_module(module), attribute)
-
-
-def _own_class(name: str) -> type[BaseTimeSeriesFoundationModel]:
-    """Import a class that somebody else wrote, and check what a saved model of it will need."""
-    from tstune.models.base import BaseTimeSeriesFoundationModel
-
-    module_name, _, class_name = name.partition(":")
-    try:
-        found = getattr(importlib.import_module(module_name), class_name, None)
-    except Exception as error:  # it runs code that is not ours
-        reason = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no reason given'}"
-        raise ConfigError(f"model {name} cannot be imported ({reason}); is its folder on PYTHONPATH?") from None
-    if found is None:
-        raise ConfigError(f"model {name}: {module_name} has no {class_name}")
-    if not isinstance(found, type) or not issubclass(found, BaseTimeSeriesFoundationModel):
-        raise ConfigError(f"model {name} is not a subclass of tstune.BaseTimeSeriesFoundationModel")
-    missing = sorted(found.__abstractmethods__)
-    if missing:
-        raise ConfigError(f"model {name} does not define {', '.join(missing)}")
-    if found.model_type != name:
-        raise ConfigError(
-            f"model {name} calls itself model_type={found.model_type!r}, by which a saved one would not be found; name "
-            f"that one, or add to the class: model_type = {name!r}"
-        )
-    return found
+    return _resolved(_MODELS[name])
 
 
 def load_model(folder: str | Path) -> BaseTimeSeriesFoundationModel:
@@ -99,3 +96,31 @@ def load_model(folder: str | Path) -> BaseTimeSeriesFoundationModel:
     except (ValueError, KeyError, TypeError):
         raise CheckpointError(f"{path} is damaged") from None
     return model_class(model_type).load(folder)
+
+
+def _resolved(path: str) -> type[BaseTimeSeriesFoundationModel]:
+    module, _, name = path.partition(":")
+    return getattr(importlib.import_module(module), name)
+
+
+def _own_class(name: str) -> type[BaseTimeSeriesFoundationModel]:
+    """Import a class that somebody else wrote, and check what a saved model of it will need."""
+    module_name, _, class_name = name.partition(":")
+    try:
+        found = getattr(importlib.import_module(module_name), class_name, None)
+    except Exception as error:  # it runs code that is not ours
+        reason = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no reason given'}"
+        raise ConfigError(f"model {name} cannot be imported ({reason}); is its folder on PYTHONPATH?") from None
+    if found is None:
+        raise ConfigError(f"model {name}: {module_name} has no {class_name}")
+    if not isinstance(found, type) or not issubclass(found, _resolved(_BASE)):
+        raise ConfigError(f"model {name} is not a subclass of tstune.BaseTimeSeriesFoundationModel")
+    missing = sorted(found.__abstractmethods__)
+    if missing:
+        raise ConfigError(f"model {name} does not define {', '.join(missing)}")
+    if found.model_type != name:
+        raise ConfigError(
+            f"model {name} calls itself model_type={found.model_type!r}, by which a saved one would not be found; name "
+            f"that one, or add to the class: model_type = {name!r}"
+        )
+    return found

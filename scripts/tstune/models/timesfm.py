@@ -3,28 +3,109 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import torch
+import torch.nn.functional as F
+from pydantic import Field
 from torch import nn
 
-from tstune.config.model_sections import ModelSection
+from tstune.config.section import ModelSection
 from tstune.data.table import Roles
 from tstune.data.windows import Batch
-from tstune.errors import CheckpointError, ConfigError, MissingDependencyError
-from tstune.models.network_forecaster import refuse_other_columns
+from tstune.errors import CheckpointError, ConfigError
+from tstune.models.network_forecaster import NetworkModule, QuantileForecaster, as_series, observed_or_nan
 from tstune.models.network_weights import Architecture, require_context
-from tstune.models.quantile_forecaster import QuantileForecaster
-from tstune.models.timesfm_module import TimesFMModule
 
-try:
-    from transformers import TimesFm2_5Config, TimesFm2_5ModelForPrediction
-except ImportError:  # older than the family
-    raise MissingDependencyError("TimesFM 2.5 needs a newer package: pip install 'transformers>=5.23,<6'") from None
+
+class TimesFMSection(ModelSection):
+    """TimesFM 2.5: a stack of decoder layers over patches that forecasts quantiles; every series on its own."""
+
+    type: Literal["timesfm"] = "timesfm"
+    pretrained: str | None = None
+    """Folder of a checkpoint or Hub id (`google/timesfm-2.5-200m-transformers`)."""
+    dropout: float | None = Field(None, ge=0, lt=1)
+    """Dropout of the attention while tuning; null keeps the checkpoint's."""
+
+
+class TimesFMModule(NetworkModule):
+    """A network between windows of ours and quantiles in its normalised space; each target of each window is a series.
+
+    The network takes padding at the front only. Gaps after the first reading are bridged as in TimesFM's own
+    preprocessing; what is missing before it, and what the first patch lacks, is padding.
+    """
+
+    input_layer = "input_ff_layer"
+
+    def __init__(self, network: nn.Module, roles: Roles, prediction_length: int) -> None:
+        config = network.config
+        super().__init__(network, roles, prediction_length, config.horizon_length, tuple(config.quantiles))
+        self.stays_positive = config.infer_is_positive
+
+    def forward(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Quantiles [batch, steps, targets, levels] in normalised space, loc and scale [batch, 1, targets]."""
+        encoded = batch if "features" in batch else self.encode(batch)
+        quantiles = self._through_heads(encoded).transpose(1, 2)
+        return quantiles, encoded["loc"], encoded["scale"]
+
+    def encode(self, batch: Batch) -> Batch:
+        """First half: features [batch, targets, 1 or 2, width], the last state of each series.
+
+        Two of them, of the series and of its mirror image, if the network is made to treat both alike.
+        """
+        series = as_series(observed_or_nan(batch)[..., : self.num_targets])
+        rows, padding = bridged(series)
+        padding &= ~padding.all(dim=1, keepdim=True)  # the library takes an empty series for zeros
+        loc, scale = _mean_and_std(rows, ~padding)
+        rows = (rows - loc) / scale
+        lacking = -rows.shape[1] % self._plain.config.patch_length
+        rows, padding = F.pad(rows, (lacking, 0)), F.pad(padding, (lacking, 0), value=True)
+        if self._plain.config.force_flip_invariance:
+            rows, padding = torch.stack([rows, -rows], 1).flatten(0, 1), padding.repeat_interleave(2, 0)
+        found = self._plain.model(past_values=rows, past_values_padding=padding.long())
+        shape = (batch["past_values"].shape[0], self.num_targets)
+        return {
+            "features": found.last_hidden_state[:, -1].view(*shape, -1, found.last_hidden_state.shape[-1]),
+            "patch_loc": found.context_mu[:, -1].view(*shape, -1),
+            "patch_scale": found.context_sigma[:, -1].view(*shape, -1),
+            "loc": loc.view(-1, 1, self.num_targets),
+            "scale": scale.view(-1, 1, self.num_targets),
+            "has_scale": self.has_scale(batch).float(),
+        }
+
+    def never_negative(self, batch: Batch) -> torch.Tensor:
+        """[batch, 1, targets] True where no reading of the context was below zero."""
+        context = observed_or_nan(batch)[..., : self.num_targets]
+        return context.nan_to_num(nan=torch.inf).amin(dim=1, keepdim=True) >= 0
+
+    def _through_heads(self, encoded: Batch) -> torch.Tensor:
+        """[batch, targets, steps, levels]: the median of one head, the distance of the others to it from the other."""
+        network, median = self._plain, self.levels.index(0.5)
+        point = self._projected(network.output_projection_point, encoded)
+        if not network.config.use_continuous_quantile_head:
+            return point
+        spread = self._projected(network.output_projection_quantiles, encoded)
+        covered = spread.shape[-2]  # steps; beyond them the first head knows the quantiles alone
+        near = spread - spread[..., median, None] + point[..., :covered, median, None]
+        return torch.cat([near, point[..., covered:, :]], dim=-2)
+
+    def _projected(self, head: nn.Module, encoded: Batch) -> torch.Tensor:
+        """[batch, targets, steps, levels] of one head, in the normalised space of the whole context."""
+        loc, scale = (encoded[name][..., None, None] for name in ("patch_loc", "patch_scale"))
+        columns = 1 + len(self.levels)  # the first is a mean, which nothing decodes
+        values = head(encoded["features"]).unflatten(-1, (-1, columns))[..., : self.num_steps, 1:] * scale + loc
+        if values.shape[2] == 1:
+            return values[:, :, 0]
+        return (values[:, :, 0] - values[:, :, 1].flip(-1)) / 2
+
+    @property
+    def _plain(self) -> nn.Module:
+        """The network itself; `model` of a peft model is something else."""
+        return getattr(self.network, "get_base_model", lambda: self.network)()
 
 
 def _check(section: ModelSection, values: dict) -> None:
-    name, known = section.pretrained, TimesFm2_5Config()
+    name, known = section.pretrained, TimesFMForecaster.architecture.config_class()
     longest, horizon, levels, median = (
         values.get(key, getattr(known, key))
         for key in ("context_length", "horizon_length", "quantiles", "decode_index")
@@ -50,6 +131,11 @@ class TimesFMForecaster(QuantileForecaster):
     """
 
     model_type = "timesfm"
+    title, library, section, module_class = "TimesFM 2.5", "transformers", TimesFMSection, TimesFMModule
+    lora_targets = (
+        *("q_proj", "k_proj", "v_proj", "o_proj", "fc1", "fc2"),
+        *("output_projection_point.output_layer", "output_projection_quantiles.output_layer"),
+    )
     block_classes: ClassVar[tuple[str, ...]] = ("TimesFm2_5DecoderLayer",)
     parts: ClassVar[Mapping[str, str]] = {
         "input_ff_layer": "backbone",
@@ -58,14 +144,13 @@ class TimesFMForecaster(QuantileForecaster):
         "output_projection_quantiles": "head",
     }
     architecture = Architecture(
-        "TimesFM 2.5", TimesFm2_5ModelForPrediction, TimesFm2_5Config, _check, dropout_key="attention_dropout"
+        title,
+        "transformers>=5.23,<6",
+        "transformers:TimesFm2_5ModelForPrediction",
+        "transformers:TimesFm2_5Config",
+        _check,
+        dropout_key="attention_dropout",
     )
-
-    def _module_for(self, network: nn.Module, roles: Roles) -> TimesFMModule:
-        return TimesFMModule(network, roles, self.config.model.prediction_length)
-
-    def _check_roles(self, roles: Roles) -> None:
-        refuse_other_columns(self.model_type, roles)
 
     def _check_mode(self) -> None:
         if self.config.tuning.mode == "decoder":
@@ -82,3 +167,33 @@ class TimesFMForecaster(QuantileForecaster):
         # the library asks for the least reading of the whole batch, which would let one window change another
         never_negative = self.module.never_negative(batch)[..., None].to(values.device)
         return torch.where(never_negative, values.clamp(min=0), values)
+
+
+def bridged(series: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Bridge what is missing after the first reading: a straight line between readings, the last one held.
+
+    Args:
+        series: [rows, steps] with NaN where nothing was read.
+
+    Returns:
+        [rows, steps] without NaN, zero before the first reading; and, of that shape, True there.
+    """
+    observed, length = ~series.isnan(), series.shape[1]
+    steps = torch.arange(length, device=series.device).expand_as(series)
+    before = torch.where(observed, steps, -1).cummax(dim=1).values
+    after = torch.where(observed, steps, length).flip(1).cummin(dim=1).values.flip(1)
+    readings = series.nan_to_num()
+    low = readings.gather(1, before.clamp(min=0))
+    high = torch.where(after < length, readings.gather(1, after.clamp(max=length - 1)), low)
+    share = (steps - before) / (after - before).clamp(min=1)
+    leading = before < 0
+    return torch.where(leading, 0.0, low + (high - low) * share), leading
+
+
+def _mean_and_std(rows: torch.Tensor, valid: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """[rows, 1] each, of the valid steps of [rows, steps]; 1 where nothing varies."""
+    count = valid.sum(dim=1, keepdim=True)
+    mean = torch.where(valid, rows, 0.0).sum(dim=1, keepdim=True) / count
+    squares = torch.where(valid, rows - mean, 0.0).square().sum(dim=1, keepdim=True)
+    std = (squares / (count - 1).clamp(min=1)).sqrt()
+    return mean, torch.where(std < 1e-6, 1.0, std)

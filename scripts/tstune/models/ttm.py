@@ -1,99 +1,240 @@
-"""Tiny Time Mixers (TTM, granite-tsfm)."""
+"""Tiny Time Mixers (TTM, granite-tsfm): the family this project began with, and the weights that it ships."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import json
+from collections.abc import Callable, Sequence
+from importlib import resources
 from pathlib import Path
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 import torch
+import yaml
+from pydantic import Field
 from torch import nn
-from tsfm_public import TinyTimeMixerForPrediction
-from tsfm_public.toolkit.time_series_preprocessor import DEFAULT_FREQUENCY_MAPPING
 
-from tstune.adapters import freeze_by_mode, part_of
+from tstune.adapters import part_of
+from tstune.config.schema import ForecastSection
+from tstune.config.section import ModelSection
+from tstune.data.categories import UNKNOWN
 from tstune.data.manifest import windows_by_item
-from tstune.data.prepared import PreparedData, Preprocessor
-from tstune.data.scaler import UNKNOWN
+from tstune.data.pipeline import PreparedData, Preprocessor
+from tstune.data.table import Roles
 from tstune.data.windows import Batch
 from tstune.errors import CheckpointError, ConfigError
-from tstune.models.base import MODEL_FOLDER, BaseTimeSeriesFoundationModel, weights_folder
-from tstune.models.fast_dropout import use_fast_dropout
-from tstune.models.fast_patch_mixer import use_fast_patch_mixer
-from tstune.models.ttm_module import TTMModule
-from tstune.models.ttm_quantile_head import QUANTILE_HEAD, head_levels, start_at_the_forecast
-from tstune.models.ttm_weights import build_from_scratch, load_pretrained
-from tstune.runtime.distributed import DistributedManager
-from tstune.runtime.logs import logger, quiet_transformers
-from tstune.training.contract import Checkpoints, TrainingObserver, TrainingResult
-from tstune.training.losses import quantile_window_losses, window_losses
+from tstune.models.fast_layers import use_fast_dropout, use_fast_patch_mixer
+from tstune.models.network_forecaster import NetworkForecaster, ScaledModule
+from tstune.models.network_weights import (
+    GRANITE,
+    UNREADABLE,
+    Architecture,
+    first_line,
+    not_found,
+    require_config_file,
+    unreadable,
+)
+from tstune.runtime.logs import logger
+from tstune.training.losses import quantile_window_losses
+
+if TYPE_CHECKING:
+    from tsfm_public import TinyTimeMixerConfig, TinyTimeMixerForPrediction
+
+    from tstune.runtime.distributed import DistributedManager
+    from tstune.training.contract import Checkpoints, TrainingObserver, TrainingResult
+
+BUILTIN = "builtin"
+"""Value of `model.pretrained` that stands for the weights this project ships, trained on generated series."""
+ASSETS = Path(__file__).parents[1] / "assets"
+QUANTILE_HEAD = "multi_quantile_head_block"
+"""Name of the part in granite-tsfm's network; it lies behind `head`, whose forecast it takes as the centre."""
+
+# Architecture of TTM-r2 512-96, for models built from scratch.
+SCRATCH_DEFAULTS = {
+    "patch_length": 64,
+    "d_model": 192,
+    "num_layers": 2,
+    "expansion_factor": 2,
+    "adaptive_patching_levels": 3,
+    "gated_attn": True,
+    "self_attn": False,
+    "use_positional_encoding": False,
+    "decoder_num_layers": 2,
+    "decoder_d_model": 128,
+    "dropout": 0.2,
+    "head_dropout": 0.2,
+}
+_FIXED_BY_WEIGHTS = [name for name in SCRATCH_DEFAULTS if name not in ("dropout", "head_dropout")]
+# Layers that exist only with some channel roles; a checkpoint without them is still the same backbone.
+_MAY_BE_FRESH = ("decoder.", "head.", f"{QUANTILE_HEAD}.", "backbone.encoder.freq_mod.")
 
 
-class TTMForecaster(BaseTimeSeriesFoundationModel):
-    """Tiny Time Mixer behind the common interface."""
+class TTMSection(ModelSection):
+    """Tiny Time Mixer: which weights, which lengths, which architecture.
 
-    model_type = "ttm"
-    parts: ClassVar[tuple[str, ...]] = ("backbone", "decoder", "head", QUANTILE_HEAD)
-    block_classes: ClassVar[tuple[str, ...]] = ("TinyTimeMixerLayer",)
+    The architecture keys (`patch_length` to `fcm_mix_layers`) build a model from scratch. With
+    pretrained weights they are read from the checkpoint, and a value given here must agree with it.
+    """
+
+    type: Literal["ttm"] = "ttm"
+    pretrained: str | None = None
+    """`builtin` (shipped, trained on generated series), folder of a checkpoint, Hub id
+    (`ibm-granite/granite-timeseries-ttm-r2`), or null for random weights."""
+    patch_length: int | None = Field(None, ge=1)
+    """Steps per patch; 64 when built from scratch."""
+    d_model: int | None = Field(None, ge=1)
+    """Backbone width; 192 when built from scratch."""
+    num_layers: int | None = Field(None, ge=1)
+    """Mixer layers per backbone level; 2 when built from scratch."""
+    expansion_factor: int | None = Field(None, ge=1)
+    """Width of a mixer's hidden layer over its input; 2 when built from scratch."""
+    adaptive_patching_levels: int | None = Field(None, ge=0)
+    """Backbone levels with their own patch count; 3 when built from scratch."""
+    gated_attn: bool | None = None
+    """Gate after each mixer; true when built from scratch."""
+    self_attn: bool | None = None
+    """Self-attention across patches; false when built from scratch."""
+    use_positional_encoding: bool | None = None
+    """Add positions to the patches; false when built from scratch."""
+    decoder_num_layers: int | None = Field(None, ge=1)
+    """Mixer layers of the decoder; 2 when built from scratch."""
+    decoder_d_model: int | None = Field(None, ge=1)
+    """Decoder width; 128 when built from scratch."""
+    decoder_mode: Literal["auto", "common_channel", "mix_channel"] = "auto"
+    """`common_channel` forecasts each channel alone, `mix_channel` lets them exchange information;
+    `auto` mixes only if there are conditional or control columns."""
+    dropout: float | None = Field(None, ge=0, lt=1)
+    """Dropout inside the mixers; null keeps the checkpoint's (0.2 from scratch)."""
+    head_dropout: float | None = Field(None, ge=0, lt=1)
+    """Dropout before the forecast head; null keeps the checkpoint's (0.2 from scratch). ETT recipes use 0.7."""
+    fcm_context_length: int | None = Field(None, ge=0)
+    """Forecast channel mixing (known-future columns): steps around each step; 1 by default."""
+    fcm_mix_layers: int | None = Field(None, ge=1)
+    """Forecast channel mixing: number of mixer layers; 2 by default."""
+
+
+class TTMModule(ScaledModule):
+    """A TTM between original units and scaled forecasts, in two halves: encode and decode.
+
+    With a frozen backbone `encode` gives the same output for a window in every epoch, so it can run once and `forward`
+    can start from its stored result.
+    """
+
+    def __init__(self, network: TinyTimeMixerForPrediction, preprocessor: Preprocessor, prediction_length: int) -> None:
+        config = network.config
+        levels = tuple(sorted(config.quantile_levels)) if config.multi_quantile_head else ()
+        super().__init__(network, preprocessor, prediction_length, prediction_length, levels)
+        self.control_indices = preprocessor.roles.control_indices
+        self.frequency_token = _frequency_token(config, preprocessor.frequency)
+        self.encode_decoder = False  # True: the decoder belongs to the first half
 
     @property
-    def network(self) -> nn.Module:
-        """The `TinyTimeMixerForPrediction`, or the peft model around it."""
-        return self.module.ttm
+    def splits_cleanly(self) -> bool:
+        """True if the second half needs nothing of the context but the features."""
+        config = self.network.config
+        return not (config.decoder_raw_residual or config.enable_forecast_channel_mixing)
 
-    @network.setter
-    def network(self, network: nn.Module) -> None:
-        self.module.ttm = network
-
-    def build(self, preprocessor: Preprocessor) -> None:
-        """Load or create the TTM, choose what learns, and say so.
-
-        Raises:
-            CheckpointError: weights missing, damaged or of another shape.
-            ConfigError: a mode that makes no sense with these weights.
-        """
-        section, mode, levels = self.config.model, self.config.tuning.mode, head_levels(self.config.forecast)
-        quiet_transformers()
-        self.fresh = []
-        if section.pretrained is None:
-            if mode != "from_scratch":
-                logger.warning(
-                    "model.pretrained is null: tuning.mode=%s starts from random weights, frozen ones included", mode
-                )
-            ttm = build_from_scratch(section, preprocessor.roles, levels)
+    def forward(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Forecast [batch, steps, targets, levels or 1] in scaled units, and the scaler's mean and std [targets]."""
+        static = batch.get("static")
+        if "features" in batch:
+            values = self._decode(batch, None, None, None, static)
         else:
-            ttm, self.fresh, unused = load_pretrained(
-                section,
-                preprocessor.roles,
-                preprocessor.frequency,
-                random_weights=mode == "from_scratch",
-                quantiles=levels,
-            )
-            if unused:
-                logger.info(
-                    "%d tensors of the checkpoint have no place in this model, e.g. %s (other channel set-up)",
-                    len(unused),
-                    unused[0],
-                )
-        if mode == "zero_shot" and self.fresh:
-            raise ConfigError(
-                f"tuning.mode=zero_shot, but {len(self.fresh)} tensors are not in the checkpoint and would be random: "
-                f"{', '.join(self.fresh)}; use its own prediction length and channels, or another mode"
-            )
-        random = section.pretrained is None or mode == "from_scratch"
-        if ttm.config.multi_quantile_head and (random or any(name.startswith(QUANTILE_HEAD) for name in self.fresh)):
-            start_at_the_forecast(ttm)
-        self._wrap(ttm, preprocessor)
-        if mode in ("lora", "dora"):
-            self.add_adapter()
+            past, observed = self.scaled_context(batch)
+            encoded, patches = self._encode(past, observed, static)
+            values = self._decode(encoded, past, patches, self._known_future(batch), static)
+        return values, *self.target_scale
+
+    def encode(self, batch: Batch) -> Batch:
+        """First half: features [batch, channels, patches, width] with loc and scale [batch, 1, targets]."""
+        encoded, _ = self._encode(*self.scaled_context(batch), batch.get("static"))
+        return encoded
+
+    def _encode(
+        self, past: torch.Tensor, observed: torch.Tensor, static: torch.Tensor | None
+    ) -> tuple[Batch, torch.Tensor]:
+        token = None
+        if self.frequency_token is not None:
+            token = torch.full((len(past),), self.frequency_token, device=past.device)
+        output = self.network.backbone(past, past_observed_mask=observed, freq_token=token, return_dict=True)
+        features = output.last_hidden_state
+        if self.encode_decoder:
+            features = self._through_decoder(features, output.patch_input, static)
+        loc, scale = (values[..., : self.num_targets] for values in (output.loc, output.scale))
+        return {"features": features, "loc": loc, "scale": scale}, output.patch_input
+
+    def _through_decoder(
+        self, hidden: torch.Tensor, patches: torch.Tensor | None, static: torch.Tensor | None
+    ) -> torch.Tensor:
+        return self.network.decoder(hidden_state=hidden, patch_input=patches, static_categorical_values=static)[0]
+
+    def _decode(
+        self,
+        encoded: Batch,
+        past: torch.Tensor | None,
+        patches: torch.Tensor | None,
+        known: torch.Tensor | None,
+        static: torch.Tensor | None,
+    ) -> torch.Tensor:
+        hidden = encoded["features"]
+        if not self.encode_decoder:
+            hidden = self._through_decoder(hidden, patches, static)
+        point = self.network.head(hidden, past_values=past, future_values=known)
+        if self.levels:
+            hidden = hidden[:, : self.num_targets]  # covariates have a hidden state, but no quantiles
+            quantiles = self.network.multi_quantile_head_block(point, decoder_hidden_state=hidden)
+            return quantiles.permute(0, 2, 3, 1) * encoded["scale"][..., None] + encoded["loc"][..., None]
+        return (point * encoded["scale"] + encoded["loc"])[..., None]
+
+    def _known_future(self, batch: Batch) -> torch.Tensor | None:
+        """Control channels over the forecast; all others are zero, so that no target can leak in."""
+        if not self.control_indices:
+            return None
+        scaled = (batch["future_values"] - self.mean) / self.std
+        known = torch.zeros_like(scaled)
+        known[..., self.control_indices] = scaled[..., self.control_indices]
+        return known
+
+
+def _frequency_token(config: TinyTimeMixerConfig, frequency: str) -> int | None:
+    """Index of the sampling rate, for models that were trained with a frequency prefix."""
+    from tsfm_public.toolkit.time_series_preprocessor import DEFAULT_FREQUENCY_MAPPING
+
+    if not config.resolution_prefix_tuning:
+        return None
+    token, other = DEFAULT_FREQUENCY_MAPPING.get(frequency), DEFAULT_FREQUENCY_MAPPING["oov"]
+    # a checkpoint that was trained with fewer rates does not know the later ones
+    return other if token is None or token >= config.frequency_token_vocab_size else token
+
+
+class TTMForecaster(NetworkForecaster):
+    """Tiny Time Mixer behind the common interface."""
+
+    model_type, title, library, section = "ttm", "Tiny Time Mixer", "granite-tsfm", TTMSection
+    parts: ClassVar[tuple[str, ...]] = ("backbone", "decoder", "head", QUANTILE_HEAD)
+    block_classes: ClassVar[tuple[str, ...]] = ("TinyTimeMixerLayer",)
+    lora_targets = ("fc1", "fc2", "attn_layer", "base_forecast_block")
+    architecture = Architecture(
+        title, GRANITE, "tsfm_public:TinyTimeMixerForPrediction", "tsfm_public:TinyTimeMixerConfig"
+    )
+
+    @classmethod
+    def loading_code(cls, place: str, preprocessor: dict, adapter: bool, base: str | None) -> list[str]:
+        """Lines of Python that load what was published with granite-tsfm."""
+        lines = ["from tsfm_public import TinyTimeMixerForPrediction"]
+        if adapter:
+            where = f'"{base}"' if base else 'tstune_folder + "/scripts/tstune/assets/…"'
+            lines += ["from peft import PeftModel", "", f"base = TinyTimeMixerForPrediction.from_pretrained({where})"]
+            lines += ["# a base for other channels or another length needs the options of config.yaml here"]
+            lines += [f'model = PeftModel.from_pretrained(base, "{place}")']
         else:
-            freeze_by_mode(ttm, mode, self.parts, self.fresh)
-        self.log_parameters()
+            lines += ["", f'model = TinyTimeMixerForPrediction.from_pretrained("{place}")']
+        scaler = preprocessor["scaler"]
+        means, stds = (", ".join(f"{value:.6g}" for value in scaler[key]) for key in ("mean", "std"))
+        return [*lines, f"# it reads and returns (value - mean) / std, by channel: mean {means}; std {stds}"]
 
     def forecast(self, batch: Batch) -> torch.Tensor:
         """[batch, prediction, targets] float32 in original units."""
-        output, levels = self._output(batch), self.module.levels
-        return self.module.unscale_targets(output[..., len(levels) // 2] if levels else output)
+        return self._values(batch)[..., len(self.module.levels) // 2]
 
     @property
     def native_levels(self) -> tuple[float, ...]:
@@ -102,11 +243,7 @@ class TTMForecaster(BaseTimeSeriesFoundationModel):
 
     def native_quantiles(self, batch: Batch) -> torch.Tensor:
         """[batch, prediction, targets, levels] float32 in original units, ascending, from the quantile head."""
-        return self.module.unscale_quantiles(self._output(batch))
-
-    def _output(self, batch: Batch) -> torch.Tensor:
-        self.module.eval()
-        return self.module({name: tensor.to(self.module.mean.device) for name, tensor in batch.items()}).float()
+        return self._values(batch)
 
     def starts_from_weights(self) -> bool:
         """True if the untuned model is worth something: a new quantile head starts at the pretrained forecast."""
@@ -114,14 +251,12 @@ class TTMForecaster(BaseTimeSeriesFoundationModel):
         return pretrained and all(part_of(name, self.parts) == QUANTILE_HEAD for name in self.fresh)
 
     def window_losses(self, module: nn.Module, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
-        """Masked loss in scaled units, per window."""
-        targets, training = slice(0, self.module.num_targets), self.config.training
-        target = self.module.scale_targets(batch["future_values"][..., targets])
-        observed = batch["future_observed_mask"][..., targets]
-        output = module(batch).float()
-        if self.module.levels:
-            return quantile_window_losses(output, target, observed, self.module.levels)
-        return window_losses(output, target, observed, training.loss, training.huber_delta)
+        """Masked loss in scaled units, per window; with a quantile head the pinball loss."""
+        if not self.module.levels:
+            return super().window_losses(module, batch)
+        quantiles, mean, std = module(batch)
+        truth = self._truth(batch, mean, std)
+        return quantile_window_losses(quantiles.float(), truth, self._weighing(batch), self.module.levels)
 
     def train_on(
         self,
@@ -151,42 +286,279 @@ class TTMForecaster(BaseTimeSeriesFoundationModel):
         self.module.encode_decoder = "decoder" not in learning
         return self.module.encode
 
-    def save_weights(self, folder: Path) -> None:
-        """Write `model/`, which `TinyTimeMixerForPrediction.from_pretrained` loads.
-
-        With a quantised base these are the weights before packing; the adapter lies beside them.
-        """
-        if self.config.model.quantization == "none":
-            self.network.save_pretrained(folder / MODEL_FOLDER)
+    def _load(self, roles: Roles, pretrained: str | None = None, random_weights: bool = False) -> nn.Module:
+        section, frequency, levels = self.config.model, self.preprocessor.frequency, head_levels(self.config.forecast)
+        if pretrained is not None:
+            section = section.model_copy(update={"pretrained": pretrained, "revision": None})
+            ttm, fresh, unused = load_pretrained(section, roles, frequency)
+            quantised = section.quantization != "none"  # fresh layers are whole in the adapter
+            if unused or (fresh and not quantised):
+                raise CheckpointError(f"{pretrained} does not fit its config.json: {', '.join([*fresh, *unused][:4])}")
+            return ttm
+        if section.pretrained is None:
+            mode, unused = self.config.tuning.mode, []
+            if mode != "from_scratch":
+                logger.warning(
+                    "model.pretrained is null: tuning.mode=%s starts from random weights, frozen ones included", mode
+                )
+            ttm = build_from_scratch(section, roles, levels)
         else:
-            roles, frequency = self.preprocessor.roles, self.preprocessor.frequency
-            levels = head_levels(self.config.forecast)
-            base, _, _ = load_pretrained(self.config.model, roles, frequency, quantiles=levels)
-            base.save_pretrained(folder / MODEL_FOLDER)
+            ttm, self.fresh, unused = load_pretrained(section, roles, frequency, random_weights, levels)
+        if unused:
+            logger.info(
+                "%d tensors of the checkpoint have no place in this model, e.g. %s (other channel set-up)",
+                len(unused),
+                unused[0],
+            )
+        random = section.pretrained is None or random_weights
+        if ttm.config.multi_quantile_head and (random or any(name.startswith(QUANTILE_HEAD) for name in self.fresh)):
+            start_at_the_forecast(ttm)
+        return ttm
 
-    def load_weights(self, folder: Path) -> None:
-        """Read `model/`; every tensor must be there."""
-        quiet_transformers()
-        section = self.config.model.model_copy(update={"pretrained": str(weights_folder(folder)), "revision": None})
-        ttm, fresh, unused = load_pretrained(section, self.preprocessor.roles, self.preprocessor.frequency)
-        quantised = self.config.model.quantization != "none"  # fresh layers are whole in the adapter
-        if unused or (fresh and not quantised):
-            raise CheckpointError(f"{folder} does not fit its config.json: {', '.join([*fresh, *unused][:4])}")
-        self._wrap(ttm, self.preprocessor)
-        mode = self.config.tuning.mode
-        if mode not in ("lora", "dora"):
-            # torch picks its kernel by requires_grad: frozen as it was saved, the forecast is the same bit for bit
-            freeze_by_mode(ttm, mode, self.parts, ())
+    def _module_for(self, network: nn.Module, roles: Roles) -> TTMModule:
+        return TTMModule(network, self.preprocessor, self.config.model.prediction_length)
 
-    def _wrap(self, ttm: TinyTimeMixerForPrediction, preprocessor: Preprocessor) -> None:
-        self.preprocessor = preprocessor
-        token = DEFAULT_FREQUENCY_MAPPING.get(preprocessor.frequency, DEFAULT_FREQUENCY_MAPPING["oov"])
-        if token >= ttm.config.frequency_token_vocab_size:
-            token = DEFAULT_FREQUENCY_MAPPING["oov"]  # this checkpoint was trained with fewer rates
-        roles = preprocessor.roles
-        self.module = TTMModule(ttm, preprocessor.scaler, roles.num_targets, roles.control_indices, token)
-        self.quantize()
+    def _wrap(self, network: nn.Module, preprocessor: Preprocessor) -> None:
+        super()._wrap(network, preprocessor)
         if not self.config.training.compile:  # the compiler does better with the ordinary layers
-            use_fast_dropout(ttm)
-            use_fast_patch_mixer(ttm)
-        self.module.eval()
+            use_fast_dropout(network)
+            use_fast_patch_mixer(network)
+
+    def _check_roles(self, roles: Roles) -> None:
+        """It reads them all."""
+
+    def _check_built(self) -> None:
+        if self.config.tuning.mode == "zero_shot" and self.fresh:
+            raise ConfigError(
+                f"tuning.mode=zero_shot, but {len(self.fresh)} tensors are not in the checkpoint and would be random: "
+                f"{', '.join(self.fresh)}; use its own prediction length and channels, or another mode"
+            )
+        super()._check_built()
+
+
+def channel_options(section: TTMSection, roles: Roles) -> dict:
+    """Constructor arguments that depend on the channels, not on the weights."""
+    channels = len(roles.channels)
+    mixes, has_future = roles.has_covariates, bool(roles.control_indices)
+    mode = section.decoder_mode
+    options = {
+        "num_input_channels": channels,
+        "prediction_channel_indices": list(range(roles.num_targets)) if mixes else None,
+        "exogenous_channel_indices": roles.control_indices or None,
+        "enable_forecast_channel_mixing": has_future,
+        "decoder_mode": ("mix_channel" if mixes else "common_channel") if mode == "auto" else mode,
+        "loss": "mse",  # ours is masked and computed outside
+    }
+    if roles.static_categorical:
+        if mode == "common_channel":
+            raise ConfigError(
+                "model.decoder_mode=common_channel forecasts each channel alone and cannot read "
+                f"{roles.static_categorical[0]!r} of data.static_categorical_columns; use mix_channel or auto"
+            )
+        options["categorical_vocab_size_list"] = roles.num_categories
+    if has_future:
+        options["fcm_use_mixer"] = True
+        options["fcm_context_length"] = 1 if section.fcm_context_length is None else section.fcm_context_length
+        options["fcm_mix_layers"] = section.fcm_mix_layers or 2
+    return options
+
+
+def build_from_scratch(
+    section: TTMSection, roles: Roles, quantiles: Sequence[float] = ()
+) -> TinyTimeMixerForPrediction:
+    """Random weights in the architecture of the configuration.
+
+    Raises:
+        ConfigError: an architecture whose sizes do not fit together.
+    """
+    options = {
+        name: default if getattr(section, name) is None else getattr(section, name)
+        for name, default in SCRATCH_DEFAULTS.items()
+    }
+    patch, levels = options["patch_length"], options["adaptive_patching_levels"]
+    if section.context_length % patch:
+        raise ConfigError(f"model.context_length={section.context_length} is no multiple of model.patch_length={patch}")
+    widest = 2 ** max(levels - 1, 0)
+    if levels and options["d_model"] % widest:
+        raise ConfigError(
+            f"model.d_model={options['d_model']} must be a multiple of {widest} for "
+            f"model.adaptive_patching_levels={levels}"
+        )
+    if levels > 1 and options["d_model"] // widest <= 4:  # granite-tsfm leaves such levels out
+        raise ConfigError(
+            f"model.d_model={options['d_model']} is too narrow for model.adaptive_patching_levels={levels}: "
+            f"it must be greater than {4 * widest}; raise it or lower the levels"
+        )
+    from tsfm_public import TinyTimeMixerConfig, TinyTimeMixerForPrediction
+
+    config = TinyTimeMixerConfig(
+        context_length=section.context_length,
+        prediction_length=section.prediction_length,
+        patch_stride=patch,
+        scaling="std",
+        **options,
+        **channel_options(section, roles),
+        **head_options(quantiles),
+    )
+    return TinyTimeMixerForPrediction(config)
+
+
+def load_pretrained(
+    section: TTMSection,
+    roles: Roles,
+    frequency: str,
+    random_weights: bool = False,
+    quantiles: Sequence[float] = (),
+) -> tuple[TinyTimeMixerForPrediction, list[str], list[str]]:
+    """Load a checkpoint for these channels and lengths.
+
+    Args:
+        section: weights, lengths and overrides.
+        roles: channels.
+        frequency: grid step; helps granite-tsfm pick a revision on the Hub.
+        random_weights: keep the checkpoint's architecture, not its weights.
+        quantiles: levels of a quantile head to add; none leaves the checkpoint as it is.
+
+    Returns:
+        the model, names of tensors that are fresh, names of tensors of the checkpoint that were not used.
+
+    Raises:
+        CheckpointError: not found, damaged, or of another shape or architecture.
+    """
+    from tsfm_public import TinyTimeMixerConfig, TinyTimeMixerForPrediction
+
+    if section.pretrained == BUILTIN:
+        folder = builtin_folder(section.context_length, section.prediction_length)
+        section = section.model_copy(update={"pretrained": str(folder)})
+    name, revision = section.pretrained, section.revision
+    require_config_file(name)
+    if not Path(name).is_dir() and revision is None:
+        revision = _hub_revision(section, frequency)
+    try:
+        config = TinyTimeMixerConfig.from_pretrained(name, revision=revision)
+    except (OSError, ValueError) as error:
+        raise CheckpointError(not_found(name, error)) from None
+    _check_architecture(config, section)
+    for key in ("dropout", "head_dropout"):
+        if getattr(section, key) is not None:
+            setattr(config, key, getattr(section, key))
+    options = channel_options(section, roles)
+    if config.multi_quantile_head and quantiles:
+        options["quantile_levels"] = list(quantiles)
+    elif quantiles:
+        options |= head_options(quantiles)
+    for key, value in options.items():
+        setattr(config, key, value)
+    if section.prediction_length > config.prediction_length:
+        config.prediction_length = section.prediction_length  # a longer head, fresh
+    shorter = section.prediction_length < config.prediction_length
+    config.prediction_filter_length = section.prediction_length if shorter else None
+    if random_weights:
+        return TinyTimeMixerForPrediction(config), [], []
+    try:
+        model, report = TinyTimeMixerForPrediction.from_pretrained(
+            name, revision=revision, config=config, ignore_mismatched_sizes=True, output_loading_info=True
+        )
+    except UNREADABLE as error:
+        raise unreadable(name, error) from None
+    mismatched = [entry[0] for entry in report["mismatched_keys"]]
+    fresh = sorted({*report["missing_keys"], *mismatched})
+    wrong = [key for key in fresh if not key.startswith(_MAY_BE_FRESH)]
+    if wrong:
+        raise CheckpointError(
+            f"model.pretrained={name}: its tensors do not fit a TTM with its own config.json, e.g. {wrong[0]}; "
+            "the folder mixes files of two models"
+        )
+    return model, fresh, sorted(report["unexpected_keys"])
+
+
+def _check_architecture(config: TinyTimeMixerConfig, section: TTMSection) -> None:
+    name = section.pretrained
+    if config.model_type != "tinytimemixer" or "patch_length" not in config.to_dict():
+        raise CheckpointError(f"model.pretrained={name} is a {config.model_type} model, not a Tiny Time Mixer")
+    if config.context_length != section.context_length:
+        raise CheckpointError(
+            f"model.pretrained={name} has context_length {config.context_length}, the run asks for "
+            f"{section.context_length}; set model.context_length={config.context_length} or use another checkpoint"
+        )
+    for key in _FIXED_BY_WEIGHTS:
+        asked, found = getattr(section, key), getattr(config, key)
+        if asked is not None and asked != found:
+            raise CheckpointError(
+                f"model.pretrained={name} has {key} {found}, the run asks for {asked}; "
+                f"leave out model.{key}, or set model.pretrained=null to build it from scratch"
+            )
+
+
+def _hub_revision(section: TTMSection, frequency: str) -> str | None:
+    """Let granite-tsfm choose the branch of its own repositories; other repositories keep their default."""
+    from tsfm_public.toolkit.get_model import get_model
+
+    try:
+        key = get_model(
+            section.pretrained,
+            context_length=section.context_length,
+            prediction_length=section.prediction_length,
+            freq=frequency,
+            return_model_key=True,
+        )
+    except ValueError as error:
+        raise CheckpointError(
+            f"model.pretrained={section.pretrained} has no model for model.context_length={section.context_length}, "
+            f"model.prediction_length={section.prediction_length} ({first_line(error)})"
+        ) from None
+    table = yaml.safe_load(resources.files("tsfm_public.resources.model_paths_config").joinpath("ttm.yaml").read_text())
+    for models in table.values():
+        if key in models:
+            return models[key]["revision"]
+    return key
+
+
+def head_levels(section: ForecastSection) -> tuple[float, ...]:
+    """Levels the network's own head is to forecast; empty if quantiles come from elsewhere."""
+    return tuple(section.quantiles) if section.method == "quantile_head" else ()
+
+
+def head_options(levels: Sequence[float]) -> dict:
+    """Constructor arguments of a TTM with these levels; nothing without levels."""
+    if not levels:
+        return {}
+    # Without the decoder's state the head sees the shape of the point forecast only, not how sure the context is.
+    return {"multi_quantile_head": True, "quantile_levels": list(levels), "mq_use_decoder_pool": True}
+
+
+@torch.no_grad()
+def start_at_the_forecast(ttm: TinyTimeMixerForPrediction) -> None:
+    """Let a new head start with the pretrained forecast as median, and the spread of the context around it.
+
+    Random widths are several times too wide, and softplus lets them shrink slowly.
+    """
+    from scipy.special import ndtri
+
+    head = getattr(ttm, QUANTILE_HEAD)
+    normal = torch.from_numpy(ndtri(head.quantile_list)).float()
+    gaps, middle = normal.diff(), head.median_index
+    outward = torch.cat([gaps[:middle].flip(0), gaps[middle:]])  # as the head's channels: down from the median, then up
+    head.pw2.weight.zero_()
+    head.pw2.bias[0] = 0.0
+    head.pw2.bias[1:] = torch.log(torch.expm1(outward))  # inverse of softplus
+
+
+def builtin_folder(context_length: int, prediction_length: int) -> Path:
+    """The shipped checkpoint for these lengths: the same context, and the shortest forecast that is long enough.
+
+    Raises:
+        CheckpointError: none fits; the message lists what there is.
+    """
+    shipped = {}
+    for path in sorted(ASSETS.glob("ttm-*/config.json")):
+        config = json.loads(path.read_text(encoding="utf-8"))
+        shipped[config["context_length"], config["prediction_length"]] = path.parent
+    fitting = [key for key in shipped if key[0] == context_length and key[1] >= prediction_length]
+    if not fitting:
+        choices = "; ".join(f"context_length={context}, up to {steps} steps" for context, steps in sorted(shipped))
+        raise CheckpointError(
+            f"model.pretrained=builtin has no weights for model.context_length={context_length}, "
+            f"model.prediction_length={prediction_length}; there are: {choices}"
+        )
+    return shipped[min(fitting)]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import tempfile
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -10,7 +12,11 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
+from tstune.data.pipeline import PreparedData
 from tstune.data.windows import Batch, MirroredWindows, WindowDataset
+from tstune.errors import ConfigError
+from tstune.models.contract import ForecastModel
+from tstune.runtime.distributed import DistributedManager
 from tstune.runtime.logs import logger
 
 
@@ -86,3 +92,38 @@ class CachedWindows(Dataset):
             end = begin + len(self) * width
             self._arrays[name] = torch.from_numpy(flat[begin:end].reshape(len(self), width))
             begin = end
+
+
+def training_windows(
+    model: ForecastModel, data: PreparedData, manager: DistributedManager
+) -> tuple[Dataset, Dataset]:
+    """Windows to train and to validate on: with stored features if part of the model is frozen and that pays.
+
+    Raises:
+        ConfigError: stored features are asked for, and nothing is frozen.
+    """
+    config, encode, train_windows = model.config.training, model.frozen_encoder(), model.shortened(data.train)
+    if model.config.data.mirror_train_windows:
+        train_windows = MirroredWindows(train_windows, data.preprocessor.scaler.mean)
+    if config.cache_frozen_features == "off":
+        return train_windows, data.validation
+    if encode is None:
+        if config.cache_frozen_features == "on":
+            raise ConfigError(
+                f"training.cache_frozen_features=on: with tuning.mode={model.config.tuning.mode} and these columns "
+                "no part of the model is frozen and alone at its input; use auto or off"
+            )
+        return train_windows, data.validation
+    batch = config.per_device_batch_size * manager.num_processes * config.gradient_accumulation_steps
+    visits = min(config.num_epochs * len(train_windows), (config.max_steps or math.inf) * batch)
+    if config.cache_frozen_features == "auto" and visits <= len(train_windows):
+        return train_windows, data.validation  # each window is seen once: nothing to reuse
+    model.module.eval()
+    begin, budget = time.perf_counter(), config.feature_cache_gb * 1e9
+    batch_size = model.evaluation_batch_size(manager.device)
+    cached = CachedWindows(train_windows, encode, manager.device, budget, batch_size=batch_size)
+    left = budget - cached.num_bytes
+    validation = CachedWindows(data.validation, encode, manager.device, left, batch_size=batch_size)
+    seconds, size = time.perf_counter() - begin, cached.num_bytes + validation.num_bytes
+    logger.info("frozen features stored once: %.0f MB in %.1f s", size / 1e6, seconds)
+    return cached, validation

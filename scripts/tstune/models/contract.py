@@ -1,0 +1,349 @@
+"""What a model answers to the loop, to the judge and to a run, and the little that all models share.
+
+A family answers a few questions: build me, loss of this batch, forecast of this batch, save and load my weights. The
+public face (`fit`, `predict`, `evaluate`, `save`, `load`) is `tstune.models.base`, on top of this.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Collection, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar
+
+import pandas as pd
+import torch
+from torch import nn
+
+from tstune.adapters import Adapter, ItemAdapters, LoRAManager, count_parameters
+from tstune.config.flat import ModelConfig
+from tstune.config.schema import DistributedConfig, LoRAConfig, RunConfig
+from tstune.config.section import ModelSection, OwnModelSection
+from tstune.config.validation import validate
+from tstune.data.context_dropping import context_dropping
+from tstune.data.pipeline import PreparedData, Preprocessor, prepare_data
+from tstune.data.sources.csv import table_from_frame
+from tstune.data.trained_on import refuse_trained_on
+from tstune.data.windows import Batch, WindowDataset, evaluation_batch_size
+from tstune.errors import ConfigError
+from tstune.runtime.logs import logger
+
+if TYPE_CHECKING:
+    from tstune.evaluation.backtest import Forecaster
+    from tstune.runtime.distributed import DistributedManager
+    from tstune.training.contract import Checkpoints, TrainingObserver, TrainingResult
+    from tstune.uncertainty.interface import UncertaintyMethod
+
+MODEL_FOLDER = "model"
+ADAPTER_FOLDER = "adapter"
+
+
+class ForecastModel(ABC):
+    """A forecaster of one family.
+
+    Args:
+        config: the run, as flat keywords (`TTMConfig`) or as a `RunConfig`.
+        lora_config: low-rank adapters; ``enabled=True`` makes them the tuning mode.
+        distributed_config: what the run needs from the launcher.
+
+    Attributes:
+        config: validated `RunConfig`.
+        module: the network once built or loaded; None for models without one.
+        preprocessor: how data is read and scaled, once built or loaded.
+        fresh: names of parameters that were not found in the pretrained weights.
+        adapter: the trained low-rank adapter, if there is one.
+        item_adapters: one adapter per item, if they were tuned.
+        uncertainty: fitted on validation windows, turns forecasts into quantiles; None without quantiles.
+    """
+
+    model_type: ClassVar[str]
+    """Name in `tstune.models.registry`; a class that is not in there is ``module:Class``, by itself."""
+    title: ClassVar[str] = ""
+    """Name in messages and on cards."""
+    section: ClassVar[type[ModelSection]] = OwnModelSection
+    """The `model` section of its recipes."""
+    library: ClassVar[str | None] = None
+    """Package in whose format its weights are; None for models that are not published."""
+    not_published: ClassVar[str] = ""
+    """Why there is nothing to publish, where that needs saying."""
+    not_exported: ClassVar[str] = ""
+    """Why there is no single graph to export."""
+    is_baseline: ClassVar[bool] = False
+    """True for what `evaluation.baselines` may name."""
+    parts: ClassVar[Collection[str]] = ()
+    """Names of the parts of the network that tuning modes and learning-rate factors speak of, see `part_of`."""
+    block_classes: ClassVar[tuple[str, ...]] = ()
+    """Names of the layer classes that FSDP shards one by one."""
+    lora_targets: ClassVar[tuple[str, ...]] = ()
+    """Last parts of the names of the linear layers that ``lora.target_modules=auto`` adapts."""
+
+    def __init_subclass__(cls, **keywords: object) -> None:
+        super().__init_subclass__(**keywords)
+        if "model_type" not in vars(cls) and ":" in getattr(cls, "model_type", ":"):
+            cls.model_type = f"{cls.__module__}:{cls.__qualname__}"
+
+    def __init__(
+        self,
+        config: ModelConfig | RunConfig | None = None,
+        lora_config: LoRAConfig | None = None,
+        distributed_config: DistributedConfig | None = None,
+    ) -> None:
+        self.require_packages()
+        run_config = config.run_config if isinstance(config, ModelConfig) else config or RunConfig()
+        self.config: RunConfig = _with_sections(run_config, lora_config, distributed_config)
+        self.module: nn.Module | None = None
+        self.preprocessor: Preprocessor | None = None
+        self.fresh: list[str] = []
+        self.adapter: Adapter | None = None
+        self.item_adapters: ItemAdapters | None = None
+        self.uncertainty: UncertaintyMethod | None = None
+        self.quantization_report: object | None = None
+
+    # What a family answers
+
+    @abstractmethod
+    def build(self, preprocessor: Preprocessor) -> None:
+        """Create the model for these channels, with the weights and the tuning mode of the configuration."""
+
+    @abstractmethod
+    def forecast(self, batch: Batch) -> torch.Tensor:
+        """Forecast a batch of windows: [batch, prediction, targets] float32 in original units."""
+
+    @abstractmethod
+    def window_losses(self, module: nn.Module, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+        """([batch] summed loss, [batch] weight) of each window; call `module`, it may be a wrapper."""
+
+    @abstractmethod
+    def save_weights(self, folder: Path) -> None:
+        """Write `model/` into the folder: weights and architecture in the format of the family's own library."""
+
+    @abstractmethod
+    def load_weights(self, folder: Path) -> None:
+        """Read what `save_weights` wrote; `self.preprocessor` is set."""
+
+    # What the public face answers for all of them
+
+    @abstractmethod
+    def train_on(
+        self,
+        data: PreparedData,
+        manager: DistributedManager,
+        history_path: Path | None = None,
+        checkpoints: Checkpoints | None = None,
+        observer: TrainingObserver | None = None,
+    ) -> TrainingResult | None:
+        """Train on prepared windows; the model ends with the best weights."""
+
+    @abstractmethod
+    def save(self, folder: str | Path) -> None:
+        """Write all that loading it needs."""
+
+    @abstractmethod
+    def get_model_info(self) -> dict:
+        """Family, lengths, tuning mode, parameter counts and fresh tensors."""
+
+    # What a family may answer
+
+    @classmethod
+    def require_packages(cls) -> None:
+        """Stop if an optional package that this model needs is not installed."""
+        return
+
+    @classmethod
+    def most_windows(cls, num_targets: int) -> int | None:
+        """Test windows that it forecasts at most because each takes long; None: any number."""
+        return None
+
+    @classmethod
+    def loading_code(cls, place: str, preprocessor: dict, adapter: bool, base: str | None) -> list[str]:
+        """Lines of Python that load published weights with the family's own library.
+
+        Args:
+            place: folder or Hub id of what was published.
+            preprocessor: content of `preprocessor.json`.
+            adapter: an adapter was published, not whole weights.
+            base: Hub id of what the adapter goes on; None if it is not on the Hub.
+        """
+        return [f'# see the library of {cls.model_type}; the weights are in "{place}"']
+
+    @property
+    def network(self) -> nn.Module:
+        """The family's own network inside `module`; adapters go there."""
+        return self.module
+
+    @network.setter
+    def network(self, network: nn.Module) -> None:
+        self.module = network
+
+    @property
+    def native_levels(self) -> tuple[float, ...]:
+        """Ascending levels the network itself forecasts quantiles for; empty if it forecasts points only."""
+        return ()
+
+    def native_quantiles(self, batch: Batch) -> torch.Tensor:
+        """[batch, prediction, targets, native levels] float32 in original units, ascending."""
+        raise TypeError(f"{type(self).__name__} has native_levels but no native_quantiles")
+
+    def frozen_encoder(self) -> Callable[[Batch], Batch] | None:
+        """First part of the network, if it is frozen and `module` accepts its stored output; None otherwise."""
+        return None
+
+    def starts_from_weights(self) -> bool:
+        """True if the untuned model is worth something: pretrained, and nothing fresh."""
+        pretrained = self.config.model.pretrained is not None and self.config.tuning.mode != "from_scratch"
+        return pretrained and not self.fresh
+
+    def window_weights(self, batch: Batch) -> torch.Tensor:
+        """[batch] number of observed targets of each window, as in `window_losses`."""
+        return batch["future_observed_mask"][..., : self.preprocessor.roles.num_targets].sum(dim=(1, 2))
+
+    def evaluation_batch_size(self, device: torch.device) -> int:
+        """Windows per forward pass when nothing is trained."""
+        channels = len(self.preprocessor.roles.channels)
+        return evaluation_batch_size(self.config.evaluation.batch_size, channels, device)
+
+    def to(self, device: torch.device) -> None:
+        """Move the network."""
+        if self.module is not None:
+            self.module.to(device)
+
+    # What all models share
+
+    @property
+    def quantile_levels(self) -> tuple[float, ...]:
+        """Levels of `forecast_quantiles`; empty if this model forecasts points only."""
+        if self.uncertainty is not None:
+            return self.uncertainty.levels
+        return self.native_levels if self.config.forecast.quantiles else ()
+
+    def forecast_quantiles(self, batch: Batch, point: torch.Tensor | None = None) -> torch.Tensor:
+        """Forecast quantiles of a batch of windows.
+
+        Args:
+            batch: windows, as for `forecast`.
+            point: their forecast where it was made already, for example with the adapters of the items.
+
+        Returns:
+            [batch, prediction, targets, levels] float32 in original units, ascending; see `quantile_levels`.
+
+        Raises:
+            ConfigError: this model forecasts points only.
+        """
+        if not self.quantile_levels:
+            raise ConfigError(f"this {type(self).__name__} forecasts points only; train it with forecast.quantiles")
+        if self.uncertainty is None:
+            return self.native_quantiles(batch)
+        native = self.native_quantiles(batch).detach().cpu().numpy() if self.uncertainty.uses_native else None
+        if native is None and point is None:
+            point = self.forecast(batch)
+        spread = context_spread(batch, self.preprocessor.roles.num_targets).cpu().numpy()
+        values = self.uncertainty.quantiles(None if point is None else point.detach().cpu().numpy(), spread, native)
+        return torch.from_numpy(values).to(batch["past_values"].device)
+
+    def for_items(self, item_ids: Sequence[str]) -> Forecaster:
+        """A forecaster for batches whose `item` counts in `item_ids`; picks each item's adapter if there are any."""
+        return self.item_adapters.forecaster(self, item_ids) if self.item_adapters else self
+
+    def add_adapter(self) -> None:
+        """Put a new low-rank adapter on the network; it, and nothing else, learns."""
+        self.network = LoRAManager().add_lora_to_model(self.network, self.model_type, self.config.lora, self.fresh)
+
+    def load_adapter(self, folder: str | Path, merge: bool = True) -> None:
+        """Put a saved adapter on this model, which must be its base, and merge it into the weights."""
+        self.require_built()
+        self.adapter = Adapter.load(Path(folder))
+        self.network = self.adapter.wrap(self.network)
+        if merge:
+            self.network = self.network.merge_and_unload()
+        self.module.eval()
+
+    def quantize(self) -> None:
+        """Pack the linear layers of the network if the configuration asks for it, and say what it saved."""
+        if self.config.model.quantization != "none":
+            from tstune.quantization import quantize_linear_layers  # bitsandbytes takes seconds to import
+
+            report = quantize_linear_layers(self.network, self.config.model.quantization)
+            logger.info("model.quantization=%s: %s", self.config.model.quantization, report)
+            self.quantization_report = report
+
+    def prepare(self, data: str | pd.DataFrame | PreparedData | None = None) -> PreparedData:
+        """Windows of a source, a table or the configured source; weights that were trained on them are refused."""
+        fresh = self.config.tuning.mode == "from_scratch"  # takes the architecture of the checkpoint, not its weights
+        weights = None if fresh else self.config.model.pretrained
+        prepared = refuse_trained_on(self._windows(data), weights, self.config.data.split.allow_overlap)
+        context_dropping(self.config, prepared.panel.frequency)  # refused before anything is trained
+        return prepared.judged_on(self.config.evaluation.context_steps)
+
+    def shortened(self, windows: WindowDataset) -> WindowDataset:
+        """Training windows with the oldest part of some contexts masked, as `training.context_dropping` asks."""
+        if not self.config.training.context_dropping:
+            return windows
+        return windows.with_dropping(context_dropping(self.config, windows.panel.frequency))
+
+    def require_built(self) -> None:
+        """Stop if there is nothing to use yet."""
+        if self.preprocessor is None:
+            raise ConfigError(
+                f"this {type(self).__name__} has no weights yet: call fit() or {type(self).__name__}.load(folder)"
+            )
+
+    def log_parameters(self) -> None:
+        """Say how many parameters learn and which tensors are fresh."""
+        logger.info("%s, tuning mode %s: %s", self.model_type, self.config.tuning.mode, count_parameters(self.module))
+        if self.fresh:
+            logger.info("not in the checkpoint, randomly initialised: %s", ", ".join(self.fresh))
+
+    def _windows(self, data: str | pd.DataFrame | PreparedData | None) -> PreparedData:
+        if isinstance(data, PreparedData):
+            return data
+        section, table = self.config.data, None
+        if isinstance(data, str):
+            section = section.model_copy(update={"source": data})
+        elif data is not None:
+            table = table_from_frame(data, section, "train_data")
+        lengths = self.config.model.context_length, self.config.model.prediction_length
+        prepared = prepare_data(section, *lengths, table, self.config.seed)
+        roles = prepared.panel.roles
+        if section.mirror_train_windows and roles.num_targets < len(roles.channels):
+            raise ConfigError(
+                "data.mirror_train_windows=true turns targets upside down, but conditional and control columns would "
+                "not follow; set it to false, or leave those columns out"
+            )
+        return prepared
+
+
+def context_spread(batch: Batch, num_targets: int) -> torch.Tensor:
+    """[batch, targets] standard deviation of the usable readings in each context; 0 where there is none.
+
+    Args:
+        batch: windows with `past_values` and `past_observed_mask`, see `WindowDataset`.
+        num_targets: the first channels are the targets.
+    """
+    past, usable = (batch[name][..., :num_targets] for name in ("past_values", "past_observed_mask"))
+    past = torch.where(usable, past, 0.0).double()
+    count = usable.sum(dim=1).clamp_min(1)
+    mean = past.sum(dim=1) / count
+    deviation = torch.where(usable, past - mean[:, None], 0.0)
+    return (deviation.square().sum(dim=1) / count).sqrt().float()
+
+
+def weights_folder(folder: Path) -> Path:
+    """Where the weights of a saved model lie: `model/` of a run folder, or a published folder itself."""
+    published = (folder / "config.json").is_file() and not (folder / MODEL_FOLDER).exists()
+    return folder if published else folder / MODEL_FOLDER
+
+
+def _with_sections(
+    config: RunConfig, lora_config: LoRAConfig | None, distributed_config: DistributedConfig | None
+) -> RunConfig:
+    """Put the extra sections into the configuration and check the whole again."""
+    if lora_config is None and distributed_config is None:
+        return config
+    values = config.model_dump()
+    if distributed_config is not None:
+        values["distributed"] = distributed_config.model_dump()
+    if lora_config is not None:
+        values["lora"] = lora_config.model_dump()
+        if lora_config.enabled:
+            values["tuning"]["mode"] = "dora" if lora_config.use_dora else "lora"
+    return validate(values, origin="configuration")
