@@ -27,11 +27,10 @@ import numpy as np
 import pandas as pd
 import torch
 
-from tstune.config.model_sections import TTMSection
 from tstune.config.schema import DataSection, RunConfig, SplitSection, TrainingSection, TuningSection
 from tstune.data.prepared import PreparedData, prepare_data
 from tstune.data.table import ITEM, TIMESTAMP, Roles, SourceTable
-from tstune.models.ttm import TTMForecaster
+from tstune.models.ttm import TTMForecaster, TTMSection
 from tstune.runtime.distributed import DistributedManager
 from tstune.runtime.environment import set_seed
 from tstune.runtime.logs import quiet_transformers, setup_logging
@@ -122,7 +121,7 @@ def train_ours(name: str, data: PreparedData, weights: str, epochs: int) -> tupl
     begin = time.perf_counter()
     model.train_on(data, manager)
     seconds = time.perf_counter() - begin
-    return epochs * len(data.train) / seconds, validation_mse(model.module.ttm, data)
+    return epochs * len(data.train) / seconds, validation_mse(model.network, data)
 
 
 def train_theirs(
@@ -270,7 +269,7 @@ def their_model(weights: str) -> torch.nn.Module:
 
 def random_checkpoint(folder: Path) -> str:
     """TTM-r2's architecture with random weights."""
-    from tstune.models.ttm_weights import build_from_scratch
+    from tstune.models.ttm import build_from_scratch
 
     set_seed(0)
     roles = Roles(target=tuple(f"c{index}" for index in range(CHANNELS)))

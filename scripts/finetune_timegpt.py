@@ -38,7 +38,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return run_finetuning(args, FAMILIES)
 
     from tstune.models.registry import model_class
-    from tstune.models.timegpt_plan import describe_dry_run
+    from tstune.models.timegpt import describe_dry_run
     from tstune.runtime.logs import setup_logging
 
     setup_logging()

@@ -8,6 +8,8 @@ from __future__ import annotations
 import importlib
 import logging
 
+from tstune.models.registry import flat_classes, forecaster_modules
+
 # bitsandbytes reports optional kernels it does not find as soon as peft imports it
 logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
 
@@ -16,27 +18,7 @@ __version__ = "0.1.0"
 # public name -> module that defines it
 _PUBLIC = {
     "BaseTimeSeriesFoundationModel": "tstune.models.base",
-    "TTMForecaster": "tstune.models.ttm",
-    "ChronosBoltForecaster": "tstune.models.chronos_bolt",
-    "Chronos2Forecaster": "tstune.models.chronos2",
-    "ChronosT5Forecaster": "tstune.models.chronos_t5",
-    "TimesFMForecaster": "tstune.models.timesfm",
-    "FlowStateForecaster": "tstune.models.flowstate",
-    "PatchTSTFMForecaster": "tstune.models.patchtst_fm",
-    "PatchTSTForecaster": "tstune.models.patchtst",
-    "PatchTSMixerForecaster": "tstune.models.patchtsmixer",
-    "TimeGPTForecaster": "tstune.models.timegpt",
     "ModelConfig": "tstune.config.flat",
-    "TTMConfig": "tstune.config.flat",
-    "ChronosBoltConfig": "tstune.config.flat",
-    "Chronos2Config": "tstune.config.flat",
-    "ChronosT5Config": "tstune.config.flat",
-    "TimesFMConfig": "tstune.config.flat",
-    "FlowStateConfig": "tstune.config.flat",
-    "PatchTSTFMConfig": "tstune.config.flat",
-    "PatchTSTConfig": "tstune.config.flat",
-    "PatchTSMixerConfig": "tstune.config.flat",
-    "TimeGPTConfig": "tstune.config.flat",
     "DistributedConfig": "tstune.config.schema",
     "LoRAConfig": "tstune.config.schema",
     "LoRAManager": "tstune.adapters",
@@ -68,6 +50,8 @@ _PUBLIC = {
     "INTERPOLATED": "tstune.data.panel",
     "OBSERVED": "tstune.data.panel",
 }
+
+_PUBLIC |= forecaster_modules() | dict.fromkeys(flat_classes(), "tstune.config.flat")
 
 __all__ = sorted(_PUBLIC)
 

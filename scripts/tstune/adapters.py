@@ -1,4 +1,4 @@
-"""Which parameters learn, frozen parts or low-rank adapters, and adapters as plain values: one model's, one per item."""
+"""Which parameters learn: frozen parts or low-rank adapters; and adapters as values, one of a model or one per item."""
 
 from __future__ import annotations
 
@@ -346,9 +346,7 @@ class ItemAdapters:
             results = [ItemResult(**row) for row in index]
         except (ValueError, KeyError, TypeError):
             raise CheckpointError(f"{path} is damaged") from None
-        adapters = {
-            item_id: Adapter.load(folder / ITEM_ADAPTERS_FOLDER / name) for item_id, name in folders.items() if name is not None
-        }
+        adapters = {item_id: Adapter.load(path.parent / name) for item_id, name in folders.items() if name is not None}
         return cls(adapters, results)
 
 
@@ -358,9 +356,7 @@ class PerItemForecaster:
     The adapters share one slot of the network: switching copies some 300 KB.
     """
 
-    def __init__(
-        self, model: ForecastModel, adapters: dict[str, Adapter], item_ids: Sequence[str]
-    ) -> None:
+    def __init__(self, model: ForecastModel, adapters: dict[str, Adapter], item_ids: Sequence[str]) -> None:
         self._model = model
         self._adapters = [adapters.get(item_id) for item_id in item_ids]
 

@@ -20,7 +20,7 @@ from tstune.errors import DataError
 from tstune.evaluation.backtest import Backtest
 from tstune.evaluation.metrics import ErrorSums, Scores
 from tstune.evaluation.verdict import format_comparisons
-from tstune.models.averaged import AveragedForecasts, RememberedForecasts
+from tstune.models.combined import AveragedForecasts, RememberedForecasts
 from tstune.models.ttm import TTMForecaster
 from tstune.runtime.distributed import DistributedManager
 

@@ -16,7 +16,7 @@ import pytest
 from safetensors.torch import load_file
 from support import tiny
 
-from tstune.config.model_sections import FAMILIES
+from tstune.config.section import section_class
 from tstune.config.validation import validate
 from tstune.models.registry import available_models, load_model
 from tstune.runtime.distributed import DistributedManager
@@ -51,7 +51,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory, launch_probe: Callable[..., s
     for (where, found), ranks in zip(paths.items(), (1, 2), strict=True):
         (desk / where).mkdir()
         for name, checkpoint in checkpoints.items():
-            keys = FAMILIES[name].model_fields
+            keys = section_class(name).model_fields
             drawn_per_rank = {key: 0.0 for key in ("dropout", "head_dropout") if key in keys}
             sections = tiny.merged(BASE, {"model": {"type": name} | drawn_per_rank})
             sections["training"] |= {"per_device_batch_size": 32 // ranks}

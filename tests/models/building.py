@@ -24,7 +24,7 @@ def built(model: TTMForecaster) -> TTMForecaster:
 
 def plain(names: Iterable[str]) -> set[str]:
     """Parameter names as granite-tsfm has them, without our wrapper's prefix."""
-    return {name.removeprefix("ttm.") for name in names}
+    return {name.removeprefix("network.") for name in names}
 
 
 def built_on_windows(

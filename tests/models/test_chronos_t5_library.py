@@ -19,9 +19,8 @@ from support import tiny, tiny_weights
 from tstune.data.prepared import PreparedData
 from tstune.errors import CheckpointError
 from tstune.models import chronos_t5
-from tstune.models.chronos_t5 import ChronosT5Forecaster
+from tstune.models.chronos_t5 import ChronosT5Forecaster, Draws, sample_paths
 from tstune.models.registry import load_model
-from tstune.models.token_sampling import Draws, sample_paths
 
 Make = Callable[..., tuple[ChronosT5Forecaster, PreparedData]]
 Batch = dict[str, torch.Tensor]

@@ -15,8 +15,7 @@ from tstune.config.validation import validate
 from tstune.data.prepared import PreparedData, prepare_data
 from tstune.errors import CheckpointError, ConfigError, MissingDependencyError
 from tstune.models.baselines import Persistence, Ridge
-from tstune.models.lag_features import CHANGES, LAGS, SPANS, lag_features
-from tstune.models.lightgbm_lags import LightGBM, modelled_steps
+from tstune.models.lightgbm_lags import CHANGES, LAGS, SPANS, LightGBM, lag_features, modelled_steps
 from tstune.models.registry import load_model
 from tstune.runs.judging import build_baselines, check_baselines
 from tstune.runtime.distributed import DistributedManager

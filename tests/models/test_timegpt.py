@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import itertools
 import sys
 from collections.abc import Iterator
@@ -20,11 +19,10 @@ import finetune_timegpt
 from tstune.config.validation import validate
 from tstune.data.prepared import PreparedData
 from tstune.errors import CheckpointError, ConfigError, DistributedError, MissingDependencyError, ServiceError
-from tstune.models import timegpt_library, timegpt_requests
+from tstune.models import timegpt_service
 from tstune.models.registry import load_model
 from tstune.models.timegpt import TimeGPTForecaster
-from tstune.models.timegpt_requests import intervals_of
-from tstune.models.timegpt_series import training_series
+from tstune.models.timegpt_service import intervals_of, training_series
 
 ROWS = 300
 MODEL = {"type": "timegpt", "pretrained": "timegpt-1", "retry_wait": 0, "max_attempts": 3}
@@ -281,7 +279,7 @@ def test_attempts_end_and_waits_double(
     status: int, words: str, csv: Path, service: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     waits: list[float] = []
-    monkeypatch.setattr(timegpt_requests.time, "sleep", waits.append)
+    monkeypatch.setattr(timegpt_service.time, "sleep", waits.append)
     model, data = built(csv, model={"retry_wait": 40})
     service.failures[:] = [(status, {"detail": "no"})] * 3
     with pytest.raises(ServiceError, match=words):
@@ -438,8 +436,9 @@ def test_another_family_is_one_line(csv: Path, tmp_path: Path, capsys: pytest.Ca
 
 def test_a_missing_client_names_its_pip_line(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "nixtla", None)
+    timegpt_service.nixtla.cache_clear()
     with pytest.raises(MissingDependencyError, match=r"pip install 'nixtla>=0\.8,<0\.9'"):
-        importlib.reload(timegpt_library)
+        timegpt_service.nixtla()
 
 
 def test_whole_intervals_survive_rounding() -> None:

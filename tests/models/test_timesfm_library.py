@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -19,9 +18,8 @@ from transformers import TimesFm2_5ModelForPrediction
 
 from tstune.data.prepared import PreparedData
 from tstune.errors import CheckpointError, MissingDependencyError
-from tstune.models.gaps import bridged
 from tstune.models.registry import load_model, model_class
-from tstune.models.timesfm import TimesFMForecaster
+from tstune.models.timesfm import TimesFMForecaster, bridged
 from tstune.training.losses import quantile_window_losses
 
 Make = Callable[..., tuple[TimesFMForecaster, PreparedData]]
@@ -314,8 +312,7 @@ def test_the_dropout_of_the_configuration(make: Make) -> None:
 
 
 def test_without_the_family_in_the_package_there_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delitem(sys.modules, "tstune.models.timesfm", raising=False)
     monkeypatch.delattr(transformers, "TimesFm2_5Config", raising=False)
     monkeypatch.setitem(transformers._class_to_module, "TimesFm2_5Config", "no_such_module")
     with pytest.raises(MissingDependencyError, match="pip install 'transformers"):
-        model_class("timesfm")
+        model_class("timesfm")()

@@ -48,7 +48,7 @@ def test_longer_forecast(make, log: pytest.LogCaptureFixture, tmp_path: Path) ->
 def test_shorter_forecast_is_the_beginning_of_the_long_one(make, tmp_path: Path) -> None:
     long, short = built(make()), built(make(model={"prediction_length": 3}))
     assert short.fresh == []
-    assert short.module.ttm.config.prediction_filter_length == 3
+    assert short.network.config.prediction_filter_length == 3
     assert short.get_model_info()["total"] == 2_796
     frame = tiny.series()
     long_forecast = long.predict(frame).groupby("item_id").head(3).reset_index(drop=True)
@@ -69,8 +69,8 @@ def test_shorter_forecast_trains(make) -> None:
 def test_conditional_column(make) -> None:
     model = built(make(data={"conditional_columns": ["dose"]}))
     assert plain(model.fresh) == CHANNEL_MIXER
-    assert model.module.ttm.config.decoder_mode == "mix_channel"
-    assert model.module.ttm.config.prediction_channel_indices == [0]
+    assert model.network.config.decoder_mode == "mix_channel"
+    assert model.network.config.prediction_channel_indices == [0]
 
 
 def test_conditional_column_without_mixing(make) -> None:
@@ -85,7 +85,7 @@ def test_control_column(make) -> None:
     assert fresh >= CHANNEL_MIXER
     assert {name.rsplit(".", 1)[0].split(".")[1] for name in fresh - CHANNEL_MIXER} == {"fcm_block"}
     assert len(fresh) == 46
-    assert model.module.ttm.config.exogenous_channel_indices == [1]
+    assert model.network.config.exogenous_channel_indices == [1]
 
 
 @pytest.mark.parametrize("mode", ["decoder", "full"])

@@ -9,8 +9,7 @@ from building import built
 from safetensors import safe_open
 from support import tiny
 
-from tstune.config.model_sections import TTMSection
-from tstune.models.ttm_weights import SCRATCH_DEFAULTS
+from tstune.models.ttm import SCRATCH_DEFAULTS, TTMSection
 
 # TTM-r2 512-96: backbone, decoder and head
 BACKBONE, DECODER, HEAD = 515_584, 191_296, 98_400
@@ -84,13 +83,13 @@ def test_every_architecture_key_reaches_the_network(make) -> None:
         "head_dropout": 0.35,
     }
     assert set(other) == set(SCRATCH_DEFAULTS) <= set(TTMSection.model_fields)
-    config = built(make(None, model=other)).module.ttm.config
+    config = built(make(None, model=other)).network.config
     assert {name: getattr(config, name) for name in other} == other
     assert (config.context_length, config.prediction_length, config.patch_stride) == (32, 8, 4)
 
 
 def test_dropout_of_a_checkpoint(make) -> None:
-    kept = built(make()).module.ttm.config
+    kept = built(make()).network.config
     assert (kept.dropout, kept.head_dropout) == (0.1, 0.1)
-    changed = built(make(model={"head_dropout": 0.7})).module.ttm.config
+    changed = built(make(model={"head_dropout": 0.7})).network.config
     assert (changed.dropout, changed.head_dropout) == (0.1, 0.7)

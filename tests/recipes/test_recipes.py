@@ -9,11 +9,10 @@ import pytest
 from documented import MAKEFILE, ROOT, commands, parse, read_commands
 
 from tstune.config.managers import SimpleConfigManager
-from tstune.config.model_sections import FAMILIES
 from tstune.config.schema import RunConfig
 from tstune.data.sources import available_sources
-from tstune.models.builtin_weights import BUILTIN
-from tstune.models.registry import available_models
+from tstune.models.registry import families as known_families
+from tstune.models.ttm import BUILTIN
 from tstune.recipe_book.recipes import find_recipes
 from tstune.runs.compare.recipe import load_comparison
 
@@ -87,7 +86,7 @@ def test_no_file_is_left_out():
     assert len(COMPARISONS) == 2
     assert len(RECIPES) >= 6
     folders = {path.name for path in FOLDER.iterdir() if path.is_dir()}
-    families = {model for model in available_models() if model in FAMILIES} - {"ensemble"}
+    families = {*known_families()} - {"ensemble"}
     assert folders == families | {"comparison", "hydra"}
     if validated:  # empty when this test runs alone
         assert sorted(validated) == RECIPES

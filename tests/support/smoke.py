@@ -18,7 +18,7 @@ from support.source_files import write_tiny_data
 from support.tiny_weights import write_weights_for
 from tstune.config.schema import RunConfig
 from tstune.errors import EXIT_DIFFERENT, EXIT_OK, TstuneError
-from tstune.models.builtin_weights import BUILTIN
+from tstune.models.ttm import BUILTIN
 from tstune.recipe_book.recipes import ROOT, Recipe
 
 _STEPS = [

@@ -35,9 +35,8 @@ def wide_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def r2_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Random weights in the architecture of TTM-r2 512-96."""
-    from tstune.config.model_sections import TTMSection
     from tstune.data.table import Roles
-    from tstune.models.ttm_weights import build_from_scratch
+    from tstune.models.ttm import TTMSection, build_from_scratch
 
     folder = tmp_path_factory.mktemp("r2") / "ttm"
     build_from_scratch(TTMSection(), Roles(target=("value",))).save_pretrained(folder)

@@ -9,7 +9,7 @@ from support import tiny
 from tstune.errors import ConfigError
 from tstune.models.ttm import TTMForecaster
 from tstune.runtime.distributed import DistributedManager
-from tstune.training.feature_cache import CachedWindows
+from tstune.training.feature_cache import CachedWindows, training_windows
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +61,7 @@ def test_auto_caches_only_where_it_is_right_and_pays(forecaster, csv):
         model = forecaster(**sections)
         data = model.prepare()
         model.build(data.preprocessor)
-        return type(model._training_windows(data, DistributedManager())[0]).__name__
+        return type(training_windows(model, data, DistributedManager())[0]).__name__
 
     often, once = {"max_steps": 40}, {"max_steps": 2}
     assert loaders(tuning={"mode": "decoder"}, training=often) == "CachedWindows"

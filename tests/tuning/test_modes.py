@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from tstune.adapters import LORA_TARGETS, LoRAManager, add_lora_adapters, count_parameters, find_targets
-from tstune.config.model_sections import TTMSection
+from tstune.adapters import LoRAManager, add_lora_adapters, count_parameters, find_targets
 from tstune.config.schema import RunConfig
 from tstune.data.prepared import prepare_data
 from tstune.errors import ConfigError
-from tstune.models.ttm import TTMForecaster
+from tstune.models.ttm import TTMForecaster, TTMSection
 
 TOTAL = 805_280
 # mode -> (all parameters, trainable ones); adapters add parameters
@@ -87,7 +86,7 @@ def test_auto_targets_exist_and_an_unknown_family_is_an_error(forecaster):
     model = forecaster(tuning={"mode": "full"})
     model.build(model.prepare().preprocessor)
     endings = {name.rpartition(".")[2] for name in find_targets(model.network, "auto", "ttm")}
-    assert endings == set(LORA_TARGETS["ttm"])
+    assert endings == set(TTMForecaster.lora_targets)
     with pytest.raises(ConfigError, match="not a_new_family"):
         find_targets(model.network, "auto", "a_new_family")
 

@@ -40,6 +40,11 @@ class ModelSection(Section):
     quantization: Literal["none", "int8", "nf4"] = "none"
     """Keep the frozen base in 8 or 4 bits (bitsandbytes); needs tuning.mode lora or dora, or zero_shot."""
 
+    @classmethod
+    def __pydantic_init_subclass__(cls, **_: object) -> None:
+        field = cls.model_fields["type"]
+        field.description = field.description or ModelSection.model_fields["type"].description
+
 
 class OwnModelSection(ModelSection):
     """A model of your own, see `recipes/README.md`."""

@@ -13,7 +13,7 @@ from tstune.data.preprocess import build_panel
 from tstune.data.table import ITEM, TIMESTAMP, SourceTable
 from tstune.data.windows import Batch, padded_context
 from tstune.export.graph import FUTURE, PAST, STATIC
-from tstune.models.base import BaseTimeSeriesFoundationModel
+from tstune.models.contract import ForecastModel
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class Examples:
     batch: Batch
 
 
-def make_examples(model: BaseTimeSeriesFoundationModel, num_windows: int, seed: int = 0) -> Examples:
+def make_examples(model: ForecastModel, num_windows: int, seed: int = 0) -> Examples:
     """Windows like the training data in level and spread; all but the first have short and long gaps."""
     preprocessor, section = model.preprocessor, model.config.model
     roles, length = preprocessor.roles, section.context_length

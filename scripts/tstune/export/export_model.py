@@ -15,7 +15,7 @@ from tstune.errors import CheckpointError, OutputError
 from tstune.export.examples import Examples, make_examples
 from tstune.export.formats import OPSET, RUNNERS, SUFFIXES, WRITERS, Run, trace
 from tstune.export.graph import FORECAST, FUTURE, PAST, QUANTILES, STATIC, ForecastGraph
-from tstune.models.base import BaseTimeSeriesFoundationModel
+from tstune.models.contract import ForecastModel
 
 TOLERANCE = 1e-5
 """Largest difference from PyTorch, as a share of the target's deviation or of the window's largest value, if more."""
@@ -62,9 +62,7 @@ class Exported:
         return max(self.differences, key=lambda difference: difference.relative)
 
 
-def export_model(
-    model: BaseTimeSeriesFoundationModel, kind: str, output: str | Path, overwrite: bool = False
-) -> Exported:
+def export_model(model: ForecastModel, kind: str, output: str | Path, overwrite: bool = False) -> Exported:
     """Write a model as ``onnx`` or ``torch_export`` and compare the file with PyTorch.
 
     Args:
@@ -115,7 +113,7 @@ def output_file(output: str | Path, kind: str, overwrite: bool) -> Path:
     return path
 
 
-def describe(model: BaseTimeSeriesFoundationModel, graph: ForecastGraph, kind: str) -> dict[str, object]:
+def describe(model: ForecastModel, graph: ForecastGraph, kind: str) -> dict[str, object]:
     """What somebody needs who has the file and nothing else; no data, no paths."""
     preprocessor, section = model.preprocessor, model.config.model
     roles = preprocessor.roles
@@ -145,7 +143,7 @@ def describe(model: BaseTimeSeriesFoundationModel, graph: ForecastGraph, kind: s
     return facts
 
 
-def _expected(model: BaseTimeSeriesFoundationModel, graph: ForecastGraph, examples: Examples) -> list[np.ndarray]:
+def _expected(model: ForecastModel, graph: ForecastGraph, examples: Examples) -> list[np.ndarray]:
     """What PyTorch forecasts, through the code that `predict` uses."""
     with torch.inference_mode():
         found = [model.forecast(examples.batch)]
@@ -154,7 +152,7 @@ def _expected(model: BaseTimeSeriesFoundationModel, graph: ForecastGraph, exampl
     return [values.numpy() for values in found]
 
 
-def _difference(model: BaseTimeSeriesFoundationModel, graph: ForecastGraph, run: Run, size: int) -> Difference:
+def _difference(model: ForecastModel, graph: ForecastGraph, run: Run, size: int) -> Difference:
     examples = make_examples(model, size, seed=size)
     expected = dict(zip(graph.outputs, _expected(model, graph, examples), strict=True))
     found = dict(zip(graph.outputs, run(examples.inputs), strict=True))
@@ -181,7 +179,7 @@ def _refuse_other_forecasts(differences: tuple[Difference, ...], path: Path) -> 
             )
 
 
-def _milliseconds(model: BaseTimeSeriesFoundationModel, graph: ForecastGraph, run: Run) -> tuple[float, float]:
+def _milliseconds(model: ForecastModel, graph: ForecastGraph, run: Run) -> tuple[float, float]:
     """Fastest of three passes over the largest batch: the file, and PyTorch."""
     examples = make_examples(model, max(BATCH_SIZES), seed=0)
     return _fastest(lambda: run(examples.inputs)), _fastest(lambda: _expected(model, graph, examples))

@@ -10,9 +10,8 @@ from torch import nn
 from tstune.config.schema import RunConfig
 from tstune.data.windows import Batch
 from tstune.errors import ConfigError
-from tstune.evaluation.context_spread import context_spread
 from tstune.export.gap_filling import GapFilling
-from tstune.models.base import BaseTimeSeriesFoundationModel
+from tstune.models.contract import ForecastModel, context_spread
 from tstune.models.network_forecaster import NetworkForecaster
 from tstune.uncertainty.interface import UncertaintyMethod
 from tstune.uncertainty.offsets import OffsetMethod
@@ -33,7 +32,7 @@ class ForecastGraph(nn.Module):
         outputs: names of what it returns.
     """
 
-    def __init__(self, model: BaseTimeSeriesFoundationModel) -> None:
+    def __init__(self, model: ForecastModel) -> None:
         super().__init__()
         require_exportable(model)
         self.network = model.module.eval().requires_grad_(False)
@@ -84,10 +83,10 @@ class ForecastGraph(nn.Module):
 class _OnePass:
     """A model that forecasts a batch as a whole, while it is in use; some cut large ones into pieces."""
 
-    def __init__(self, model: BaseTimeSeriesFoundationModel) -> None:
+    def __init__(self, model: ForecastModel) -> None:
         self._model = model
 
-    def __enter__(self) -> BaseTimeSeriesFoundationModel:
+    def __enter__(self) -> ForecastModel:
         model = self._model
         if isinstance(model, NetworkForecaster):
             model._values = lambda batch: model.module.in_original_units(*model.module(batch))
@@ -97,7 +96,7 @@ class _OnePass:
         vars(self._model).pop("_values", None)
 
 
-def require_exportable(model: BaseTimeSeriesFoundationModel) -> None:
+def require_exportable(model: ForecastModel) -> None:
     """Stop if the model is not one function of one window.
 
     Raises:
@@ -108,10 +107,10 @@ def require_exportable(model: BaseTimeSeriesFoundationModel) -> None:
         raise ConfigError(
             f"a {model.model_type} model has no network of its own to export; use scripts/predict_forecast.py"
         )
-    if model.model_type == "chronos_t5":
+    if model.not_exported:
         raise ConfigError(
-            "a chronos_t5 model draws its forecast token by token, which is no single graph; use "
-            "scripts/predict_forecast.py or scripts/serve_forecasts.py"
+            f"a {model.model_type} model {model.not_exported}; use scripts/predict_forecast.py or "
+            "scripts/serve_forecasts.py"
         )
     if config.model.quantization != "none":
         raise ConfigError(
@@ -126,7 +125,7 @@ def require_exportable(model: BaseTimeSeriesFoundationModel) -> None:
         raise ConfigError(f"forecast.method={model.uncertainty.name} cannot be exported; use another method")
 
 
-def choose_item(model: BaseTimeSeriesFoundationModel, item: str) -> None:
+def choose_item(model: ForecastModel, item: str) -> None:
     """Merge the adapter of one item into the weights; an item that keeps the base gets the base.
 
     Raises:
@@ -144,7 +143,7 @@ def choose_item(model: BaseTimeSeriesFoundationModel, item: str) -> None:
     model.item_adapters = None
 
 
-def _require_one_pass(model: BaseTimeSeriesFoundationModel, config: RunConfig) -> None:
+def _require_one_pass(model: ForecastModel, config: RunConfig) -> None:
     native = getattr(model.module, "native_length", None)
     if native is not None and config.model.prediction_length > native:
         raise ConfigError(

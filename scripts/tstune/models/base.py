@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from tstune.adapters import Adapter, ItemAdapters, ParameterCount, count_parameters
-from tstune.config.simple_manager import SimpleConfigManager
-from tstune.data.pipeline import PreparedData, Preprocessor
+from tstune.config.managers import SimpleConfigManager
+from tstune.data.prepared import PreparedData, Preprocessor
 from tstune.errors import CheckpointError
 from tstune.models.contract import ADAPTER_FOLDER, MODEL_FOLDER, ForecastModel, weights_folder
 from tstune.models.predict import predict_frame
@@ -55,7 +55,7 @@ class BaseTimeSeriesFoundationModel(ForecastModel):
             `TrainingResult`, None for zero-shot) · ``output_dir`` · ``run_id`` (of the trackers).
         """
         # here, not above: a configuration imports its family, and must not load trackers and plots
-        from tstune.finetune import finetune
+        from tstune.runs.finetune import finetune
 
         overwrite = self.config.overwrite if overwrite is None else overwrite
         resume = resume_from_checkpoint or self.config.training.resume_from_checkpoint

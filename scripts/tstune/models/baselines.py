@@ -14,7 +14,8 @@ from tstune.data.frequency import default_seasonality
 from tstune.data.prepared import PreparedData, Preprocessor
 from tstune.data.windows import Batch
 from tstune.errors import CheckpointError, ConfigError
-from tstune.models.base import MODEL_FOLDER, BaseTimeSeriesFoundationModel
+from tstune.models.base import BaseTimeSeriesFoundationModel
+from tstune.models.contract import MODEL_FOLDER
 from tstune.runtime.distributed import DistributedManager
 from tstune.training.losses import window_losses
 
@@ -25,14 +26,7 @@ MAX_RIDGE_ROWS = 200_000
 class Baseline(BaseTimeSeriesFoundationModel):
     """A forecaster without a network: it needs the context only, or learns in a minute."""
 
-    @classmethod
-    def require_packages(cls) -> None:
-        """Stop before a long run if an optional package that this baseline needs is not installed."""
-
-    @classmethod
-    def most_windows(cls, num_targets: int) -> int | None:
-        """Test windows that it forecasts at most because each takes long; None: any number."""
-        return None
+    is_baseline = True
 
     def build(self, preprocessor: Preprocessor) -> None:
         """Remember the channels."""

@@ -20,11 +20,10 @@ from tstune.config.flat import ModelConfig
 from tstune.config.schema import DistributedConfig, LoRAConfig, RunConfig
 from tstune.config.section import ModelSection, OwnModelSection
 from tstune.config.validation import validate
-from tstune.data.context_dropping import context_dropping
-from tstune.data.pipeline import PreparedData, Preprocessor, prepare_data
+from tstune.data.prepared import PreparedData, Preprocessor, prepare_data
 from tstune.data.sources.csv import table_from_frame
 from tstune.data.trained_on import refuse_trained_on
-from tstune.data.windows import Batch, WindowDataset, evaluation_batch_size
+from tstune.data.windows import Batch, WindowDataset, context_dropping, evaluation_batch_size
 from tstune.errors import ConfigError
 from tstune.runtime.logs import logger
 

@@ -8,22 +8,28 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pandas as pd
 import torch
+from pydantic import Field, model_validator
+from torch import nn
 
 from tstune.adapters import ParameterCount
+from tstune.config.section import ModelSection
 from tstune.data.prepared import PreparedData, Preprocessor
 from tstune.data.trained_on import CHECK, refuse_trained_on
 from tstune.data.windows import Batch
 from tstune.errors import CheckpointError
 from tstune.evaluation.backtest import Forecaster, thinned
 from tstune.evaluation.record import WINDOWS_FILE
-from tstune.models.base import MODEL_FOLDER, BaseTimeSeriesFoundationModel
-from tstune.models.baselines import Baseline
-from tstune.models.fitting import fitted_to_lengths
+from tstune.models.base import BaseTimeSeriesFoundationModel
+from tstune.models.baselines import forecast_losses
+from tstune.models.combined import WeightedForecasts, fitted_to_lengths
+from tstune.models.contract import MODEL_FOLDER
 from tstune.models.registry import load_model
+from tstune.registry.opening import PREFIX, open_registry
 from tstune.runtime.distributed import DistributedManager
 from tstune.runtime.logs import logger
 
@@ -32,6 +38,27 @@ MAX_WINDOWS = 4_096
 """Validation windows that weights are computed on at most, evenly spaced."""
 NOT_COPIED = {"checkpoints", "plots", "report.html", "report.md", "history.jsonl", WINDOWS_FILE}
 """What a member's run folder holds beyond the model and what is known of its training data."""
+
+
+class EnsembleSection(ModelSection):
+    """The average of saved models."""
+
+    type: Literal["ensemble"] = "ensemble"
+    members: list[str] = Field(min_length=2)
+    """Run folders, or `registry:name@alias` and `registry:name:version`; each may have its own context length, no
+    longer than `context_length`. They are copied when the ensemble is saved."""
+    weights: Literal["mean", "validation"] = "mean"
+    """`mean` gives every member the same weight, `validation` one in proportion to 1 / (its mean squared error on the
+    validation windows)."""
+
+    @model_validator(mode="after")
+    def _members_are_the_weights(self) -> EnsembleSection:
+        if self.pretrained is not None:
+            raise ValueError("pretrained is not for ensembles; name saved models in members")
+        twice = [name for number, name in enumerate(self.members) if name in self.members[:number]]
+        if twice:
+            raise ValueError(f"members names {twice[0]} twice")
+        return self
 
 
 @dataclass(frozen=True)
@@ -49,19 +76,6 @@ class Member:
     model: BaseTimeSeriesFoundationModel
 
 
-class WeightedForecasts:
-    """The weighted sum of forecasts of the same windows."""
-
-    def __init__(self, forecasters: Sequence[Forecaster], weights: Sequence[float]) -> None:
-        self.forecasters = list(forecasters)
-        self.weights = list(weights)
-
-    def forecast(self, batch: Batch) -> torch.Tensor:
-        """[batch, prediction, targets] float32 in original units."""
-        pairs = zip(self.weights, self.forecasters, strict=True)
-        return sum(weight * one.forecast(batch).to(batch["past_values"].device) for weight, one in pairs)
-
-
 class Ensemble(BaseTimeSeriesFoundationModel):
     """The weighted mean of the members' forecasts; each member reads the part of a window it was made for.
 
@@ -75,7 +89,8 @@ class Ensemble(BaseTimeSeriesFoundationModel):
         weights: one per member.
     """
 
-    model_type = "ensemble"
+    model_type, title, section = "ensemble", "Ensemble", EnsembleSection
+    not_published = "it is an average of saved models; publish its members"
 
     def __init__(self, *args: object, **keywords: object) -> None:
         super().__init__(*args, **keywords)
@@ -128,7 +143,9 @@ class Ensemble(BaseTimeSeriesFoundationModel):
         """A forecaster for batches whose `item` counts in `item_ids`."""
         return WeightedForecasts(self._fitted_members(item_ids), self.weights)
 
-    window_losses = Baseline.window_losses
+    def window_losses(self, module: nn.Module | None, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+        """Mean squared error of the forecast, per window, in scaled units."""
+        return forecast_losses(self, batch)
 
     def save_weights(self, folder: Path) -> None:
         """Write `model/`: the weights, and a copy of every member's run folder without plots and checkpoints."""
@@ -196,8 +213,6 @@ class Ensemble(BaseTimeSeriesFoundationModel):
 
     def _folder(self, name: str, number: int) -> Path:
         """Where a member lies; one from a registry is downloaded and stays as long as this model."""
-        from tstune.registry.opening import PREFIX, open_registry  # the registry knows the models
-
         if not name.startswith(PREFIX):
             return Path(name)
         if self._downloads is None:

@@ -11,9 +11,8 @@ import torch
 from tstune.data.prepared import PreparedData
 from tstune.data.windows import Batch, WindowDataset
 from tstune.errors import CheckpointError, ConfigError, MissingDependencyError
-from tstune.models.base import MODEL_FOLDER
 from tstune.models.baselines import Baseline
-from tstune.models.lag_features import lag_features
+from tstune.models.contract import MODEL_FOLDER
 from tstune.runtime.distributed import DistributedManager
 
 MAX_ROWS = 100_000
@@ -39,6 +38,13 @@ SETTINGS = {
     "force_row_wise": True,
     "verbosity": -1,
 }
+LAGS = (*range(13), 15, 18, 24, 30, 36, 48, 60, 72, 96, 144, 192, 287, 432)
+"""Steps back from the last step of the context; those that the context does not reach are left out."""
+CHANGES = (1, 2, 3, 6, 12, 24)
+"""The last step minus the one so many steps back."""
+SPANS = (3, 6, 12, 24, 72, 144, 288)
+"""Last so many steps whose mean, deviation, lowest and highest value are taken, beside those of the whole context."""
+DAY = 86_400
 
 
 class LightGBM(Baseline):
@@ -46,7 +52,7 @@ class LightGBM(Baseline):
 
     Direct multi-step: one booster per step and target up to step 24, then one every 8 steps and one for the last step,
     with straight lines between. A booster forecasts the change since the last reading. It sees the past of its own
-    target only (`tstune.models.lag_features`), missing lags stay missing; the number of trees is chosen on the
+    target only (`lag_features`), missing lags stay missing; the number of trees is chosen on the
     validation windows. Rows whose target was not really observed are left out.
     """
 
@@ -149,6 +155,36 @@ class LightGBM(Baseline):
         last = past[np.arange(len(past)), newest]
         last = np.where(observed.any(axis=1), last, self.preprocessor.scaler.mean[target]).astype(np.float32)
         return lag_features(np.where(observed, past, np.nan), origin), last
+
+
+def lag_features(past: np.ndarray, origin: np.ndarray | None) -> np.ndarray:
+    """[windows, features] float32, missing values NaN.
+
+    Args:
+        past: [windows, context] values of one series, NaN where missing.
+        origin: [windows] time of the first forecast step in seconds since 1970; None: not known, the hour is missing.
+    """
+    length = past.shape[1]
+    from_end = past[:, ::-1]
+    lags = from_end[:, [lag for lag in LAGS if lag < length]]
+    changes = [from_end[:, 0] - from_end[:, back] for back in CHANGES if back < length]
+    steps = [from_end[:, back] - from_end[:, back + 1] for back in range(1, min(6, length - 1))]
+    statistics = [
+        values for span in (*(s for s in SPANS if s < length), length) for values in _statistics(from_end[:, :span])
+    ]
+    angle = np.full(len(past), np.nan) if origin is None else 2 * np.pi * (origin % DAY) / DAY
+    columns = [*lags.T, *changes, *steps, *statistics, np.sin(angle), np.cos(angle)]
+    return np.stack(columns, axis=1).astype(np.float32)
+
+
+def _statistics(values: np.ndarray) -> tuple[np.ndarray, ...]:
+    """[windows] mean, deviation, lowest and highest of the values that are there."""
+    there = ~np.isnan(values)
+    count = there.sum(axis=1).astype(np.float32)
+    with np.errstate(invalid="ignore"):  # 0 / 0 is missing, as it should be
+        mean = values.sum(axis=1, where=there) / count
+        deviation = np.sqrt(np.square(values - mean[:, None]).sum(axis=1, where=there) / count)
+    return mean, deviation, np.fmin.reduce(values, axis=1), np.fmax.reduce(values, axis=1)
 
 
 def modelled_steps(prediction_length: int) -> list[int]:

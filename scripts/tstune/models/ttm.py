@@ -16,9 +16,9 @@ from torch import nn
 from tstune.adapters import part_of
 from tstune.config.schema import ForecastSection
 from tstune.config.section import ModelSection
-from tstune.data.categories import UNKNOWN
 from tstune.data.manifest import windows_by_item
-from tstune.data.pipeline import PreparedData, Preprocessor
+from tstune.data.prepared import PreparedData, Preprocessor
+from tstune.data.scaler import UNKNOWN
 from tstune.data.table import Roles
 from tstune.data.windows import Batch
 from tstune.errors import CheckpointError, ConfigError

@@ -16,8 +16,7 @@ from tstune.evaluation.metrics import Scores
 from tstune.evaluation.record import EVALUATION_FILE, WINDOWS_FILE, windows_table
 from tstune.evaluation.scoreboard import best_model, format_per_item, format_scoreboard
 from tstune.evaluation.verdict import verdict
-from tstune.models.base import BaseTimeSeriesFoundationModel
-from tstune.models.per_item import tune_items
+from tstune.models.contract import ForecastModel
 from tstune.registry import check_name, open_registry
 from tstune.runs.folder import RunFolder
 from tstune.runs.judging import Judge, check_baselines, check_metrics
@@ -47,10 +46,11 @@ from tstune.runtime.signals import StopSignal
 from tstune.tracking.interfaces import ExperimentTracker
 from tstune.tracking.run import TRACKING_FILE, TrackedRun, remembered_run
 from tstune.training.contract import TrainingResult
+from tstune.training.per_item import tune_items
 
 
 def finetune(
-    model: BaseTimeSeriesFoundationModel,
+    model: ForecastModel,
     train_data: str | pd.DataFrame | PreparedData | None = None,
     output_dir: str | Path | None = None,
     overwrite: bool = False,
@@ -107,7 +107,10 @@ def finetune(
                 if "zero_shot" in judge.scores:
                     judge.score_average("average", "zero_shot", "fine_tuned")
             if config.tuning.per_item:
-                model.item_adapters = tune_items(model, data, manager, tracked.tracker)
+                children = tracked.tracker
+                model.item_adapters = tune_items(
+                    model, data, manager, lambda item_id: TrackedRun(children.child(item_id), config)
+                )
                 judge.score("per_item", model.for_items(data.panel.item_ids))
             with gpu.phase("baselines"):
                 judge.score_baselines(model)
@@ -164,7 +167,7 @@ def _check_config(config: RunConfig) -> None:
     check_baselines(config)
 
 
-def _check_has_network(model: BaseTimeSeriesFoundationModel) -> None:
+def _check_has_network(model: ForecastModel) -> None:
     """Refuse what only a network can do, of a model without one."""
     config = model.config
     if model.module is not None:
@@ -180,9 +183,7 @@ def _check_has_network(model: BaseTimeSeriesFoundationModel) -> None:
         raise ConfigError(f"{wrong[0]} is for networks, and model.type={config.model.type} has none; leave it out")
 
 
-def per_item_table(
-    model: BaseTimeSeriesFoundationModel, scores: dict[str, Scores], data: PreparedData
-) -> list[dict[str, object]]:
+def per_item_table(model: ForecastModel, scores: dict[str, Scores], data: PreparedData) -> list[dict[str, object]]:
     """One row per item: was its adapter kept (by validation), and what the test windows say."""
     base = scores["fine_tuned"] if "fine_tuned" in scores else scores["zero_shot"]
     tuned = scores["per_item"]
@@ -197,9 +198,7 @@ def per_item_table(
     ]
 
 
-def _write(
-    run: RunFolder, model: BaseTimeSeriesFoundationModel, judge: Judge, results: dict, environment: dict
-) -> None:
+def _write(run: RunFolder, model: ForecastModel, judge: Judge, results: dict, environment: dict) -> None:
     training, data = results["training"], judge.data
     model.save(run.path)
     (run.path / "history.jsonl").touch()
@@ -228,7 +227,7 @@ def _report(folder: Path, final: Path) -> None:
 
 def _draw(
     folder: Path,
-    model: BaseTimeSeriesFoundationModel,
+    model: ForecastModel,
     data: PreparedData,
     scores: dict[str, Scores],
     training: TrainingResult | None,

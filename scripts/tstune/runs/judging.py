@@ -16,9 +16,8 @@ from tstune.evaluation.metric_registry import builtin_metric, compute_metrics, f
 from tstune.evaluation.metrics import Scores
 from tstune.evaluation.record import evaluation_record
 from tstune.evaluation.scored_windows import ScoredWindows
-from tstune.models.averaged import AveragedForecasts, RememberedForecasts
-from tstune.models.base import BaseTimeSeriesFoundationModel
-from tstune.models.baselines import Baseline
+from tstune.models.combined import AveragedForecasts, RememberedForecasts
+from tstune.models.contract import ForecastModel
 from tstune.models.registry import model_class
 from tstune.runtime.distributed import DistributedManager
 from tstune.runtime.logs import logger
@@ -85,12 +84,12 @@ class Judge:
         """Add the mean of two remembered forecasts."""
         self.scores[name] = self.test.score(AveragedForecasts(self._remembered[first], self._remembered[second]))
 
-    def score_baselines(self, model: BaseTimeSeriesFoundationModel) -> None:
+    def score_baselines(self, model: ForecastModel) -> None:
         """Train and score the configured baselines; one that cannot exist for these lengths is left out with a line."""
         for name, baseline in build_baselines(model, self.data, self.manager).items():
             self.score(name, baseline)
 
-    def add_quantiles(self, model: BaseTimeSeriesFoundationModel) -> None:
+    def add_quantiles(self, model: ForecastModel) -> None:
         """Calibrate the configured quantiles, judge them beside the other methods, and leave them with the model.
 
         Args:
@@ -177,9 +176,7 @@ def check_metrics(config: RunConfig, unit: str | None) -> None:
             raise ConfigError(f"evaluation.metrics: {name} is about {about}; data.unit is {unit!r}")
 
 
-def build_baselines(
-    model: BaseTimeSeriesFoundationModel, data: PreparedData, manager: DistributedManager
-) -> dict[str, BaseTimeSeriesFoundationModel]:
+def build_baselines(model: ForecastModel, data: PreparedData, manager: DistributedManager) -> dict[str, ForecastModel]:
     """Train the configured baselines; one that cannot exist for these lengths is left out with a line."""
     config = model.config
     baselines = {}
@@ -215,6 +212,6 @@ def check_baselines(config: RunConfig) -> None:
         MissingDependencyError: one needs a package that is not installed.
     """
     for name in config.evaluation.baselines:
-        if not issubclass(model_class(name), Baseline):
+        if not model_class(name).is_baseline:
             raise ConfigError(f"evaluation.baselines: {name} is not a baseline")
         model_class(name).require_packages()

@@ -10,7 +10,7 @@ from pathlib import Path
 from tstune.config.dotted import dotted
 from tstune.config.schema import RunConfig
 from tstune.errors import ConfigError, OutputError, RegistryError
-from tstune.models.base import BaseTimeSeriesFoundationModel
+from tstune.models.contract import ForecastModel
 from tstune.registry import open_registry
 from tstune.runtime.distributed import DistributedManager
 from tstune.runtime.logs import logger
@@ -70,7 +70,7 @@ def keep_checkpoints(folder: Path | None, output_dir: Path) -> None:
         folder.rename(output_dir / "checkpoints")
 
 
-def prepare_memory(model: BaseTimeSeriesFoundationModel, manager: DistributedManager, gpu: GPUManager) -> None:
+def prepare_memory(model: ForecastModel, manager: DistributedManager, gpu: GPUManager) -> None:
     """Say what training will hold, and spend time for memory where asked."""
     if model.module is None:  # fitted in closed form, or by a service
         return

@@ -16,7 +16,7 @@ from tstune.data.scaler import Scaler
 from tstune.data.synthetic import FixedSyntheticWindows, SeriesRecipe, SyntheticWindows
 from tstune.data.table import Roles
 from tstune.errors import ConfigError
-from tstune.models.base import BaseTimeSeriesFoundationModel
+from tstune.models.contract import ForecastModel
 from tstune.runs.folder import RunFolder
 from tstune.runs.life import (
     guarded_tracker,
@@ -51,7 +51,7 @@ class SyntheticData:
 
 
 def pretrain(
-    model: BaseTimeSeriesFoundationModel,
+    model: ForecastModel,
     output_dir: str | Path | None = None,
     overwrite: bool = False,
     manager: DistributedManager | None = None,
@@ -185,9 +185,7 @@ def _simple_losses(data: SyntheticData, config: RunConfig) -> dict[str, float]:
     return losses
 
 
-def _write(
-    run: RunFolder, model: BaseTimeSeriesFoundationModel, data: SyntheticData, results: dict, environment: dict
-) -> None:
+def _write(run: RunFolder, model: ForecastModel, data: SyntheticData, results: dict, environment: dict) -> None:
     training: TrainingResult = results["training"]
     dropout = model.config.pretraining.saved_dropout
     for key in ("dropout", "head_dropout"):

@@ -10,7 +10,7 @@ from tstune.evaluation.verdict import format_comparisons
 from tstune.training.contract import TrainingResult
 
 if TYPE_CHECKING:
-    from tstune.models.base import BaseTimeSeriesFoundationModel
+    from tstune.models.contract import ForecastModel
 
 
 _TEMPLATE = """# {title}
@@ -76,7 +76,7 @@ The input needs the last {context} steps of each series; values are in original 
 """
 
 
-def render_readme(model: BaseTimeSeriesFoundationModel, data: PreparedData, results: dict, environment: dict) -> str:
+def render_readme(model: ForecastModel, data: PreparedData, results: dict, environment: dict) -> str:
     """Fill the template from the run."""
     config, training, preprocessor = model.config, results["training"], data.preprocessor
     roles = preprocessor.roles
@@ -125,7 +125,7 @@ def render_readme(model: BaseTimeSeriesFoundationModel, data: PreparedData, resu
     return "\n".join(kept) + "\n"
 
 
-def _origin(model: BaseTimeSeriesFoundationModel) -> str:
+def _origin(model: ForecastModel) -> str:
     """Where the weights come from."""
     members = getattr(model.config.model, "members", None)
     if members:

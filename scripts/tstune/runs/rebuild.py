@@ -17,7 +17,7 @@ from tstune.data.manifest import compare_manifests, read_manifest
 from tstune.data.prepared import PreparedData
 from tstune.errors import CheckpointError, ConfigError, DataError
 from tstune.evaluation.verdict import verdict
-from tstune.models.base import BaseTimeSeriesFoundationModel
+from tstune.models.contract import ForecastModel
 from tstune.models.registry import load_model, model_class
 from tstune.runs.compare.evaluate import Evaluation, refuse_to_overwrite, write_evaluation
 from tstune.runs.folder import RunFolder, finite
@@ -116,7 +116,7 @@ def rebuild(
     return Rebuilt(evaluation, tuple(_deviations(recorded["test"], found)), otherwise)
 
 
-def _score(judge: Judge, config: RunConfig, saved: BaseTimeSeriesFoundationModel, with_zero_shot: bool) -> None:
+def _score(judge: Judge, config: RunConfig, saved: ForecastModel, with_zero_shot: bool) -> None:
     """Every row of the scoreboard, in the order and the way of `tstune.runs.finetune`."""
     manager, mode = judge.manager, config.tuning.mode
     if with_zero_shot:

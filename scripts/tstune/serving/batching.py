@@ -16,7 +16,7 @@ from tstune.data.prepared import Preprocessor
 from tstune.data.windows import Batch
 
 if TYPE_CHECKING:
-    from tstune.models.base import BaseTimeSeriesFoundationModel
+    from tstune.models.contract import ForecastModel
 
 Answer = tuple[torch.Tensor, torch.Tensor | None]
 """[windows, steps, targets] point forecast and [windows, steps, targets, levels] quantiles, if there are levels."""
@@ -49,7 +49,7 @@ class ForwardQueue:
 
     def __init__(
         self,
-        model: BaseTimeSeriesFoundationModel,
+        model: ForecastModel,
         max_requests: int,
         max_wait: float,
         observe: Callable[[int, int], None] = lambda requests, windows: None,
@@ -181,9 +181,7 @@ class BatchedModel:
         arrival: of the request.
     """
 
-    def __init__(
-        self, model: BaseTimeSeriesFoundationModel, preprocessor: Preprocessor, queue: ForwardQueue, arrival: Arrival
-    ) -> None:
+    def __init__(self, model: ForecastModel, preprocessor: Preprocessor, queue: ForwardQueue, arrival: Arrival) -> None:
         self._model = model
         self.preprocessor = preprocessor
         self._queue = queue

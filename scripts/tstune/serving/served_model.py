@@ -8,17 +8,17 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from tstune.adapters import ITEM_ADAPTERS_FOLDER
 from tstune.data.prepared import Preprocessor
 from tstune.data.table import ITEM, TIMESTAMP
 from tstune.errors import ConfigError
-from tstune.models.base import ADAPTER_FOLDER, MODEL_FOLDER
-from tstune.models.per_item import FOLDER as ITEM_ADAPTERS_FOLDER
+from tstune.models.contract import ADAPTER_FOLDER, MODEL_FOLDER
 from tstune.registry.checksums import hash_file
 from tstune.registry.opening import PREFIX, load_saved_model, open_registry
 from tstune.uncertainty.files import SETTINGS, TENSORS
 
 if TYPE_CHECKING:
-    from tstune.models.base import BaseTimeSeriesFoundationModel
+    from tstune.models.contract import ForecastModel
 
 _LOADED_FILES = ("config.yaml", "preprocessor.json", SETTINGS, TENSORS)
 _LOADED_FOLDERS = (MODEL_FOLDER, ADAPTER_FOLDER, ITEM_ADAPTERS_FOLDER)
@@ -36,14 +36,14 @@ class ServedModel:
         preprocessor: the model's, for tables whose series and times are in `item_id` and `timestamp`.
     """
 
-    model: BaseTimeSeriesFoundationModel
+    model: ForecastModel
     name: str
     version: str
     loaded: str
     preprocessor: Preprocessor
 
     @classmethod
-    def of(cls, model: BaseTimeSeriesFoundationModel, name: str, version: str) -> ServedModel:
+    def of(cls, model: ForecastModel, name: str, version: str) -> ServedModel:
         """Wrap a loaded model.
 
         Raises:
@@ -72,7 +72,7 @@ def open_model(model: str, registry: str | None = None) -> ServedModel:
     return ServedModel.of(loaded, version.name, str(version.version))
 
 
-def refuse_paid_service(model: BaseTimeSeriesFoundationModel, name: str) -> None:
+def refuse_paid_service(model: ForecastModel, name: str) -> None:
     """Stop if a model, or a member of an ensemble, is TimeGPT."""
     if model.model_type == "timegpt":
         raise ConfigError(

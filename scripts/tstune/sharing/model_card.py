@@ -10,7 +10,7 @@ import yaml
 
 import tstune
 from tstune.sharing.published_files import BUILTIN, Base, Published
-from tstune.sharing.run import LIBRARIES, FinishedRun
+from tstune.sharing.run import FinishedRun
 
 _LICENCES = {
     "apache-2.0", "mit", "bsd-3-clause", "bsd-2-clause", "gpl-3.0", "lgpl-3.0", "agpl-3.0", "mpl-2.0", "unlicense",
@@ -18,7 +18,6 @@ _LICENCES = {
     "openrail", "unknown",
 }  # fmt: skip
 """Identifiers of the Hub; any other licence is `other` with a name."""
-_TITLES = {"ttm": "Tiny Time Mixer", "chronos_bolt": "Chronos-Bolt", "chronos2": "Chronos-2"}
 
 
 def render_card(run: FinishedRun, published: Published, base: Base, licence: str, repo: str | None, today: date) -> str:
@@ -53,7 +52,7 @@ def metadata(run: FinishedRun, published: Published, base: Base, licence: str) -
     found: dict[str, object] = {"license": identifier if identifier in _LICENCES else "other"}
     if identifier not in _LICENCES:
         found["license_name"] = licence
-    found["library_name"] = "peft" if published.adapter else LIBRARIES.get(run.model_type, "tstune")
+    found["library_name"] = "peft" if published.adapter else run.family.library
     found["pipeline_tag"] = "time-series-forecasting"
     tags = ["time-series", "forecasting", "tstune", run.model_type.replace("_", "-"), run.config.tuning.mode]
     found["tags"] = [*tags, *(run.domain.tags if run.domain else ())]
@@ -88,7 +87,7 @@ def _what(run: FinishedRun, published: Published, base: Base) -> str:
     ]
     form = "a low-rank adapter, which needs its base" if published.adapter else "whole weights"
     lines = [
-        f"{_TITLES.get(run.model_type, run.model_type)}, {start} (tuning mode `{run.config.tuning.mode}`), as {form}. "
+        f"{run.family.title}, {start} (tuning mode `{run.config.tuning.mode}`), as {form}. "
         f"It reads the last {section.context_length} steps of a series on a grid of {pre['frequency']} and forecasts "
         f"the next {section.prediction_length}{unit}.",
         "",
@@ -211,10 +210,11 @@ def _scores(run: FinishedRun) -> str:
 
 def _loading(run: FinishedRun, published: Published, base: Base, repo: str | None) -> str:
     place = repo or "path/to/this/folder"
-    return f"""With {LIBRARIES.get(run.model_type, "its own library")}:
+    code = "\n".join(run.family.loading_code(place, run.preprocessor, published.adapter, base.hub_id))
+    return f"""With {run.family.library}:
 
 ```python
-{_plain_snippet(run, published, base, place)}
+{code}
 ```
 
 With tstune (its `scripts/` folder on the Python path), which reads tables, fills gaps and scales by itself:
@@ -226,32 +226,6 @@ from tstune.models.registry import load_model
 model = load_model({f'snapshot_download("{repo}")' if repo else '"path/to/this/folder"'})
 forecast = model.predict("input.csv")  # one row per series and future step
 ```"""
-
-
-def _plain_snippet(run: FinishedRun, published: Published, base: Base, place: str) -> str:
-    if run.model_type == "ttm":
-        scaler = run.preprocessor["scaler"]
-        lines = ["from tsfm_public import TinyTimeMixerForPrediction"]
-        if published.adapter:
-            where = f'"{base.hub_id}"' if base.hub_id else 'tstune_folder + "/scripts/tstune/assets/…"'
-            lines += ["from peft import PeftModel", "", f"base = TinyTimeMixerForPrediction.from_pretrained({where})"]
-            lines += ["# a base for other channels or another length needs the options of config.yaml here"]
-            lines += [f'model = PeftModel.from_pretrained(base, "{place}")']
-        else:
-            lines += ["", f'model = TinyTimeMixerForPrediction.from_pretrained("{place}")']
-        means, stds = (", ".join(f"{value:.6g}" for value in scaler[key]) for key in ("mean", "std"))
-        lines += [f"# it reads and returns (value - mean) / std, by channel: mean {means}; std {stds}"]
-        return "\n".join(lines)
-    pipeline = {"chronos_bolt": "ChronosBoltPipeline", "chronos2": "Chronos2Pipeline"}.get(run.model_type)
-    if pipeline is None:
-        return f'# see the library of {run.model_type}; the weights are in "{place}"'
-    lines = [f"from chronos import {pipeline}", ""]
-    if published.adapter:
-        lines += ["from peft import PeftModel", f'pipeline = {pipeline}.from_pretrained("{base.hub_id}")']
-        lines += [f'pipeline.model = PeftModel.from_pretrained(pipeline.model, "{place}").merge_and_unload()']
-    else:
-        lines += [f'pipeline = {pipeline}.from_pretrained("{place}")  # values in original units, in and out']
-    return "\n".join(lines)
 
 
 def _version(run: FinishedRun, today: date) -> str:

@@ -10,23 +10,9 @@ from tstune.config.managers import SimpleConfigManager
 from tstune.config.schema import RunConfig
 from tstune.domains import Domain, domain_of
 from tstune.errors import CheckpointError, ConfigError
+from tstune.models.contract import ForecastModel
+from tstune.models.registry import families, model_class
 
-_WITHOUT_WEIGHTS = {
-    "timegpt": "its weights lie with Nixtla's service",
-    "ensemble": "it is an average of saved models; publish its members",
-}
-LIBRARIES = {
-    "ttm": "granite-tsfm",
-    "flowstate": "granite-tsfm",
-    "patchtst_fm": "granite-tsfm",
-    "chronos_bolt": "chronos-forecasting",
-    "chronos2": "chronos-forecasting",
-    "chronos_t5": "chronos-forecasting",
-    "timesfm": "transformers",
-    "patchtst": "transformers",
-    "patchtsmixer": "transformers",
-}
-"""Family that can be published -> the library in whose format its weights are."""
 
 
 @dataclass(frozen=True)
@@ -61,11 +47,10 @@ class FinishedRun:
                 raise CheckpointError(f"{folder} is not a run folder: {name} is missing")
         preprocessor = _read(folder / "preprocessor.json")
         model_type = preprocessor.get("model_type", "unknown")
-        if model_type in _WITHOUT_WEIGHTS:
-            raise ConfigError(
-                f"{folder} is a {model_type} model, which cannot be published: {_WITHOUT_WEIGHTS[model_type]}"
-            )
-        if model_type not in LIBRARIES or not (folder / "model" / "config.json").is_file():
+        family = model_class(model_type) if model_type in families() else None
+        if family is not None and family.not_published:
+            raise ConfigError(f"{folder} is a {model_type} model, which cannot be published: {family.not_published}")
+        if family is None or not (folder / "model" / "config.json").is_file():
             raise ConfigError(
                 f"{folder} is a {model_type} model without weights in the format of a library, so there is nothing to "
                 "publish; give a run of a pretrained family such as ttm, chronos_bolt or chronos2"
@@ -73,6 +58,11 @@ class FinishedRun:
         names = ("manifest", "metrics", "verdict", "environment")
         found = {name: _read(folder / f"{name}.json") if (folder / f"{name}.json").is_file() else {} for name in names}
         return cls(folder, SimpleConfigManager().load_config(folder / "config.yaml"), preprocessor, **found)
+
+    @property
+    def family(self) -> type[ForecastModel]:
+        """Class of its models."""
+        return model_class(self.model_type)
 
     @property
     def model_type(self) -> str:

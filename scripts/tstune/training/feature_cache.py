@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from tstune.data.pipeline import PreparedData
+from tstune.data.prepared import PreparedData
 from tstune.data.windows import Batch, MirroredWindows, WindowDataset
 from tstune.errors import ConfigError
 from tstune.models.contract import ForecastModel
@@ -94,9 +94,7 @@ class CachedWindows(Dataset):
             begin = end
 
 
-def training_windows(
-    model: ForecastModel, data: PreparedData, manager: DistributedManager
-) -> tuple[Dataset, Dataset]:
+def training_windows(model: ForecastModel, data: PreparedData, manager: DistributedManager) -> tuple[Dataset, Dataset]:
     """Windows to train and to validate on: with stored features if part of the model is frozen and that pays.
 
     Raises:

@@ -6,12 +6,12 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 
 from tstune.adapters import Adapter, ItemAdapters, ItemResult, LoRAManager
-from tstune.data.pipeline import PreparedData
+from tstune.data.prepared import PreparedData
 from tstune.data.windows import WindowDataset
 from tstune.models.contract import ForecastModel
 from tstune.runtime.distributed import DistributedManager
+from tstune.runtime.environment import set_seed
 from tstune.runtime.logs import logger
-from tstune.runtime.seeding import set_seed
 from tstune.training.contract import TrainingObserver, TrainingResult
 from tstune.training.loop import train
 

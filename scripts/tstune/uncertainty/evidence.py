@@ -10,8 +10,8 @@ import torch
 
 from tstune.data.windows import Batch, WindowDataset
 from tstune.errors import DataError
-from tstune.evaluation.context_spread import context_spread
 from tstune.evaluation.scored_windows import ScoredWindows
+from tstune.models.contract import context_spread
 
 
 class QuantileForecaster(Protocol):

@@ -19,15 +19,14 @@ from tstune.data.scaler import Scaler
 from tstune.data.table import Roles
 from tstune.errors import CheckpointError, ConfigError
 from tstune.evaluation.scoreboard import OURS
-from tstune.models.base import BaseTimeSeriesFoundationModel
-from tstune.models.baselines import Baseline
-from tstune.models.builtin_weights import BUILTIN
+from tstune.models.contract import ForecastModel
 from tstune.models.registry import available_models, load_model, model_class
+from tstune.models.ttm import BUILTIN
 from tstune.registry.opening import PREFIX, open_registry
 from tstune.runtime.distributed import DistributedManager
 from tstune.runtime.logs import logger
 
-Maker = Callable[[PreparedData, RunConfig, DistributedManager], BaseTimeSeriesFoundationModel]
+Maker = Callable[[PreparedData, RunConfig, DistributedManager], ForecastModel]
 
 
 @dataclass(frozen=True)
@@ -103,7 +102,7 @@ def _saved(name: str, spec: str, folder: Path) -> Candidate:
     model = load_model(folder)
     lengths = model.config.model
 
-    def make(data: PreparedData, config: RunConfig, manager: DistributedManager) -> BaseTimeSeriesFoundationModel:
+    def make(data: PreparedData, config: RunConfig, manager: DistributedManager) -> ForecastModel:
         return model
 
     return Candidate(name, spec, make, folder, lengths.context_length, lengths.prediction_length)
@@ -117,7 +116,7 @@ def _baseline(name: str) -> Candidate:
             "give a run folder"
         )
 
-    def make(data: PreparedData, config: RunConfig, manager: DistributedManager) -> BaseTimeSeriesFoundationModel:
+    def make(data: PreparedData, config: RunConfig, manager: DistributedManager) -> ForecastModel:
         baseline = model_class(name)(config)
         baseline.build(data.preprocessor)
         baseline.train_on(data.as_judged(), manager)
@@ -133,7 +132,7 @@ def _weights(spec: str, place: str, family: str, config: RunConfig) -> Candidate
     context_length = own_context or config.model.context_length
     prediction_length = min(own_prediction or config.model.prediction_length, config.model.prediction_length)
 
-    def make(data: PreparedData, config: RunConfig, manager: DistributedManager) -> BaseTimeSeriesFoundationModel:
+    def make(data: PreparedData, config: RunConfig, manager: DistributedManager) -> ForecastModel:
         values = config.model_dump()
         values["model"] = {
             "type": family,
@@ -151,7 +150,7 @@ def _weights(spec: str, place: str, family: str, config: RunConfig) -> Candidate
     return Candidate(name, spec, make, folder, context_length, prediction_length)
 
 
-def _build_as_it_is(model: BaseTimeSeriesFoundationModel, preprocessor: Preprocessor, spec: str) -> None:
+def _build_as_it_is(model: ForecastModel, preprocessor: Preprocessor, spec: str) -> None:
     """Build with all columns, or with the targets alone where the weights know no others."""
     if preprocessor.roles.has_covariates:
         try:
@@ -201,4 +200,4 @@ def _is_dotted_path(spec: str) -> bool:
 
 
 def _is_baseline(name: str) -> bool:
-    return issubclass(model_class(name), Baseline)
+    return model_class(name).is_baseline

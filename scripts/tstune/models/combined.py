@@ -1,23 +1,107 @@
-"""Let a model forecast windows that were cut for others: longer contexts, shorter forecasts, more columns."""
+"""Forecasters made of others: remembered, averaged, weighted, and fitted to windows that were cut for other models."""
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 
 from tstune.data.prepared import Preprocessor
 from tstune.data.table import Roles
 from tstune.data.windows import Batch, WindowDataset
 from tstune.domains import domain_of
+from tstune.domains import domain_of
 from tstune.errors import DataError
 from tstune.evaluation.backtest import Forecaster
+<<<<<<<< HEAD:scripts/tstune/models/fitting.py
 from tstune.models.base import BaseTimeSeriesFoundationModel
+========
+from tstune.models.contract import ForecastModel
+>>>>>>>> 1d0e356 (Model contract, families in one file each: sections, targets, titles, libraries):scripts/tstune/models/combined.py
 from tstune.runtime.logs import logger
 
 _PER_STEP = ("past_values", "past_observed_mask", "future_values", "future_observed_mask")
 _INPUT_ROLES = ("conditional", "control", "static_real", "time_features")
+
+
+class RememberedForecasts:
+    """Forecasts with a model and remembers what it said, so that it can change or be lost afterwards.
+
+    Each rank remembers the windows it was given. Memory is only taken for those.
+
+    Args:
+        model: who forecasts.
+        windows: the windows that will be asked for.
+        budget_bytes: beyond this size forecasts lie in a memory-mapped temporary file.
+    """
+
+    def __init__(self, model: Forecaster, windows: WindowDataset, budget_bytes: float) -> None:
+        self._model = model
+        self._starts = torch.from_numpy(np.sort(windows.starts(np.arange(len(windows)))))
+        self._known = torch.zeros(len(windows), dtype=torch.bool)
+        shape = (len(windows), windows.prediction_length, windows.panel.roles.num_targets)
+        self._file = None
+        if 4 * np.prod(shape) <= budget_bytes:
+            self._values = torch.empty(shape, dtype=torch.float32)
+        else:
+            self._file = tempfile.TemporaryFile(prefix="forecasts-")  # noqa: SIM115 lives as long as the forecasts
+            self._values = torch.from_numpy(np.memmap(self._file, dtype=np.float32, mode="w+", shape=shape))
+
+    def forecast(self, batch: Batch) -> torch.Tensor:
+        """[batch, prediction, targets] float32 in original units, by the model as it is now."""
+        forecast, rows = self._model.forecast(batch), self._rows(batch)
+        self._values[rows] = forecast.detach().cpu()
+        self._known[rows] = True
+        return forecast
+
+    def recall(self, batch: Batch) -> torch.Tensor:
+        """The same as it was then.
+
+        Raises:
+            DataError: a window that was not asked for before.
+        """
+        rows = self._rows(batch)
+        if not self._known[rows].all():
+            raise DataError("a window is asked for that was not forecast on this process before: score the model first")
+        return self._values[rows].to(batch["start"].device)
+
+    def _rows(self, batch: Batch) -> torch.Tensor:
+        start = batch["start"].cpu()
+        rows = torch.searchsorted(self._starts, start).clamp_max(len(self._starts) - 1)
+        if not torch.equal(self._starts[rows], start):
+            raise DataError("a window is asked for that is not among those of this part")
+        return rows
+
+
+class AveragedForecasts:
+    """The mean of two models' forecasts of the same windows.
+
+    Tuned weights have often drifted further than the data warrants, and what they and the old ones get wrong is not
+    the same: half-way between is a strong forecast that costs nothing more to judge.
+    """
+
+    def __init__(self, first: RememberedForecasts, second: RememberedForecasts) -> None:
+        self._first, self._second = first, second
+
+    def forecast(self, batch: Batch) -> torch.Tensor:
+        """[batch, prediction, targets] float32 in original units."""
+        return (self._first.recall(batch) + self._second.recall(batch)) / 2
+
+
+class WeightedForecasts:
+    """The weighted sum of forecasts of the same windows."""
+
+    def __init__(self, forecasters: Sequence[Forecaster], weights: Sequence[float]) -> None:
+        self.forecasters = list(forecasters)
+        self.weights = list(weights)
+
+    def forecast(self, batch: Batch) -> torch.Tensor:
+        """[batch, prediction, targets] float32 in original units."""
+        pairs = zip(self.weights, self.forecasters, strict=True)
+        return sum(weight * one.forecast(batch).to(batch["past_values"].device) for weight, one in pairs)
 
 
 @dataclass(frozen=True)
@@ -64,9 +148,7 @@ class FittedForecaster:
         return own
 
 
-def fitted(
-    model: BaseTimeSeriesFoundationModel, name: str, windows: WindowDataset, preprocessor: Preprocessor
-) -> Forecaster:
+def fitted(model: ForecastModel, name: str, windows: WindowDataset, preprocessor: Preprocessor) -> Forecaster:
     """The model as a forecaster of these windows; itself where nothing is to be fitted.
 
     Args:
@@ -83,7 +165,7 @@ def fitted(
 
 
 def fitted_to_lengths(
-    model: BaseTimeSeriesFoundationModel,
+    model: ForecastModel,
     name: str,
     given_context: int,
     asked_steps: int,

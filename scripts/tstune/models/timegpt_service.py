@@ -1,20 +1,30 @@
-"""Calls of nixtla's client: key, attempts, and what went wrong in plain words."""
+"""The service behind TimeGPT: windows as series it takes, calls of nixtla's client, what went wrong in plain words."""
 
 from __future__ import annotations
 
+import logging
 import os
 import time
 from collections.abc import Callable, Sequence
-from typing import TypeVar
+from dataclasses import dataclass
+from functools import cache
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 import pandas as pd
 
-from tstune.config.model_sections import TimeGPTSection
-from tstune.errors import ConfigError, ServiceError
-from tstune.models.timegpt_library import ApiError, NixtlaClient, httpx
-from tstune.models.timegpt_series import Series, training_frame, window_frames
+from tstune.config.section import ModelSection
+from tstune.data.frequency import fixed_step, parse_frequency
+from tstune.data.panel import MISSING
+from tstune.data.prepared import Preprocessor
+from tstune.data.windows import Batch, WindowDataset
+from tstune.errors import ConfigError, MissingDependencyError, ServiceError
 from tstune.runtime.logs import logger
+
+if TYPE_CHECKING:
+    from nixtla import NixtlaClient
+    from nixtla.nixtla_client import ApiError
 
 Answer = TypeVar("Answer")
 KEY, BASE_URL = "NIXTLA_API_KEY", "NIXTLA_BASE_URL"
@@ -24,9 +34,173 @@ BUSY = (408, 409, 429, 500, 502, 503, 504)
 """Answers that are worth another attempt."""
 NOT_STARTED = (429, 503)
 """Answers that say that fine-tuning has not begun, so that another attempt is not paid for twice."""
+ID, TIME, TARGET = "unique_id", "ds", "y"
+FEWEST_READINGS = 2
+"""A context with fewer has nothing to forecast from, and is not sent."""
 
 
-def make_client(section: TimeGPTSection) -> NixtlaClient:
+@cache
+def nixtla() -> SimpleNamespace:
+    """What we use of nixtla's client: `NixtlaClient`, `ApiError` and `httpx`.
+
+    Raises:
+        MissingDependencyError: it is not installed.
+    """
+    root = logging.getLogger()
+    level, handlers = root.level, list(root.handlers)
+    try:
+        import httpx
+        from nixtla import NixtlaClient
+        from nixtla.nixtla_client import ApiError
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.partition(".")[0] != "nixtla":
+            raise
+        raise MissingDependencyError("TimeGPT needs a package: pip install 'nixtla>=0.8,<0.9'") from None
+    finally:  # its import turns on the log lines of every library
+        root.setLevel(level)
+        root.handlers[:] = [handler for handler in root.handlers if handler in handlers]
+    logging.getLogger("nixtla").setLevel(logging.CRITICAL)  # our own lines say what happens
+    return SimpleNamespace(NixtlaClient=NixtlaClient, ApiError=ApiError, httpx=httpx)
+
+
+@dataclass(frozen=True)
+class Series:
+    """One target of one window.
+
+    Attributes:
+        y: [steps] readings, gaps filled; it begins at the first reading of the context.
+        known: [columns, steps + prediction] values of the columns that are known in the future.
+        past: [columns, steps] values of the columns that are known up to now.
+        origin: time of the first forecast step, seconds since 1970.
+    """
+
+    y: np.ndarray
+    known: np.ndarray
+    past: np.ndarray
+    origin: int
+
+    def key(self) -> bytes:
+        """The same for series that get the same forecast."""
+        parts = (np.ascontiguousarray(part, np.float32).tobytes() for part in (self.y, self.known, self.past))
+        return b"|".join(parts)
+
+
+def window_series(batch: Batch, preprocessor: Preprocessor) -> list[Series | None]:
+    """Each target of each window, in this order; None where there is too little to forecast from."""
+    roles, mean = preprocessor.roles, preprocessor.scaler.mean
+    arrays = {name: tensor.cpu().numpy() for name, tensor in batch.items()}
+    values, observed, future = (arrays[name] for name in ("past_values", "past_observed_mask", "future_values"))
+    usable = arrays.get("future_known_mask", np.ones(future.shape, bool))
+    known = roles.control_indices
+    past = range(roles.num_targets, roles.num_targets + len(roles.conditional))
+    found: list[Series | None] = []
+    for window in range(len(values)):
+        ahead = [
+            filled(
+                np.concatenate([values[window, :, place], future[window, :, place]]),
+                np.concatenate([observed[window, :, place], usable[window, :, place]]),
+                mean[place],
+            )
+            for place in known
+        ]
+        behind = [filled(values[window, :, place], observed[window, :, place], mean[place]) for place in past]
+        for target in range(roles.num_targets):
+            mask = observed[window, :, target]
+            if mask.sum() < FEWEST_READINGS:
+                found.append(None)
+                continue
+            first = int(mask.argmax())
+            y = filled(values[window, first:, target], mask[first:], mean[target])
+            cut_ahead = np.array([row[first:] for row in ahead], np.float32).reshape(
+                len(ahead), len(y) + future.shape[1]
+            )
+            cut_behind = np.array([row[first:] for row in behind], np.float32).reshape(len(behind), len(y))
+            found.append(Series(y, cut_ahead, cut_behind, int(arrays["origin"][window])))
+    return found
+
+
+def filled(values: np.ndarray, observed: np.ndarray, default: float) -> np.ndarray:
+    """[steps] straight lines over gaps, the nearest reading at the ends, `default` where there is no reading."""
+    places = np.flatnonzero(observed)
+    if not len(places):
+        return np.full(len(values), default, np.float32)
+    return np.interp(np.arange(len(values)), places, values[places]).astype(np.float32)
+
+
+def training_series(windows: WindowDataset) -> list[tuple[np.ndarray, np.ndarray]]:
+    """(times, readings) of every unbroken stretch of each target that the training windows cover, gaps filled."""
+    panel, length = windows.panel, windows.context_length + windows.prediction_length
+    starts = np.sort(windows.starts(np.arange(len(windows))))
+    segment = windows.segment_of(starts)
+    begin, reach = np.maximum(starts, panel.segment_start[segment]), np.maximum.accumulate(starts + length)
+    fresh = np.r_[True, (begin[1:] > reach[:-1]) | (segment[1:] != segment[:-1])]
+    firsts = np.flatnonzero(fresh)
+    lasts = np.r_[firsts[1:], len(begin)] - 1
+    found = []
+    for first, end in zip(begin[firsts], reach[lasts], strict=True):
+        for target in range(panel.roles.num_targets):
+            usable = np.flatnonzero(panel.status[first:end, target] != MISSING)
+            if len(usable) >= FEWEST_READINGS:
+                rows = slice(first + usable[0], first + usable[-1] + 1)
+                values = filled(panel.values[rows, target], panel.status[rows, target] != MISSING, 0.0)
+                found.append((panel.timestamps[rows], values))
+    return found
+
+
+def training_frame(series: Sequence[tuple[np.ndarray, np.ndarray]]) -> pd.DataFrame:
+    """The client's long form."""
+    sizes = [len(values) for _, values in series]
+    return pd.DataFrame(
+        {
+            ID: np.repeat(np.arange(len(series)), sizes),
+            TIME: np.concatenate([times for times, _ in series]),
+            TARGET: np.concatenate([values for _, values in series]),
+        }
+    )
+
+
+def window_frames(
+    series: Sequence[Series], frequency: str, num_steps: int
+) -> tuple[pd.DataFrame, pd.DataFrame | None, list[str]]:
+    """(past, future or None, names of the past-only columns) in the client's long form.
+
+    Names of items and columns stay here: series are numbers, columns are known0, known1, …, past0, past1, …
+    """
+    pasts, futures = [], []
+    for number, one in enumerate(series):
+        stamps = _timestamps(one.origin, len(one.y), num_steps, frequency)
+        known = {f"known{place}": row for place, row in enumerate(one.known)}
+        past = {f"past{place}": row for place, row in enumerate(one.past)}
+        steps = len(one.y)
+        pasts.append(
+            {ID: np.full(steps, number), TIME: stamps[:steps], TARGET: one.y}
+            | {name: row[:steps] for name, row in known.items()}
+            | past
+        )
+        futures.append(
+            {ID: np.full(num_steps, number), TIME: stamps[steps:]} | {name: row[steps:] for name, row in known.items()}
+        )
+    future = _table(futures) if len(series[0].known) else None
+    return _table(pasts), future, [f"past{place}" for place in range(len(series[0].past))]
+
+
+def _table(parts: list[dict[str, np.ndarray]]) -> pd.DataFrame:
+    return pd.DataFrame({name: np.concatenate([part[name] for part in parts]) for name in parts[0]})
+
+
+def _timestamps(origin: int, before: int, after: int, frequency: str) -> np.ndarray:
+    """[before + after] datetime64[ns]; the origin is the first of the later ones."""
+    first, offset = np.datetime64(origin, "s").astype("datetime64[ns]"), parse_frequency(frequency)
+    step = fixed_step(offset)
+    if step is not None:
+        return first + np.arange(-before, after) * step.to_timedelta64().astype("timedelta64[ns]")
+    earlier = pd.date_range(end=first, periods=before + 1, freq=offset)[:-1]
+    return np.r_[earlier.to_numpy(), pd.date_range(first, periods=after, freq=offset).to_numpy()].astype(
+        "datetime64[ns]"
+    )
+
+
+def make_client(section: ModelSection) -> NixtlaClient:
     """The client, with key and address from the environment; our own attempts replace its own.
 
     Raises:
@@ -34,7 +208,7 @@ def make_client(section: TimeGPTSection) -> NixtlaClient:
     """
     if not os.environ.get(KEY):
         raise ConfigError(f"{KEY} is not set: put the key of your Nixtla account into this environment variable")
-    return NixtlaClient(timeout=section.request_timeout, max_retries=1)
+    return nixtla().NixtlaClient(timeout=section.request_timeout, max_retries=1)
 
 
 class TimeGPTRequests:
@@ -49,7 +223,7 @@ class TimeGPTRequests:
         num_sent: series sent for forecasts so far.
     """
 
-    def __init__(self, section: TimeGPTSection, frequency: str, client: NixtlaClient | None = None) -> None:
+    def __init__(self, section: ModelSection, frequency: str, client: NixtlaClient | None = None) -> None:
         self._section, self._frequency = section, frequency
         self._client = client or make_client(section)
         self.num_sent = 0
@@ -126,11 +300,11 @@ class TimeGPTRequests:
 
     def _tried(self, what: str, call: Callable[[], Answer], busy: Sequence[int], repeats_are_free: bool) -> Answer:
         """The answer, after as many attempts as are allowed and make sense."""
-        attempts = self._section.max_attempts
+        attempts, api_error, httpx = self._section.max_attempts, nixtla().ApiError, nixtla().httpx
         for attempt in range(1, attempts + 1):
             try:
                 return call()
-            except ApiError as error:
+            except api_error as error:
                 again, problem = error.status_code in busy, self._in_plain_words(error, attempt)
             except httpx.TransportError as error:
                 again = repeats_are_free or isinstance(error, httpx.ConnectError | httpx.ConnectTimeout)
@@ -169,7 +343,7 @@ class TimeGPTRequests:
 
     def _lost(self, error: Exception, again: bool) -> str:
         name, waited = type(error).__name__, self._section.request_timeout
-        if isinstance(error, httpx.TimeoutException):
+        if isinstance(error, nixtla().httpx.TimeoutException):
             text = f"no answer within model.request_timeout={waited} s ({name})"
         else:
             text = f"the connection failed ({name}: {error}); check the network, and {BASE_URL} if you set it"
