@@ -71,7 +71,7 @@ def test_save_load_predict_is_bit_identical(trained: TTMForecaster, tmp_path: Pa
 
 def test_saved_model_is_a_checkpoint_of_granite_tsfm(trained: TTMForecaster, tmp_path: Path) -> None:
     theirs = TinyTimeMixerForPrediction.from_pretrained(tmp_path / "run" / "model")
-    ours = {name.removeprefix("ttm."): tensor for name, tensor in trained.module.state_dict().items()}
+    ours = {name.removeprefix("network."): tensor for name, tensor in trained.module.state_dict().items()}
     assert theirs.state_dict().keys() == ours.keys()
     assert all(torch.equal(tensor, ours[name]) for name, tensor in theirs.state_dict().items())
 

@@ -99,7 +99,7 @@ def test_what_is_fresh_learns(mode: str, make) -> None:
 def test_what_is_there_is_loaded(make, stock: Path) -> None:
     checkpoint = load_file(stock / "checkpoint" / "model.safetensors")
     model = built(make(model={"prediction_length": 12}, data={"conditional_columns": ["dose"]}))
-    state = {name.removeprefix("ttm."): tensor for name, tensor in model.module.state_dict().items()}
+    state = {name.removeprefix("network."): tensor for name, tensor in model.module.state_dict().items()}
     assert plain(model.fresh) == HEAD | CHANNEL_MIXER
     assert set(state) - plain(model.fresh) == set(checkpoint) - HEAD
     assert all(torch.equal(state[name], checkpoint[name]) for name in set(checkpoint) - HEAD)

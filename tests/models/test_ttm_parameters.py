@@ -59,7 +59,7 @@ def test_published_recipe_learns_decoder_and_head(make, tmp_path: Path) -> None:
 
 def test_architecture_of_the_real_weights(make, shared: Path) -> None:
     model = built(make(None, model=TTM_R2, tuning={"mode": "from_scratch"}))
-    ours = {name.removeprefix("ttm."): list(tensor.shape) for name, tensor in model.module.state_dict().items()}
+    ours = {name.removeprefix("network."): list(tensor.shape) for name, tensor in model.module.state_dict().items()}
     with safe_open(shared / "weights" / "ttm-r2-512-96" / "model.safetensors", "pt") as real:
         theirs = {name: real.get_slice(name).get_shape() for name in real.keys()}  # noqa: SIM118
     mixers = {name for name in theirs if ".channel_feature_mixer." in name}

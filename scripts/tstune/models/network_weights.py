@@ -70,8 +70,8 @@ class Architecture:
             importlib.import_module(root)
             return getattr(importlib.import_module(module), name)
         except (ImportError, AttributeError) as error:
-            missing = error.name if isinstance(error, ModuleNotFoundError) else root
-            if missing is None or missing.partition(".")[0] != root:
+            missing = (isinstance(error, ModuleNotFoundError) and error.name) or root
+            if missing.partition(".")[0] != root:
                 raise
             raise MissingDependencyError(f"{self.title} needs a package: pip install '{self.package}'") from None
 
