@@ -312,7 +312,8 @@ def test_the_dropout_of_the_configuration(make: Make) -> None:
 
 
 def test_without_the_family_in_the_package_there_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delattr(transformers, "TimesFm2_5Config", raising=False)
-    monkeypatch.setitem(transformers._class_to_module, "TimesFm2_5Config", "no_such_module")
+    library = sys.modules["transformers"]  # it puts another object there while it is imported
+    monkeypatch.delattr(library, "TimesFm2_5Config", raising=False)
+    monkeypatch.setitem(library._class_to_module, "TimesFm2_5Config", "no_such_module")
     with pytest.raises(MissingDependencyError, match="pip install 'transformers"):
         model_class("timesfm")()

@@ -13,14 +13,9 @@ from tstune.data.prepared import Preprocessor
 from tstune.data.table import Roles
 from tstune.data.windows import Batch, WindowDataset
 from tstune.domains import domain_of
-from tstune.domains import domain_of
 from tstune.errors import DataError
 from tstune.evaluation.backtest import Forecaster
-<<<<<<<< HEAD:scripts/tstune/models/fitting.py
-from tstune.models.base import BaseTimeSeriesFoundationModel
-========
 from tstune.models.contract import ForecastModel
->>>>>>>> 1d0e356 (Model contract, families in one file each: sections, targets, titles, libraries):scripts/tstune/models/combined.py
 from tstune.runtime.logs import logger
 
 _PER_STEP = ("past_values", "past_observed_mask", "future_values", "future_observed_mask")

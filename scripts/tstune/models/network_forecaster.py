@@ -156,7 +156,7 @@ class NetworkForecaster(BaseTimeSeriesFoundationModel):
     @classmethod
     def require_packages(cls) -> None:
         """Stop if the family's library is not installed."""
-        _ = cls.architecture.network_class, cls.architecture.config_class
+        _ = cls.architecture.config_class, cls.architecture.network_class
 
     def _module_for(self, network: nn.Module, roles: Roles) -> NetworkModule:
         return self.module_class(network, roles, self.config.model.prediction_length)

@@ -11,8 +11,8 @@ from pathlib import Path
 from tstune.config.managers import SimpleConfigManager, read_yaml
 from tstune.config.schema import RunConfig
 from tstune.errors import ConfigError
-from tstune.runs.compare.recipe import is_compared, load_comparison
 from tstune.models.ttm import BUILTIN
+from tstune.runs.compare.recipe import is_compared, load_comparison
 
 ROOT = Path(__file__).resolve().parents[3]
 BOOK = ROOT / "recipes"

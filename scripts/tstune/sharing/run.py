@@ -14,7 +14,6 @@ from tstune.models.contract import ForecastModel
 from tstune.models.registry import families, model_class
 
 
-
 @dataclass(frozen=True)
 class FinishedRun:
     """The files of a run folder that a publication is made from.

@@ -25,13 +25,12 @@ from tstune.data.trained_on import CHECK, overlap_with
 from tstune.data.windows import WindowDataset
 from tstune.errors import ConfigError, LeakError, OutputError, ReportError, TstuneError
 from tstune.evaluation.backtest import Forecaster
-from tstune.evaluation.context_spread import context_spread
 from tstune.evaluation.record import EVALUATION_FILE, WINDOWS_FILE, windows_table
 from tstune.evaluation.scoreboard import format_scoreboard
 from tstune.evaluation.scored_windows import ScoredWindows
 from tstune.evaluation.verdict import Verdict, verdict
-from tstune.models.base import BaseTimeSeriesFoundationModel
-from tstune.models.fitting import FittedForecaster, fitted, shorter_than_asked
+from tstune.models.combined import FittedForecaster, fitted, shorter_than_asked
+from tstune.models.contract import ForecastModel, context_spread
 from tstune.models.registry import model_class
 from tstune.runs.compare.candidates import Candidate, open_candidates
 from tstune.runs.compare.recipe import ComparisonRecipe, ListedModel
@@ -235,7 +234,7 @@ def _with_lengths(config: RunConfig, candidates: Sequence[Candidate]) -> RunConf
     return config.model_copy(update={"model": config.model.model_copy(update={"context_length": longest})})
 
 
-def _add_quantiles(judge: Judge, name: str, model: BaseTimeSeriesFoundationModel, forecaster: Forecaster) -> None:
+def _add_quantiles(judge: Judge, name: str, model: ForecastModel, forecaster: Forecaster) -> None:
     """The quantiles a model forecasts by itself beside its point forecasts; nothing is calibrated here."""
     scores = judge.scores[name]
     if scores.windows is None or not model.quantile_levels:
@@ -256,7 +255,7 @@ def _add_quantiles(judge: Judge, name: str, model: BaseTimeSeriesFoundationModel
 
 
 def _with_own_quantiles(
-    model: BaseTimeSeriesFoundationModel,
+    model: ForecastModel,
     adapted: FittedForecaster | None,
     windows: ScoredWindows,
     dataset: WindowDataset,
