@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,7 +11,6 @@ import bitsandbytes as bnb
 import numpy as np
 import pytest
 import torch
-import transformers
 from building import built_on_windows, four_windows
 from safetensors.torch import load_file, save_file
 from support import tiny, tiny_weights
