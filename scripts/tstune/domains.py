@@ -73,16 +73,7 @@ class Domain:
         """(cells [rows] with numbers for `words`, [rows] True where there was one, what was done); None without any."""
         return None
 
-    def find_unit(
-        self,
-        name: str,
-        values: np.ndarray,
-        codes: np.ndarray,
-        items: Sequence[str],
-        declared: str | None,
-        rules: Any,
-        report: Any,
-    ) -> str | None:
+    def find_unit(self, column: Any, declared: str | None, rules: Any, report: Any) -> str | None:
         """Unit of a column by what is declared, its name and its values, and a note of it in the report."""
         return declared
 

@@ -38,7 +38,7 @@ class Weather(Domain):
     def owns_column(self, name):
         return name == "temperature"
 
-    def find_unit(self, name, values, codes, items, declared, rules, report):
+    def find_unit(self, column, declared, rules, report):
         report.add("unit", 0, "read from the name", unit="degC")
         return "degC"
 

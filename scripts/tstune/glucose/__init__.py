@@ -62,7 +62,7 @@ class Glucose(Domain):
     examples = MappingProxyType({"hypo": "With a low reading"})
 
     read_words = _hook("cleaning", "words_as_limits")
-    find_unit = _hook("cleaning", "noted_unit")
+    find_unit = _hook("cleaning", "find_unit")
     valid_range = _hook("cleaning", "valid_range")
     doubtful = _hook("cleaning", "doubtful")
     cohort_columns = _hook("ranges", "cohort_columns")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import itertools
 
 import numpy as np
 import pandas as pd
@@ -70,101 +70,68 @@ def unit_of_values(values: np.ndarray) -> str | None:
     return next((unit for unit, (low, high) in _PLAUSIBLE_MEDIAN.items() if low <= median < high), None)
 
 
-def noted_unit(
-    name: str,
-    values: np.ndarray,
-    codes: np.ndarray,
-    items: Sequence[str],
-    declared: str | None,
-    rules: CleaningRules,
-    report: CleaningReport,
-) -> str | None:
-    """Unit of a column; what the configuration says is believed, and contradictions are written down."""
-    if rules.unit is None:
-        unit = find_unit(name, values, codes, items, declared, of_model=rules.expected_unit is not None)
-        if unit:
-            report.add("unit", 0, "declared by the source" if declared else "read from name and values", unit=unit)
-        return unit
-    seen = unit_of_values(values)
-    if seen and seen != declared:
-        median = float(np.nanmedian(values))
-        report.add("unit_contradicts_values", 1, f"data.unit={declared} believed", examples=[f"median {median:.4g}"])
-    report.add("unit", 0, "set by data.unit", unit=declared)
-    return declared
-
-
-def find_unit(
-    column: str,
-    values: np.ndarray,
-    codes: np.ndarray,
-    items: Sequence[str],
-    declared: str | None,
-    of_model: bool = False,
-) -> str | None:
-    """Unit of one glucose column.
-
-    Args:
-        column: its name.
-        values: [rows] readings, NaN where there is none.
-        codes: [rows] index of each row's series.
-        items: names of the series.
-        declared: unit that is declared, if any.
-        of_model: a saved model declares it, for the error.
+def find_unit(column: Column, declared: str | None, rules: CleaningRules, report: CleaningReport) -> str | None:
+    """Unit of a column; what the configuration says is believed, and contradictions are written down.
 
     Raises:
         DataError: name, declaration and values disagree, or two series have different units.
     """
-    stated = declared or unit_of(column)
-    by_item = _units_of_items(values, codes, len(items))
-    kinds = {unit for unit in by_item.values() if unit}
-    if len(kinds) > 1:
-        first = {unit: next(code for code, found in by_item.items() if found == unit) for unit in kinds}
-        shown = ", ".join(
-            f"series {items[code]!r} looks like {unit} (median {_median(values, codes, code):.4g})"
-            for unit, code in sorted(first.items())
-        )
-        raise DataError(f"column {column!r} mixes units: {shown}; convert one, or set data.unit to read all as one")
-    seen = kinds.pop() if kinds else None
+    if rules.unit is not None:
+        seen = unit_of_values(column.values)
+        if seen and seen != declared:
+            examples = [f"median {np.median(column.values):.4g}"]
+            report.add("unit_contradicts_values", 1, f"data.unit={declared} believed", examples=examples)
+        report.add("unit", 0, "set by data.unit", unit=declared)
+        return declared
+    stated, seen = declared or unit_of(column.name), _unit_of_all(column)
     if stated and seen and stated != seen:
+        of_model = rules.expected_unit is not None
         who = "the model was trained on" if of_model else "its source says" if declared else "its name says"
         advice = f"convert them to {stated}" if of_model else f"set data.unit={seen} or {stated}, whichever is right"
         raise DataError(
-            f"column {column!r}: {who} {stated}, but the median of {np.nanmedian(values):.4g} fits {seen}; {advice}"
+            f"column {column.name!r}: {who} {stated}, but the median of {np.median(column.values):.4g} fits {seen}; "
+            f"{advice}"
         )
     unit = stated or seen
     if unit:
-        _refuse_mixture(column, values, codes, items, unit)
+        _refuse_mixture(column, unit)
+        report.add("unit", 0, "declared by the source" if declared else "read from name and values", unit=unit)
     return unit
 
 
-def _units_of_items(values: np.ndarray, codes: np.ndarray, num_items: int) -> dict[int, str | None]:
-    """Item -> unit its own median fits."""
-    present = ~np.isnan(values)
-    order = np.argsort(codes[present], kind="stable")
-    ends = np.cumsum(np.bincount(codes[present], minlength=num_items))
-    groups = np.split(values[present][order], ends[:-1])
-    return {item: unit_of_values(group) for item, group in enumerate(groups) if group.size}
+def _unit_of_all(column: Column) -> str | None:
+    """Unit that the readings of every series fit, as far as they fit any; refuses series of different units."""
+    first: dict[str, tuple[int, float]] = {}
+    bounds = np.searchsorted(column.codes, np.arange(len(column.items) + 1))
+    for code, (begin, end) in enumerate(itertools.pairwise(bounds)):
+        unit = unit_of_values(column.values[begin:end])
+        if unit and unit not in first:
+            first[unit] = code, float(np.median(column.values[begin:end]))
+    if len(first) > 1:
+        shown = ", ".join(
+            f"series {column.items[code]!r} looks like {unit} (median {median:.4g})"
+            for unit, (code, median) in sorted(first.items())
+        )
+        raise DataError(
+            f"column {column.name!r} mixes units: {shown}; convert one, or set data.unit to read all as one"
+        )
+    return next(iter(first), None)
 
 
-def _refuse_mixture(column: str, values: np.ndarray, codes: np.ndarray, items: Sequence[str], unit: str) -> None:
+def _refuse_mixture(column: Column, unit: str) -> None:
     """Stop where a good share of one series' readings only makes sense in the other unit."""
     other = MMOL_L if unit == MG_DL else MG_DL
     low, high = _PLAUSIBLE_MEDIAN[other]
-    alien = (values >= low) & (values < high)
-    present = ~np.isnan(values)
-    totals = np.bincount(codes[present], minlength=len(items))
-    counts = np.bincount(codes[alien], minlength=len(items))
+    alien = (column.values >= low) & (column.values < high)
+    totals = np.bincount(column.codes, minlength=len(column.items))
+    counts = np.bincount(column.codes[alien], minlength=len(column.items))
     mixed = np.flatnonzero((counts > _MIXED_SHARE * totals) & (counts >= 3))
     if mixed.size:
         item = int(mixed[0])
         raise DataError(
-            f"column {column!r}: series {items[item]!r} is in {unit}, but {counts[item]} of its {totals[item]} "
-            f"readings look like {other}; convert them, or set data.unit={unit} to read all as they are"
+            f"column {column.name!r}: series {column.items[item]!r} is in {unit}, but {counts[item]} of its "
+            f"{totals[item]} readings look like {other}; convert them, or set data.unit={unit} to read all as they are"
         )
-
-
-def _median(values: np.ndarray, codes: np.ndarray, code: int) -> float:
-    return float(np.nanmedian(values[codes == code]))
 
 
 # Readings

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 
 import numpy as np
 from markupsafe import Markup
@@ -42,6 +43,25 @@ _PROFILE = {"tbr2": "very low", "tbr1": "low", "tir": "in range", "tar1": "high"
 _BOUNDS = "Very low is below 3.0 mmol/L (54 mg/dL), low to 3.9 (70), in range to 10.0 (180), high to 13.9 (250)."
 _LIMITS = ": low below 3.9 mmol/L (70 mg/dL), high above 10.0 (180)"
 _METRICS = ("rmse", "mae", "bias", "mard")
+
+_WINDOWS = {  # key -> header, and how its column is written
+    "num_windows": ("Windows (count)", Column.count),
+    "num_low": ("With a low reading (count)", Column.count),
+    "base_rate": ("Base rate (%)", Column.percent),
+    "auroc": ("AUROC (0 to 1)", partial(Column.decimal, digits=3)),
+    "auprc": ("AUPRC (0 to 1)", partial(Column.decimal, digits=3)),
+    "brier": ("Brier score (0 to 1)", partial(Column.decimal, digits=4)),
+    "brier_of_base_rate": ("Brier score of the base rate (0 to 1)", partial(Column.decimal, digits=4)),
+}
+_EVENTS = {
+    "num_events": ("Events (count)", Column.count),
+    "detected": ("Detected (count)", Column.count),
+    "sensitivity": ("Sensitivity (%)", Column.percent),
+    "precision": ("Precision (%)", Column.percent),
+    "median_lead_minutes": ("Median lead time (min)", partial(Column.decimal, digits=0)),
+    "false_alarms_per_day": ("False alarms wanted (per day)", partial(Column.decimal, digits=2)),
+    "false_alarms_per_day_found": ("False alarms found (per day)", partial(Column.decimal, digits=2)),
+}
 
 
 def parts() -> tuple[Callable[[RunFiles], Section | Omitted | None], ...]:
@@ -213,7 +233,7 @@ def _any_low(windows: Mapping[str, dict]) -> bool:
 
 
 def _warnings(run: RunFiles, id_: str, span: str, windows: Mapping[str, dict]) -> list[Block]:
-    models, values = list(windows), list(windows.values())
+    values = list(windows.values())
     counted = Text(
         f"{values[0].get('num_low') or 0:,} of {values[0].get('num_windows') or 0:,} windows hold a reading below the "
         "limit. Windows that begin below it are left out: who is low already needs no warning."
@@ -221,32 +241,16 @@ def _warnings(run: RunFiles, id_: str, span: str, windows: Mapping[str, dict]) -
     if not _any_low(windows):
         return [counted]
     base = values[0].get("base_rate")
-    rows = [
-        IntervalRow(
-            label=label(model),
-            value=None if one.get("auprc") is None else 100 * one["auprc"],
-            low=None,
-            high=None,
-            style="better" if model == run.judged else "neutral",
-            written="not defined" if one.get("auprc") is None else f"{100 * one['auprc']:.1f} %",
-            expected=None if base is None else 100 * base,
-        )
-        for model, one in windows.items()
-    ]
+    expected = None if base is None else 100 * base
+    rows = []
+    for model, one in windows.items():
+        value = None if one.get("auprc") is None else 100 * one["auprc"]
+        written = "not defined" if value is None else f"{value:.1f} %"
+        shade = "better" if model == run.judged else "neutral"
+        rows.append(IntervalRow(label(model), value, None, None, shade, written, expected))
     what = f"Average precision (AUPRC) of the warning, {span}"
     plots = both(lambda width: interval_chart(rows, width, what, "AUPRC (%)", limits=(0.0, 100.0)))
-    columns = [
-        Column.count("Windows (count)", [one.get("num_windows") for one in values]),
-        Column.count("With a low reading (count)", [one.get("num_low") for one in values]),
-        Column.percent("Base rate (%)", [one.get("base_rate") for one in values]),
-        Column.decimal("AUROC (0 to 1)", [one.get("auroc") for one in values], 3),
-        Column.decimal("AUPRC (0 to 1)", [one.get("auprc") for one in values], 3),
-        Column.decimal("Brier score (0 to 1)", [one.get("brier") for one in values], 4),
-    ]
-    if any(one.get("brier_of_base_rate") is not None for one in values):
-        reference = [one.get("brier_of_base_rate") for one in values]
-        columns.append(Column.decimal("Brier score of the base rate (0 to 1)", reference, 4))
-    table = _table(run, f"Warnings by window, {span}", models, columns)
+    table = _table(run, f"Warnings by window, {span}", list(windows), _columns(_WINDOWS, values))
     caption = (
         "Upright marks: the base rate, which a warning without skill has. A model with quantiles warns by its "
         "probability of a low reading, one without by how low its forecast goes."
@@ -260,15 +264,6 @@ def _events(run: RunFiles, one: dict) -> list[Block]:
         reason = "No table of events: the validation windows hold no event below this limit to choose a threshold on."
         return [Text(reason, note=True)]
     values = list(events.values())
-    columns = [
-        Column.count("Events (count)", [one.get("num_events") for one in values]),
-        Column.count("Detected (count)", [one.get("detected") for one in values]),
-        Column.percent("Sensitivity (%)", [one.get("sensitivity") for one in values]),
-        Column.percent("Precision (%)", [one.get("precision") for one in values]),
-        Column.decimal("Median lead time (min)", [one.get("median_lead_minutes") for one in values], 0),
-        Column.decimal("False alarms wanted (per day)", [one.get("false_alarms_per_day") for one in values], 2),
-        Column.decimal("False alarms found (per day)", [one.get("false_alarms_per_day_found") for one in values], 2),
-    ]
     ahead = one.get("events_horizon_minutes")
     note = "Events by the consensus definition: at least 15 minutes below the limit. "
     if ahead is not None:
@@ -277,7 +272,7 @@ def _events(run: RunFiles, one: dict) -> list[Block]:
     silent = [label(model) for model in run.models if model in one["events"] and model not in events]
     if silent:
         note += f" No alarm could be set for {', '.join(silent)}."
-    return [_table(run, "Warnings by event", list(events), columns), Text(note, note=True)]
+    return [_table(run, "Warnings by event", list(events), _columns(_EVENTS, values)), Text(note, note=True)]
 
 
 def profile(run: RunFiles) -> Section | None:
@@ -365,6 +360,15 @@ def _in_order(run: RunFiles, found: Mapping[str, object]) -> list[str]:
 def _of_models(run: RunFiles, found: Mapping[str, dict | None] | None) -> dict[str, dict]:
     """Model -> what there is of it, in the order of the scoreboard; without those that have nothing."""
     return {model: found[model] for model in run.models if (found or {}).get(model)}
+
+
+def _columns(known: Mapping[str, tuple[str, Callable[..., Column]]], values: list[dict]) -> list[Column]:
+    """A column for each key that any of the values has."""
+    return [
+        make(header, [one.get(key) for one in values])
+        for key, (header, make) in known.items()
+        if any(key in one for one in values)
+    ]
 
 
 def _table(run: RunFiles, title: str, models: list[str], columns: list[Column]) -> Table:

@@ -68,7 +68,9 @@ def glucose_section(
     tuning = {name: windows for name, windows in validation.items() if name in test and len(windows.truth)}
     validation = _same_windows(tuning)
     first = test[judged]
-    _check_unit(first, validation)
+    for name, windows in validation.items():  # a threshold in one unit would be nonsense in the other
+        if windows.unit != first.unit:
+            raise DataError(f"glucose: validation windows of {name} in {windows.unit}, test windows in {first.unit}")
     unit, num_steps = glucose_unit(first.unit), first.truth.shape[1]
     at = glucose_horizons(horizons, step, num_steps)
     section = {
@@ -108,17 +110,6 @@ def _same_windows(by_model: Mapping[str, ScoredWindows]) -> dict[str, ScoredWind
                 f"glucose: {name} and {next(iter(found))} have different windows; score them with one Backtest"
             )
     return found
-
-
-def _check_unit(test: ScoredWindows, validation: Mapping[str, ScoredWindows]) -> None:
-    """A threshold in one unit would be nonsense in the other.
-
-    Raises:
-        DataError: the validation windows have another unit.
-    """
-    for name, windows in validation.items():
-        if windows.unit != test.unit:
-            raise DataError(f"glucose: validation windows of {name} in {windows.unit}, test windows in {test.unit}")
 
 
 def _profile(windows: ScoredWindows, unit: str) -> dict[str, float]:
@@ -238,16 +229,13 @@ def gains_in_time(windows: ScoredWindows, horizons: Mapping[str, int], step: np.
 def rmse_by_task(test: Mapping[str, ScoredWindows], step: np.timedelta64) -> dict[str, dict]:
     """RMSE over the path of all windows, and of those whose forecast begins at local midnight, per model."""
     first = next(iter(test.values()))
-    night = np.zeros(len(first.truth), dtype=bool)
-    if has_times(first):
-        night = midnight_windows(first.timestamps, step)
+    night = midnight_windows(first.timestamps, step) if has_times(first) else np.zeros(len(first.truth), dtype=bool)
     chosen = {"all_day": np.ones_like(night), "night": night}
-    tasks: dict[str, dict] = {task: {} for task in chosen}
-    for name, windows in test.items():
-        sums = _sums(windows)
-        for task, mine in chosen.items():
-            tasks[task][name] = {"rmse": _rmse(*sums, mine), "num_windows": int(mine.sum())}
-    return tasks
+    by_model = {name: _rmse_of_groups(windows, chosen) for name, windows in test.items()}
+    return {
+        task: {name: {"rmse": rmse[task], "num_windows": int(mine.sum())} for name, rmse in by_model.items()}
+        for task, mine in chosen.items()
+    }
 
 
 def rmse_by_stratum(
@@ -261,33 +249,29 @@ def rmse_by_stratum(
     """Stratum -> number of windows and items, and RMSE of each model in both units, of the path and at 60 min."""
     first = next(iter(test.values()))
     groups = strata(first.item, item_ids, seen, sensor_steps(first.observed, first.item, step))
-    label = headline_horizon(horizons, step)
-    columns = {"rmse": slice(None)} | (
-        {} if label is None else {f"rmse@{label}": slice(horizons[label] - 1, horizons[label])}
-    )
+    columns, label = {"rmse": slice(None)}, headline_horizon(horizons, step)
+    if label is not None:
+        columns[f"rmse@{label}"] = slice(horizons[label] - 1, horizons[label])
     found = {
         group: {"num_windows": int(mine.sum()), "num_items": len(np.unique(first.item[mine]))}
-        | {column: {unit: {} for unit in UNITS} for column in columns}
         for group, mine in groups.items()
     }
-    for name, windows in test.items():
-        for column, steps in columns.items():
-            sums = _sums(windows.steps(steps))
-            for group, mine in groups.items():
-                for unit, value in in_both_units(_rmse(*sums, mine), native).items():
-                    found[group][column][unit][name] = value
+    for column, steps in columns.items():
+        by_model = {name: _rmse_of_groups(windows.steps(steps), groups) for name, windows in test.items()}
+        for group in groups:
+            both = {name: in_both_units(rmse[group], native) for name, rmse in by_model.items()}
+            found[group][column] = {unit: {name: values[unit] for name, values in both.items()} for unit in UNITS}
     return found
 
 
-def _sums(windows: ScoredWindows) -> tuple[np.ndarray, np.ndarray]:
-    """[windows] sums of squared errors and numbers of observed readings."""
+def _rmse_of_groups(windows: ScoredWindows, groups: Mapping[str, np.ndarray]) -> dict[str, float]:
+    """Group -> RMSE of its windows; NaN where nothing was observed."""
     truth, forecast, observed = paired(windows.truth, windows.forecast, windows.observed)
-    return ((forecast - truth) ** 2).sum(axis=1), observed.sum(axis=1)
-
-
-def _rmse(square: np.ndarray, count: np.ndarray, chosen: np.ndarray) -> float:
-    total = int(count[chosen].sum())
-    return float(np.sqrt(square[chosen].sum() / total)) if total else float("nan")
+    square, count = ((forecast - truth) ** 2).sum(axis=1), observed.sum(axis=1)
+    totals = {group: (square[mine].sum(), int(count[mine].sum())) for group, mine in groups.items()}
+    return {
+        group: float(np.sqrt(total / number)) if number else float("nan") for group, (total, number) in totals.items()
+    }
 
 
 # Metrics by name

@@ -47,8 +47,8 @@ def clean_table(table: SourceTable, rules: CleaningRules, log: bool = True) -> S
     for name in table.roles.target:
         values = frame[name].to_numpy(np.float64)
         domain = domain_of_column(name) if stated is None else by_unit
-        column_unit = domain and domain.find_unit(name, values, codes, items, declared, rules, report)
         readings = _readings(name, values, stamps, codes, items, order)
+        column_unit = domain and domain.find_unit(readings, declared, rules, report)
         dropped = _check(readings, domain, column_unit, rules, report)
         factor = 1.0
         if column_unit and rules.convert_to:
