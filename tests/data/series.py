@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import pandas as pd
+import pytest
 
 from tstune.config.schema import DataSection
 from tstune.data.prepared import PreparedData, prepare_data
+from tstune.data.sources import load_source
 from tstune.data.table import ITEM, TIMESTAMP, Roles, SourceTable
+from tstune.errors import TstuneError
 
 CONTEXT, PREDICTION = 24, 6
 START = "2023-06-01"
@@ -61,3 +66,18 @@ def with_gaps(values: np.ndarray, seed: int, share: float = 0.02) -> np.ndarray:
         if 0 < begin < len(values) - 13:
             values[begin : begin + random.integers(1, 13)] = np.nan
     return values
+
+
+def reader(source: str) -> tuple[Callable[..., SourceTable], Callable[..., str]]:
+    """(reads a path with a source, says in one line why it cannot); both take keys of the section."""
+
+    def read(path: object, **section: object) -> SourceTable:
+        return load_source(DataSection(source=source, path=str(path), **section))
+
+    def problem(path: object, **section: object) -> str:
+        with pytest.raises(TstuneError) as caught:
+            read(path, **section)
+        assert "\n" not in str(caught.value)
+        return str(caught.value)
+
+    return read, problem

@@ -7,17 +7,17 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from data.series import reader
 
 from tstune.config.schema import DataSection
 from tstune.data.cohort import describe_cohort
 from tstune.data.prepared import prepare_data
-from tstune.data.sources import load_source
-from tstune.data.table import ITEM, TIMESTAMP, Roles, SourceTable
-from tstune.errors import TstuneError
+from tstune.data.table import ITEM, TIMESTAMP, Roles
 
 HEADER = "timestamp,bg(mmol/L),insulin(U/prev 5 min),carbs(g),hr,dist(m),steps,cals(kcal),activity,device"
 START = pd.Timestamp("2023-06-01 00:00")
 HOURS = 48
+read, problem = reader("brist1d_open")
 
 
 def university_rows(seed: int) -> pd.DataFrame:
@@ -54,16 +54,6 @@ def write_copy(folder: Path, *people: str, **columns: list) -> None:
         stamps = pd.date_range(START + pd.Timedelta("3min"), periods=300, freq="5min")
         frame = pd.DataFrame({"timestamp": stamps, "glucose_value_mg_dl": values * 18}).assign(**columns)
         frame.to_csv(folder / f"{person}.csv.gz", index=False)
-
-
-def read(folder: Path, **section: object) -> SourceTable:
-    return load_source(DataSection(source="brist1d_open", path=str(folder), **section))
-
-
-def problem(folder: Path, **section: object) -> str:
-    with pytest.raises(TstuneError) as caught:
-        read(folder, **section)
-    return str(caught.value)
 
 
 def test_glucose_only(tmp_path: Path):

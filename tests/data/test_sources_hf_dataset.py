@@ -8,13 +8,13 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pytest
+from data.series import reader
 
 from tstune.config.schema import DataSection
 from tstune.data.prepared import prepare_data
-from tstune.data.sources import load_source
 from tstune.data.sources.hf_dataset import table_from_series
 from tstune.data.table import ITEM, TIMESTAMP, Roles, SourceTable
-from tstune.errors import ConfigError, DataError, TstuneError
+from tstune.errors import ConfigError, DataError
 
 datasets = pytest.importorskip("datasets")
 
@@ -35,6 +35,7 @@ LONG = pd.DataFrame(
         "dose": 1.0,
     }
 )
+read, problem = reader("hf_dataset")
 
 
 @pytest.fixture(scope="module")
@@ -48,17 +49,6 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "files").mkdir()
     series.to_json(folder / "files" / "train.jsonl")
     return folder
-
-
-def read(path: Path | str, **section: object) -> SourceTable:
-    return load_source(DataSection(source="hf_dataset", path=str(path), **section))
-
-
-def problem(path: Path | str, **section: object) -> str:
-    with pytest.raises(TstuneError) as caught:
-        read(path, **section)
-    assert "\n" not in str(caught.value)
-    return str(caught.value)
 
 
 def values(table: SourceTable) -> dict[str, list[float]]:

@@ -8,16 +8,16 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from data.series import reader
 
 from tstune.config.schema import DataSection
 from tstune.data.prepared import prepare_data
-from tstune.data.sources import load_source
 from tstune.data.sources.channels import doses_on_grid, rate_on_grid
 from tstune.data.table import ITEM, TIMESTAMP, Roles, SourceTable
-from tstune.errors import TstuneError
 
 START = pd.Timestamp("2023-11-30 00:00")
 CHANNELS = ["bolus", "basal", "carbs"]
+read, problem = reader("t1d_uom")
 
 
 def stamp(hours: float) -> str:
@@ -55,19 +55,9 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def read(folder: Path, **section: object) -> SourceTable:
-    return load_source(DataSection(source="t1d_uom", path=str(folder), **section))
-
-
 def series(table: SourceTable, person: str, channel: str) -> pd.Series:
     own = table.frame[table.frame[ITEM] == person].set_index(TIMESTAMP)[channel].dropna()
     return own.rename(lambda time: (time - START) / pd.Timedelta("1h"))
-
-
-def problem(folder: Path, **section: object) -> str:
-    with pytest.raises(TstuneError) as caught:
-        read(folder, **section)
-    return str(caught.value)
 
 
 def test_glucose_with_day_first_dates_and_a_byte_order_mark(folder: Path):
