@@ -79,26 +79,32 @@ def whole() -> PreparedData:
 # Planted leaks
 
 
-def test_leak_1_windows_of_a_held_out_item():
+def test_leaks_1_and_2_windows_and_steps_of_a_held_out_item():
     by_item = prepare(people(3), {"by": "item", "test_items": ["P03"], "validation_items": ["P02"]})
-    windows = with_ranges(by_item, "train", [0, 3000], [1471, 100])
-    error = leak(by_item, windows=windows)
+    error = leak(by_item, windows=with_ranges(by_item, "train", [0, 3000], [1471, 100]))
     assert error.check == "held_out_item"
     assert "'P03' is held out, but has windows in train" in str(error)
-
-
-def test_leak_2_steps_of_a_held_out_item():
-    by_item = prepare(people(3), {"by": "item", "test_items": ["P03"], "validation_items": ["P02"]})
     borders = by_item.split.borders.copy()
     borders[2, 0] = 900
     assert leak(by_item, split=replace(by_item.split, borders=borders)).check == "held_out_item"
 
 
-def test_leak_3_a_window_from_one_series_into_the_next(whole: PreparedData):
-    windows = with_ranges(whole, "test", [1200, 2700], [1500 - 1200 - LENGTH + 2, 10])
-    error = leak(whole, windows=windows)
-    assert error.check == "window_over_gap"
-    assert "windows of test that begin at 2023-06-05 04:00 in series 'P01'" in str(error)
+@pytest.mark.parametrize(
+    ("part", "first", "count", "check", "words"),
+    [
+        ("test", [1200, 2700], [302 - LENGTH, 10], "gap", "begin at 2023-06-05 04:00 in series 'P01'"),
+        ("test", [2999 - LENGTH], [5], "gap", "in series 'P02' run over the end of its segment"),
+        ("train", [0], [1052 - LENGTH], "border", "in series 'P01', 2023-06-01 00:00 to 2023-06-04 15:30"),
+    ],
+    ids=["3 from one series into the next", "5 beyond the last row", "6 targets beyond the border"],
+)
+def test_leaks_3_5_and_6_windows_that_go_on_too_long(
+    whole: PreparedData, part: str, first: list[int], count: list[int], check: str, words: str
+):
+    error = leak(whole, windows=with_ranges(whole, part, first, count))
+    assert error.check == f"window_over_{check}"
+    assert f"windows of {part} " in str(error)
+    assert words in str(error)
 
 
 def test_leak_4_a_window_over_a_long_gap(data: PreparedData):
@@ -106,16 +112,6 @@ def test_leak_4_a_window_over_a_long_gap(data: PreparedData):
     assert data.panel.segment_item[1] == 0, "a gap inside P01"
     error = leak(data, windows=with_ranges(data, "train", [end - LENGTH + 1], [1]))
     assert error.check == "window_over_gap"
-
-
-def test_leak_5_a_window_beyond_the_last_row(whole: PreparedData):
-    assert leak(whole, windows=with_ranges(whole, "test", [2999 - LENGTH], [5])).check == "window_over_gap"
-
-
-def test_leak_6_targets_beyond_the_border(whole: PreparedData):
-    error = leak(whole, windows=with_ranges(whole, "train", [0], [1050 - LENGTH + 2]))
-    assert error.check == "window_over_border"
-    assert "windows of train in series 'P01', 2023-06-01 00:00 to 2023-06-04 15:30" in str(error)
 
 
 def test_leak_7_a_context_over_the_border_in_strict_mode(whole: PreparedData):

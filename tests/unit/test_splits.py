@@ -40,15 +40,6 @@ def starts(panel: Panel, config: SplitSection, part: str, stride: int = 1) -> np
 # Borders
 
 
-def test_borders_are_shares_of_each_items_own_length():
-    split = split_panel(plain_panel(100, 57), SplitSection(), None)
-    assert split.borders.tolist() == [[70, 80, 100], [39, 45, 57]]
-    begin, end = split.bounds("train")
-    assert (begin.tolist(), end.tolist()) == ([0, 0], [70, 39])
-    begin, end = split.bounds("test")
-    assert (begin.tolist(), end.tolist()) == ([80, 45], [100, 57])
-
-
 def test_borders_do_not_lose_a_step_to_rounding():
     assert 0.7 + 0.1 < 0.8  # one trap
     assert 0.7 * 90 < 63  # another
@@ -60,56 +51,42 @@ def test_borders_do_not_lose_a_step_to_rounding():
     assert lengths[(placed != exact).any(axis=1)].tolist() == []
 
 
-def test_shares_may_leave_the_end_unused():
-    split = split_panel(plain_panel(200), SplitSection(train=0.5, validation=0.1, test=0.1), None)
-    assert split.borders.tolist() == [[100, 120, 140]]
+@pytest.mark.parametrize(
+    ("lengths", "config", "borders"),
+    [
+        ((100, 57), {}, [[70, 80, 100], [39, 45, 57]]),  # shares of each item's own length, whatever is published
+        ((200,), {"train": 0.5, "validation": 0.1, "test": 0.1}, [[100, 120, 140]]),  # the end may be left unused
+        ((100, 90), {"borders": (40, 60, 90)}, [[40, 60, 90]] * 2),
+        ((100,), {"borders": "standard"}, [[30, 50, 80]]),
+    ],
+)
+def test_borders(lengths: tuple[int, ...], config: dict, borders: list[list[int]]):
+    split = split_panel(plain_panel(*lengths), SplitSection(**config), (30, 50, 80))
+    assert split.borders.tolist() == borders
+    assert split.bounds("train")[0].tolist() == [0] * len(lengths)
+    assert split.bounds("test")[0].tolist() == [row[1] for row in borders]
+    assert split.bounds("test")[1].tolist() == [row[2] for row in borders]
 
 
-def test_borders_in_steps():
-    panel = plain_panel(100, 90)
-    split = split_panel(panel, SplitSection(borders=(40, 60, 90)), None)
-    assert split.borders.tolist() == [[40, 60, 90]] * 2
+def test_borders_that_cannot_be_placed():
     with pytest.raises(DataError, match="borders end at step 91 but series 'item1' has 90 steps"):
-        split_panel(panel, SplitSection(borders=(40, 60, 91)), None)
-
-
-def test_standard_borders_are_the_sources():
-    panel = plain_panel(100)
-    assert split_panel(panel, SplitSection(borders="standard"), (30, 50, 80)).borders.tolist() == [[30, 50, 80]]
+        split_panel(plain_panel(100, 90), SplitSection(borders=(40, 60, 91)), None)
     with pytest.raises(ConfigError, match="this source has no published borders; give three numbers"):
-        split_panel(panel, SplitSection(borders="standard"), None)
-
-
-def test_shares_are_taken_though_the_source_has_standard_borders():
-    assert split_panel(plain_panel(100), SplitSection(), (30, 50, 80)).borders.tolist() == [[70, 80, 100]]
+        split_panel(plain_panel(100), SplitSection(borders="standard"), None)
 
 
 # Windows of a series without gaps, by arithmetic
 
 
-def test_strict_windows_lie_in_their_part_as_a_whole():
-    panel = plain_panel(200)
-    assert starts(panel, SplitSection(), "train").tolist() == list(range(131))
-    assert starts(panel, SplitSection(), "validation").tolist() == list(range(140, 151))
-    assert starts(panel, SplitSection(), "test").tolist() == list(range(160, 191))
-
-
-def test_deployment_windows_look_back_across_the_border():
-    panel, config = plain_panel(200), SplitSection(mode="deployment")
-    assert starts(panel, config, "train").tolist() == list(range(131))
-    assert starts(panel, config, "validation").tolist() == list(range(134, 151))
-    assert starts(panel, config, "test").tolist() == list(range(154, 191))
-
-
-@pytest.mark.parametrize("mode", ["strict", "deployment"])
-@pytest.mark.parametrize("stride", [2, 3, 7, 1000])
-def test_strides(mode: str, stride: int):
+@pytest.mark.parametrize(("mode", "lookback"), [("strict", 0), ("deployment", CONTEXT)])
+@pytest.mark.parametrize("stride", [1, 2, 3, 7, 1000])
+def test_windows_lie_in_their_part_or_look_back_from_it(mode: str, lookback: int, stride: int):
     panel, config = plain_panel(200, 150), SplitSection(mode=mode)
+    ranges = {"train": [(0, 131), (0, 96)], "validation": [(140, 151), (105, 111)], "test": [(160, 191), (120, 141)]}
     for part in PARTS:
-        every = starts(panel, config, part)
-        breaks = np.flatnonzero(np.diff(every) != 1) + 1
-        expected = np.concatenate([piece[::stride] for piece in np.split(every, breaks)])
-        assert starts(panel, config, part, stride).tolist() == expected.tolist()
+        back = 0 if part == "train" else lookback
+        expected = [start for first, stop in ranges[part] for start in range(first - back, stop, stride)]
+        assert starts(panel, config, part, stride).tolist() == expected
 
 
 def test_a_part_exactly_as_long_as_one_window_has_one():
@@ -155,16 +132,10 @@ def test_items_too_short_for_a_window_are_passed_over():
     for part in PARTS:
         ranges = window_ranges(panel, split, part, CONTEXT, PREDICTION, 1)
         assert set(panel.row_item()[ranges.first].tolist()) == {0, 2}
+        require_windows(ranges, panel, split, part, CONTEXT + PREDICTION)  # what exists is not complained about
 
 
 # No window at all
-
-
-def test_windows_that_exist_are_not_complained_about():
-    panel = plain_panel(200)
-    split = split_panel(panel, SplitSection(), None)
-    for part in PARTS:
-        require_windows(window_ranges(panel, split, part, 6, 4, 1), panel, split, part, 10)
 
 
 def test_series_shorter_than_a_window():
@@ -200,8 +171,6 @@ def test_a_part_too_short_for_a_window_is_named(split: dict, part: str, span: in
     assert f"the {part} part has no window: a window needs 10 steps" in str(caught.value)
     assert f"the part spans {span} steps at most" in str(caught.value)
     assert f"enlarge data.split.{part}" in str(caught.value)
-
-
-def test_what_the_error_advises_helps():
-    data = prepared(single_table(np.arange(89)), CONTEXT, PREDICTION, split={"mode": "deployment"})
-    assert [len(windows) for windows in data.windows.values()] == [53, 6, 15]
+    assert "use data.split.mode=deployment" in str(caught.value)
+    helped = prepared(single_table(np.arange(89)), CONTEXT, PREDICTION, split={"mode": "deployment"})
+    assert [len(windows) for windows in helped.windows.values()] == [53, 6, 15]
