@@ -38,31 +38,21 @@ def times(panel: Panel) -> list[pd.Timestamp]:
 # The grid
 
 
-def test_irregular_readings_go_to_the_nearest_step():
-    stamps = ["2024-01-01 00:01", "2024-01-01 00:04:40", "2024-01-01 00:12:29", "2024-01-01 00:12:31"]
-    panel = build_panel(irregular_table(stamps, [1, 2, 3, 4]), "5min", 0)
-    assert times(panel) == list(pd.date_range("2024-01-01 00:00", periods=4, freq="5min"))
-    assert segments(panel) == [(0, 0, [1, 2, 3, 4])]
-    assert statuses(panel) == [OBSERVED] * 4
+@pytest.mark.parametrize(
+    ("stamps", "values", "expected"),
+    [
+        (["00:01", "00:04:40", "00:12:29", "00:12:31"], [1, 2, 3, 4], [1, 2, 3, 4]),  # to the nearest step
+        (["00:00", "00:07:30"], [1, 3], [1, 2, 3]),  # half a step goes up
+        (["00:00", "00:04", "00:05", "00:06", "00:10"], [1, 2, 4, 9, 7], [1, 5, 7]),  # those of one step are averaged
+        (["00:00", "00:05", "00:06", "00:10"], [1, 4, NAN, 7], [1, 4, 7]),  # what is missing takes no part in it
+    ],
+)
+def test_irregular_readings_on_the_grid(stamps: list[str], values: list[float], expected: list[float]):
+    panel = build_panel(irregular_table([f"2024-01-01 {time}" for time in stamps], values), "5min", 1)
+    assert segments(panel) == [(0, 0, expected)]
+    assert times(panel) == list(pd.date_range("2024-01-01 00:00", periods=len(expected), freq="5min"))
+    assert (INTERPOLATED in statuses(panel)) == (len(stamps) < len(expected))
     assert panel.frequency == "5min"
-
-
-def test_half_a_step_goes_up():
-    panel = build_panel(irregular_table(["2024-01-01 00:00", "2024-01-01 00:07:30"], [1, 2]), "5min", 5)
-    assert times(panel)[-1] == pd.Timestamp("2024-01-01 00:10")
-
-
-def test_readings_of_one_step_are_averaged():
-    stamps = ["2024-01-01 00:00", "2024-01-01 00:04", "2024-01-01 00:05", "2024-01-01 00:06", "2024-01-01 00:10"]
-    panel = build_panel(irregular_table(stamps, [1, 2, 4, 9, 7]), "5min", 0)
-    assert panel.values[:, 0].tolist() == [1, 5, 7]
-    assert statuses(panel) == [OBSERVED] * 3
-
-
-def test_a_missing_value_takes_no_part_in_an_average():
-    stamps = ["2024-01-01 00:00", "2024-01-01 00:05", "2024-01-01 00:06", "2024-01-01 00:10"]
-    panel = build_panel(irregular_table(stamps, [1, 4, NAN, 7]), "5min", 0)
-    assert panel.values[:, 0].tolist() == [1, 4, 7]
 
 
 def test_channels_are_averaged_each_on_its_own():
@@ -157,29 +147,25 @@ def test_the_tables_own_frequency_and_gap_are_the_default():
     assert build_panel(table, "30min", 5).num_rows == 9
 
 
-def test_a_stray_timestamp_is_named_before_memory_runs_out():
+def test_tables_that_make_no_panel():
     table = irregular_table(["1970-01-01", "2024-01-01 00:00", "2024-01-01 00:01"], [1, 2, 3])
     with pytest.raises(DataError, match=r"series 'a': 3 rows spread over .* steps of 1min"):
         build_panel(table, "1min", 0)
-
-
-def test_a_frequency_that_is_none():
     with pytest.raises(ConfigError, match=r"data\.frequency='often' is not a frequency"):
         build_panel(single_table([1, 2]), "often", 0)
+    with pytest.raises(DataError, match=r"no observed value in target column\(s\) y of any series"):
+        build_panel(single_table([NAN, NAN]), None, 0)
 
 
 # Gaps
 
 
 @pytest.mark.parametrize("limit", [3, "3h"])
-def test_a_gap_at_the_limit_is_interpolated_and_marked(limit: int | str):
+def test_a_gap_at_the_limit_is_filled_and_marked_a_longer_one_cuts(limit: int | str):
     panel = build_panel(single_table([1, NAN, NAN, NAN, 9, 10]), None, limit)
     assert segments(panel) == [(0, 0, [1, 3, 5, 7, 9, 10])]
     assert statuses(panel) == [OBSERVED, INTERPOLATED, INTERPOLATED, INTERPOLATED, OBSERVED, OBSERVED]
-
-
-def test_a_gap_beyond_the_limit_cuts_the_series():
-    panel = build_panel(single_table([1, 2, NAN, NAN, NAN, NAN, 9, NAN, 11]), None, 3)
+    panel = build_panel(single_table([1, 2, NAN, NAN, NAN, NAN, 9, NAN, 11]), None, limit)
     assert segments(panel) == [(0, 0, [1, 2]), (0, 6, [9, 10, 11])]
     assert statuses(panel) == [OBSERVED, OBSERVED, OBSERVED, INTERPOLATED, OBSERVED]
     assert panel.item_length.tolist() == [9]
@@ -188,6 +174,7 @@ def test_a_gap_beyond_the_limit_cuts_the_series():
     assert panel.row_position().tolist() == [0, 1, 6, 7, 8]
     assert panel.row_item().tolist() == [0] * 5
     assert [stamp.hour for stamp in times(panel)] == [0, 1, 6, 7, 8]
+    assert segments(build_panel(single_table([1, NAN, 3, 4]), None, None)) == [(0, 0, [1]), (0, 2, [3, 4])], "default 0"
 
 
 def test_rows_that_are_absent_are_a_gap_like_any_other():
@@ -198,10 +185,6 @@ def test_rows_that_are_absent_are_a_gap_like_any_other():
     present = build_panel(irregular_table(stamps, values), "h", 3)
     np.testing.assert_array_equal(absent.values, present.values)
     np.testing.assert_array_equal(absent.segment_position, present.segment_position)
-
-
-def test_no_gap_is_filled_by_default():
-    assert segments(build_panel(single_table([1, NAN, 3, 4]), None, None)) == [(0, 0, [1]), (0, 2, [3, 4])]
 
 
 def test_a_gap_in_any_target_cuts_all_channels():
@@ -222,12 +205,9 @@ def test_covariates_never_cut():
     assert panel.values[:, 1].tolist() == [0, 7, 0, 0, 0, 3, 0]
     assert statuses(panel, 2) == [OBSERVED, INTERPOLATED, OBSERVED, MISSING, MISSING, MISSING, MISSING]
     assert panel.values[:, 2].tolist() == [5, 5, 5, 0, 0, 0, 0]
-
-
-def test_a_covariate_without_a_value_is_missing_throughout():
-    panel = build_panel(grid_table({"a": np.array([[1, NAN], [2, NAN]])}, Roles(("y",), ("dose",))), None, 5)
-    assert statuses(panel, 1) == [MISSING, MISSING]
-    assert panel.values[:, 1].tolist() == [0, 0]
+    never = build_panel(grid_table({"a": np.array([[1, NAN], [2, NAN]])}, Roles(("y",), ("dose",))), None, 5)
+    assert statuses(never, 1) == [MISSING, MISSING]
+    assert never.values[:, 1].tolist() == [0, 0]
 
 
 def test_leading_and_trailing_rows_without_a_target_are_trimmed():
@@ -255,11 +235,6 @@ def test_an_item_without_a_value_is_dropped():
     assert [panel.item_ids[item] for item in panel.segment_item] == ["a", "c"]
     assert panel.num_rows == 8
     assert [panel.item_ids[item] for item in panel.row_item()] == ["a"] * 4 + ["c"] * 4
-
-
-def test_nothing_observed_at_all():
-    with pytest.raises(DataError, match=r"no observed value in target column\(s\) y of any series"):
-        build_panel(single_table([NAN, NAN]), None, 0)
 
 
 def test_uncut_items_stay_in_one_piece_with_long_gaps_missing():

@@ -72,17 +72,9 @@ def test_a_channel_that_does_not_vary_or_is_never_seen_is_left_alone():
     found = prepare({"a": grid}).preprocessor.scaler
     assert found.mean.tolist() == [5.0, 34.5, 0.0]
     assert found.std.tolist() == [1.0, np.arange(70.0).std(), 1.0]
-
-
-def test_no_scaling():
-    assert scaler(random_grids(ROLES, (100,)), scaling="none") == {"mean": [0.0] * 3, "std": [1.0] * 3}
-
-
-def test_large_values_with_small_deviation_keep_their_precision():
-    values = 1e5 + np.tile([0.0, 1.0], 500)
-    data = prepared(single_table(values), CONTEXT, PREDICTION)
-    found = fit_scaler(data.panel, data.split, "standard")
-    np.testing.assert_allclose([found.mean[0], found.std[0]], [1e5 + 0.5, 0.5], rtol=1e-9)
+    assert scaler({"a": grid}, scaling="none") == {"mean": [0.0] * 3, "std": [1.0] * 3}
+    large = prepared(single_table(1e5 + np.tile([0.0, 1.0], 500)), CONTEXT, PREDICTION).preprocessor.scaler
+    np.testing.assert_allclose([large.mean[0], large.std[0]], [1e5 + 0.5, 0.5], rtol=1e-9)
 
 
 # What is saved with a model
@@ -150,47 +142,31 @@ def test_the_manifest_counts_exactly():
     table = grid_table({"a": values[:, None], "b": late[:, None]}, Roles(("y",)))
     data = prepared(table, CONTEXT, PREDICTION, max_gap=2, unit="kW", split={"train": 0.6, "validation": 0.2})
     manifest = data.manifest
-    assert manifest["channels"] == {"target": ["y"], "conditional": [], "control": []}
-    assert manifest["frequency"] == "h"
-    assert manifest["num_items"] == 2
-    assert manifest["num_readings"] == 300
-    assert manifest["num_grid_steps"] == 200 + 95
-    assert manifest["num_steps_kept"] == 190 + 95
-    assert manifest["num_steps_dropped_in_long_gaps"] == 10
-    assert manifest["num_segments"] == 3
-    assert manifest["observed_share_of_kept_targets"] == pytest.approx((188 + 95) / 285)
-    assert manifest["split_mode"] == "strict"
-    assert manifest["windows"] == {
-        "train": (100 - 9) + (10 - 9) + (57 - 9),
-        "validation": (40 - 9) + (19 - 9),
-        "test": (40 - 9) + (19 - 9),
+    expected = {
+        "channels": {"target": ["y"], "conditional": [], "control": []},
+        "frequency": "h",
+        "unit": "kW",
+        "num_items": 2,
+        "num_readings": 300,
+        "num_grid_steps": 200 + 95,
+        "num_steps_kept": 190 + 95,
+        "num_steps_dropped_in_long_gaps": 10,
+        "num_steps_in_no_part": 0,
+        "num_segments": 3,
+        "observed_share_of_kept_targets": (188 + 95) / 285,
+        "split_mode": "strict",
+        "windows": {"train": (100 - 9) + (10 - 9) + (57 - 9), "validation": 31 + 10, "test": (40 - 9) + (19 - 9)},
+        "unseen_items": [],
+        "items_without_windows": [],
     }
+    assert {key: manifest[key] for key in expected} == expected
     assert manifest["windows"] == {part: len(windows) for part, windows in data.windows.items()}
-    assert manifest["items"] == [
-        {
-            "item_id": "a",
-            "first": "2024-01-01T00:00:00",
-            "last": "2024-01-09T07:00:00",
-            "grid_steps": 200,
-            "steps_kept": 190,
-            "borders": [120, 160, 200],
-            "begins": [0, 120, 160],
-            "windows": {"train": 92, "validation": 31, "test": 31},
-        },
-        {
-            "item_id": "b",
-            "first": "2024-01-01T05:00:00",
-            "last": "2024-01-05T03:00:00",
-            "grid_steps": 95,
-            "steps_kept": 95,
-            "borders": [57, 76, 95],
-            "begins": [0, 57, 76],
-            "windows": {"train": 48, "validation": 10, "test": 10},
-        },
-    ]
-    assert manifest["unit"] == "kW"
-    assert manifest["num_steps_in_no_part"] == 0
-    assert manifest["unseen_items"] == manifest["items_without_windows"] == []
+    names = ("item_id", "first", "last", "grid_steps", "steps_kept", "borders", "begins", "windows")
+    first = ("a", "2024-01-01T00:00:00", "2024-01-09T07:00:00", 200, 190, [120, 160, 200], [0, 120, 160])
+    second = ("b", "2024-01-01T05:00:00", "2024-01-05T03:00:00", 95, 95, [57, 76, 95], [0, 57, 76])
+    counts = {"train": 92, "validation": 31, "test": 31}, {"train": 48, "validation": 10, "test": 10}
+    rows = zip((first, second), counts, strict=True)
+    assert manifest["items"] == [dict(zip(names, (*row, windows), strict=True)) for row, windows in rows]
     assert manifest["window"]["context_length"] == CONTEXT
     assert manifest["window"]["strides"] == {"train": 1, "validation": 1, "test": 1}
     assert manifest["split"]["by"] == "time"
@@ -207,17 +183,11 @@ def test_the_manifest_names_the_files_with_their_checksums(tmp_path: Path):
     assert manifest["files"] == [{"path": str(path), "sha256": hashlib.sha256(path.read_bytes()).hexdigest()}]
 
 
-def test_the_manifest_does_not_count_items_without_readings():
-    grids = {"a": np.arange(100.0)[:, None], "b": np.full((100, 1), NAN)}
-    manifest = prepared(grid_table(grids, Roles(("y",))), CONTEXT, PREDICTION).manifest
-    assert manifest["num_items"] == 1
-    assert [item["item_id"] for item in manifest["items"]] == ["a"]
-
-
 def test_the_manifest_counts_what_lies_in_no_part_and_who_has_no_window():
-    grids = {"a": np.arange(100.0)[:, None], "short": np.arange(20.0)[:, None]}
+    grids = {"a": np.arange(100.0)[:, None], "nothing": np.full((100, 1), NAN), "short": np.arange(20.0)[:, None]}
     split = {"train": 0.5, "validation": 0.2, "test": 0.2, "purge": 3}
     manifest = prepared(grid_table(grids, Roles(("y",))), CONTEXT, PREDICTION, split=split).manifest
+    assert manifest["num_items"] == 2, "an item without readings is not counted"
     assert manifest["items_without_windows"] == ["short"]
     assert manifest["num_steps_in_no_part"] == (10 + 2 * 3) + (2 + 2 * 3)
     assert [item["begins"] for item in manifest["items"]] == [[0, 50, 70], [0, 10, 14]]
