@@ -14,7 +14,6 @@ from tstune.config.schema import DataSection
 from tstune.data.panel import INTERPOLATED, MISSING, OBSERVED, Panel
 from tstune.data.prepared import Preprocessor, context_windows
 from tstune.data.preprocess import build_panel
-from tstune.data.sources import load_source
 from tstune.data.sources.csv import table_from_frame
 from tstune.data.table import Roles
 from tstune.errors import ConfigError
@@ -105,12 +104,6 @@ def test_an_old_preprocessor_draws_lines():
     assert loaded.to_dict() == data.preprocessor.to_dict()
 
 
-def test_what_is_not_there_is_named():
-    table = grid_table(random_grids(ROLES, (100,)), ROLES)
-    with pytest.raises(ConfigError, match=r"data\.fill: no channel 'doses'; the channels are y, dose"):
-        prepared(table, CONTEXT, PREDICTION, fill={"doses": "zero"})
-
-
 def test_a_csv_of_doses():
     """Rows with a dose only where one was given: with zero all other steps are known to have none."""
     stamps = pd.date_range("2024-01-01", periods=200, freq="5min")
@@ -125,10 +118,5 @@ def test_a_csv_of_doses():
     assert zeros.panel.values[:, 1].sum() == 8
     train = zeros.panel.values[:140, 1].astype(np.float64)
     assert zeros.preprocessor.scaler.mean[1] == pytest.approx(train.mean()), "zeros are readings"
-
-
-def test_sources_do_not_draw_lines_between_doses():
-    section = DataSection(
-        source="simulated_t1d", conditional_columns=["insulin", "carbs"], source_options={"people": 1, "days": 1}
-    )
-    assert dict(load_source(section).fill) == {"insulin": "none", "carbs": "none"}
+    with pytest.raises(ConfigError, match=r"data\.fill: no channel 'doses'; the channels are bg, dose"):
+        prepared(table, CONTEXT, PREDICTION, max_gap=6, fill={"doses": "zero"})
