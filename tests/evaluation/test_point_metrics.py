@@ -88,22 +88,6 @@ FORECAST = np.array([[110.0, 180.0], [60.0, 80.0]])
 SEEN = np.array([[True, True], [True, False]])
 
 
-@pytest.mark.parametrize(
-    ("metric", "expected"),
-    [
-        (ours.rmse, 200**0.5),
-        (ours.mae, 40 / 3),
-        (ours.bias, 0.0),
-        (ours.mape, (10 + 10 + 20) / 3),
-        (ours.mard, (10 + 10 + 20) / 3),
-        (ours.smape, 200 * (10 / 210 + 20 / 380 + 10 / 110) / 3),
-    ],
-    ids=lambda value: getattr(value, "__name__", ""),
-)
-def test_by_hand(metric, expected):
-    assert metric(TRUTH, FORECAST, SEEN) == pytest.approx(expected)
-
-
 def test_mase_by_hand_leaves_out_what_has_no_scale():
     assert ours.mase(TRUTH, FORECAST, SEEN, np.array([10.0, 5.0])) == pytest.approx((1 + 2 + 2) / 3)
     assert ours.mase(TRUTH, FORECAST, SEEN, np.array([10.0, np.nan])) == pytest.approx((1 + 2) / 2)

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import numpy as np
-import pandas as pd
 import pytest
 import scoringrules
-import utilsforecast.losses as theirs
 from evaluation.forecasts import LEVELS, STEPS, quantile_windows
 from gluonts.ev.metrics import MeanWeightedSumQuantileLoss, WeightedSumQuantileLoss
 from scipy.stats import norm
@@ -31,13 +29,6 @@ def test_pinball_against_scikit_learn():
         assert by_step[3, i] == pytest.approx(expected, rel=1e-12)
 
 
-def test_pinball_of_every_reading_against_scoringrules():
-    truth, quantiles, _ = quantile_windows()
-    for i, level in enumerate(LEVELS):
-        expected = scoringrules.quantile_score(truth, quantiles[..., i], level)
-        np.testing.assert_allclose(ours.pinball(truth, quantiles[..., i], level), expected, rtol=1e-12)
-
-
 @pytest.mark.parametrize("all_observed", [True, False])
 def test_wql_equals_gluonts(all_observed):
     truth, quantiles, observed = quantile_windows()
@@ -53,17 +44,6 @@ def test_wql_equals_gluonts(all_observed):
         one = WeightedSumQuantileLoss(level)()
         one.update(data)
         assert by_level[i] == pytest.approx(one.get(), rel=1e-12)
-
-
-def test_wql_of_one_series_against_utilsforecast():
-    truth, quantiles, _ = quantile_windows()
-    truth, quantiles = np.abs(truth[:1]) % 300 + 40, quantiles[:1]
-    frame = pd.DataFrame({"unique_id": "a", "ds": range(STEPS), "y": truth[0]})
-    names = [f"q{i}" for i in range(len(LEVELS))]
-    frame[names] = quantiles[0]
-    expected = theirs.scaled_crps(frame, {"model": names}, LEVELS)["model"].item()
-    found = ours.mean_weighted_quantile_loss(truth, quantiles, LEVELS, np.ones((1, STEPS), bool))
-    assert found == pytest.approx(expected, rel=1e-9)
 
 
 def test_wql_by_hand():

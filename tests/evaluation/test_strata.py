@@ -1,4 +1,4 @@
-"""Groups of windows: nights, days, sensors, participants."""
+"""Groups of windows: nights, sensors, participants."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from tstune.errors import DataError
-from tstune.evaluation.strata import day_blocks, midnight_windows, sensor_steps, strata
+from tstune.evaluation.strata import midnight_windows, sensor_steps, strata
 
 FIVE = np.timedelta64(5, "m")
 
@@ -27,11 +27,6 @@ def test_one_window_a_day_begins_at_midnight_on_any_grid():
         every = np.datetime64("2024-03-01T00:00", "ns") + np.timedelta64(shift, "m") + np.arange(3 * 288) * FIVE
         chosen = midnight_windows(every[:, None], FIVE)
         assert np.flatnonzero(chosen).tolist() == [0, 288, 576]
-
-
-def test_blocks_are_person_and_day():
-    times = stamps("2024-03-02T01:00", "2024-03-01T23:50", "2024-03-01T01:00", "2024-03-02T05:00")
-    assert day_blocks(np.array([0, 0, 1, 0]), times).tolist() == [1, 0, 2, 1]
 
 
 def test_the_step_of_each_sensor():

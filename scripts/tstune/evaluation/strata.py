@@ -1,4 +1,4 @@
-"""Which windows belong together: nights, participants, seen and unseen people, sensors, blocks for the bootstrap."""
+"""Which windows belong together: nights, participants, seen and unseen people, sensors."""
 
 from __future__ import annotations
 
@@ -20,12 +20,6 @@ def midnight_windows(timestamps: np.ndarray, step: np.timedelta64) -> np.ndarray
     """
     first = np.asarray(timestamps)[:, 0]
     return first - first.astype("datetime64[D]") < step
-
-
-def day_blocks(item: np.ndarray, timestamps: np.ndarray) -> np.ndarray:
-    """[windows] whole number for each item and calendar day of the forecast's first step, from 0."""
-    day = np.asarray(timestamps)[:, 0].astype("datetime64[D]").astype(np.int64)
-    return np.unique(np.stack([np.asarray(item, dtype=np.int64), day], axis=1), axis=0, return_inverse=True)[1].ravel()
 
 
 def sensor_steps(observed: np.ndarray, item: np.ndarray, step: np.timedelta64) -> dict[int, np.timedelta64]:
