@@ -29,52 +29,30 @@ from pathlib import Path
 from tstune.config.command_line import add_config_arguments, config_manager, config_path
 from tstune.errors import EXIT_INTERRUPTED, EXIT_OK, ConfigError, exits_cleanly
 
-DEFAULT_TRIALS = 20
-
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Read the command line; `overrides` are those of every trial, `swept` those with several values."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_config_arguments(parser)
-    parser.add_argument("--output", required=True, metavar="FOLDER", help="where results and trials go")
-    parser.add_argument("--study", metavar="NAME", help="name in the database; left out: that of the output folder")
-    parser.add_argument(
-        "--sampler",
-        choices=("grid", "tpe", "random"),
-        default="tpe",
-        help="grid: every combination; tpe: learns from finished trials (default); random",
-    )
-    parser.add_argument(
-        "--trials", type=_positive, metavar="N", help=f"trials of the whole study (default {DEFAULT_TRIALS}; grid: all)"
-    )
-    parser.add_argument(
-        "--pruner",
-        choices=("median", "none"),
-        help="median: stop a trial whose validation loss is worse than the median of the finished ones "
-        "(default for tpe and random); none (default for grid)",
-    )
-    parser.add_argument(
-        "--prune-after", type=_positive, default=1, metavar="N", help="validations every trial may take (default 1)"
-    )
-    parser.add_argument(
-        "--startup-trials",
-        type=_positive,
-        default=5,
-        metavar="N",
-        help="finished trials before tpe learns from them and the pruner compares with them (default 5)",
-    )
-    parser.add_argument("--metric", default="validation_loss", help="what the best trial is chosen by")
-    parser.add_argument("--storage", metavar="URL", help="database; left out: $TSTUNE_SWEEP_STORAGE, else study.db")
-    parser.add_argument("--accelerate-config", metavar="FILE", help="how trials run, e.g. accelerate_configs/ddp.yaml")
-    parser.add_argument("--num-processes", type=_positive, metavar="N", help="processes of each trial")
-    parser.add_argument("--keep", choices=("best", "all"), default="best", help="trials whose weights are kept")
-    parser.add_argument(
-        "--heartbeat-seconds",
-        type=_positive,
-        default=60,
-        metavar="N",
-        help="a job silent for two times as long is taken for dead, and its trial is made again (default 60)",
-    )
+    option = parser.add_argument
+    option("--output", required=True, metavar="FOLDER", help="where results and trials go")
+    option("--study", metavar="NAME", help="name in the database; left out: that of the output folder")
+    told = "grid: every combination; tpe: learns from finished trials (default); random"
+    option("--sampler", choices=("grid", "tpe", "random"), default="tpe", help=told)
+    option("--trials", type=_positive, metavar="N", help="trials of the whole study (default 20; grid: all)")
+    told = "median: stop a trial whose loss is worse than the median of the finished ones (default, but for grid)"
+    option("--pruner", choices=("median", "none"), help=told)
+    told = "validations every trial may take (default 1)"
+    option("--prune-after", type=_positive, default=1, metavar="N", help=told)
+    told = "finished trials before tpe learns from them and the pruner compares with them (default 5)"
+    option("--startup-trials", type=_positive, default=5, metavar="N", help=told)
+    option("--metric", default="validation_loss", help="what the best trial is chosen by")
+    option("--storage", metavar="URL", help="database; left out: $TSTUNE_SWEEP_STORAGE, else study.db")
+    option("--accelerate-config", metavar="FILE", help="how trials run, e.g. accelerate_configs/ddp.yaml")
+    option("--num-processes", type=_positive, metavar="N", help="processes of each trial")
+    option("--keep", choices=("best", "all"), default="best", help="trials whose weights are kept")
+    told = "a job silent for two times as long is taken for dead, and its trial is made again (default 60)"
+    option("--heartbeat-seconds", type=_positive, default=60, metavar="N", help=told)
     args = parser.parse_args(argv)
     from tstune.sweeps.space import split_overrides
 
@@ -87,10 +65,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the sweep, or the part of it that is left."""
     args = parse_args(argv)
     from tstune.runtime.logs import setup_logging
-    from tstune.sweeps.checks import check_base, check_metric, check_space
-    from tstune.sweeps.files import SweepFolder
-    from tstune.sweeps.launch import Launch
-    from tstune.sweeps.space import parse_space
+    from tstune.sweeps.space import check_base, check_metric, check_space, number_of_trials, parse_space
 
     setup_logging()
     check_metric(args.metric)
@@ -98,7 +73,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         raise ConfigError("start sweep_hparams.py with python, not with accelerate launch: it launches the trials")
     space = parse_space(args.swept)
     check_space(space, args.overrides, Path(args.hydra).parent if args.hydra else None)
-    trials = _number_of_trials(args, space)
+    trials = number_of_trials(space, args.sampler, args.trials)
     manager, path = config_manager(args), config_path(args)
 
     def compose(overrides: Sequence[str]) -> object:
@@ -106,13 +81,15 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     check_base(compose([]), space)
 
+    from tstune.sweeps.report import SweepPlan
     from tstune.sweeps.storage import quiet_optuna, storage_url
-    from tstune.sweeps.study import SweepPlan, run_sweep
+    from tstune.sweeps.study import run_sweep
+    from tstune.sweeps.trial import Launch
 
     quiet_optuna()
-    folder = SweepFolder(Path(args.output))
+    folder = Path(args.output)
     plan = SweepPlan(
-        name=args.study or folder.path.resolve().name,
+        name=args.study or folder.resolve().name,
         compose=compose,
         space=space,
         folder=folder,
@@ -126,30 +103,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         heartbeat_seconds=args.heartbeat_seconds,
     )
     try:
-        table = run_sweep(plan, storage_url(args.storage, folder.path))
+        table = run_sweep(plan, storage_url(args.storage, folder))
     except KeyboardInterrupt:
         print("interrupted: finished trials are kept, the same command goes on", file=sys.stderr)
         return EXIT_INTERRUPTED
     print(f"\n{table}")
     return EXIT_OK
-
-
-def _number_of_trials(args: argparse.Namespace, space: list) -> int:
-    """Points of the study: all of a grid, as many as asked for otherwise."""
-    from tstune.sweeps.grid import grid
-    from tstune.sweeps.space import size
-
-    if args.sampler == "grid":
-        points = len(grid(space))
-        if args.trials not in (None, points):
-            raise ConfigError(f"--trials {args.trials}: the grid has {points} points and all are tried; leave it out")
-        return points
-    points = size(space)
-    if points is None:
-        return args.trials or DEFAULT_TRIALS
-    if args.trials is not None and args.trials > points:
-        raise ConfigError(f"--trials {args.trials}: the space has only {points} points; --sampler grid tries each once")
-    return args.trials or min(DEFAULT_TRIALS, points)
 
 
 def _positive(text: str) -> int:

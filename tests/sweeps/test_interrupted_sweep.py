@@ -16,7 +16,7 @@ from launched import ROOT
 from support import tiny
 from sweep_desk import TIMEOUT, Desk, desk_in
 
-from tstune.sweeps.launch import Launch
+from tstune.sweeps.trial import Launch
 
 pytestmark = pytest.mark.slow  # minutes of real launches, killed and started again
 
@@ -50,10 +50,10 @@ def _works_in(process: psutil.Process, folder: Path) -> bool:
 @pytest.fixture(scope="module")
 def history(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Desk, list[int], list[list[dict]]]]:
     """The desk, the exit code of each start, and the table after it."""
-    moments = (  # a trial that is made again takes a number
+    moments = (
         (signal.SIGKILL, 0, "step 50:"),
         (signal.SIGTERM, 0, "resumed from step"),
-        (signal.SIGINT, 4, "step 50:"),
+        (signal.SIGINT, 2, "step 50:"),
     )
     codes, tables = [], []
     with desk_in(tmp_path_factory.mktemp("grid"), training=TRAINING, evaluation={"baselines": []}) as desk:

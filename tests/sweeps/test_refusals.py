@@ -8,8 +8,7 @@ from support import tiny
 
 import sweep_hparams
 from tstune.config.schema import RunConfig
-from tstune.sweeps.checks import changed_measure
-from tstune.sweeps.space import parse_space
+from tstune.sweeps.space import changed_measure, parse_space
 
 LR = "training.learning_rate=1e-3,1e-2"
 

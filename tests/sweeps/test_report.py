@@ -8,18 +8,20 @@ import signal
 
 import optuna
 import pytest
+from optuna.trial import TrialState
 from PIL import Image
 
 from tstune.config.managers import SimpleConfigManager
 from tstune.config.schema import RunConfig
 from tstune.errors import OutputError
-from tstune.sweeps.attempts import claim, note_failure, note_pruning, points, tidy
-from tstune.sweeps.files import SweepFolder, aside
-from tstune.sweeps.launch import Launch
-from tstune.sweeps.report import FILES, Report, best_point
+from tstune.runtime.children import StopRequest
+from tstune.runtime.files import aside
+from tstune.sweeps.points import REASON, STEP, begin, points
+from tstune.sweeps.report import FILES, SweepPlan, best_point, save_recipe, write_report
 from tstune.sweeps.space import parse_space
-from tstune.sweeps.stop import StopRequest
 from tstune.sweeps.storage import open_storage, quiet_optuna
+from tstune.sweeps.study import _remove_weights
+from tstune.sweeps.trial import Launch
 
 SPACE = parse_space(["training.learning_rate=tag(log,interval(1e-4,1e-1))", "data.control_columns=[],[a|b]"])
 TRIED = (  # rate, columns, what becomes of it
@@ -32,67 +34,54 @@ TRIED = (  # rate, columns, what becomes of it
 )
 
 
-class Gone(Exception):
-    """What a trial dies of."""
-
-
-def fill(folder: SweepFolder, tried) -> optuna.Study:
-    quiet_optuna()
-    study = optuna.create_study(study_name="s", storage=open_storage(f"sqlite:///{folder.path}/study.db", 60))
-    for rate, columns, result in tried:
-        study.enqueue_trial({"training.learning_rate": rate, "data.control_columns": SPACE[1].stored(columns)})
-
-        def objective(trial, result=result):
-            claim(study, trial, 99)
-            for dimension in SPACE:
-                dimension.suggest(trial)
-            if result == "pruned":
-                note_pruning(trial, 40)
-                raise optuna.TrialPruned
-            if result == "failed":
-                note_failure(trial, "data.path: no such file | folder")
-            if isinstance(result, str):
-                raise Gone
-            ran = RunConfig.model_validate(
-                {
-                    "output_dir": str(folder.run(trial.number)),
-                    "training": {"learning_rate": trial.params["training.learning_rate"]} | RESUMES,
-                    "tracking": {"trackers": ["file"], "parent_run": "p", "run_name": "s-1"},
-                }
-            )
-            folder.run(trial.number).mkdir()
-            folder.save_recipe(ran, folder.run(trial.number) / "config.yaml")
-            return result
-
-        study.optimize(objective, n_trials=1, catch=(Gone,))
-    tidy(study, 1000)
-    return study
-
-
-RESUMES = {"resume_from_checkpoint": "auto"}
+BASE = RunConfig.model_validate({"tracking": {"trackers": ["tensorboard"]}})
 
 
 @pytest.fixture
-def folder(tmp_path):
-    made = SweepFolder(tmp_path / "out")
-    made.make()
-    return made
+def plan(tmp_path) -> SweepPlan:
+    (tmp_path / "out" / "trials").mkdir(parents=True)
+    launch = Launch("accelerate_configs/ddp.yaml", 2)
+    return SweepPlan("s", lambda _: BASE, SPACE, tmp_path / "out", launch, "tpe", "none", 6)
 
 
-def report(folder: SweepFolder) -> Report:
-    base = RunConfig.model_validate({"tracking": {"trackers": ["tensorboard"]}})
-    return Report(folder, base, SPACE, Launch("accelerate_configs/ddp.yaml", 2), "tpe", 6)
+def fill(plan: SweepPlan, tried) -> optuna.Study:
+    quiet_optuna()
+    storage = open_storage(f"sqlite:///{plan.folder}/study.db", 60)
+    study = optuna.create_study(study_name="s", storage=storage)
+    for number, (rate, columns, result) in enumerate(tried):
+        values = {"training.learning_rate": rate, "data.control_columns": SPACE[1].stored(columns)}
+        trial = begin(study, storage, number, SPACE, values)
+        if result == "pruned":
+            trial.set_user_attr(STEP, 40)
+            study.tell(trial, state=TrialState.PRUNED)
+            continue
+        if result == "failed":
+            trial.set_user_attr(REASON, "data.path: no such file | folder")
+        if isinstance(result, str):
+            study.tell(trial, state=TrialState.FAIL)
+            continue
+        values = {
+            "output_dir": str(plan.run(number)),
+            "training": {"learning_rate": rate, "resume_from_checkpoint": "auto"},
+            "tracking": {"trackers": ["file"], "parent_run": "p", "run_name": "s-1"},
+        }
+        plan.run(number).mkdir()
+        save_recipe(RunConfig.model_validate(values), plan.run(number) / "config.yaml")
+        study.tell(trial, result)
+    if any(result == "lost" for *_, result in tried):
+        begin(study, storage, points(study)[-1], SPACE, {})
+    return study
 
 
-def test_everything_is_reported(folder):
-    study = fill(folder, TRIED)
-    assert report(folder).write(study).number == 1
-    assert sorted(path.name for path in folder.path.iterdir()) == sorted([*FILES, "study.db", "trials"])
+def test_everything_is_reported(plan):
+    study = fill(plan, TRIED)
+    assert write_report(plan, BASE, study).number == 1
+    assert sorted(path.name for path in plan.folder.iterdir()) == sorted([*FILES, "study.db", "trials"])
 
-    with (folder.path / "trials.csv").open(newline="") as stream:
+    with (plan.folder / "trials.csv").open(newline="") as stream:
         rows = list(csv.DictReader(stream))
     assert [row["number"] for row in rows] == ["0", "1", "2", "3", "4", "5"]
-    assert [row["state"] for row in rows] == ["finished", "finished", "pruned", "failed", "finished", "waiting"]
+    assert [row["state"] for row in rows] == ["finished", "finished", "pruned", "failed", "finished", "running"]
     assert [row["validation_loss"] for row in rows] == ["3.0", "1.0", "", "", "2.0", ""]
     assert [row["training.learning_rate"] for row in rows] == ["0.05", "0.001", "0.01", "0.002", "0.003", "0.004"]
     assert rows[1]["data.control_columns"] == '["a|b"]'
@@ -101,12 +90,12 @@ def test_everything_is_reported(folder):
     assert rows[3]["reason"] == "data.path: no such file | folder"
     assert float(rows[0]["seconds"]) >= 0
 
-    readme = (folder.path / "README.md").read_text()
-    assert "# Sweep s\n\nSampler tpe, 6 trials planned: 3 finished, 1 pruned, 1 failed, 1 waiting." in readme
+    readme = (plan.folder / "README.md").read_text()
+    assert "# Sweep s\n\nSampler tpe, 6 trials planned: 3 finished, 1 pruned, 1 failed, 1 running." in readme
     assert "Best: trial 1, validation_loss 1." in readme
     assert (
         "    accelerate launch --config_file accelerate_configs/ddp.yaml --num_processes 2 "
-        f"scripts/finetune_ttm.py --config {folder.path}/best.yaml"
+        f"scripts/finetune_ttm.py --config {plan.folder}/best.yaml"
     ) in readme
     table = [line for line in readme.splitlines() if line.startswith("| ")]
     assert [line.split("|")[1].strip() for line in table[2:]] == ["1", "4", "0", "2", "3", "5"], "best first"
@@ -118,19 +107,19 @@ def test_everything_is_reported(folder):
     assert len({len(line.replace("\\|", "")) for line in table if "\\" not in line}) == 1, "aligned"
 
     for name in ("importance.png", "history.png"):
-        with Image.open(folder.path / name) as image:
+        with Image.open(plan.folder / name) as image:
             assert image.format == "PNG"
             assert min(image.size) > 100
             assert len(image.convert("RGB").getcolors(1 << 24)) > 10, "something is drawn"
 
 
-def test_the_best_recipe_is_the_run_without_the_sweep(folder):
-    report(folder).write(fill(folder, TRIED))
-    best = SimpleConfigManager().load_config(folder.best_recipe)
+def test_the_best_recipe_is_the_run_without_the_sweep(plan):
+    write_report(plan, BASE, fill(plan, TRIED))
+    best = SimpleConfigManager().load_config(plan.best_recipe)
     assert best.training.learning_rate == 0.001
     assert best.training.resume_from_checkpoint is None
-    assert best.output_dir == str(folder.path / "best")
-    assert best.tracking == report(folder).base.tracking, "as the user has it"
+    assert best.output_dir == str(plan.folder / "best")
+    assert best.tracking == BASE.tracking, "as the user has it"
 
 
 @pytest.mark.parametrize(
@@ -142,51 +131,51 @@ def test_the_best_recipe_is_the_run_without_the_sweep(folder):
         (((0.05, [], 1.0), (0.001, [], 1.0)), "every finished trial has the same validation loss"),
     ],
 )
-def test_what_cannot_be_said_yet_is_said(folder, tried, told):
-    study = fill(folder, tried)
-    best = report(folder).write(study)
-    readme = (folder.path / "README.md").read_text()
+def test_what_cannot_be_said_yet_is_said(plan, tried, told):
+    study = fill(plan, tried)
+    best = write_report(plan, BASE, study)
+    readme = (plan.folder / "README.md").read_text()
     assert f"Not known: {told}." in readme
-    assert (folder.path / "history.png").is_file()
-    assert not (folder.path / "importance.png").exists()
-    assert folder.best_recipe.exists() == (best is not None)
+    assert (plan.folder / "history.png").is_file()
+    assert not (plan.folder / "importance.png").exists()
+    assert plan.best_recipe.exists() == (best is not None)
     assert ("No trial has finished." in readme) == (best is None)
 
 
-def test_of_equal_trials_the_first_is_best(folder):
-    found = points(fill(folder, [(0.05, [], 2.0), (0.01, [], 1.0), (0.001, [], 1.0)]))
+def test_of_equal_trials_the_first_is_best(plan):
+    found = points(fill(plan, [(0.05, [], 2.0), (0.01, [], 1.0), (0.001, [], 1.0)]))
     assert best_point(found).number == 1
     assert best_point([]) is None
 
 
-def test_importance_finds_the_key_that_matters(folder):
+def test_importance_finds_the_key_that_matters(plan):
     rates = [0.0001 * 3**n for n in range(6)]
-    study = fill(folder, [(rate, columns, rate) for rate in rates for columns in ([], ["a|b"])])
-    report(folder).write(study)
-    readme = (folder.path / "README.md").read_text()
+    study = fill(plan, [(rate, columns, rate) for rate in rates for columns in ([], ["a|b"])])
+    write_report(plan, BASE, study)
+    readme = (plan.folder / "README.md").read_text()
     shares = [line for line in readme.splitlines() if line.startswith("- `") and line.endswith("%")]
     assert [line.split("`")[1] for line in shares] == ["training.learning_rate", "data.control_columns"]
     rate, columns = (int(line.split()[-1].rstrip("%")) for line in shares)
     assert rate > 50 > 10 > columns
 
 
-def test_weights_of_the_others_are_removed(folder):
-    run = folder.run(3)
+def test_weights_of_the_others_are_removed(plan):
+    run = plan.run(3)
     for name in ("model/model.safetensors", "adapters/a/adapter_model.safetensors", "checkpoints/step-1/x.json"):
         (run / name).parent.mkdir(parents=True)
         (run / name).write_text("x")
     (run / "metrics.json").write_text("{}")
     (run / "model/config.json").write_text("{}")
-    aborted = folder.trials / "3.checkpoints" / "step-1"
+    aborted = plan.folder / "trials" / "3.checkpoints" / "step-1"
     aborted.mkdir(parents=True)
-    other = folder.run(30)
+    other = plan.run(30)
     (other / "model").mkdir(parents=True)
     (other / "model/model.safetensors").write_text("x")
-    folder.remove_weights(3)
-    files = sorted(str(path.relative_to(folder.trials)) for path in folder.trials.rglob("*") if path.is_file())
+    _remove_weights(run)
+    files = sorted(str(path.relative_to(plan.folder / "trials")) for path in plan.folder.rglob("*") if path.is_file())
     assert files == ["3/metrics.json", "3/model/config.json", "30/model/model.safetensors"]
     assert not aborted.exists()
-    folder.remove_weights(4)  # never begun
+    _remove_weights(plan.run(4))  # never begun
 
 
 def test_a_file_is_replaced_as_a_whole(tmp_path):
@@ -206,14 +195,13 @@ def test_a_file_is_replaced_as_a_whole(tmp_path):
 def test_signals_are_noted_and_a_second_ctrl_c_is_not():
     before = signal.getsignal(signal.SIGTERM)
     with StopRequest() as stop:
-        assert not stop.requested
+        assert stop.signal is None
         os.kill(os.getpid(), signal.SIGTERM)
-        assert stop.requested
-        assert not stop.came_from_terminal
+        assert stop.signal == signal.SIGTERM
         os.kill(os.getpid(), signal.SIGTERM)
         with pytest.raises(KeyboardInterrupt):
             os.kill(os.getpid(), signal.SIGINT)
     assert signal.getsignal(signal.SIGTERM) is before
     with StopRequest() as stop:
         os.kill(os.getpid(), signal.SIGINT)
-        assert stop.came_from_terminal
+        assert stop.signal == signal.SIGINT

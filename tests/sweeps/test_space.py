@@ -4,31 +4,32 @@ from __future__ import annotations
 
 import optuna
 import pytest
+from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
 from tstune.errors import ConfigError
-from tstune.sweeps.grid import grid
-from tstune.sweeps.space import Choice, Interval, Range, as_override, parse_space, size, split_overrides
+from tstune.sweeps.space import as_override, grid, number_of_trials, parse_space, split_overrides
 
+# Override -> what Optuna draws from, all values (None without an end of them).
 SPACES = {
-    "k=1e-4,1e-3": Choice("k", (1e-4, 1e-3)),
-    "k=choice(4,8,16)": Choice("k", (4, 8, 16)),
-    "k=choice(3)": Choice("k", (3,)),
-    "k=a b,null,true": Choice("k", ("a b", None, True)),
-    "k='a,b',\"c\"": Choice("k", ("a,b", "c")),
-    "k=[1h,2h],[8h]": Choice("k", (["1h", "2h"], ["8h"])),
-    "k=sort(3,1,2)": Choice("k", (1, 2, 3)),
-    "k=str(1,2)": Choice("k", ("1", "2")),
-    "k=${other},1": Choice("k", ("${other}", 1)),
-    "k=range(4)": Range("k", (0, 1, 2, 3)),
-    "k=range(16,129,16)": Range("k", (16, 32, 48, 64, 80, 96, 112, 128)),
-    "k=range(10,1,-3)": Range("k", (4, 7, 10)),
-    "k=range(0.0,0.5,0.1)": Range("k", (0.0, 0.1, 0.2, 0.3, 0.4)),
-    "k=tag(log,range(1,4))": Range("k", (1, 2, 3), log=True),
-    "k=interval(0.0,0.5)": Interval("k", 0.0, 0.5),
-    "k=interval(1,5)": Interval("k", 1.0, 5.0),
-    "k=int(interval(1,5))": Interval("k", 1, 5),
-    "k=tag(log,interval(1e-5,1e-2))": Interval("k", 1e-5, 1e-2, log=True),
-    "k=tag(log,int(interval(1,64)))": Interval("k", 1, 64, log=True),
+    "k=1e-4,1e-3": (CategoricalDistribution((1e-4, 1e-3)), (1e-4, 1e-3)),
+    "k=choice(4,8,16)": (CategoricalDistribution((4, 8, 16)), (4, 8, 16)),
+    "k=choice(3)": (CategoricalDistribution((3,)), (3,)),
+    "k=a b,null,true": (CategoricalDistribution(("a b", None, True)), ("a b", None, True)),
+    "k='a,b',\"c\"": (CategoricalDistribution(("a,b", "c")), ("a,b", "c")),
+    "k=[1h,2h],[8h]": (CategoricalDistribution(('["1h", "2h"]', '["8h"]')), (["1h", "2h"], ["8h"])),
+    "k=sort(3,1,2)": (CategoricalDistribution((1, 2, 3)), (1, 2, 3)),
+    "k=str(1,2)": (CategoricalDistribution(("1", "2")), ("1", "2")),
+    "k=${other},1": (CategoricalDistribution(("${other}", 1)), ("${other}", 1)),
+    "k=range(4)": (IntDistribution(0, 3), (0, 1, 2, 3)),
+    "k=range(16,129,16)": (IntDistribution(16, 128, step=16), (16, 32, 48, 64, 80, 96, 112, 128)),
+    "k=range(10,1,-3)": (IntDistribution(4, 10, step=3), (4, 7, 10)),
+    "k=range(0.0,0.5,0.1)": (FloatDistribution(0.0, 0.4, step=0.1), (0.0, 0.1, 0.2, 0.3, 0.4)),
+    "k=tag(log,range(1,4))": (IntDistribution(1, 3, log=True), (1, 2, 3)),
+    "k=interval(0.0,0.5)": (FloatDistribution(0.0, 0.5), None),
+    "k=interval(1,5)": (FloatDistribution(1.0, 5.0), None),
+    "k=int(interval(1,5))": (IntDistribution(1, 5), None),
+    "k=tag(log,interval(1e-5,1e-2))": (FloatDistribution(1e-5, 1e-2, log=True), None),
+    "k=tag(log,int(interval(1,64)))": (IntDistribution(1, 64, log=True), None),
 }
 
 REFUSED = {
@@ -73,10 +74,8 @@ PLAIN = (
 def test_a_sweep_is_this_space(word):
     assert split_overrides([word]) == ([], [word])
     (dimension,) = parse_space([word])
-    assert dimension == SPACES[word]
-    wanted = SPACES[word].values if not isinstance(SPACES[word], Interval) else (SPACES[word].low, SPACES[word].high)
-    found = dimension.values if not isinstance(dimension, Interval) else (dimension.low, dimension.high)
-    assert list(map(type, found)) == list(map(type, wanted)), "1 is not 1.0 and not true"
+    assert (dimension.key, dimension.distribution, dimension.values) == ("k", *SPACES[word])
+    assert list(map(type, dimension.values or ())) == list(map(type, SPACES[word][1] or ())), "1 is not 1.0 or true"
 
 
 @pytest.mark.parametrize("word", REFUSED)
@@ -109,13 +108,13 @@ def test_order_is_kept_and_a_key_is_swept_once():
 
 def test_a_grid_is_a_nested_loop():
     space = parse_space(["a=x,y", "b=range(0,3)"])
-    assert size(space) == 6
+    assert number_of_trials(space, "grid", None) == number_of_trials(space, "tpe", None) == 6
     assert grid(space) == [{"a": a, "b": b} for a in ("x", "y") for b in (0, 1, 2)]
 
 
 def test_an_interval_has_no_grid():
     space = parse_space(["a=x,y", "b=interval(0,1)"])
-    assert size(space) is None
+    assert number_of_trials(space, "tpe", None) == 20
     with pytest.raises(ConfigError, match=r"b: interval\(0.0 to 1.0\) has no end of values"):
         grid(space)
 
@@ -130,7 +129,7 @@ def test_a_study_proposes_values_of_the_space_and_remembers_them(word):
         proposed.append(dimension.suggest(trial))
         assert dimension.decode(trial.params["k"]) == proposed[-1]
     if dimension.values is None:
-        assert all(dimension.low <= value <= dimension.high for value in proposed)
+        assert all(dimension.distribution.low <= value <= dimension.distribution.high for value in proposed)
         assert len({type(value) for value in proposed}) == 1
         assert len(set(proposed)) > 4
     else:

@@ -13,7 +13,8 @@ import psutil
 import pytest
 
 from tstune.config.schema import RunConfig
-from tstune.sweeps.trial import TrialFailed, TrialLost, TrialProcess, ValidationLosses, read_loss
+from tstune.runtime.children import Child
+from tstune.sweeps.trial import TrialFailed, TrialLost, ValidationLosses, check_ended, read_loss
 
 PATIENCE = 60
 # A launcher that dies on SIGTERM; its worker, in a session of its own, takes no notice of it at all.
@@ -45,21 +46,21 @@ def wait_until_gone(pid: int) -> None:
         time.sleep(0.05)
 
 
-def outcome(command: list[str], log) -> None:
-    with TrialProcess(command, log) as process:
+def outcome(command: list[str], log, **options) -> None:
+    with Child(command, log, **options) as process:
         while not process.has_ended:
             time.sleep(0.02)
-        process.check()
+        check_ended(process)
 
 
 @pytest.fixture
 def impatient(monkeypatch):
-    monkeypatch.setattr("tstune.sweeps.trial.END_SECONDS", 1)
+    monkeypatch.setattr("tstune.runtime.children.END_SECONDS", 1)
 
 
 def test_a_trial_that_is_ended_is_gone_with_all_its_processes(tmp_path, impatient):
     log = tmp_path / "log"
-    with TrialProcess(python(STUBBORN), log) as process:
+    with Child(python(STUBBORN), log) as process:
         worker = started(log)
         everyone = psutil.Process(process.pid).children(recursive=True)
         assert worker in [one.pid for one in everyone]
@@ -68,12 +69,12 @@ def test_a_trial_that_is_ended_is_gone_with_all_its_processes(tmp_path, impatien
         assert process.has_ended
         assert not any(one.is_running() for one in everyone)
         with pytest.raises(TrialLost):
-            process.check()
+            check_ended(process)
 
 
 def test_leaving_the_context_ends_it_too(tmp_path):
     log = tmp_path / "log"
-    with TrialProcess(python("import os, time; print(os.getpid(), flush=True); time.sleep(600)"), log):
+    with Child(python("import os, time; print(os.getpid(), flush=True); time.sleep(600)"), log):
         pid = started(log)
     assert not psutil.pid_exists(pid)
 
@@ -84,9 +85,9 @@ def test_it_does_not_outlive_a_sweep_that_is_killed(tmp_path):
 import sys, time
 sys.path.insert(0, {str(os.path.dirname(sys.modules["tstune"].__file__) + "/..")!r})
 from pathlib import Path
-from tstune.sweeps import trial
-trial.END_SECONDS = 1
-process = trial.TrialProcess([sys.executable, "-c", {STUBBORN!r}], Path({str(log)!r}))
+from tstune.runtime import children
+children.END_SECONDS = 1
+process = children.Child([sys.executable, "-c", {STUBBORN!r}], Path({str(log)!r}))
 time.sleep(600)
 """
     killed = subprocess.Popen(python(sweep))
@@ -109,7 +110,7 @@ def test_a_command_that_is_done_leaves_no_worker_behind(tmp_path, impatient):
 def test_the_storage_url_is_not_handed_down(tmp_path, monkeypatch):
     monkeypatch.setenv("TSTUNE_SWEEP_STORAGE", "postgresql://user:s3cret@host/sweeps")
     monkeypatch.setenv("SOMETHING_ELSE", "kept")
-    outcome(python("import os; print(dict(os.environ))"), tmp_path / "log")
+    outcome(python("import os; print(dict(os.environ))"), tmp_path / "log", hidden=["TSTUNE_SWEEP_STORAGE"])
     said = (tmp_path / "log").read_text()
     assert "'SOMETHING_ELSE': 'kept'" in said
     assert "s3cret" not in said
@@ -197,7 +198,7 @@ def test_validation_losses_are_read_as_they_appear(followed):
         stream.write(row(40, validation_loss=1.0))
     assert list(losses.new()) == [(2, 20, 1.5), (3, 40, 1.0)], "a resumed run repeats steps; NaN is null"
     assert list(losses.new()) == []
-    assert losses.run_folder == file.parent
+    assert losses.file == file
 
 
 def test_a_run_that_was_too_quick_to_follow_is_read_at_its_end(followed, tmp_path):

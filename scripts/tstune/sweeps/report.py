@@ -1,140 +1,61 @@
-"""What a sweep found: a table, two pictures, and the best recipe. Written anew after each trial."""
+"""What a sweep is and what it finds: a table, two pictures, the best recipe; written anew after each trial."""
 
 from __future__ import annotations
 
 import csv
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from datetime import datetime
+from itertools import accumulate
 from pathlib import Path
+from typing import Literal
 
 import optuna
+from matplotlib.figure import Figure
+from optuna.importance import FanovaImportanceEvaluator, get_param_importances
 
 from tstune.config.managers import SimpleConfigManager
 from tstune.config.schema import RunConfig
-from tstune.sweeps.attempts import Point, points
-from tstune.sweeps.checks import METRIC
-from tstune.sweeps.files import SweepFolder, aside
-from tstune.sweeps.launch import Launch
-from tstune.sweeps.plots import importances, plot_history, plot_importances
-from tstune.sweeps.space import Dimension, as_text
+from tstune.runtime.files import aside
+from tstune.sweeps.points import STEP, Point, points
+from tstune.sweeps.space import METRIC, Dimension, as_text
+from tstune.sweeps.trial import Launch
 
 FILES = ("trials.csv", "README.md", "importance.png", "history.png", "best.yaml")
 
 
 @dataclass(frozen=True)
-class Report:
-    """Writes the files of `FILES`.
+class SweepPlan:
+    """What a sweep does, and where it lies: the report in `folder`, and under ``trials/`` what is of one trial."""
 
-    Attributes:
-        base: the recipe all trials share.
-        total: points the study shall have.
-    """
-
-    folder: SweepFolder
-    base: RunConfig
+    name: str  # of the study
+    compose: Callable[[Sequence[str]], RunConfig]  # key=value on top of the recipe -> configuration
     space: Sequence[Dimension]
+    folder: Path  # all jobs of the study see it
     launch: Launch
-    sampler: str
-    total: int
+    sampler: Literal["grid", "tpe", "random"]
+    pruner: Literal["median", "none"]
+    trials: int  # points of the whole study
+    startup_trials: int = 5  # finished ones, before TPE and the pruner judge
+    prune_after: int = 1  # validations every trial may take
+    keep_all: bool = False  # the weights of every trial, not only of the best
+    heartbeat_seconds: int = 60  # how often a job says that its trial is alive
 
-    def write(self, study: optuna.Study) -> Point | None:
-        """Write all files and return the best point, None as long as no trial has finished."""
-        found = points(study)
-        best = best_point(found)
-        self._write_csv(found)
-        with aside(self.folder.path / "history.png") as file:
-            plot_history(found).savefig(file, format="png", dpi=110)
-        shares = importances(study, [point.loss for point in found if point.loss is not None], self.base.seed)
-        if not isinstance(shares, str):
-            with aside(self.folder.path / "importance.png") as file:
-                plot_importances(shares).savefig(file, format="png", dpi=110)
-        if best is not None:
-            self.folder.save_recipe(self._best_recipe(best), self.folder.best_recipe)
-        with aside(self.folder.path / "README.md") as file:
-            file.write_text(self._readme(study.study_name, found, best, shares), encoding="utf-8")
-        return best
+    def run(self, number: int) -> Path:
+        """Run folder of a trial; its recipe, its checkpoints and its log lie beside it."""
+        return self.folder / "trials" / str(number)
 
-    def table(self, found: Sequence[Point]) -> str:
-        """All points as a Markdown table, the best first."""
-        keys = [dimension.key for dimension in self.space]
-        header = ["trial", "state", METRIC, *keys, "seconds", "what happened"]
-        rows = [self._cells(point) for point in _ranked(found)]
-        widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
-        lines = [header, ["-" * width for width in widths], *rows]
-        return "\n".join(
-            "| " + " | ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) + " |"
-            for line in lines
-        )
+    @property
+    def best_recipe(self) -> Path:
+        """Recipe that reruns the best trial."""
+        return self.folder / "best.yaml"
 
-    def _cells(self, point: Point) -> list[str]:
-        values = self._values(point)
-        return [
-            str(point.number),
-            point.state,
-            "" if point.loss is None else f"{point.loss:.6g}",
-            *(_short(values[d.key]) if d.key in values else "" for d in self.space),
-            "" if point.seconds is None else f"{point.seconds:.0f}",
-            _what_happened(point).replace("|", "\\|"),
-        ]
 
-    def _values(self, point: Point) -> dict[str, object]:
-        stored = point.last.params
-        return {d.key: d.decode(stored[d.key]) for d in self.space if d.key in stored}
-
-    def _write_csv(self, found: Sequence[Point]) -> None:
-        keys = [dimension.key for dimension in self.space]
-        with (
-            aside(self.folder.path / "trials.csv") as file,
-            file.open("w", newline="", encoding="utf-8") as stream,
-        ):
-            writer = csv.writer(stream)
-            writer.writerow(["number", "state", METRIC, *keys, "seconds", "stopped_at_step", "attempts", "reason"])
-            for point in found:
-                values = self._values(point)
-                told = [as_text(values[key]) if key in values else None for key in keys]
-                seconds = None if point.seconds is None else round(point.seconds, 2)
-                row = [point.number, point.state, point.loss, *told, seconds, point.stopped_at_step]
-                writer.writerow([*row, len(point.attempts), point.reason])
-
-    def _best_recipe(self, best: Point) -> RunConfig:
-        """The run of the best trial, with a folder of its own and without the sweep around it."""
-        ran = SimpleConfigManager().load_config(self.folder.run(best.number) / "config.yaml")
-        training = ran.training.model_copy(update={"resume_from_checkpoint": None})
-        return ran.model_copy(
-            update={
-                "training": training,
-                "tracking": self.base.tracking.model_copy(update={"parent_run": None}),
-                "output_dir": str(self.folder.path / "best"),
-            }
-        )
-
-    def _readme(self, name: str, found: Sequence[Point], best: Point | None, shares: dict[str, float] | str) -> str:
-        states = Counter(point.state for point in found)
-        counts = ", ".join(f"{count} {state}" for state, count in states.most_common())
-        lines = [f"# Sweep {name}", ""]
-        lines += [f"Sampler {self.sampler}, {self.total} trials planned: {counts or 'none begun'}.", ""]
-        if best is None:
-            lines += ["No trial has finished.", ""]
-        else:
-            lines += [
-                f"Best: trial {best.number}, {METRIC} {best.loss:.6g}. `best.yaml` runs it again:",
-                "",
-                f"    {self.launch.shown(self.folder.best_recipe)}",
-                "",
-                "The validation part chose it. Its test scores, which had no say, are in "
-                f"`trials/{best.number}/metrics.json`.",
-                "",
-            ]
-        lines += [self.table(found), "", "## Search space", ""]
-        lines += [f"- `{dimension.key}`: {dimension}" for dimension in self.space]
-        lines += ["", "## History", "", "![history](history.png)", "", "## Importance", ""]
-        if isinstance(shares, str):
-            lines += [f"Not known: {shares}."]
-        else:
-            lines += [f"- `{key}`: {share:.0%}" for key, share in shares.items()]
-            lines += ["", "![importance](importance.png)"]
-        return "\n".join(lines) + "\n"
+def save_recipe(config: RunConfig, path: Path) -> None:
+    """Write a complete recipe."""
+    with aside(path) as partial:
+        SimpleConfigManager().save_config(config, partial)
 
 
 def best_point(found: Sequence[Point]) -> Point | None:
@@ -142,23 +63,132 @@ def best_point(found: Sequence[Point]) -> Point | None:
     return min((point for point in found if point.loss is not None), key=lambda point: point.loss, default=None)
 
 
-def written(folder: Path) -> list[Path]:
-    """The files of a report that exist."""
-    return [folder / name for name in FILES if (folder / name).is_file()]
+def write_report(plan: SweepPlan, base: RunConfig, study: optuna.Study) -> Point | None:
+    """Write the files of `FILES` and return the best point, None as long as no trial has finished."""
+    folder, found = plan.folder, points(study)
+    best, shares = best_point(found), _importances(study, found, base.seed)
+    with aside(folder / "trials.csv") as file, file.open("w", newline="", encoding="utf-8") as stream:
+        csv.writer(stream).writerows(_csv_rows(plan.space, found))
+    pictures = {"history": _history(found)} | ({} if isinstance(shares, str) else {"importance": _bars(shares)})
+    for name, figure in pictures.items():
+        with aside(folder / f"{name}.png") as file:
+            figure.savefig(file, format="png", dpi=110)
+    if best is not None:  # the run of the best trial, with a folder of its own and without the sweep around it
+        ran = SimpleConfigManager().load_config(plan.run(best.number) / "config.yaml")
+        training = ran.training.model_copy(update={"resume_from_checkpoint": None})
+        alone = {"training": training, "tracking": base.tracking, "output_dir": str(folder / "best")}
+        save_recipe(ran.model_copy(update=alone), plan.best_recipe)
+    with aside(folder / "README.md") as file:
+        file.write_text(_readme(plan, found, best, shares), encoding="utf-8")
+    return best
 
 
-def _ranked(found: Sequence[Point]) -> list[Point]:
-    return sorted(found, key=lambda point: (point.loss is None, point.loss or 0.0, point.number))
+def as_table(space: Sequence[Dimension], found: Sequence[Point]) -> str:
+    """All points as a Markdown table, the best first."""
+    ranked = sorted(found, key=lambda point: (point.loss is None, point.loss or 0.0, point.number))
+    header = ["trial", "state", METRIC, *(dimension.key for dimension in space), "seconds", "what happened"]
+    rows = [header, *(_cells(space, point) for point in ranked)]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    rows.insert(1, ["-" * width for width in widths])
+    padded = ([cell.ljust(width) for cell, width in zip(row, widths, strict=True)] for row in rows)
+    return "\n".join(f"| {' | '.join(row)} |" for row in padded)
+
+
+def _cells(space: Sequence[Dimension], point: Point) -> list[str]:
+    told = [] if point.reason is None else [point.reason]
+    if STEP in point.last.user_attrs:
+        told.append(f"stopped at step {point.last.user_attrs[STEP]}")
+    if point.attempts > 1:
+        told.append(f"attempt {point.attempts}")
+    loss = "" if point.loss is None else f"{point.loss:.6g}"
+    seconds = "" if point.last.datetime_start is None else f"{_seconds(point):.0f}"
+    what_happened = "; ".join(told).replace("|", "\\|")
+    return [str(point.number), point.state, loss, *_values(space, point, _short), seconds, what_happened]
+
+
+def _csv_rows(space: Sequence[Dimension], found: Sequence[Point]) -> Iterator[list[object]]:
+    keys = [dimension.key for dimension in space]
+    yield ["number", "state", METRIC, *keys, "seconds", "stopped_at_step", "attempts", "reason"]
+    for point in found:
+        seconds = None if point.last.datetime_start is None else round(_seconds(point), 2)
+        row = [point.number, point.state, point.loss, *_values(space, point, as_text), seconds]
+        yield [*row, point.last.user_attrs.get(STEP), point.attempts, point.reason]
+
+
+def _seconds(point: Point) -> float:
+    """How long the last attempt took, or has taken."""
+    return ((point.last.datetime_complete or datetime.now()) - point.last.datetime_start).total_seconds()
+
+
+def _values(space: Sequence[Dimension], point: Point, show: Callable[[object], str]) -> list[str]:
+    """What was tried; an attempt that died early may not have drawn everything."""
+    drawn = point.last.params
+    return [show(dimension.decode(drawn[dimension.key])) if dimension.key in drawn else "" for dimension in space]
 
 
 def _short(value: object) -> str:
     return f"{value:.6g}" if isinstance(value, float) else as_text(value).strip('"')
 
 
-def _what_happened(point: Point) -> str:
-    told = [] if point.reason is None else [point.reason]
-    if point.stopped_at_step is not None:
-        told.append(f"stopped at step {point.stopped_at_step}")
-    if len(point.attempts) > 1:
-        told.append(f"attempt {len(point.attempts)}")
-    return "; ".join(told)
+def _readme(plan: SweepPlan, found: Sequence[Point], best: Point | None, shares: dict[str, float] | str) -> str:
+    counts = Counter(point.state for point in found).most_common()
+    said = ", ".join(f"{count} {state}" for state, count in counts) or "none begun"
+    lines = [f"# Sweep {plan.name}", "", f"Sampler {plan.sampler}, {plan.trials} trials planned: {said}.", ""]
+    if best is None:
+        lines += ["No trial has finished.", ""]
+    else:
+        lines += [
+            f"Best: trial {best.number}, {METRIC} {best.loss:.6g}. `best.yaml` runs it again:",
+            "",
+            f"    {plan.launch.shown(plan.best_recipe)}",
+            "",
+            "The validation part chose it. Its test scores, which had no say, are in "
+            f"`trials/{best.number}/metrics.json`.",
+            "",
+        ]
+    lines += [as_table(plan.space, found), "", "## Search space", ""]
+    lines += [f"- `{dimension.key}`: {dimension.text}" for dimension in plan.space]
+    lines += ["", "## History", "", "![history](history.png)", "", "## Importance", ""]
+    if isinstance(shares, str):
+        return "\n".join([*lines, f"Not known: {shares}.", ""])
+    lines += [f"- `{key}`: {share:.0%}" for key, share in shares.items()]
+    return "\n".join([*lines, "", "![importance](importance.png)", ""])
+
+
+def _importances(study: optuna.Study, found: Sequence[Point], seed: int) -> dict[str, float] | str:
+    """Share of the losses' variance that each key explains (fANOVA), or why that cannot be said."""
+    losses = [point.loss for point in found if point.loss is not None]
+    if len(losses) < 2:
+        return "it takes at least two finished trials"
+    if len(set(losses)) == 1:
+        return "every finished trial has the same validation loss"
+    try:
+        shares = get_param_importances(study, evaluator=FanovaImportanceEvaluator(seed=seed), normalize=False)
+    except RuntimeError as error:  # what it says where its trees find nothing to split
+        return " ".join(str(error).split())
+    return shares if any(shares.values()) else "no key that was varied explains the losses"
+
+
+def _bars(shares: dict[str, float]) -> Figure:
+    figure = Figure(figsize=(7, 1.2 + 0.4 * len(shares)), layout="constrained")
+    axes = figure.subplots()
+    axes.barh(list(reversed(shares)), list(reversed(shares.values())))
+    axes.set(xlabel=f"share of the variance of {METRIC} (fANOVA)", xlim=(0, 1), title="Importance")
+    return figure
+
+
+def _history(found: Sequence[Point]) -> Figure:
+    """The loss of each trial and the best so far; trials without a result at the foot."""
+    figure = Figure(figsize=(7, 4), layout="constrained")
+    axes = figure.subplots()
+    finished = {point.number: point.loss for point in found if point.loss is not None}
+    axes.scatter(list(finished), list(finished.values()), label="finished")
+    axes.step(list(finished), list(accumulate(finished.values(), min)), where="post", color="grey", label="best so far")
+    for state, marker in (("pruned", "v"), ("failed", "x")):
+        numbers = [point.number for point in found if point.state == state]
+        foot = axes.get_xaxis_transform()  # x in trials, y as a share of the height
+        axes.scatter(numbers, [0.03] * len(numbers), marker=marker, color="tab:red", transform=foot, label=state)
+    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.set(xlabel="trial", ylabel=METRIC, title="History")
+    axes.legend()
+    return figure

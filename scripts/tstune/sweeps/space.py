@@ -1,18 +1,18 @@
-"""Hydra's override grammar read as a search space."""
+"""Hydra's override grammar read as a search space, and which keys a sweep may vary."""
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import (
     ChoiceSweep,
-    FloatRange,
     IntervalSweep,
     Override,
     OverrideType,
@@ -22,100 +22,76 @@ from hydra.core.override_parser.types import (
     ValueType,
 )
 from hydra.errors import HydraException
+from optuna import Trial
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 
+from tstune.config.dotted import dotted
+from tstune.config.schema import RunConfig
+from tstune.config.validation import leaf_paths, validate
 from tstune.errors import ConfigError
-
-if TYPE_CHECKING:
-    from optuna import Trial
+from tstune.runtime.logs import logger
 
 Value = object
 """What a recipe may hold: null, a truth value, a number, text, or a list of them."""
 
+METRIC = "validation_loss"
 MAX_VALUES = 10_000
+DEFAULT_TRIALS = 20
+
+_FORMS = (
+    "sweeps are a,b or choice(a,b), range(start,stop,step), interval(low,high) and tag(log,…) around the last two; "
+    "quote a text that only looks like one"
+)
+_OWN = ("output_dir", "overwrite", "tracking", "training.resume_from_checkpoint")
+"""Keys a sweep sets for each trial."""
+_OTHER_PROGRAM = ("pretraining",)
+_MEASURES = ("data", "model.prediction_length", "training.loss", "training.huber_delta")
+"""What the validation loss is a loss of: with other values its number means something else."""
+_ALTERS_TRAINING_ONLY = (
+    "data.conditional_columns",
+    "data.control_columns",
+    "data.train_fraction",
+    "data.train_fraction_from",
+    "data.mirror_train_windows",
+    "data.train_stride",
+)
 
 
 @dataclass(frozen=True)
-class Choice:
-    """Any of some values, without an order."""
+class Dimension:
+    """A key and what it may be.
+
+    Attributes:
+        key: of the configuration.
+        distribution: what a study draws from.
+        values: all of them, in their order; None without an end of them.
+        text: for a reader.
+    """
 
     key: str
-    values: tuple[Value, ...]
+    distribution: BaseDistribution
+    values: tuple[Value, ...] | None
+    text: str
 
     def stored(self, value: Value) -> Value:
         """The value as a study can store it: a list becomes its JSON."""
-        return json.dumps(value, ensure_ascii=False) if isinstance(value, list | dict) else value
+        return as_text(value) if isinstance(value, list | dict) else value
 
     def decode(self, stored: Value) -> Value:
-        """The value behind what a study stores."""
-        return next(value for value in self.values if self.stored(value) == stored)
+        """The value behind it: a study computes ``first + n x step``, which may differ in the last digit."""
+        if self.values is None:
+            return stored
+        if isinstance(self.distribution, CategoricalDistribution):
+            return next(value for value in self.values if self.stored(value) == stored)
+        return min(self.values, key=lambda value: abs(value - stored))
 
     def suggest(self, trial: Trial) -> Value:
         """Ask the study's sampler."""
-        return self.decode(trial.suggest_categorical(self.key, [self.stored(value) for value in self.values]))
-
-    def __str__(self) -> str:
-        return f"choice({', '.join(map(as_text, self.values))})"
-
-
-@dataclass(frozen=True)
-class Range:
-    """Numbers at equal distances, ascending."""
-
-    key: str
-    values: tuple[int | float, ...]
-    log: bool = False
-
-    @property
-    def step(self) -> int | float:
-        """Distance of two values."""
-        return self.values[1] - self.values[0] if len(self.values) > 1 else 1
-
-    def stored(self, value: int | float) -> int | float:
-        """A number is stored as it is."""
-        return value
-
-    def decode(self, stored: int | float) -> int | float:
-        """The value meant: a study computes ``first + n x step``, which may differ in the last digit."""
-        return min(self.values, key=lambda value: abs(value - stored))
-
-    def suggest(self, trial: Trial) -> int | float:
-        """Ask the study's sampler."""
-        first, last = self.values[0], self.values[-1]
-        if isinstance(first, int):
-            return trial.suggest_int(self.key, first, last, step=self.step, log=self.log)
-        return self.decode(trial.suggest_float(self.key, first, last, step=self.step))
-
-    def __str__(self) -> str:
-        text = f"{as_text(self.values[0])} to {as_text(self.values[-1])} in steps of {as_text(self.step)}"
-        return f"range({text}{', log' if self.log else ''})"
-
-
-@dataclass(frozen=True)
-class Interval:
-    """Every number from `low` to `high`; whole ones if both are."""
-
-    key: str
-    low: int | float
-    high: int | float
-    log: bool = False
-
-    values = None
-    """Not countable."""
-
-    def decode(self, stored: int | float) -> int | float:
-        """A number is stored as it is."""
-        return stored
-
-    def suggest(self, trial: Trial) -> int | float:
-        """Ask the study's sampler."""
-        ask = trial.suggest_int if isinstance(self.low, int) else trial.suggest_float
-        return ask(self.key, self.low, self.high, log=self.log)
-
-    def __str__(self) -> str:
-        return f"interval({as_text(self.low)} to {as_text(self.high)}{', log' if self.log else ''})"
-
-
-Dimension = Choice | Range | Interval
+        drawn = self.distribution
+        if isinstance(drawn, CategoricalDistribution):
+            return self.decode(trial.suggest_categorical(self.key, drawn.choices))
+        ask = trial.suggest_int if isinstance(drawn, IntDistribution) else trial.suggest_float
+        return self.decode(ask(self.key, drawn.low, drawn.high, step=drawn.step, log=drawn.log))
 
 
 def as_text(value: Value) -> str:
@@ -150,20 +126,137 @@ def parse_space(swept: Sequence[str]) -> list[Dimension]:
     Raises:
         ConfigError: a sweep that means nothing, or a key that is swept twice.
     """
-    space: list[Dimension] = []
+    space: dict[str, Dimension] = {}
     for word in swept:
         dimension = _dimension(_parse(word), word)
-        if any(dimension.key == other.key for other in space):
+        if dimension.key in space:
             raise ConfigError(f"{dimension.key} is swept twice; give it one set of values")
-        space.append(dimension)
-    return space
+        space[dimension.key] = dimension
+    return list(space.values())
 
 
-def size(space: Sequence[Dimension]) -> int | None:
-    """Number of points; None if there is no end of them."""
+def grid(space: Sequence[Dimension]) -> list[dict[str, Value]]:
+    """All points as a study stores them, in the order of a nested loop: the last key changes fastest.
+
+    Raises:
+        ConfigError: a dimension without an end.
+    """
+    for dimension in space:
+        if dimension.values is None:
+            raise ConfigError(
+                f"{dimension.key}: {dimension.text} has no end of values; give range() or choice(), "
+                "or take --sampler tpe or random"
+            )
+    columns = [[(dimension.key, dimension.stored(value)) for value in dimension.values] for dimension in space]
+    return [dict(point) for point in itertools.product(*columns)]
+
+
+def number_of_trials(space: Sequence[Dimension], sampler: str, asked: int | None) -> int:
+    """Points of the study: all of a grid, as many as asked for otherwise.
+
+    Raises:
+        ConfigError: the space has not so many.
+    """
+    if sampler == "grid":
+        points = len(grid(space))
+        if asked not in (None, points):
+            raise ConfigError(f"--trials {asked}: the grid has {points} points and all are tried; leave it out")
+        return points
     if any(dimension.values is None for dimension in space):
-        return None
-    return math.prod(len(dimension.values) for dimension in space)
+        return asked or DEFAULT_TRIALS
+    points = math.prod(len(dimension.values) for dimension in space)
+    if asked is not None and asked > points:
+        raise ConfigError(f"--trials {asked}: the space has only {points} points; --sampler grid tries each once")
+    return asked or min(DEFAULT_TRIALS, points)
+
+
+def check_metric(metric: str) -> None:
+    """Refuse to choose by anything but the validation part.
+
+    Raises:
+        ConfigError: it is not `METRIC`.
+    """
+    if metric.partition("/")[0].startswith("test"):
+        raise ConfigError(
+            f"--metric {metric}: a trial chosen on the test part makes its test score too good, the test would no "
+            f"longer be one; use {METRIC}"
+        )
+    if metric != METRIC:
+        raise ConfigError(f"--metric {metric} is unknown; a sweep chooses by {METRIC}")
+
+
+def check_space(space: Sequence[Dimension], plain: Sequence[str], groups: Path | None) -> None:
+    """Refuse keys that cannot be swept, before the first trial.
+
+    Args:
+        space: swept keys.
+        plain: overrides every trial gets.
+        groups: folder of Hydra's config groups, None without Hydra.
+
+    Raises:
+        ConfigError: names the key and the fix.
+    """
+    if not space:
+        raise ConfigError("nothing to sweep: give a key several values, e.g. training.learning_rate=1e-4,1e-3")
+    fixed = {word.partition("=")[0].lstrip("+") for word in plain}
+    for key in (dimension.key for dimension in space):
+        if key in fixed:
+            raise ConfigError(f"{key} is given twice, once with one value and once with several")
+        if _within(key, _OWN):
+            raise ConfigError(f"{key} cannot be swept: the sweep sets it for each trial")
+        if _measures(key):
+            raise ConfigError(
+                f"{key} cannot be swept: the validation loss would measure something else in each trial; "
+                "start one sweep for each value"
+            )
+        if _within(key, _OTHER_PROGRAM):
+            raise ConfigError(f"{key} cannot be swept: it is for another script")
+        if groups is None or not (groups / key).is_dir():
+            _check_key(key)
+
+
+def check_base(config: RunConfig, space: Sequence[Dimension]) -> None:
+    """Refuse a recipe whose trials could not be compared.
+
+    Raises:
+        ConfigError: nothing is trained, or the recipe sets what the sweep sets.
+    """
+    if config.tuning.mode == "zero_shot" and not any(_within(d.key, ("tuning", "lora")) for d in space):
+        raise ConfigError("tuning.mode=zero_shot trains nothing, so there is no validation loss to choose by")
+    if config.training.resume_from_checkpoint is not None:
+        raise ConfigError("training.resume_from_checkpoint: leave it out, a sweep goes on with its trials by itself")
+    if config.data.split.mode == "strict" and any(dimension.key == "model.context_length" for dimension in space):
+        logger.warning(
+            "model.context_length: in data.split.mode=strict a longer context leaves fewer validation windows, so the "
+            "losses are not of quite the same windows; data.split.mode=deployment keeps them all"
+        )
+
+
+def changed_measure(base: RunConfig, trial: RunConfig) -> list[str]:
+    """Keys by which the validation loss of a trial is not that of the others, for example through a config group."""
+    before, after = dict(dotted(base.model_dump(mode="json"))), dict(dotted(trial.model_dump(mode="json")))
+    return [key for key in before | after if _measures(key) and before.get(key) != after.get(key)]
+
+
+def _check_key(key: str) -> None:
+    if key in leaf_paths():
+        return
+    if key in RunConfig.model_fields:
+        example = next(path for path in leaf_paths() if path.startswith(f"{key}."))
+        raise ConfigError(f"{key} is a section; sweep a key of it, such as {example}")
+    nested: object = None
+    for part in reversed(key.split(".")):
+        nested = {part: nested}
+    validate(nested, origin="search space")
+    raise ConfigError(f"search space: {key}: unknown key")
+
+
+def _measures(key: str) -> bool:
+    return _within(key, _MEASURES) and not _within(key, _ALTERS_TRAINING_ONLY)
+
+
+def _within(key: str, places: Sequence[str]) -> bool:
+    return any(key == place or key.startswith(f"{place}.") for place in places)
 
 
 def _parse(word: str) -> Override | None:
@@ -171,50 +264,68 @@ def _parse(word: str) -> Override | None:
     try:
         return OverridesParser.create().parse_override(word)
     except HydraException as error:
-        value = word.partition("=")[2]
-        if re.match(r"\s*\w+\(", value):
+        if re.match(r"\s*\w+\(", word.partition("=")[2]):
             raise ConfigError(f"{word}: cannot be read: {str(error).splitlines()[0]}; {_FORMS}") from None
         return None
 
 
-_FORMS = (
-    "sweeps are a,b or choice(a,b), range(start,stop,step), interval(low,high) and tag(log,…) around the last two; "
-    "quote a text that only looks like one"
-)
-
-
 def _dimension(override: Override, word: str) -> Dimension:
+    key, sweep = override.key_or_group, override.value()
     if override.type is not OverrideType.CHANGE or override.package is not None:
         raise ConfigError(f"{word}: a swept key stands without +, ~ or @: key=a,b")
-    key, value = override.key_or_group, override.value()
     if override.value_type is ValueType.GLOB_CHOICE_SWEEP:
         raise ConfigError(f"{word}: glob() has no meaning here; name the values: {key}=a,b")
-    if getattr(value, "shuffle", False):
+    if getattr(sweep, "shuffle", False):
         raise ConfigError(f"{word}: shuffle() has no meaning here; take it away, --sampler random draws at random")
-    if value.tags - {"log"}:
-        raise ConfigError(f"{word}: unknown tag {', '.join(sorted(value.tags - {'log'}))}; the only one is log")
-    log = "log" in value.tags
-    match value:
-        case ChoiceSweep():
-            if log:
-                raise ConfigError(f"{word}: tag(log,…) needs an interval() or a range(), a choice has no order")
-            return Choice(key, _choices(value, word))
-        case RangeSweep():
-            return _range(key, value, log, word)
-        case IntervalSweep():
-            if not value.start < value.end:
-                raise ConfigError(f"{word}: an interval goes from a lower to a higher number")
-            _check_log(value.start, log, word)
-            return Interval(key, value.start, value.end, log)
-    raise ConfigError(f"{word}: {_FORMS}")
+    if sweep.tags - {"log"}:
+        raise ConfigError(f"{word}: unknown tag {', '.join(sorted(sweep.tags - {'log'}))}; the only one is log")
+    log = "log" in sweep.tags
+    if isinstance(sweep, ChoiceSweep):
+        return _choice(key, sweep, log, word)
+    if isinstance(sweep, RangeSweep):
+        return _range(key, sweep, log, word)
+    return _interval(key, sweep, log, word)
 
 
-def _choices(sweep: ChoiceSweep, word: str) -> tuple[Value, ...]:
+def _choice(key: str, sweep: ChoiceSweep, log: bool, word: str) -> Dimension:
+    if log:
+        raise ConfigError(f"{word}: tag(log,…) needs an interval() or a range(), a choice has no order")
     values = tuple(_plain(value, word) for value in sweep.list)
     for position, value in enumerate(values):
         if value in values[:position]:
             raise ConfigError(f"{word}: {as_text(value)} stands there twice")
-    return values
+    choices = [as_text(value) if isinstance(value, list | dict) else value for value in values]
+    return Dimension(key, CategoricalDistribution(choices), values, f"choice({', '.join(map(as_text, values))})")
+
+
+def _range(key: str, sweep: RangeSweep, log: bool, word: str) -> Dimension:
+    if sweep.step == 0:
+        raise ConfigError(f"{word}: the step of a range is not 0")
+    count = (sweep.stop - sweep.start) / sweep.step
+    if count > MAX_VALUES:
+        low, high = sorted((sweep.start, sweep.stop))
+        raise ConfigError(f"{word}: {count:.0f} values; range() has at most {MAX_VALUES}, use interval({low},{high})")
+    values = tuple(sorted(sweep.range()))
+    if not values:
+        raise ConfigError(f"{word}: holds no value; range(start,stop,step) ends before stop")
+    first, last = values[0], values[-1]
+    step = values[1] - first if len(values) > 1 else 1
+    kind = IntDistribution if isinstance(first, int) else FloatDistribution
+    if log and (kind is FloatDistribution or step != 1):
+        raise ConfigError(f"{word}: tag(log,…) needs a range of whole numbers in steps of 1, or an interval()")
+    _check_log(first, log, word)
+    text = f"range({as_text(first)} to {as_text(last)} in steps of {as_text(step)}{', log' if log else ''})"
+    return Dimension(key, kind(first, last, step=step, log=log), values, text)
+
+
+def _interval(key: str, sweep: IntervalSweep, log: bool, word: str) -> Dimension:
+    low, high = sweep.start, sweep.end
+    if not low < high:
+        raise ConfigError(f"{word}: an interval goes from a lower to a higher number")
+    _check_log(low, log, word)
+    kind = IntDistribution if isinstance(low, int) else FloatDistribution
+    text = f"interval({as_text(low)} to {as_text(high)}{', log' if log else ''})"
+    return Dimension(key, kind(low, high, log=log), None, text)
 
 
 def _plain(value: object, word: str) -> Value:
@@ -231,27 +342,6 @@ def _plain(value: object, word: str) -> Value:
         case float() if not math.isfinite(value):
             raise ConfigError(f"{word}: {value} is no number")
     return value
-
-
-def _range(key: str, sweep: RangeSweep, log: bool, word: str) -> Range:
-    if sweep.step == 0:
-        raise ConfigError(f"{word}: the step of a range is not 0")
-    count = (sweep.stop - sweep.start) / sweep.step
-    if count > MAX_VALUES:
-        raise ConfigError(f"{word}: {count:.0f} values; range() has at most {MAX_VALUES}, use interval({_ends(sweep)})")
-    numbers: range | FloatRange = sweep.range()
-    values = tuple(sorted(numbers))
-    if not values:
-        raise ConfigError(f"{word}: holds no value; range(start,stop,step) ends before stop")
-    if log and not (isinstance(values[0], int) and (len(values) == 1 or values[1] - values[0] == 1)):
-        raise ConfigError(f"{word}: tag(log,…) needs a range of whole numbers in steps of 1, or an interval()")
-    _check_log(values[0], log, word)
-    return Range(key, values, log)
-
-
-def _ends(sweep: RangeSweep) -> str:
-    low, high = sorted((sweep.start, sweep.stop))
-    return f"{low},{high}"
 
 
 def _check_log(low: float, log: bool, word: str) -> None:

@@ -19,10 +19,11 @@ from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
 from tstune.errors import ConfigError, MissingDependencyError, OutputError
 
 ENVIRONMENT_VARIABLE = "TSTUNE_SWEEP_STORAGE"
-LOCK_SECONDS = 60
-ATTEMPTS = 5
 GRACE_INTERVALS = 2
 """A job that has not given a sign of life for this many intervals is taken for dead."""
+
+_LOCK_SECONDS = 60
+_ATTEMPTS = 5
 
 
 def storage_url(given: str | None, output: Path) -> str:
@@ -44,7 +45,6 @@ def open_storage(text: str, heartbeat_seconds: int) -> RDBStorage:
     """
     try:
         url = make_url(text)
-        dialect = url.get_backend_name()
         url.get_dialect()
     except (ArgumentError, NoSuchModuleError):
         raise ConfigError(
@@ -54,24 +54,18 @@ def open_storage(text: str, heartbeat_seconds: int) -> RDBStorage:
     except ImportError as error:
         raise _driver_missing(url, error) from None
     options: dict = {"pool_pre_ping": True}
-    if dialect == "sqlite":
+    if url.get_backend_name() == "sqlite":
         _make_folder(url)
-        options["connect_args"] = {"timeout": LOCK_SECONDS}  # several jobs take turns in writing
-    for attempt in range(1, ATTEMPTS + 1):
+        options["connect_args"] = {"timeout": _LOCK_SECONDS}  # several jobs take turns in writing
+    for attempt in range(1, _ATTEMPTS + 1):
         try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore", ExperimentalWarning)  # the heartbeat, since 2021
-                return RDBStorage(
-                    text,
-                    engine_kwargs=options,
-                    heartbeat_interval=heartbeat_seconds,
-                    grace_period=GRACE_INTERVALS * heartbeat_seconds,
-                )
+            grace = GRACE_INTERVALS * heartbeat_seconds
+            return RDBStorage(text, options, heartbeat_interval=heartbeat_seconds, grace_period=grace)
         except ImportError as error:
             raise _driver_missing(url, error) from None
         except (SQLAlchemyError, StorageInternalError, RuntimeError) as error:
-            if attempt == ATTEMPTS:
-                raise OutputError(f"storage {shown(url)} cannot be used: {_reason(error, url)}") from None
+            if attempt == _ATTEMPTS:
+                raise OutputError(f"storage {_shown(url)} cannot be used: {_reason(error, url)}") from None
             time.sleep(random.uniform(0, 1))  # jobs that start together trip over each other making the tables
     raise AssertionError("unreachable")
 
@@ -83,20 +77,19 @@ def explained(storage: RDBStorage) -> Iterator[None]:
         yield
     except StorageInternalError as error:
         url = make_url(storage.url)
-        raise OutputError(
-            f"storage {shown(url)} failed: {_reason(error.__cause__ or error, url)}; the same command goes on"
-        ) from None
-
-
-def shown(url: URL) -> str:
-    """Kind, host and name of a database: nothing that is secret."""
-    return f"{url.get_backend_name()}://{url.host or ''}/{url.database or ''}"
+        reason = _reason(error.__cause__ or error, url)
+        raise OutputError(f"storage {_shown(url)} failed: {reason}; the same command goes on") from None
 
 
 def quiet_optuna() -> None:
-    """The sweep has its own lines."""
+    """The sweep has its own lines; heartbeat and retry have been called experimental since 2021."""
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     warnings.filterwarnings("ignore", category=ExperimentalWarning)
+
+
+def _shown(url: URL) -> str:
+    """Kind, host and name of a database: nothing that is secret."""
+    return f"{url.get_backend_name()}://{url.host or ''}/{url.database or ''}"
 
 
 def _make_folder(url: URL) -> None:
@@ -106,12 +99,12 @@ def _make_folder(url: URL) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise OutputError(f"storage {shown(url)}: {folder} cannot be made: {error.strerror}") from None
+        raise OutputError(f"storage {_shown(url)}: {folder} cannot be made: {error.strerror}") from None
 
 
 def _driver_missing(url: URL, error: ImportError) -> MissingDependencyError:
     name = error.name or getattr(error.__context__, "name", None) or url.drivername  # Optuna raises its own from it
-    return MissingDependencyError(f"storage {shown(url)} needs a driver that is not installed: pip install {name}")
+    return MissingDependencyError(f"storage {_shown(url)} needs a driver that is not installed: pip install {name}")
 
 
 def _reason(error: BaseException, url: URL) -> str:

@@ -2,37 +2,41 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+import signal
+import sys
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from pathlib import Path
 
+import numpy as np
 import optuna
-from optuna.trial import Trial
+from optuna.pruners import MedianPruner, NopPruner
+from optuna.samplers import TPESampler
+from optuna.storages import RDBStorage
+from optuna.trial import FrozenTrial, Trial, TrialState
 
 from tstune.config.dotted import dotted
 from tstune.config.schema import RunConfig
 from tstune.errors import ConfigError, OutputError, Preempted, TrainingError, TstuneError
+from tstune.runs.folder import is_finished
+from tstune.runtime.children import Child, StopRequest, sign_of_life
 from tstune.runtime.logs import logger
-from tstune.sweeps.attempts import (
+from tstune.sweeps.points import (
+    INTERRUPTED,
+    POINT,
+    REASON,
+    STEP,
+    WORKERS,
     Point,
-    Surplus,
-    claim,
-    note_failure,
-    note_interruption,
-    note_processes,
-    note_pruning,
+    begin,
+    give_up_the_dead,
     points,
-    tidy,
 )
-from tstune.sweeps.checks import METRIC, changed_measure
-from tstune.sweeps.files import SweepFolder
-from tstune.sweeps.launch import Launch
-from tstune.sweeps.report import Report, best_point, written
-from tstune.sweeps.samplers import PrunerName, SamplerName, build_pruner, build_sampler
-from tstune.sweeps.space import Dimension, Value, as_override, as_text
-from tstune.sweeps.stop import StopRequest
-from tstune.sweeps.storage import GRACE_INTERVALS, explained, open_storage
-from tstune.sweeps.trial import TrialFailed, TrialLost, TrialProcess, ValidationLosses, read_loss
+from tstune.sweeps.report import FILES, SweepPlan, as_table, best_point, save_recipe, write_report
+from tstune.sweeps.space import METRIC, Value, as_override, as_text, changed_measure, grid
+from tstune.sweeps.storage import ENVIRONMENT_VARIABLE, GRACE_INTERVALS, explained, open_storage
+from tstune.sweeps.trial import TrialFailed, TrialLost, ValidationLosses, check_ended, read_loss
 from tstune.tracking.composite import build_tracker
 from tstune.tracking.interfaces import new_run_id
 from tstune.tracking.run import TrackedRun
@@ -52,40 +56,26 @@ _FREE_TO_CHANGE = (
 
 
 class _Interrupted(Exception):
-    """The program was asked to stop; the trial it was at is queued again."""
+    """The program was asked to stop; the trial it was at is made again."""
 
 
-@dataclass(frozen=True)
-class SweepPlan:
-    """What a sweep does.
+class SeededByTrial(TPESampler):
+    """A seed for each trial: with one for the whole study every job, and every new start, would draw the same points.
 
-    Attributes:
-        name: of the study.
-        compose: ``key=value`` overrides on top of the recipe -> configuration.
-        space: what is varied.
-        folder: where results go; all jobs of the study see it.
-        launch: how each trial is launched.
-        sampler: how points are chosen.
-        pruner: which trials are stopped early.
-        trials: points of the whole study.
-        startup_trials: finished trials before TPE and the pruner judge.
-        prune_after: validations every trial may take.
-        keep_all: keep the weights of every trial, not only of the best.
-        heartbeat_seconds: how often a job says that its trial is alive.
+    Args:
+        seed: of the study.
+        startup_trials: finished trials before it draws by what it has learnt; None draws at random to the end.
     """
 
-    name: str
-    compose: Callable[[Sequence[str]], RunConfig]
-    space: Sequence[Dimension]
-    folder: SweepFolder
-    launch: Launch
-    sampler: SamplerName
-    pruner: PrunerName
-    trials: int
-    startup_trials: int = 5
-    prune_after: int = 1
-    keep_all: bool = False
-    heartbeat_seconds: int = 60
+    def __init__(self, seed: int, startup_trials: int | None) -> None:
+        self._study_seed, self._startup_trials = seed, startup_trials
+        super().__init__(seed=seed, n_startup_trials=sys.maxsize if startup_trials is None else startup_trials)
+
+    def before_trial(self, study: optuna.Study, trial: FrozenTrial) -> None:
+        """Begin anew with the trial's seed."""
+        of_trial = np.random.SeedSequence([self._study_seed, trial.number]).generate_state(1)[0]
+        super().__init__(seed=int(of_trial), n_startup_trials=self._n_startup_trials)
+        super().before_trial(study, trial)
 
 
 def run_sweep(plan: SweepPlan, storage_url: str) -> str:
@@ -98,190 +88,197 @@ def run_sweep(plan: SweepPlan, storage_url: str) -> str:
     """
     base = plan.compose([])
     made_from = _made_from(plan, base)
-    plan.folder.make()
+    try:
+        (plan.folder / "trials").mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"--output {plan.folder} cannot be written: {error.strerror}") from None
     storage = open_storage(storage_url, plan.heartbeat_seconds)
+    pruner = NopPruner()
+    if plan.pruner == "median":
+        pruner = MedianPruner(n_startup_trials=plan.startup_trials, n_warmup_steps=plan.prune_after)
     with explained(storage), StopRequest() as stop:
         study = optuna.create_study(
             study_name=plan.name,
             storage=storage,
             load_if_exists=True,
-            direction="minimize",
-            sampler=build_sampler(plan.sampler, list(plan.space), base.seed, plan.startup_trials),
-            pruner=build_pruner(plan.pruner, plan.startup_trials, plan.prune_after),
+            sampler=SeededByTrial(base.seed, None if plan.sampler == "random" else plan.startup_trials),
+            pruner=pruner,
         )
-        _check_study(study, made_from, plan.folder)
-        sweep = _Sweep(plan, base, study, stop)
+        _check_study(study, made_from, plan)
+        sweep = _Sweep(plan, base, study, storage, stop)
         with sweep.tracked:
             try:
                 sweep.run()
             except _Interrupted:
-                _stop(stop, plan.folder)
+                if stop.signal == signal.SIGINT:
+                    raise KeyboardInterrupt from None
+                place = f"{plan.folder} and its study"
+                raise Preempted(f"the state of the sweep is in {place}; the same command goes on") from None
             return sweep.result()
 
 
 class _Sweep:
-    def __init__(self, plan: SweepPlan, base: RunConfig, study: optuna.Study, stop: StopRequest) -> None:
-        self.plan, self.base, self.study, self.stop = plan, base, study, stop
-        self.report = Report(plan.folder, base, plan.space, plan.launch, plan.sampler, plan.trials)
+    def __init__(
+        self, plan: SweepPlan, base: RunConfig, study: optuna.Study, storage: RDBStorage, stop: StopRequest
+    ) -> None:
+        self.plan, self.base, self.study, self.storage, self.stop = plan, base, study, storage, stop
+        self._grid = grid(plan.space) if plan.sampler == "grid" else None
         self._grace_seconds = GRACE_INTERVALS * plan.heartbeat_seconds
         trackers = base.tracking.trackers
-        # trials are followed through the files of this tracker
+        # trials are followed through the files of this tracker; they are no versions of a model
         self._added_files = "file" not in trackers
-        self._tracking = base.tracking.model_copy(
-            update={
-                "trackers": [*trackers, "file"] if self._added_files else trackers,
-                "run_name": plan.name,
-                "register_as": None,  # trials are no versions of a model
-            }
-        )
+        trackers = [*trackers, "file"] if self._added_files else trackers
+        changes = {"trackers": trackers, "run_name": plan.name, "register_as": None}
+        self._tracking = base.tracking.model_copy(update=changes)
         if _PARENT_RUN not in study.user_attrs:
             study.set_user_attr(_PARENT_RUN, new_run_id())
-        own = base.model_copy(update={"tracking": self._tracking, "output_dir": str(plan.folder.path)})
+        own = base.model_copy(update={"tracking": self._tracking, "output_dir": str(plan.folder)})
         self.tracked = TrackedRun(build_tracker(self._tracking), own, study.user_attrs[_PARENT_RUN])
 
     def run(self) -> None:
         """Attempt points until none is left for this job."""
         waiting_since = None
         while True:
-            if self.stop.requested:
+            if self.stop.signal is not None:
                 raise _Interrupted
-            tidy(self.study, self._grace_seconds)
+            give_up_the_dead(self.study, self._grace_seconds)
             found = points(self.study)
-            states = [point.state for point in found]
-            if "waiting" in states or len(found) < self.plan.trials:
+            lost = [point for point in found if point.state == "waiting"]
+            if lost or len(found) < self.plan.trials:
+                self._attempt(lost[0] if lost else len(found))
                 waiting_since = None
-                self._attempt_one()
-            elif "running" in states and (waiting_since is None or self._may_wait(waiting_since)):
-                # another job has the last points: take them over if it is dead
-                waiting_since = waiting_since or time.monotonic()
-                time.sleep(WAIT_SECONDS)
-            else:
+                continue
+            waiting_since = waiting_since or time.monotonic()
+            patience = self._grace_seconds + self.plan.heartbeat_seconds
+            if all(point.is_done for point in found) or time.monotonic() - waiting_since > patience:
                 break
-        self.report.write(self.study)
+            time.sleep(WAIT_SECONDS)  # another job has the last points: take them over if it is dead
+        write_report(self.plan, self.base, self.study)
 
     def result(self) -> str:
-        """The table, and what to do next.
-
-        Raises:
-            TrainingError: every trial failed.
-        """
+        """The table, and what to do next; an error if every trial failed."""
         found = points(self.study)
         best, folder = best_point(found), self.plan.folder
-        for file in written(folder.path):
-            self.tracked.tracker.log_artifact(file, file.name)
-        failed = [point for point in found if point.state == "failed"]
-        if found and len(failed) == len(found):
+        for name in FILES:
+            if (folder / name).is_file():
+                self.tracked.tracker.log_artifact(folder / name, name)
+        if found and all(point.state == "failed" for point in found):
             raise TrainingError(
-                f"all {len(found)} trials failed, the first one: {failed[0].reason}; see {folder.path / 'README.md'}"
+                f"all {len(found)} trials failed, the first one: {found[0].reason}; see {folder / 'README.md'}"
             )
-        lines = [self.report.table(found), ""]
+        lines = [as_table(self.plan.space, found), ""]
         if best is not None:
-            lines += [f"best: trial {best.number}, {METRIC} {best.loss:.6g}"]
-            lines += [f"recipe: {folder.best_recipe}"]
+            lines += [f"best: trial {best.number}, {METRIC} {best.loss:.6g}", f"recipe: {self.plan.best_recipe}"]
         running = sum(not point.is_done for point in found)
         if running:
             lines += [f"{running} trials are still under way in other jobs; should they die, the same command goes on"]
         return "\n".join(lines)
 
-    def _may_wait(self, since: float) -> bool:
-        return time.monotonic() - since <= self._grace_seconds + self.plan.heartbeat_seconds
-
-    def _attempt_one(self) -> None:
+    def _attempt(self, point: Point | int) -> None:
+        fixed = {} if self._grid is None or isinstance(point, Point) else self._grid[point]
+        trial = begin(self.study, self.storage, point, self.plan.space, fixed)
+        if trial is None:
+            return
+        number = trial.user_attrs[POINT]
         try:
-            self.study.optimize(self._objective, n_trials=1, catch=(Surplus, TrialFailed, TrialLost))
+            loss = self._run(trial, number)
+        except optuna.TrialPruned:
+            self.study.tell(trial, state=TrialState.PRUNED)
+        except TrialFailed as failure:
+            trial.set_user_attr(REASON, str(failure))
+            self.study.tell(trial, state=TrialState.FAIL)
+            logger.warning("trial %d failed: %s", number, failure)
+        except TrialLost:
+            self.study.tell(trial, state=TrialState.FAIL)
+            logger.warning("trial %d was ended from outside; it is made again", number)
         except _Interrupted:
-            tidy(self.study, self._grace_seconds)
-            self.report.write(self.study)
+            trial.set_user_attr(INTERRUPTED, True)
+            self.study.tell(trial, state=TrialState.FAIL)
+            write_report(self.plan, self.base, self.study)
             raise
-        self._tell(self.report.write(self.study))
-        if not self.plan.keep_all:
-            self._remove_weights()
+        else:
+            self.study.tell(trial, loss)
+            logger.info("trial %d finished: %s %.6g", number, METRIC, loss)
+            self.tracked.tracker.log_metrics({METRIC: loss}, step=number)
+        best, found = write_report(self.plan, self.base, self.study), points(self.study)
+        if best is not None:
+            logger.info("best so far: trial %d, %s %.6g", best.number, METRIC, best.loss)
+            self.tracked.tracker.log_metrics({f"best_{METRIC}": best.loss}, step=len(found))
+        for point in found:
+            if point.is_done and not self.plan.keep_all and (best is None or point.number != best.number):
+                _remove_weights(self.plan.run(point.number))
 
-    def _objective(self, trial: Trial) -> float:
-        number = claim(self.study, trial, self.plan.trials)
+    def _run(self, trial: Trial, number: int) -> float:
         values = {dimension.key: dimension.suggest(trial) for dimension in self.plan.space}
         logger.info("trial %d: %s", number, " ".join(as_override(key, value) for key, value in values.items()))
-        try:
-            loss = self._run(trial, number, values)
-        except TrialFailed as failure:
-            note_failure(trial, str(failure))
-            logger.warning("trial %d failed: %s", number, failure)
-            raise
-        except TrialLost:
-            logger.warning("trial %d was ended from outside; it is made again", number)
-            raise
-        logger.info("trial %d finished: %s %.6g", number, METRIC, loss)
-        self.tracked.tracker.log_metrics({METRIC: loss}, step=number)
-        return loss
-
-    def _run(self, trial: Trial, number: int, values: dict[str, Value]) -> float:
-        folder = self.plan.folder
+        run = self.plan.run(number)
         config = self._configure(number, values)
         losses = ValidationLosses(config)
-        if not folder.holds(config):  # it does if this job's predecessor died between the end of a run and its record
-            folder.save_recipe(config, folder.recipe(number))
-            with TrialProcess(self.plan.launch.command(folder.recipe(number)), folder.log(number)) as process:
-                note_processes(trial, process.pid)
-                self._follow(trial, number, process, losses)
+        if not is_finished(config):  # it is if this job's predecessor died between the end of a run and its record
+            recipe = run.with_name(f"{number}.yaml")
+            save_recipe(config, recipe)
+            command = self.plan.launch.command(recipe)
+            with Child(command, run.with_name(f"{number}.log"), hidden=[ENVIRONMENT_VARIABLE]) as child:
+                trial.set_user_attr(WORKERS, sign_of_life(os.getpid(), child.pid))
+                self._follow(trial, number, child, losses)
         for count, _, loss in losses.new():
             trial.report(loss, count)
-        if self._added_files and losses.run_folder is not None:
-            folder.remove_models(losses.run_folder)
-        return read_loss(folder.run(number))
+        if self._added_files and losses.file is not None:  # nobody asked for the copies of models it keeps
+            shutil.rmtree(losses.file.parent / "models", ignore_errors=True)
+        return read_loss(run)
 
-    def _follow(self, trial: Trial, number: int, process: TrialProcess, losses: ValidationLosses) -> None:
+    def _follow(self, trial: Trial, number: int, child: Child, losses: ValidationLosses) -> None:
         """Wait for the end of a trial, and end it where it must or should not go on."""
-        while not process.has_ended:
+        last_sign = time.monotonic()
+        while not child.has_ended:
+            if time.monotonic() - last_sign > self.plan.heartbeat_seconds:
+                last_sign = time.monotonic()
+                self.storage.record_heartbeat(trial._trial_id)
             for count, step, loss in losses.new():
                 trial.report(loss, count)
-                if trial.should_prune() and not process.has_ended:
-                    process.end()
-                    note_pruning(trial, step)
+                if trial.should_prune() and not child.has_ended:
+                    child.end()
+                    trial.set_user_attr(STEP, step)
                     logger.info("trial %d pruned at step %d: %s %.6g", number, step, METRIC, loss)
                     raise optuna.TrialPruned
-            if self.stop.requested:
-                process.end()
+            if self.stop.signal is not None:
+                child.end()
             else:
                 time.sleep(POLL_SECONDS)
         try:
-            process.check()
+            check_ended(child)
         except TrialLost:
             time.sleep(POLL_SECONDS)  # a scheduler signals the whole job: our own signal is on its way
-            if not self.stop.requested:
+            if self.stop.signal is None:
                 raise
-            note_interruption(trial)
             raise _Interrupted from None
 
     def _configure(self, number: int, values: dict[str, Value]) -> RunConfig:
+        run = self.plan.run(number)
         try:
             config = self.plan.compose([as_override(key, value) for key, value in values.items()])
         except TstuneError as error:
-            self.plan.folder.log(number).write_text(f"error: {error}\n", encoding="utf-8")
+            run.with_name(f"{number}.log").write_text(f"error: {error}\n", encoding="utf-8")
             raise TrialFailed(" ".join(str(error).split())) from None
         changed = changed_measure(self.base, config)
         if changed:
             raise TrialFailed(f"{', '.join(changed)} would make its validation loss one of something else")
         tracking = {"run_name": f"{self.plan.name}-{number}", "parent_run": self.tracked.run_id}
-        return config.model_copy(
-            update={
-                "output_dir": str(self.plan.folder.run(number)),
-                "overwrite": False,
-                "training": config.training.model_copy(update={"resume_from_checkpoint": "auto"}),
-                "tracking": self._tracking.model_copy(update=tracking),
-            }
-        )
+        changes = {
+            "output_dir": str(run),
+            "overwrite": False,
+            "training": config.training.model_copy(update={"resume_from_checkpoint": "auto"}),
+            "tracking": self._tracking.model_copy(update=tracking),
+        }
+        return config.model_copy(update=changes)
 
-    def _tell(self, best: Point | None) -> None:
-        if best is not None:
-            logger.info("best so far: trial %d, %s %.6g", best.number, METRIC, best.loss)
-            self.tracked.tracker.log_metrics({f"best_{METRIC}": best.loss}, step=len(points(self.study)))
 
-    def _remove_weights(self) -> None:
-        found = points(self.study)
-        best = best_point(found)
-        for point in found:
-            if point.is_done and point is not best:
-                self.plan.folder.remove_weights(point.number)
+def _remove_weights(run: Path) -> None:
+    """Keep what a trial tells, not what it has learnt."""
+    for checkpoints in (Path(f"{run}.checkpoints"), run / "checkpoints"):
+        shutil.rmtree(checkpoints, ignore_errors=True)
+    for file in run.rglob("*.safetensors"):
+        file.unlink(missing_ok=True)
 
 
 def _made_from(plan: SweepPlan, base: RunConfig) -> dict[str, str]:
@@ -289,21 +286,20 @@ def _made_from(plan: SweepPlan, base: RunConfig) -> dict[str, str]:
     values = dict(dotted(base.model_dump(mode="json", exclude={"tracking"})))
     kept = {key: as_text(value) for key, value in values.items() if key not in _FREE_TO_CHANGE}
     launched = {key: as_text(value) for key, value in plan.launch.settings().items()}
-    swept = {f"sweep of {dimension.key}": str(dimension) for dimension in plan.space}
+    swept = {f"sweep of {dimension.key}": dimension.text for dimension in plan.space}
     order = {"order of the grid": ", ".join(dimension.key for dimension in plan.space)}
     return kept | launched | {"--sampler": plan.sampler} | swept | (order if plan.sampler == "grid" else {})
 
 
-def _check_study(study: optuna.Study, made_from: dict[str, str], folder: SweepFolder) -> None:
+def _check_study(study: optuna.Study, made_from: dict[str, str], plan: SweepPlan) -> None:
     """Refuse to mix two sweeps."""
-    holds_trials = any(folder.trials.iterdir())  # first: whoever made them has signed the study before
-    name, found = study.study_name, points(study)
-    before = study.user_attrs.get(_MADE_FROM)
+    holds_trials = any((plan.folder / "trials").iterdir())  # first: whoever made them has signed the study before
+    name, before = study.study_name, study.user_attrs.get(_MADE_FROM)
     if before is None:
-        if found:
+        if study.get_trials(deepcopy=False):
             raise ConfigError(f"study {name} was not made by sweep_hparams.py; choose another --study")
         if holds_trials:
-            raise OutputError(f"--output {folder.path} holds trials of another study; choose another --output")
+            raise OutputError(f"--output {plan.folder} holds trials of another study; choose another --output")
         study.set_user_attr(_MADE_FROM, made_from)
         return
     differing = [
@@ -316,15 +312,9 @@ def _check_study(study: optuna.Study, made_from: dict[str, str], folder: SweepFo
             f"study {name} is of another sweep: {'; '.join(differing)}; choose another --study and --output, "
             "or give what it was begun with"
         )
-    for point in found:
-        if point.state == "finished" and not folder.run(point.number).is_dir():
+    for point in points(study):
+        if point.state == "finished" and not plan.run(point.number).is_dir():
             raise OutputError(
-                f"--output {folder.path} does not hold trial {point.number} of study {name}; "
+                f"--output {plan.folder} does not hold trial {point.number} of study {name}; "
                 "give the --output it was begun with"
             )
-
-
-def _stop(stop: StopRequest, folder: SweepFolder) -> None:
-    if stop.came_from_terminal:
-        raise KeyboardInterrupt
-    raise Preempted(f"the state of the sweep is in {folder.path} and its study; the same command goes on")

@@ -1,26 +1,25 @@
-"""One trial as a process: started, followed while it trains, ended, read."""
+"""One trial: the command that starts it, its validation losses while it trains, what it leaves."""
 
 from __future__ import annotations
 
 import json
 import math
-import os
-import re
-import subprocess
+import shlex
 import sys
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
+import yaml
+
 from tstune.config.schema import RunConfig
-from tstune.sweeps import guard
-from tstune.sweeps.checks import METRIC
-from tstune.sweeps.storage import ENVIRONMENT_VARIABLE
+from tstune.errors import ConfigError
+from tstune.runtime.children import ENDED, Child
+from tstune.sweeps.space import METRIC
 from tstune.tracking.run import remembered_run
 
-END_SECONDS = 20
-"""From SIGTERM to SIGKILL; SLURM allows a whole job about 30."""
-
-_NOT_THE_CAUSE = ("CalledProcessError", "ChildFailedError")
+SCRIPT = Path(__file__).resolve().parents[2] / "finetune_ttm.py"
+_PLACES = ("machine_rank", "main_process_ip", "main_process_port", "num_machines")
 
 
 class TrialFailed(Exception):
@@ -31,66 +30,64 @@ class TrialLost(Exception):
     """The trial was ended from outside."""
 
 
-class TrialProcess:
-    """A launched trial and all processes it starts. Leaving the context ends what still runs.
+@dataclass(frozen=True)
+class Launch:
+    """How a run is launched.
 
-    Args:
-        command: words of the launch.
-        log: file its output is appended to.
+    Attributes:
+        accelerate_config: file of accelerate_configs/, None for Accelerate's defaults.
+        num_processes: None takes what the file or the machine says.
     """
 
-    def __init__(self, command: list[str], log: Path) -> None:
-        self.log = log
-        self._begins_at = log.stat().st_size if log.exists() else 0
-        with log.open("ab") as stream:
-            self._process = subprocess.Popen(
-                [sys.executable, "-I", guard.__file__, str(END_SECONDS), *command],
-                stdin=subprocess.PIPE,
-                stdout=stream,
-                stderr=subprocess.STDOUT,
-                env={name: value for name, value in os.environ.items() if name != ENVIRONMENT_VARIABLE},
-                start_new_session=True,  # Ctrl-C is for the sweep, which ends its trial by itself
-            )
+    accelerate_config: str | None = None
+    num_processes: int | None = None
 
-    def __enter__(self) -> TrialProcess:
-        return self
+    def command(self, recipe: Path) -> list[str]:
+        """Words that start a trial."""
+        # -P: the current folder may hold a file named like a library
+        words = [sys.executable, "-P", "-m", "accelerate.commands.launch", "--quiet", *self._options]
+        words += ["--main_process_port", "0"]  # a free one: trials of several jobs may share the machine
+        return [*words, str(SCRIPT), "--config", str(recipe)]
 
-    def __exit__(self, *_: object) -> None:
-        self.end()
-        self._process.stdin.close()
+    def shown(self, recipe: Path) -> str:
+        """The same for a reader."""
+        return shlex.join(["accelerate", "launch", *self._options, "scripts/finetune_ttm.py", "--config", str(recipe)])
 
-    @property
-    def pid(self) -> int:
-        """Of the guard, which lives as long as any process of the trial."""
-        return self._process.pid
-
-    @property
-    def has_ended(self) -> bool:
-        """True once nothing of it runs."""
-        return self._process.poll() is not None
-
-    def end(self) -> None:
-        """End it and wait until it is gone."""
-        if not self.has_ended:
-            self._process.terminate()
-            self._process.wait()
-
-    def check(self) -> None:
-        """Say how it ended.
+    def settings(self) -> dict[str, object]:
+        """What of it may change a result, as flat names.
 
         Raises:
-            TrialFailed: with the reason it gave.
-            TrialLost: somebody ended it.
+            ConfigError: the file cannot be used for trials.
         """
-        code = self._process.returncode
-        if code == 0:
-            return
-        with self.log.open("rb") as stream:
-            stream.seek(self._begins_at)
-            said = stream.read().decode("utf-8", errors="replace").splitlines()
-        if code == guard.ENDED or code < 0 or any(line.startswith("preempted: ") for line in said):
-            raise TrialLost
-        raise TrialFailed(_reason(said) or f"ended with code {code} and without a word; see {self.log}")
+        values = {} if self.accelerate_config is None else self._file()
+        if self.num_processes is not None or not values:
+            values["num_processes"] = self.num_processes
+        return {f"accelerate.{name}": value for name, value in values.items() if name not in _PLACES}
+
+    @property
+    def _options(self) -> list[str]:
+        options = [] if self.accelerate_config is None else ["--config_file", self.accelerate_config]
+        return options if self.num_processes is None else [*options, "--num_processes", str(self.num_processes)]
+
+    def _file(self) -> dict[str, object]:
+        told = f"--accelerate-config {self.accelerate_config}"
+        try:
+            values = yaml.safe_load(Path(self.accelerate_config).read_text(encoding="utf-8"))
+        except OSError:
+            raise ConfigError(f"{told} does not exist; such files lie under accelerate_configs/") from None
+        except (yaml.YAMLError, UnicodeDecodeError) as error:
+            raise ConfigError(f"{told} is not valid YAML: {error}") from None
+        if not isinstance(values, dict):
+            raise ConfigError(f"{told} does not hold keys with values")
+        if values.get("num_machines", 1) not in (1, None):
+            raise ConfigError(
+                f"{told}: a trial runs on one machine, num_machines is {values['num_machines']}; "
+                "start the sweep on each machine with the same --study and --storage instead"
+            )
+        several = values.get("distributed_type", "NO") not in ("NO", False)  # YAML may read a bare NO as false
+        if several and self.num_processes is None and values.get("num_processes", -1) == -1:
+            raise ConfigError(f"{told} leaves the number open: give --num-processes too")
+        return values
 
 
 class ValidationLosses:
@@ -98,46 +95,37 @@ class ValidationLosses:
 
     Args:
         config: the run, with the file tracker.
+
+    Attributes:
+        file: where they appear, once the run has begun.
     """
 
     def __init__(self, config: RunConfig) -> None:
+        self.file: Path | None = None
         self._output_dir = Path(config.output_dir)
-        self._folder = Path(config.tracking.folder) / "files" / config.tracking.experiment
-        self._metrics: Path | None = None
-        self._offset = 0
-        self._last_step = -1
-        self._count = 0
-
-    @property
-    def run_folder(self) -> Path | None:
-        """What the file tracker writes, once the run has begun."""
-        return self._metrics.parent if self._metrics else None
+        self._runs = Path(config.tracking.folder) / "files" / config.tracking.experiment
+        self._offset, self._last_step, self._count = 0, -1, 0
 
     def new(self) -> Iterator[tuple[int, int, float]]:
         """Yield (number, optimizer step, loss) of each validation since the last call.
 
         Number 0 are the weights the training starts from, if they are validated; then the validations are counted.
         """
-        for row in self._rows():
-            step, loss = row["step"], row.get(METRIC)
-            if loss is None or step <= self._last_step:  # a run that goes on repeats some steps
-                continue
-            self._last_step = step
-            self._count += step > 0
-            yield self._count, step, loss
-
-    def _rows(self) -> Iterator[dict]:
-        if self._metrics is None:
-            self._metrics = self._find()
-        if self._metrics is None or not self._metrics.exists():
+        self.file = self.file or self._find()
+        if self.file is None or not self.file.exists():
             return
-        with self._metrics.open("rb") as stream:
+        with self.file.open("rb") as stream:
             stream.seek(self._offset)
             for line in stream:
                 if not line.endswith(b"\n"):  # it is being written
                     return
                 self._offset += len(line)
-                yield json.loads(line)
+                row = json.loads(line)
+                step, loss = row["step"], row.get(METRIC)
+                if loss is not None and step > self._last_step:  # a run that goes on repeats some steps
+                    self._last_step = step
+                    self._count += step > 0
+                    yield self._count, step, loss
 
     def _find(self) -> Path | None:
         """The run notes its id beside its checkpoints while it goes on, and in its folder at the end."""
@@ -147,8 +135,22 @@ class ValidationLosses:
             except (json.JSONDecodeError, FileNotFoundError):  # this very moment it is written, or moved
                 continue
             if run_id is not None:
-                return self._folder / run_id / "metrics.jsonl"
+                return self._runs / run_id / "metrics.jsonl"
         return None
+
+
+def check_ended(child: Child) -> None:
+    """Say how a trial's process ended.
+
+    Raises:
+        TrialFailed: with the reason it gave.
+        TrialLost: somebody ended it.
+    """
+    if child.code == 0:
+        return
+    if child.code == ENDED or any(line.startswith("preempted: ") for line in child.said()):
+        raise TrialLost
+    raise TrialFailed(child.why() or f"ended with code {child.code} and without a word; see {child.log}")
 
 
 def read_loss(folder: Path) -> float:
@@ -157,22 +159,10 @@ def read_loss(folder: Path) -> float:
     Raises:
         TrialFailed: it has none.
     """
-    environment = json.loads((folder / "environment.json").read_text(encoding="utf-8"))
-    training = environment["training"]
+    training = json.loads((folder / "environment.json").read_text(encoding="utf-8"))["training"]
     if training is None:
         raise TrialFailed("nothing was trained, so there is no validation loss")
     loss = training[f"best_{METRIC}"]
     if loss is None or not math.isfinite(loss):
         raise TrialFailed("its validation loss is not a number")
     return loss
-
-
-def _reason(said: list[str]) -> str | None:
-    """Our own error line, else the last exception that is not the launcher's report of it."""
-    own = [line for line in said if re.match(r"error( \(rank \d+\))?: ", line)]
-    if own:
-        return own[0].partition(": ")[2]
-    raised = [re.sub(r"^\[rank\d+\]: ?", "", line) for line in said]
-    raised = [line for line in raised if re.match(r"[\w.]*(Error|Exception|Interrupt)\b", line)]
-    raised = [line for line in raised if not any(name in line for name in _NOT_THE_CAUSE)]
-    return raised[-1] if raised else None
