@@ -81,10 +81,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     check_base(compose([]), space)
 
+    from tstune.runtime.launch import Launch
     from tstune.sweeps.report import SweepPlan
     from tstune.sweeps.storage import quiet_optuna, storage_url
     from tstune.sweeps.study import run_sweep
-    from tstune.sweeps.trial import Launch
 
     quiet_optuna()
     folder = Path(args.output)
@@ -112,10 +112,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _positive(text: str) -> int:
-    number = int(text)
-    if number < 1:
+    if int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text} is not 1 or more")
-    return number
+    return int(text)
 
 
 if __name__ == "__main__":

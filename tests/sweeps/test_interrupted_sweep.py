@@ -16,7 +16,7 @@ from launched import ROOT
 from support import tiny
 from sweep_desk import TIMEOUT, Desk, desk_in
 
-from tstune.sweeps.trial import Launch
+from tstune.runtime.launch import Launch
 
 pytestmark = pytest.mark.slow  # minutes of real launches, killed and started again
 
@@ -142,7 +142,7 @@ def test_another_search_under_the_same_name_is_refused(history, monkeypatch, cap
     assert desk.run_here(*WORDS[:-1], "model.dropout=choice(0.1,0.2)", "training.weight_decay=0.5") == 2
     said = capsys.readouterr().err
     assert said.startswith("error: study out is of another sweep: training.weight_decay was 0.01, is 0.5; ")
-    assert "sweep of model.dropout was choice(0.1, 7), is choice(0.1, 0.2); choose another --study" in said
+    assert "sweep of model.dropout was choice(0.1,7), is choice(0.1,0.2); choose another --study" in said
     assert said.count("\n") == 1
     assert desk.run_here(*WORDS[:-2], WORDS[-1], WORDS[-2]) == 2
     said = capsys.readouterr().err

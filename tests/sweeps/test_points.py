@@ -16,18 +16,15 @@ from launched import ROOT
 from optuna.storages import RDBStorage
 from optuna.trial import TrialState
 
-from tstune.sweeps.points import (
-    INTERRUPTED,
+from tstune.sweeps.space import grid, parse_space
+from tstune.sweeps.storage import (
     MAX_DEATHS,
-    REASON,
-    STEP,
-    WORKERS,
     begin,
     give_up_the_dead,
+    open_storage,
     points,
+    quiet_optuna,
 )
-from tstune.sweeps.space import grid, parse_space
-from tstune.sweeps.storage import open_storage, quiet_optuna
 from tstune.sweeps.study import SeededByTrial
 
 SPACE = parse_space(["a=1,2", "b=x,y"])
@@ -69,7 +66,7 @@ def attempt(job: tuple[optuna.Study, RDBStorage], state: TrialState = TrialState
         job[0].tell(trial, 1.0 if state is TrialState.COMPLETE else None, state=state)
 
 
-LOST = {"interrupted": {"state": TrialState.FAIL, INTERRUPTED: True}, "dead": {"state": TrialState.FAIL}}
+LOST = {"interrupted": {"state": TrialState.FAIL, "interrupted": True}, "dead": {"state": TrialState.FAIL}}
 
 
 def summary(job):
@@ -80,8 +77,8 @@ def summary(job):
 def test_a_grid_is_taken_in_order(url):
     job = open_study(url)
     attempt(job)
-    attempt(job, TrialState.FAIL, **{REASON: "bad value"})
-    attempt(job, TrialState.PRUNED, **{STEP: 30})
+    attempt(job, TrialState.FAIL, reason="bad value")
+    attempt(job, TrialState.PRUNED, stopped_at_step=30)
     for _ in range(3):
         attempt(job)
     assert summary(job) == [
@@ -149,8 +146,8 @@ def test_processes_that_are_gone_from_this_machine_are_noticed_at_once(url):
     gone.wait()
     used_again = {"host": socket.gethostname(), "processes": [[gone.pid, 0.0], [os.getpid(), 0.0]]}
     attempt(job, TrialState.RUNNING)
-    attempt(job, TrialState.RUNNING, **{WORKERS: used_again})
-    attempt(job, TrialState.RUNNING, **{WORKERS: {"host": "elsewhere", "processes": [[gone.pid, 0.0]]}})
+    attempt(job, TrialState.RUNNING, workers=used_again)
+    attempt(job, TrialState.RUNNING, **{"workers": {"host": "elsewhere", "processes": [[gone.pid, 0.0]]}})
     give_up_the_dead(study, LONG)
     assert [point.state for point in points(study)] == ["running", "waiting", "running"]
 
@@ -192,7 +189,7 @@ while True:
             time.sleep(0.05)
 
     try:
-        wait_for(lambda: any(one.user_attrs.get(WORKERS, {}).get("host") == "elsewhere" for one in study.trials))
+        wait_for(lambda: any(one.user_attrs.get("workers", {}).get("host") == "elsewhere" for one in study.trials))
         until = time.monotonic() + 6  # longer than the grace period
         while time.monotonic() < until:
             give_up_the_dead(study, 4)
@@ -214,7 +211,7 @@ def test_jobs_at_once_share_the_points(url, sampler, startup_trials):
 
     def work(number):
         job = open_study(url, startup_trials)
-        attempt(job, TrialState.FAIL, is_grid=sampler == "grid", **{INTERRUPTED: True})
+        attempt(job, TrialState.FAIL, is_grid=sampler == "grid", interrupted=True)
         while not (found := points(job[0])) or len(found) < 4 or not all(point.is_done for point in found):
             attempt(job, is_grid=sampler == "grid")
 

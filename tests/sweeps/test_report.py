@@ -16,12 +16,11 @@ from tstune.config.schema import RunConfig
 from tstune.errors import OutputError
 from tstune.runtime.children import StopRequest
 from tstune.runtime.files import aside
-from tstune.sweeps.points import REASON, STEP, begin, points
+from tstune.runtime.launch import Launch
 from tstune.sweeps.report import FILES, SweepPlan, best_point, save_recipe, write_report
-from tstune.sweeps.space import parse_space
-from tstune.sweeps.storage import open_storage, quiet_optuna
+from tstune.sweeps.space import parse_space, stored
+from tstune.sweeps.storage import begin, end, open_storage, points, quiet_optuna
 from tstune.sweeps.study import _remove_weights
-from tstune.sweeps.trial import Launch
 
 SPACE = parse_space(["training.learning_rate=tag(log,interval(1e-4,1e-1))", "data.control_columns=[],[a|b]"])
 TRIED = (  # rate, columns, what becomes of it
@@ -49,16 +48,14 @@ def fill(plan: SweepPlan, tried) -> optuna.Study:
     storage = open_storage(f"sqlite:///{plan.folder}/study.db", 60)
     study = optuna.create_study(study_name="s", storage=storage)
     for number, (rate, columns, result) in enumerate(tried):
-        values = {"training.learning_rate": rate, "data.control_columns": SPACE[1].stored(columns)}
+        values = {"training.learning_rate": rate, "data.control_columns": stored(columns)}
         trial = begin(study, storage, number, SPACE, values)
         if result == "pruned":
-            trial.set_user_attr(STEP, 40)
-            study.tell(trial, state=TrialState.PRUNED)
+            end(study, trial, TrialState.PRUNED, stopped_at_step=40)
             continue
-        if result == "failed":
-            trial.set_user_attr(REASON, "data.path: no such file | folder")
         if isinstance(result, str):
-            study.tell(trial, state=TrialState.FAIL)
+            told = {"reason": "data.path: no such file | folder"} if result == "failed" else {}
+            end(study, trial, TrialState.FAIL, **told)
             continue
         values = {
             "output_dir": str(plan.run(number)),
@@ -67,7 +64,7 @@ def fill(plan: SweepPlan, tried) -> optuna.Study:
         }
         plan.run(number).mkdir()
         save_recipe(RunConfig.model_validate(values), plan.run(number) / "config.yaml")
-        study.tell(trial, result)
+        end(study, trial, TrialState.COMPLETE, result)
     if any(result == "lost" for *_, result in tried):
         begin(study, storage, points(study)[-1], SPACE, {})
     return study
@@ -102,7 +99,7 @@ def test_everything_is_reported(plan):
     assert "data.path: no such file \\| folder |" in table[6]
     assert "stopped at step 40" in table[5]
     assert "attempt 2" in table[7]
-    assert "- `training.learning_rate`: interval(0.0001 to 0.1, log)" in readme
+    assert "- `training.learning_rate`: tag(log,interval(1e-4,1e-1))" in readme
     assert "![importance](importance.png)" in readme
     assert len({len(line.replace("\\|", "")) for line in table if "\\" not in line}) == 1, "aligned"
 
@@ -115,7 +112,7 @@ def test_everything_is_reported(plan):
 
 def test_the_best_recipe_is_the_run_without_the_sweep(plan):
     write_report(plan, BASE, fill(plan, TRIED))
-    best = SimpleConfigManager().load_config(plan.best_recipe)
+    best = SimpleConfigManager().load_config(plan.folder / "best.yaml")
     assert best.training.learning_rate == 0.001
     assert best.training.resume_from_checkpoint is None
     assert best.output_dir == str(plan.folder / "best")
@@ -138,7 +135,7 @@ def test_what_cannot_be_said_yet_is_said(plan, tried, told):
     assert f"Not known: {told}." in readme
     assert (plan.folder / "history.png").is_file()
     assert not (plan.folder / "importance.png").exists()
-    assert plan.best_recipe.exists() == (best is not None)
+    assert (plan.folder / "best.yaml").exists() == (best is not None)
     assert ("No trial has finished." in readme) == (best is None)
 
 

@@ -14,7 +14,7 @@ import pytest
 
 from tstune.config.schema import RunConfig
 from tstune.runtime.children import Child
-from tstune.sweeps.trial import TrialFailed, TrialLost, ValidationLosses, check_ended, read_loss
+from tstune.sweeps.study import TrialFailed, TrialLost, ValidationLosses, check_ended, read_loss
 
 PATIENCE = 60
 # A launcher that dies on SIGTERM; its worker, in a session of its own, takes no notice of it at all.

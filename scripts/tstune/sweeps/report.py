@@ -18,9 +18,9 @@ from optuna.importance import FanovaImportanceEvaluator, get_param_importances
 from tstune.config.managers import SimpleConfigManager
 from tstune.config.schema import RunConfig
 from tstune.runtime.files import aside
-from tstune.sweeps.points import STEP, Point, points
+from tstune.runtime.launch import Launch
 from tstune.sweeps.space import METRIC, Dimension, as_text
-from tstune.sweeps.trial import Launch
+from tstune.sweeps.storage import Point, points
 
 FILES = ("trials.csv", "README.md", "importance.png", "history.png", "best.yaml")
 
@@ -45,11 +45,6 @@ class SweepPlan:
     def run(self, number: int) -> Path:
         """Run folder of a trial; its recipe, its checkpoints and its log lie beside it."""
         return self.folder / "trials" / str(number)
-
-    @property
-    def best_recipe(self) -> Path:
-        """Recipe that reruns the best trial."""
-        return self.folder / "best.yaml"
 
 
 def save_recipe(config: RunConfig, path: Path) -> None:
@@ -77,7 +72,7 @@ def write_report(plan: SweepPlan, base: RunConfig, study: optuna.Study) -> Point
         ran = SimpleConfigManager().load_config(plan.run(best.number) / "config.yaml")
         training = ran.training.model_copy(update={"resume_from_checkpoint": None})
         alone = {"training": training, "tracking": base.tracking, "output_dir": str(folder / "best")}
-        save_recipe(ran.model_copy(update=alone), plan.best_recipe)
+        save_recipe(ran.model_copy(update=alone), folder / "best.yaml")
     with aside(folder / "README.md") as file:
         file.write_text(_readme(plan, found, best, shares), encoding="utf-8")
     return best
@@ -95,9 +90,9 @@ def as_table(space: Sequence[Dimension], found: Sequence[Point]) -> str:
 
 
 def _cells(space: Sequence[Dimension], point: Point) -> list[str]:
-    told = [] if point.reason is None else [point.reason]
-    if STEP in point.last.user_attrs:
-        told.append(f"stopped at step {point.last.user_attrs[STEP]}")
+    told, step = [] if point.reason is None else [point.reason], point.last.user_attrs.get("stopped_at_step")
+    if step is not None:
+        told.append(f"stopped at step {step}")
     if point.attempts > 1:
         told.append(f"attempt {point.attempts}")
     loss = "" if point.loss is None else f"{point.loss:.6g}"
@@ -112,7 +107,7 @@ def _csv_rows(space: Sequence[Dimension], found: Sequence[Point]) -> Iterator[li
     for point in found:
         seconds = None if point.last.datetime_start is None else round(_seconds(point), 2)
         row = [point.number, point.state, point.loss, *_values(space, point, as_text), seconds]
-        yield [*row, point.last.user_attrs.get(STEP), point.attempts, point.reason]
+        yield [*row, point.last.user_attrs.get("stopped_at_step"), point.attempts, point.reason]
 
 
 def _seconds(point: Point) -> float:
@@ -140,7 +135,7 @@ def _readme(plan: SweepPlan, found: Sequence[Point], best: Point | None, shares:
         lines += [
             f"Best: trial {best.number}, {METRIC} {best.loss:.6g}. `best.yaml` runs it again:",
             "",
-            f"    {plan.launch.shown(plan.best_recipe)}",
+            f"    {plan.launch.shown(plan.folder / 'best.yaml')}",
             "",
             "The validation part chose it. Its test scores, which had no say, are in "
             f"`trials/{best.number}/metrics.json`.",

@@ -65,7 +65,7 @@ class Dimension:
         key: of the configuration.
         distribution: what a study draws from.
         values: all of them, in their order; None without an end of them.
-        text: for a reader.
+        text: as it was given.
     """
 
     key: str
@@ -73,30 +73,31 @@ class Dimension:
     values: tuple[Value, ...] | None
     text: str
 
-    def stored(self, value: Value) -> Value:
-        """The value as a study can store it: a list becomes its JSON."""
-        return as_text(value) if isinstance(value, list | dict) else value
-
-    def decode(self, stored: Value) -> Value:
+    def decode(self, drawn: Value) -> Value:
         """The value behind it: a study computes ``first + n x step``, which may differ in the last digit."""
         if self.values is None:
-            return stored
+            return drawn
         if isinstance(self.distribution, CategoricalDistribution):
-            return next(value for value in self.values if self.stored(value) == stored)
-        return min(self.values, key=lambda value: abs(value - stored))
+            return next(value for value in self.values if stored(value) == drawn)
+        return min(self.values, key=lambda value: abs(value - drawn))
 
     def suggest(self, trial: Trial) -> Value:
         """Ask the study's sampler."""
-        drawn = self.distribution
-        if isinstance(drawn, CategoricalDistribution):
-            return self.decode(trial.suggest_categorical(self.key, drawn.choices))
-        ask = trial.suggest_int if isinstance(drawn, IntDistribution) else trial.suggest_float
-        return self.decode(ask(self.key, drawn.low, drawn.high, step=drawn.step, log=drawn.log))
+        among = self.distribution
+        if isinstance(among, CategoricalDistribution):
+            return self.decode(trial.suggest_categorical(self.key, among.choices))
+        ask = trial.suggest_int if isinstance(among, IntDistribution) else trial.suggest_float
+        return self.decode(ask(self.key, among.low, among.high, step=among.step, log=among.log))
 
 
 def as_text(value: Value) -> str:
     """A value the way a recipe holds it; YAML reads it back as the same value."""
     return json.dumps(value, ensure_ascii=False)
+
+
+def stored(value: Value) -> Value:
+    """A value the way a study holds it: a list becomes its JSON."""
+    return as_text(value) if isinstance(value, list | dict) else value
 
 
 def as_override(key: str, value: Value) -> str:
@@ -105,14 +106,7 @@ def as_override(key: str, value: Value) -> str:
 
 
 def split_overrides(words: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Tell plain ``key=value`` overrides from swept ones.
-
-    Returns:
-        the plain ones, which every trial gets as they are, and the swept ones for `parse_space`.
-
-    Raises:
-        ConfigError: a value that looks like a function of the grammar but cannot be read.
-    """
+    """The plain ``key=value`` overrides, which every trial gets as they are, and the swept ones for `parse_space`."""
     plain, swept = [], []
     for word in words:
         override = _parse(word)
@@ -121,11 +115,7 @@ def split_overrides(words: Sequence[str]) -> tuple[list[str], list[str]]:
 
 
 def parse_space(swept: Sequence[str]) -> list[Dimension]:
-    """One dimension per swept override, in their order.
-
-    Raises:
-        ConfigError: a sweep that means nothing, or a key that is swept twice.
-    """
+    """One dimension per swept override, in their order; `ConfigError` for a sweep that means nothing."""
     space: dict[str, Dimension] = {}
     for word in swept:
         dimension = _dimension(_parse(word), word)
@@ -136,27 +126,17 @@ def parse_space(swept: Sequence[str]) -> list[Dimension]:
 
 
 def grid(space: Sequence[Dimension]) -> list[dict[str, Value]]:
-    """All points as a study stores them, in the order of a nested loop: the last key changes fastest.
-
-    Raises:
-        ConfigError: a dimension without an end.
-    """
-    for dimension in space:
-        if dimension.values is None:
-            raise ConfigError(
-                f"{dimension.key}: {dimension.text} has no end of values; give range() or choice(), "
-                "or take --sampler tpe or random"
-            )
-    columns = [[(dimension.key, dimension.stored(value)) for value in dimension.values] for dimension in space]
+    """All points as a study stores them, in the order of a nested loop: the last key changes fastest."""
+    for endless in (dimension for dimension in space if dimension.values is None):
+        raise ConfigError(
+            f"{endless.key}: {endless.text} has no end of values; give range() or choice(), or --sampler tpe or random"
+        )
+    columns = [[(dimension.key, stored(value)) for value in dimension.values] for dimension in space]
     return [dict(point) for point in itertools.product(*columns)]
 
 
 def number_of_trials(space: Sequence[Dimension], sampler: str, asked: int | None) -> int:
-    """Points of the study: all of a grid, as many as asked for otherwise.
-
-    Raises:
-        ConfigError: the space has not so many.
-    """
+    """Points of the study: all of a grid, else as many as asked for; `ConfigError` if the space has not so many."""
     if sampler == "grid":
         points = len(grid(space))
         if asked not in (None, points):
@@ -171,31 +151,16 @@ def number_of_trials(space: Sequence[Dimension], sampler: str, asked: int | None
 
 
 def check_metric(metric: str) -> None:
-    """Refuse to choose by anything but the validation part.
-
-    Raises:
-        ConfigError: it is not `METRIC`.
-    """
+    """Refuse to choose by anything but the validation part."""
     if metric.partition("/")[0].startswith("test"):
-        raise ConfigError(
-            f"--metric {metric}: a trial chosen on the test part makes its test score too good, the test would no "
-            f"longer be one; use {METRIC}"
-        )
+        reason = "a trial chosen on the test part makes its test score too good, the test would no longer be one"
+        raise ConfigError(f"--metric {metric}: {reason}; use {METRIC}")
     if metric != METRIC:
         raise ConfigError(f"--metric {metric} is unknown; a sweep chooses by {METRIC}")
 
 
 def check_space(space: Sequence[Dimension], plain: Sequence[str], groups: Path | None) -> None:
-    """Refuse keys that cannot be swept, before the first trial.
-
-    Args:
-        space: swept keys.
-        plain: overrides every trial gets.
-        groups: folder of Hydra's config groups, None without Hydra.
-
-    Raises:
-        ConfigError: names the key and the fix.
-    """
+    """Refuse keys that cannot be swept; `plain` every trial gets, `groups` is the folder of Hydra's config groups."""
     if not space:
         raise ConfigError("nothing to sweep: give a key several values, e.g. training.learning_rate=1e-4,1e-3")
     fixed = {word.partition("=")[0].lstrip("+") for word in plain}
@@ -216,11 +181,7 @@ def check_space(space: Sequence[Dimension], plain: Sequence[str], groups: Path |
 
 
 def check_base(config: RunConfig, space: Sequence[Dimension]) -> None:
-    """Refuse a recipe whose trials could not be compared.
-
-    Raises:
-        ConfigError: nothing is trained, or the recipe sets what the sweep sets.
-    """
+    """Refuse a recipe whose trials could not be compared, or that sets what the sweep sets."""
     if config.tuning.mode == "zero_shot" and not any(_within(d.key, ("tuning", "lora")) for d in space):
         raise ConfigError("tuning.mode=zero_shot trains nothing, so there is no validation loss to choose by")
     if config.training.resume_from_checkpoint is not None:
@@ -294,8 +255,7 @@ def _choice(key: str, sweep: ChoiceSweep, log: bool, word: str) -> Dimension:
     for position, value in enumerate(values):
         if value in values[:position]:
             raise ConfigError(f"{word}: {as_text(value)} stands there twice")
-    choices = [as_text(value) if isinstance(value, list | dict) else value for value in values]
-    return Dimension(key, CategoricalDistribution(choices), values, f"choice({', '.join(map(as_text, values))})")
+    return Dimension(key, CategoricalDistribution([stored(value) for value in values]), values, _text(word))
 
 
 def _range(key: str, sweep: RangeSweep, log: bool, word: str) -> Dimension:
@@ -303,8 +263,8 @@ def _range(key: str, sweep: RangeSweep, log: bool, word: str) -> Dimension:
         raise ConfigError(f"{word}: the step of a range is not 0")
     count = (sweep.stop - sweep.start) / sweep.step
     if count > MAX_VALUES:
-        low, high = sorted((sweep.start, sweep.stop))
-        raise ConfigError(f"{word}: {count:.0f} values; range() has at most {MAX_VALUES}, use interval({low},{high})")
+        ends = "{},{}".format(*sorted((sweep.start, sweep.stop)))
+        raise ConfigError(f"{word}: {count:.0f} values; range() has at most {MAX_VALUES}, use interval({ends})")
     values = tuple(sorted(sweep.range()))
     if not values:
         raise ConfigError(f"{word}: holds no value; range(start,stop,step) ends before stop")
@@ -314,8 +274,7 @@ def _range(key: str, sweep: RangeSweep, log: bool, word: str) -> Dimension:
     if log and (kind is FloatDistribution or step != 1):
         raise ConfigError(f"{word}: tag(log,…) needs a range of whole numbers in steps of 1, or an interval()")
     _check_log(first, log, word)
-    text = f"range({as_text(first)} to {as_text(last)} in steps of {as_text(step)}{', log' if log else ''})"
-    return Dimension(key, kind(first, last, step=step, log=log), values, text)
+    return Dimension(key, kind(first, last, step=step, log=log), values, _text(word))
 
 
 def _interval(key: str, sweep: IntervalSweep, log: bool, word: str) -> Dimension:
@@ -324,8 +283,7 @@ def _interval(key: str, sweep: IntervalSweep, log: bool, word: str) -> Dimension
         raise ConfigError(f"{word}: an interval goes from a lower to a higher number")
     _check_log(low, log, word)
     kind = IntDistribution if isinstance(low, int) else FloatDistribution
-    text = f"interval({as_text(low)} to {as_text(high)}{', log' if log else ''})"
-    return Dimension(key, kind(low, high, log=log), None, text)
+    return Dimension(key, kind(low, high, log=log), None, _text(word))
 
 
 def _plain(value: object, word: str) -> Value:
@@ -342,6 +300,10 @@ def _plain(value: object, word: str) -> Value:
         case float() if not math.isfinite(value):
             raise ConfigError(f"{word}: {value} is no number")
     return value
+
+
+def _text(word: str) -> str:
+    return word.partition("=")[2]
 
 
 def _check_log(low: float, log: bool, word: str) -> None:

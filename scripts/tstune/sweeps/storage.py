@@ -1,4 +1,10 @@
-"""Where a study lives: any database SQLAlchemy reaches. Its URL may hold a password and is never shown."""
+"""Where a study lives, and which points it holds: an attempt that died is made again, by whoever sees it first.
+
+A study lives in any database SQLAlchemy reaches; its URL may hold a password and is never shown. Each of its trials is
+an attempt at a point. Which point, and which attempt it follows, is written with it in one transaction, so that of two
+jobs that begin the same attempt only the first has it; a trial taken from Optuna's queue may be had by two, where the
+database is a SQLite file. All that is known lies there: any job on any machine comes to the same answer.
+"""
 
 from __future__ import annotations
 
@@ -6,24 +12,30 @@ import os
 import random
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 
 import optuna
 from optuna.exceptions import ExperimentalWarning, StorageInternalError
 from optuna.storages import RDBStorage
+from optuna.trial import FrozenTrial, Trial, TrialState
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
 
 from tstune.errors import ConfigError, MissingDependencyError, OutputError
+from tstune.runtime.children import are_gone, sign_of_life
+from tstune.sweeps.space import Dimension, Value
 
 ENVIRONMENT_VARIABLE = "TSTUNE_SWEEP_STORAGE"
-GRACE_INTERVALS = 2
-"""A job that has not given a sign of life for this many intervals is taken for dead."""
-
 _LOCK_SECONDS = 60
 _ATTEMPTS = 5
+MAX_DEATHS = 3
+"""A point whose attempts died more often than this is given up: it may be what kills them."""
+
+_STATES = {TrialState.RUNNING: "running", TrialState.COMPLETE: "finished", TrialState.PRUNED: "pruned"}
 
 
 def storage_url(given: str | None, output: Path) -> str:
@@ -32,17 +44,7 @@ def storage_url(given: str | None, output: Path) -> str:
 
 
 def open_storage(text: str, heartbeat_seconds: int) -> RDBStorage:
-    """Connect, and make the tables if there are none.
-
-    Args:
-        text: URL of SQLAlchemy, such as ``sqlite:///runs/sweep/study.db`` or ``postgresql://user@host/sweeps``.
-        heartbeat_seconds: how often a running trial gives a sign of life.
-
-    Raises:
-        ConfigError: no URL, or a database that forgets.
-        MissingDependencyError: the driver is not installed.
-        OutputError: the database does not answer.
-    """
+    """Connect to a URL of SQLAlchemy, and make the tables if there are none; every refusal is a `TstuneError`."""
     try:
         url = make_url(text)
         url.get_dialect()
@@ -59,8 +61,8 @@ def open_storage(text: str, heartbeat_seconds: int) -> RDBStorage:
         options["connect_args"] = {"timeout": _LOCK_SECONDS}  # several jobs take turns in writing
     for attempt in range(1, _ATTEMPTS + 1):
         try:
-            grace = GRACE_INTERVALS * heartbeat_seconds
-            return RDBStorage(text, options, heartbeat_interval=heartbeat_seconds, grace_period=grace)
+            # a trial that is silent for two intervals is taken for dead
+            return RDBStorage(text, options, heartbeat_interval=heartbeat_seconds)
         except ImportError as error:
             raise _driver_missing(url, error) from None
         except (SQLAlchemyError, StorageInternalError, RuntimeError) as error:
@@ -87,6 +89,92 @@ def quiet_optuna() -> None:
     warnings.filterwarnings("ignore", category=ExperimentalWarning)
 
 
+@dataclass(frozen=True)
+class Point:
+    """One point of the search.
+
+    Attributes:
+        number: its place, counted from 0, which names its files.
+        state: ``running``, ``finished``, ``pruned``, ``failed``, or ``waiting``: to be made again.
+        attempts: how many there are.
+        last: the attempt that counts.
+        loss: validation loss; None unless finished.
+        reason: why it failed.
+    """
+
+    number: int
+    state: str
+    attempts: int
+    last: FrozenTrial
+    loss: float | None
+    reason: str | None
+
+    @property
+    def is_done(self) -> bool:
+        """Nothing more will happen to it."""
+        return self.state in ("finished", "pruned", "failed")
+
+
+def points(study: optuna.Study) -> list[Point]:
+    """All points of a study that were begun, in their order."""
+    attempts: dict[int, dict[int | None, FrozenTrial]] = {}
+    for trial in sorted(study.get_trials(deepcopy=False), key=lambda trial: trial.number):
+        if "point" in trial.user_attrs:
+            attempts.setdefault(trial.user_attrs["point"], {}).setdefault(trial.user_attrs["after"], trial)
+    return [_point(number, list(tried.values())) for number, tried in sorted(attempts.items())]
+
+
+def begin(
+    study: optuna.Study, storage: RDBStorage, point: Point | int, space: Sequence[Dimension], fixed: Mapping[str, Value]
+) -> Trial | None:
+    """Begin an attempt; None if another job has begun the same one.
+
+    Args:
+        study: where it is written to.
+        storage: of the study.
+        point: one to be made again, with the values it had, or the number of the next one.
+        space: what is varied.
+        fixed: values of a next one that are not drawn, as a study stores them.
+    """
+    number, after = point, None
+    params, distributions = dict(fixed), {one.key: one.distribution for one in space if one.key in fixed}
+    if isinstance(point, Point):
+        number, after = point.number, point.last.number
+        params, distributions = point.last.params, point.last.distributions
+    attributes = {"point": number, "after": after}
+    attempt = optuna.trial.create_trial(
+        state=TrialState.RUNNING, params=params, distributions=distributions, user_attrs=attributes
+    )
+    attempt_id = storage.create_new_trial(storage.get_study_id_from_name(study.study_name), attempt)
+    trial = Trial(study, attempt_id)
+    if all(point.last.number != trial.number for point in points(study)):
+        study.tell(trial, state=TrialState.FAIL)
+        return None
+    storage.record_heartbeat(attempt_id)
+    trial.set_user_attr("workers", sign_of_life(os.getpid()))
+    return trial
+
+
+def end(study: optuna.Study, trial: Trial, state: TrialState, loss: float | None = None, **told: object) -> None:
+    """End an attempt; `reason` tells why it failed by itself, `interrupted` that it is to be made again."""
+    for name, value in told.items():
+        trial.set_user_attr(name, value)
+    study.tell(trial, loss, state=state)
+
+
+def give_up_the_dead(study: optuna.Study, grace_seconds: float) -> None:
+    """End attempts whose process is gone, and those that have never given a sign of life for so long."""
+    optuna.storages.fail_stale_trials(study)
+    for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+        # Optuna finds those that were silent for long; these are gone from this machine, or had no first sign
+        workers, age = trial.user_attrs.get("workers"), (datetime.now() - trial.datetime_start).total_seconds()
+        if age > grace_seconds if workers is None else are_gone(workers):
+            try:
+                study.tell(trial.number, state=TrialState.FAIL)
+            except (ValueError, RuntimeError):  # another job was quicker
+                continue
+
+
 def _shown(url: URL) -> str:
     """Kind, host and name of a database: nothing that is secret."""
     return f"{url.get_backend_name()}://{url.host or ''}/{url.database or ''}"
@@ -111,3 +199,16 @@ def _reason(error: BaseException, url: URL) -> str:
     """First line of what the driver says, without the password."""
     text = str(getattr(error, "orig", None) or error).strip().partition("\n")[0]
     return text.replace(url.password, "***") if url.password else text
+
+
+def _point(number: int, attempts: list[FrozenTrial]) -> Point:
+    last = attempts[-1]
+    state, reason = _STATES.get(last.state, "failed"), last.user_attrs.get("reason")
+    if state == "failed" and reason is None:
+        told = {"reason", "interrupted"}
+        deaths = sum(one.state is TrialState.FAIL and not told & one.user_attrs.keys() for one in attempts)
+        if deaths > MAX_DEATHS and "interrupted" not in last.user_attrs:
+            reason = f"its process was killed {deaths} times"
+        else:
+            state = "waiting"
+    return Point(number, state, len(attempts), last, last.value if state == "finished" else None, reason)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
+import math
 import os
 import shutil
 import signal
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -20,26 +23,23 @@ from tstune.config.dotted import dotted
 from tstune.config.schema import RunConfig
 from tstune.errors import ConfigError, OutputError, Preempted, TrainingError, TstuneError
 from tstune.runs.folder import is_finished
-from tstune.runtime.children import Child, StopRequest, sign_of_life
+from tstune.runtime.children import ENDED, Child, StopRequest, sign_of_life
 from tstune.runtime.logs import logger
-from tstune.sweeps.points import (
-    INTERRUPTED,
-    POINT,
-    REASON,
-    STEP,
-    WORKERS,
-    Point,
-    begin,
-    give_up_the_dead,
-    points,
-)
 from tstune.sweeps.report import FILES, SweepPlan, as_table, best_point, save_recipe, write_report
 from tstune.sweeps.space import METRIC, Value, as_override, as_text, changed_measure, grid
-from tstune.sweeps.storage import ENVIRONMENT_VARIABLE, GRACE_INTERVALS, explained, open_storage
-from tstune.sweeps.trial import TrialFailed, TrialLost, ValidationLosses, check_ended, read_loss
+from tstune.sweeps.storage import (
+    ENVIRONMENT_VARIABLE,
+    Point,
+    begin,
+    end,
+    explained,
+    give_up_the_dead,
+    open_storage,
+    points,
+)
 from tstune.tracking.composite import build_tracker
 from tstune.tracking.interfaces import new_run_id
-from tstune.tracking.run import TrackedRun
+from tstune.tracking.run import TrackedRun, remembered_run
 
 POLL_SECONDS = 0.2
 WAIT_SECONDS = 1
@@ -55,6 +55,14 @@ _FREE_TO_CHANGE = (
 """Settings that may differ from start to start: they do not change what a trial finds."""
 
 
+class TrialFailed(Exception):
+    """The trial ended by itself without a result; the message is the reason."""
+
+
+class TrialLost(Exception):
+    """The trial was ended from outside."""
+
+
 class _Interrupted(Exception):
     """The program was asked to stop; the trial it was at is made again."""
 
@@ -62,20 +70,66 @@ class _Interrupted(Exception):
 class SeededByTrial(TPESampler):
     """A seed for each trial: with one for the whole study every job, and every new start, would draw the same points.
 
-    Args:
-        seed: of the study.
-        startup_trials: finished trials before it draws by what it has learnt; None draws at random to the end.
+    It draws at random before `startup_trials` have finished; None stands for always.
     """
 
     def __init__(self, seed: int, startup_trials: int | None) -> None:
-        self._study_seed, self._startup_trials = seed, startup_trials
-        super().__init__(seed=seed, n_startup_trials=sys.maxsize if startup_trials is None else startup_trials)
+        self._of_study, self._startup = seed, sys.maxsize if startup_trials is None else startup_trials
+        super().__init__(seed=seed, n_startup_trials=self._startup)
 
     def before_trial(self, study: optuna.Study, trial: FrozenTrial) -> None:
         """Begin anew with the trial's seed."""
-        of_trial = np.random.SeedSequence([self._study_seed, trial.number]).generate_state(1)[0]
-        super().__init__(seed=int(of_trial), n_startup_trials=self._n_startup_trials)
-        super().before_trial(study, trial)
+        seed = int(np.random.SeedSequence([self._of_study, trial.number]).generate_state(1)[0])
+        super().__init__(seed=seed, n_startup_trials=self._startup)
+
+
+class ValidationLosses:
+    """The validation losses of a run, as they appear in the files of its tracker.
+
+    Args:
+        config: the run, with the file tracker.
+
+    Attributes:
+        file: where they appear, once the run has begun.
+    """
+
+    def __init__(self, config: RunConfig) -> None:
+        self.file: Path | None = None
+        self._output_dir = Path(config.output_dir)
+        self._runs = Path(config.tracking.folder) / "files" / config.tracking.experiment
+        self._offset, self._last_step, self._count = 0, -1, 0
+
+    def new(self) -> Iterator[tuple[int, int, float]]:
+        """Yield (number, optimizer step, loss) of each validation since the last call.
+
+        Number 0 are the weights the training starts from, if they are validated; then the validations are counted.
+        """
+        self.file = self.file or self._find()
+        if self.file is None or not self.file.exists():
+            return
+        with self.file.open("rb") as stream:
+            stream.seek(self._offset)
+            for line in stream:
+                if not line.endswith(b"\n"):  # it is being written
+                    return
+                self._offset += len(line)
+                row = json.loads(line)
+                step, loss = row["step"], row.get(METRIC)
+                if loss is not None and step > self._last_step:  # a run that goes on repeats some steps
+                    self._last_step = step
+                    self._count += step > 0
+                    yield self._count, step, loss
+
+    def _find(self) -> Path | None:
+        """The run notes its id beside its checkpoints while it goes on, and in its folder at the end."""
+        for folder in (Path(f"{self._output_dir}.checkpoints"), self._output_dir):
+            try:
+                run_id = remembered_run(folder)
+            except (json.JSONDecodeError, FileNotFoundError):  # this very moment it is written, or moved
+                continue
+            if run_id is not None:
+                return self._runs / run_id / "metrics.jsonl"
+        return None
 
 
 def run_sweep(plan: SweepPlan, storage_url: str) -> str:
@@ -83,8 +137,7 @@ def run_sweep(plan: SweepPlan, storage_url: str) -> str:
 
     Raises:
         TstuneError: the study cannot be worked on, or every trial failed.
-        Preempted: SIGTERM came; the same command goes on.
-        KeyboardInterrupt: Ctrl-C came; the same command goes on.
+        Preempted, KeyboardInterrupt: SIGTERM or Ctrl-C came; the same command goes on.
     """
     base = plan.compose([])
     made_from = _made_from(plan, base)
@@ -93,16 +146,11 @@ def run_sweep(plan: SweepPlan, storage_url: str) -> str:
     except OSError as error:
         raise OutputError(f"--output {plan.folder} cannot be written: {error.strerror}") from None
     storage = open_storage(storage_url, plan.heartbeat_seconds)
-    pruner = NopPruner()
-    if plan.pruner == "median":
-        pruner = MedianPruner(n_startup_trials=plan.startup_trials, n_warmup_steps=plan.prune_after)
+    pruner = NopPruner() if plan.pruner == "none" else MedianPruner(plan.startup_trials, plan.prune_after)
+    sampler = SeededByTrial(base.seed, None if plan.sampler == "random" else plan.startup_trials)
     with explained(storage), StopRequest() as stop:
         study = optuna.create_study(
-            study_name=plan.name,
-            storage=storage,
-            load_if_exists=True,
-            sampler=SeededByTrial(base.seed, None if plan.sampler == "random" else plan.startup_trials),
-            pruner=pruner,
+            study_name=plan.name, storage=storage, load_if_exists=True, sampler=sampler, pruner=pruner
         )
         _check_study(study, made_from, plan)
         sweep = _Sweep(plan, base, study, storage, stop)
@@ -123,11 +171,10 @@ class _Sweep:
     ) -> None:
         self.plan, self.base, self.study, self.storage, self.stop = plan, base, study, storage, stop
         self._grid = grid(plan.space) if plan.sampler == "grid" else None
-        self._grace_seconds = GRACE_INTERVALS * plan.heartbeat_seconds
-        trackers = base.tracking.trackers
+        self._grace_seconds = 2 * plan.heartbeat_seconds
         # trials are followed through the files of this tracker; they are no versions of a model
-        self._added_files = "file" not in trackers
-        trackers = [*trackers, "file"] if self._added_files else trackers
+        self._added_files = "file" not in base.tracking.trackers
+        trackers = [*base.tracking.trackers, *(["file"] if self._added_files else [])]
         changes = {"trackers": trackers, "run_name": plan.name, "register_as": None}
         self._tracking = base.tracking.model_copy(update=changes)
         if _PARENT_RUN not in study.user_attrs:
@@ -159,16 +206,14 @@ class _Sweep:
         """The table, and what to do next; an error if every trial failed."""
         found = points(self.study)
         best, folder = best_point(found), self.plan.folder
-        for name in FILES:
-            if (folder / name).is_file():
-                self.tracked.tracker.log_artifact(folder / name, name)
+        for file in filter(Path.is_file, (folder / name for name in FILES)):
+            self.tracked.tracker.log_artifact(file, file.name)
         if found and all(point.state == "failed" for point in found):
-            raise TrainingError(
-                f"all {len(found)} trials failed, the first one: {found[0].reason}; see {folder / 'README.md'}"
-            )
+            first = found[0].reason
+            raise TrainingError(f"all {len(found)} trials failed, the first one: {first}; see {folder / 'README.md'}")
         lines = [as_table(self.plan.space, found), ""]
         if best is not None:
-            lines += [f"best: trial {best.number}, {METRIC} {best.loss:.6g}", f"recipe: {self.plan.best_recipe}"]
+            lines += [f"best: trial {best.number}, {METRIC} {best.loss:.6g}", f"recipe: {folder / 'best.yaml'}"]
         running = sum(not point.is_done for point in found)
         if running:
             lines += [f"{running} trials are still under way in other jobs; should they die, the same command goes on"]
@@ -179,25 +224,23 @@ class _Sweep:
         trial = begin(self.study, self.storage, point, self.plan.space, fixed)
         if trial is None:
             return
-        number = trial.user_attrs[POINT]
+        number = trial.user_attrs["point"]
         try:
             loss = self._run(trial, number)
-        except optuna.TrialPruned:
-            self.study.tell(trial, state=TrialState.PRUNED)
+        except optuna.TrialPruned as pruned:
+            end(self.study, trial, TrialState.PRUNED, stopped_at_step=pruned.args[0])
         except TrialFailed as failure:
-            trial.set_user_attr(REASON, str(failure))
-            self.study.tell(trial, state=TrialState.FAIL)
+            end(self.study, trial, TrialState.FAIL, reason=str(failure))
             logger.warning("trial %d failed: %s", number, failure)
         except TrialLost:
-            self.study.tell(trial, state=TrialState.FAIL)
+            end(self.study, trial, TrialState.FAIL)
             logger.warning("trial %d was ended from outside; it is made again", number)
         except _Interrupted:
-            trial.set_user_attr(INTERRUPTED, True)
-            self.study.tell(trial, state=TrialState.FAIL)
+            end(self.study, trial, TrialState.FAIL, interrupted=True)
             write_report(self.plan, self.base, self.study)
             raise
         else:
-            self.study.tell(trial, loss)
+            end(self.study, trial, TrialState.COMPLETE, loss)
             logger.info("trial %d finished: %s %.6g", number, METRIC, loss)
             self.tracked.tracker.log_metrics({METRIC: loss}, step=number)
         best, found = write_report(self.plan, self.base, self.study), points(self.study)
@@ -219,7 +262,7 @@ class _Sweep:
             save_recipe(config, recipe)
             command = self.plan.launch.command(recipe)
             with Child(command, run.with_name(f"{number}.log"), hidden=[ENVIRONMENT_VARIABLE]) as child:
-                trial.set_user_attr(WORKERS, sign_of_life(os.getpid(), child.pid))
+                trial.set_user_attr("workers", sign_of_life(os.getpid(), child.pid))
                 self._follow(trial, number, child, losses)
         for count, _, loss in losses.new():
             trial.report(loss, count)
@@ -238,17 +281,14 @@ class _Sweep:
                 trial.report(loss, count)
                 if trial.should_prune() and not child.has_ended:
                     child.end()
-                    trial.set_user_attr(STEP, step)
                     logger.info("trial %d pruned at step %d: %s %.6g", number, step, METRIC, loss)
-                    raise optuna.TrialPruned
+                    raise optuna.TrialPruned(step)
             if self.stop.signal is not None:
                 child.end()
-            else:
-                time.sleep(POLL_SECONDS)
+            time.sleep(POLL_SECONDS)  # once more at its end: a scheduler signals the whole job, us a moment later
         try:
             check_ended(child)
         except TrialLost:
-            time.sleep(POLL_SECONDS)  # a scheduler signals the whole job: our own signal is on its way
             if self.stop.signal is None:
                 raise
             raise _Interrupted from None
@@ -273,6 +313,35 @@ class _Sweep:
         return config.model_copy(update=changes)
 
 
+def check_ended(child: Child) -> None:
+    """Say how a trial's process ended.
+
+    Raises:
+        TrialFailed: with the reason it gave.
+        TrialLost: somebody ended it.
+    """
+    if child.code == 0:
+        return
+    if child.code == ENDED or any(line.startswith("preempted: ") for line in child.said()):
+        raise TrialLost
+    raise TrialFailed(child.why() or f"ended with code {child.code} and without a word; see {child.log}")
+
+
+def read_loss(folder: Path) -> float:
+    """Best validation loss of a finished run.
+
+    Raises:
+        TrialFailed: it has none.
+    """
+    training = json.loads((folder / "environment.json").read_text(encoding="utf-8"))["training"]
+    if training is None:
+        raise TrialFailed("nothing was trained, so there is no validation loss")
+    loss = training[f"best_{METRIC}"]
+    if loss is None or not math.isfinite(loss):
+        raise TrialFailed("its validation loss is not a number")
+    return loss
+
+
 def _remove_weights(run: Path) -> None:
     """Keep what a trial tells, not what it has learnt."""
     for checkpoints in (Path(f"{run}.checkpoints"), run / "checkpoints"):
@@ -293,12 +362,13 @@ def _made_from(plan: SweepPlan, base: RunConfig) -> dict[str, str]:
 
 def _check_study(study: optuna.Study, made_from: dict[str, str], plan: SweepPlan) -> None:
     """Refuse to mix two sweeps."""
-    holds_trials = any((plan.folder / "trials").iterdir())  # first: whoever made them has signed the study before
+    # first: whoever made them has signed the study before
+    in_folder, in_study = any((plan.folder / "trials").iterdir()), study.get_trials(deepcopy=False)
     name, before = study.study_name, study.user_attrs.get(_MADE_FROM)
     if before is None:
-        if study.get_trials(deepcopy=False):
+        if in_study:
             raise ConfigError(f"study {name} was not made by sweep_hparams.py; choose another --study")
-        if holds_trials:
+        if in_folder:
             raise OutputError(f"--output {plan.folder} holds trials of another study; choose another --output")
         study.set_user_attr(_MADE_FROM, made_from)
         return
