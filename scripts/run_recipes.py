@@ -73,9 +73,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.smoke:
         os.environ.setdefault("OMP_NUM_THREADS", "1")  # tiny models: more threads only wait for each other
         os.environ.setdefault("HF_HUB_OFFLINE", "1")
-    from tstune.recipe_book.machine import MachinePaths, read_machine_paths
-    from tstune.recipe_book.process import stoppable
-    from tstune.recipe_book.recipes import BOOK, find_recipes
+    from tstune.recipe_book.recipes import BOOK, MachinePaths, find_recipes, read_machine_paths
     from tstune.recipe_book.running import Plan, run_recipes
 
     if args.smoke:
@@ -93,14 +91,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.tables_only:
         _write_tables(plan, recipes, book)
         return EXIT_OK
-    with stoppable():
-        try:
-            attempts = run_recipes(plan, recipes)
-        except KeyboardInterrupt:
-            _say("interrupted: what is done is kept, the same command goes on")
-            return EXIT_INTERRUPTED
-        finally:
-            _write_tables(plan, recipes, book)
+    try:
+        attempts = run_recipes(plan, recipes)
+    except KeyboardInterrupt:
+        _say("interrupted: what is done is kept, the same command goes on")
+        return EXIT_INTERRUPTED
+    finally:
+        _write_tables(plan, recipes, book)
     failed = sum(attempt.status == "failed" for attempt in attempts)
     _say(f"{len(recipes)} recipes, {len(attempts)} run now, {failed} failed")
     return EXIT_DIFFERENT if failed else EXIT_OK
@@ -123,7 +120,7 @@ def _smoke_module() -> ModuleType:
 
 
 def _write_tables(plan: Plan, recipes: Sequence[Recipe], book: Path) -> None:
-    from tstune.recipe_book.running import read_rows
+    from tstune.recipe_book.rows import read_rows
     from tstune.recipe_book.tables import rewrite_tables
 
     rows = read_rows(plan, recipes)

@@ -1,15 +1,16 @@
-"""Which recipes there are, and which script runs one."""
+"""Which recipes there are, which script runs one, and what this machine has for them."""
 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
-from tstune.config.managers import SimpleConfigManager, read_yaml
+from tstune.config.managers import SimpleConfigManager, read_yaml, resolve
 from tstune.config.schema import RunConfig
+from tstune.data.sources import available_sources
 from tstune.errors import ConfigError
 from tstune.models.ttm import BUILTIN
 from tstune.runs.compare.recipe import is_compared, load_comparison
@@ -56,21 +57,13 @@ class Recipe:
         return "pretraining" in self.sections
 
     def load(self, overrides: Sequence[str] = ()) -> RunConfig:
-        """The validated run; of a comparison what its models share.
-
-        Raises:
-            ConfigError: with every problem found, in one message.
-        """
+        """The validated run; of a comparison what its models share. `ConfigError` tells every problem at once."""
         if self.is_comparison:
             return load_comparison(self.path, overrides).config
         return SimpleConfigManager().load_config(self.path, overrides)
 
     def runs(self) -> dict[str, RunConfig]:
-        """Every model of the file as a run, by what its keys begin with: ``""``, or ``models.<name>.``
-
-        Raises:
-            ConfigError: as `load`.
-        """
+        """Every model of the file as a run, by what its keys begin with: ``""``, or ``models.<name>.``"""
         if not self.is_comparison:
             return {"": self.load()}
         return {f"models.{member.name}.": member.config for member in load_comparison(self.path).members}
@@ -81,11 +74,7 @@ class Recipe:
         return {name for name in named if name is not None and name != BUILTIN}
 
     def is_done(self, folder: Path, overrides: Sequence[str]) -> bool:
-        """Whether a whole run folder was made by this file with these changes, wherever either lies.
-
-        Raises:
-            ConfigError: as `load`.
-        """
+        """Whether a whole run folder was made by this file with these changes, wherever either lies."""
         if self.is_comparison:
             return is_compared(load_comparison(self.path, overrides), folder)
         return same_run(self.load(overrides), folder)
@@ -120,6 +109,64 @@ def find_recipes(words: Sequence[str | Path], tiny: bool = False, book: Path = B
         for file in files:
             found.setdefault(file.resolve(), Recipe(file, _name(file, book)))
     return list(found.values())
+
+
+@dataclass(frozen=True)
+class MachinePaths:
+    """Places on this machine; they never get into a table.
+
+    Attributes:
+        data: `data.source` -> file or folder.
+        weights: Hub id -> folder of the same weights.
+    """
+
+    data: Mapping[str, str] = field(default_factory=dict)
+    weights: Mapping[str, str] = field(default_factory=dict)
+
+    def overrides(self, runs: Mapping[str, RunConfig]) -> list[str]:
+        """What a recipe must be given here, as ``key=value``; `runs` as `Recipe.runs` returns them."""
+        sources = {config.data.source for config in runs.values()}
+        found = [f"data.path={self.data[source]}" for source in sorted(sources & set(self.data))]
+        for begin, config in runs.items():
+            if config.model.pretrained in self.weights:
+                found.append(f"{begin}model.pretrained={self.weights[config.model.pretrained]}")
+        return found
+
+    def without_places(self, text: str) -> str:
+        """The text with names in the place of paths."""
+        names = {place: f"<{source}>" for source, place in self.data.items()}
+        names |= {place: f"<{hub_id}>" for hub_id, place in self.weights.items()}
+        for place in sorted(names, key=len, reverse=True):
+            text = text.replace(place, names[place])
+        return text
+
+
+def read_machine_paths(file: Path, hub_ids: Callable[[], Collection[str]]) -> MachinePaths:
+    """Read the YAML of ``data: {source: path}`` and ``weights: {hub id: folder}``; paths are relative to the file.
+
+    Args:
+        file: the YAML; `ConfigError` for an unknown name, or a path that is not there.
+        hub_ids: returns what the recipes take from the Hub; asked only where the file names weights.
+    """
+    tree = resolve(read_yaml(file), file)
+    sections = {"data": available_sources(), "weights": sorted(hub_ids()) if tree.get("weights") else []}
+    found: dict[str, dict[str, str]] = {}
+    for section, entries in tree.items():
+        if section not in sections:
+            raise ConfigError(f"{file}: unknown key {section}{_did_you_mean(str(section), sections)}")
+        if not isinstance(entries, dict | None):
+            raise ConfigError(f"{file}: {section} must hold names with their paths, not {entries!r}")
+        for name, place in (entries or {}).items():
+            told = f"{file}: {section}.{name}"
+            if name not in sections[section]:
+                raise ConfigError(f"{told}: no recipe asks for it{_did_you_mean(name, sections[section])}")
+            if not isinstance(place, str):
+                raise ConfigError(f"{told}: {place!r} is not a path")
+            path = file.parent / place
+            if not path.exists():
+                raise ConfigError(f"{told}: {path} does not exist")
+            found.setdefault(section, {})[name] = str(path.resolve())
+    return MachinePaths(**found)
 
 
 def _in_folder(folder: Path, tiny: bool) -> list[Path]:
@@ -164,3 +211,8 @@ def _suggestion(path: Path, book: Path) -> str:
     wanted = wanted.rpartition(f"{book.name}/")[2] or wanted
     close = difflib.get_close_matches(wanted, known, n=1, cutoff=0.6)
     return f"; did you mean {book.name}/{close[0]}.yaml?" if close else "; recipes lie under recipes/"
+
+
+def _did_you_mean(name: str, known: Collection[str]) -> str:
+    close = difflib.get_close_matches(str(name), list(known), n=1)
+    return f", did you mean {close[0]}?" if close else f" (choose from {', '.join(known)})"

@@ -1,19 +1,18 @@
-"""One row of the book, read from a run folder or from the attempt that left none."""
+"""Rows of the book, each read from a run folder or from the attempt that left none."""
 
 from __future__ import annotations
 
 import datetime
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from tstune.config.schema import RunConfig
 from tstune.errors import ConfigError
 from tstune.evaluation.scoreboard import OURS
-from tstune.recipe_book.journal import Attempt
-from tstune.recipe_book.machine import MachinePaths
-from tstune.recipe_book.recipes import Recipe, saved_config
+from tstune.recipe_book.recipes import MachinePaths, Recipe, saved_config
+from tstune.recipe_book.running import Attempt, Plan
 from tstune.runs.report.words import MISSING
 
 _WORDS = {"helped": "better", "hurt": "worse"}
@@ -21,53 +20,44 @@ _WORDS = {"helped": "better", "hurt": "worse"}
 
 @dataclass(frozen=True)
 class Row:
-    """What a table says about a recipe; None where there is nothing to say.
+    """What a table says about a recipe; None where there is nothing to say."""
 
-    Attributes:
-        recipe: its name in the book.
-        model: family and weights.
-        data: source and how far ahead.
-        mode: of tuning.
-        changed: overrides of the user.
-        trainable: parameters that learned.
-        hardware: what it ran on.
-        seconds: of the run.
-        peak_memory_mib: resident memory of its process; on a GPU what torch held there.
-        unit: of the RMSE.
-        scores: metrics of the judged forecast on the test windows.
-        untuned: the same of the weights as they were, without `tuning`.
-        baseline: name of the baseline of the lowest RMSE.
-        baseline_scores: its metrics.
-        effect: ``better``, ``worse`` or ``no clear difference`` to it.
-        change: RMSE over the baseline's, minus 1.
-        commit, date: of the run.
-        reason: why there are no numbers.
-        outdated: the recipe was changed after the run.
-    """
-
-    recipe: str
-    model: str
-    data: str
-    mode: str
-    changed: tuple[str, ...] = ()
-    trainable: int | None = None
+    recipe: str  # its name in the book
+    model: str  # family and weights
+    data: str  # source and how far ahead
+    mode: str  # of tuning
+    changed: tuple[str, ...] = ()  # overrides of the user
+    trainable: int | None = None  # parameters that learned
     hardware: str | None = None
-    seconds: float | None = None
-    peak_memory_mib: float | None = None
-    unit: str | None = None
-    scores: Mapping[str, float] | None = None
-    untuned: Mapping[str, float] | None = None
-    baseline: str | None = None
+    seconds: float | None = None  # of the run
+    peak_memory_mib: float | None = None  # resident memory of its process; on a GPU what torch held there
+    unit: str | None = None  # of the RMSE
+    scores: Mapping[str, float] | None = None  # metrics of the judged forecast on the test windows
+    untuned: Mapping[str, float] | None = None  # the same of the weights as they were, without tuning
+    baseline: str | None = None  # the one of the lowest RMSE
     baseline_scores: Mapping[str, float] | None = None
-    effect: str | None = None
-    change: float | None = None
+    effect: str | None = None  # better, worse or no clear difference to the baseline
+    change: float | None = None  # RMSE over the baseline's, minus 1
     commit: str | None = None
     date: str | None = None
-    reason: str | None = None
-    outdated: bool = False
+    reason: str | None = None  # why there are no numbers
+    outdated: bool = False  # the recipe was changed after the run
 
 
-def row_of_run(recipe: Recipe, folder: Path, attempt: Attempt | None) -> Row:
+def read_rows(plan: Plan, recipes: Sequence[Recipe]) -> list[Row]:
+    """The rows of those recipes that were run, or tried, in this output folder."""
+    attempts, rows = plan.journal.read(), []
+    for recipe in recipes:
+        attempt, folder = attempts.get(recipe.name), plan.folder(recipe)
+        failed_since = attempt is not None and attempt.status != "done"
+        if (folder / "metrics.json").is_file() and not failed_since:
+            rows.append(_row_of_run(recipe, folder, attempt))
+        elif attempt is not None:
+            rows.append(_row_of_attempt(recipe, attempt, plan.machine))
+    return rows
+
+
+def _row_of_run(recipe: Recipe, folder: Path, attempt: Attempt | None) -> Row:
     """The row of a recipe whose run folder is whole."""
     config = saved_config(folder) or recipe.load()
     environment = _read(folder / "environment.json")
@@ -95,7 +85,7 @@ def row_of_run(recipe: Recipe, folder: Path, attempt: Attempt | None) -> Row:
     )
 
 
-def row_of_attempt(recipe: Recipe, attempt: Attempt, machine: MachinePaths) -> Row:
+def _row_of_attempt(recipe: Recipe, attempt: Attempt, machine: MachinePaths) -> Row:
     """The row of a recipe that left no run folder."""
     try:
         config = recipe.load()

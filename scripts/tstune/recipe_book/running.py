@@ -1,40 +1,89 @@
-"""Run recipes one after the other, each in a process of its own, and go on where an earlier call stopped."""
+"""Run recipes one after the other, each in a process of its own, and go on where an earlier call stopped.
+
+What was tried in an output folder stands in its ``rows.jsonl``: one JSON line per attempt, the last one of a recipe
+counts.
+"""
 
 from __future__ import annotations
 
 import datetime
+import json
+import os
+import re
+import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
+from typing import Literal
 
-from tstune.errors import ConfigError
-from tstune.recipe_book.journal import Attempt, Journal
-from tstune.recipe_book.machine import MachinePaths
-from tstune.recipe_book.process import run_process
-from tstune.recipe_book.recipes import ROOT, Recipe
-from tstune.recipe_book.rows import Row, row_of_attempt, row_of_run
+from tstune.errors import ConfigError, Preempted
+from tstune.recipe_book.recipes import ROOT, MachinePaths, Recipe
+from tstune.runtime.children import Child, StopRequest
+
+_POLL_SECONDS = 0.1
+_OUT_OF_MEMORY = re.compile(r"out of memory|can't allocate memory|not enough memory|^MemoryError", re.IGNORECASE)
+
+Status = Literal["done", "failed", "nothing sent"]
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """One try to run a recipe."""
+
+    recipe: str  # its name
+    status: Status
+    finished: str  # when, ISO 8601 in UTC
+    reason: str | None = None  # why there is no run folder
+    overrides: list[str] = field(default_factory=list)  # what the user changed
+    machine: list[str] = field(default_factory=list)  # what this machine needed beside it
+    seconds: float | None = None  # of the whole process
+    peak_memory_mib: float | None = None  # resident memory of one of its processes at most
+    commit: str | None = None  # of the code; a plus at its end stands for changes that were not committed
+
+
+class Journal:
+    """`rows.jsonl` of an output folder, which is made with the first line."""
+
+    def __init__(self, folder: Path) -> None:
+        self.path = folder / "rows.jsonl"
+
+    def read(self) -> dict[str, Attempt]:
+        """The last attempt of each recipe; a line that was cut off by a crash is passed over."""
+        if not self.path.is_file():
+            return {}
+        known = {item.name for item in fields(Attempt)}
+        found: dict[str, Attempt] = {}
+        for line in self.path.read_text(encoding="utf-8").splitlines():
+            try:
+                values = json.loads(line)
+                attempt = Attempt(**{name: value for name, value in values.items() if name in known})
+            except (ValueError, TypeError, AttributeError):
+                continue  # the run folder itself says whether it is whole, so a lost line costs at most one run
+            found[attempt.recipe] = attempt
+        return found
+
+    def append(self, attempt: Attempt) -> None:
+        """Write one line that is on the disk when this returns."""
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        torn = self.path.is_file() and self.path.stat().st_size > 0 and self.path.read_bytes()[-1:] != b"\n"
+        with self.path.open("a", encoding="utf-8") as stream:
+            stream.write(("\n" if torn else "") + json.dumps(asdict(attempt)) + "\n")
+            stream.flush()
+            os.fsync(stream.fileno())
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What a call runs, and where to.
+    """What a call runs, and where to."""
 
-    Attributes:
-        output: folder of the run folders.
-        machine: where data and weights lie.
-        overrides: changes to every recipe.
-        timeout_seconds: longest time of one recipe.
-        say: gets each line of progress.
-    """
-
-    output: Path
+    output: Path  # folder of the run folders
     machine: MachinePaths = field(default_factory=MachinePaths)
-    overrides: Sequence[str] = ()
-    timeout_seconds: float | None = None
-    say: Callable[[str], None] = print
+    overrides: Sequence[str] = ()  # changes to every recipe
+    timeout_seconds: float | None = None  # longest time of one recipe
+    say: Callable[[str], None] = print  # gets each line of progress
 
     @property
     def journal(self) -> Journal:
@@ -47,10 +96,7 @@ class Plan:
 
 
 def run_recipes(plan: Plan, recipes: Sequence[Recipe]) -> list[Attempt]:
-    """Run what is not done yet.
-
-    Returns:
-        the attempts of this call; what was done before is not among them.
+    """Run what is not done yet, and return the attempts of this call; an earlier call's are not among them.
 
     Raises:
         ConfigError: no recipe accepts the overrides.
@@ -58,30 +104,19 @@ def run_recipes(plan: Plan, recipes: Sequence[Recipe]) -> list[Attempt]:
     """
     _check_overrides(plan, recipes)
     attempts = []
-    for number, recipe in enumerate(recipes, start=1):
-        place = f"[{number}/{len(recipes)}] {recipe.name}"
-        attempt = _run(plan, recipe, place)
-        if attempt is None:
-            plan.say(f"{place}: done before")
-            continue
-        plan.journal.append(attempt)
-        attempts.append(attempt)
-        why = f": {attempt.reason}" if attempt.reason else ""
-        plan.say(f"{place}: {attempt.status}{why} ({attempt.seconds:.0f} s)")
+    with StopRequest() as stop:
+        for number, recipe in enumerate(recipes, start=1):
+            _leave_if_asked(stop)
+            place = f"[{number}/{len(recipes)}] {recipe.name}"
+            attempt = _run(plan, recipe, place, stop)
+            if attempt is None:
+                plan.say(f"{place}: done before")
+                continue
+            plan.journal.append(attempt)
+            attempts.append(attempt)
+            why = f": {attempt.reason}" if attempt.reason else ""
+            plan.say(f"{place}: {attempt.status}{why} ({attempt.seconds:.0f} s)")
     return attempts
-
-
-def read_rows(plan: Plan, recipes: Sequence[Recipe]) -> list[Row]:
-    """The rows of those recipes that were run, or tried, in this output folder."""
-    attempts, rows = plan.journal.read(), []
-    for recipe in recipes:
-        attempt, folder = attempts.get(recipe.name), plan.folder(recipe)
-        failed_since = attempt is not None and attempt.status != "done"
-        if (folder / "metrics.json").is_file() and not failed_since:
-            rows.append(row_of_run(recipe, folder, attempt))
-        elif attempt is not None:
-            rows.append(row_of_attempt(recipe, attempt, plan.machine))
-    return rows
 
 
 def _check_overrides(plan: Plan, recipes: Sequence[Recipe]) -> None:
@@ -97,7 +132,7 @@ def _check_overrides(plan: Plan, recipes: Sequence[Recipe]) -> None:
         raise errors[0]
 
 
-def _run(plan: Plan, recipe: Recipe, place: str) -> Attempt | None:
+def _run(plan: Plan, recipe: Recipe, place: str, stop: StopRequest) -> Attempt | None:
     """One attempt; None if there is nothing to do."""
     begin, folder = time.monotonic(), plan.folder(recipe)
     machine: list[str] = []
@@ -131,18 +166,46 @@ def _run(plan: Plan, recipe: Recipe, place: str) -> Attempt | None:
     plan.say(f"{place}: running, log in {folder}.log")
     command = [sys.executable, str(recipe.script(config.model.type)), "--config", str(recipe.path), *given]
     command += [f"output_dir={folder}", "overwrite=true"]
-    done = run_process(command, folder.with_name(f"{folder.name}.log"), plan.timeout_seconds)
-    if done.reason is not None:
-        return ended("failed", done.reason, done.peak_memory_mib)
+    child, reason = _follow(command, folder.with_name(f"{folder.name}.log"), plan.timeout_seconds, stop)
+    if reason is not None:
+        return ended("failed", reason, child.peak_memory_mib)
     if not recipe.is_done(folder, given):  # a dry run of a paid service
-        return ended("nothing sent", _dry_run(done.log), done.peak_memory_mib)
-    return ended("done", None, done.peak_memory_mib)
+        would_send = (line.strip() for line in child.said() if line.strip().startswith("this run would send"))
+        return ended("nothing sent", next(would_send, "a dry run"), child.peak_memory_mib)
+    return ended("done", None, child.peak_memory_mib)
 
 
-def _dry_run(log: Path) -> str:
-    """What scripts/finetune_timegpt.py said it would send."""
-    lines = [line.strip() for line in log.read_text(encoding="utf-8", errors="replace").splitlines()]
-    return next((line for line in lines if line.startswith("this run would send")), "a dry run")
+def _follow(command: Sequence[str], log: Path, timeout: float | None, stop: StopRequest) -> tuple[Child, str | None]:
+    """Run a command to its end; the second is why it failed."""
+    log.parent.mkdir(parents=True, exist_ok=True)
+    log.unlink(missing_ok=True)
+    begin = time.monotonic()
+    with Child(command, log) as child:
+        while not child.has_ended:
+            _leave_if_asked(stop, child)
+            seconds = time.monotonic() - begin
+            if timeout is not None and seconds > timeout:
+                child.end()
+                return child, f"stopped after {seconds / 60:.3g} min (--timeout)"
+            time.sleep(_POLL_SECONDS)
+    if child.code == 0:
+        return child, None
+    if child.code == -signal.SIGKILL:
+        return child, f"out of memory, by all appearance: killed by the system at {child.peak_memory_mib:,.0f} MiB"
+    last = next((line.strip() for line in reversed(child.said()) if line.strip()), "it said nothing")
+    reason = child.why() or f"exit code {child.code}: {last}"
+    is_new = _OUT_OF_MEMORY.search(reason) and not reason.startswith("out of memory")
+    return child, f"out of memory: {reason}" if is_new else reason
+
+
+def _leave_if_asked(stop: StopRequest, child: Child | None = None) -> None:
+    if stop.signal is None:
+        return
+    if child is not None:
+        child.end()
+    if stop.signal == signal.SIGINT:
+        raise KeyboardInterrupt
+    raise Preempted("SIGTERM; the same command goes on")
 
 
 def _commit() -> str | None:

@@ -12,6 +12,7 @@ from tstune.errors import OutputError
 from tstune.recipe_book.rows import Row
 from tstune.runs.report.render import escape
 from tstune.runs.report.words import MISSING, counts, duration, measured, percents, significant_digits
+from tstune.runtime.files import aside
 
 _BEGIN = "<!-- results of scripts/run_recipes.py"
 _END = "<!-- end of results -->"
@@ -20,39 +21,19 @@ _BLOCK = re.compile(
     rf"(?P<body>.*?)^{re.escape(_END)}$",
     re.MULTILINE | re.DOTALL,
 )
-_COLUMNS = (
-    "recipe",
-    "model",
-    "data",
-    "mode",
-    "learned",
-    "hardware",
-    "time",
-    "memory",
-    "RMSE",
-    "untuned",
-    "best baseline",
-    "verdict",
-    "commit",
-    "date",
-)
+_BEFORE_ALSO = ("recipe", "model", "data", "mode", "learned", "hardware", "time", "memory", "RMSE")
+_AFTER_ALSO = ("untuned", "best baseline", "verdict", "commit", "date")
 _RIGHT = ("learned", "time", "memory", "RMSE", "untuned")
 _NAMES = {"mse_scaled": "scaled MSE", "mae_scaled": "scaled MAE"}
 
 
 @dataclass(frozen=True)
 class Block:
-    """One table of one README.
-
-    Attributes:
-        file: the README.
-        folder: recipes that begin so are shown, e.g. ``ttm/etth1``; empty shows all.
-        also: further metrics, each a column beside the RMSE.
-    """
+    """One table of one README."""
 
     file: Path
-    folder: str
-    also: tuple[str, ...]
+    folder: str  # recipes that begin so are shown, e.g. ttm/etth1; empty shows all
+    also: tuple[str, ...]  # further metrics, each a column beside the RMSE
 
     def shows(self, recipe: str) -> bool:
         """Whether a recipe belongs into this table."""
@@ -63,10 +44,6 @@ def rewrite_tables(book: Path, rows: Sequence[Row]) -> list[Path]:
     """Write the rows into every README of the book that has a place for them.
 
     A recipe without a row here keeps the line it has; a recipe that is not, or no longer, in the book has none.
-
-    Args:
-        book: folder of the recipes and their READMEs.
-        rows: what is known here.
 
     Returns:
         the files that changed.
@@ -81,7 +58,8 @@ def rewrite_tables(book: Path, rows: Sequence[Row]) -> list[Path]:
             raise OutputError(f"{file}: each '{_BEGIN} … -->' needs a line '{_END}' below it")
         after = _BLOCK.sub(lambda found, file=file: _rewritten(found, file, book, rows), before)
         if after != before:
-            _write_aside(file, after)
+            with aside(file) as partial:
+                partial.write_text(after, encoding="utf-8")
             changed.append(file)
     return changed
 
@@ -112,9 +90,7 @@ def _lines(body: str, block: Block, book: Path) -> dict[str, str]:
 
 
 def _columns(block: Block) -> list[str]:
-    also = [_NAMES.get(name, name) for name in block.also]
-    place = _COLUMNS.index("untuned")
-    return [*_COLUMNS[:place], *also, *_COLUMNS[place:]]
+    return [*_BEFORE_ALSO, *(_NAMES.get(name, name) for name in block.also), *_AFTER_ALSO]
 
 
 def _head(block: Block) -> list[str]:
@@ -171,13 +147,3 @@ def _verdict(row: Row) -> str:
 
 def _shortened(reason: str, limit: int = 120) -> str:
     return reason if len(reason) <= limit else reason[: limit - 1].rstrip() + "…"
-
-
-def _write_aside(file: Path, text: str) -> None:
-    aside = file.with_name(f".{file.name}.partial")
-    try:
-        aside.write_text(text, encoding="utf-8")
-        aside.replace(file)
-    except OSError as error:
-        aside.unlink(missing_ok=True)
-        raise OutputError(f"{file} cannot be written: {error.strerror}") from None
