@@ -42,8 +42,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     option("--trials", type=_positive, metavar="N", help="trials of the whole study (default 20; grid: all)")
     told = "median: stop a trial whose loss is worse than the median of the finished ones (default, but for grid)"
     option("--pruner", choices=("median", "none"), help=told)
-    told = "validations every trial may take (default 1)"
-    option("--prune-after", type=_positive, default=1, metavar="N", help=told)
+    option("--prune-after", type=_positive, default=1, metavar="N", help="validations every trial may take (default 1)")
     told = "finished trials before tpe learns from them and the pruner compares with them (default 5)"
     option("--startup-trials", type=_positive, default=5, metavar="N", help=told)
     option("--metric", default="validation_loss", help="what the best trial is chosen by")

@@ -14,7 +14,8 @@ import pytest
 
 from tstune.config.schema import RunConfig
 from tstune.runtime.children import Child
-from tstune.sweeps.study import TrialFailed, TrialLost, ValidationLosses, check_ended, read_loss
+from tstune.sweeps.study import TrialFailed, TrialLost, check_ended, read_loss
+from tstune.tracking.follow import FollowedMetric
 
 PATIENCE = 60
 # A launcher that dies on SIGTERM; its worker, in a session of its own, takes no notice of it at all.
@@ -165,10 +166,10 @@ def test_success_is_silent(tmp_path):
 @pytest.fixture
 def followed(tmp_path):
     """A run whose files the test writes, the way the tracker does."""
-    config = RunConfig.model_validate(
-        {"output_dir": str(tmp_path / "run"), "tracking": {"folder": str(tmp_path / "t"), "experiment": "e"}}
-    )
-    return ValidationLosses(config), tmp_path / "run.checkpoints", tmp_path / "t/files/e/the_run/metrics.jsonl"
+    tracking = {"folder": str(tmp_path / "t"), "experiment": "e"}
+    config = RunConfig.model_validate({"output_dir": str(tmp_path / "run"), "tracking": tracking})
+    file = tmp_path / "t/files/e/the_run/metrics.jsonl"
+    return FollowedMetric(config, "validation_loss"), tmp_path / "run.checkpoints", file
 
 
 def row(step, **metrics) -> str:

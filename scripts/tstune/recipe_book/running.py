@@ -19,11 +19,12 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Literal
 
-from tstune.errors import ConfigError, Preempted
+from tstune.errors import ConfigError
 from tstune.recipe_book.recipes import ROOT, MachinePaths, Recipe
 from tstune.runtime.children import Child, StopRequest
 
 _POLL_SECONDS = 0.1
+_GOES_ON = "SIGTERM; the same command goes on"
 _OUT_OF_MEMORY = re.compile(r"out of memory|can't allocate memory|not enough memory|^MemoryError", re.IGNORECASE)
 
 Status = Literal["done", "failed", "nothing sent"]
@@ -106,7 +107,8 @@ def run_recipes(plan: Plan, recipes: Sequence[Recipe]) -> list[Attempt]:
     attempts = []
     with StopRequest() as stop:
         for number, recipe in enumerate(recipes, start=1):
-            _leave_if_asked(stop)
+            if stop.signal is not None:
+                stop.leave(_GOES_ON)
             place = f"[{number}/{len(recipes)}] {recipe.name}"
             attempt = _run(plan, recipe, place, stop)
             if attempt is None:
@@ -182,7 +184,9 @@ def _follow(command: Sequence[str], log: Path, timeout: float | None, stop: Stop
     begin = time.monotonic()
     with Child(command, log) as child:
         while not child.has_ended:
-            _leave_if_asked(stop, child)
+            if stop.signal is not None:
+                child.end()
+                stop.leave(_GOES_ON)
             seconds = time.monotonic() - begin
             if timeout is not None and seconds > timeout:
                 child.end()
@@ -196,16 +200,6 @@ def _follow(command: Sequence[str], log: Path, timeout: float | None, stop: Stop
     reason = child.why() or f"exit code {child.code}: {last}"
     is_new = _OUT_OF_MEMORY.search(reason) and not reason.startswith("out of memory")
     return child, f"out of memory: {reason}" if is_new else reason
-
-
-def _leave_if_asked(stop: StopRequest, child: Child | None = None) -> None:
-    if stop.signal is None:
-        return
-    if child is not None:
-        child.end()
-    if stop.signal == signal.SIGINT:
-        raise KeyboardInterrupt
-    raise Preempted("SIGTERM; the same command goes on")
 
 
 def _commit() -> str | None:

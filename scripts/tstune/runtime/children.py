@@ -20,6 +20,7 @@ import threading
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from types import FrameType
+from typing import NoReturn
 
 import psutil
 
@@ -128,6 +129,12 @@ class StopRequest:
     def __exit__(self, *_: object) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)
+
+    def leave(self, message: str) -> NoReturn:
+        """Raise what says that a signal came: `KeyboardInterrupt` for Ctrl-C, else `Preempted` with the message."""
+        from tstune.errors import Preempted  # the keeper runs this file without the package
+
+        raise KeyboardInterrupt if self.signal == signal.SIGINT else Preempted(message)
 
     def _note(self, number: int, _frame: FrameType | None) -> None:
         if self.signal is None:

@@ -96,17 +96,19 @@ def _cells(space: Sequence[Dimension], point: Point) -> list[str]:
     if point.attempts > 1:
         told.append(f"attempt {point.attempts}")
     loss = "" if point.loss is None else f"{point.loss:.6g}"
-    seconds = "" if point.last.datetime_start is None else f"{_seconds(point):.0f}"
-    what_happened = "; ".join(told).replace("|", "\\|")
-    return [str(point.number), point.state, loss, *_values(space, point, _short), seconds, what_happened]
+    row = [str(point.number), point.state, loss, *_values(space, point, _short), f"{_seconds(point):.0f}"]
+    return [*row, "; ".join(told).replace("|", "\\|")]
+
+
+def _short(value: object) -> str:
+    return f"{value:.6g}" if isinstance(value, float) else as_text(value).strip('"')
 
 
 def _csv_rows(space: Sequence[Dimension], found: Sequence[Point]) -> Iterator[list[object]]:
     keys = [dimension.key for dimension in space]
     yield ["number", "state", METRIC, *keys, "seconds", "stopped_at_step", "attempts", "reason"]
     for point in found:
-        seconds = None if point.last.datetime_start is None else round(_seconds(point), 2)
-        row = [point.number, point.state, point.loss, *_values(space, point, as_text), seconds]
+        row = [point.number, point.state, point.loss, *_values(space, point, as_text), round(_seconds(point), 2)]
         yield [*row, point.last.user_attrs.get("stopped_at_step"), point.attempts, point.reason]
 
 
@@ -121,10 +123,6 @@ def _values(space: Sequence[Dimension], point: Point, show: Callable[[object], s
     return [show(dimension.decode(drawn[dimension.key])) if dimension.key in drawn else "" for dimension in space]
 
 
-def _short(value: object) -> str:
-    return f"{value:.6g}" if isinstance(value, float) else as_text(value).strip('"')
-
-
 def _readme(plan: SweepPlan, found: Sequence[Point], best: Point | None, shares: dict[str, float] | str) -> str:
     counts = Counter(point.state for point in found).most_common()
     said = ", ".join(f"{count} {state}" for state, count in counts) or "none begun"
@@ -132,15 +130,10 @@ def _readme(plan: SweepPlan, found: Sequence[Point], best: Point | None, shares:
     if best is None:
         lines += ["No trial has finished.", ""]
     else:
-        lines += [
-            f"Best: trial {best.number}, {METRIC} {best.loss:.6g}. `best.yaml` runs it again:",
-            "",
-            f"    {plan.launch.shown(plan.folder / 'best.yaml')}",
-            "",
-            "The validation part chose it. Its test scores, which had no say, are in "
-            f"`trials/{best.number}/metrics.json`.",
-            "",
-        ]
+        lines += [f"Best: trial {best.number}, {METRIC} {best.loss:.6g}. `best.yaml` runs it again:", ""]
+        lines += [f"    {plan.launch.shown(plan.folder / 'best.yaml')}", ""]
+        lines += ["The validation part chose it. Its test scores, which had no say, are in"]
+        lines += [f"`trials/{best.number}/metrics.json`.", ""]
     lines += [as_table(plan.space, found), "", "## Search space", ""]
     lines += [f"- `{dimension.key}`: {dimension.text}" for dimension in plan.space]
     lines += ["", "## History", "", "![history](history.png)", "", "## Importance", ""]

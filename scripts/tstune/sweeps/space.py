@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import json
 import math
@@ -13,7 +14,6 @@ from pathlib import Path
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import (
     ChoiceSweep,
-    IntervalSweep,
     Override,
     OverrideType,
     QuotedString,
@@ -59,19 +59,12 @@ _ALTERS_TRAINING_ONLY = (
 
 @dataclass(frozen=True)
 class Dimension:
-    """A key and what it may be.
+    """A key and what it may be."""
 
-    Attributes:
-        key: of the configuration.
-        distribution: what a study draws from.
-        values: all of them, in their order; None without an end of them.
-        text: as it was given.
-    """
-
-    key: str
-    distribution: BaseDistribution
-    values: tuple[Value, ...] | None
-    text: str
+    key: str  # of the configuration
+    distribution: BaseDistribution  # what a study draws from
+    values: tuple[Value, ...] | None  # all of them, in their order; None without an end of them
+    text: str  # as it was given
 
     def decode(self, drawn: Value) -> Value:
         """The value behind it: a study computes ``first + n x step``, which may differ in the last digit."""
@@ -205,9 +198,7 @@ def _check_key(key: str) -> None:
     if key in RunConfig.model_fields:
         example = next(path for path in leaf_paths() if path.startswith(f"{key}."))
         raise ConfigError(f"{key} is a section; sweep a key of it, such as {example}")
-    nested: object = None
-    for part in reversed(key.split(".")):
-        nested = {part: nested}
+    nested = functools.reduce(lambda inner, part: {part: inner}, reversed(key.split(".")), None)
     validate(nested, origin="search space")
     raise ConfigError(f"search space: {key}: unknown key")
 
@@ -241,24 +232,35 @@ def _dimension(override: Override, word: str) -> Dimension:
     if sweep.tags - {"log"}:
         raise ConfigError(f"{word}: unknown tag {', '.join(sorted(sweep.tags - {'log'}))}; the only one is log")
     log = "log" in sweep.tags
+    text = word.partition("=")[2]
     if isinstance(sweep, ChoiceSweep):
-        return _choice(key, sweep, log, word)
+        if log:
+            raise ConfigError(f"{word}: tag(log,…) needs an interval() or a range(), a choice has no order")
+        values = _choices(sweep, word)
+        return Dimension(key, CategoricalDistribution([stored(value) for value in values]), values, text)
     if isinstance(sweep, RangeSweep):
-        return _range(key, sweep, log, word)
-    return _interval(key, sweep, log, word)
+        values, step = _steps(sweep, log, word)
+        low, high = values[0], values[-1]
+    else:
+        low, high, values, step = sweep.start, sweep.end, None, 1 if isinstance(sweep.start, int) else None
+        if not low < high:
+            raise ConfigError(f"{word}: an interval goes from a lower to a higher number")
+    if log and low <= 0:
+        raise ConfigError(f"{word}: tag(log,…) needs numbers above 0")
+    kind = IntDistribution if isinstance(low, int) else FloatDistribution
+    return Dimension(key, kind(low, high, step=step, log=log), values, text)
 
 
-def _choice(key: str, sweep: ChoiceSweep, log: bool, word: str) -> Dimension:
-    if log:
-        raise ConfigError(f"{word}: tag(log,…) needs an interval() or a range(), a choice has no order")
+def _choices(sweep: ChoiceSweep, word: str) -> tuple[Value, ...]:
     values = tuple(_plain(value, word) for value in sweep.list)
     for position, value in enumerate(values):
         if value in values[:position]:
             raise ConfigError(f"{word}: {as_text(value)} stands there twice")
-    return Dimension(key, CategoricalDistribution([stored(value) for value in values]), values, _text(word))
+    return values
 
 
-def _range(key: str, sweep: RangeSweep, log: bool, word: str) -> Dimension:
+def _steps(sweep: RangeSweep, log: bool, word: str) -> tuple[tuple[int | float, ...], int | float]:
+    """All numbers, ascending, and how far apart they are."""
     if sweep.step == 0:
         raise ConfigError(f"{word}: the step of a range is not 0")
     count = (sweep.stop - sweep.start) / sweep.step
@@ -268,22 +270,10 @@ def _range(key: str, sweep: RangeSweep, log: bool, word: str) -> Dimension:
     values = tuple(sorted(sweep.range()))
     if not values:
         raise ConfigError(f"{word}: holds no value; range(start,stop,step) ends before stop")
-    first, last = values[0], values[-1]
-    step = values[1] - first if len(values) > 1 else 1
-    kind = IntDistribution if isinstance(first, int) else FloatDistribution
-    if log and (kind is FloatDistribution or step != 1):
+    step = values[1] - values[0] if len(values) > 1 else 1
+    if log and (step != 1 or not isinstance(values[0], int)):
         raise ConfigError(f"{word}: tag(log,…) needs a range of whole numbers in steps of 1, or an interval()")
-    _check_log(first, log, word)
-    return Dimension(key, kind(first, last, step=step, log=log), values, _text(word))
-
-
-def _interval(key: str, sweep: IntervalSweep, log: bool, word: str) -> Dimension:
-    low, high = sweep.start, sweep.end
-    if not low < high:
-        raise ConfigError(f"{word}: an interval goes from a lower to a higher number")
-    _check_log(low, log, word)
-    kind = IntDistribution if isinstance(low, int) else FloatDistribution
-    return Dimension(key, kind(low, high, log=log), None, _text(word))
+    return values, step
 
 
 def _plain(value: object, word: str) -> Value:
@@ -300,12 +290,3 @@ def _plain(value: object, word: str) -> Value:
         case float() if not math.isfinite(value):
             raise ConfigError(f"{word}: {value} is no number")
     return value
-
-
-def _text(word: str) -> str:
-    return word.partition("=")[2]
-
-
-def _check_log(low: float, log: bool, word: str) -> None:
-    if log and low <= 0:
-        raise ConfigError(f"{word}: tag(log,…) needs numbers above 0")

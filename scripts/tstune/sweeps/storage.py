@@ -45,31 +45,31 @@ def storage_url(given: str | None, output: Path) -> str:
 
 def open_storage(text: str, heartbeat_seconds: int) -> RDBStorage:
     """Connect to a URL of SQLAlchemy, and make the tables if there are none; every refusal is a `TstuneError`."""
-    try:
-        url = make_url(text)
-        url.get_dialect()
-    except (ArgumentError, NoSuchModuleError):
-        raise ConfigError(
-            f"--storage or {ENVIRONMENT_VARIABLE} is not the URL of a database SQLAlchemy knows; "
-            "e.g. sqlite:///runs/sweep/study.db or postgresql://user:password@host/name"
-        ) from None
-    except ImportError as error:
-        raise _driver_missing(url, error) from None
     options: dict = {"pool_pre_ping": True}
-    if url.get_backend_name() == "sqlite":
-        _make_folder(url)
-        options["connect_args"] = {"timeout": _LOCK_SECONDS}  # several jobs take turns in writing
-    for attempt in range(1, _ATTEMPTS + 1):
+    attempts_left = _ATTEMPTS
+    while True:
+        attempts_left -= 1
         try:
+            url = make_url(text)
+            url.get_dialect()
+            if url.get_backend_name() == "sqlite":
+                _make_folder(url)
+                options["connect_args"] = {"timeout": _LOCK_SECONDS}  # several jobs take turns in writing
             # a trial that is silent for two intervals is taken for dead
             return RDBStorage(text, options, heartbeat_interval=heartbeat_seconds)
-        except ImportError as error:
-            raise _driver_missing(url, error) from None
+        except (ArgumentError, NoSuchModuleError):
+            raise ConfigError(
+                f"--storage or {ENVIRONMENT_VARIABLE} is not the URL of a database SQLAlchemy knows; "
+                "e.g. sqlite:///runs/sweep/study.db or postgresql://user:password@host/name"
+            ) from None
+        except ImportError as error:  # Optuna raises its own from it
+            name = error.name or getattr(error.__context__, "name", None) or url.drivername
+            needs = f"storage {_shown(url)} needs a driver that is not installed"
+            raise MissingDependencyError(f"{needs}: pip install {name}") from None
         except (SQLAlchemyError, StorageInternalError, RuntimeError) as error:
-            if attempt == _ATTEMPTS:
+            if attempts_left == 0:
                 raise OutputError(f"storage {_shown(url)} cannot be used: {_reason(error, url)}") from None
             time.sleep(random.uniform(0, 1))  # jobs that start together trip over each other making the tables
-    raise AssertionError("unreachable")
 
 
 @contextmanager
@@ -91,23 +91,14 @@ def quiet_optuna() -> None:
 
 @dataclass(frozen=True)
 class Point:
-    """One point of the search.
+    """One point of the search."""
 
-    Attributes:
-        number: its place, counted from 0, which names its files.
-        state: ``running``, ``finished``, ``pruned``, ``failed``, or ``waiting``: to be made again.
-        attempts: how many there are.
-        last: the attempt that counts.
-        loss: validation loss; None unless finished.
-        reason: why it failed.
-    """
-
-    number: int
-    state: str
+    number: int  # its place, counted from 0, which names its files
+    state: str  # running, finished, pruned, failed, or waiting: to be made again
     attempts: int
-    last: FrozenTrial
-    loss: float | None
-    reason: str | None
+    last: FrozenTrial  # the attempt that counts
+    loss: float | None  # of the validation; None unless finished
+    reason: str | None  # why it failed
 
     @property
     def is_done(self) -> bool:
@@ -127,14 +118,10 @@ def points(study: optuna.Study) -> list[Point]:
 def begin(
     study: optuna.Study, storage: RDBStorage, point: Point | int, space: Sequence[Dimension], fixed: Mapping[str, Value]
 ) -> Trial | None:
-    """Begin an attempt; None if another job has begun the same one.
+    """Begin an attempt at a point that is to be made again, or at the next one by its number, with its `fixed` values.
 
-    Args:
-        study: where it is written to.
-        storage: of the study.
-        point: one to be made again, with the values it had, or the number of the next one.
-        space: what is varied.
-        fixed: values of a next one that are not drawn, as a study stores them.
+    Returns:
+        the running trial; None if another job has begun the same attempt.
     """
     number, after = point, None
     params, distributions = dict(fixed), {one.key: one.distribution for one in space if one.key in fixed}
@@ -188,11 +175,6 @@ def _make_folder(url: URL) -> None:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise OutputError(f"storage {_shown(url)}: {folder} cannot be made: {error.strerror}") from None
-
-
-def _driver_missing(url: URL, error: ImportError) -> MissingDependencyError:
-    name = error.name or getattr(error.__context__, "name", None) or url.drivername  # Optuna raises its own from it
-    return MissingDependencyError(f"storage {_shown(url)} needs a driver that is not installed: pip install {name}")
 
 
 def _reason(error: BaseException, url: URL) -> str:

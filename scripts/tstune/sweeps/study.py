@@ -6,10 +6,8 @@ import json
 import math
 import os
 import shutil
-import signal
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -38,8 +36,9 @@ from tstune.sweeps.storage import (
     points,
 )
 from tstune.tracking.composite import build_tracker
+from tstune.tracking.follow import FollowedMetric
 from tstune.tracking.interfaces import new_run_id
-from tstune.tracking.run import TrackedRun, remembered_run
+from tstune.tracking.run import TrackedRun
 
 POLL_SECONDS = 0.2
 WAIT_SECONDS = 1
@@ -63,10 +62,6 @@ class TrialLost(Exception):
     """The trial was ended from outside."""
 
 
-class _Interrupted(Exception):
-    """The program was asked to stop; the trial it was at is made again."""
-
-
 class SeededByTrial(TPESampler):
     """A seed for each trial: with one for the whole study every job, and every new start, would draw the same points.
 
@@ -81,55 +76,6 @@ class SeededByTrial(TPESampler):
         """Begin anew with the trial's seed."""
         seed = int(np.random.SeedSequence([self._of_study, trial.number]).generate_state(1)[0])
         super().__init__(seed=seed, n_startup_trials=self._startup)
-
-
-class ValidationLosses:
-    """The validation losses of a run, as they appear in the files of its tracker.
-
-    Args:
-        config: the run, with the file tracker.
-
-    Attributes:
-        file: where they appear, once the run has begun.
-    """
-
-    def __init__(self, config: RunConfig) -> None:
-        self.file: Path | None = None
-        self._output_dir = Path(config.output_dir)
-        self._runs = Path(config.tracking.folder) / "files" / config.tracking.experiment
-        self._offset, self._last_step, self._count = 0, -1, 0
-
-    def new(self) -> Iterator[tuple[int, int, float]]:
-        """Yield (number, optimizer step, loss) of each validation since the last call.
-
-        Number 0 are the weights the training starts from, if they are validated; then the validations are counted.
-        """
-        self.file = self.file or self._find()
-        if self.file is None or not self.file.exists():
-            return
-        with self.file.open("rb") as stream:
-            stream.seek(self._offset)
-            for line in stream:
-                if not line.endswith(b"\n"):  # it is being written
-                    return
-                self._offset += len(line)
-                row = json.loads(line)
-                step, loss = row["step"], row.get(METRIC)
-                if loss is not None and step > self._last_step:  # a run that goes on repeats some steps
-                    self._last_step = step
-                    self._count += step > 0
-                    yield self._count, step, loss
-
-    def _find(self) -> Path | None:
-        """The run notes its id beside its checkpoints while it goes on, and in its folder at the end."""
-        for folder in (Path(f"{self._output_dir}.checkpoints"), self._output_dir):
-            try:
-                run_id = remembered_run(folder)
-            except (json.JSONDecodeError, FileNotFoundError):  # this very moment it is written, or moved
-                continue
-            if run_id is not None:
-                return self._runs / run_id / "metrics.jsonl"
-        return None
 
 
 def run_sweep(plan: SweepPlan, storage_url: str) -> str:
@@ -150,18 +96,12 @@ def run_sweep(plan: SweepPlan, storage_url: str) -> str:
     sampler = SeededByTrial(base.seed, None if plan.sampler == "random" else plan.startup_trials)
     with explained(storage), StopRequest() as stop:
         study = optuna.create_study(
-            study_name=plan.name, storage=storage, load_if_exists=True, sampler=sampler, pruner=pruner
+            storage=storage, sampler=sampler, pruner=pruner, study_name=plan.name, load_if_exists=True
         )
         _check_study(study, made_from, plan)
         sweep = _Sweep(plan, base, study, storage, stop)
         with sweep.tracked:
-            try:
-                sweep.run()
-            except _Interrupted:
-                if stop.signal == signal.SIGINT:
-                    raise KeyboardInterrupt from None
-                place = f"{plan.folder} and its study"
-                raise Preempted(f"the state of the sweep is in {place}; the same command goes on") from None
+            sweep.run()
             return sweep.result()
 
 
@@ -186,8 +126,7 @@ class _Sweep:
         """Attempt points until none is left for this job."""
         waiting_since = None
         while True:
-            if self.stop.signal is not None:
-                raise _Interrupted
+            self._leave_if_asked()
             give_up_the_dead(self.study, self._grace_seconds)
             found = points(self.study)
             lost = [point for point in found if point.state == "waiting"]
@@ -235,7 +174,7 @@ class _Sweep:
         except TrialLost:
             end(self.study, trial, TrialState.FAIL)
             logger.warning("trial %d was ended from outside; it is made again", number)
-        except _Interrupted:
+        except (KeyboardInterrupt, Preempted):
             end(self.study, trial, TrialState.FAIL, interrupted=True)
             write_report(self.plan, self.base, self.study)
             raise
@@ -256,7 +195,7 @@ class _Sweep:
         logger.info("trial %d: %s", number, " ".join(as_override(key, value) for key, value in values.items()))
         run = self.plan.run(number)
         config = self._configure(number, values)
-        losses = ValidationLosses(config)
+        losses = FollowedMetric(config, METRIC)
         if not is_finished(config):  # it is if this job's predecessor died between the end of a run and its record
             recipe = run.with_name(f"{number}.yaml")
             save_recipe(config, recipe)
@@ -270,7 +209,7 @@ class _Sweep:
             shutil.rmtree(losses.file.parent / "models", ignore_errors=True)
         return read_loss(run)
 
-    def _follow(self, trial: Trial, number: int, child: Child, losses: ValidationLosses) -> None:
+    def _follow(self, trial: Trial, number: int, child: Child, losses: FollowedMetric) -> None:
         """Wait for the end of a trial, and end it where it must or should not go on."""
         last_sign = time.monotonic()
         while not child.has_ended:
@@ -285,13 +224,18 @@ class _Sweep:
                     raise optuna.TrialPruned(step)
             if self.stop.signal is not None:
                 child.end()
-            time.sleep(POLL_SECONDS)  # once more at its end: a scheduler signals the whole job, us a moment later
+            else:
+                time.sleep(POLL_SECONDS)
         try:
             check_ended(child)
         except TrialLost:
-            if self.stop.signal is None:
-                raise
-            raise _Interrupted from None
+            time.sleep(POLL_SECONDS)  # a scheduler signals the whole job: our own signal is on its way
+            self._leave_if_asked()
+            raise
+
+    def _leave_if_asked(self) -> None:
+        if self.stop.signal is not None:
+            self.stop.leave(f"the state of the sweep is in {self.plan.folder} and its study; the same command goes on")
 
     def _configure(self, number: int, values: dict[str, Value]) -> RunConfig:
         run = self.plan.run(number)
@@ -314,12 +258,7 @@ class _Sweep:
 
 
 def check_ended(child: Child) -> None:
-    """Say how a trial's process ended.
-
-    Raises:
-        TrialFailed: with the reason it gave.
-        TrialLost: somebody ended it.
-    """
+    """Raise `TrialFailed` with the reason a trial gave, or `TrialLost` if somebody ended it."""
     if child.code == 0:
         return
     if child.code == ENDED or any(line.startswith("preempted: ") for line in child.said()):
@@ -328,11 +267,7 @@ def check_ended(child: Child) -> None:
 
 
 def read_loss(folder: Path) -> float:
-    """Best validation loss of a finished run.
-
-    Raises:
-        TrialFailed: it has none.
-    """
+    """Best validation loss of a finished run; `TrialFailed` if it has none."""
     training = json.loads((folder / "environment.json").read_text(encoding="utf-8"))["training"]
     if training is None:
         raise TrialFailed("nothing was trained, so there is no validation loss")
