@@ -8,8 +8,8 @@ import shutil
 from itertools import pairwise
 
 import pytest
-from page_reader import Page
 from sample_run import write_run
+from support.page_reader import Page
 
 import write_report as script
 from tstune.errors import ReportError

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 import shutil
-from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +12,7 @@ import pandas as pd
 import pytest
 from bad_input import errors_in
 from support import tiny
+from support.page_reader import Page
 
 import compare_runs
 import eval_forecast
@@ -77,22 +77,8 @@ def table(text: str, title: str) -> list[dict[str, str]]:
     return [dict(zip(cells[0], row, strict=True)) for row in cells[2:]]
 
 
-class Page(HTMLParser):
-    """What a page loads, and the text that it shows."""
-
-    def __init__(self, path: Path) -> None:
-        super().__init__()
-        self.loads: list[str] = []
-        self.words: list[str] = []
-        self.tags: list[str] = []
-        self.feed(path.read_text(encoding="utf-8"))
-
-    def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
-        self.tags.append(tag)
-        self.loads += [f"{tag} {value}" for name, value in attributes if name in ("src", "href", "srcset", "data")]
-
-    def handle_data(self, data: str) -> None:
-        self.words.append(data)
+def page_at(path: Path) -> Page:
+    return Page(path.read_text(encoding="utf-8"))
 
 
 def test_settings_data_and_metrics(desk: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -188,12 +174,14 @@ def test_page(desk: Path, capsys: pytest.CaptureFixture[str]) -> None:
     after = tiny.snapshot(desk)
     assert after.pop("compare.html")
     assert after == before, "one file is new and nothing else"
-    page = Page(desk / "compare.html")
-    assert [load for load in page.loads if " #" not in load and " data:" not in load] == []
-    assert "img" not in page.tags
-    assert name in " ".join(page.words)
+    page = page_at(desk / "compare.html")
+    loads = [value for _, key, value in page.attributes if key in ("src", "href", "srcset", "data")]
+    assert [load for load in loads if not load.startswith(("#", "data:"))] == []
+    assert "img" not in {tag for tag, _, _ in page.attributes}
+    assert name in " ".join(page.text)
     assert (desk / "compare.html").stat().st_size < 3e6
-    assert {"svg", "table"} <= set(page.tags)
+    assert page.tables
+    assert page.figures["forest-plot"] == [2, 1]
     assert refused(capsys, "decoder", name, "--output", "compare.html").startswith(
         "error: --output compare.html exists"
     )
@@ -205,7 +193,7 @@ def test_glucose_is_not_for_treatment(desk: Path, capsys: pytest.CaptureFixture[
     manifest = tiny.read_json(desk / "half" / "manifest.json") | {"unit": "mmol/L"}
     (desk / "half" / "manifest.json").write_text(json.dumps(manifest))
     assert WARNING in compared(capsys, "full", "half", "--output", "compare.html")
-    assert WARNING in " ".join(Page(desk / "compare.html").words)
+    assert WARNING in " ".join(page_at(desk / "compare.html").text)
 
 
 def test_registry_versions(desk: Path, capsys: pytest.CaptureFixture[str]) -> None:
