@@ -91,6 +91,7 @@ class BaseTimeSeriesFoundationModel(ForecastModel):
             if self.config.model.quantization == "none":  # packed weights would lose the update in rounding
                 self.network = self.network.merge_and_unload()
                 self.module.eval()
+        self.learned_from(data)
         return result
 
     def predict(self, frame: pd.DataFrame | str | Path, future: pd.DataFrame | None = None) -> pd.DataFrame:

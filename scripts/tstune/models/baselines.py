@@ -16,7 +16,6 @@ from tstune.data.windows import Batch
 from tstune.errors import CheckpointError, ConfigError
 from tstune.models.base import BaseTimeSeriesFoundationModel
 from tstune.models.contract import MODEL_FOLDER
-from tstune.runtime.distributed import DistributedManager
 from tstune.training.losses import window_losses
 
 MAX_RIDGE_ROWS = 200_000
@@ -32,10 +31,8 @@ class Baseline(BaseTimeSeriesFoundationModel):
         """Remember the channels."""
         self.preprocessor = preprocessor
 
-    def train_on(
-        self, data: PreparedData, manager: DistributedManager | None = None, history_path: Path | None = None
-    ) -> None:
-        """Nothing to learn."""
+    def train_on(self, data: PreparedData, *_: object) -> None:
+        """Nothing to learn; there are no steps to watch or to go on from."""
 
     def window_losses(self, module: nn.Module, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
         """Mean squared error of the forecast, per window, in scaled units."""
@@ -144,9 +141,7 @@ class Ridge(Baseline):
     model_type = "ridge"
     alpha = 1.0
 
-    def train_on(
-        self, data: PreparedData, manager: DistributedManager | None = None, history_path: Path | None = None
-    ) -> None:
+    def train_on(self, data: PreparedData, *_: object) -> None:
         """Fit in closed form with scikit-learn."""
         from sklearn.linear_model import Ridge as RidgeRegression
 

@@ -84,6 +84,22 @@ class ChronosForecaster(QuantileForecaster):
     """What forecasts with a checkpoint in the library."""
 
     @classmethod
+    def _check_config(cls, section: ModelSection, values: dict) -> None:
+        name, settings = section.pretrained, values.get("chronos_config")
+        if not isinstance(settings, dict):
+            raise CheckpointError(
+                f"model.pretrained={name} is a {cls.architecture.network.rpartition(':')[2]} without chronos_config, "
+                f"not a {cls.title} checkpoint; use another checkpoint"
+            )
+        longest, levels = (settings.get(key) for key in ("context_length", "quantiles"))
+        if not isinstance(longest, int) or not isinstance(levels, list):
+            raise CheckpointError(
+                f"model.pretrained={name}: chronos_config in its config.json names no lengths and levels"
+            )
+        require_context(name, longest, section.context_length)
+        require_levels(name, levels)
+
+    @classmethod
     def loading_code(cls, place: str, preprocessor: dict, adapter: bool, base: str | None) -> list[str]:
         """Lines of Python that load what was published with chronos-forecasting."""
         lines = [f"from chronos import {cls.pipeline}", ""]
@@ -102,22 +118,4 @@ class ChronosForecaster(QuantileForecaster):
 
 def chronos_architecture(title: str, network: str, config: str) -> Architecture:
     """How a family of chronos-forecasting is loaded that has `chronos_config` and forecasts quantiles."""
-
-    def check(section: ModelSection, values: dict) -> None:
-        name = section.pretrained
-        settings = values.get("chronos_config")
-        if not isinstance(settings, dict):
-            raise CheckpointError(
-                f"model.pretrained={name} is a {network.rpartition(':')[2]} without chronos_config, not a {title} "
-                "checkpoint; use another checkpoint"
-            )
-        longest, levels = (settings.get(key) for key in ("context_length", "quantiles"))
-        if not isinstance(longest, int) or not isinstance(levels, list):
-            raise CheckpointError(
-                f"model.pretrained={name}: chronos_config in its config.json names no lengths and levels"
-            )
-        require_context(name, longest, section.context_length)
-        require_levels(name, levels)
-
-    embeddings = ("input_patch_embedding.", "output_patch_embedding.")
-    return Architecture(title, CHRONOS, network, config, check, required=embeddings)
+    return Architecture(title, CHRONOS, network, config, required=("input_patch_embedding.", "output_patch_embedding."))

@@ -195,25 +195,6 @@ class ChronosT5Module(NetworkModule):
         return scores if settings.top_p >= 1 else TopPLogitsWarper(settings.top_p)(None, scores)
 
 
-def _check(section: ModelSection, values: dict) -> None:
-    name, settings = section.pretrained, values.get("chronos_config")
-    if not isinstance(settings, dict):
-        raise CheckpointError(
-            f"model.pretrained={name} is a T5ForConditionalGeneration without chronos_config, not a Chronos T5 "
-            "checkpoint; use another checkpoint"
-        )
-    from chronos import ChronosConfig
-
-    try:
-        known = ChronosConfig(**settings)
-        known.create_tokenizer()
-    except (TypeError, AssertionError, AttributeError) as error:
-        raise CheckpointError(
-            f"model.pretrained={name}: chronos_config in its config.json makes no tokenizer: {error}"
-        ) from None
-    require_context(name, known.context_length, section.context_length)
-
-
 class ChronosT5Forecaster(QuantileForecaster):
     """Chronos T5 behind the common interface; it reads targets only.
 
@@ -232,9 +213,7 @@ class ChronosT5Forecaster(QuantileForecaster):
         "lm_head": "head",
         "shared": "head",  # the embedding of the tokens, tied to lm_head in what is published
     }
-    architecture = Architecture(
-        title, CHRONOS, "transformers:T5ForConditionalGeneration", "transformers:T5Config", _check
-    )
+    architecture = Architecture(title, CHRONOS, "transformers:T5ForConditionalGeneration", "transformers:T5Config")
     learns_with = "the cross entropy of its tokens"
 
     @classmethod
@@ -249,6 +228,25 @@ class ChronosT5Forecaster(QuantileForecaster):
         labels = torch.where(weighing, labels, IGNORED)
         each = F.cross_entropy(logits.float().flatten(0, 2), labels.flatten(), ignore_index=IGNORED, reduction="none")
         return each.view(labels.shape).sum(dim=(1, 2)), weighing.sum(dim=(1, 2)).to(each.dtype)
+
+    @classmethod
+    def _check_config(cls, section: ModelSection, values: dict) -> None:
+        name, settings = section.pretrained, values.get("chronos_config")
+        if not isinstance(settings, dict):
+            raise CheckpointError(
+                f"model.pretrained={name} is a T5ForConditionalGeneration without chronos_config, not a Chronos T5 "
+                "checkpoint; use another checkpoint"
+            )
+        from chronos import ChronosConfig
+
+        try:
+            known = ChronosConfig(**settings)
+            known.create_tokenizer()
+        except (TypeError, AssertionError, AttributeError) as error:
+            raise CheckpointError(
+                f"model.pretrained={name}: chronos_config in its config.json makes no tokenizer: {error}"
+            ) from None
+        require_context(name, known.context_length, section.context_length)
 
     def _module_for(self, network: nn.Module, roles: Roles) -> ChronosT5Module:
         asked = self.config.forecast.quantiles

@@ -148,6 +148,10 @@ class ForecastModel(ABC):
         """Stop if an optional package that this model needs is not installed."""
         return
 
+    def learned_from(self, data: PreparedData) -> None:
+        """What is left to do once the loop has trained on this data."""
+        return
+
     @classmethod
     def most_windows(cls, num_targets: int) -> int | None:
         """Test windows that it forecasts at most because each takes long; None: any number."""

@@ -30,7 +30,6 @@ from tstune.models.combined import WeightedForecasts, fitted_to_lengths
 from tstune.models.contract import MODEL_FOLDER
 from tstune.models.registry import load_model
 from tstune.registry.opening import PREFIX, open_registry
-from tstune.runtime.distributed import DistributedManager
 from tstune.runtime.logs import logger
 
 MEMBERS_FOLDER = "members"
@@ -125,9 +124,7 @@ class Ensemble(BaseTimeSeriesFoundationModel):
         self._open()
         self._set_weights([1 / len(self.members)] * len(self.members))
 
-    def train_on(
-        self, data: PreparedData, manager: DistributedManager | None = None, history_path: Path | None = None
-    ) -> None:
+    def train_on(self, data: PreparedData, *_: object) -> None:
         """Fix the weights; every process computes the same ones."""
         if self.config.model.weights == "validation":
             self._set_weights(inverse_error_weights(self._validation_errors(data)))

@@ -119,15 +119,6 @@ class FlowStateModule(NetworkModule):
             config.min_context = before
 
 
-def _check_values(section: ModelSection, values: dict) -> None:
-    if not values.get("with_missing", True):
-        raise CheckpointError(
-            f"model.pretrained={section.pretrained} has with_missing=false: it cannot tell a gap from a reading; "
-            "use another checkpoint"
-        )
-    require_levels(str(section.pretrained), FlowStateForecaster.architecture.config_class(**values).quantiles)
-
-
 class FlowStateForecaster(QuantileForecaster):
     """FlowState behind the common interface; it reads targets only."""
 
@@ -142,8 +133,16 @@ class FlowStateForecaster(QuantileForecaster):
         GRANITE,
         "tsfm_public.models.flowstate.modeling_flowstate:FlowStateForPrediction",
         "tsfm_public.models.flowstate.configuration_flowstate:FlowStateConfig",
-        _check_values,
     )
+
+    @classmethod
+    def _check_config(cls, section: ModelSection, values: dict) -> None:
+        if not values.get("with_missing", True):
+            raise CheckpointError(
+                f"model.pretrained={section.pretrained} has with_missing=false: it cannot tell a gap from a reading; "
+                "use another checkpoint"
+            )
+        require_levels(str(section.pretrained), cls.architecture.config_class(**values).quantiles)
 
     def _module_for(self, network: nn.Module, roles: Roles) -> NetworkModule:
         section, frequency = self.config.model, self.preprocessor.frequency

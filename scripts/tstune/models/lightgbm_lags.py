@@ -13,7 +13,6 @@ from tstune.data.windows import Batch, WindowDataset
 from tstune.errors import CheckpointError, ConfigError, MissingDependencyError
 from tstune.models.baselines import Baseline
 from tstune.models.contract import MODEL_FOLDER
-from tstune.runtime.distributed import DistributedManager
 
 MAX_ROWS = 100_000
 """A booster sees at most this many training windows, evenly spaced, and a fifth as many validation windows."""
@@ -63,9 +62,7 @@ class LightGBM(Baseline):
         """Stop if LightGBM is not installed."""
         _lightgbm()
 
-    def train_on(
-        self, data: PreparedData, manager: DistributedManager | None = None, history_path: Path | None = None
-    ) -> None:
+    def train_on(self, data: PreparedData, *_: object) -> None:
         """Fit every booster; the same seed and data give the same trees.
 
         Raises:

@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from tstune.adapters import freeze_by_mode, part_of
+from tstune.config.section import ModelSection
 from tstune.data.prepared import Preprocessor
 from tstune.data.table import Roles
 from tstune.data.windows import Batch
@@ -180,7 +181,19 @@ class NetworkForecaster(BaseTimeSeriesFoundationModel):
         section = self.config.model
         if pretrained is not None:
             section = section.model_copy(update={"pretrained": pretrained, "revision": None})
-        return load_network(self.architecture, section, random_weights, partial(self._fit_to, roles=roles))
+        fit = partial(self._fit_to, roles=roles)
+        return load_network(self.architecture, section, random_weights, self._check_config, fit)
+
+    @classmethod
+    def _check_config(cls, section: ModelSection, values: dict) -> None:
+        """Refuse a checkpoint by the values of its config.json."""
+
+    def _warn_of_random_weights(self) -> None:
+        if self.config.tuning.mode != "from_scratch":
+            logger.warning(
+                "model.pretrained is null: tuning.mode=%s starts from random weights, frozen ones included",
+                self.config.tuning.mode,
+            )
 
     def _fit_to(self, config: PreTrainedConfig, roles: Roles) -> None:
         """Set what of the config depends on the run's channels, and refuse those it cannot have."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -34,7 +34,6 @@ class Architecture:
         package: what pip installs it from.
         network: ``module:Class`` that loads and saves checkpoints.
         config: ``module:Class`` that reads its config.json.
-        check: raises `CheckpointError` if the values of a config.json do not suit the section; nothing by default.
         required: beginnings of names of tensors that must be in the file, though the library lets them be missing and
             fills them with random numbers.
         dropout_key: key of config.json that `model.dropout` sets; None if there is none.
@@ -44,7 +43,6 @@ class Architecture:
     package: str
     network: str
     config: str
-    check: Callable[[ModelSection, dict], None] = lambda section, values: None
     required: tuple[str, ...] = ()
     dropout_key: str | None = "dropout_rate"
 
@@ -79,8 +77,9 @@ class Architecture:
 def load_network(
     architecture: Architecture,
     section: ModelSection,
-    random_weights: bool = False,
-    fit: Callable[[PreTrainedConfig], None] | None = None,
+    random_weights: bool,
+    check: Callable[[ModelSection, dict], None],
+    fit: Callable[[PreTrainedConfig], None],
 ) -> PreTrainedModel:
     """Load a checkpoint in float32.
 
@@ -88,6 +87,7 @@ def load_network(
         architecture: of the family.
         section: weights, context length and dropout.
         random_weights: keep the checkpoint's architecture, not its weights.
+        check: raises `CheckpointError` if the values of a config.json do not suit the section.
         fit: sets what of the config depends on the run, before the network is made.
 
     Raises:
@@ -107,7 +107,7 @@ def load_network(
     try:
         values, _ = PreTrainedConfig.get_config_dict(name, revision=revision)
         _check_class(architecture, name, values)
-        architecture.check(section, values)
+        check(section, values)
         config = architecture.config_class.from_pretrained(name, revision=revision)
     except (OSError, ValueError, StrictDataclassError) as error:
         if isinstance(error, TstuneError):
@@ -115,8 +115,7 @@ def load_network(
         raise CheckpointError(not_found(name, error)) from None
     if architecture.dropout_key is not None and getattr(section, "dropout", None) is not None:
         setattr(config, architecture.dropout_key, section.dropout)
-    if fit is not None:
-        fit(config)
+    fit(config)
     if random_weights:
         return architecture.network_class(config)
     try:
@@ -132,6 +131,34 @@ def load_network(
             "mixes files of two models"
         )
     return network
+
+
+def scratch_values(section: ModelSection, defaults: Mapping[str, object]) -> dict[str, object]:
+    """Values of an architecture from scratch: those of the section, and defaults where it has none."""
+    given = {key: getattr(section, key) for key in defaults}
+    return {key: default if given[key] is None else given[key] for key, default in defaults.items()}
+
+
+def require_same(section: ModelSection, values: Mapping[str, object], names: Mapping[str, str]) -> None:
+    """Stop if the section asks for another architecture than the checkpoint has.
+
+    Args:
+        section: what is asked for; None asks for nothing.
+        values: of config.json.
+        names: key of the section -> key of config.json.
+
+    Raises:
+        CheckpointError: it does.
+    """
+    for key, name in names.items():
+        asked, found = getattr(section, key), values[name]
+        if asked is not None and asked != found:
+            fix = f"leave out model.{key}, or set model.pretrained=null to build it from scratch"
+            if key == "context_length":
+                fix = f"set model.context_length={found} or use another checkpoint"
+            raise CheckpointError(
+                f"model.pretrained={section.pretrained} has {name} {found}, the run asks for {asked}; {fix}"
+            )
 
 
 def require_context(name: str, longest: int, asked: int) -> None:

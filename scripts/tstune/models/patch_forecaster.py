@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from abc import abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 import torch
@@ -16,30 +14,10 @@ from tstune.data.table import Roles
 from tstune.data.windows import Batch
 from tstune.errors import CheckpointError, ConfigError
 from tstune.models.network_forecaster import NetworkForecaster, ScaledModule
-from tstune.models.network_weights import Architecture
-from tstune.runtime.logs import logger
+from tstune.models.network_weights import Architecture, require_same, scratch_values
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel
-
-
-@dataclass(frozen=True)
-class PatchArchitecture:
-    """How a family over patches is built.
-
-    Attributes:
-        names: key of the section -> key of config.json, of what the weights fix.
-        defaults: key of the section -> value when built from scratch; the patch stride is the patch length.
-        constants: key of config.json -> value when built from scratch.
-        dropouts: key of the section -> keys of config.json that it sets.
-        mask_name: what the network calls the mask of what was observed.
-    """
-
-    names: Mapping[str, str]
-    defaults: Mapping[str, object]
-    constants: Mapping[str, object]
-    dropouts: Mapping[str, tuple[str, ...]]
-    mask_name: str
 
 
 class PatchModule(ScaledModule):
@@ -83,10 +61,20 @@ class PatchForecaster(NetworkForecaster):
     """A point forecaster over patches, of transformers."""
 
     library = "transformers"
-    patches: ClassVar[PatchArchitecture]
     parts: ClassVar[Mapping[str, str]] = {"encoder": "backbone", "head": "head"}
+    defaults: ClassVar[Mapping[str, object]]
+    """Key of the section -> value when built from scratch; the patch stride is the patch length."""
+    constants: ClassVar[Mapping[str, object]] = {"scaling": "std", "loss": "mse"}
+    """Key of config.json -> value when built from scratch."""
+    renamed: ClassVar[Mapping[str, str]] = {}
+    """Key of the section -> key of config.json, where they differ."""
+    dropouts: ClassVar[Mapping[str, tuple[str, ...]]] = {"dropout": ("dropout",), "head_dropout": ("head_dropout",)}
+    """Key of the section -> keys of config.json that it sets."""
+    scalings: ClassVar[tuple[object, ...]] = ("std",)
+    """Values of `scaling` that stand for a window's own mean and deviation."""
+    mask_name: ClassVar[str]
+    """What the network calls the mask of what was observed."""
 
-    @abstractmethod
     def _check_sizes(self, options: Mapping[str, object]) -> None:
         """Refuse an architecture from scratch whose sizes do not fit together."""
 
@@ -94,79 +82,11 @@ class PatchForecaster(NetworkForecaster):
         """What else of config.json depends on the channels when built from scratch."""
         return {"num_input_channels": len(roles.channels)}
 
-    def _module_for(self, network: PreTrainedModel, roles: Roles) -> PatchModule:
-        return PatchModule(network, self.preprocessor, self.config.model.prediction_length, self.patches.mask_name)
-
-    def _load(self, roles: Roles, pretrained: str | None = None, random_weights: bool = False) -> PreTrainedModel:
-        if pretrained is None and self.config.model.pretrained is None:
-            return self._from_scratch(roles)
-        return super()._load(roles, pretrained, random_weights)
-
-    def _from_scratch(self, roles: Roles) -> PreTrainedModel:
-        section, mode = self.config.model, self.config.tuning.mode
-        if section.quantization != "none":
-            raise ConfigError(
-                f"model.quantization={section.quantization} packs pretrained weights, but model.pretrained is null; "
-                "set it to a folder or Hub id, or model.quantization=none"
-            )
-        if mode != "from_scratch":
-            logger.warning(
-                "model.pretrained is null: tuning.mode=%s starts from random weights, frozen ones included", mode
-            )
-        options = {
-            key: default if getattr(section, key) is None else getattr(section, key)
-            for key, default in self.patches.defaults.items()
-        }
-        stride = options["patch_length"] if section.patch_stride is None else section.patch_stride
-        if options["patch_length"] >= section.context_length:
-            raise ConfigError(
-                f"model.patch_length={options['patch_length']} must be less than "
-                f"model.context_length={section.context_length}"
-            )
-        self._check_sizes(options)
-        named = {name: options[key] for key, name in self.patches.names.items() if key in options}
-        lengths = {name: getattr(section, name) for name in ("context_length", "prediction_length")}
-        rest = self.patches.constants | self._scratch_options(roles)
-        config = self.architecture.config_class(**named, **lengths, **rest, patch_stride=stride)
-        for key, names in self.patches.dropouts.items():
-            for name in names:
-                setattr(config, name, options[key])
-        self._fit_to(config, roles)
-        return self.architecture.network_class(config)
-
-    def _fit_to(self, config: PreTrainedConfig, roles: Roles) -> None:
-        config.num_input_channels = len(roles.channels)
-        for key, names in self.patches.dropouts.items():
-            value = getattr(self.config.model, key)
-            if value is not None:
-                for name in names:
-                    setattr(config, name, value)
-
-    def _freeze(self, mode: str) -> None:
-        super()._freeze(mode)
-        if self.network.config.positional_encoding_type == "sincos":
-            for name, parameter in self.network.named_parameters():
-                if name.endswith("position_enc"):  # sines and cosines, which the library keeps as they are
-                    parameter.requires_grad = False
-
-
-def patch_architecture(title: str, patches: PatchArchitecture, scalings: tuple[object, ...] = ("std",)) -> Architecture:
-    """How a family over patches is loaded.
-
-    Args:
-        title: name for messages, and of its classes in transformers.
-        patches: its keys.
-        scalings: values of `scaling` that stand for a window's own mean and deviation.
-    """
-
-    def check(section: ModelSection, values: dict) -> None:
-        name, values = section.pretrained, architecture.config_class().to_dict() | values
-        context, steps = values["context_length"], values["prediction_length"]
-        if context != section.context_length:
-            raise CheckpointError(
-                f"model.pretrained={name} has context_length {context}, the run asks for {section.context_length}; set "
-                f"model.context_length={context} or use another checkpoint"
-            )
+    @classmethod
+    def _check_config(cls, section: ModelSection, values: dict) -> None:
+        name, values = section.pretrained, cls.architecture.config_class().to_dict() | values
+        steps = values["prediction_length"]
+        require_same(section, values, {"context_length": "context_length"})
         if section.prediction_length > steps:
             raise CheckpointError(
                 f"model.pretrained={name} forecasts {steps} steps, the run asks for {section.prediction_length}; set "
@@ -177,19 +97,68 @@ def patch_architecture(title: str, patches: PatchArchitecture, scalings: tuple[o
                 f"model.pretrained={name} forecasts a distribution (loss {values['loss']}); use a checkpoint that "
                 "forecasts points (loss mse)"
             )
-        if values["scaling"] not in scalings:
+        if values["scaling"] not in cls.scalings:
             raise CheckpointError(
                 f"model.pretrained={name} has scaling {values['scaling']}; use a checkpoint whose windows are "
                 "normalised by their own mean and deviation (scaling std)"
             )
-        for key, stored in patches.names.items():
-            asked, found = getattr(section, key), values[stored]
-            if asked is not None and asked != found:
-                raise CheckpointError(
-                    f"model.pretrained={name} has {stored} {found}, the run asks for {asked}; leave out model.{key}, "
-                    "or set model.pretrained=null to build it from scratch"
-                )
+        require_same(section, values, cls._names())
 
+    @classmethod
+    def _names(cls) -> dict[str, str]:
+        """Key of the section -> key of config.json, of what the weights fix."""
+        fixed = [*(key for key in cls.defaults if key not in cls.dropouts), "patch_stride"]
+        return {key: cls.renamed.get(key, key) for key in fixed}
+
+    def _module_for(self, network: PreTrainedModel, roles: Roles) -> PatchModule:
+        return PatchModule(network, self.preprocessor, self.config.model.prediction_length, self.mask_name)
+
+    def _load(self, roles: Roles, pretrained: str | None = None, random_weights: bool = False) -> PreTrainedModel:
+        if pretrained is None and self.config.model.pretrained is None:
+            return self._from_scratch(roles)
+        return super()._load(roles, pretrained, random_weights)
+
+    def _from_scratch(self, roles: Roles) -> PreTrainedModel:
+        section = self.config.model
+        if section.quantization != "none":
+            raise ConfigError(
+                f"model.quantization={section.quantization} packs pretrained weights, but model.pretrained is null; "
+                "set it to a folder or Hub id, or model.quantization=none"
+            )
+        self._warn_of_random_weights()
+        options = scratch_values(section, self.defaults)
+        if options["patch_length"] >= section.context_length:
+            raise ConfigError(
+                f"model.patch_length={options['patch_length']} must be less than "
+                f"model.context_length={section.context_length}"
+            )
+        self._check_sizes(options)
+        options["patch_stride"] = section.patch_stride or options["patch_length"]
+        named = {name: options[key] for key, name in self._names().items()}
+        lengths = {name: getattr(section, name) for name in ("context_length", "prediction_length")}
+        config = self.architecture.config_class(**named, **lengths, **self.constants, **self._scratch_options(roles))
+        self._set_dropouts(config, options)
+        self._fit_to(config, roles)
+        return self.architecture.network_class(config)
+
+    def _fit_to(self, config: PreTrainedConfig, roles: Roles) -> None:
+        config.num_input_channels = len(roles.channels)
+        self._set_dropouts(config, self.config.model.model_dump())
+
+    def _set_dropouts(self, config: PreTrainedConfig, values: Mapping[str, object]) -> None:
+        for key, names in self.dropouts.items():
+            for name in names if values[key] is not None else ():
+                setattr(config, name, values[key])
+
+    def _freeze(self, mode: str) -> None:
+        super()._freeze(mode)
+        if self.network.config.positional_encoding_type == "sincos":
+            for name, parameter in self.network.named_parameters():
+                if name.endswith("position_enc"):  # sines and cosines, which the library keeps as they are
+                    parameter.requires_grad = False
+
+
+def patch_architecture(title: str) -> Architecture:
+    """How a family over patches is loaded, by its title in the names of its classes."""
     names = (f"transformers:{title}{part}" for part in ("ForPrediction", "Config"))
-    architecture = Architecture(title, "transformers>=5.23,<6", *names, check, dropout_key=None)
-    return architecture
+    return Architecture(title, "transformers>=5.23,<6", *names, dropout_key=None)

@@ -10,36 +10,10 @@ from pydantic import Field
 from tstune.config.section import ModelSection
 from tstune.data.table import Roles
 from tstune.errors import CheckpointError, ConfigError
-from tstune.models.patch_forecaster import PatchArchitecture, PatchForecaster, patch_architecture
+from tstune.models.patch_forecaster import PatchForecaster, patch_architecture
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig
-
-# Architecture of granite-tsfm's example on ETTh1, 512-96, for models built from scratch.
-PATCHES = PatchArchitecture(
-    names={
-        "patch_length": "patch_length",
-        "patch_stride": "patch_stride",
-        "d_model": "d_model",
-        "num_layers": "num_layers",
-        "expansion_factor": "expansion_factor",
-        "gated_attn": "gated_attn",
-        "self_attn": "self_attn",
-    },
-    defaults={
-        "patch_length": 8,
-        "d_model": 48,
-        "num_layers": 3,
-        "expansion_factor": 3,
-        "gated_attn": True,
-        "self_attn": False,
-        "dropout": 0.5,
-        "head_dropout": 0.7,
-    },
-    constants={"scaling": "std", "loss": "mse"},
-    dropouts={"dropout": ("dropout",), "head_dropout": ("head_dropout",)},
-    mask_name="observed_mask",
-)
 
 
 class PatchTSMixerSection(ModelSection):
@@ -81,8 +55,20 @@ class PatchTSMixerForecaster(PatchForecaster):
     model_type, title, section = "patchtsmixer", "PatchTSMixer", PatchTSMixerSection
     lora_targets = ("fc1", "fc2", "attn_layer", "q_proj", "k_proj", "v_proj", "out_proj", "base_forecast_block")
     block_classes: ClassVar[tuple[str, ...]] = ("PatchTSMixerLayer",)
-    patches = PATCHES
-    architecture = patch_architecture(title, PATCHES, scalings=("std", True))
+    architecture = patch_architecture(title)
+    # the architecture of granite-tsfm's example on ETTh1, 512-96
+    defaults: ClassVar[Mapping[str, object]] = {
+        "patch_length": 8,
+        "d_model": 48,
+        "num_layers": 3,
+        "expansion_factor": 3,
+        "gated_attn": True,
+        "self_attn": False,
+        "dropout": 0.5,
+        "head_dropout": 0.7,
+    }
+    scalings = ("std", True)
+    mask_name = "observed_mask"
 
     def _check_roles(self, roles: Roles) -> None:
         others = (*roles.control, *roles.statics, *roles.time_features)
@@ -92,9 +78,6 @@ class PatchTSMixerForecaster(PatchForecaster):
                 "columns and time features out of data (a control column may be one of data.conditional_columns), or "
                 "use model.type chronos2 or ttm"
             )
-
-    def _check_sizes(self, options: Mapping[str, object]) -> None:
-        """Any fit."""
 
     def _scratch_options(self, roles: Roles) -> dict[str, object]:
         asked = self.config.model.channel_mode

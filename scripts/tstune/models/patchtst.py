@@ -10,36 +10,10 @@ from pydantic import Field
 from tstune.config.section import ModelSection
 from tstune.data.table import Roles
 from tstune.errors import CheckpointError, ConfigError
-from tstune.models.patch_forecaster import PatchArchitecture, PatchForecaster, patch_architecture
+from tstune.models.patch_forecaster import PatchForecaster, patch_architecture
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig
-
-# Architecture of granite-tsfm's example on ETTh1, 512-96, for models built from scratch.
-PATCHES = PatchArchitecture(
-    names={
-        "patch_length": "patch_length",
-        "patch_stride": "patch_stride",
-        "d_model": "d_model",
-        "num_layers": "num_hidden_layers",
-        "num_heads": "num_attention_heads",
-        "ffn_dim": "ffn_dim",
-        "norm_type": "norm_type",
-    },
-    defaults={
-        "patch_length": 12,
-        "d_model": 128,
-        "num_layers": 3,
-        "num_heads": 16,
-        "ffn_dim": 512,
-        "norm_type": "batchnorm",
-        "dropout": 0.2,
-        "head_dropout": 0.2,
-    },
-    constants={"pooling_type": None, "scaling": "std", "loss": "mse"},
-    dropouts={"dropout": ("path_dropout", "ff_dropout"), "head_dropout": ("head_dropout",)},
-    mask_name="past_observed_mask",
-)
 
 
 class PatchTSTSection(ModelSection):
@@ -79,8 +53,25 @@ class PatchTSTForecaster(PatchForecaster):
     model_type, title, section = "patchtst", "PatchTST", PatchTSTSection
     lora_targets = ("q_proj", "k_proj", "v_proj", "out_proj", "head.projection")
     block_classes: ClassVar[tuple[str, ...]] = ("PatchTSTEncoderLayer",)
-    patches = PATCHES
-    architecture = patch_architecture(title, PATCHES)
+    architecture = patch_architecture(title)
+    # the architecture of granite-tsfm's example on ETTh1, 512-96
+    defaults: ClassVar[Mapping[str, object]] = {
+        "patch_length": 12,
+        "d_model": 128,
+        "num_layers": 3,
+        "num_heads": 16,
+        "ffn_dim": 512,
+        "norm_type": "batchnorm",
+        "dropout": 0.2,
+        "head_dropout": 0.2,
+    }
+    constants: ClassVar[Mapping[str, object]] = PatchForecaster.constants | {"pooling_type": None}
+    renamed: ClassVar[Mapping[str, str]] = {"num_layers": "num_hidden_layers", "num_heads": "num_attention_heads"}
+    dropouts: ClassVar[Mapping[str, tuple[str, ...]]] = {
+        "dropout": ("path_dropout", "ff_dropout"),
+        "head_dropout": ("head_dropout",),
+    }
+    mask_name = "past_observed_mask"
 
     def _check_sizes(self, options: Mapping[str, object]) -> None:
         width, heads = options["d_model"], options["num_heads"]

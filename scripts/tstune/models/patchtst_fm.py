@@ -86,18 +86,6 @@ class PatchTSTFMModule(NetworkModule):
         return super().in_original_units(torch.sinh(values.float()), loc, scale)
 
 
-def _check_values(section: ModelSection, values: dict) -> None:
-    name, config = str(section.pretrained), PatchTSTFMForecaster.architecture.config_class(**values)
-    require_levels(name, config.quantile_levels)
-    steps = masked_steps(config, section.prediction_length)
-    if steps >= config.context_length:
-        raise CheckpointError(
-            f"model.pretrained={name} holds {config.context_length} steps of context and forecast together; "
-            f"model.prediction_length={section.prediction_length} leaves none for the context"
-        )
-    require_context(name, config.context_length - steps, section.context_length)
-
-
 class PatchTSTFMForecaster(QuantileForecaster):
     """PatchTST-FM behind the common interface; it reads targets only."""
 
@@ -117,7 +105,6 @@ class PatchTSTFMForecaster(QuantileForecaster):
         GRANITE,
         "tsfm_public.models.patchtst_fm.modeling_patchtst_fm:PatchTSTFMForPrediction",
         "tsfm_public.models.patchtst_fm.configuration_patchtst_fm:PatchTSTFMConfig",
-        _check_values,
         dropout_key=None,
     )
 
@@ -128,6 +115,18 @@ class PatchTSTFMForecaster(QuantileForecaster):
                 if isinstance(part, nn.Dropout):
                     part.p = self.config.model.dropout
         return network
+
+    @classmethod
+    def _check_config(cls, section: ModelSection, values: dict) -> None:
+        name, config = str(section.pretrained), cls.architecture.config_class(**values)
+        require_levels(name, config.quantile_levels)
+        steps = masked_steps(config, section.prediction_length)
+        if steps >= config.context_length:
+            raise CheckpointError(
+                f"model.pretrained={name} holds {config.context_length} steps of context and forecast together; "
+                f"model.prediction_length={section.prediction_length} leaves none for the context"
+            )
+        require_context(name, config.context_length - steps, section.context_length)
 
     def _module_for(self, network: nn.Module, roles: Roles) -> NetworkModule:
         # FSDP refuses a class that it does not find, and checkpoints have one kind of block or both

@@ -27,9 +27,9 @@ from tstune.models.base import BaseTimeSeriesFoundationModel
 from tstune.models.baselines import forecast_losses
 from tstune.models.contract import MODEL_FOLDER
 from tstune.models.timegpt_service import Series, TimeGPTRequests, intervals_of, nixtla, training_series, window_series
-from tstune.runtime.distributed import DistributedManager, refuse_ranks
+from tstune.runtime.distributed import refuse_ranks
 from tstune.runtime.logs import logger
-from tstune.training.contract import Checkpoints, TrainingObserver, TrainingResult
+from tstune.training.contract import TrainingResult
 
 if TYPE_CHECKING:
     import httpx
@@ -146,12 +146,7 @@ class TimeGPTForecaster(BaseTimeSeriesFoundationModel):
         return forecast_losses(self, batch)
 
     def train_on(
-        self,
-        data: PreparedData,
-        manager: DistributedManager | None = None,
-        history_path: Path | None = None,
-        checkpoints: Checkpoints | None = None,
-        observer: TrainingObserver | None = None,
+        self, data: PreparedData, manager: object = None, history_path: Path | None = None, *_: object
     ) -> TrainingResult:
         """Fine-tune with the service; the better of before and after on validation windows stays.
 

@@ -104,25 +104,6 @@ class TimesFMModule(NetworkModule):
         return getattr(self.network, "get_base_model", lambda: self.network)()
 
 
-def _check(section: ModelSection, values: dict) -> None:
-    name, known = section.pretrained, TimesFMForecaster.architecture.config_class()
-    longest, horizon, levels, median = (
-        values.get(key, getattr(known, key))
-        for key in ("context_length", "horizon_length", "quantiles", "decode_index")
-    )
-    require_context(name, longest, section.context_length)
-    if section.prediction_length > horizon:
-        raise CheckpointError(
-            f"model.pretrained={name} forecasts {horizon} steps and its library rolls out no more, the run asks for "
-            f"{section.prediction_length}; set model.prediction_length={horizon} or less"
-        )
-    if 0.5 not in levels or sorted(set(levels)) != list(levels) or median != levels.index(0.5) + 1:
-        raise CheckpointError(
-            f"model.pretrained={name} forecasts the quantiles {levels} and decodes number {median}; they must ascend, "
-            "and that number must be the median, 0.5"
-        )
-
-
 class TimesFMForecaster(QuantileForecaster):
     """TimesFM 2.5 behind the common interface; it reads targets only.
 
@@ -148,9 +129,27 @@ class TimesFMForecaster(QuantileForecaster):
         "transformers>=5.23,<6",
         "transformers:TimesFm2_5ModelForPrediction",
         "transformers:TimesFm2_5Config",
-        _check,
         dropout_key="attention_dropout",
     )
+
+    @classmethod
+    def _check_config(cls, section: ModelSection, values: dict) -> None:
+        name, known = section.pretrained, cls.architecture.config_class()
+        longest, horizon, levels, median = (
+            values.get(key, getattr(known, key))
+            for key in ("context_length", "horizon_length", "quantiles", "decode_index")
+        )
+        require_context(name, longest, section.context_length)
+        if section.prediction_length > horizon:
+            raise CheckpointError(
+                f"model.pretrained={name} forecasts {horizon} steps and its library rolls out no more, the run asks "
+                f"for {section.prediction_length}; set model.prediction_length={horizon} or less"
+            )
+        if 0.5 not in levels or sorted(set(levels)) != list(levels) or median != levels.index(0.5) + 1:
+            raise CheckpointError(
+                f"model.pretrained={name} forecasts the quantiles {levels} and decodes number {median}; they must "
+                "ascend, and that number must be the median, 0.5"
+            )
 
     def _check_mode(self) -> None:
         if self.config.tuning.mode == "decoder":

@@ -31,6 +31,8 @@ from tstune.models.network_weights import (
     first_line,
     not_found,
     require_config_file,
+    require_same,
+    scratch_values,
     unreadable,
 )
 from tstune.runtime.logs import logger
@@ -38,9 +40,6 @@ from tstune.training.losses import quantile_window_losses
 
 if TYPE_CHECKING:
     from tsfm_public import TinyTimeMixerConfig, TinyTimeMixerForPrediction
-
-    from tstune.runtime.distributed import DistributedManager
-    from tstune.training.contract import Checkpoints, TrainingObserver, TrainingResult
 
 BUILTIN = "builtin"
 """Value of `model.pretrained` that stands for the weights this project ships, trained on generated series."""
@@ -63,7 +62,6 @@ SCRATCH_DEFAULTS = {
     "dropout": 0.2,
     "head_dropout": 0.2,
 }
-_FIXED_BY_WEIGHTS = [name for name in SCRATCH_DEFAULTS if name not in ("dropout", "head_dropout")]
 # Layers that exist only with some channel roles; a checkpoint without them is still the same backbone.
 _MAY_BE_FRESH = ("decoder.", "head.", f"{QUANTILE_HEAD}.", "backbone.encoder.freq_mod.")
 
@@ -258,25 +256,16 @@ class TTMForecaster(NetworkForecaster):
         truth = self._truth(batch, mean, std)
         return quantile_window_losses(quantiles.float(), truth, self._weighing(batch), self.module.levels)
 
-    def train_on(
-        self,
-        data: PreparedData,
-        manager: DistributedManager,
-        history_path: Path | None = None,
-        checkpoints: Checkpoints | None = None,
-        observer: TrainingObserver | None = None,
-    ) -> TrainingResult:
-        """Train; a category that training never saw then is the mean of those that it saw."""
-        result = super().train_on(data, manager, history_path, checkpoints, observer)
-        codes = data.train.categories
-        if codes is not None:
-            trained = codes[windows_by_item(data.train) > 0]
-            layers = self.network.decoder.decoder_cat_embedding_layer.embedding_layers
-            with torch.no_grad():
-                for layer, seen in zip(layers, trained.T, strict=True):
-                    if not (seen == UNKNOWN).any():
-                        layer.weight[UNKNOWN] = layer.weight[UNKNOWN + 1 :].mean(dim=0)
-        return result
+    def learned_from(self, data: PreparedData) -> None:
+        """Make a category that training never saw the mean of those that it saw."""
+        if data.train.categories is None:
+            return
+        trained = data.train.categories[windows_by_item(data.train) > 0]
+        layers = self.network.decoder.decoder_cat_embedding_layer.embedding_layers
+        with torch.no_grad():
+            for layer, seen in zip(layers, trained.T, strict=True):
+                if not (seen == UNKNOWN).any():
+                    layer.weight[UNKNOWN] = layer.weight[UNKNOWN + 1 :].mean(dim=0)
 
     def frozen_encoder(self) -> Callable[[Batch], Batch] | None:
         """Backbone, with the decoder if that is frozen too."""
@@ -296,12 +285,8 @@ class TTMForecaster(NetworkForecaster):
                 raise CheckpointError(f"{pretrained} does not fit its config.json: {', '.join([*fresh, *unused][:4])}")
             return ttm
         if section.pretrained is None:
-            mode, unused = self.config.tuning.mode, []
-            if mode != "from_scratch":
-                logger.warning(
-                    "model.pretrained is null: tuning.mode=%s starts from random weights, frozen ones included", mode
-                )
-            ttm = build_from_scratch(section, roles, levels)
+            self._warn_of_random_weights()
+            unused, ttm = [], build_from_scratch(section, roles, levels)
         else:
             ttm, self.fresh, unused = load_pretrained(section, roles, frequency, random_weights, levels)
         if unused:
@@ -371,10 +356,7 @@ def build_from_scratch(
     Raises:
         ConfigError: an architecture whose sizes do not fit together.
     """
-    options = {
-        name: default if getattr(section, name) is None else getattr(section, name)
-        for name, default in SCRATCH_DEFAULTS.items()
-    }
+    options = scratch_values(section, SCRATCH_DEFAULTS)
     patch, levels = options["patch_length"], options["adaptive_patching_levels"]
     if section.context_length % patch:
         raise ConfigError(f"model.context_length={section.context_length} is no multiple of model.patch_length={patch}")
@@ -476,18 +458,8 @@ def _check_architecture(config: TinyTimeMixerConfig, section: TTMSection) -> Non
     name = section.pretrained
     if config.model_type != "tinytimemixer" or "patch_length" not in config.to_dict():
         raise CheckpointError(f"model.pretrained={name} is a {config.model_type} model, not a Tiny Time Mixer")
-    if config.context_length != section.context_length:
-        raise CheckpointError(
-            f"model.pretrained={name} has context_length {config.context_length}, the run asks for "
-            f"{section.context_length}; set model.context_length={config.context_length} or use another checkpoint"
-        )
-    for key in _FIXED_BY_WEIGHTS:
-        asked, found = getattr(section, key), getattr(config, key)
-        if asked is not None and asked != found:
-            raise CheckpointError(
-                f"model.pretrained={name} has {key} {found}, the run asks for {asked}; "
-                f"leave out model.{key}, or set model.pretrained=null to build it from scratch"
-            )
+    fixed = ("context_length", *(key for key in SCRATCH_DEFAULTS if key not in ("dropout", "head_dropout")))
+    require_same(section, vars(config), {key: key for key in fixed})
 
 
 def _hub_revision(section: TTMSection, frequency: str) -> str | None:
