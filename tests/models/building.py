@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import torch
@@ -13,6 +13,8 @@ from tstune.data.prepared import PreparedData, prepare_data
 from tstune.models.base import BaseTimeSeriesFoundationModel
 from tstune.models.registry import model_class
 from tstune.models.ttm import TTMForecaster
+
+Make = Callable[..., tuple[BaseTimeSeriesFoundationModel, PreparedData]]
 
 
 def built(model: TTMForecaster) -> TTMForecaster:
@@ -36,6 +38,7 @@ def built_on_windows(
     values = tiny.recipe(folder / "series.csv", folder / "unused", pretrained, **base)
     model = model_class(family)(validate(tiny.merged(values, sections), "test"))
     data = model.prepare()
+    torch.manual_seed(1)  # the checkpoints are made with 0
     model.build(data.preprocessor)
     return model, data
 
@@ -48,3 +51,8 @@ def four_windows(data: PreparedData, gaps: bool = False) -> dict[str, torch.Tens
         batch["past_observed_mask"][1, 10:19] = False
         batch["past_observed_mask"][2, -2:, 0] = False
     return batch
+
+
+def train_losses(history: list[dict]) -> list[float]:
+    """The training losses of a history, step by step."""
+    return [row["train_loss"] for row in history if "train_loss" in row]

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from support import tiny
+from building import built_on_windows
+from support import tiny, tiny_weights
 
 from tstune.config.validation import validate
 from tstune.models.ttm import TTMForecaster
@@ -39,3 +40,27 @@ def make(stock: Path) -> Make:
         return TTMForecaster(validate(tiny.merged(values, sections), "test"))
 
     return make
+
+
+@pytest.fixture(scope="session")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Made once: series.csv, long.csv and a tiny checkpoint of every family."""
+    folder = tmp_path_factory.mktemp("shelf")
+    tiny.write_series(folder / "series.csv", rows=300)
+    tiny.write_series(folder / "long.csv", rows=600)
+    for name, write in tiny_weights.WRITERS.items():
+        write(folder / name)
+    return folder
+
+
+@pytest.fixture
+def make_any(folder: Path) -> Callable[..., tuple]:
+    """A built model of a family, on its tiny checkpoint or another one, and windows of it."""
+
+    def make_any(name: str, pretrained: Path | None = None, **sections: object) -> tuple:
+        lengths = {"context_length": tiny.CONTEXT, "prediction_length": tiny.PREDICTION} | sections.get("model", {})
+        if lengths["context_length"] + lengths["prediction_length"] > 60:
+            sections = tiny.merged({"data": {"path": str(folder / "long.csv")}}, sections)
+        return built_on_windows(name, folder, pretrained or folder / name, **sections)
+
+    return make_any

@@ -3,24 +3,20 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 
-import bitsandbytes as bnb
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
+from building import Make, four_windows
+from safetensors.torch import load_file
 from support import tiny, tiny_weights
 from transformers import PatchTSMixerForPrediction, PatchTSTForPrediction, PreTrainedModel
 
-from tstune.config.validation import validate
 from tstune.data.prepared import PreparedData
 from tstune.errors import CheckpointError, ConfigError
 from tstune.models.base import BaseTimeSeriesFoundationModel as Model
-from tstune.models.registry import load_model, model_class
-from tstune.training.optim import build_optimizer
+from tstune.models.registry import load_model
 
-Make = Callable[..., tuple[Model, PreparedData]]
 Batch = dict[str, torch.Tensor]
 LIBRARY = {"patchtst": PatchTSTForPrediction, "patchtsmixer": PatchTSMixerForPrediction}
 MASKS = {"patchtst": "past_observed_mask", "patchtsmixer": "observed_mask"}
@@ -34,42 +30,15 @@ SMALL = {
 both = pytest.mark.parametrize("name", LIBRARY)
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """series.csv and a checkpoint of each family."""
-    folder = tmp_path_factory.mktemp("patches")
-    tiny.write_series(folder / "series.csv", rows=300)
-    for name in LIBRARY:
-        tiny_weights.WRITERS[name](folder / name)
-    return folder
-
-
 @pytest.fixture
-def make(folder: Path) -> Make:
+def make(make_any: Make) -> Make:
     """A built model and windows of it; `pretrained` is another checkpoint, `scratch` none."""
 
     def make(name: str, pretrained: Path | None = None, scratch: bool = False, **sections: object) -> tuple:
-        values = tiny.recipe(folder / "series.csv", folder / "unused", pretrained or folder / name)
-        values["model"] |= {"type": name} | ({"pretrained": None} | SMALL[name] if scratch else {})
-        values["tuning"] = {"mode": "from_scratch" if scratch else "full"}
-        values["evaluation"] |= {"baselines": [], "num_plots": 0, "report": False}
-        model = model_class(name)(validate(tiny.merged(values, sections), "test"))
-        data = model.prepare()
-        torch.manual_seed(0)
-        model.build(data.preprocessor)
-        return model, data
+        base = {"model": {"pretrained": None} | SMALL[name], "tuning": {"mode": "from_scratch"}} if scratch else {}
+        return make_any(name, pretrained, **tiny.merged(base, sections))
 
     return make
-
-
-def windows(data: PreparedData, gaps: bool = False) -> Batch:
-    """Four test windows; with gaps some readings are missing, before, inside and at the end."""
-    batch = data.test.__getitems__([0, 5, 9, 14])
-    if gaps:
-        batch["past_observed_mask"][0, :6] = False
-        batch["past_observed_mask"][1, 10:19] = False
-        batch["past_observed_mask"][2, -2:, 0] = False
-    return batch
 
 
 def forecast(model: Model, batch: Batch) -> torch.Tensor:
@@ -107,7 +76,7 @@ def test_forecasts_are_those_of_the_library(name: str, gaps: bool, steps: int, f
     """A shorter forecast is the beginning of the checkpoint's."""
     sections = {"model": {"prediction_length": steps}, "evaluation": {"horizons": ["2h"]}}
     model, data = make(name, **sections, data=TWO)
-    batch = windows(data, gaps)
+    batch = four_windows(data, gaps)
     network = library_for(folder / name, name, num_input_channels=2)
     expected = by_the_library(network, name, data, batch).prediction_outputs
     scaler = data.preprocessor.scaler
@@ -120,7 +89,7 @@ def test_forecasts_are_those_of_the_library(name: str, gaps: bool, steps: int, f
 @both
 def test_without_a_scaler_it_is_the_library_on_the_readings(name: str, folder: Path, make: Make) -> None:
     model, data = make(name, data={"scaling": "none"})
-    batch = windows(data)
+    batch = four_windows(data)
     network = library_for(folder / name, name, num_input_channels=1).eval()
     with torch.inference_mode():
         expected = network(past_values=batch["past_values"]).prediction_outputs
@@ -134,14 +103,14 @@ def test_small_units_are_not_taken_for_a_flat_line(name: str, folder: Path, make
     table["load"] = table["load"] * 1e-6
     table.to_csv(tmp_path / "small.csv", index=False)
     (plain, data), (small, small_data) = make(name), make(name, data={"path": str(tmp_path / "small.csv")})
-    found, expected = forecast(small, windows(small_data)) * 1e6, forecast(plain, windows(data))
+    found, expected = forecast(small, four_windows(small_data)) * 1e6, forecast(plain, four_windows(data))
     assert torch.allclose(found, expected, rtol=1e-3)
 
 
 @both
 def test_the_loss_is_the_library_s(name: str, folder: Path, make: Make) -> None:
     model, data = make(name, data=TWO)
-    batch = windows(data, gaps=True)
+    batch = four_windows(data, gaps=True)
     with torch.inference_mode():
         totals, weights = model.window_losses(model.module, batch)
     network = library_for(folder / name, name, num_input_channels=2)
@@ -150,27 +119,11 @@ def test_the_loss_is_the_library_s(name: str, folder: Path, make: Make) -> None:
     assert (totals.sum() / weights.sum()).item() == pytest.approx(theirs.item(), rel=1e-5)
 
 
-@both
-def test_only_what_was_observed_weighs(name: str, make: Make) -> None:
-    model, data = make(name, data=TWO)
-    batch = windows(data)
-    batch["future_observed_mask"][0, 3:, 1] = False
-    batch["future_observed_mask"][2] = False
-    batch["past_values"][3] = 7.3  # a flat context is a window like any other: the scaler measures its loss
-    spoilt = batch | {"future_values": torch.where(batch["future_observed_mask"], batch["future_values"], 1e9)}
-    with torch.inference_mode():
-        totals, weights = model.window_losses(model.module, batch)
-        assert torch.equal(totals, model.window_losses(model.module, spoilt)[0])
-    assert weights.tolist() == [11, 16, 0, 16]
-    assert totals[2] == 0
-    assert totals.isfinite().all()
-
-
 @pytest.mark.parametrize(("loss", "options"), [("mae", {}), ("huber", {"huber_delta": 0.1})])
 @both
 def test_other_losses_of_the_configuration(name: str, loss: str, options: dict, make: Make) -> None:
     model, data = make(name, training={"loss": loss} | options)
-    batch = windows(data)
+    batch = four_windows(data)
     with torch.inference_mode():
         totals, weights = model.window_losses(model.module, batch)
     error = (scaled(data, forecast(model, batch)) - scaled(data, batch["future_values"])).abs()
@@ -191,7 +144,7 @@ def test_a_past_column_is_read_by_the_forecast_of_the_target(
     mixing: tuple[Model, PreparedData], tmp_path: Path
 ) -> None:
     model, data = mixing
-    batch = windows(data, gaps=True)
+    batch = four_windows(data, gaps=True)
     network = library_for(tmp_path / "mix", "patchtsmixer")
     expected = by_the_library(network, "patchtsmixer", data, batch).prediction_outputs[..., :1]
     found = forecast(model, batch)
@@ -210,7 +163,7 @@ def scaled_target(data: PreparedData, values: torch.Tensor) -> torch.Tensor:
 def test_a_model_that_mixes_is_saved_with_its_columns(mixing: tuple[Model, PreparedData], tmp_path: Path) -> None:
     model, data = mixing
     model.save(tmp_path / "run")
-    batch = windows(data)
+    batch = four_windows(data)
     assert torch.equal(forecast(load_model(tmp_path / "run"), batch), forecast(model, batch))
     network = library_for(tmp_path / "run" / "model", "patchtsmixer")
     theirs = by_the_library(network, "patchtsmixer", data, batch).prediction_outputs
@@ -226,50 +179,6 @@ def test_from_scratch_channels_mix_if_there_is_something_to_mix(columns: dict, m
 
 
 # Tuning
-
-
-@both
-def test_learning_rates_by_part(name: str, make: Make) -> None:
-    model, _ = make(name, training={"backbone_lr_factor": 0.1, "head_lr_factor": 2.0})
-    groups = build_optimizer(model.module, model.config.training, 0.01, model.parts).param_groups
-    sizes: dict[float, int] = {}
-    for group in groups:
-        sizes[group["lr_factor"]] = sizes.get(group["lr_factor"], 0) + sum(value.numel() for value in group["params"])
-    assert sizes == {0.1: {"patchtst": 4592, "patchtsmixer": 3152}[name], 2.0: 520}
-
-
-@both
-def test_every_learning_weight_gets_a_gradient(name: str, make: Make) -> None:
-    """Else DDP would wait for it."""
-    model, data = make(name)
-    model.window_losses(model.module, windows(data))[0].sum().backward()
-    learning = [(key, value) for key, value in model.module.named_parameters() if value.requires_grad]
-    assert [key for key, value in learning if value.grad is None] == []
-    assert len(learning) > 30
-
-
-@both
-def test_stored_features_train_the_same_head(name: str, make: Make) -> None:
-    losses = []
-    for cache in ("on", "off"):
-        training = {"max_steps": 6, "cache_frozen_features": cache, "eval_every_steps": 6}
-        model, data = make(name, tuning={"mode": "head"}, training=training, model={"head_dropout": 0.0})
-        history = model.fit(data)["training"].history
-        losses.append([row["train_loss"] for row in history if "train_loss" in row])
-    assert len(losses[0]) == 6
-    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
-
-
-@both
-def test_automatic_adapters_are_where_they_are_said_to_be(name: str, make: Make) -> None:
-    model, _ = make(name, tuning={"mode": "lora"})
-    adapted = [key for key, part in model.network.named_modules() if hasattr(part, "lora_A")]
-    endings = {
-        "patchtst": {"q_proj", "k_proj", "v_proj", "out_proj", "projection"},
-        "patchtsmixer": {"fc1", "fc2", "attn_layer", "base_forecast_block"},
-    }
-    assert {key.rpartition(".")[2] for key in adapted} == endings[name]
-    assert len(adapted) == {"patchtst": 9, "patchtsmixer": 13}[name]
 
 
 def test_batch_statistics_are_those_of_the_best_step(make: Make, tmp_path: Path) -> None:
@@ -302,34 +211,6 @@ def test_frozen_layers_keep_their_batch_statistics(make: Make) -> None:
     assert all(torch.equal(after[key.removeprefix("base_model.model.")], value) for key, value in before.items())
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(("kind", "layer"), [("int8", bnb.nn.Linear8bitLt), ("nf4", bnb.nn.Linear4bit)])
-@both
-def test_a_packed_base_trains_saves_and_reloads(name: str, kind: str, layer: type, make: Make, tmp_path: Path) -> None:
-    wide = {"patchtst": {"ffn_dim": 64}, "patchtsmixer": {}}[name]
-    path = tiny_weights.WRITERS[name](tmp_path / "wide", d_model=64, **wide)
-    sections = {"model": {"quantization": kind}, "tuning": {"mode": "lora"}}
-    model, data = make(name, path, **sections, training={"max_steps": 8, "eval_every_steps": 4})
-    results = model.fit(data, output_dir=tmp_path / "run")
-    assert results["training"].best_step > 0, "the loss fell"
-    assert any(isinstance(part, layer) for part in model.network.modules())
-    assert model.quantization_report.bytes_after < model.quantization_report.bytes_before
-    batch = windows(data)
-    assert torch.equal(forecast(load_model(tmp_path / "run"), batch), forecast(model, batch))
-
-
-@pytest.mark.slow
-@both
-def test_one_adapter_per_item(name: str, make: Make, tmp_path: Path) -> None:
-    tuning = {"mode": "head", "per_item": True, "per_item_epochs": 1, "per_item_learning_rate": 0.02}
-    model, data = make(name, tuning=tuning, training={"max_steps": 2, "eval_every_steps": 2})
-    results = model.fit(data, output_dir=tmp_path / "run")
-    assert [row["item_id"] for row in results["per_item"] if row["kept"]]
-    assert results["metrics"]["per_item"]["rmse"] < results["metrics"]["fine_tuned"]["rmse"]
-    table = load_model(tmp_path / "run").predict(tiny.series(rows=300))
-    assert table["load"].to_numpy() == pytest.approx(model.predict(tiny.series(rows=300))["load"].to_numpy(), rel=1e-4)
-
-
 # From scratch
 
 
@@ -340,7 +221,7 @@ def test_from_scratch_it_learns_is_saved_and_goes_back_to_the_library(name: str,
     rows = model.fit(data, output_dir=tmp_path / "run")["training"].history
     losses = [row["train_loss"] for row in rows if "train_loss" in row]
     assert losses[-1] < 0.8 * losses[0]
-    batch = windows(data)
+    batch = four_windows(data)
     assert torch.equal(forecast(load_model(tmp_path / "run"), batch), forecast(model, batch))
     theirs = by_the_library(library_for(tmp_path / "run" / "model", name), name, data, batch).prediction_outputs
     assert torch.allclose(scaled(data, forecast(model, batch)), theirs, atol=1e-4)
@@ -419,46 +300,18 @@ def test_random_weights_are_told_of(name: str, make: Make, caplog: pytest.LogCap
 # Files
 
 
-@both
-def test_the_tiny_checkpoint_is_small(name: str, folder: Path) -> None:
-    assert sum(path.stat().st_size for path in (folder / name).iterdir()) <= 150_000
-
-
 @pytest.mark.parametrize("mode", ["lora", "full"])
 @both
 def test_the_library_loads_what_we_save(name: str, mode: str, folder: Path, make: Make, tmp_path: Path) -> None:
     model, data = make(name, tuning={"mode": mode}, training={"max_steps": 2, "eval_every_steps": 2})
     model.fit(data, output_dir=tmp_path / "run")
-    batch = windows(data)
+    batch = four_windows(data)
     network = library_for(tmp_path / "run" / "model", name)
     theirs = by_the_library(network, name, data, batch).prediction_outputs
     assert torch.allclose(scaled(data, forecast(model, batch)), theirs, atol=1e-5)
-    old, new = (json.loads((path / "config.json").read_text()) for path in (folder / name, tmp_path / "run" / "model"))
-    assert new == old | {"num_input_channels": 1}
-    names = [set(load_file(path / "model.safetensors")) for path in (folder / name, tmp_path / "run" / "model")]
-    assert names[0] == names[1]
-
-
-@both
-def test_the_dropout_of_the_configuration(name: str, make: Make) -> None:
-    model, _ = make(name, model={"dropout": 0.37, "head_dropout": 0.61})
-    rates = {part.p for part in model.network.modules() if isinstance(part, torch.nn.Dropout)}
-    assert rates == {0.37, 0.61}
 
 
 # Refusals
-
-
-@both
-def test_tensors_that_are_missing_are_not_made_up(name: str, tmp_path: Path, make: Make) -> None:
-    for start in ("head.", BODIES[name]):
-        folder = tiny_weights.WRITERS[name](tmp_path / start.strip("."))
-        weights = load_file(folder / "model.safetensors")
-        kept = {key: value for key, value in weights.items() if not key.startswith(start)}
-        assert len(kept) < len(weights)
-        save_file(kept, folder / "model.safetensors", metadata={"format": "pt"})
-        with pytest.raises(CheckpointError, match=rf"{start}.* is missing; the folder mixes files"):
-            make(name, folder)
 
 
 @pytest.mark.parametrize(

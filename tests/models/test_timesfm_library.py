@@ -2,49 +2,29 @@
 
 from __future__ import annotations
 
-import json
-import sys
-from collections.abc import Callable
 from pathlib import Path
 
-import bitsandbytes as bnb
 import numpy as np
 import pytest
 import torch
-from building import built_on_windows, four_windows
-from safetensors.torch import load_file, save_file
-from support import tiny, tiny_weights
+from building import Make, four_windows
+from support import tiny_weights
 from transformers import TimesFm2_5ModelForPrediction
 
-from tstune.data.prepared import PreparedData
-from tstune.errors import CheckpointError, MissingDependencyError
-from tstune.models.registry import load_model, model_class
+from tstune.errors import CheckpointError
 from tstune.models.timesfm import TimesFMForecaster, bridged
 from tstune.training.losses import quantile_window_losses
 
-Make = Callable[..., tuple[TimesFMForecaster, PreparedData]]
 Batch = dict[str, torch.Tensor]
 TWO = {"target_columns": ["load", "dose"]}
 LEVELS = tiny_weights.LEVELS
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """series.csv and a checkpoint."""
-    folder = tmp_path_factory.mktemp("timesfm")
-    tiny.write_series(folder / "series.csv", rows=300)
-    tiny_weights.write_timesfm(folder / "checkpoint")
-    return folder
-
-
 @pytest.fixture
-def make(folder: Path) -> Make:
+def make(make_any: Make) -> Make:
     """A built model and windows of it."""
 
-    def make(pretrained: Path = folder / "checkpoint", **sections: object) -> tuple[TimesFMForecaster, PreparedData]:
-        return built_on_windows("timesfm", folder, pretrained, **sections)
-
-    return make
+    return lambda pretrained=None, **sections: make_any("timesfm", pretrained, **sections)
 
 
 def prepared(batch: Batch) -> list[torch.Tensor]:
@@ -82,7 +62,7 @@ def close(found: torch.Tensor, expected: torch.Tensor) -> bool:
 def test_forecasts_are_the_library_s(steps: int, gaps: bool, folder: Path, make: Make) -> None:
     model, data = make(model={"prediction_length": steps}, data=TWO)
     batch = four_windows(data, gaps)
-    network = TimesFm2_5ModelForPrediction.from_pretrained(folder / "checkpoint")
+    network = TimesFm2_5ModelForPrediction.from_pretrained(folder / "timesfm")
     expected = theirs(network, batch, steps)
     found = ours(model, batch)
     assert found.shape == (4, steps, 2, 9)
@@ -111,7 +91,7 @@ def test_a_context_of_odd_length_is_padded_in_front(folder: Path, make: Make) ->
     model, data = make(model={"context_length": 29})
     batch = four_windows(data)
     assert batch["past_values"].shape[1] == 29
-    network = TimesFm2_5ModelForPrediction.from_pretrained(folder / "checkpoint")
+    network = TimesFm2_5ModelForPrediction.from_pretrained(folder / "timesfm")
     assert close(ours(model, batch), theirs(network, batch, 8))
 
 
@@ -121,7 +101,7 @@ def test_only_a_series_without_negative_readings_is_kept_from_negative_forecasts
     batch = four_windows(data)
     batch["past_values"] -= batch["past_values"].amin(dim=1, keepdim=True)  # down to 0, forecasts below
     batch["past_values"][1] -= 1
-    network = TimesFm2_5ModelForPrediction.from_pretrained(folder / "checkpoint")
+    network = TimesFm2_5ModelForPrediction.from_pretrained(folder / "timesfm")
     free = theirs(network, batch, 8, truncate_negative=False)
     assert (free[[0, 1]].amin(dim=(1, 2, 3)) < 0).all()
     assert close(theirs(network, batch, 8), free), "one negative reading frees all of the batch"
@@ -157,7 +137,7 @@ def test_the_loss_is_twice_the_pinball_of_their_forecast(folder: Path, make: Mak
     """Theirs adds the squared error of the median, and below the median takes each column for the next level."""
     model, data = make(data=TWO)
     batch = four_windows(data)
-    network = TimesFm2_5ModelForPrediction.from_pretrained(folder / "checkpoint").eval()
+    network = TimesFm2_5ModelForPrediction.from_pretrained(folder / "timesfm").eval()
     past, future = prepared(batch), batch["future_values"].transpose(1, 2).reshape(8, -1)
     stacked = torch.stack(past)
     loc, scale = stacked.mean(dim=1, keepdim=True), stacked.std(dim=1, keepdim=True)
@@ -196,65 +176,7 @@ def test_only_what_was_observed_weighs(make: Make) -> None:
     assert torch.allclose(totals, quantile_window_losses(values, truth, observed, LEVELS)[0])
 
 
-@pytest.mark.parametrize("mode", ["full", "lora"])
-def test_every_learning_parameter_gets_a_gradient(mode: str, make: Make) -> None:
-    """Else DDP would wait for it."""
-    model, data = make(tuning={"mode": mode})
-    totals, _ = model.window_losses(model.module, four_windows(data, gaps=False))
-    totals.sum().backward()
-    learning = {key: value for key, value in model.module.named_parameters() if value.requires_grad}
-    assert learning
-    assert [key for key, value in learning.items() if value.grad is None] == []
-
-
 # Tuning
-
-
-def test_stored_features_train_the_same_head(make: Make) -> None:
-    losses = []
-    for cache in ("on", "off"):
-        training = {"max_steps": 6, "cache_frozen_features": cache, "eval_every_steps": 6}
-        model, data = make(tuning={"mode": "head"}, training=training)
-        history = model.fit(data)["training"].history
-        losses.append([row["train_loss"] for row in history if "train_loss" in row])
-    assert len(losses[0]) == 6
-    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
-
-
-def test_automatic_adapters_are_on_attention_feed_forward_and_output(make: Make) -> None:
-    model, _ = make(tuning={"mode": "lora"})
-    adapted = [name for name, part in model.network.named_modules() if hasattr(part, "lora_A")]
-    assert {name.rpartition(".")[2] for name in adapted} == {
-        *("q_proj", "k_proj", "v_proj", "o_proj", "fc1", "fc2", "output_layer")
-    }  # fmt: skip
-    assert len(adapted) == 2 * 6 + 2
-    assert not any("input_ff_layer" in name for name in adapted)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(("kind", "layer"), [("int8", bnb.nn.Linear8bitLt), ("nf4", bnb.nn.Linear4bit)])
-def test_a_packed_base_trains_saves_and_reloads(kind: str, layer: type, make: Make, tmp_path: Path) -> None:
-    wide = tiny_weights.write_timesfm(
-        tmp_path / "wide", hidden_size=64, head_dim=32, intermediate_size=64, num_hidden_layers=1
-    )
-    sections = {"model": {"quantization": kind}, "tuning": {"mode": "lora"}}
-    model, data = make(wide, **sections, training={"max_steps": 8, "eval_every_steps": 4})
-    results = model.fit(data, output_dir=tmp_path / "run")
-    assert results["training"].best_step > 0, "the loss fell"
-    assert any(isinstance(part, layer) for part in model.network.modules())
-    assert model.quantization_report.bytes_after < model.quantization_report.bytes_before
-    assert torch.equal(ours(load_model(tmp_path / "run"), four_windows(data)), ours(model, four_windows(data)))
-
-
-@pytest.mark.slow
-def test_one_adapter_per_item(make: Make, tmp_path: Path) -> None:
-    tuning = {"mode": "lora", "per_item": True, "per_item_epochs": 1, "per_item_learning_rate": 0.02}
-    model, data = make(tuning=tuning, training={"max_steps": 2, "eval_every_steps": 2})
-    results = model.fit(data, output_dir=tmp_path / "run")
-    assert [row["item_id"] for row in results["per_item"] if row["kept"]]
-    assert results["metrics"]["per_item"]["rmse"] < results["metrics"]["fine_tuned"]["rmse"]
-    table = load_model(tmp_path / "run").predict(tiny.series(rows=300))
-    assert table["load"].to_numpy() == pytest.approx(model.predict(tiny.series(rows=300))["load"].to_numpy(), rel=1e-4)
 
 
 # Files
@@ -269,29 +191,9 @@ def test_the_library_loads_what_we_save(mode: str, folder: Path, make: Make, tmp
         model.save(tmp_path / "run")
     network = TimesFm2_5ModelForPrediction.from_pretrained(tmp_path / "run" / "model")
     assert close(ours(model, four_windows(data)), theirs(network, four_windows(data), 8))
-    paths = (folder / "checkpoint", tmp_path / "run" / "model")
-    old, new = (json.loads((path / "config.json").read_text()) for path in paths)
-    assert new == old
-    stored = [load_file(path / "model.safetensors") for path in paths]
-    assert stored[0].keys() == stored[1].keys()
-    assert sum(path.stat().st_size for path in paths[0].iterdir()) <= 150_000
-    weight = "output_projection_point.output_layer.weight"
-    assert model.starts_from_weights() is (mode != "from_scratch")
-    assert torch.equal(stored[0][weight], stored[1][weight]) is (mode == "full")
 
 
 # Refusals
-
-
-@pytest.mark.parametrize("start", ["output_projection_quantiles.", "model.layers.0."])
-def test_tensors_that_are_missing_are_not_made_up(start: str, tmp_path: Path, make: Make) -> None:
-    folder = tiny_weights.write_timesfm(tmp_path / "part")
-    weights = load_file(folder / "model.safetensors")
-    kept = {key: value for key, value in weights.items() if not key.startswith(start)}
-    assert len(kept) < len(weights)
-    save_file(kept, folder / "model.safetensors", metadata={"format": "pt"})
-    with pytest.raises(CheckpointError, match=rf"{start}.* is missing; the folder mixes files"):
-        make(folder)
 
 
 def test_refusals_name_the_key_and_the_fix(tmp_path: Path, make: Make) -> None:
@@ -303,17 +205,3 @@ def test_refusals_name_the_key_and_the_fix(tmp_path: Path, make: Make) -> None:
     mean = tiny_weights.write_timesfm(tmp_path / "mean", decode_index=0)
     with pytest.raises(CheckpointError, match=r"decodes number 0; they must ascend, and that number must be the med"):
         make(mean)
-
-
-def test_the_dropout_of_the_configuration(make: Make) -> None:
-    model, _ = make(model={"dropout": 0.37})
-    found = {part.attention_dropout for part in model.network.modules() if hasattr(part, "attention_dropout")}
-    assert found == {0.37}
-
-
-def test_without_the_family_in_the_package_there_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
-    library = sys.modules["transformers"]  # it puts another object there while it is imported
-    monkeypatch.delattr(library, "TimesFm2_5Config", raising=False)
-    monkeypatch.setitem(library._class_to_module, "TimesFm2_5Config", "no_such_module")
-    with pytest.raises(MissingDependencyError, match="pip install 'transformers"):
-        model_class("timesfm")()
