@@ -29,10 +29,15 @@ def judge(windows: WindowDataset, seed: int = 0, kept: str = "fine_tuned", **err
     return verdict({name: planted_scores(windows, error) for name, error in errors.items()}, windows, kept, seed)
 
 
+def errors_on(windows: WindowDataset, seed: int = 0, gain: float = 1.0, **options: float) -> tuple:
+    """Errors of the tuned model and of the one before, on the items of these windows."""
+    steps = int(windows.panel.item_length.max())
+    return planted_errors(len(windows.panel.item_ids), steps, seed, gain, **options)
+
+
 def planted(num_items: int, seed: int, gain: float, **options: float) -> Verdict:
     windows = cached_windows(num_items)
-    steps = int(windows.panel.item_length.max())
-    tuned, before = planted_errors(num_items, steps, seed, gain, **options)
+    tuned, before = errors_on(windows, seed, gain, **options)
     return judge(windows, seed, fine_tuned=tuned, zero_shot=before)
 
 
@@ -86,7 +91,7 @@ def test_false_alarms_over_many_draws(num_items: int, options: dict):
 
 def test_the_number_is_that_of_the_scores():
     windows = cached_windows(8)
-    tuned, before = planted_errors(8, int(windows.panel.item_length.max()), 3, 0.8)
+    tuned, before = errors_on(windows, 3, 0.8)
     scores = {"fine_tuned": planted_scores(windows, tuned), "zero_shot": planted_scores(windows, before)}
     found = verdict(scores, windows, "fine_tuned").against("zero_shot")
     ratio = scores["fine_tuned"].metrics["rmse"] / scores["zero_shot"].metrics["rmse"]
@@ -103,7 +108,7 @@ def test_the_number_is_that_of_the_scores():
 def test_what_is_hard_for_both_cancels():
     """Ten percent less on every window, whatever it costs: nothing is uncertain about that."""
     windows = cached_windows(8)
-    _, before = planted_errors(8, int(windows.panel.item_length.max()), 0, 1.0)
+    _, before = errors_on(windows)
     found = judge(windows, fine_tuned=0.9 * before, zero_shot=before).comparisons[0]
     assert (found.low, found.change, found.high) == pytest.approx((-0.1, -0.1, -0.1), rel=1e-9)
     assert found.effect == "helped"
@@ -117,20 +122,20 @@ def width(windows: WindowDataset, tuned: np.ndarray, before: np.ndarray) -> floa
 def test_more_windows_of_the_same_readings_are_not_more_evidence():
     dense, sparse = hourly_windows(1, stride=1), hourly_windows(1, stride=12)
     assert len(dense) > 11 * len(sparse)
-    errors = planted_errors(1, int(dense.panel.item_length.max()), 5, 1.0)
+    errors = errors_on(dense, 5)
     assert width(dense, *errors) == pytest.approx(width(sparse, *errors), rel=0.25)
 
 
 def test_items_that_err_together_are_one_item():
     """Thirty meters under one sky: days are what varies, and there are no more of them than with one meter."""
     one, thirty = cached_windows(1), cached_windows(30)
-    errors = planted_errors(1, int(one.panel.item_length.max()), 5, 1.0)
+    errors = errors_on(one, 5)
     together = [error.repeat(30, axis=0) for error in errors]
     assert width(thirty, *together) == pytest.approx(width(one, *errors), rel=0.1)
 
 
 def test_items_that_err_apart_are_more_evidence():
-    errors = planted_errors(30, int(cached_windows(30).panel.item_length.max()), 5, 1.0)
+    errors = errors_on(cached_windows(30), 5)
     alone = [error[:1] for error in errors]
     assert width(cached_windows(30), *errors) < 0.4 * width(cached_windows(1), *alone)
 
@@ -138,7 +143,7 @@ def test_items_that_err_apart_are_more_evidence():
 def test_one_item_that_gains_does_not_speak_for_others():
     """One of eight items is far better, seven are as they were: clear for it, not for items like these."""
     windows = cached_windows(8)
-    _, before = planted_errors(8, int(windows.panel.item_length.max()), 1, 1.0)
+    _, before = errors_on(windows, 1)
     tuned = before.copy()
     tuned[0] *= 0.3
     found = judge(windows, fine_tuned=tuned, zero_shot=before).comparisons[0]
@@ -223,7 +228,7 @@ def finite(found: Verdict) -> dict:
 
 def test_one_day_has_no_interval():
     windows = hourly_windows(1, days=1)
-    _, before = planted_errors(1, int(windows.panel.item_length.max()), 0, 1.0)
+    _, before = errors_on(windows)
     found = judge(windows, fine_tuned=0.5 * before, zero_shot=before)
     (comparison,) = finite(found)["comparisons"]
     assert found.num_blocks == 1
@@ -239,7 +244,7 @@ def test_one_day_has_no_interval():
 
 def test_many_items_on_one_day_have_an_interval():
     windows = hourly_windows(8, days=1)
-    _, before = planted_errors(8, int(windows.panel.item_length.max()), 0, 1.0)
+    _, before = errors_on(windows)
     found = judge(windows, fine_tuned=0.5 * before, zero_shot=before)
     assert (found.num_blocks, found.effect) == (1, "helped")
 
@@ -263,7 +268,7 @@ def test_forecasts_without_error(num_items: int, tuned: float, before: float, ef
 def test_rounding_is_no_difference():
     """The weights training started from were kept: another kernel gives the same forecast to seven digits."""
     windows = cached_windows(8)
-    _, before = planted_errors(8, int(windows.panel.item_length.max()), 0, 1.0)
+    _, before = errors_on(windows)
     found = judge(windows, kept="zero_shot", fine_tuned=before * (1 - 1e-6), zero_shot=before)
     assert found.comparisons[0].high < 0
     assert found.effect == "no clear difference"
@@ -279,7 +284,7 @@ def without_readings(scores: Scores, empty: np.ndarray) -> Scores:
 
 def test_windows_without_a_reading_are_left_out():
     windows = cached_windows(8)
-    errors = planted_errors(8, int(windows.panel.item_length.max()), 0, 0.9)
+    errors = errors_on(windows, 0, 0.9)
     scores = dict(zip(("fine_tuned", "zero_shot"), (planted_scores(windows, e) for e in errors), strict=True))
     empty = scores["fine_tuned"].window_item == 0
     found = verdict({name: without_readings(value, empty) for name, value in scores.items()}, windows, "fine_tuned")
@@ -294,7 +299,7 @@ def test_windows_without_a_reading_are_left_out():
 
 def test_a_forecast_that_is_not_a_number_is_left_out():
     windows = cached_windows(1)
-    errors = planted_errors(1, int(windows.panel.item_length.max()), 0, 0.9)
+    errors = errors_on(windows, 0, 0.9)
     found = judge(windows, fine_tuned=errors[0], zero_shot=errors[1], ridge=errors[1] * np.nan)
     assert [row["reference"] for row in finite(found)["comparisons"]] == ["zero_shot"]
 
@@ -312,7 +317,7 @@ def test_other_windows_are_refused():
 
 def test_who_is_judged_against_whom():
     windows = cached_windows(8)
-    tuned, before = planted_errors(8, int(windows.panel.item_length.max()), 0, 0.7)
+    tuned, before = errors_on(windows, 0, 0.7)
     errors = {"zero_shot": before, "fine_tuned": tuned, "average": (before + tuned) / 2}
     found = judge(windows, **errors, persistence=3 * before, ridge=2 * before)
     assert found.model == "fine_tuned"
@@ -328,7 +333,7 @@ def test_who_is_judged_against_whom():
 
 def test_without_zero_shot_the_best_baseline_is_the_measure():
     windows = cached_windows(1)
-    _, before = planted_errors(1, int(windows.panel.item_length.max()), 0, 1.0)
+    _, before = errors_on(windows)
     found = judge(windows, fine_tuned=before, ridge=0.5 * before, persistence=2 * before)
     assert found.effect == "hurt"
     assert found.sentence.startswith("fine_tuned loses to the best baseline, ridge: RMSE 100.0 % higher than ridge")
@@ -340,7 +345,7 @@ def test_without_zero_shot_the_best_baseline_is_the_measure():
 
 def test_hurt_on_test_is_said_with_what_was_saved():
     windows = cached_windows(8)
-    _, before = planted_errors(8, int(windows.panel.item_length.max()), 0, 1.0)
+    _, before = errors_on(windows)
     found = judge(windows, fine_tuned=1.2 * before, zero_shot=before, average=1.1 * before)
     assert found.sentence.startswith(
         "Fine-tuning hurt: RMSE 20.0 % higher than zero_shot (95 % interval 20.0 to 20.0 % higher), "
@@ -352,7 +357,7 @@ def test_hurt_on_test_is_said_with_what_was_saved():
 
 def test_a_better_average_is_said():
     windows = cached_windows(8)
-    _, before = planted_errors(8, int(windows.panel.item_length.max()), 0, 1.0)
+    _, before = errors_on(windows)
     found = judge(windows, fine_tuned=0.9 * before, zero_shot=before, average=0.8 * before)
     assert "The mean of both forecasts is better still: against it fine_tuned has RMSE 12.5 % higher" in found.sentence
 

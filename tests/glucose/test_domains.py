@@ -102,6 +102,8 @@ def test_a_domain_of_the_user(weather: None):
     cleaned = clean_table(SourceTable(frame, Roles(("temperature",))), CleaningRules.from_config(DataSection()))
     assert cleaned.unit == "degC"
     assert np.isnan(cleaned.frame["temperature"].to_numpy()).tolist() == [False, False, True, False]
+    with pytest.raises(ConfigError, match="no target is glucose in a known unit"):
+        clean_table(SourceTable(frame, Roles(("temperature",))), CleaningRules(convert_to="mg/dL"))
     values = np.array([[1.0, -2.0]])
     assert compute_metrics(["frost"], ScoredWindows(values, values, values < 9, unit="degC")) == {"frost": 0.5}
     assert {"frost", "clarke", "rmse"} <= set(builtin_metrics())

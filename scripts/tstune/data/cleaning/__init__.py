@@ -43,6 +43,7 @@ def clean_table(table: SourceTable, rules: CleaningRules, log: bool = True) -> S
     by_unit = domain_of(stated)
     declared = by_unit.unit_of(stated) if by_unit else None
     unit: str | None = None
+    converted = False
     changed: dict[str, np.ndarray] = {}
     for name in table.roles.target:
         values = frame[name].to_numpy(np.float64)
@@ -51,7 +52,8 @@ def clean_table(table: SourceTable, rules: CleaningRules, log: bool = True) -> S
         column_unit = domain and domain.find_unit(readings, declared, rules, report)
         dropped = _check(readings, domain, column_unit, rules, report)
         factor = 1.0
-        if column_unit and rules.convert_to:
+        if column_unit and domain.unit_of(rules.convert_to):
+            converted = True
             factor = domain.cleaning_factor(column_unit, rules.convert_to)
             report.add("converted", len(readings.values) if factor != 1 else 0, f"to {rules.convert_to}", factor=factor)
         if dropped.any() or factor != 1:
@@ -59,7 +61,7 @@ def clean_table(table: SourceTable, rules: CleaningRules, log: bool = True) -> S
             values[readings.rows[dropped]] = np.nan
             changed[name] = values
         unit = unit or column_unit
-    if rules.convert_to and unit is None:
+    if rules.convert_to and not converted:
         wanted = domain_of(rules.convert_to)
         raise ConfigError(
             f"data.convert_to={rules.convert_to}: no target is {wanted.name} in a known unit "
