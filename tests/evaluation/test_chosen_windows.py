@@ -8,7 +8,7 @@ from glucose.glucose_windows import glucose_windows
 
 from tstune.domains import Domain, domain_of
 from tstune.errors import DataError
-from tstune.evaluation.examples import choose_examples
+from tstune.evaluation.record import choose_examples
 from tstune.evaluation.scored_windows import ScoredWindows
 
 
