@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import csv
-import os
-import signal
 
 import optuna
 import pytest
@@ -13,9 +11,6 @@ from PIL import Image
 
 from tstune.config.managers import SimpleConfigManager
 from tstune.config.schema import RunConfig
-from tstune.errors import OutputError
-from tstune.runtime.children import StopRequest
-from tstune.runtime.files import aside
 from tstune.runtime.launch import Launch
 from tstune.sweeps.report import FILES, SweepPlan, best_point, save_recipe, write_report
 from tstune.sweeps.space import parse_space, stored
@@ -173,32 +168,3 @@ def test_weights_of_the_others_are_removed(plan):
     assert files == ["3/metrics.json", "3/model/config.json", "30/model/model.safetensors"]
     assert not aborted.exists()
     _remove_weights(plan.run(4))  # never begun
-
-
-def test_a_file_is_replaced_as_a_whole(tmp_path):
-    file = tmp_path / "file"
-    file.write_text("old")
-    with pytest.raises(ZeroDivisionError), aside(file) as partial:
-        partial.write_text(f"new{1 / 0}")
-    assert [path.name for path in tmp_path.iterdir()] == ["file"]
-    assert file.read_text() == "old"
-    with aside(file) as partial:
-        partial.write_text("new")
-    assert file.read_text() == "new"
-    with pytest.raises(OutputError, match="cannot be written"), aside(tmp_path / "none" / "file") as partial:
-        partial.write_text("new")
-
-
-def test_signals_are_noted_and_a_second_ctrl_c_is_not():
-    before = signal.getsignal(signal.SIGTERM)
-    with StopRequest() as stop:
-        assert stop.signal is None
-        os.kill(os.getpid(), signal.SIGTERM)
-        assert stop.signal == signal.SIGTERM
-        os.kill(os.getpid(), signal.SIGTERM)
-        with pytest.raises(KeyboardInterrupt):
-            os.kill(os.getpid(), signal.SIGINT)
-    assert signal.getsignal(signal.SIGTERM) is before
-    with StopRequest() as stop:
-        os.kill(os.getpid(), signal.SIGINT)
-        assert stop.signal == signal.SIGINT

@@ -1,0 +1,135 @@
+"""Programs that are started: ended with all they started, whoever dies; with real processes that do nothing."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import psutil
+import pytest
+
+from tstune.runtime.children import ENDED, Child, StopRequest
+
+PATIENCE = 60
+# A launcher that dies on SIGTERM; its worker, in a session of its own, takes no notice of it at all.
+STUBBORN = """
+import os, subprocess, sys, time
+worker = "import os, signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print(os.getpid(), flush=True); time.sleep(600)"
+subprocess.Popen([sys.executable, "-c", worker], start_new_session=True)
+time.sleep(600)
+"""  # noqa: E501
+
+
+def python(code: str) -> list[str]:
+    return [sys.executable, "-c", code]
+
+
+def started(log) -> int:
+    """Number of the process that has written it to the log."""
+    deadline = time.monotonic() + PATIENCE
+    while not log.exists() or not log.read_text().endswith("\n"):
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    return int(log.read_text().split()[-1])
+
+
+def wait_until_gone(pid: int) -> None:
+    deadline = time.monotonic() + PATIENCE
+    while psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE:
+        assert time.monotonic() < deadline, f"process {pid} is still there"
+        time.sleep(0.05)
+
+
+def run(command: list[str], log, **options) -> Child:
+    with Child(command, log, **options) as process:
+        while not process.has_ended:
+            time.sleep(0.02)
+    return process
+
+
+@pytest.fixture
+def impatient(monkeypatch):
+    monkeypatch.setattr("tstune.runtime.children.END_SECONDS", 1)
+
+
+def test_a_trial_that_is_ended_is_gone_with_all_its_processes(tmp_path, impatient):
+    log = tmp_path / "log"
+    with Child(python(STUBBORN), log) as process:
+        worker = started(log)
+        everyone = psutil.Process(process.pid).children(recursive=True)
+        assert worker in [one.pid for one in everyone]
+        assert len(everyone) == 2
+        process.end()
+        assert process.has_ended
+        assert not any(one.is_running() for one in everyone)
+        assert process.code == ENDED
+
+
+def test_leaving_the_context_ends_it_too(tmp_path):
+    log = tmp_path / "log"
+    with Child(python("import os, time; print(os.getpid(), flush=True); time.sleep(600)"), log):
+        pid = started(log)
+    assert not psutil.pid_exists(pid)
+
+
+def test_it_does_not_outlive_a_sweep_that_is_killed(tmp_path):
+    log = tmp_path / "log"
+    sweep = f"""
+import sys, time
+sys.path.insert(0, {str(os.path.dirname(sys.modules["tstune"].__file__) + "/..")!r})
+from pathlib import Path
+from tstune.runtime import children
+children.END_SECONDS = 1
+process = children.Child([sys.executable, "-c", {STUBBORN!r}], Path({str(log)!r}))
+time.sleep(600)
+"""
+    killed = subprocess.Popen(python(sweep))
+    try:
+        worker = started(log)
+        guard = psutil.Process(killed.pid).children()[0]
+    finally:
+        killed.send_signal(signal.SIGKILL)
+        killed.wait()
+    wait_until_gone(worker)
+    wait_until_gone(guard.pid)
+
+
+def test_a_command_that_is_done_leaves_no_worker_behind(tmp_path, impatient):
+    log = tmp_path / "log"
+    run(python(STUBBORN.replace("time.sleep(600)\n", "time.sleep(1)\n")), log)
+    assert not psutil.pid_exists(started(log))
+
+
+def test_the_storage_url_is_not_handed_down(tmp_path, monkeypatch):
+    monkeypatch.setenv("TSTUNE_SWEEP_STORAGE", "postgresql://user:s3cret@host/sweeps")
+    monkeypatch.setenv("SOMETHING_ELSE", "kept")
+    run(python("import os; print(dict(os.environ))"), tmp_path / "log", hidden=["TSTUNE_SWEEP_STORAGE"])
+    said = (tmp_path / "log").read_text()
+    assert "'SOMETHING_ELSE': 'kept'" in said
+    assert "s3cret" not in said
+
+
+def test_how_it_ended_and_what_it_took(tmp_path):
+    log = tmp_path / "log"
+    assert run(python("raise SystemExit(3)"), log).code == 3
+    killed = run(python("import os, signal; x = bytes(200 << 20); os.kill(os.getpid(), signal.SIGKILL)"), log)
+    assert killed.code == -signal.SIGKILL
+    assert 200 < killed.peak_memory_mib < 1000
+
+
+def test_signals_are_noted_and_a_second_ctrl_c_is_not():
+    before = signal.getsignal(signal.SIGTERM)
+    with StopRequest() as stop:
+        assert stop.signal is None
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert stop.signal == signal.SIGTERM
+        os.kill(os.getpid(), signal.SIGTERM)
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
+    assert signal.getsignal(signal.SIGTERM) is before
+    with StopRequest() as stop:
+        os.kill(os.getpid(), signal.SIGINT)
+        assert stop.signal == signal.SIGINT
