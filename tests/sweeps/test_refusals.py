@@ -53,7 +53,7 @@ BAD = {
 def test_one_line_and_nothing_written(name, desk, capsys):
     before = tiny.snapshot(desk.folder)
     words, reason = BAD[name]
-    assert sweep_hparams.main(["--config", "recipe.yaml", "--output", "out", *words]) == 2
+    assert sweep(*words) == 2
     told = capsys.readouterr()
     assert told.out == ""
     assert told.err.startswith("error: ")
@@ -62,23 +62,23 @@ def test_one_line_and_nothing_written(name, desk, capsys):
     assert tiny.snapshot(desk.folder) == before
 
 
-def test_a_trial_runs_on_one_machine(desk, capsys):
+def sweep(*words: str) -> int:
+    return sweep_hparams.main(["--config", "recipe.yaml", "--output", "out", *words])
+
+
+def test_a_trial_runs_on_one_machine_and_the_sweep_in_one_process(desk, capsys, monkeypatch):
     (desk.folder / "two.yaml").write_text("distributed_type: MULTI_GPU\nnum_machines: 2\nnum_processes: 4\n")
-    words = ["--config", "recipe.yaml", "--output", "out", "--accelerate-config", "two.yaml", LR]
-    assert sweep_hparams.main(words) == 2
+    assert sweep("--accelerate-config", "two.yaml", LR) == 2
     assert "two.yaml: a trial runs on one machine, num_machines is 2; start" in capsys.readouterr().err
-
-
-def test_launched_by_accelerate(desk, capsys, monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
-    assert sweep_hparams.main(["--config", "recipe.yaml", "--output", "out", LR]) == 2
+    assert sweep(LR) == 2
     assert "start sweep_hparams.py with python, not with accelerate launch" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("number", ["0", "-1", "two"])
 def test_numbers_are_positive(number, desk, capsys):
     with pytest.raises(SystemExit) as left:
-        sweep_hparams.main(["--config", "recipe.yaml", "--output", "out", "--trials", number, LR])
+        sweep("--trials", number, LR)
     assert left.value.code == 2
     assert "argument --trials" in capsys.readouterr().err
 
@@ -86,8 +86,7 @@ def test_numbers_are_positive(number, desk, capsys):
 def test_what_only_alters_training_may_be_swept(desk, capsys):
     """They pass all checks, up to the database, which is refused here."""
     words = ["data.train_stride=1,2", "data.mirror_train_windows=true,false", "lora.rank=4,8", "seed=range(0,3)"]
-    arguments = ["--config", "recipe.yaml", "--output", "out", "--storage", "nonsense", *words]
-    assert sweep_hparams.main(arguments) == 2
+    assert sweep("--storage", "nonsense", *words) == 2
     assert "is not the URL of a database" in capsys.readouterr().err
 
 
@@ -97,14 +96,13 @@ def test_a_config_group_may_be_swept(desk, capsys):
         (desk.folder / "tuning" / f"{mode}.yaml").write_text(f"mode: {mode}\n")
     recipe = (desk.folder / "recipe.yaml").read_text()
     (desk.folder / "primary.yaml").write_text(f"defaults: [_self_]\n{recipe}")
-    words = ["--output", "out", "--storage", "nonsense", "+tuning=full", "model.d_model=8,16"]
-    assert sweep_hparams.main(["--hydra", "primary.yaml", *words]) == 2
-    assert "is not the URL of a database" in capsys.readouterr().err
-    groups = {"--hydra": "is not the URL of a database", "--config": "tuning is a section; sweep a key of it"}
-    for option, reason in groups.items():
-        file = "primary.yaml" if option == "--hydra" else "recipe.yaml"
-        words = ["--output", "out", "--storage", "nonsense", "tuning=head,full"]
-        assert sweep_hparams.main([option, file, *words]) == 2
+    there = ["--output", "out", "--storage", "nonsense"]
+    for words, reason in {
+        ("--hydra", "primary.yaml", "+tuning=full", "model.d_model=8,16"): "is not the URL of a database",
+        ("--hydra", "primary.yaml", "tuning=head,full"): "is not the URL of a database",
+        ("--config", "recipe.yaml", "tuning=head,full"): "tuning is a section; sweep a key of it",
+    }.items():
+        assert sweep_hparams.main([*words[:2], *there, *words[2:]]) == 2
         assert reason in capsys.readouterr().err
 
 

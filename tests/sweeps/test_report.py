@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import csv
-
 import optuna
+import pandas as pd
 import pytest
 from optuna.trial import TrialState
 from PIL import Image
@@ -28,6 +27,7 @@ TRIED = (  # rate, columns, what becomes of it
 )
 
 
+KEYS, AFTER = [dimension.key for dimension in SPACE], ["stopped_at_step", "attempts", "reason"]
 BASE = RunConfig.model_validate({"tracking": {"trackers": ["tensorboard"]}})
 
 
@@ -70,17 +70,17 @@ def test_everything_is_reported(plan):
     assert write_report(plan, BASE, study).number == 1
     assert sorted(path.name for path in plan.folder.iterdir()) == sorted([*FILES, "study.db", "trials"])
 
-    with (plan.folder / "trials.csv").open(newline="") as stream:
-        rows = list(csv.DictReader(stream))
-    assert [row["number"] for row in rows] == ["0", "1", "2", "3", "4", "5"]
-    assert [row["state"] for row in rows] == ["finished", "finished", "pruned", "failed", "finished", "running"]
-    assert [row["validation_loss"] for row in rows] == ["3.0", "1.0", "", "", "2.0", ""]
-    assert [row["training.learning_rate"] for row in rows] == ["0.05", "0.001", "0.01", "0.002", "0.003", "0.004"]
-    assert rows[1]["data.control_columns"] == '["a|b"]'
-    assert [row["stopped_at_step"] for row in rows] == ["", "", "40", "", "", ""]
-    assert [row["attempts"] for row in rows] == ["1", "1", "1", "1", "1", "2"]
-    assert rows[3]["reason"] == "data.path: no such file | folder"
-    assert float(rows[0]["seconds"]) >= 0
+    table = pd.read_csv(plan.folder / "trials.csv", dtype=str, keep_default_na=False)
+    assert [*table.columns.drop("seconds")] == ["number", "state", "validation_loss", *KEYS, *AFTER]
+    assert table.drop(columns="seconds").to_numpy().tolist() == [
+        ["0", "finished", "3.0", "0.05", "[]", "", "1", ""],
+        ["1", "finished", "1.0", "0.001", '["a|b"]', "", "1", ""],
+        ["2", "pruned", "", "0.01", "[]", "40", "1", ""],
+        ["3", "failed", "", "0.002", "[]", "", "1", "data.path: no such file | folder"],
+        ["4", "finished", "2.0", "0.003", "[]", "", "1", ""],
+        ["5", "running", "", "0.004", '["a|b"]', "", "2", ""],
+    ]
+    assert (table["seconds"].astype(float) >= 0).all()
 
     readme = (plan.folder / "README.md").read_text()
     assert "# Sweep s\n\nSampler tpe, 6 trials planned: 3 finished, 1 pruned, 1 failed, 1 running." in readme
@@ -152,19 +152,14 @@ def test_importance_finds_the_key_that_matters(plan):
 
 
 def test_weights_of_the_others_are_removed(plan):
-    run = plan.run(3)
-    for name in ("model/model.safetensors", "adapters/a/adapter_model.safetensors", "checkpoints/step-1/x.json"):
-        (run / name).parent.mkdir(parents=True)
-        (run / name).write_text("x")
-    (run / "metrics.json").write_text("{}")
-    (run / "model/config.json").write_text("{}")
-    aborted = plan.folder / "trials" / "3.checkpoints" / "step-1"
-    aborted.mkdir(parents=True)
-    other = plan.run(30)
-    (other / "model").mkdir(parents=True)
-    (other / "model/model.safetensors").write_text("x")
-    _remove_weights(run)
-    files = sorted(str(path.relative_to(plan.folder / "trials")) for path in plan.folder.rglob("*") if path.is_file())
-    assert files == ["3/metrics.json", "3/model/config.json", "30/model/model.safetensors"]
-    assert not aborted.exists()
+    kept = {"3/metrics.json", "3/model/config.json", "30/model/model.safetensors"}
+    gone = {"3/model/model.safetensors", "3/adapters/a/adapter_model.safetensors", "3/checkpoints/step-1/x.json"}
+    for name in kept | gone | {"3.checkpoints/step-1/x.json"}:
+        file = plan.folder / "trials" / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text("x")
+    _remove_weights(plan.run(3))
     _remove_weights(plan.run(4))  # never begun
+    files = [path for path in plan.folder.rglob("*") if path.is_file()]
+    assert {path.relative_to(plan.folder / "trials").as_posix() for path in files} == kept
+    assert not plan.run(3).with_name("3.checkpoints").exists()

@@ -23,13 +23,15 @@ REASONS = {
     "error: data.path: no such file": "data.path: no such file",
     "error: first\nerror (rank 1): second": "first",
     "noise\nTraceback (most recent call last):\n  File x\nValueError: odd\n  more": "ValueError: odd",
-    "torch.OutOfMemoryError: CUDA out of memory\nsubprocess.CalledProcessError: Command": (
-        "torch.OutOfMemoryError: CUDA out of memory"
-    ),
-    "[rank1]: RuntimeError: nccl\ntorch.distributed.elastic.multiprocessing.errors.ChildFailedError: \n": (
-        "RuntimeError: nccl"
-    ),
+    "torch.OutOfMemoryError: CUDA\nsubprocess.CalledProcessError: Command": "torch.OutOfMemoryError: CUDA",
+    "[rank1]: RuntimeError: nccl\ntorch.distributed.elastic.ChildFailedError: \n": "RuntimeError: nccl",
 }
+LOST = (
+    "import os, signal; os.kill(os.getpid(), signal.SIGTERM)",
+    "print('preempted: SIGTERM'); raise SystemExit(1)",
+    "import os, signal; os.kill(os.getppid(), signal.SIGTERM); import time; time.sleep(600)",
+    "import os, signal; os.kill(os.getppid(), signal.SIGKILL)",
+)
 
 
 @pytest.mark.parametrize("said", REASONS)
@@ -47,15 +49,7 @@ def test_a_failure_without_a_word_names_the_log(tmp_path):
     assert str(failed.value) == f"ended with code 3 and without a word; see {log}"
 
 
-@pytest.mark.parametrize(
-    "code",
-    [
-        "import os, signal; os.kill(os.getpid(), signal.SIGTERM)",
-        "print('preempted: SIGTERM'); raise SystemExit(1)",
-        "import os, signal; os.kill(os.getppid(), signal.SIGTERM); import time; time.sleep(600)",
-        "import os, signal; os.kill(os.getppid(), signal.SIGKILL)",
-    ],
-)
+@pytest.mark.parametrize("code", LOST)
 def test_a_trial_that_somebody_ended_has_not_failed(code, tmp_path):
     with pytest.raises(TrialLost):
         outcome(code, tmp_path / "log")
@@ -65,16 +59,11 @@ def test_success_is_silent(tmp_path):
     outcome("print('error: a word in its output')", tmp_path / "log")
 
 
-@pytest.mark.parametrize(
-    ("training", "reason"),
-    [(None, "nothing was trained"), ({"best_validation_loss": None}, "its validation loss is not a number")],
-)
-def test_a_run_without_a_loss_has_failed(training, reason, tmp_path):
-    (tmp_path / "environment.json").write_text(json.dumps({"training": training}))
-    with pytest.raises(TrialFailed, match=reason):
-        read_loss(tmp_path)
-
-
-def test_the_loss_of_a_run(tmp_path):
-    (tmp_path / "environment.json").write_text(json.dumps({"training": {"best_validation_loss": 0.123456789012345}}))
+def test_the_loss_of_a_run_and_a_run_without_one(tmp_path):
+    file = tmp_path / "environment.json"
+    file.write_text(json.dumps({"training": {"best_validation_loss": 0.123456789012345}}))
     assert read_loss(tmp_path) == 0.123456789012345
+    for training, reason in ((None, "nothing was trained"), ({"best_validation_loss": None}, "is not a number")):
+        file.write_text(json.dumps({"training": training}))
+        with pytest.raises(TrialFailed, match=reason):
+            read_loss(tmp_path)
