@@ -34,6 +34,7 @@ from tstune.data.panel import Origin, Panel, file_sha256, without_rows
 from tstune.data.panel_store import DamagedPanel, PanelWriter, open_panel
 from tstune.data.preprocess import build_panel
 from tstune.data.sources import load_source, stream_source
+from tstune.data.sources.csv import find_files
 from tstune.data.table import ITEM, TIMESTAMP, Pieces, SourceTable, TableStream
 from tstune.domains import source_files
 from tstune.errors import ConfigError, DataError, OutputError
@@ -74,12 +75,12 @@ def read_panel(config: DataSection, rules: CleaningRules, table: SourceTable | N
         raise OutputError(f"data.cache={config.cache} cannot be used: {error.strerror or error}") from None
 
 
-def _prepared(table: SourceTable, config: DataSection, rules: CleaningRules) -> SourceTable:
-    return clean_table(table, rules).with_settings(config.fill, tuple(config.time_features))
+def _prepared(table: SourceTable, config: DataSection, rules: CleaningRules, log: bool = True) -> SourceTable:
+    return clean_table(table, rules, log).with_settings(config.fill, tuple(config.time_features))
 
 
-def _build(table: SourceTable, config: DataSection) -> Panel:
-    return build_panel(table, config.frequency, table.max_gap if config.max_gap is None else config.max_gap)
+def _build(table: SourceTable, config: DataSection, frequency: str | None = None) -> Panel:
+    return build_panel(table, frequency or config.frequency, config.max_gap)
 
 
 def _cached(config: DataSection, rules: CleaningRules, cache: Path) -> tuple[Panel, Origin]:
@@ -102,30 +103,22 @@ def _cached(config: DataSection, rules: CleaningRules, cache: Path) -> tuple[Pan
         begin = time.perf_counter()
         with _aside(folder) as aside:
             if stream is None:
-                _write_whole(config, rules, aside)
+                table = _prepared(load_source(config), config, rules)
+                with PanelWriter(aside) as writer:
+                    writer.append(_build(table, config))
+                    writer.finish(Origin.of(table, writer.item_ids))
             else:
                 _write_streamed(stream, files, config, rules, aside)
-            _put(aside, folder)
+            try:
+                aside.rename(folder)
+            except OSError as error:
+                if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                    raise
+                logger.info("data.cache: another machine was faster to write %s", folder)
         panel, origin = open_panel(folder)
         seconds = time.perf_counter() - begin
         logger.info("data.cache: %s rows prepared in %.1f s, in %s", f"{panel.num_rows:,}", seconds, folder)
         return panel, origin
-
-
-def _put(aside: Path, folder: Path) -> None:
-    try:
-        aside.rename(folder)
-    except OSError as error:
-        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
-            raise
-        logger.info("data.cache: another machine was faster to write %s", folder)
-
-
-def _write_whole(config: DataSection, rules: CleaningRules, folder: Path) -> None:
-    table = _prepared(load_source(config), config, rules)
-    with PanelWriter(folder) as writer:
-        writer.append(_build(table, config))
-        writer.finish(Origin.of(table, writer.item_ids))
 
 
 def _input_files(config: DataSection) -> list[str]:
@@ -140,8 +133,6 @@ def _input_files(config: DataSection) -> list[str]:
             load_source(config)  # says what is missing
             raise ConfigError(f"data.cache needs data.path with source {config.source}; set it, or data.cache=null")
         return []
-    from tstune.data.sources.csv import find_files
-
     path = Path(config.path)
     files = path.rglob("*") if path.is_dir() else find_files(config.path)
     return sorted(str(file) for file in files if file.is_file())
@@ -247,10 +238,9 @@ def _write_streamed(
     merged = _Merged()
     with PanelWriter(folder) as writer:
         for table in pieces.tables():
-            table = clean_table(table, rules, log=False).with_settings(config.fill, tuple(config.time_features))
+            table = _prepared(table, config, rules, log=False)
             if merged.add(table):
-                max_gap = table.max_gap if config.max_gap is None else config.max_gap
-                writer.append(build_panel(table, frequency, max_gap))
+                writer.append(_build(table, config, frequency))
         merged.finish(pieces.in_order)
         about = replace(merged.about, files=stream.files, notes=merged.notes | dict(stream.notes))
         about = about if stream.licence is None else replace(about, licence=stream.licence)

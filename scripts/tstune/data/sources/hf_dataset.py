@@ -66,13 +66,14 @@ def load(config: DataSection) -> SourceTable:
     rows = _first_rows(data, max_rows, options["streaming"])
     if not len(rows):
         raise DataError(f"{config.path}: the data set has no rows")
-    cached = () if options["streaming"] else _files(data)
     if {"start", "target"} <= set(rows.columns):
         table = table_from_series(rows, config, config.path)
     else:
         table = table_from_frame(rows, config, config.path)
     notes = table.notes | {"rows_read": len(rows), "row_limit": max_rows or None, "streamed": options["streaming"]}
-    return replace(table, licence=_licence(data, config), files=cached, notes=notes)
+    return replace(
+        table, licence=_licence(data, config), files=() if options["streaming"] else _files(data), notes=notes
+    )
 
 
 def stream(config: DataSection) -> TableStream | None:
@@ -119,9 +120,7 @@ def table_from_series(rows: pd.DataFrame, config: DataSection, name: str) -> Sou
         for kind, values in features.items():
             if len(values) and values.shape[1] < length:
                 raise DataError(f"{name}: series {item!r}: {kind} has {values.shape[1]} steps, its target {length}")
-        own = Roles(
-            _names("target", len(target)), _names(_PAST, len(features[_PAST])), _names(_KNOWN, len(features[_KNOWN]))
-        )
+        own = Roles(*(_names(kind, len(values)) for kind, values in [("target", target), *features.items()]))
         roles = roles or own
         if own != roles:
             raise DataError(
@@ -129,11 +128,10 @@ def table_from_series(rows: pd.DataFrame, config: DataSection, name: str) -> Sou
                 f"{', '.join(roles.channels)}"
             )
         start = _start(row["start"], name, item)
-        stamps = (
-            start + np.arange(length) * step
-            if step is not None
-            else pd.period_range(start, periods=length, freq=offset.name[0]).to_timestamp()
-        )
+        if step is None:
+            stamps = pd.period_range(start, periods=length, freq=offset.name[0]).to_timestamp()
+        else:
+            stamps = start + np.arange(length) * step
         values = np.concatenate([target, *(kind[:, :length] for kind in features.values() if len(kind))])
         frame = pd.DataFrame(values.T, columns=list(own.channels))
         frame.insert(0, TIMESTAMP, pd.DatetimeIndex(stamps).as_unit("ns"))
@@ -162,13 +160,8 @@ def _open(path: str, options: dict[str, Any]) -> Dataset | IterableDataset:
         elif (place / "state.json").is_file():
             data = datasets.load_from_disk(path)
         elif place.is_dir() or _is_hub_id(path):
-            return datasets.load_dataset(
-                path,
-                options["config"],
-                split=options["split"],
-                revision=options["revision"],
-                streaming=options["streaming"],
-            )
+            given = {name: options[name] for name in ("split", "revision", "streaming")}
+            return datasets.load_dataset(path, options["config"], **given)
         else:
             raise INFO.missing(place)
     except DataError:

@@ -81,7 +81,7 @@ def load(config: DataSection) -> SourceTable:
             f"data.source_options.sampling={sampling}: source {INFO.name} has sensors of 5 and 15 minutes"
         )
     _check_times(config)
-    table, file = _read(locate(config.path))
+    table, file = _read(_locate(config.path))
     report = report_of(table)
     people = [counts for counts in report["participants"] if counts["file"] == "train"]
     if sampling is not None:
@@ -110,13 +110,8 @@ def load(config: DataSection) -> SourceTable:
     )
 
 
-def locate(path: str | None) -> Path:
-    """`data.path`, or the folder of this source under the environment variable TSTUNE_DATA.
-
-    Raises:
-        ConfigError: neither is given.
-        DataError: there is nothing at that place.
-    """
+def _locate(path: str | None) -> Path:
+    """`data.path`, or the folder of this source under the environment variable TSTUNE_DATA."""
     if path is None and not os.environ.get(VARIABLE):
         raise ConfigError(f"source {INFO.name} needs its files: {INFO.where}")
     place = Path(os.environ[VARIABLE]) / INFO.name if path is None else Path(path)
