@@ -118,10 +118,13 @@ def test_skipped_days_begin_a_new_segment(days: int, more: int, only_glucose: bo
     assert np.diff(truth.rows)[gap] == length + 1
     series = rebuild(rows_of(truth), isolated=False)
     assert series.first_id == ["p03_0", f"p03_{gap + 1}"]
+    placement = place_rows(rows_of(truth))
     for segment, row in enumerate((0, gap + 1)):
         offset = offset_of(series, truth, segment, row)
         assert (offset - 9) % DAY == 0
         assert_is(series, truth, offset, segment)
+        mine = truth.rows[placement.segment == segment]
+        np.testing.assert_array_equal(placement.position[placement.segment == segment], mine - mine[0])
     apart = np.diff(series.step)
     assert apart.max() > DAY, "no gap that may be filled is as long as an unknown one"
     assert (series.conflicts, series.partly_empty) == (NOTHING, NOTHING)
@@ -164,11 +167,7 @@ def test_conflicts_are_counted_and_the_earliest_row_counts():
     assert_is(series, truth, offset_of(series, truth, 0, 0))
     rows.target[20] += 1  # the first to speak of an instant that 72 lags see otherwise
     assert rebuild(rows, isolated=False).conflicts["bg"] == 3
-
-
-def test_a_row_that_occurs_twice_changes_nothing():
-    truth = made(Person("p06", 500, seed=2))
-    truth.rows = np.insert(truth.rows, 100, truth.rows[100])
+    truth.rows = np.insert(truth.rows, 100, truth.rows[100])  # a row that occurs twice changes nothing
     series = rebuild(rows_of(truth), isolated=False)
     assert (series.conflicts, len(series.first_id), series.num_rows) == (NOTHING, 1, len(truth.rows))
 
@@ -185,15 +184,6 @@ def test_rows_of_test_csv_are_segments_of_their_own():
         np.testing.assert_array_equal(series.values[:-1, mine], truth.values[:, row - 71 : row + 1])
         assert series.step[mine][-1] % DAY == row % DAY
     assert (np.diff(series.step)[71::72] > DAY).all()
-
-
-def test_placement_counts_from_each_segments_first_row():
-    truth = made(Person("p08", 1500, seed=7, outages=((600, 2 * DAY),)))
-    placement = place_rows(rows_of(truth))
-    assert placement.segment.max() == 1
-    for segment in (0, 1):
-        rows = truth.rows[placement.segment == segment]
-        np.testing.assert_array_equal(placement.position[placement.segment == segment], rows - rows[0])
 
 
 # Files
@@ -523,6 +513,7 @@ def test_a_prepared_file_is_the_same_source(folder: Path, tmp_path: Path, caplog
     ("values", "error", "complaint"),
     [
         ({"path": None}, ConfigError, "kaggle competitions download -c brist1d -p <folder>"),
+        ({"path": None}, DataError, "kaggle_brisT1D does not exist; accept the rules"),
         ({"path": "nowhere"}, DataError, "nowhere does not exist"),
         ({"conditional_columns": ["sleep"]}, ConfigError, "no channel 'sleep'; choose from insulin, carbs"),
         ({"time_features": ["hour_of_day", "day_of_year"]}, ConfigError, "no dates; take hour_of_day"),
@@ -541,6 +532,8 @@ def test_a_prepared_file_is_the_same_source(folder: Path, tmp_path: Path, caplog
 )
 def test_what_the_source_cannot_do(values: dict, error: type[TstuneError], complaint: str, folder: Path, monkeypatch):
     monkeypatch.delenv("TSTUNE_DATA", raising=False)
+    if values == {"path": None} and error is DataError:
+        monkeypatch.setenv("TSTUNE_DATA", str(folder))
     with pytest.raises(error) as caught:
         load_source(DataSection(**{"source": "kaggle_brisT1D", "path": str(folder)} | values))
     assert complaint in str(caught.value)
@@ -554,12 +547,6 @@ def test_other_files_are_not_taken_for_prepared_ones(folder: Path, tmp_path: Pat
     other.write_bytes(b"PAR1")
     with pytest.raises(DataError, match="cannot be read"):
         load_source(section(other))
-
-
-def test_a_missing_folder_under_the_variable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setenv("TSTUNE_DATA", str(tmp_path))
-    with pytest.raises(DataError, match=r"kaggle_brisT1D does not exist.*kaggle competitions download"):
-        load_source(section(None))
 
 
 # Real readings

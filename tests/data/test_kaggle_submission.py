@@ -358,23 +358,17 @@ CHANGES = {
     "a static": ({"roles": Roles(("bg",), static_real=("age",))}, "needs the static column 'age'"),
     "a date": ({"roles": Roles(("bg",), time_features=("day_of_week",))}, "but test.csv has no dates"),
     "daily": ({"frequency": "D", "max_gap": 0}, "the model's step is D"),
+    "short": ({}, "the model forecasts 11 steps of 5min, the competition asks for one hour", 72, 11),
 }
 
 
 @pytest.mark.parametrize("name", CHANGES)
 def test_a_model_that_does_not_fit(name: str, files: Path, preprocessor: Preprocessor, tmp_path: Path, capsys):
-    changes, complaint = CHANGES[name]
-    changed = replace(glucose_only(preprocessor), **changes)
-    model = saved("persistence", tmp_path / "model", changed)
+    changes, complaint, *lengths = CHANGES[name]
+    model = saved("persistence", tmp_path / "model", replace(glucose_only(preprocessor), **changes), *lengths)
     assert submit(model, files, tmp_path / "submission.csv") == 2
     assert_one_line(capsys.readouterr().err, complaint)
     assert not (tmp_path / "submission.csv").exists()
-
-
-def test_a_forecast_shorter_than_an_hour(files: Path, preprocessor: Preprocessor, tmp_path: Path, capsys):
-    model = saved("persistence", tmp_path / "model", glucose_only(preprocessor), 72, 11)
-    assert submit(model, files, tmp_path / "submission.csv") == 2
-    assert_one_line(capsys.readouterr().err, "the model forecasts 11 steps of 5min, the competition asks for one hour")
 
 
 FILES = {
@@ -407,18 +401,17 @@ def test_files_that_do_not_fit(name: str, run: Path, files: Path, tmp_path: Path
         ("taken.csv", "taken.csv exists; add --overwrite"),
         ("a.parquet", "takes a .csv file"),
         ("none/a.csv", "does not exist"),
+        ("a.csv", "is not a run folder"),
     ],
 )
-def test_outputs_that_do_not_fit(output: str, complaint: str, run: Path, files: Path, tmp_path: Path, capsys):
+def test_outputs_that_do_not_fit_and_a_folder_that_is_no_model(
+    output: str, complaint: str, run: Path, files: Path, tmp_path: Path, capsys
+):
     (tmp_path / "taken.csv").write_text("mine")
-    assert submit(run, files, tmp_path / output) == 2
+    model = tmp_path if output == "a.csv" else run
+    assert submit(model, files, tmp_path / output) == 2
     assert_one_line(capsys.readouterr().err, complaint)
     assert (tmp_path / "taken.csv").read_text() == "mine"
-
-
-def test_a_folder_that_is_no_model(files: Path, tmp_path: Path, capsys):
-    assert submit(tmp_path, files, tmp_path / "submission.csv") == 2
-    assert_one_line(capsys.readouterr().err, "is not a run folder")
 
 
 def test_no_glucose_at_all(preprocessor: Preprocessor, files: Path):
@@ -445,12 +438,7 @@ def open_run(place: Path) -> Path:
         stamps = pd.date_range("2023-10-01", periods=84 * 8, freq="5min")
         frames.append(pd.DataFrame({"who": person.name.upper(), "timestamp": stamps, "glucose": later.values[0]}))
     pd.concat(frames).to_csv(place / "open.csv", index=False)
-    options = {
-        "item_id_column": "who",
-        "target_columns": ["glucose"],
-        "unit": "mmol/L",
-        "split_mode": "deployment",
-    }
+    options = {"item_id_column": "who", "target_columns": ["glucose"], "unit": "mmol/L", "split_mode": "deployment"}
     model = TTMForecaster(TTMConfig(**TINY, data_source="csv", data_path=str(place / "open.csv"), **options))
     model.fit(output_dir=str(place / "open_run"))
     return place / "open_run"

@@ -105,6 +105,13 @@ def require_same(mapped: PreparedData, whole: PreparedData) -> None:
     np.testing.assert_array_equal(*scales)
 
 
+def stored(file: Path, cache: Path, **changes: object) -> PreparedData:
+    """What is prepared through the cache, which is what is prepared in memory."""
+    mapped = prepare(file, cache, **changes)
+    require_same(mapped, prepare(file, **changes))
+    return mapped
+
+
 # The same as in memory
 
 
@@ -124,9 +131,8 @@ def test_a_mapped_panel_is_the_one_in_memory(order: str, tmp_path: Path):
             part.to_parquet(path / f"{month}.parquet", index=False)
     else:
         frame.to_parquet(path, index=False)
-    mapped, whole = prepare(path, tmp_path / "cache"), prepare(path)
-    require_same(mapped, whole)
-    require_same(prepare(path, tmp_path / "cache"), whole)  # opened, not prepared
+    mapped = stored(path, tmp_path / "cache")
+    stored(path, tmp_path / "cache")  # opened, not prepared
     assert mapped.manifest["items_without_readings"] == ["nobody"]
     assert len(list((tmp_path / "cache").glob("*/values.npy"))) == 1
 
@@ -140,8 +146,7 @@ def test_duplicates_and_a_declared_unit_are_reported_as_in_memory(tmp_path: Path
     frame = pd.concat([frame, frame.iloc[[3, 500, 900]]])
     frame.to_parquet(tmp_path / "series.parquet", index=False)
     changes = {"on_duplicate": "mean", "unit": "mg/dL", "convert_to": "mmol/L", "out_of_range": "drop"}
-    mapped = prepare(tmp_path / "series.parquet", tmp_path / "cache", **changes)
-    require_same(mapped, prepare(tmp_path / "series.parquet", **changes))
+    mapped = stored(tmp_path / "series.parquet", tmp_path / "cache", **changes)
     found = mapped.manifest["cleaning"]
     assert found["duplicate_timestamps"]["count"] == 3
     assert found["out_of_range"]["count"] == 8
@@ -150,9 +155,7 @@ def test_duplicates_and_a_declared_unit_are_reported_as_in_memory(tmp_path: Path
 
 
 def test_time_features_and_fills_are_prepared_too(parquet: Path, tmp_path: Path):
-    changes = {"time_features": ["hour_of_day"], "fill": {"dose": "zero"}}
-    mapped = prepare(parquet, tmp_path / "cache", **changes)
-    require_same(mapped, prepare(parquet, **changes))
+    mapped = stored(parquet, tmp_path / "cache", time_features=["hour_of_day"], fill={"dose": "zero"})
     assert mapped.panel.values.shape[1] == 4
 
 
@@ -164,9 +167,7 @@ def test_a_file_per_series(kind: str, tmp_path: Path):
             continue
         file, own = tmp_path / "people" / f"{name}.{kind}", own.drop(columns=["item_id", "plan"])
         own.to_csv(file, index=False) if kind == "csv" else own.to_parquet(file, index=False)
-    changes = {"item_id_column": None}
-    mapped = prepare(tmp_path / "people", tmp_path / "cache", **changes)
-    require_same(mapped, prepare(tmp_path / "people", **changes))
+    mapped = stored(tmp_path / "people", tmp_path / "cache", item_id_column=None)
     assert mapped.panel.item_ids == ("a", "b", "c10", "c9")
 
 
@@ -185,9 +186,7 @@ def test_a_data_set_folder(layout: str, tmp_path: Path):
         data = datasets.Dataset.from_list(rows)
         changes = {"target_columns": None, "item_id_column": None, "conditional_columns": []}
     data.save_to_disk(tmp_path / "set")
-    changes |= {"source": "hf_dataset"}
-    mapped = prepare(tmp_path / "set", tmp_path / "cache", **changes)
-    require_same(mapped, prepare(tmp_path / "set", **changes))
+    mapped = stored(tmp_path / "set", tmp_path / "cache", source="hf_dataset", **changes)
     assert mapped.manifest["notes"]["rows_read"] == (1600 if layout == "long" else 4)
 
 
@@ -198,8 +197,7 @@ def test_a_source_that_is_read_at_once_is_stored_too(source: str, tmp_path: Path
     if source == "simulated_t1d":
         changes |= {"path": None, "item_id_column": None, "target_columns": None, "conditional_columns": []}
         changes |= {"source_options": {"people": 2, "days": 7}}
-    mapped = prepare(tmp_path / "series.csv", tmp_path / "cache", **changes)
-    require_same(mapped, prepare(tmp_path / "series.csv", **changes))
+    stored(tmp_path / "series.csv", tmp_path / "cache", **changes)
 
 
 def test_static_columns_come_back(tmp_path: Path):
@@ -208,8 +206,7 @@ def test_static_columns_come_back(tmp_path: Path):
     frame["age"] = frame["item_id"].str.len() * 10.5
     frame.to_parquet(tmp_path / "series.parquet", index=False)
     changes = {"static_categorical_columns": ["device"], "static_real_columns": ["age"]}
-    mapped = prepare(tmp_path / "series.parquet", tmp_path / "cache", **changes)
-    require_same(mapped, prepare(tmp_path / "series.parquet", **changes))
+    mapped = stored(tmp_path / "series.parquet", tmp_path / "cache", **changes)
     assert mapped.preprocessor.roles.categories == (("x", "y", "z"),)
 
 
@@ -258,7 +255,8 @@ def test_memory_does_not_grow_with_the_panel(tmp_path: Path):
 # What is prepared anew, and what is not
 
 
-def test_only_what_the_panel_depends_on_makes_another(parquet: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture):
+def test_only_what_the_panel_depends_on_makes_another(parquet: Path, tmp_path: Path, caplog, monkeypatch):
+    assert set(DataSection.model_fields) >= panel_cache._NOT_OF_THE_PANEL, "any other setting is part of the hash"
     caplog.set_level(logging.INFO, logger="tstune")
     cache = tmp_path / "cache"
 
@@ -275,24 +273,12 @@ def test_only_what_the_panel_depends_on_makes_another(parquet: Path, tmp_path: P
     frame.to_parquet(parquet, index=False, row_group_size=300)
     assert count() == 4
     assert sum("rows prepared in" in record.message for record in caplog.records) == 4
-
-
-def test_every_setting_is_part_of_the_hash_unless_named():
-    assert set(DataSection.model_fields) >= panel_cache._NOT_OF_THE_PANEL
-
-
-def test_other_code_prepares_anew(parquet: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    read(section(parquet, tmp_path / "cache"))
+    panel, expected = read(section(parquet, cache)), read(section(parquet)).fingerprint()
+    with monkeypatch.context() as patch:
+        patch.setattr("tstune.data.panel.hashlib.sha256", lambda *_: pytest.fail("hashed again"))
+        assert panel.fingerprint() == expected
     monkeypatch.setattr(panel_cache, "_code_sha256", lambda: "another version")
-    read(section(parquet, tmp_path / "cache"))
-    assert len(list((tmp_path / "cache").glob("*/panel.json"))) == 2
-
-
-def test_the_stored_fingerprint_is_not_computed_again(parquet: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    panel = read(section(parquet, tmp_path / "cache"))
-    expected = read(section(parquet)).fingerprint()
-    monkeypatch.setattr("tstune.data.panel.hashlib.sha256", lambda *_: pytest.fail("hashed again"))
-    assert panel.fingerprint() == expected
+    assert count() == 5
 
 
 def test_hashes_of_untouched_files_are_remembered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -358,11 +344,6 @@ def test_a_full_disk_is_one_line_and_leaves_nothing(parquet: Path, tmp_path: Pat
     assert read(config).num_rows > 1000
 
 
-def test_a_cache_that_is_a_file_is_one_line(parquet: Path):
-    with pytest.raises(OutputError, match=r"data\.cache=\S+ cannot be used: File exists"):
-        read(section(parquet, parquet))
-
-
 @pytest.mark.parametrize(
     ("spoil", "words"),
     [
@@ -394,9 +375,11 @@ def test_series_in_different_units_stop_the_run(tmp_path: Path):
     assert read(section(tmp_path / "series.parquet", tmp_path / "cache", unit="mg/dL", **changes)).num_rows == 4 * ROWS
 
 
-def test_what_an_own_function_reads_is_not_known(tmp_path: Path):
+def test_what_an_own_function_reads_is_not_known_and_a_cache_is_a_folder(parquet: Path, tmp_path: Path):
     with pytest.raises(ConfigError, match=r"data\.cache: nothing says what data\.source=mine:load reads"):
         read(section(tmp_path, tmp_path / "cache", source="mine:load"))
+    with pytest.raises(OutputError, match=r"data\.cache=\S+ cannot be used: File exists"):
+        read(section(parquet, parquet))
 
 
 # Several processes
