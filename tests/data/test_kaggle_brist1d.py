@@ -118,13 +118,13 @@ def test_skipped_days_begin_a_new_segment(days: int, more: int, only_glucose: bo
     assert np.diff(truth.rows)[gap] == length + 1
     series = rebuild(rows_of(truth), isolated=False)
     assert series.first_id == ["p03_0", f"p03_{gap + 1}"]
-    placement = place_rows(rows_of(truth))
+    segment_of, position, _ = place_rows(rows_of(truth))
     for segment, row in enumerate((0, gap + 1)):
         offset = offset_of(series, truth, segment, row)
         assert (offset - 9) % DAY == 0
         assert_is(series, truth, offset, segment)
-        mine = truth.rows[placement.segment == segment]
-        np.testing.assert_array_equal(placement.position[placement.segment == segment], mine - mine[0])
+        mine = truth.rows[segment_of == segment]
+        np.testing.assert_array_equal(position[segment_of == segment], mine - mine[0])
     apart = np.diff(series.step)
     assert apart.max() > DAY, "no gap that may be filled is as long as an unknown one"
     assert (series.conflicts, series.partly_empty) == (NOTHING, NOTHING)

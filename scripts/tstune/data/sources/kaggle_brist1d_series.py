@@ -27,21 +27,6 @@ _PAIRS_AT_ONCE = 4096
 
 
 @dataclass(frozen=True)
-class Placement:
-    """Where rows lie in time, up to the unknown time between two segments.
-
-    Attributes:
-        segment: [rows] number of the row's segment, ascending.
-        position: [rows] five-minute steps from the first row of the segment.
-        clock_jumps: pairs of rows whose clock was set in between (travel, daylight saving).
-    """
-
-    segment: np.ndarray
-    position: np.ndarray
-    clock_jumps: int
-
-
-@dataclass(frozen=True)
 class Series:
     """What was known of one participant, one entry per five-minute instant that any row speaks of.
 
@@ -57,7 +42,7 @@ class Series:
         conflicts: channel -> instants for which rows gave different values; the earliest row counts.
         partly_empty: channel -> instants that are empty in one row and not in another; the value counts.
         num_rows: rows it was built from.
-        clock_jumps: see `Placement`.
+        clock_jumps: pairs of rows whose clock was set in between (travel, daylight saving).
         sampling_minutes: most common time between two glucose readings; None with fewer than two.
     """
 
@@ -82,19 +67,22 @@ def rebuild(rows: Rows, isolated: bool) -> Series:
         rows: in the order of their ids.
         isolated: rows have nothing to do with each other (test.csv): each is a segment of its own.
     """
-    alone = Placement(np.arange(len(rows)), np.zeros(len(rows), np.int64), 0)
-    placement = alone if isolated else place_rows(rows)
-    step = _calendar(rows.clock, placement)
+    alone = np.arange(len(rows)), np.zeros(len(rows), np.int64), 0
+    segment, position, clock_jumps = alone if isolated else place_rows(rows)
+    step = _calendar(rows.clock, segment, position)
     first = int(step[0]) - NUM_LAGS + 1
-    return _scatter(rows, placement, step - first, first)
+    return _scatter(rows, segment, step - first, first, clock_jumps)
 
 
-def place_rows(rows: Rows) -> Placement:
+def place_rows(rows: Rows) -> tuple[np.ndarray, np.ndarray, int]:
     """Follow the rows through time by what they have in common.
 
     The clock says how far the next row is ahead, up to whole days. Less than six hours ahead, the next row repeats
     the lags of this one, shifted: if it does not, at least a day lies between them, nobody knows how many, and a new
     segment begins. So it does from six hours on, where the rows have nothing in common.
+
+    Returns:
+        [rows] number of the row's segment, [rows] five-minute steps from its first row, clocks that were set.
     """
     ahead = np.diff(rows.clock) % STEPS_PER_DAY
     agrees = np.zeros(len(ahead), bool)
@@ -112,7 +100,7 @@ def place_rows(rows: Rows) -> Placement:
     segment = np.concatenate([[0], np.cumsum(~agrees)])
     travelled = np.concatenate([[0], np.cumsum(np.where(agrees, ahead, 0))])
     begins = np.flatnonzero(np.diff(segment, prepend=-1))
-    return Placement(segment, travelled - travelled[begins][segment], clock_jumps)
+    return segment, travelled - travelled[begins][segment], clock_jumps
 
 
 def _believed(same: np.ndarray, differ: np.ndarray) -> np.ndarray:
@@ -184,44 +172,39 @@ def _cut_unproven(rows: Rows, ahead: np.ndarray, agrees: np.ndarray, proven: np.
             agrees[pair] = same.sum() > 0
 
 
-def _calendar(clock: np.ndarray, placement: Placement) -> np.ndarray:
+def _calendar(clock: np.ndarray, segment: np.ndarray, position: np.ndarray) -> np.ndarray:
     """[rows] steps on the made-up calendar: within a segment true, between segments at least `SEGMENT_GAP` apart.
 
     The first row of a segment keeps its time of day.
     """
-    begins = np.flatnonzero(np.diff(placement.segment, prepend=-1))
+    begins = np.flatnonzero(np.diff(segment, prepend=-1))
     ends = np.append(begins[1:], len(clock)) - 1
     origin = np.empty(len(begins), np.int64)
     earliest = NUM_LAGS - 1
     for number, (first, last) in enumerate(zip(begins, ends, strict=True)):
         origin[number] = earliest + (clock[first] - earliest) % STEPS_PER_DAY
-        earliest = origin[number] + placement.position[last] + STEPS_AHEAD + SEGMENT_GAP + NUM_LAGS
-    return origin[placement.segment] + placement.position
+        earliest = origin[number] + position[last] + STEPS_AHEAD + SEGMENT_GAP + NUM_LAGS
+    return origin[segment] + position
 
 
-def _scatter(rows: Rows, placement: Placement, place: np.ndarray, first: int) -> Series:
-    """Write every cell to its instant; where rows disagree the earliest one counts.
-
-    Args:
-        place: [rows] index of the row's time on the axis.
-        first: step of index 0 on the calendar.
-    """
+def _scatter(rows: Rows, segment_of: np.ndarray, place: np.ndarray, first: int, clock_jumps: int) -> Series:
+    """Write every cell to its instant, [rows] `place` on an axis from step `first` on; the earliest row counts."""
     length = int(place[-1]) + STEPS_AHEAD + 1
     values = np.full((len(CHANNELS), length), np.nan)
     in_lags = np.zeros(length, bool)
     segment = np.zeros(length, np.int64)
-    segment[place + STEPS_AHEAD] = placement.segment
+    segment[place + STEPS_AHEAD] = segment_of
     values[0, place + STEPS_AHEAD] = rows.target  # an hour before any lag speaks of that instant
     for lag in range(NUM_LAGS - 1, -1, -1):  # the newest lag is in the earliest row
         at = place - (NUM_LAGS - 1 - lag)
         in_lags[at] = True
-        segment[at] = placement.segment
+        segment[at] = segment_of
         for channel in range(len(CHANNELS)):
             kept = values[channel, at]
             values[channel, at] = np.where(np.isnan(kept), rows.values[channel, lag], kept)
     conflicts, partly_empty = _disagreements(rows, place, values)
     known = np.flatnonzero(in_lags | ~np.isnan(values[0]))
-    begins = np.flatnonzero(np.diff(placement.segment, prepend=-1))
+    begins = np.flatnonzero(np.diff(segment_of, prepend=-1))
     return Series(
         participant=rows.participant,
         step=known + first,
@@ -233,7 +216,7 @@ def _scatter(rows: Rows, placement: Placement, place: np.ndarray, first: int) ->
         conflicts=conflicts,
         partly_empty=partly_empty,
         num_rows=len(rows),
-        clock_jumps=placement.clock_jumps,
+        clock_jumps=clock_jumps,
         sampling_minutes=_sampling(values[0]),
     )
 
