@@ -50,7 +50,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     setup_logging()
 
-    from tstune.data.sources.csv import read_table
+    from tstune.data.files import read_table
     from tstune.registry import load_saved_model
 
     model = load_saved_model(args.model, args.registry)

@@ -11,10 +11,10 @@ import pytest
 from unit.builders import grid_table, prepared, random_grids
 
 from tstune.config.schema import DataSection
+from tstune.data.frame import table_from_frame
 from tstune.data.panel import INTERPOLATED, MISSING, OBSERVED, Panel
 from tstune.data.prepared import Preprocessor, context_windows
 from tstune.data.preprocess import build_panel
-from tstune.data.sources.csv import table_from_frame
 from tstune.data.table import Roles
 from tstune.errors import ConfigError
 

@@ -187,14 +187,11 @@ def test_a_purge_between_dates_and_with_held_out_items():
     assert target_times(data, "test", item=1) == target_times(data, "test", item=0)
 
 
-def test_a_purge_that_swallows_a_part():
+def test_a_purge_that_swallows_a_part_or_lies_off_the_grid():
     with pytest.raises(DataError) as caught:
         prepare(people(1), {"purge": 150})
     assert "the validation part has no window" in str(caught.value)
     assert "or lower data.split.purge (here 150 steps)" in str(caught.value)
-
-
-def test_a_purge_off_the_grid():
     with pytest.raises(ConfigError, match=r"data\.split\.purge='7min' is no multiple of the sampling step 5min"):
         prepare(people(1), {"purge": "7min"})
 

@@ -10,10 +10,11 @@ import pandas as pd
 import pytest
 
 from tstune.config.schema import DataSection
+from tstune.data.frame import table_from_frame
 from tstune.data.frequency import encode_times
 from tstune.data.prepared import PreparedData, Preprocessor, prepare_data
 from tstune.data.scaler import category_codes
-from tstune.data.sources.csv import load, table_from_frame
+from tstune.data.sources.csv import load
 from tstune.data.table import Roles
 from tstune.errors import ConfigError, DataError
 

@@ -11,8 +11,8 @@ from support import tiny
 
 from tstune import TTMConfig, TTMForecaster
 from tstune.config.validation import validate
+from tstune.data.frame import table_from_frame
 from tstune.data.prepared import PreparedData, prepare_data
-from tstune.data.sources.csv import table_from_frame
 from tstune.errors import ConfigError
 from tstune.models.registry import model_class
 

@@ -20,8 +20,8 @@ from tstune.config.flat import ModelConfig
 from tstune.config.schema import DistributedConfig, LoRAConfig, RunConfig
 from tstune.config.section import ModelSection, OwnModelSection
 from tstune.config.validation import validate
+from tstune.data.frame import table_from_frame
 from tstune.data.prepared import PreparedData, Preprocessor, prepare_data
-from tstune.data.sources.csv import table_from_frame
 from tstune.data.trained_on import refuse_trained_on
 from tstune.data.windows import Batch, WindowDataset, context_dropping, evaluation_batch_size
 from tstune.errors import ConfigError

@@ -9,11 +9,11 @@ import numpy as np
 import pandas as pd
 import torch
 
+from tstune.data.files import read_table
 from tstune.data.frequency import encode_times, fixed_step, parse_frequency
 from tstune.data.panel import MISSING, Panel
 from tstune.data.prepared import context_windows
 from tstune.data.scaler import category_codes
-from tstune.data.sources.csv import read_table
 from tstune.data.table import ITEM, TIMESTAMP, SourceTable
 from tstune.data.windows import padded_context, seconds
 from tstune.errors import DataError
