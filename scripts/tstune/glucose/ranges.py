@@ -27,18 +27,16 @@ def by_range(
     forecast: np.ndarray,
     observed: np.ndarray,
     unit: str | None,
-    **more: np.ndarray,
 ) -> dict[str, float]:
     """A metric over the readings of each range; the *truth* says the range. NaN where a range is empty.
 
     Args:
         metric: of `point_metrics`, or one with the same arguments.
         truth, forecast, observed: [windows, steps] in `unit`.
-        more: what else the metric takes.
     """
     truth, forecast, observed = paired(truth, forecast, observed)
     number = range_number(truth, unit)
-    return {name: metric(truth, forecast, observed & (number == i), **more) for i, name in enumerate(RANGES)}
+    return {name: metric(truth, forecast, observed & (number == i)) for i, name in enumerate(RANGES)}
 
 
 def readings_by_range(truth: np.ndarray, observed: np.ndarray, unit: str | None) -> dict[str, int]:
