@@ -34,27 +34,19 @@ def test_these_files_and_no_others():
 
 
 @pytest.mark.parametrize("name", CONFIGS)
-def test_the_number_of_processes_is_the_command_s(name):
-    written = yaml.safe_load((FOLDER / name).read_text(encoding="utf-8")).get("num_processes")
-    assert written == (1 if name in ONE_PROCESS else None)
-
-
-@pytest.mark.parametrize("name", CONFIGS)
-def test_accelerate_reads_it(name):
+def test_accelerate_reads_it_and_the_number_of_processes_is_the_command_s(name):
     config = load_config_from_file(str(FOLDER / name))
     assert isinstance(config, ClusterConfig)
-    for key, value in yaml.safe_load((FOLDER / name).read_text(encoding="utf-8")).items():
+    written = yaml.safe_load((FOLDER / name).read_text(encoding="utf-8"))
+    assert written.get("num_processes") == (1 if name in ONE_PROCESS else None)
+    for key, value in written.items():
         assert str(getattr(config, key)).removeprefix("DistributedType.") == str(value) or getattr(config, key) == value
 
 
 @pytest.mark.parametrize("name", CONFIGS)
-def test_it_is_short(name):
-    assert len((FOLDER / name).read_text(encoding="utf-8").splitlines()) <= MAX_LINES
-
-
-@pytest.mark.parametrize("name", CONFIGS)
-def test_every_key_has_a_comment_above(name):
+def test_it_is_short_and_every_key_has_a_comment_above(name):
     lines = (FOLDER / name).read_text(encoding="utf-8").splitlines()
+    assert len(lines) <= MAX_LINES
     keys = {line.partition(":")[0].strip(): number for number, line in enumerate(lines) if re.match(r"\s*\w+:", line)}
     assert len(keys) >= len(yaml.safe_load("\n".join(lines)))
     bare = [key for key, number in keys.items() if number == 0 or not lines[number - 1].lstrip().startswith("# ")]

@@ -7,6 +7,8 @@ import os
 import signal
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -67,7 +69,7 @@ def table(book: Path) -> dict[str, list[str]]:
     return {row.partition("[")[2].partition("]")[0]: [cell.strip() for cell in row.split(" | ")] for row in rows}
 
 
-def test_every_recipe_is_a_row_with_what_came_of_it(first_call):
+def test_every_recipe_is_a_row_with_what_came_of_it(book, first_call):
     code, (good, lost) = first_call
     assert code == 1, "one failed"
     assert (good["recipe"], good["status"], good["reason"]) == ("mine/good", "done", None)
@@ -75,6 +77,13 @@ def test_every_recipe_is_a_row_with_what_came_of_it(first_call):
     assert "tuning.mode" in lost["reason"]
     assert good["seconds"] > 0.5
     assert good["peak_memory_mib"] > 100
+    cells = table(book)["mine/lost"]
+    assert cells[8] == "–", "no numbers"
+    assert cells[11].startswith("failed: ")
+    text = (book / "recipes/README.md").read_text()
+    assert text.startswith(BEFORE), "only what is between the markers is written"
+    assert text.endswith(AFTER)
+    assert text.count("<!--") == len(table(book)) == 2
 
 
 def test_numbers_of_the_table_are_those_of_the_run_folder(book, first_call):
@@ -84,28 +93,13 @@ def test_numbers_of_the_table_are_those_of_the_run_folder(book, first_call):
     cells = table(book)["mine/good"]
     best = min((name for name in scores if name != "fine_tuned"), key=lambda name: scores[name]["rmse"])
     assert len(cells) == 14
-    assert cells[3] == "from_scratch"
-    assert cells[4] == f"{environment['parameters']['trainable']:,}"
+    assert cells[3:5] == ["from_scratch", f"{environment['parameters']['trainable']:,}"]
     assert cells[8] == f"{scores['fine_tuned']['rmse']:.4g}"
     assert cells[10] == f"{best} {scores[best]['rmse']:.4g}"
     assert cells[11].startswith(("worse, +", "no clear difference", "better, -"))
     memory, unit = cells[7].split()
     assert unit == "MiB"
     assert float(memory.replace(",", "")) == pytest.approx(environment["peak_memory_mb"]["host"], rel=1e-3)
-
-
-def test_a_failure_is_a_row_without_numbers(book, first_call):
-    cells = table(book)["mine/lost"]
-    assert cells[8] == "–"
-    assert cells[11].startswith("failed: ")
-
-
-def test_only_what_is_between_the_markers_is_written(book, first_call):
-    text = (book / "recipes/README.md").read_text()
-    assert text.startswith(BEFORE)
-    assert text.endswith(AFTER)
-    assert text.count("<!--") == 2
-    assert len(table(book)) == 2
 
 
 def test_what_is_done_is_not_run_again_and_what_failed_is(book, first_call, capsys):
@@ -137,59 +131,63 @@ def test_a_recipe_that_was_run_elsewhere_keeps_its_row(book, first_call):
     assert table(book) == before
 
 
-def test_a_recipe_that_changed_since_is_said_to_have(book, first_call):
-    recipe = book / "recipes/mine/good.yaml"
-    text = recipe.read_text()
-    recipe.write_text(text.replace("max_steps: 2", "max_steps: 3"))
+@contextmanager
+def rewritten(book: Path, file: Path, text: str) -> Iterator[None]:
+    """The tables with another text of a file; at the end both are as they were."""
+    before = file.read_text()
+    file.write_text(text)
     try:
         assert call(book, "--tables-only") == 0
-        assert table(book)["mine/good"][11].endswith("; recipe changed since")
+        yield
     finally:
-        recipe.write_text(text)
+        file.write_text(before)
         assert call(book, "--tables-only") == 0
+
+
+def test_a_recipe_that_changed_since_is_said_to_have(book, first_call):
+    recipe = book / "recipes/mine/good.yaml"
+    with rewritten(book, recipe, recipe.read_text().replace("max_steps: 2", "max_steps: 3")):
+        assert table(book)["mine/good"][11].endswith("; recipe changed since")
     assert "changed since" not in table(book)["mine/good"][11]
 
 
 def test_a_line_that_a_crash_cut_off_is_passed_over(book, first_call):
     path = book / "out/rows.jsonl"
-    before = path.read_text()
-    path.write_text(before + '{"recipe": "mine/good", "sta')
-    try:
-        assert call(book, "--tables-only") == 0
+    with rewritten(book, path, path.read_text() + '{"recipe": "mine/good", "sta'):
         assert len(table(book)) == 2
-    finally:
-        path.write_text(before)
 
 
-def test_interrupted_is_130_and_what_was_begun_is_no_row(book, first_call, monkeypatch, capsys):
-    attempts = len(journal(book))
-    sleeper = book / "sleeper.py"
-    sleeper.write_text("import time\nprint('begun', flush=True)\ntime.sleep(60)\n")
-    monkeypatch.setattr("tstune.recipe_book.recipes.Recipe.script", lambda self, model_type: sleeper)
+@pytest.fixture
+def sleeper(book, monkeypatch) -> None:
+    """Every recipe is a program that sleeps."""
+    (book / "sleeper.py").write_text("import time\nprint('begun', flush=True)\ntime.sleep(60)\n")
+    monkeypatch.setattr("tstune.recipe_book.recipes.Recipe.script", lambda self, model_type: book / "sleeper.py")
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 75)])
+def test_interrupted_is_130_preempted_75_and_what_was_begun_is_no_row(book, first_call, sleeper, number, code, capsys):
+    attempts, log = len(journal(book)), book / "out/mine/good.log"
 
     def interrupt() -> None:
-        log = book / "out/mine/good.log"
         until = time.monotonic() + 20
         while time.monotonic() < until and "begun" not in (log.read_text() if log.exists() else ""):
             time.sleep(0.05)
-        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), number)
 
     begin = time.monotonic()
+    log.unlink(missing_ok=True)
     waiting = threading.Thread(target=interrupt)
-    (book / "out/mine/good.log").unlink()
     waiting.start()
     words = [str(book / "recipes/mine/good.yaml"), "--output", "out", "--tables", "recipes", "training.max_steps=5"]
-    assert run_recipes.main(words) == 130
+    assert run_recipes.main(words) == code
     waiting.join()
     assert time.monotonic() - begin < 20
     assert len(journal(book)) == attempts
-    assert "the same command goes on" in capsys.readouterr().out
+    told = capsys.readouterr()
+    assert "the same command goes on" in told.out + told.err
 
 
-def test_too_long_is_a_reason(book, first_call, monkeypatch):
-    sleeper = book / "sleeper.py"
-    sleeper.write_text("import time\ntime.sleep(60)\n")
-    monkeypatch.setattr("tstune.recipe_book.recipes.Recipe.script", lambda self, model_type: sleeper)
+def test_too_long_is_a_reason(book, first_call, sleeper):
     good = str(book / "recipes/mine/good.yaml")
     code = run_recipes.main([good, "--output", "slow", "--tables", "recipes", "--timeout", "0.01", "seed=1"])
     (line,) = (book / "slow/rows.jsonl").read_text().splitlines()

@@ -117,7 +117,7 @@ def test_how_it_ended_and_what_it_took(tmp_path):
     assert run(python("raise SystemExit(3)"), log).code == 3
     killed = run(python("import os, signal; x = bytes(200 << 20); os.kill(os.getpid(), signal.SIGKILL)"), log)
     assert killed.code == -signal.SIGKILL
-    assert 200 < killed.peak_memory_mib < 1000
+    assert killed.peak_memory_mib > 200
 
 
 def test_signals_are_noted_and_a_second_ctrl_c_is_not():

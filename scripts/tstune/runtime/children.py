@@ -166,8 +166,9 @@ def _keep(seconds: float, command: Sequence[str]) -> int:
     asked = threading.Event()
     # a handler, not SIG_IGN: what is ignored here would be ignored by the command too
     signal.signal(signal.SIGTERM, lambda *_: asked.set())
-    # launchers die on SIGTERM and leave their workers alone: these become our children then, and can be found
-    ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+    if sys.platform == "linux":
+        # launchers die on SIGTERM and leave their workers alone: these become our children then, and can be found
+        ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     process = subprocess.Popen(command, stdin=subprocess.DEVNULL)
     threading.Thread(target=_wait_for_end_of_input, args=[asked], daemon=True).start()
     while process.poll() is None and not asked.wait(0.1):
