@@ -156,45 +156,39 @@ def test_times_that_do_not_belong_to_the_readings():
 # Alarms by hand
 
 
-def test_one_event_announced_in_time():
-    every = dict.fromkeys(range(0, 120, 5), 0.0) | {60: 1.0, 65: 1.0}
-    report = alarm_report(windows(every, (80, 100)), 0.5)
-    assert (report.num_events, report.num_detected, report.num_alarms, report.num_false) == (1, 1, 1, 0)
-    assert report.lead_minutes.tolist() == [20]
-    assert report.median_lead_minutes == 20
-    assert (report.sensitivity, report.precision, report.false_alarms_per_day) == (1, 1, 0)
+EVERY = dict.fromkeys(range(0, 120, 5), 0.0)
+EVENT = [(80, 100)]
 
 
-def test_an_alarm_is_silent_for_one_horizon_then_rings_again():
-    every = dict.fromkeys(range(0, 120, 5), 1.0)
-    report = alarm_report(windows(every), 0.5)
-    assert report.num_alarms == report.num_false == 4  # 0, 30, 60, 90
-    assert report.days == pytest.approx((115 + 30) / 1440)
-    assert report.false_alarms_per_day == pytest.approx(4 / (145 / 1440))
-    assert np.isnan([report.sensitivity, report.median_lead_minutes]).all()
+@pytest.mark.parametrize(
+    ("scores", "pairs", "counts", "lead", "minutes"),
+    [
+        pytest.param(EVERY | {60: 1.0, 65: 1.0}, EVENT, (1, 1, 1, 0), [20], None, id="in time"),
+        pytest.param(dict.fromkeys(EVERY, 1.0), [], (0, 0, 4, 4), [], 115 + 30, id="rings again after a horizon"),
+        pytest.param(EVERY | {45: 1.0}, EVENT, (1, 0, 1, 1), [], None, id="too early"),
+        pytest.param(EVERY | {50: 1.0}, EVENT, (1, 1, 1, 0), [30], None, id="just in time"),
+        pytest.param(EVERY | {80: 1.0}, EVENT, (1, 0, 0, 0), [], None, id="during an event nothing is judged"),
+        pytest.param({0: 0.0, 200: 1.0}, [(100, 120), (210, 230)], (1, 1, 1, 0), [10], 60, id="out of reach"),
+        pytest.param(EVERY, EVENT, (1, 0, 0, 0), [], None, id="never"),
+        pytest.param({}, EVENT, (0, 0, 0, 0), [], 0, id="no windows"),
+    ],
+)
+def test_alarms_by_hand(scores, pairs, counts, lead, minutes):
+    report = alarm_report(windows(scores, *pairs), 0.5)
+    assert (report.num_events, report.num_detected, report.num_alarms, report.num_false) == counts
+    assert report.lead_minutes.tolist() == lead
+    if minutes is not None:
+        assert report.days == pytest.approx(minutes / 1440)
 
 
-def test_too_early_and_too_late_are_misses():
-    every = dict.fromkeys(range(0, 120, 5), 0.0)
-    early = alarm_report(windows(every | {45: 1.0}, (80, 100)), 0.5)
-    assert (early.num_detected, early.num_false) == (0, 1)
-    exactly = alarm_report(windows(every | {50: 1.0}, (80, 100)), 0.5)
-    assert (exactly.num_detected, exactly.num_false, exactly.lead_minutes.tolist()) == (1, 0, [30])
-    late = alarm_report(windows(every | {80: 1.0}, (80, 100)), 0.5)
-    assert (late.num_events, late.num_detected, late.num_alarms) == (1, 0, 0), "during an event nothing is judged"
-
-
-def test_an_event_that_no_origin_could_announce_does_not_count():
-    report = alarm_report(windows({0: 0.0, 200: 1.0}, (100, 120), (210, 230)), 0.5)
-    assert (report.num_events, report.num_detected) == (1, 1)
-    assert report.days == pytest.approx(60 / 1440)
-
-
-def test_never_and_always():
-    every = {minute: float(minute) for minute in range(0, 120, 5)}
-    never = alarm_report(windows(every, (80, 100)), np.inf)
-    assert (never.num_alarms, never.sensitivity, never.false_alarms_per_day) == (0, 0, 0)
-    assert np.isnan(never.precision)
+def test_rates_of_a_report():
+    found = alarm_report(windows(EVERY | {20: 1.0, 60: 1.0}, *EVENT), 0.5)
+    assert (found.sensitivity, found.precision, found.median_lead_minutes) == (1, 0.5, 20)
+    assert found.false_alarms_per_day == pytest.approx(1 / found.days)
+    assert alarm_report(windows(EVERY, *EVENT), 0.5).false_alarms_per_day == 0
+    nothing = alarm_report(windows({}), 0.5)
+    undefined = ("sensitivity", "precision", "median_lead_minutes", "false_alarms_per_day")
+    assert np.isnan([getattr(nothing, name) for name in undefined]).all()
 
 
 def test_only_judged_windows_count():
@@ -204,12 +198,6 @@ def test_only_judged_windows_count():
     assert kept.score.tolist() == [1, 3], "the second was not judged, the third lies in an event"
     with pytest.raises(DataError, match="an alarm score is not a number"):
         alarm_windows(np.array([1.0, np.nan, 2, 3]), origin, item, np.ones(4, bool), {}, span(30))
-
-
-def test_no_windows_at_all():
-    report = alarm_report(windows({}, (80, 100)), 0.5)
-    assert (report.num_events, report.num_alarms, report.days) == (0, 0, 0)
-    assert np.isnan(report.false_alarms_per_day)
 
 
 # Against a second implementation
