@@ -14,8 +14,7 @@ from support import tiny
 
 from tstune.serving.app import create_app
 from tstune.serving.limits import ServingLimits
-from tstune.serving.served_model import ServedModel, open_model
-from tstune.serving.service import ForecastService
+from tstune.serving.service import ForecastService, open_model
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -35,12 +34,12 @@ def rich_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def plain(plain_run: Path) -> ServedModel:
+def plain(plain_run: Path) -> tuple:
     return open_model(str(plain_run))
 
 
 @pytest.fixture(scope="session")
-def rich(rich_run: Path) -> ServedModel:
+def rich(rich_run: Path) -> tuple:
     return open_model(str(rich_run))
 
 
@@ -49,8 +48,8 @@ def start() -> Iterator[Callable[..., TestClient]]:
     """Start the application of a model in this process; limits are keywords of `ServingLimits`."""
     with ExitStack() as stack:
 
-        def start(served: ServedModel, **limits: float) -> TestClient:
-            service = ForecastService(served, ServingLimits(**limits))
+        def start(served: tuple, **limits: float) -> TestClient:
+            service = ForecastService(*served, ServingLimits(**limits))
             stack.callback(service.close)
             return TestClient(create_app(service), raise_server_exceptions=False)
 

@@ -20,10 +20,8 @@ from tstune.config.validation import validate
 from tstune.errors import ConfigError, DataError
 from tstune.models.registry import load_model, model_class
 from tstune.registry.opening import open_registry
-from tstune.serving.description import example_request
 from tstune.serving.limits import ServingLimits
-from tstune.serving.served_model import ServedModel, fingerprint, open_model
-from tstune.serving.service import ForecastService
+from tstune.serving.service import ForecastService, fingerprint, open_model
 
 Start = Callable[..., TestClient]
 
@@ -40,7 +38,7 @@ def ask(client: TestClient, **fields: object) -> dict:
 
 
 def test_the_answer_is_that_of_predict(
-    start: Start, plain: ServedModel, plain_run: Path, history: pd.DataFrame
+    start: Start, plain: tuple, plain_run: Path, history: pd.DataFrame
 ) -> None:
     answer = ask(start(plain), rows=rows_of(history))
     pd.testing.assert_frame_equal(frame_of(answer), load_model(plain_run).predict(history), check_exact=True)
@@ -48,7 +46,7 @@ def test_the_answer_is_that_of_predict(
     assert (answer["unit"], answer["frequency"], answer["columns"]) == (None, "h", ["load"])
 
 
-def test_every_kind_of_column_and_quantiles(start: Start, rich: ServedModel, rich_run: Path) -> None:
+def test_every_kind_of_column_and_quantiles(start: Start, rich: tuple, rich_run: Path) -> None:
     history, future = rich_series(), future_plan()
     answer = ask(start(rich), rows=rows_of(history), future=rows_of(future))
     expected = load_model(rich_run).predict(history, future)
@@ -56,7 +54,7 @@ def test_every_kind_of_column_and_quantiles(start: Start, rich: ServedModel, ric
     pd.testing.assert_frame_equal(frame_of(answer), expected, check_exact=True)
 
 
-def test_null_is_a_missing_reading(start: Start, plain: ServedModel, plain_run: Path, history: pd.DataFrame) -> None:
+def test_null_is_a_missing_reading(start: Start, plain: tuple, plain_run: Path, history: pd.DataFrame) -> None:
     history.loc[[20, 21, 30, 70], "load"] = np.nan
     rows = rows_of(history)
     assert sum(row["load"] is None for row in rows) == 4
@@ -64,7 +62,7 @@ def test_null_is_a_missing_reading(start: Start, plain: ServedModel, plain_run: 
     pd.testing.assert_frame_equal(frame_of(answer), load_model(plain_run).predict(history), check_exact=True)
 
 
-def test_rows_in_any_order_and_times_with_a_zone(start: Start, plain: ServedModel, history: pd.DataFrame) -> None:
+def test_rows_in_any_order_and_times_with_a_zone(start: Start, plain: tuple, history: pd.DataFrame) -> None:
     client = start(plain)
     expected = ask(client, rows=rows_of(history))
     rows = rows_of(history.sample(frac=1, random_state=0))
@@ -89,14 +87,16 @@ def test_names_of_the_training_file_do_not_matter(start: Start, tmp_path: Path) 
     assert both["item_id"].tolist() == ["other"] * 8 + ["somebody"] * 8
 
 
-def test_the_example_works(start: Start, plain: ServedModel, rich: ServedModel) -> None:
-    for served in (plain, rich):
+def test_the_example_works(start: Start, plain: tuple, rich: tuple) -> None:
+    statics = [("size", "static_real"), ("site", "static_categorical")]
+    both = [("load", "target")], [("load", "target"), ("dose", "conditional"), ("plan", "control"), *statics]
+    for served, columns in zip((plain, rich), both, strict=True):
         client = start(served)
         described = client.get("/model").json()
         assert len(ask(client, **described["example"])["forecast"]) == tiny.PREDICTION
         assert described["context_length"] == described["shortest_history"] == tiny.CONTEXT
-        roles = {column["name"]: column["role"] for column in described["rows"]}
-        assert roles == {column.name: column.role for column in served_columns(served)}
+        roles = [(column["name"], column["role"]) for column in described["rows"]]
+        assert roles == [("item_id", "item_id"), ("timestamp", "timestamp"), *columns]
         document = client.get("/openapi.json").json()
         body = document["paths"]["/forecast"]["post"]["requestBody"]["content"]["application/json"]
         assert body["examples"]["complete"]["value"] == described["example"]
@@ -104,17 +104,13 @@ def test_the_example_works(start: Start, plain: ServedModel, rich: ServedModel) 
     assert described["quantile_levels"] == [0.1, 0.5, 0.9]
 
 
-def served_columns(served: ServedModel) -> tuple:
-    from tstune.serving.columns import RequestColumns
-
-    return RequestColumns.of(served.preprocessor.roles).rows
-
-
-def test_the_example_of_glucose_is_plausible(plain: ServedModel) -> None:
+def test_the_example_of_glucose_is_plausible(plain: tuple, monkeypatch: pytest.MonkeyPatch) -> None:
     for unit, low, high in (("mg/dL", 80, 160), ("mmol/L", 4, 9)):
-        served = replace(plain, preprocessor=replace(plain.preprocessor, unit=unit))
-        values = [row["load"] for row in example_request(served)["rows"]]
+        monkeypatch.setattr(plain[0], "preprocessor", replace(plain[0].preprocessor, unit=unit))
+        service = ForecastService(*plain, ServingLimits())
+        values = [row["load"] for row in service.example["rows"]]
         assert low < min(values) < max(values) < high
+        service.close()
 
 
 class TestTogether:
@@ -143,8 +139,8 @@ class TestTogether:
             return list(pool.map(one, bodies))
 
     @pytest.fixture
-    def service(self, plain: ServedModel):
-        service = ForecastService(plain, ServingLimits(batch_wait=20_000, max_queue=32))
+    def service(self, plain: tuple):
+        service = ForecastService(*plain, ServingLimits(batch_wait=20_000, max_queue=32))
         self.passes: list[tuple[int, int]] = []
         service._queue._observe = lambda *sizes: self.passes.append(sizes)
         yield service
@@ -176,14 +172,14 @@ class TestTogether:
             pd.testing.assert_frame_equal(frame_of(alone), frame_of(answer), rtol=1e-5)
 
     def test_a_pass_that_fails_is_repeated_one_by_one(self, service: ForecastService, monkeypatch) -> None:
-        whole = service.served.model.forecast
+        whole = service.model.forecast
 
         def forecast(batch: dict) -> object:
             if (batch["past_values"] > 1000).any():
                 raise DataError("more than this network can bear")
             return whole(batch)
 
-        monkeypatch.setattr(service.served.model, "forecast", forecast)
+        monkeypatch.setattr(service.model, "forecast", forecast)
         bodies = self.bodies(4)
         spoilt = json.loads(bodies[1])
         spoilt["rows"][-1]["load"] = 5000.0
@@ -193,8 +189,8 @@ class TestTogether:
         assert sorted(self.passes) == [(1, 1), (1, 1), (1, 3)]
         assert all(answer["forecast"] for answer in found)
 
-    def test_a_pass_holds_no_more_than_it_may(self, plain: ServedModel) -> None:
-        service = ForecastService(plain, ServingLimits(batch_wait=20_000, max_batch=5))
+    def test_a_pass_holds_no_more_than_it_may(self, plain: tuple) -> None:
+        service = ForecastService(*plain, ServingLimits(batch_wait=20_000, max_batch=5))
         try:
             passes: list[tuple[int, int]] = []
             service._queue._observe = lambda *sizes: passes.append(sizes)
@@ -253,10 +249,10 @@ class TestModels:
         assert answer["model"] == {"name": "power", "version": "1", "type": "ttm"}
         pd.testing.assert_frame_equal(frame_of(answer), load_model(plain_run).predict(history), check_exact=True)
 
-    def test_a_paid_service_is_refused(self, plain: ServedModel, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(type(plain.model), "model_type", "timegpt")
+    def test_a_paid_service_is_refused(self, plain: tuple, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(type(plain[0]), "model_type", "timegpt")
         with pytest.raises(ConfigError, match="would send readings to a paid service"):
-            ServedModel.of(plain.model, "run", "1")
+            ForecastService(*plain, ServingLimits())
 
     def test_the_fingerprint_is_of_what_was_loaded(self, plain_run: Path, tmp_path: Path) -> None:
         import shutil

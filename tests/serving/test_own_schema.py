@@ -11,7 +11,6 @@ from fastapi.testclient import TestClient
 from schemathesis.config import SchemathesisConfig
 from schemathesis.engine import Status, events, from_schema
 
-from tstune.serving.served_model import ServedModel
 
 OPERATIONS = {"POST /forecast", "GET /health", "GET /metrics", "GET /model"}
 CHECKS = {
@@ -38,7 +37,7 @@ CONFIG = {
 def test_the_server_keeps_to_its_schema(
     name: str, request: pytest.FixtureRequest, start: Callable[..., TestClient]
 ) -> None:
-    served: ServedModel = request.getfixturevalue(name)
+    served = request.getfixturevalue(name)
     app = start(served).app
     schema = schemathesis.openapi.from_asgi("/openapi.json", app, config=SchemathesisConfig.from_dict(CONFIG))
     operations, statuses, checks, phases, problems = set(), Counter(), Counter(), set(), []

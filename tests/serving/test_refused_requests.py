@@ -14,12 +14,9 @@ from serving_stock import future_plan, rich_series, rows_of
 from support import tiny
 
 from tstune.errors import ConfigError
-from tstune.serving.app import create_app, in_json_places
-from tstune.serving.body import read_body
-from tstune.serving.columns import Column
+from tstune.serving.app import create_app, read_body
 from tstune.serving.limits import ServingLimits
-from tstune.serving.refusals import RequestError
-from tstune.serving.served_model import ServedModel
+from tstune.serving.reading import RequestError, in_json_places
 from tstune.serving.service import ForecastService
 
 Start = Callable[..., TestClient]
@@ -123,8 +120,8 @@ def test_every_bad_request_is_counted() -> None:
 
 
 @pytest.fixture(scope="module")
-def client(plain: ServedModel) -> Iterator[TestClient]:
-    service = ForecastService(plain, ServingLimits())
+def client(plain: tuple) -> Iterator[TestClient]:
+    service = ForecastService(*plain, ServingLimits())
     yield TestClient(create_app(service), raise_server_exceptions=False)
     service.close()
 
@@ -141,7 +138,7 @@ def test_bad_request(name: str, content: bytes, status: int, words: str, client:
     assert "Traceback" not in error
 
 
-def test_bad_columns_of_other_kinds(rich: ServedModel, start: Start) -> None:
+def test_bad_columns_of_other_kinds(rich: tuple, start: Start) -> None:
     client, rows, future = start(rich), rows_of(rich_series()), rows_of(future_plan())
 
     def error(**fields: object) -> str:
@@ -188,14 +185,14 @@ def test_other_paths_methods_and_types(client: TestClient) -> None:
 
 
 def test_a_fault_of_ours_is_500_without_its_reason(
-    plain: ServedModel, start: Start, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    plain: tuple, start: Start, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     client = start(plain)
 
     def fail(batch: dict) -> None:
         raise RuntimeError("the secret of the house")
 
-    monkeypatch.setattr(plain.model, "forecast", fail)
+    monkeypatch.setattr(plain[0], "forecast", fail)
     answer = client.post("/forecast", json={"rows": history()})
     assert (answer.status_code, answer.json()) == (500, {"error": "the server failed; its log holds the reason"})
     monkeypatch.undo()
@@ -205,7 +202,7 @@ def test_a_fault_of_ours_is_500_without_its_reason(
 class TestLimits:
     """What is too much is refused before work is put into it."""
 
-    def test_rows_and_series(self, plain: ServedModel, start: Start) -> None:
+    def test_rows_and_series(self, plain: tuple, start: Start) -> None:
         client = start(plain, max_rows=79)
         answer = client.post("/forecast", json={"rows": history()})
         assert (answer.status_code, answer.json()["error"][:29]) == (413, "80 rows are more than the 79 ")
@@ -214,14 +211,14 @@ class TestLimits:
         assert (answer.status_code, answer.json()["error"][:30]) == (413, "2 series are more than the 1 o")
         assert client.post("/forecast", json={"rows": history()[:40]}).status_code == 200
 
-    def test_bytes_by_their_stated_number(self, plain: ServedModel, start: Start) -> None:
+    def test_bytes_by_their_stated_number(self, plain: tuple, start: Start) -> None:
         body = json.dumps({"rows": history()}).encode()
         assert start(plain, max_bytes=len(body)).post("/forecast", content=body, headers=JSON).status_code == 200
         answer = start(plain, max_bytes=len(body) - 1).post("/forecast", content=body, headers=JSON)
         assert answer.status_code == 413
         assert answer.json()["error"].startswith(f"the request is larger than {len(body) - 1} bytes")
 
-    def test_bytes_in_chunks_without_end(self, plain: ServedModel, start: Start) -> None:
+    def test_bytes_in_chunks_without_end(self, plain: tuple, start: Start) -> None:
         taken = 0
 
         def chunks() -> Iterator[bytes]:
@@ -260,15 +257,15 @@ class TestLimits:
         assert found.value.status == 408
 
     def test_a_full_house_says_when_to_come_again(
-        self, plain: ServedModel, start: Start, monkeypatch: pytest.MonkeyPatch
+        self, plain: tuple, start: Start, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        client, go_on, whole = start(plain, max_queue=2), threading.Event(), plain.model.forecast
+        client, go_on, whole = start(plain, max_queue=2), threading.Event(), plain[0].forecast
 
         def slow(batch: dict) -> object:
             assert go_on.wait(timeout=30)
             return whole(batch)
 
-        monkeypatch.setattr(plain.model, "forecast", slow)
+        monkeypatch.setattr(plain[0], "forecast", slow)
         statuses: list[int] = []
         askers = [
             threading.Thread(
@@ -301,7 +298,7 @@ class TestLimits:
             ServingLimits(**{name: -1})
 
 
-def test_metrics_and_health(plain: ServedModel, start: Start) -> None:
+def test_metrics_and_health(plain: tuple, start: Start) -> None:
     client = start(plain)
     assert client.post("/forecast", json={"rows": history()}).status_code == 200
     assert client.post("/forecast", json={}).status_code == 422
@@ -314,15 +311,15 @@ def test_metrics_and_health(plain: ServedModel, start: Start) -> None:
         'tstune_request_seconds_count{path="/forecast"} 2.0',
         "tstune_batch_requests_count 2.0",  # the example of /model was the first
         "tstune_windows_forecast_total 3.0",
-        f'tstune_model_info{{name="run",type="ttm",version="{plain.version}"}} 1.0',
+        f'tstune_model_info{{name="run",type="ttm",version="{plain[2]}"}} 1.0',
     ):
         assert line in text.splitlines()
     health = client.get("/health").json()
-    assert health == {"live": True, "ready": True, "model": "run", "version": plain.version, "loaded": plain.loaded}
+    assert health == {"live": True, "ready": True, "model": "run", "version": plain[2], "loaded": plain.loaded}
 
 
-def test_only_names_of_this_machine(plain: ServedModel) -> None:
-    service = ForecastService(plain, ServingLimits())
+def test_only_names_of_this_machine(plain: tuple) -> None:
+    service = ForecastService(*plain, ServingLimits())
     local = TestClient(create_app(service, ("127.0.0.1", "localhost")), base_url="http://127.0.0.1:8000")
     assert local.get("/health").status_code == 200
     assert local.get("/health", headers={"Host": "evil.example:8000"}).status_code == 400

@@ -1,30 +1,33 @@
-"""The web application: paths, statuses, and what OpenAPI says of them."""
+"""The web server: paths, statuses, what OpenAPI says of them, and its life from the address to a clean stop."""
 
 from __future__ import annotations
 
 import asyncio
-import re
-from collections.abc import Collection
+import os
+import signal
+import socket
+import sys
+import time
+from collections.abc import Callable, Collection
+from ipaddress import ip_address
 
+import uvicorn
 from fastapi import FastAPI, Request, Response
 from fastapi.responses import JSONResponse
+from prometheus_client import CONTENT_TYPE_PLAIN_0_0_4, generate_latest
 from starlette.exceptions import HTTPException
+from starlette.middleware.base import BaseHTTPMiddleware
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.requests import ClientDisconnect
 
-from tstune.errors import TstuneError
+from tstune.data.table import ITEM, TIMESTAMP
+from tstune.errors import EXIT_INTERRUPTED, EXIT_OK, ConfigError, TstuneError
 from tstune.runtime.logs import logger
-from tstune.serving import schemas
-from tstune.serving.body import read_body, require_json
-from tstune.serving.metrics import CountAnswers
-from tstune.serving.refusals import RequestError
+from tstune.serving.reading import RequestError, in_json_places, json_object
 from tstune.serving.service import ForecastService
 
-PATHS = ("/forecast", "/health", "/metrics", "/model")
-_OWN_PATHS = (*PATHS, "/docs", "/openapi.json")
-_METRICS_TYPE = "text/plain"
-_FILE_ROW = re.compile(r"^(?:input|future): row (\d+): ")
-_CLIENT_GONE = 499  # nobody reads it; it is a line in the metrics
+_JSON = "application/json"
+_ERROR = json_object("Error", {"error": str})
 _FAULTS = {
     400: "no JSON",
     408: "the body did not arrive in time",
@@ -34,6 +37,9 @@ _FAULTS = {
     500: "a fault of the server",
     503: "the server is busy; Retry-After says when to ask again",
 }
+_LABEL = json_object("Label", {"name": str, "version": str, "type": str})
+_HEALTH = json_object("Health", {"live": bool, "ready": bool, "model": str, "version": str, "loaded": str})
+_COLUMN = json_object("Column", {"name": str, "role": str, "meaning": str})
 
 
 def create_app(service: ForecastService, hosts: Collection[str] | None = None) -> FastAPI:
@@ -44,93 +50,116 @@ def create_app(service: ForecastService, hosts: Collection[str] | None = None) -
         hosts: names by which the server may be addressed; None allows any. It keeps a page that claims a name of its
             own for 127.0.0.1 from reading forecasts.
     """
-    served, limits = service.served, service.limits
-    app = FastAPI(
-        title=f"Forecasts of {served.name}",
-        version=served.version,
-        description="Forecasts of one saved model. `GET /model` says what it expects.",
-        redoc_url=None,
-    )
-    app.add_middleware(CountAnswers, metrics=service.metrics, paths=frozenset(_OWN_PATHS))
+    name, version = service.label["name"], service.label["version"]
+    about = "Forecasts of one saved model. `GET /model` says what it expects."
+    app = FastAPI(title=f"Forecasts of {name}", version=version, description=about, redoc_url=None)
+
+    async def counted(request: Request, answer: Callable) -> Response:
+        begin, status = time.perf_counter(), 500
+        try:
+            response = await answer(request)
+            status = response.status_code
+            return response
+        finally:  # strangers think of many paths
+            path = getattr(request.scope.get("route"), "path", "other")
+            service.metrics.saw_answer(path, status, time.perf_counter() - begin)
+
+    app.add_middleware(BaseHTTPMiddleware, dispatch=counted)
     if hosts is not None:
         app.add_middleware(TrustedHostMiddleware, allowed_hosts=list(hosts), www_redirect=False)
     app.add_exception_handler(HTTPException, _http_error)
-    _add_forecast(app, service)
 
-    @app.get(
-        "/health",
-        summary="Is the server alive and ready?",
-        responses={200: _json(schemas.health_schema(), "ready"), 503: _json(schemas.health_schema(), "stopping")},
-    )
-    async def health() -> Response:
-        ready = service.is_ready
-        content = {"live": True, "ready": ready, "model": served.name, "version": served.version}
-        return JSONResponse(content | {"loaded": served.loaded}, status_code=200 if ready else 503)
-
-    @app.get(
-        "/metrics",
-        summary="Counters in the text format of Prometheus",
-        response_class=Response,
-        responses={200: {"content": {_METRICS_TYPE: {"schema": {"type": "string"}}}, "description": "counters"}},
-    )
-    async def metrics() -> Response:
-        return Response(service.metrics.text(), media_type=f"{_METRICS_TYPE}; version=0.0.4; charset=utf-8")
-
-    @app.get(
-        "/model",
-        summary="What the model expects, with a complete example request",
-        responses={200: _json(schemas.model_schema(served, limits), "the model")},
-    )
-    async def model() -> Response:
-        return JSONResponse(service.description)
-
-    return app
-
-
-def _add_forecast(app: FastAPI, service: ForecastService) -> None:
-    request_body = {"schema": schemas.request_schema(service.served, service.limits)}
-    if service.description["example"] is not None:
-        request_body["examples"] = {"complete": {"value": service.description["example"]}}
+    targets, levels = service.preprocessor.roles.target, service.model.quantile_levels
+    values = [*targets, *(f"{target}_q{level:g}" for target in targets for level in levels)]
+    row = json_object("ForecastRow", {ITEM: str, TIMESTAMP: str} | dict.fromkeys(values, float))
+    kinds = {"model": _LABEL, "unit": str | None, "frequency": str, "columns": list[str], "forecast": list[row]}
+    example = {"examples": {"complete": {"value": service.example}}} if service.example else {}
+    body = {"schema": {"$ref": "#/components/schemas/ForecastRequest"}} | example  # of the example in GET /model
 
     @app.post(
         "/forecast",
-        summary="Forecast what follows the last reading of every series",
-        openapi_extra={"requestBody": {"required": True, "content": {"application/json": request_body}}},
-        responses={200: _json(schemas.forecast_schema(service.served), "the forecast, in original units")}
-        | {status: _json(schemas.ERROR, text) for status, text in _FAULTS.items()},
+        openapi_extra={"requestBody": {"required": True, "content": {_JSON: body}}},
+        response_model=json_object("Forecast", kinds),
+        responses={status: {"model": _ERROR, "description": text} for status, text in _FAULTS.items()},
     )
     async def forecast(request: Request) -> Response:
+        """Forecast what follows the last reading of every series, in original units."""
         try:
-            require_json(request)
-            with service.admitted() as arrival:
-                content = await read_body(request, service.limits)
+            with service.admitted() as batched:
+                content = await read_body(request, service.limits.max_bytes, service.limits.body_seconds)
                 loop = asyncio.get_running_loop()
-                answer = await loop.run_in_executor(service.pool, service.answer, content, arrival)
-            return Response(answer, media_type="application/json")
+                answer = await loop.run_in_executor(service.pool, service.answer, content, batched)
+            return Response(answer, media_type=_JSON)
         except RequestError as error:
-            return _error(str(error), error.status, error.headers)
+            return _error(str(error), error.status, {"Retry-After": "1"} if error.status == 503 else None)
         except TstuneError as error:
             return _error(in_json_places(str(error)), 422)
         except ClientDisconnect:
-            return _error("the request broke off", _CLIENT_GONE)
+            return _error("the request broke off", 499)  # nobody reads it; it is a line in the metrics
         except Exception:
             logger.exception("a forecast failed; this is a fault of the server, not of the request")
             return _error("the server failed; its log holds the reason", 500)
 
+    @app.get("/health", response_model=_HEALTH, responses={503: {"model": _HEALTH, "description": "stopping"}})
+    async def health() -> Response:
+        """Is the server alive and ready?"""
+        content = {"live": True, "ready": service.is_ready, "model": name, "version": version}
+        return JSONResponse(content | {"loaded": service.loaded}, 200 if service.is_ready else 503)
 
-def in_json_places(message: str) -> str:
-    """Messages about tables count rows as an editor shows a file; JSON counts from 0 and has no header."""
-    found = _FILE_ROW.match(message)
-    if found:
-        field = "future" if message.startswith("future") else "rows"
-        message = f"{field}[{int(found[1]) - 2}]: {message[found.end() :]}"
-    return " ".join(message.removeprefix("input: ").split())
+    text = {"content": {"text/plain": {"schema": {"type": "string"}}}, "description": "counters"}
+
+    @app.get("/metrics", response_class=Response, responses={200: text})
+    async def metrics() -> Response:
+        """Counters in the text format of Prometheus."""
+        return Response(generate_latest(service.metrics.registry), media_type=CONTENT_TYPE_PLAIN_0_0_4)
+
+    description = service.describe()
+    kinds = {"model": _LABEL, "unit": str | None, "timezone": str | None, "quantile_levels": list[float]}
+    kinds |= {"rows": list[_COLUMN], "future": list[_COLUMN], "limits": dict[str, float]}
+    kinds = {key: type(value) for key, value in description.items()} | kinds | {"example": service.form.body | None}
+
+    @app.get("/model", response_model=json_object("Model", kinds))
+    async def model() -> Response:
+        """What the model expects, with a complete example request."""
+        return JSONResponse(description)
+
+    return app
 
 
-async def _http_error(_: Request, error: HTTPException) -> Response:
+async def read_body(request: Request, max_bytes: int, seconds: float) -> bytes:
+    """Read a body of plain JSON, no further than it may be.
+
+    A page of another site cannot send this type without asking first, which the server does not allow.
+
+    Raises:
+        RequestError: 415 it is something else, 413 it is too large, 408 it did not come in time.
+    """
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    coding = request.headers.get("content-encoding", "identity").strip().lower()
+    if (kind, coding) != (_JSON, "identity"):
+        raise RequestError(
+            f"the request has content type {kind or 'none'}, packed as {coding}; send plain {_JSON}", 415
+        )
+    content, stated = bytearray(), int(request.headers.get("content-length", 0))
+    try:
+        async with asyncio.timeout(seconds):
+            async for part in request.stream():
+                content += part
+                if max(stated, len(content)) > max_bytes:
+                    fix = "send fewer series, or the last readings of each"
+                    raise RequestError(f"the request is larger than {max_bytes} bytes; {fix}", 413)
+    except TimeoutError:
+        raise RequestError(f"the request did not arrive within {seconds:g} s; send it again", 408) from None
+    return bytes(content)
+
+
+async def _http_error(request: Request, error: HTTPException) -> Response:
     """Unknown paths and methods, in the form of all errors."""
-    words = {404: f"there is no such path; the paths are {', '.join(PATHS)} and /docs"}
-    words[405] = "this path has another method; /forecast takes POST, the others GET"
+    paths = ", ".join(request.app.openapi()["paths"])
+    words = {
+        404: f"there is no such path; the paths are {paths} and /docs",
+        405: "this path has another method; /forecast takes POST, the others GET",
+    }
     return _error(words.get(error.status_code, str(error.detail)), error.status_code, error.headers)
 
 
@@ -138,5 +167,58 @@ def _error(message: str, status: int, headers: dict[str, str] | None = None) -> 
     return JSONResponse({"error": message}, status_code=status, headers=headers)
 
 
-def _json(schema: dict, description: str) -> dict:
-    return {"content": {"application/json": {"schema": schema}}, "description": description}
+def bind(host: str, port: int) -> socket.socket:
+    """Listen on an address; `port` 0 takes a free one.
+
+    Raises:
+        ConfigError: it is in use, or not an address of this machine.
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        return socket.create_server((host, port), family=family, backlog=2048)
+    except OverflowError:
+        raise ConfigError(f"--port {port} is no port; ports go from 0 to 65535") from None
+    except (OSError, UnicodeError) as error:
+        number = getattr(error, "errno", -1)  # negative: the name does not resolve
+        reason = f"cannot be used: {os.strerror(number)}" if number > 0 else "is not an address"
+        raise ConfigError(f"--host {host} --port {port} {reason}; choose another --host or --port") from None
+
+
+class _Server(uvicorn.Server):
+    announcement = ""
+    stopped_by: int | None = None
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        print(self.announcement, flush=True)  # from here on signals are handled
+
+    def handle_exit(self, sig: int, frame: object) -> None:
+        """Remember the signal: uvicorn would raise it again, and the exit code would not be ours."""
+        self.force_exit = self.stopped_by is not None
+        self.stopped_by, self.should_exit = sig, True
+
+
+def serve(service: ForecastService, listening: socket.socket) -> int:
+    """Answer until a signal comes, then finish what was begun; a second signal ends it at once.
+
+    Returns:
+        exit code: 0 after SIGTERM, 130 after SIGINT.
+    """
+    host, port = listening.getsockname()[:2]
+    is_local = ip_address(host.partition("%")[0]).is_loopback
+    if not is_local:
+        fix = "put a server with authentication and TLS in front, or use --host 127.0.0.1"
+        text = f"warning: {host} can be reached from other machines and asks nobody who they are; {fix}"
+        print(text, file=sys.stderr, flush=True)
+    app = create_app(service, ("localhost", "127.0.0.1", "::1", "[::1]", host) if is_local else None)
+    # no log of requests: a line for each tells no more than /metrics
+    quiet = {"log_config": None, "log_level": "warning", "access_log": False, "server_header": False}
+    server = _Server(uvicorn.Config(app, http="h11", loop="asyncio", ws="none", timeout_graceful_shutdown=60, **quiet))
+    address = f"http://{f'[{host}]' if ':' in host else host}:{port}/docs"
+    server.announcement = f"serving {service.label['name']} {service.label['version']}: {address}"
+    server.run(sockets=[listening])
+    code = EXIT_INTERRUPTED if server.stopped_by == signal.SIGINT else EXIT_OK
+    if server.force_exit:
+        os._exit(code)  # the interpreter would wait for forecasts that nobody waits for any more
+    service.close()
+    return code

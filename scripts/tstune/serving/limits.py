@@ -2,36 +2,27 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 
 from tstune.errors import ConfigError
 
 
 @dataclass(frozen=True)
 class ServingLimits:
-    """Limits of a server; what is beyond them is refused before work is put into it.
+    """Each limit is an option of the script; what is beyond it is refused before work is put into it."""
 
-    Attributes:
-        max_bytes: of one request body.
-        max_rows: rows of one request, and grid steps that its series reach over.
-        max_series: series of one request.
-        max_batch: requests that share a forward pass.
-        batch_wait: milliseconds that a request waits for others that are on their way.
-        max_queue: requests that are read, waiting or forecast at one time.
-        body_seconds: seconds in which a body must have arrived.
-    """
-
-    max_bytes: int = 10_000_000
-    max_rows: int = 100_000
-    max_series: int = 1_000
-    max_batch: int = 32
-    batch_wait: float = 5.0
-    max_queue: int = 64
-    body_seconds: float = 30.0
+    max_bytes: int = field(default=10_000_000, metadata={"help": "bytes of a request"})
+    max_rows: int = field(default=100_000, metadata={"help": "rows of a request, and its steps"})
+    max_series: int = field(default=1_000, metadata={"help": "series of a request"})
+    max_batch: int = field(default=32, metadata={"help": "requests that share a forward pass"})
+    max_queue: int = field(default=64, metadata={"help": "requests in hand; one more gets a 503"})
+    batch_wait: float = field(
+        default=5.0, metadata={"help": "milliseconds that a request waits for others on their way"}
+    )
+    body_seconds: float = field(default=30.0, metadata={"help": "seconds in which a request must have come"})
 
     def __post_init__(self) -> None:
-        for field in fields(self):
-            value, least = getattr(self, field.name), 0 if field.name == "batch_wait" else 1
+        for one in fields(self):
+            value, least = getattr(self, one.name), 0 if one.name == "batch_wait" else 1
             if not least <= value < float("inf"):
-                key = f"--{field.name.replace('_', '-')}"
-                raise ConfigError(f"{key}={value:g} must be at least {least}")
+                raise ConfigError(f"--{one.name.replace('_', '-')}={value:g} must be at least {least}")

@@ -1,156 +1,192 @@
-"""From the bytes of a request to the tables that a model predicts from."""
+"""A request: what it may hold, as pydantic types, and the way from its bytes to the tables a model predicts from."""
 
 from __future__ import annotations
 
+import difflib
 import json
-from dataclasses import dataclass
-from typing import NoReturn
+import re
+from typing import Annotated, Any, Literal, NamedTuple
 
-import numpy as np
 import pandas as pd
+from pydantic import ConfigDict, FailFast, Field, TypeAdapter, ValidationError
+from pydantic_core import ErrorDetails, from_json
+from typing_extensions import TypedDict
 
 from tstune.data.frequency import parse_frequency
 from tstune.data.prepared import Preprocessor
 from tstune.data.table import ITEM, TIMESTAMP
-from tstune.serving.columns import Column, RequestColumns, require_columns
+from tstune.domains import domain_of_column
+from tstune.errors import TstuneError
 from tstune.serving.limits import ServingLimits
-from tstune.serving.refusals import RequestError, shown
 
 ROWS, FUTURE = "rows", "future"
+_TIME = (  # from 1700 to 2199, which nanoseconds since 1970 can hold
+    r"^(1[7-9]|2[01])[0-9]{2}-(0[1-9]|1[0-2])-(0[1-9]|[12][0-9]|3[01])"
+    r"([T ]([01][0-9]|2[0-3]):[0-5][0-9](:[0-5][0-9](\.[0-9]{1,9})?)?(Z|[+-]([01][0-9]|2[0-3]):[0-5][0-9])?)?$"
+)
+_Number = Annotated[float, Field(ge=-1e15, le=1e15)]  # squares of it, summed up, must stay within single precision
+_Name = Annotated[str, Field(max_length=200)]
+_READING = "a number within ±1e15, or null where there is no reading"
+_TIMES = 'a time in ISO 8601, such as "2024-01-31T08:05:00"; with a time zone in all rows (read as UTC) or in none'
 
 
-@dataclass(frozen=True)
-class ForecastRequest:
-    """What `predict` is given.
+class Column(NamedTuple):
+    """A column of a request: its role in the model, what pydantic checks its values with, and that in words."""
+
+    role: str
+    kind: Any
+    meaning: str
+
+
+_SERIES = {
+    ITEM: Column("item_id", Annotated[_Name, Field(min_length=1)], "text of 1 to 200 characters; names the series"),
+    TIMESTAMP: Column("timestamp", Annotated[str, Field(pattern=_TIME)], _TIMES),
+}
+_KNOWN = Column("control", _Number, "a number within ±1e15; at every step of the forecast")
+_ROLES = {
+    "target": (_Number | None, f"{_READING}; is forecast"),
+    "conditional": (_Number | None, f"{_READING}; known in the past only"),
+    "control": (_Number | None, f"{_READING}; known in the future too: also a column of future"),
+    "static_real": (_Number, "a number within ±1e15; the same in all rows of a series"),
+    "static_categorical": (_Name | None, "text of up to 200 characters, or null; the same in all rows of a series"),
+}
+
+
+class RequestError(TstuneError):
+    """A request that the sender can put right.
 
     Attributes:
-        frame: history, a row per series and time.
-        future: rows of the known future, or None.
+        status: HTTP status of the answer.
     """
 
-    frame: pd.DataFrame
-    future: pd.DataFrame | None
+    def __init__(self, message: str, status: int = 422) -> None:
+        super().__init__(message)
+        self.status = status
 
 
-def read_request(content: bytes, preprocessor: Preprocessor, limits: ServingLimits) -> ForecastRequest:
-    """Parse and check a request body.
+class RequestForm:
+    """What a request to one model holds, and how it is read.
 
-    Raises:
-        RequestError: 400 no JSON, 413 too large, 422 anything else; the message names the place and the fix.
+    Args:
+        preprocessor: of the model.
+        limits: of rows, series and steps.
+
+    Attributes:
+        columns: ``rows`` -> name -> column of the history; ``future`` likewise, empty where the model reads none.
+        body: type of a whole request.
     """
-    columns, body = RequestColumns.of(preprocessor.roles), _parsed(content)
-    _require_fields(body, columns)
-    every = body[ROWS] + body.get(FUTURE, []) if columns.future else body[ROWS]
-    if len(every) > limits.max_rows:
-        raise RequestError(f"{len(every)} rows are more than the {limits.max_rows} of a request; send fewer", 413)
-    frame = _table(body[ROWS], columns.rows, ROWS, preprocessor)
-    num_series = frame[ITEM].nunique()
-    if num_series > limits.max_series:
-        raise RequestError(f"{num_series} series are more than the {limits.max_series} of a request; send fewer", 413)
-    _limit_span(frame, preprocessor.frequency, limits.max_rows)
-    future = _table(body[FUTURE], columns.future, FUTURE, preprocessor) if columns.future else None
-    return ForecastRequest(frame, future)
 
+    def __init__(self, preprocessor: Preprocessor, limits: ServingLimits) -> None:
+        self._frequency, self._limits, roles = preprocessor.frequency, limits, preprocessor.roles
+        values = {name: _column(name, role) for role in _ROLES for name in getattr(roles, role)}
+        self.columns = {ROWS: _SERIES | values, FUTURE: _SERIES | dict.fromkeys(roles.control, _KNOWN)}
+        if not roles.control:
+            self.columns[FUTURE] = {}
+        lists = {}
+        for field, columns in self.columns.items():
+            cells = {name: Annotated[one.kind, Field(description=one.meaning)] for name, one in columns.items()}
+            row = json_object(f"RowOf{field.title()}", cells)
+            lists |= (
+                {field: Annotated[list[row], FailFast(), Field(min_length=1, max_length=limits.max_rows)]}
+                if columns
+                else {}
+            )
+        self.body = json_object("ForecastRequest", lists)
+        self._checked = TypeAdapter(self.body).validate_python
 
-def _parsed(content: bytes) -> object:
-    try:
-        return json.loads(content, parse_constant=_refuse_constant)
-    except UnicodeDecodeError:
-        raise RequestError("the request is not UTF-8 text; send JSON in UTF-8", 400) from None
-    except json.JSONDecodeError as error:
-        place = f"line {error.lineno} column {error.colno}"
-        raise RequestError(f"the request is not JSON: {place}: {error.msg}", 400) from None
-    except RecursionError:
-        raise RequestError("the request is nested too deeply; send rows of plain values", 400) from None
-    except RequestError:
-        raise
-    except ValueError:  # an integer with more digits than Python reads
-        raise RequestError("the request holds a number with thousands of digits; check the readings", 400) from None
+    def read(self, content: bytes) -> list[pd.DataFrame | None]:
+        """The history, a row per series and time, and the known future, of a request body.
 
+        Raises:
+            RequestError: 400 no JSON, 413 too large, 422 anything else; the message names the place and the fix.
+        """
+        try:
+            body = self._checked(from_json(content, allow_inf_nan=False))
+        except ValidationError as error:
+            found = error.errors(include_url=False)
+            # what is not read comes first: it is often the misspelt name of what is missing
+            raise self._refusal(min(found, key=lambda one: one["type"] != "extra_forbidden")) from None
+        except ValueError as error:
+            raise RequestError(f"the request is not JSON: {error}; write null where there is no reading", 400) from None
+        self._limit(sum(map(len, body.values())), "rows")
+        history, future = (pd.DataFrame(body[field]) if field in body else None for field in (ROWS, FUTURE))
+        self._limit(history[ITEM].nunique(), "series")
+        self._limit_span(history)
+        return [history, future]
 
-def _refuse_constant(constant: str) -> NoReturn:
-    raise RequestError(f"{constant} is not JSON: write null where there is no reading", 400)
-
-
-def _require_fields(body: object, columns: RequestColumns) -> None:
-    """Check everything above the rows."""
-    if not isinstance(body, dict):
-        raise RequestError(f'the request is {shown(body)}; send an object with the history: {{"rows": […]}}')
-    fields = (ROWS, FUTURE) if columns.future else (ROWS,)
-    unknown = next((name for name in body if name not in fields), None)
-    if unknown == FUTURE:
-        raise RequestError("this model reads no column that is known in the future; leave future out")
-    if unknown is not None:
-        raise RequestError(f"the request has no field {shown(unknown)}; its fields are {', '.join(fields)}")
-    for name in fields:
-        if name not in body:
-            known = ", ".join(column.name for column in columns.future if column.role == "control")
-            why = "the history" if name == ROWS else f"{known} over the forecast"
-            raise RequestError(f'the request has no {name}; add {why}: {{"{name}": […]}}')
-        if not isinstance(body[name], list) or not body[name]:
-            raise RequestError(f"{name} is {shown(body[name])}; send a list with a row per series and time")
-
-
-def _table(rows: list, columns: tuple[Column, ...], field: str, preprocessor: Preprocessor) -> pd.DataFrame:
-    names = {column.name for column in columns}
-    for number, row in enumerate(rows):
-        if not isinstance(row, dict):
-            raise RequestError(f"{field}[{number}] is {shown(row)}; send an object with a value per column")
-        if row.keys() != names:
-            require_columns(row, columns, f"{field}[{number}]")
-    table = {}
-    for column in columns:
-        values = [row[column.name] for row in rows]
-        for number, value in enumerate(values):
-            column.check(value, f"{field}[{number}]", known=field == FUTURE)
-        if column.role == "timestamp":
-            values = _times(values, field)
-        elif column.is_number and not any(isinstance(value, str) for value in values):
-            values = np.array([np.nan if value is None else value for value in values], np.float64)
-        table[column.name] = values
-    frame = pd.DataFrame(table)
-    if preprocessor.on_duplicate == "error":
-        _refuse_duplicates(frame, field)
-    return frame
-
-
-def _times(texts: list[str], field: str) -> pd.Series:
-    """Times without a zone, or in UTC where all have one."""
-    zoned = [text.endswith("Z") or (text[-6:-5] in ("+", "-") and ":" in text[:-6]) for text in texts]
-    if any(zoned) and not all(zoned):
-        number, other = zoned.index(True), zoned.index(False)
-        raise RequestError(
-            f"{field}[{number}]: column {TIMESTAMP!r} has a time zone and {field}[{other}] has none; write all alike"
+    def _refusal(self, error: ErrorDetails) -> RequestError:
+        """One line about what pydantic found: the place, what stands there, what should."""
+        kind, value, (field, number, name) = error["type"], error["input"], (*error["loc"], None, None, None)[:3]
+        if kind == "too_long":
+            self._limit(error["ctx"]["actual_length"], "rows")
+        place, expected, names = (
+            "the request",
+            'an object with the history: {"rows": […]}',
+            list(self.body.__annotations__),
         )
-    stamps = pd.Series(pd.to_datetime(texts, format="ISO8601", errors="coerce", utc=all(zoned)))
-    if stamps.isna().any():
-        number = int(stamps.isna().argmax())
-        raise RequestError(
-            f"{field}[{number}]: column {TIMESTAMP!r} holds {shown(texts[number])}, a day that is in no calendar"
-        )
-    return stamps
+        if field is not None:
+            place, expected = field, "a list with a row per series and time"
+        if number is not None:
+            place, expected, names = (
+                f"{field}[{number}]",
+                "an object with a value per column",
+                list(self.columns[field]),
+            )
+        if name in names:
+            expected = self.columns[field][name].meaning.partition(";")[0]
+        key = field if name is None else name
+        if name is not None:
+            place += f": column {name[:60]!r}"
+        if kind == "extra_forbidden":
+            close = difflib.get_close_matches(key, names, n=1)
+            hint = f"did you mean {close[0]!r}? " if close else ""
+            return RequestError(f"{place} is not read by this model; {hint}it reads {', '.join(names)}")
+        found = "is missing" if kind == "missing" else f"is {shown(value)}"
+        return RequestError(f"{place} {found}; write {expected}")
+
+    def _limit(self, count: int, what: str) -> None:
+        most = getattr(self._limits, f"max_{what}")
+        if count > most:
+            raise RequestError(f"{count} {what} are more than the {most} of a request; send fewer", 413)
+
+    def _limit_span(self, history: pd.DataFrame) -> None:
+        """Two rows a century apart are a million steps: what is put on a grid is limited as the rows are."""
+        begin, offset, most = pd.Timestamp("2001-01-01"), parse_frequency(self._frequency), self._limits.max_rows
+        step = (begin + 12 * offset - begin) / 12  # of months and business days the average
+        times = pd.to_datetime(history[TIMESTAMP], format="ISO8601", errors="coerce", utc=True)
+        spans = times.groupby(history[ITEM], sort=False).agg(["min", "max"])
+        steps = (spans["max"] - spans["min"]) / step
+        if steps.sum() > most:
+            reach = f"the rows reach over {steps.sum():.0f} steps of {self._frequency}"
+            longest = f"longest series {shown(steps.idxmax())}"
+            fix = "send the last readings of each series, and check the timestamps"
+            raise RequestError(f"{reach}, {longest}; a request may reach over {most}: {fix}", 413)
 
 
-def _refuse_duplicates(frame: pd.DataFrame, field: str) -> None:
-    again = frame.duplicated([ITEM, TIMESTAMP])
-    if again.any():
-        number = int(again.argmax())
-        item, stamp = frame.loc[number, [ITEM, TIMESTAMP]]
-        before = int(((frame[ITEM] == item) & (frame[TIMESTAMP] == stamp)).argmax())
-        raise RequestError(
-            f"{field}[{number}] and {field}[{before}] hold the same time {stamp} of series {shown(item)}; keep one"
-        )
+def json_object(name: str, keys: dict[str, Any]) -> type:
+    """Type of an object with exactly these keys, whatever their names, and values of these types."""
+    kind = TypedDict(name, keys)
+    kind.__pydantic_config__ = ConfigDict(extra="forbid", strict=True)
+    return kind
 
 
-def _limit_span(frame: pd.DataFrame, frequency: str, most: int) -> None:
-    """Two rows a century apart are a million steps: what is put on a grid is limited as the rows are."""
-    begin, offset = pd.Timestamp("2001-01-01"), parse_frequency(frequency)
-    step = (begin + 12 * offset - begin) / 12  # of months and business days the average
-    spans = frame.groupby(ITEM, sort=False)[TIMESTAMP].agg(["min", "max"])
-    steps = (spans["max"] - spans["min"]) / step
-    if steps.sum() > most:
-        raise RequestError(
-            f"the rows reach over {steps.sum():.0f} steps of {frequency}, longest series {shown(steps.idxmax())}; a "
-            f"request may reach over {most}: send the last readings of each series, and check the timestamps",
-            413,
-        )
+def shown(value: object) -> str:
+    """A value of a request as JSON, cut where it is long."""
+    text = json.dumps(value)
+    return text if len(text) <= 60 else f"{text[:60]}…"
+
+
+def in_json_places(message: str) -> str:
+    """What is wrong with a table, for who sent it: rows counted from 0 without a header, no advice on our settings."""
+    field = "future" if message.startswith("future: ") else "rows"
+    message = re.sub(r"; [^;]*\bdata\.[a-z_]+.*", "", message.removeprefix("input: ").removeprefix("future: "))
+    message = re.sub(r"(^| and )row (\d+): ", lambda found: f"{found[1]}{field}[{int(found[2]) - 2}]: ", message)
+    return " ".join(message.split())
+
+
+def _column(name: str, role: str) -> Column:
+    """A column of the history; sensors of some domains write words, such as Low and High."""
+    (kind, meaning), domain = _ROLES[role], domain_of_column(name) if role == "target" else None
+    if domain and domain.words:
+        kind, meaning = Literal[domain.words] | kind, f"{', '.join(domain.words)}, or {meaning}"
+    return Column(role, kind, meaning)

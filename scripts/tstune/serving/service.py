@@ -1,107 +1,245 @@
-"""The forecasts of a server: a bounded number of requests, a thread for the network."""
+"""A loaded model that answers requests: from the bytes of a request to the bytes of its answer."""
 
 from __future__ import annotations
 
+import hashlib
 import json
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import asdict, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
 
-from tstune.errors import TstuneError
+import numpy as np
+import pandas as pd
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info
+
+from tstune.data.table import ITEM, TIMESTAMP
+from tstune.domains import domain_of
+from tstune.errors import ConfigError, TstuneError
+from tstune.models.base import ADAPTER_FOLDER, MODEL_FOLDER
+from tstune.models.per_item import FOLDER as ITEM_ADAPTERS_FOLDER
 from tstune.models.predict import predict_frame
+from tstune.registry.checksums import hash_file
+from tstune.registry.opening import PREFIX, load_saved_model, open_registry
 from tstune.runtime.logs import logger
-from tstune.serving.answers import forecast_answer
-from tstune.serving.batching import Arrival, BatchedModel, ForwardQueue
-from tstune.serving.description import describe, example_request
+from tstune.serving.batching import BatchedModel, ForwardQueue
 from tstune.serving.limits import ServingLimits
-from tstune.serving.metrics import ServingMetrics
-from tstune.serving.reading import ForecastRequest, read_request
-from tstune.serving.refusals import RequestError
-from tstune.serving.served_model import ServedModel
+from tstune.serving.reading import FUTURE, ROWS, RequestError, RequestForm, shown
+from tstune.uncertainty.files import SETTINGS, TENSORS
 
-_RETRY_AFTER = {"Retry-After": "1"}
+if TYPE_CHECKING:
+    from tstune.models.base import BaseTimeSeriesFoundationModel
+
+_LOADED = ("config.yaml", "preprocessor.json", SETTINGS, TENSORS, MODEL_FOLDER, ADAPTER_FOLDER, ITEM_ADAPTERS_FOLDER)
+
+
+def open_model(model: str, registry: str | None = None) -> tuple[BaseTimeSeriesFoundationModel, str, str]:
+    """Load a run folder, or ``registry:name@alias`` and ``registry:name:version``.
+
+    Returns:
+        the model, its name, its version: that of the registry, or the `fingerprint` of a run folder.
+
+    Raises:
+        CheckpointError, RegistryError: as in `load_saved_model`.
+    """
+    if not model.startswith(PREFIX):
+        return load_saved_model(model), Path(model).resolve().name, fingerprint(Path(model))
+    # the alias is looked up once: it may move between two looks
+    version = open_registry(registry).get(model.removeprefix(PREFIX))
+    return load_saved_model(f"{PREFIX}{version.reference}", registry), version.name, str(version.version)
+
+
+def fingerprint(folder: Path) -> str:
+    """First 12 digits of the SHA-256 over whatever `load_model` reads from a run folder."""
+    digest = hashlib.sha256()
+    for path in sorted(path for name in _LOADED for path in [folder / name, *(folder / name).rglob("*")]):
+        if path.is_file():
+            digest.update(f"{path.relative_to(folder).as_posix()}\0{hash_file(path)[0]}\n".encode())
+    return digest.hexdigest()[:12]
+
+
+def refuse_paid_service(model: BaseTimeSeriesFoundationModel, name: str) -> None:
+    """Stop if a model, or a member of an ensemble, is TimeGPT."""
+    if model.model_type == "timegpt":
+        raise ConfigError(
+            f"{name} is a timegpt model: whoever reaches the server would send readings to a paid service, on your "
+            "account; forecast with scripts/predict_forecast.py instead"
+        )
+    for member in model.members if model.model_type == "ensemble" else ():
+        refuse_paid_service(member.model, f"{name}: its member {member.name}")
 
 
 class ForecastService:
-    """Answers request bodies; safe to use from many threads.
+    """Answers request bodies, a bounded number at a time, from many threads, with one for the network.
 
     Args:
-        served: the model.
+        model: loaded.
+        name: of the model, for answers and metrics.
+        version: likewise.
         limits: what a request and the server may hold.
 
     Attributes:
-        metrics: of the server.
-        description: body of `GET /model`.
+        label: name, version and family.
+        loaded: when, ISO 8601 in UTC.
+        preprocessor: the model's, for tables whose series and times are in `item_id` and `timestamp`.
+        form: of a request.
+        metrics: what Prometheus is told.
         pool: threads that requests are read in.
+        is_ready: False once the server stops.
+        example: a complete request; None if the model cannot forecast it.
+
+    Raises:
+        ConfigError: the model would send what it is asked to a paid service.
     """
 
-    def __init__(self, served: ServedModel, limits: ServingLimits) -> None:
-        self.served = served
-        self.limits = limits
-        self._num_pending = 0
-        self._count = threading.Lock()
-        self.metrics = ServingMetrics(served, lambda: self._num_pending)
-        wait = limits.batch_wait / 1000
-        self._queue = ForwardQueue(served.model, limits.max_batch, wait, self.metrics.saw_pass)
+    def __init__(self, model: BaseTimeSeriesFoundationModel, name: str, version: str, limits: ServingLimits) -> None:
+        refuse_paid_service(model, name)
+        model.require_built()
+        self.model, self.limits = model, limits
+        self.label = {"name": name, "version": version, "type": model.model_type}
+        self.loaded = datetime.now(UTC).isoformat(timespec="seconds")
+        columns = {"timestamp_column": TIMESTAMP, "item_id_column": ITEM, "columns_as": "channels"}
+        self.preprocessor = replace(model.preprocessor, timestamp_format=None, **columns)
+        self.form = RequestForm(self.preprocessor, limits)
+        self.metrics = ServingMetrics(self.label)
+        self._queue = ForwardQueue(model, limits.max_batch, limits.batch_wait / 1000, self.metrics.saw_pass)
+        self._places = threading.BoundedSemaphore(limits.max_queue)
         self.pool = ThreadPoolExecutor(limits.max_queue, thread_name_prefix="request")
-        self.description = describe(served, limits, self._working_example())
-
-    @property
-    def is_ready(self) -> bool:
-        """True while forecasts are made."""
-        return self._queue.is_alive
+        self.is_ready = True
+        self.example: dict | None = example_request(self)
+        try:  # it warms the network up, too
+            with self.admitted() as batched:
+                self.answer(json.dumps(self.example).encode(), batched)
+        except TstuneError as error:
+            logger.warning("no example request is shown: the model refused the one made for it: %s", error)
+            self.example = None
 
     @contextmanager
-    def admitted(self) -> Iterator[Arrival]:
+    def admitted(self) -> Iterator[BatchedModel]:
         """Take a place among the requests in hand.
 
         Raises:
             RequestError: 503, there is none left, or the server stops.
         """
         if not self.is_ready:
-            raise RequestError("the server is stopping; ask again later", 503, _RETRY_AFTER)
-        with self._count:
-            if self._num_pending >= self.limits.max_queue:
-                many = f"the server has {self.limits.max_queue} requests in hand, which is all it takes"
-                raise RequestError(f"{many}; ask again in a second", 503, _RETRY_AFTER)
-            self._num_pending += 1
-        arrival = self._queue.arrival()
+            raise RequestError("the server is stopping; ask again later", 503)
+        if not self._places.acquire(blocking=False):
+            many = f"the server has {self.limits.max_queue} requests in hand, which is all it takes"
+            raise RequestError(f"{many}; ask again in a second", 503)
+        batched = BatchedModel(self.model, self.preprocessor, self._queue)
         try:
-            yield arrival
+            with self.metrics.pending.track_inprogress():
+                yield batched
         finally:
-            arrival.here()
-            with self._count:
-                self._num_pending -= 1
+            self._queue.coming.discard(batched)
+            self._places.release()
 
-    def answer(self, content: bytes, arrival: Arrival) -> bytes:
+    def answer(self, content: bytes, batched: BatchedModel) -> bytes:
         """Forecast what a request body asks for.
 
         Raises:
-            RequestError: the request is wrong, see `read_request`.
+            RequestError: the request is wrong, see `RequestForm.read`, or its forecast is not a number.
             TstuneError: the model cannot forecast from it, for example because the history is too short.
         """
-        try:
-            request = read_request(content, self.served.preprocessor, self.limits)
-            return forecast_answer(self._forecast(request, arrival), self.served)
-        finally:
-            arrival.here()
+        forecast = predict_frame(batched, *self.form.read(content))
+        values = list(forecast.columns[2:])
+        finite = np.isfinite(forecast[values]).all(axis=1)
+        if not finite.all():
+            item = shown(forecast[ITEM][finite.idxmin()])
+            raise RequestError(f"the forecast of series {item} is not a number; check its readings")
+        stamps = forecast[TIMESTAMP].to_numpy("datetime64[ns]")
+        is_whole = (stamps == stamps.astype("datetime64[s]")).all()
+        forecast[TIMESTAMP] = np.datetime_as_string(stamps, unit="s" if is_whole else "ns")
+        about = {"model": self.label, "unit": self.preprocessor.unit, "frequency": self.preprocessor.frequency}
+        return json.dumps(
+            about | {"columns": values, "forecast": forecast.to_dict("records")}, allow_nan=False
+        ).encode()
 
     def close(self) -> None:
         """Finish what is in hand, then stop the threads."""
-        self.pool.shutdown(wait=True)
+        self.is_ready = False
+        self.pool.shutdown()
         self._queue.close()
 
-    def _forecast(self, request: ForecastRequest, arrival: Arrival) -> object:
-        model = BatchedModel(self.served.model, self.served.preprocessor, self._queue, arrival)
-        return predict_frame(model, request.frame, request.future)
+    def describe(self) -> dict:
+        """What the model expects of a request, in words and by example."""
+        lengths, shortest, adapters = self.model.config.model, self.preprocessor.min_context, self.model.item_adapters
+        items = "each series is forecast by itself; item_id may be any name"
+        if adapters is not None:
+            own = f"{len(adapters.adapters)} series have an adapter of their own, found by item_id"
+            items = f"{own}; every other one is forecast by the base"
+        return {
+            "model": self.label,
+            "unit": self.preprocessor.unit,
+            "frequency": self.preprocessor.frequency,
+            "timezone": self.preprocessor.cleaning.timezone,
+            "context_length": lengths.context_length,
+            "shortest_history": lengths.context_length if shortest is None else shortest,
+            "prediction_length": lengths.prediction_length,
+            "quantile_levels": list(self.model.quantile_levels),
+            "items": items,
+            **{
+                field: [{"name": name, "role": one.role, "meaning": one.meaning} for name, one in columns.items()]
+                for field, columns in self.form.columns.items()
+            },
+            "limits": asdict(self.limits),
+            "example": self.example,
+        }
 
-    def _working_example(self) -> dict | None:
-        """The example request, which also warms the network up; None if this model cannot forecast it."""
-        example, arrival = example_request(self.served), self._queue.arrival()
-        try:
-            self.answer(json.dumps(example).encode(), arrival)
-        except TstuneError as error:
-            logger.warning("no example request is shown: the model refused the one made for it: %s", error)
-            return None
-        return example
+
+def example_request(service: ForecastService) -> dict:
+    """A complete request: one series of whole length around the mean of the training data."""
+    preprocessor, lengths = service.preprocessor, service.model.config.model
+    roles, scaler, domain = preprocessor.roles, preprocessor.scaler, domain_of(preprocessor.unit)
+    past, steps = lengths.context_length, np.arange(lengths.context_length + lengths.prediction_length)
+    stamps = pd.date_range(end="2024-01-31", periods=len(steps), freq=preprocessor.frequency)
+    values: dict[str, object] = {ITEM: "example", TIMESTAMP: [stamp.isoformat() for stamp in stamps]}
+    for name, column in list(service.form.columns[ROWS].items())[2:]:
+        if column.role == "static_categorical":
+            values[name] = next(iter(roles.categories[roles.static_categorical.index(name)]), None)
+            continue
+        place = roles.channels.index(name)
+        mean, std = float(scaler.mean[place]), float(scaler.std[place])
+        if column.role == "target" and domain:  # its cleaning may refuse readings at 0
+            mean, std = domain.typical(preprocessor.unit) or (mean, std)
+        wave = mean + std * np.sin(steps / 12) * (column.role != "static_real")
+        values[name] = [float(f"{value:.4g}") for value in wave]
+    table = pd.DataFrame(values)
+    later = table[past:][list(service.form.columns[FUTURE])]
+    return {ROWS: table[:past].to_dict("records")} | ({FUTURE: later.to_dict("records")} if len(later.columns) else {})
+
+
+class ServingMetrics:
+    """Counters of one server, in a registry of their own.
+
+    Args:
+        label: name, version and family of the model.
+    """
+
+    def __init__(self, label: dict[str, str]) -> None:
+        self.registry = place = CollectorRegistry()
+        seconds, sizes = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30), (1, 2, 4, 8, 16, 32, 64, 128)
+        keys = ["path", "status"]
+        self._requests = Counter("tstune_requests", "Answers by path and status", keys, registry=place)
+        self._errors = Counter("tstune_errors", "Answers with a status from 400 on", keys, registry=place)
+        self._seconds = Histogram("tstune_request_seconds", "To answer", ["path"], buckets=seconds, registry=place)
+        self._batch = Histogram("tstune_batch_requests", "Of one forward pass", buckets=sizes, registry=place)
+        self._windows = Counter("tstune_windows_forecast", "Series that were forecast", registry=place)
+        self.pending = Gauge("tstune_queue_requests", "Requests that are read, waiting or forecast", registry=place)
+        Info("tstune_model", "The model that answers", registry=place).info(label)
+
+    def saw_pass(self, num_requests: int, num_windows: int) -> None:
+        """Count a forward pass."""
+        self._batch.observe(num_requests)
+        self._windows.inc(num_windows)
+
+    def saw_answer(self, path: str, status: int, seconds: float) -> None:
+        """Count an answer."""
+        self._requests.labels(path, str(status)).inc()
+        if status >= 400:
+            self._errors.labels(path, str(status)).inc()
+        self._seconds.labels(path).observe(seconds)
