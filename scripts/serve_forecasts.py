@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from dataclasses import fields
 
 from tstune.errors import ConfigError, MissingDependencyError, exits_cleanly
-from tstune.serving.limits import ServingLimits
+from tstune.serving import ServingLimits
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:

@@ -12,8 +12,8 @@ from fastapi.testclient import TestClient
 from serving_stock import ROLES, rich_series, train
 from support import tiny
 
+from tstune.serving import ServingLimits
 from tstune.serving.app import create_app
-from tstune.serving.limits import ServingLimits
 from tstune.serving.service import ForecastService, open_model
 
 

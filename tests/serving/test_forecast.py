@@ -20,7 +20,7 @@ from tstune.config.validation import validate
 from tstune.errors import ConfigError, DataError
 from tstune.models.registry import load_model, model_class
 from tstune.registry.opening import open_registry
-from tstune.serving.limits import ServingLimits
+from tstune.serving import ServingLimits
 from tstune.serving.service import ForecastService, fingerprint, open_model
 
 Start = Callable[..., TestClient]
@@ -37,9 +37,7 @@ def ask(client: TestClient, **fields: object) -> dict:
     return answer.json()
 
 
-def test_the_answer_is_that_of_predict(
-    start: Start, plain: tuple, plain_run: Path, history: pd.DataFrame
-) -> None:
+def test_the_answer_is_that_of_predict(start: Start, plain: tuple, plain_run: Path, history: pd.DataFrame) -> None:
     answer = ask(start(plain), rows=rows_of(history))
     pd.testing.assert_frame_equal(frame_of(answer), load_model(plain_run).predict(history), check_exact=True)
     assert answer["model"] == {"name": "run", "version": fingerprint(plain_run), "type": "ttm"}

@@ -11,7 +11,6 @@ from fastapi.testclient import TestClient
 from schemathesis.config import SchemathesisConfig
 from schemathesis.engine import Status, events, from_schema
 
-
 OPERATIONS = {"POST /forecast", "GET /health", "GET /metrics", "GET /model"}
 CHECKS = {
     "not_a_server_error",

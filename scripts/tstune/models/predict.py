@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,7 +17,7 @@ from tstune.data.panel import MISSING, Panel
 from tstune.data.prepared import context_windows
 from tstune.data.scaler import category_codes
 from tstune.data.table import ITEM, TIMESTAMP, SourceTable
-from tstune.data.windows import padded_context, seconds
+from tstune.data.windows import Batch, padded_context, seconds
 from tstune.errors import DataError
 from tstune.runtime.logs import logger
 
@@ -23,10 +25,35 @@ if TYPE_CHECKING:
     from tstune.models.base import BaseTimeSeriesFoundationModel
 
 
+Forward = Callable[[Batch, Sequence[str]], tuple[torch.Tensor, torch.Tensor | None]]
+"""Windows and the names that their ``item`` counts in -> [windows, steps, targets] forecasts and, if there are levels,
+[windows, steps, targets, levels] quantiles, in original units."""
+
+
+def forecast_batch(
+    model: BaseTimeSeriesFoundationModel, batch: Batch, item_ids: Sequence[str]
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """A model as `Forward`."""
+    with torch.inference_mode():
+        point = model.for_items(item_ids).forecast(batch)
+        quantiles = model.forecast_quantiles(batch, point).cpu() if model.quantile_levels else None
+        return point.cpu(), quantiles
+
+
 def predict_frame(
-    model: BaseTimeSeriesFoundationModel, frame: pd.DataFrame | str | Path, future: pd.DataFrame | None
+    model: BaseTimeSeriesFoundationModel,
+    frame: pd.DataFrame | str | Path,
+    future: pd.DataFrame | None,
+    forward: Forward | None = None,
 ) -> pd.DataFrame:
-    """Forecast each series of a table; see `BaseTimeSeriesFoundationModel.predict`."""
+    """Forecast each series of a table; see `BaseTimeSeriesFoundationModel.predict`.
+
+    Args:
+        model: reads the tables.
+        frame: history.
+        future: what is known of it.
+        forward: forecasts the windows; None: the model.
+    """
     model.require_built()
     name: object = "input"
     if not isinstance(frame, pd.DataFrame):
@@ -42,7 +69,7 @@ def predict_frame(
     known = _known_future(model, future, panel, stamps)
     categories = category_codes(table, preprocessor.roles, panel.item_ids)
 
-    forecaster, forecasts, quantiles = model.for_items(panel.item_ids), [], []
+    forward, forecasts, quantiles = forward or partial(forecast_batch, model), [], []
     batch_size = model.evaluation_batch_size(torch.device("cpu"))
     for begin in range(0, len(starts), batch_size):
         rows = starts[begin : begin + batch_size]
@@ -56,11 +83,10 @@ def predict_frame(
         }
         if categories is not None:
             batch["static"] = torch.from_numpy(categories[begin : begin + len(rows)])
-        with torch.inference_mode():
-            point = forecaster.forecast(batch)
-            forecasts.append(point.cpu().numpy())
-            if model.quantile_levels:
-                quantiles.append(model.forecast_quantiles(batch, point).cpu().numpy())
+        point, levels = forward(batch, panel.item_ids)
+        forecasts.append(point.numpy())
+        if levels is not None:
+            quantiles.append(levels.numpy())
     values = np.concatenate(forecasts).reshape(-1, panel.roles.num_targets)
     table = pd.DataFrame(values, columns=list(preprocessor.roles.target))
     if quantiles:

@@ -22,21 +22,11 @@ from starlette.requests import ClientDisconnect
 
 from tstune.data.table import ITEM, TIMESTAMP
 from tstune.errors import EXIT_INTERRUPTED, EXIT_OK, ConfigError, TstuneError
-from tstune.runtime.logs import logger
 from tstune.serving.reading import RequestError, in_json_places, json_object
 from tstune.serving.service import ForecastService
 
 _JSON = "application/json"
 _ERROR = json_object("Error", {"error": str})
-_FAULTS = {
-    400: "no JSON",
-    408: "the body did not arrive in time",
-    413: "more bytes, rows, series or steps than one request may hold",
-    415: "another content type than application/json",
-    422: "JSON that the model cannot forecast from; the message names the row and the column",
-    500: "a fault of the server",
-    503: "the server is busy; Retry-After says when to ask again",
-}
 _LABEL = json_object("Label", {"name": str, "version": str, "type": str})
 _HEALTH = json_object("Health", {"live": bool, "ready": bool, "model": str, "version": str, "loaded": str})
 _COLUMN = json_object("Column", {"name": str, "role": str, "meaning": str})
@@ -52,7 +42,10 @@ def create_app(service: ForecastService, hosts: Collection[str] | None = None) -
     """
     name, version = service.label["name"], service.label["version"]
     about = "Forecasts of one saved model. `GET /model` says what it expects."
-    app = FastAPI(title=f"Forecasts of {name}", version=version, description=about, redoc_url=None)
+    errors = dict.fromkeys((HTTPException, TstuneError, ClientDisconnect, Exception), _error)
+    app = FastAPI(
+        title=f"Forecasts of {name}", version=version, description=about, redoc_url=None, exception_handlers=errors
+    )
 
     async def counted(request: Request, answer: Callable) -> Response:
         begin, status = time.perf_counter(), 500
@@ -62,56 +55,49 @@ def create_app(service: ForecastService, hosts: Collection[str] | None = None) -
             return response
         finally:  # strangers think of many paths
             path = getattr(request.scope.get("route"), "path", "other")
-            service.metrics.saw_answer(path, status, time.perf_counter() - begin)
+            service.saw_answer(path, status, time.perf_counter() - begin)
 
     app.add_middleware(BaseHTTPMiddleware, dispatch=counted)
     if hosts is not None:
         app.add_middleware(TrustedHostMiddleware, allowed_hosts=list(hosts), www_redirect=False)
-    app.add_exception_handler(HTTPException, _http_error)
 
-    targets, levels = service.preprocessor.roles.target, service.model.quantile_levels
+    targets, levels = service.model.preprocessor.roles.target, service.model.quantile_levels
     values = [*targets, *(f"{target}_q{level:g}" for target in targets for level in levels)]
     row = json_object("ForecastRow", {ITEM: str, TIMESTAMP: str} | dict.fromkeys(values, float))
     kinds = {"model": _LABEL, "unit": str | None, "frequency": str, "columns": list[str], "forecast": list[row]}
-    example = {"examples": {"complete": {"value": service.example}}} if service.example else {}
-    body = {"schema": {"$ref": "#/components/schemas/ForecastRequest"}} | example  # of the example in GET /model
+    body = {"schema": {"$ref": "#/components/schemas/ForecastRequest"}}  # of the example in GET /model
+    if service.example:
+        body["examples"] = {"complete": {"value": service.example}}
 
     @app.post(
         "/forecast",
         openapi_extra={"requestBody": {"required": True, "content": {_JSON: body}}},
         response_model=json_object("Forecast", kinds),
-        responses={status: {"model": _ERROR, "description": text} for status, text in _FAULTS.items()},
+        responses={status: {"model": _ERROR} for status in (400, 408, 413, 415, 422, 500, 503)},
     )
     async def forecast(request: Request) -> Response:
-        """Forecast what follows the last reading of every series, in original units."""
-        try:
-            with service.admitted() as batched:
-                content = await read_body(request, service.limits.max_bytes, service.limits.body_seconds)
-                loop = asyncio.get_running_loop()
-                answer = await loop.run_in_executor(service.pool, service.answer, content, batched)
-            return Response(answer, media_type=_JSON)
-        except RequestError as error:
-            return _error(str(error), error.status, {"Retry-After": "1"} if error.status == 503 else None)
-        except TstuneError as error:
-            return _error(in_json_places(str(error)), 422)
-        except ClientDisconnect:
-            return _error("the request broke off", 499)  # nobody reads it; it is a line in the metrics
-        except Exception:
-            logger.exception("a forecast failed; this is a fault of the server, not of the request")
-            return _error("the server failed; its log holds the reason", 500)
+        """Forecast what follows the last reading of every series, in original units.
 
-    @app.get("/health", response_model=_HEALTH, responses={503: {"model": _HEALTH, "description": "stopping"}})
+        A 422 names the row and the column that no forecast can be made from; after a 503 ask again.
+        """
+        with service.admitted() as forward:
+            content = await read_body(request, service.limits.max_bytes, service.limits.body_seconds)
+            loop = asyncio.get_running_loop()
+            answer = await loop.run_in_executor(service.pool, service.answer, content, forward)
+        return Response(answer, media_type=_JSON)
+
+    @app.get("/health", response_model=_HEALTH, responses={503: {"model": _HEALTH}})
     async def health() -> Response:
         """Is the server alive and ready?"""
-        content = {"live": True, "ready": service.is_ready, "model": name, "version": version}
-        return JSONResponse(content | {"loaded": service.loaded}, 200 if service.is_ready else 503)
+        content = {"live": True, "ready": service.is_ready, "model": name, "version": version, "loaded": service.loaded}
+        return JSONResponse(content, 200 if service.is_ready else 503)
 
-    text = {"content": {"text/plain": {"schema": {"type": "string"}}}, "description": "counters"}
+    text = {"content": {"text/plain": {"schema": {"type": "string"}}}}
 
     @app.get("/metrics", response_class=Response, responses={200: text})
     async def metrics() -> Response:
         """Counters in the text format of Prometheus."""
-        return Response(generate_latest(service.metrics.registry), media_type=CONTENT_TYPE_PLAIN_0_0_4)
+        return Response(generate_latest(service.registry), media_type=CONTENT_TYPE_PLAIN_0_0_4)
 
     description = service.describe()
     kinds = {"model": _LABEL, "unit": str | None, "timezone": str | None, "quantile_levels": list[float]}
@@ -153,18 +139,21 @@ async def read_body(request: Request, max_bytes: int, seconds: float) -> bytes:
     return bytes(content)
 
 
-async def _http_error(request: Request, error: HTTPException) -> Response:
-    """Unknown paths and methods, in the form of all errors."""
-    paths = ", ".join(request.app.openapi()["paths"])
-    words = {
-        404: f"there is no such path; the paths are {paths} and /docs",
-        405: "this path has another method; /forecast takes POST, the others GET",
-    }
-    return _error(words.get(error.status_code, str(error.detail)), error.status_code, error.headers)
-
-
-def _error(message: str, status: int, headers: dict[str, str] | None = None) -> Response:
-    return JSONResponse({"error": message}, status_code=status, headers=headers)
+async def _error(request: Request, error: Exception) -> Response:
+    """Whatever went wrong as one line, in one form."""
+    status, text, headers = 500, "the server failed; its log holds the reason", None
+    if isinstance(error, HTTPException):  # an unknown path or method
+        paths = [
+            f"{method.upper()} {path}" for path, methods in request.app.openapi()["paths"].items() for method in methods
+        ]
+        status, text, headers = error.status_code, f"{error.detail}; there are {', '.join(paths)}", error.headers
+    elif isinstance(error, ClientDisconnect):  # nobody reads it; it is a line in the metrics
+        status, text = 499, "the request broke off"
+    elif isinstance(error, RequestError):
+        status, text, headers = error.status, str(error), {"Retry-After": "1"} if error.status == 503 else None
+    elif isinstance(error, TstuneError):
+        status, text = 422, in_json_places(str(error))
+    return JSONResponse({"error": text}, status, headers)
 
 
 def bind(host: str, port: int) -> socket.socket:

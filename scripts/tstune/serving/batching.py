@@ -6,71 +6,62 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import torch
 
-from tstune.data.prepared import Preprocessor
 from tstune.data.windows import Batch
-from tstune.models.base import BaseTimeSeriesFoundationModel
+from tstune.models.predict import forecast_batch
+
+if TYPE_CHECKING:
+    from tstune.models.contract import ForecastModel
 
 
-class BatchedModel:
-    """Stands in for a model in `predict_frame`: reads the tables of one request, and leaves its forecast to a queue.
+@dataclass(eq=False)
+class _Job:
+    batch: Batch
+    item_ids: Sequence[str]
+    began: float = field(default_factory=time.monotonic)
+    answer: Future = field(default_factory=Future)
 
-    Others wait for it, until it forecasts or has left `queue.coming`.
-    """
-
-    def __init__(self, model: BaseTimeSeriesFoundationModel, preprocessor: Preprocessor, queue: ForwardQueue) -> None:
-        self._model, self.preprocessor, self._queue = model, preprocessor, queue
-        queue.coming.add(self)
-
-    def __getattr__(self, name: str) -> object:
-        return getattr(self._model, name)
-
-    def for_items(self, item_ids: Sequence[str]) -> BatchedModel:
-        """Itself: the queue asks the model for the adapters of all its requests."""
-        self.item_ids = item_ids
-        return self
-
-    def forecast(self, batch: Batch) -> torch.Tensor:
-        """[windows, steps, targets] in original units."""
-        self.batch, self.num_windows = batch, len(batch["item"])
-        self.answer, self.began = Future(), time.monotonic()
-        self._queue.put(self)
-        point, self._quantiles = self.answer.result()
-        return point
-
-    def forecast_quantiles(self, batch: Batch, point: torch.Tensor) -> torch.Tensor:
-        """[windows, steps, targets, levels] of the batch that was forecast last; they came with the forecast."""
-        return self._quantiles
+    @property
+    def num_windows(self) -> int:
+        return len(self.batch["item"])
 
 
 class ForwardQueue:
     """A thread that owns the network: it alone runs forward passes, each for all requests that are there.
 
-    A request that is there waits for those that are `coming`, for at most `max_wait` seconds, so one client alone waits
-    for nobody. Requests that share a pass never have more windows than the model takes at a time. Where a pass fails,
-    each of its requests is run by itself and only the guilty one fails. `observe` is told (requests, windows) of each.
+    A request that is there waits for those that are on their way, for a limited time, so one client alone waits for
+    nobody. Where a shared pass fails, each request is run by itself and only the guilty one fails.
+
+    Args:
+        model: loaded.
+        max_requests: that share a pass; together they never have more windows than the model takes at a time.
+        max_wait: seconds.
+        observe: is told (requests, windows) of each pass that succeeded.
+
+    Attributes:
+        coming: requests that are on their way; `forecast` takes them out.
     """
 
     def __init__(
-        self,
-        model: BaseTimeSeriesFoundationModel,
-        max_requests: int,
-        max_wait: float,
-        observe: Callable[[int, int], None],
+        self, model: ForecastModel, max_requests: int, max_wait: float, observe: Callable[[int, int], None]
     ) -> None:
         self._model, self._max_requests, self._max_wait, self._observe = model, max_requests, max_wait, observe
         self._max_windows = model.evaluation_batch_size(torch.device("cpu"))
-        self._jobs: deque[BatchedModel] = deque()
+        self._jobs: deque[_Job] = deque()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="forward")
-        self.coming: set[BatchedModel] = set()
+        self.coming: set[object] = set()
 
-    def put(self, job: BatchedModel) -> None:
-        """Forecast its batch; the answer is (point forecast, quantiles or None)."""
+    def forecast(self, request: object, batch: Batch, item_ids: Sequence[str]) -> tuple:
+        """What `forecast_batch` gives for these windows of a request."""
+        job = _Job(batch, item_ids)
         self._jobs.append(job)
-        self.coming.discard(job)
+        self.coming.discard(request)
         self._thread.submit(self._next_pass)
+        return job.answer.result()
 
     def close(self) -> None:
         """Finish what waits, then stop."""
@@ -87,38 +78,26 @@ class ForwardQueue:
             jobs.append(self._jobs.popleft())
         self._run(jobs)
 
-    def _has_room(self, jobs: list[BatchedModel], num_windows: int) -> bool:
-        return len(jobs) < self._max_requests and _num_windows(jobs) + num_windows <= self._max_windows
+    def _has_room(self, jobs: list[_Job], more: int) -> bool:
+        full = sum(job.num_windows for job in jobs) + more > self._max_windows
+        return len(jobs) < self._max_requests and not full
 
-    def _run(self, jobs: list[BatchedModel]) -> None:
-        try:
-            answers = self._forward(jobs)
-        except Exception as error:  # whatever it is, it belongs to a request, and this thread serves all of them
-            if len(jobs) == 1:
-                jobs[0].answer.set_exception(error)
-                return
-            for job in jobs:
-                self._run([job])
-            return
-        self._observe(len(jobs), _num_windows(jobs))
-        for job, answer in zip(jobs, answers, strict=True):
-            job.answer.set_result(answer)
-
-    def _forward(self, jobs: list[BatchedModel]) -> list[tuple[torch.Tensor, torch.Tensor | None]]:
-        batch = {name: torch.cat([job.batch[name] for job in jobs]) for name in jobs[0].batch}
-        items, item_ids = [], []
+    def _run(self, jobs: list[_Job]) -> None:
+        sizes, item_ids, items = [job.num_windows for job in jobs], [], []
         for job in jobs:
             items.append(job.batch["item"] + len(item_ids))
             item_ids += job.item_ids
-        batch["item"] = torch.cat(items)
-        sizes = [job.num_windows for job in jobs]
-        with torch.inference_mode():
-            points = self._model.for_items(item_ids).forecast(batch)
-            if not self._model.quantile_levels:
-                return [(point, None) for point in points.cpu().split(sizes)]
-            quantiles = self._model.forecast_quantiles(batch, points)
-        return list(zip(points.cpu().split(sizes), quantiles.cpu().split(sizes), strict=True))
-
-
-def _num_windows(jobs: Sequence[BatchedModel]) -> int:
-    return sum(job.num_windows for job in jobs)
+        try:
+            batch = {name: torch.cat([job.batch[name] for job in jobs]) for name in jobs[0].batch}
+            point, quantiles = forecast_batch(self._model, batch | {"item": torch.cat(items)}, item_ids)
+        except Exception as error:  # whatever it is, it belongs to a request, and this thread serves all of them
+            if len(jobs) == 1:
+                jobs[0].answer.set_exception(error)
+            else:
+                for job in jobs:
+                    self._run([job])
+            return
+        self._observe(len(jobs), sum(sizes))
+        parts = [None] * len(jobs) if quantiles is None else quantiles.split(sizes)
+        for job, *answer in zip(jobs, point.split(sizes), parts, strict=True):
+            job.answer.set_result(answer)

@@ -17,7 +17,7 @@ from tstune.data.prepared import Preprocessor
 from tstune.data.table import ITEM, TIMESTAMP
 from tstune.domains import domain_of_column
 from tstune.errors import TstuneError
-from tstune.serving.limits import ServingLimits
+from tstune.serving import ServingLimits
 
 ROWS, FUTURE = "rows", "future"
 _TIME = (  # from 1700 to 2199, which nanoseconds since 1970 can hold
@@ -26,7 +26,8 @@ _TIME = (  # from 1700 to 2199, which nanoseconds since 1970 can hold
 )
 _Number = Annotated[float, Field(ge=-1e15, le=1e15)]  # squares of it, summed up, must stay within single precision
 _Name = Annotated[str, Field(max_length=200)]
-_READING = "a number within ±1e15, or null where there is no reading"
+_NUMBER = "a number within ±1e15"
+_READING = f"{_NUMBER}, or null where there is no reading"
 _TIMES = 'a time in ISO 8601, such as "2024-01-31T08:05:00"; with a time zone in all rows (read as UTC) or in none'
 
 
@@ -42,22 +43,20 @@ _SERIES = {
     ITEM: Column("item_id", Annotated[_Name, Field(min_length=1)], "text of 1 to 200 characters; names the series"),
     TIMESTAMP: Column("timestamp", Annotated[str, Field(pattern=_TIME)], _TIMES),
 }
-_KNOWN = Column("control", _Number, "a number within ±1e15; at every step of the forecast")
-_ROLES = {
-    "target": (_Number | None, f"{_READING}; is forecast"),
-    "conditional": (_Number | None, f"{_READING}; known in the past only"),
-    "control": (_Number | None, f"{_READING}; known in the future too: also a column of future"),
-    "static_real": (_Number, "a number within ±1e15; the same in all rows of a series"),
-    "static_categorical": (_Name | None, "text of up to 200 characters, or null; the same in all rows of a series"),
-}
+_KNOWN = Column("control", _Number, f"{_NUMBER}; at every step of the forecast")
+_ROLES = (
+    Column("target", _Number | None, f"{_READING}; is forecast"),
+    Column("conditional", _Number | None, f"{_READING}; known in the past only"),
+    Column("control", _Number | None, f"{_READING}; known in the future too: also a column of future"),
+    Column("static_real", _Number, f"{_NUMBER}; the same in all rows of a series"),
+    Column(
+        "static_categorical", _Name | None, "text of up to 200 characters, or null; the same in all rows of a series"
+    ),
+)
 
 
 class RequestError(TstuneError):
-    """A request that the sender can put right.
-
-    Attributes:
-        status: HTTP status of the answer.
-    """
+    """A request that the sender can put right; `status` is the HTTP status of its answer."""
 
     def __init__(self, message: str, status: int = 422) -> None:
         super().__init__(message)
@@ -67,10 +66,6 @@ class RequestError(TstuneError):
 class RequestForm:
     """What a request to one model holds, and how it is read.
 
-    Args:
-        preprocessor: of the model.
-        limits: of rows, series and steps.
-
     Attributes:
         columns: ``rows`` -> name -> column of the history; ``future`` likewise, empty where the model reads none.
         body: type of a whole request.
@@ -78,20 +73,16 @@ class RequestForm:
 
     def __init__(self, preprocessor: Preprocessor, limits: ServingLimits) -> None:
         self._frequency, self._limits, roles = preprocessor.frequency, limits, preprocessor.roles
-        values = {name: _column(name, role) for role in _ROLES for name in getattr(roles, role)}
-        self.columns = {ROWS: _SERIES | values, FUTURE: _SERIES | dict.fromkeys(roles.control, _KNOWN)}
-        if not roles.control:
-            self.columns[FUTURE] = {}
-        lists = {}
+        values = {name: _with_words(name, column) for column in _ROLES for name in getattr(roles, column.role)}
+        known = dict.fromkeys(roles.control, _KNOWN)
+        self.columns = {ROWS: _SERIES | values, FUTURE: _SERIES | known if known else {}}
+        fields = {}
         for field, columns in self.columns.items():
             cells = {name: Annotated[one.kind, Field(description=one.meaning)] for name, one in columns.items()}
             row = json_object(f"RowOf{field.title()}", cells)
-            lists |= (
-                {field: Annotated[list[row], FailFast(), Field(min_length=1, max_length=limits.max_rows)]}
-                if columns
-                else {}
-            )
-        self.body = json_object("ForecastRequest", lists)
+            fields[field] = Annotated[list[row], FailFast(), Field(min_length=1, max_length=limits.max_rows)]
+        self._fields = [ROWS, FUTURE] if known else [ROWS]
+        self.body = json_object("ForecastRequest", {field: fields[field] for field in self._fields})
         self._checked = TypeAdapter(self.body).validate_python
 
     def read(self, content: bytes) -> list[pd.DataFrame | None]:
@@ -116,32 +107,25 @@ class RequestForm:
 
     def _refusal(self, error: ErrorDetails) -> RequestError:
         """One line about what pydantic found: the place, what stands there, what should."""
-        kind, value, (field, number, name) = error["type"], error["input"], (*error["loc"], None, None, None)[:3]
+        kind, place, names = error["type"], "the request", self._fields
+        expected, (field, number, name) = (
+            'an object with the history: {"rows": […]}',
+            (*error["loc"], None, None, None)[:3],
+        )
         if kind == "too_long":
             self._limit(error["ctx"]["actual_length"], "rows")
-        place, expected, names = (
-            "the request",
-            'an object with the history: {"rows": […]}',
-            list(self.body.__annotations__),
-        )
         if field is not None:
-            place, expected = field, "a list with a row per series and time"
+            place, expected = field[:60], "a list with a row per series and time"
         if number is not None:
-            place, expected, names = (
-                f"{field}[{number}]",
-                "an object with a value per column",
-                list(self.columns[field]),
-            )
-        if name in names:
-            expected = self.columns[field][name].meaning.partition(";")[0]
-        key = field if name is None else name
+            place, expected, names = f"{field}[{number}]", "an object with a value per column", self.columns[field]
         if name is not None:
-            place += f": column {name[:60]!r}"
+            place = f"{place}: column {name[:60]!r}"
+            expected = names[name].meaning.partition(";")[0] if name in names else expected
         if kind == "extra_forbidden":
-            close = difflib.get_close_matches(key, names, n=1)
+            close = difflib.get_close_matches(name or field, names, n=1)
             hint = f"did you mean {close[0]!r}? " if close else ""
             return RequestError(f"{place} is not read by this model; {hint}it reads {', '.join(names)}")
-        found = "is missing" if kind == "missing" else f"is {shown(value)}"
+        found = "is missing" if kind == "missing" else f"is {shown(error['input'])}"
         return RequestError(f"{place} {found}; write {expected}")
 
     def _limit(self, count: int, what: str) -> None:
@@ -179,14 +163,14 @@ def shown(value: object) -> str:
 def in_json_places(message: str) -> str:
     """What is wrong with a table, for who sent it: rows counted from 0 without a header, no advice on our settings."""
     field = "future" if message.startswith("future: ") else "rows"
-    message = re.sub(r"; [^;]*\bdata\.[a-z_]+.*", "", message.removeprefix("input: ").removeprefix("future: "))
+    message = re.sub(r"[;,] [^;,]*\bdata\.[a-z_]+.*", "", message.removeprefix("input: ").removeprefix("future: "))
     message = re.sub(r"(^| and )row (\d+): ", lambda found: f"{found[1]}{field}[{int(found[2]) - 2}]: ", message)
     return " ".join(message.split())
 
 
-def _column(name: str, role: str) -> Column:
-    """A column of the history; sensors of some domains write words, such as Low and High."""
-    (kind, meaning), domain = _ROLES[role], domain_of_column(name) if role == "target" else None
-    if domain and domain.words:
-        kind, meaning = Literal[domain.words] | kind, f"{', '.join(domain.words)}, or {meaning}"
-    return Column(role, kind, meaning)
+def _with_words(name: str, column: Column) -> Column:
+    """Sensors of some domains write words, such as Low and High, for a reading."""
+    domain = domain_of_column(name) if column.role == "target" else None
+    if not domain or not domain.words:
+        return column
+    return Column(column.role, Literal[domain.words] | column.kind, f"{', '.join(domain.words)}, or {column.meaning}")

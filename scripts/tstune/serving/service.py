@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,27 +18,27 @@ import numpy as np
 import pandas as pd
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info
 
+from tstune.adapters import ITEM_ADAPTERS_FOLDER
 from tstune.data.table import ITEM, TIMESTAMP
 from tstune.domains import domain_of
 from tstune.errors import ConfigError, TstuneError
-from tstune.models.base import ADAPTER_FOLDER, MODEL_FOLDER
-from tstune.models.per_item import FOLDER as ITEM_ADAPTERS_FOLDER
-from tstune.models.predict import predict_frame
-from tstune.registry.checksums import hash_file
+from tstune.models.contract import ADAPTER_FOLDER, MODEL_FOLDER
+from tstune.models.predict import Forward, predict_frame
 from tstune.registry.opening import PREFIX, load_saved_model, open_registry
 from tstune.runtime.logs import logger
-from tstune.serving.batching import BatchedModel, ForwardQueue
-from tstune.serving.limits import ServingLimits
+from tstune.serving import ServingLimits
+from tstune.serving.batching import ForwardQueue
 from tstune.serving.reading import FUTURE, ROWS, RequestError, RequestForm, shown
 from tstune.uncertainty.files import SETTINGS, TENSORS
 
 if TYPE_CHECKING:
-    from tstune.models.base import BaseTimeSeriesFoundationModel
+    from tstune.models.contract import ForecastModel
 
 _LOADED = ("config.yaml", "preprocessor.json", SETTINGS, TENSORS, MODEL_FOLDER, ADAPTER_FOLDER, ITEM_ADAPTERS_FOLDER)
+_SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 
 
-def open_model(model: str, registry: str | None = None) -> tuple[BaseTimeSeriesFoundationModel, str, str]:
+def open_model(model: str, registry: str | None = None) -> tuple[ForecastModel, str, str]:
     """Load a run folder, or ``registry:name@alias`` and ``registry:name:version``.
 
     Returns:
@@ -48,8 +49,7 @@ def open_model(model: str, registry: str | None = None) -> tuple[BaseTimeSeriesF
     """
     if not model.startswith(PREFIX):
         return load_saved_model(model), Path(model).resolve().name, fingerprint(Path(model))
-    # the alias is looked up once: it may move between two looks
-    version = open_registry(registry).get(model.removeprefix(PREFIX))
+    version = open_registry(registry).get(model.removeprefix(PREFIX))  # once: an alias may move between two looks
     return load_saved_model(f"{PREFIX}{version.reference}", registry), version.name, str(version.version)
 
 
@@ -58,11 +58,12 @@ def fingerprint(folder: Path) -> str:
     digest = hashlib.sha256()
     for path in sorted(path for name in _LOADED for path in [folder / name, *(folder / name).rglob("*")]):
         if path.is_file():
-            digest.update(f"{path.relative_to(folder).as_posix()}\0{hash_file(path)[0]}\n".encode())
+            content = hashlib.sha256(path.read_bytes()).hexdigest()
+            digest.update(f"{path.relative_to(folder).as_posix()}\0{content}\n".encode())
     return digest.hexdigest()[:12]
 
 
-def refuse_paid_service(model: BaseTimeSeriesFoundationModel, name: str) -> None:
+def refuse_paid_service(model: ForecastModel, name: str) -> None:
     """Stop if a model, or a member of an ensemble, is TimeGPT."""
     if model.model_type == "timegpt":
         raise ConfigError(
@@ -74,20 +75,18 @@ def refuse_paid_service(model: BaseTimeSeriesFoundationModel, name: str) -> None
 
 
 class ForecastService:
-    """Answers request bodies, a bounded number at a time, from many threads, with one for the network.
+    """Answers request bodies from many threads, a bounded number at a time.
 
     Args:
-        model: loaded.
+        model: loaded; the service changes how it reads tables.
         name: of the model, for answers and metrics.
         version: likewise.
         limits: what a request and the server may hold.
 
     Attributes:
         label: name, version and family.
-        loaded: when, ISO 8601 in UTC.
-        preprocessor: the model's, for tables whose series and times are in `item_id` and `timestamp`.
-        form: of a request.
-        metrics: what Prometheus is told.
+        form: what a request holds.
+        registry: of what Prometheus is told.
         pool: threads that requests are read in.
         is_ready: False once the server stops.
         example: a complete request; None if the model cannot forecast it.
@@ -96,31 +95,37 @@ class ForecastService:
         ConfigError: the model would send what it is asked to a paid service.
     """
 
-    def __init__(self, model: BaseTimeSeriesFoundationModel, name: str, version: str, limits: ServingLimits) -> None:
+    def __init__(self, model: ForecastModel, name: str, version: str, limits: ServingLimits) -> None:
         refuse_paid_service(model, name)
         model.require_built()
-        self.model, self.limits = model, limits
-        self.label = {"name": name, "version": version, "type": model.model_type}
-        self.loaded = datetime.now(UTC).isoformat(timespec="seconds")
         columns = {"timestamp_column": TIMESTAMP, "item_id_column": ITEM, "columns_as": "channels"}
-        self.preprocessor = replace(model.preprocessor, timestamp_format=None, **columns)
-        self.form = RequestForm(self.preprocessor, limits)
-        self.metrics = ServingMetrics(self.label)
-        self._queue = ForwardQueue(model, limits.max_batch, limits.batch_wait / 1000, self.metrics.saw_pass)
+        model.preprocessor = replace(model.preprocessor, timestamp_format=None, **columns)
+        self.model, self.limits, self.form = model, limits, RequestForm(model.preprocessor, limits)
+        self.label = {"name": name, "version": version, "type": model.model_type}
+        self.loaded, self.is_ready = datetime.now(UTC).isoformat(timespec="seconds"), True
+        self.registry = place = CollectorRegistry()
+        keys, sizes = ["path", "status"], (1, 2, 4, 8, 16, 32, 64, 128)
+        self._answers = Counter("tstune_requests", "Answers by path and status", keys, registry=place)
+        self._errors = Counter("tstune_errors", "Answers with a status from 400 on", keys, registry=place)
+        self._seconds = Histogram("tstune_request_seconds", "To answer", ["path"], buckets=_SECONDS, registry=place)
+        self._requests = Histogram("tstune_batch_requests", "Of one forward pass", buckets=sizes, registry=place)
+        self._windows = Counter("tstune_windows_forecast", "Series that were forecast", registry=place)
+        self._pending = Gauge("tstune_queue_requests", "Read, waiting or forecast right now", registry=place)
+        Info("tstune_model", "The model that answers", registry=place).info(self.label)
+        self._queue = ForwardQueue(model, limits.max_batch, limits.batch_wait / 1000, self._saw_pass)
         self._places = threading.BoundedSemaphore(limits.max_queue)
         self.pool = ThreadPoolExecutor(limits.max_queue, thread_name_prefix="request")
-        self.is_ready = True
-        self.example: dict | None = example_request(self)
+        self.example: dict | None = example_request(model, self.form)
         try:  # it warms the network up, too
-            with self.admitted() as batched:
-                self.answer(json.dumps(self.example).encode(), batched)
+            with self.admitted() as forward:
+                self.answer(json.dumps(self.example).encode(), forward)
         except TstuneError as error:
             logger.warning("no example request is shown: the model refused the one made for it: %s", error)
             self.example = None
 
     @contextmanager
-    def admitted(self) -> Iterator[BatchedModel]:
-        """Take a place among the requests in hand.
+    def admitted(self) -> Iterator[Forward]:
+        """Take a place among the requests in hand; gives what forecasts for it.
 
         Raises:
             RequestError: 503, there is none left, or the server stops.
@@ -130,22 +135,23 @@ class ForecastService:
         if not self._places.acquire(blocking=False):
             many = f"the server has {self.limits.max_queue} requests in hand, which is all it takes"
             raise RequestError(f"{many}; ask again in a second", 503)
-        batched = BatchedModel(self.model, self.preprocessor, self._queue)
+        request = object()
+        self._queue.coming.add(request)
         try:
-            with self.metrics.pending.track_inprogress():
-                yield batched
+            with self._pending.track_inprogress():
+                yield partial(self._queue.forecast, request)
         finally:
-            self._queue.coming.discard(batched)
+            self._queue.coming.discard(request)
             self._places.release()
 
-    def answer(self, content: bytes, batched: BatchedModel) -> bytes:
+    def answer(self, content: bytes, forward: Forward) -> bytes:
         """Forecast what a request body asks for.
 
         Raises:
             RequestError: the request is wrong, see `RequestForm.read`, or its forecast is not a number.
             TstuneError: the model cannot forecast from it, for example because the history is too short.
         """
-        forecast = predict_frame(batched, *self.form.read(content))
+        forecast = predict_frame(self.model, *self.form.read(content), forward)
         values = list(forecast.columns[2:])
         finite = np.isfinite(forecast[values]).all(axis=1)
         if not finite.all():
@@ -154,10 +160,20 @@ class ForecastService:
         stamps = forecast[TIMESTAMP].to_numpy("datetime64[ns]")
         is_whole = (stamps == stamps.astype("datetime64[s]")).all()
         forecast[TIMESTAMP] = np.datetime_as_string(stamps, unit="s" if is_whole else "ns")
-        about = {"model": self.label, "unit": self.preprocessor.unit, "frequency": self.preprocessor.frequency}
-        return json.dumps(
-            about | {"columns": values, "forecast": forecast.to_dict("records")}, allow_nan=False
-        ).encode()
+        preprocessor = self.model.preprocessor
+        about = {"model": self.label, "unit": preprocessor.unit, "frequency": preprocessor.frequency, "columns": values}
+        return json.dumps(about | {"forecast": forecast.to_dict("records")}, allow_nan=False).encode()
+
+    def saw_answer(self, path: str, status: int, seconds: float) -> None:
+        """Count an answer."""
+        self._answers.labels(path, str(status)).inc()
+        if status >= 400:
+            self._errors.labels(path, str(status)).inc()
+        self._seconds.labels(path).observe(seconds)
+
+    def _saw_pass(self, num_requests: int, num_windows: int) -> None:
+        self._requests.observe(num_requests)
+        self._windows.inc(num_windows)
 
     def close(self) -> None:
         """Finish what is in hand, then stop the threads."""
@@ -167,18 +183,18 @@ class ForecastService:
 
     def describe(self) -> dict:
         """What the model expects of a request, in words and by example."""
-        lengths, shortest, adapters = self.model.config.model, self.preprocessor.min_context, self.model.item_adapters
+        preprocessor, lengths, adapters = self.model.preprocessor, self.model.config.model, self.model.item_adapters
         items = "each series is forecast by itself; item_id may be any name"
         if adapters is not None:
             own = f"{len(adapters.adapters)} series have an adapter of their own, found by item_id"
             items = f"{own}; every other one is forecast by the base"
         return {
             "model": self.label,
-            "unit": self.preprocessor.unit,
-            "frequency": self.preprocessor.frequency,
-            "timezone": self.preprocessor.cleaning.timezone,
+            "unit": preprocessor.unit,
+            "frequency": preprocessor.frequency,
+            "timezone": preprocessor.cleaning.timezone,
             "context_length": lengths.context_length,
-            "shortest_history": lengths.context_length if shortest is None else shortest,
+            "shortest_history": preprocessor.min_context or lengths.context_length,
             "prediction_length": lengths.prediction_length,
             "quantile_levels": list(self.model.quantile_levels),
             "items": items,
@@ -191,55 +207,21 @@ class ForecastService:
         }
 
 
-def example_request(service: ForecastService) -> dict:
+def example_request(model: ForecastModel, form: RequestForm) -> dict:
     """A complete request: one series of whole length around the mean of the training data."""
-    preprocessor, lengths = service.preprocessor, service.model.config.model
+    preprocessor, lengths, past = model.preprocessor, model.config.model, model.config.model.context_length
     roles, scaler, domain = preprocessor.roles, preprocessor.scaler, domain_of(preprocessor.unit)
-    past, steps = lengths.context_length, np.arange(lengths.context_length + lengths.prediction_length)
-    stamps = pd.date_range(end="2024-01-31", periods=len(steps), freq=preprocessor.frequency)
-    values: dict[str, object] = {ITEM: "example", TIMESTAMP: [stamp.isoformat() for stamp in stamps]}
-    for name, column in list(service.form.columns[ROWS].items())[2:]:
+    stamps = pd.date_range(end="2024-01-31", periods=past + lengths.prediction_length, freq=preprocessor.frequency)
+    table = pd.DataFrame({ITEM: "example", TIMESTAMP: [stamp.isoformat() for stamp in stamps]})
+    for name, column in form.columns[ROWS].items():
         if column.role == "static_categorical":
-            values[name] = next(iter(roles.categories[roles.static_categorical.index(name)]), None)
-            continue
-        place = roles.channels.index(name)
-        mean, std = float(scaler.mean[place]), float(scaler.std[place])
-        if column.role == "target" and domain:  # its cleaning may refuse readings at 0
-            mean, std = domain.typical(preprocessor.unit) or (mean, std)
-        wave = mean + std * np.sin(steps / 12) * (column.role != "static_real")
-        values[name] = [float(f"{value:.4g}") for value in wave]
-    table = pd.DataFrame(values)
-    later = table[past:][list(service.form.columns[FUTURE])]
+            table[name] = next(iter(roles.categories[roles.static_categorical.index(name)]), None)
+        elif name in roles.channels:
+            place = roles.channels.index(name)
+            mean, std = float(scaler.mean[place]), float(scaler.std[place])
+            if column.role == "target" and domain:  # its cleaning may refuse readings at 0
+                mean, std = domain.typical(preprocessor.unit) or (mean, std)
+            wave = mean + std * np.sin(table.index / 12) * (column.role != "static_real")
+            table[name] = [float(f"{value:.4g}") for value in wave]
+    later = table[past:][list(form.columns[FUTURE])]
     return {ROWS: table[:past].to_dict("records")} | ({FUTURE: later.to_dict("records")} if len(later.columns) else {})
-
-
-class ServingMetrics:
-    """Counters of one server, in a registry of their own.
-
-    Args:
-        label: name, version and family of the model.
-    """
-
-    def __init__(self, label: dict[str, str]) -> None:
-        self.registry = place = CollectorRegistry()
-        seconds, sizes = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30), (1, 2, 4, 8, 16, 32, 64, 128)
-        keys = ["path", "status"]
-        self._requests = Counter("tstune_requests", "Answers by path and status", keys, registry=place)
-        self._errors = Counter("tstune_errors", "Answers with a status from 400 on", keys, registry=place)
-        self._seconds = Histogram("tstune_request_seconds", "To answer", ["path"], buckets=seconds, registry=place)
-        self._batch = Histogram("tstune_batch_requests", "Of one forward pass", buckets=sizes, registry=place)
-        self._windows = Counter("tstune_windows_forecast", "Series that were forecast", registry=place)
-        self.pending = Gauge("tstune_queue_requests", "Requests that are read, waiting or forecast", registry=place)
-        Info("tstune_model", "The model that answers", registry=place).info(label)
-
-    def saw_pass(self, num_requests: int, num_windows: int) -> None:
-        """Count a forward pass."""
-        self._batch.observe(num_requests)
-        self._windows.inc(num_windows)
-
-    def saw_answer(self, path: str, status: int, seconds: float) -> None:
-        """Count an answer."""
-        self._requests.labels(path, str(status)).inc()
-        if status >= 400:
-            self._errors.labels(path, str(status)).inc()
-        self._seconds.labels(path).observe(seconds)
