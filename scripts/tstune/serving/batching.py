@@ -33,17 +33,9 @@ class _Job:
 class ForwardQueue:
     """A thread that owns the network: it alone runs forward passes, each for all requests that are there.
 
-    A request that is there waits for those that are on their way, for a limited time, so one client alone waits for
-    nobody. Where a shared pass fails, each request is run by itself and only the guilty one fails.
-
-    Args:
-        model: loaded.
-        max_requests: that share a pass; together they never have more windows than the model takes at a time.
-        max_wait: seconds.
-        observe: is told (requests, windows) of each pass that succeeded.
-
-    Attributes:
-        coming: requests that are on their way; `forecast` takes them out.
+    A request that is there waits for those that are `coming`, for at most `max_wait` seconds, so one client alone waits
+    for nobody. Requests that share a pass have no more windows than the model takes at a time. Where a pass fails, each
+    of its requests is run by itself and only the guilty one fails. `observe` is told (requests, windows) of each.
     """
 
     def __init__(

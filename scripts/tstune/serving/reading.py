@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal, NamedTuple
 
 import pandas as pd
 from pydantic import ConfigDict, FailFast, Field, TypeAdapter, ValidationError
-from pydantic_core import ErrorDetails, from_json
+from pydantic_core import ErrorDetails
 from typing_extensions import TypedDict
 
 from tstune.data.frequency import parse_frequency
@@ -67,23 +67,23 @@ class RequestForm:
     """What a request to one model holds, and how it is read.
 
     Attributes:
-        columns: ``rows`` -> name -> column of the history; ``future`` likewise, empty where the model reads none.
+        columns: ``rows`` -> name -> column of the history; ``future`` likewise, where the model reads one.
         body: type of a whole request.
     """
 
     def __init__(self, preprocessor: Preprocessor, limits: ServingLimits) -> None:
         self._frequency, self._limits, roles = preprocessor.frequency, limits, preprocessor.roles
         values = {name: _with_words(name, column) for column in _ROLES for name in getattr(roles, column.role)}
-        known = dict.fromkeys(roles.control, _KNOWN)
-        self.columns = {ROWS: _SERIES | values, FUTURE: _SERIES | known if known else {}}
-        fields = {}
+        self.columns = {ROWS: _SERIES | values}
+        if roles.control:
+            self.columns[FUTURE] = _SERIES | dict.fromkeys(roles.control, _KNOWN)
+        lists = {}
         for field, columns in self.columns.items():
             cells = {name: Annotated[one.kind, Field(description=one.meaning)] for name, one in columns.items()}
             row = json_object(f"RowOf{field.title()}", cells)
-            fields[field] = Annotated[list[row], FailFast(), Field(min_length=1, max_length=limits.max_rows)]
-        self._fields = [ROWS, FUTURE] if known else [ROWS]
-        self.body = json_object("ForecastRequest", {field: fields[field] for field in self._fields})
-        self._checked = TypeAdapter(self.body).validate_python
+            lists[field] = Annotated[list[row], FailFast(), Field(min_length=1, max_length=limits.max_rows)]
+        self.body = json_object("ForecastRequest", lists)
+        self._checked = TypeAdapter(self.body).validate_json
 
     def read(self, content: bytes) -> list[pd.DataFrame | None]:
         """The history, a row per series and time, and the known future, of a request body.
@@ -92,13 +92,11 @@ class RequestForm:
             RequestError: 400 no JSON, 413 too large, 422 anything else; the message names the place and the fix.
         """
         try:
-            body = self._checked(from_json(content, allow_inf_nan=False))
+            body = self._checked(content)
         except ValidationError as error:
             found = error.errors(include_url=False)
             # what is not read comes first: it is often the misspelt name of what is missing
             raise self._refusal(min(found, key=lambda one: one["type"] != "extra_forbidden")) from None
-        except ValueError as error:
-            raise RequestError(f"the request is not JSON: {error}; write null where there is no reading", 400) from None
         self._limit(sum(map(len, body.values())), "rows")
         history, future = (pd.DataFrame(body[field]) if field in body else None for field in (ROWS, FUTURE))
         self._limit(history[ITEM].nunique(), "series")
@@ -107,20 +105,19 @@ class RequestForm:
 
     def _refusal(self, error: ErrorDetails) -> RequestError:
         """One line about what pydantic found: the place, what stands there, what should."""
-        kind, place, names = error["type"], "the request", self._fields
-        expected, (field, number, name) = (
-            'an object with the history: {"rows": […]}',
-            (*error["loc"], None, None, None)[:3],
-        )
+        kind, (field, number, name) = error["type"], (*error["loc"], None, None, None)[:3]
+        place, names, expected = "the request", self.columns, 'an object with the history: {"rows": […]}'
+        if kind == "json_invalid":
+            return RequestError(f"the request is not JSON: {error['ctx']['error']}", 400)
         if kind == "too_long":
             self._limit(error["ctx"]["actual_length"], "rows")
         if field is not None:
             place, expected = field[:60], "a list with a row per series and time"
         if number is not None:
-            place, expected, names = f"{field}[{number}]", "an object with a value per column", self.columns[field]
+            place, names, expected = f"{field}[{number}]", names[field], "an object with a value per column"
         if name is not None:
             place = f"{place}: column {name[:60]!r}"
-            expected = names[name].meaning.partition(";")[0] if name in names else expected
+            expected = names[name].meaning.partition(";")[0] if name in names else ""
         if kind == "extra_forbidden":
             close = difflib.get_close_matches(name or field, names, n=1)
             hint = f"did you mean {close[0]!r}? " if close else ""
@@ -141,10 +138,9 @@ class RequestForm:
         spans = times.groupby(history[ITEM], sort=False).agg(["min", "max"])
         steps = (spans["max"] - spans["min"]) / step
         if steps.sum() > most:
-            reach = f"the rows reach over {steps.sum():.0f} steps of {self._frequency}"
-            longest = f"longest series {shown(steps.idxmax())}"
-            fix = "send the last readings of each series, and check the timestamps"
-            raise RequestError(f"{reach}, {longest}; a request may reach over {most}: {fix}", 413)
+            reach = f"{steps.sum():.0f} steps of {self._frequency}, longest series {shown(steps.idxmax())}"
+            fix = f"a request may reach over {most}: send the last readings of each series, and check the timestamps"
+            raise RequestError(f"the rows reach over {reach}; {fix}", 413)
 
 
 def json_object(name: str, keys: dict[str, Any]) -> type:

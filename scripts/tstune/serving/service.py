@@ -78,18 +78,9 @@ class ForecastService:
     """Answers request bodies from many threads, a bounded number at a time.
 
     Args:
-        model: loaded; the service changes how it reads tables.
-        name: of the model, for answers and metrics.
-        version: likewise.
+        model: loaded; from now on it reads tables as the `form` of requests says.
+        name: of the model, and `version`, for answers and metrics.
         limits: what a request and the server may hold.
-
-    Attributes:
-        label: name, version and family.
-        form: what a request holds.
-        registry: of what Prometheus is told.
-        pool: threads that requests are read in.
-        is_ready: False once the server stops.
-        example: a complete request; None if the model cannot forecast it.
 
     Raises:
         ConfigError: the model would send what it is asked to a paid service.
@@ -188,6 +179,10 @@ class ForecastService:
         if adapters is not None:
             own = f"{len(adapters.adapters)} series have an adapter of their own, found by item_id"
             items = f"{own}; every other one is forecast by the base"
+        columns = {
+            field: [{"name": name, "role": one.role, "meaning": one.meaning} for name, one in table.items()]
+            for field, table in ({FUTURE: {}} | self.form.columns).items()
+        }
         return {
             "model": self.label,
             "unit": preprocessor.unit,
@@ -198,10 +193,7 @@ class ForecastService:
             "prediction_length": lengths.prediction_length,
             "quantile_levels": list(self.model.quantile_levels),
             "items": items,
-            **{
-                field: [{"name": name, "role": one.role, "meaning": one.meaning} for name, one in columns.items()]
-                for field, columns in self.form.columns.items()
-            },
+            **columns,
             "limits": asdict(self.limits),
             "example": self.example,
         }
@@ -223,5 +215,5 @@ def example_request(model: ForecastModel, form: RequestForm) -> dict:
                 mean, std = domain.typical(preprocessor.unit) or (mean, std)
             wave = mean + std * np.sin(table.index / 12) * (column.role != "static_real")
             table[name] = [float(f"{value:.4g}") for value in wave]
-    later = table[past:][list(form.columns[FUTURE])]
-    return {ROWS: table[:past].to_dict("records")} | ({FUTURE: later.to_dict("records")} if len(later.columns) else {})
+    parts = {ROWS: table[:past], FUTURE: table[past:]}
+    return {field: parts[field][list(columns)].to_dict("records") for field, columns in form.columns.items()}
