@@ -25,6 +25,8 @@ class Desk:
     """A folder with a series and a recipe; sweeps run in it."""
 
     folder: Path
+    log: Path  # what the sweeps said
+    out: Path  # their results
     sweeps: list[subprocess.Popen] = field(default_factory=list)
 
     def start(self, *words: object) -> subprocess.Popen:
@@ -58,16 +60,6 @@ class Desk:
         assert Path.cwd() == self.folder
         return sweep_hparams.main(["--output", "out", *map(str, words)])
 
-    @property
-    def log(self) -> Path:
-        """What the sweeps said."""
-        return self.folder / "sweep.log"
-
-    @property
-    def out(self) -> Path:
-        """Their results."""
-        return self.folder / "out"
-
     def rows(self) -> list[dict[str, str]]:
         """The table."""
         with (self.out / "trials.csv").open(newline="", encoding="utf-8") as stream:
@@ -93,7 +85,7 @@ def desk_in(folder: Path, **sections: object) -> Iterator[Desk]:
     series = tiny.write_series(folder / "series.csv")
     values = tiny.recipe(series, folder / "unused", tracking={"folder": str(folder / "tracking")}, **sections)
     tiny.write_recipe(folder / "recipe.yaml", values)
-    desk = Desk(folder)
+    desk = Desk(folder, folder / "sweep.log", folder / "out")
     try:
         yield desk
     finally:

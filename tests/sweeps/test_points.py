@@ -17,14 +17,7 @@ from optuna.storages import RDBStorage
 from optuna.trial import TrialState
 
 from tstune.sweeps.space import grid, parse_space
-from tstune.sweeps.storage import (
-    MAX_DEATHS,
-    begin,
-    give_up_the_dead,
-    open_storage,
-    points,
-    quiet_optuna,
-)
+from tstune.sweeps.storage import MAX_DEATHS, begin, give_up_the_dead, open_storage, points, quiet_optuna
 from tstune.sweeps.study import SeededByTrial
 
 SPACE = parse_space(["a=1,2", "b=x,y"])
@@ -124,20 +117,16 @@ def test_jobs_that_begin_the_same_attempt_have_it_once(url, again):
     assert [row[:2] for row in summary(job)] == [(0, "finished"), (1, "finished")], "what was too much is no row"
 
 
-def test_what_always_dies_is_given_up(url):
-    job = open_study(url)
-    for _ in range(MAX_DEATHS + 1):
-        attempt(job, TrialState.FAIL, total=1)
-    (point,) = points(job[0])
-    assert (point.state, point.is_done, point.attempts) == ("failed", True, MAX_DEATHS + 1)
-    assert point.reason == "its process was killed 4 times"
-
-
-def test_what_is_interrupted_is_never_given_up(url):
+def test_what_always_dies_is_given_up_and_what_is_interrupted_never(url):
     job = open_study(url)
     for _ in range(MAX_DEATHS + 3):
         attempt(job, total=1, **LOST["interrupted"])
-    assert points(job[0])[0].state == "waiting"
+    for _ in range(MAX_DEATHS + 1):
+        assert points(job[0])[0].state == "waiting"
+        attempt(job, total=1, **LOST["dead"])
+    (point,) = points(job[0])
+    assert (point.state, point.is_done, point.attempts) == ("failed", True, 2 * MAX_DEATHS + 4)
+    assert point.reason == "its process was killed 4 times"
 
 
 def test_processes_that_are_gone_from_this_machine_are_noticed_at_once(url):
@@ -147,7 +136,7 @@ def test_processes_that_are_gone_from_this_machine_are_noticed_at_once(url):
     used_again = {"host": socket.gethostname(), "processes": [[gone.pid, 0.0], [os.getpid(), 0.0]]}
     attempt(job, TrialState.RUNNING)
     attempt(job, TrialState.RUNNING, workers=used_again)
-    attempt(job, TrialState.RUNNING, **{"workers": {"host": "elsewhere", "processes": [[gone.pid, 0.0]]}})
+    attempt(job, TrialState.RUNNING, workers={"host": "elsewhere", "processes": [[gone.pid, 0.0]]})
     give_up_the_dead(study, LONG)
     assert [point.state for point in points(study)] == ["running", "waiting", "running"]
 

@@ -1,11 +1,14 @@
-"""Two sweep processes at once on one study, with trials that fail in their own process."""
+"""Two sweep processes at once on one study, with trials that fail by themselves; trials of two processes each."""
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator
 
+import psutil
 import pytest
 from launched import ROOT
+from support import tiny
 from sweep_desk import TIMEOUT, Desk, desk_in
 
 pytestmark = pytest.mark.slow  # most of a minute of real launches
@@ -13,6 +16,13 @@ pytestmark = pytest.mark.slow  # most of a minute of real launches
 WORDS = (
     *("--config", "recipe.yaml", "--sampler", "grid", "--accelerate-config", ROOT / "accelerate_configs/cpu.yaml"),
     *("--keep", "all", "--study", "shared", "model.context_length=32,64,4000"),
+)
+
+
+RANKS = (
+    *("--config", "recipe.yaml", "--sampler", "grid", "--num-processes", 2),
+    *("--accelerate-config", ROOT / "accelerate_configs/ddp.yaml"),
+    "training.learning_rate=0.01,0.001",
 )
 
 
@@ -55,3 +65,34 @@ def test_nothing_but_failures_is_an_error(desk, monkeypatch, capsys):
     reason = "recipe.yaml: 1 problem: model.dropout: input should be less than 1 (got 7)"
     assert f"error: all 2 trials failed, the first one: {reason}; see bad/README.md\n" in said
     assert (desk.folder / "bad" / "trials.csv").is_file()
+
+
+def workers(folder) -> list[int]:
+    """Ranks that train in the folder."""
+    found = []
+    for process in psutil.process_iter():
+        try:
+            if process.cwd() == str(folder) and process.environ().get("LOCAL_RANK"):
+                found.append(process.pid)
+        except (psutil.NoSuchProcess, psutil.AccessDenied):
+            continue
+    return found
+
+
+def test_any_strategy_is_a_trial(tmp_path):
+    """Preempted with all its workers, and gone on with."""
+    training = {"max_steps": 200, "num_epochs": 100, "eval_every_steps": 20, "log_every_steps": 20}
+    with desk_in(tmp_path, training=training, evaluation={"baselines": []}, distributed={"world_size": 2}) as desk:
+        sweep = desk.start(*RANKS)
+        desk.wait_until(desk.says(0, "step 40:"), sweep)
+        assert len(workers(desk.folder)) == 2
+        sweep.send_signal(signal.SIGTERM)
+        assert sweep.wait(TIMEOUT) == 75, desk.log.read_text()
+        assert workers(desk.folder) == []
+        assert desk.run(*RANKS) == 0, desk.log.read_text()
+        first, second = desk.rows()
+        assert [first["state"], second["state"]] == ["finished", "finished"]
+        assert [first["attempts"], second["attempts"]] == ["2", "1"]
+        environment = tiny.read_json(desk.out / "trials/0/environment.json")
+        assert environment["num_processes"] == 2
+        assert environment["training"]["resumed_from"] >= 40

@@ -106,13 +106,10 @@ def test_order_is_kept_and_a_key_is_swept_once():
         parse_space(["b=1,2", "b=interval(0,1)"])
 
 
-def test_a_grid_is_a_nested_loop():
+def test_a_grid_is_a_nested_loop_and_an_interval_has_none():
     space = parse_space(["a=x,y", "b=range(0,3)"])
     assert number_of_trials(space, "grid", None) == number_of_trials(space, "tpe", None) == 6
     assert grid(space) == [{"a": a, "b": b} for a in ("x", "y") for b in (0, 1, 2)]
-
-
-def test_an_interval_has_no_grid():
     space = parse_space(["a=x,y", "b=interval(0,1)"])
     assert number_of_trials(space, "tpe", None) == 20
     with pytest.raises(ConfigError, match=r"b: interval\(0,1\) has no end of values"):
