@@ -54,14 +54,16 @@ def test_the_missing_driver_is_named():
     )
 
 
-def test_what_a_driver_says_is_shown_without_the_password(monkeypatch):
+@pytest.mark.parametrize("url", [f"user:{SECRET}@host/sweeps", f"user@host/sweeps?password={SECRET}"])
+def test_what_a_driver_says_is_shown_without_the_password(url, monkeypatch):
     def refuse(*args, **kwargs):
         raise OperationalError("connect", {}, Exception(f"password {SECRET} is wrong\nDETAIL: more"))
 
     monkeypatch.setattr(storage, "RDBStorage", refuse)
+    monkeypatch.setattr("time.sleep", lambda _: None)
     monkeypatch.setattr("sqlalchemy.engine.url.URL.get_dialect", lambda _: None)
     with pytest.raises(OutputError) as refused:
-        open_storage(f"postgresql://user:{SECRET}@host/sweeps", 60)
+        open_storage(f"postgresql://{url}", 60)
     assert str(refused.value) == "storage postgresql://host/sweeps cannot be used: password *** is wrong"
 
 

@@ -180,7 +180,9 @@ def _make_folder(url: URL) -> None:
 def _reason(error: BaseException, url: URL) -> str:
     """First line of what the driver says, without the password."""
     text = str(getattr(error, "orig", None) or error).strip().partition("\n")[0]
-    return text.replace(url.password, "***") if url.password else text
+    for secret in filter(None, (url.password, *url.query.values())):
+        text = text.replace(str(secret), "***")
+    return text
 
 
 def _point(number: int, attempts: list[FrozenTrial]) -> Point:
