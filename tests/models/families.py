@@ -78,144 +78,96 @@ MIXER_ALL = (8 * 16 + 16) + 2 * MIXER_LAYER + PATCHTST_HEAD
 # fc1, fc2 and gate over patches at rank 2, over features at rank 8; the head at rank 4
 MIXER_LORA = 2 * (2 * (12 + 12 + 8) + 8 * (48 + 48 + 32)) + 4 * (64 + 8)
 
+
+def counts(
+    total: int,
+    head: int,
+    bias: int | str,
+    lora: int,
+    lengths: int,
+    decoder: int | str = "has an encoder and no decoder",
+    fixed: int = 0,
+) -> dict[str, tuple[int, int] | str]:
+    """Tuning mode -> (all parameters, trainable ones), or the words of the refusal.
+
+    Args:
+        total: of the network.
+        head, bias, decoder: that learn in these modes.
+        lora, lengths: of the adapters, and what DoRA adds to them.
+        fixed: that never learn.
+    """
+    return {
+        "zero_shot": (total, 0),
+        "head": (total, head),
+        "decoder": decoder if isinstance(decoder, str) else (total, decoder),
+        "bias": bias if isinstance(bias, str) else (total, bias),
+        "lora": (total + lora, lora),
+        "dora": (total + lora + lengths, lora + lengths),
+        "full": (total, total - fixed),
+        "from_scratch": (total, total - fixed),
+    }
+
+
 FOUNDATION: dict[str, Family] = {
-    "ttm": Family(
-        write=tiny.write_checkpoint,
-        counts={
-            "zero_shot": (2796, 0),
-            "head": (2796, 136),
-            "decoder": (2796, 412),
-            "bias": (2796, 260),
-            "lora": (2796 + 1824, 1824),
-            "dora": (2796 + 2008, 2008),
-            "full": (2796, 2796),
-            "from_scratch": (2796, 2796),
-        },
-    ),
+    "ttm": Family(tiny.write_checkpoint, counts(2796, 136, 260, 1824, 184, decoder=412)),
     "chronos_bolt": Family(
-        write=tiny_weights.write_bolt,
-        counts={
-            "zero_shot": (12960, 0),
-            "head": (12960, BOLT_HEAD),
-            "decoder": (12960, BOLT_DECODER + BOLT_HEAD),
-            "bias": (12960, (32 + 16 + 16) + (32 + 72 + 72)),
-            "lora": (12960 + BOLT_LORA, BOLT_LORA),
-            "dora": (12960 + BOLT_LORA + 16 * 16 + 72, BOLT_LORA + 16 * 16 + 72),
-            "full": (12960, 12960),
-            "from_scratch": (12960, 12960),
-        },
+        tiny_weights.write_bolt,
+        counts(
+            *(12960, BOLT_HEAD, (32 + 16 + 16) + (32 + 72 + 72), BOLT_LORA, 16 * 16 + 72),
+            decoder=BOLT_DECODER + BOLT_HEAD,
+        ),
         refused=ALONE,
     ),
     "chronos2": Family(
-        write=tiny_weights.write_chronos2,
-        counts={
-            "zero_shot": (9784, 0),
-            "head": (9784, CHRONOS2_HEAD),
-            "decoder": "has an encoder and no decoder",
-            "bias": (9784, (32 + 16 + 16) + (32 + 36 + 36)),
-            "lora": (9784 + CHRONOS2_LORA, CHRONOS2_LORA),
-            "dora": (9784 + CHRONOS2_LORA + 16 * 16 + 36, CHRONOS2_LORA + 16 * 16 + 36),
-            "full": (9784, 9784),
-            "from_scratch": (9784, 9784),
-        },
+        tiny_weights.write_chronos2,
+        counts(9784, CHRONOS2_HEAD, (32 + 16 + 16) + (32 + 36 + 36), CHRONOS2_LORA, 16 * 16 + 36),
         refused={
             "static_real_columns": "leaves nothing of the constant 'age'",
             "static_categorical_columns": "leaves nothing of the constant 'site'",
         },
     ),
     "chronos_t5": Family(
-        write=tiny_weights.write_chronos_t5,
-        counts={
-            "zero_shot": (T5, 0),
-            "head": (T5, T5_HEAD),
-            "decoder": (T5, T5_DECODER + T5_HEAD),
-            "bias": "no layer of Chronos T5 has a bias",
-            "lora": (T5 + T5_LORA, T5_LORA),
-            "dora": (T5 + T5_LORA + 16 * 16, T5_LORA + 16 * 16),
-            "full": (T5, T5),
-            "from_scratch": (T5, T5),
-        },
+        tiny_weights.write_chronos_t5,
+        counts(T5, T5_HEAD, "no layer of Chronos T5 has a bias", T5_LORA, 16 * 16, decoder=T5_DECODER + T5_HEAD),
         refused=ALONE,
     ),
     "timesfm": Family(
-        write=tiny_weights.write_timesfm,
-        counts={
-            "zero_shot": (TIMESFM, 0),
-            "head": (TIMESFM, TIMESFM_HEAD),
-            "decoder": "the decoder layers of TimesFM 2.5 are its backbone",
-            "bias": (TIMESFM, 3 * 16),
-            "lora": (TIMESFM + TIMESFM_LORA, TIMESFM_LORA),
-            "dora": (TIMESFM + TIMESFM_DORA, TIMESFM_DORA),
-            "full": (TIMESFM, TIMESFM),
-            "from_scratch": (TIMESFM, TIMESFM),
-        },
+        tiny_weights.write_timesfm,
+        counts(
+            *(TIMESFM, TIMESFM_HEAD, 3 * 16, TIMESFM_LORA, TIMESFM_DORA - TIMESFM_LORA),
+            decoder="the decoder layers of TimesFM 2.5 are its backbone",
+        ),
         refused=ALONE,
     ),
     "flowstate": Family(
-        write=tiny_weights.write_flowstate,
-        counts={
-            "zero_shot": (FLOWSTATE, 0),
-            "head": (FLOWSTATE, FLOWSTATE_HEAD),
-            "decoder": "has an encoder and no decoder",
-            "bias": (FLOWSTATE, 16 + 2 * (16 + 16) + 54),
-            "lora": (FLOWSTATE + FLOWSTATE_LORA, FLOWSTATE_LORA),
-            "dora": (FLOWSTATE + FLOWSTATE_LORA + 2 * 16 + 54, FLOWSTATE_LORA + 2 * 16 + 54),
-            "full": (FLOWSTATE, FLOWSTATE),
-            "from_scratch": (FLOWSTATE, FLOWSTATE),
-        },
+        tiny_weights.write_flowstate,
+        counts(FLOWSTATE, FLOWSTATE_HEAD, 16 + 2 * (16 + 16) + 54, FLOWSTATE_LORA, 2 * 16 + 54),
         refused=ALONE,
     ),
     "patchtst_fm": Family(
-        write=tiny_weights.write_patchtst_fm,
-        counts={
-            "zero_shot": (PATCHTST_FM, 0),
-            "head": (PATCHTST_FM, PATCHTST_FM_HEAD),
-            "decoder": "has an encoder and no decoder",
-            "bias": (PATCHTST_FM, 2 * (48 + 16 + 64 + 16 + 2 * 16) + 3 * 16 + (16 + 2 * 400)),
-            "lora": (PATCHTST_FM + PATCHTST_FM_LORA, PATCHTST_FM_LORA),
-            "dora": (
-                PATCHTST_FM + PATCHTST_FM_LORA + 2 * (48 + 16) + 400,
-                PATCHTST_FM_LORA + 2 * (48 + 16) + 400,
-            ),
-            "full": (PATCHTST_FM, PATCHTST_FM),
-            "from_scratch": (PATCHTST_FM, PATCHTST_FM),
-        },
+        tiny_weights.write_patchtst_fm,
+        counts(
+            PATCHTST_FM,
+            PATCHTST_FM_HEAD,
+            2 * (48 + 16 + 64 + 16 + 2 * 16) + 3 * 16 + (16 + 2 * 400),
+            PATCHTST_FM_LORA,
+            2 * (48 + 16) + 400,
+        ),
         refused=ALONE,
     ),
     "patchtst": Family(
-        write=tiny_weights.write_patchtst,
-        counts={
-            "zero_shot": (PATCHTST_ALL, 0),
-            "head": (PATCHTST_ALL, PATCHTST_HEAD),
-            "decoder": "has an encoder and no decoder",
-            "bias": (PATCHTST_ALL, 16 + 2 * (4 * 16 + 2 * 16 + 32 + 16) + 8),
-            "lora": (PATCHTST_ALL + PATCHTST_LORA, PATCHTST_LORA),
-            "dora": (PATCHTST_ALL + PATCHTST_LORA + 8 * 16 + 8, PATCHTST_LORA + 8 * 16 + 8),
-            "full": (PATCHTST_ALL, PATCHTST_ALL - 4 * 16),  # the sines and cosines of the positions are fixed
-            "from_scratch": (PATCHTST_ALL, PATCHTST_ALL - 4 * 16),
-        },
+        tiny_weights.write_patchtst,
+        counts(
+            *(PATCHTST_ALL, PATCHTST_HEAD, 16 + 2 * (4 * 16 + 2 * 16 + 32 + 16) + 8, PATCHTST_LORA, 8 * 16 + 8),
+            fixed=4 * 16,  # the sines and cosines of the positions
+        ),
         refused=ALONE,
         forecasts_quantiles=False,
     ),
     "patchtsmixer": Family(
-        write=tiny_weights.write_patchtsmixer,
-        counts={
-            "zero_shot": (MIXER_ALL, 0),
-            "head": (MIXER_ALL, PATCHTST_HEAD),
-            "decoder": "has an encoder and no decoder",
-            "bias": (MIXER_ALL, 16 + 2 * (16 + 8 + 4 + 4 + 16 + 32 + 16 + 16) + 8),
-            "lora": (MIXER_ALL + MIXER_LORA, MIXER_LORA),
-            "dora": (MIXER_ALL + MIXER_LORA + 2 * 80 + 8, MIXER_LORA + 2 * 80 + 8),
-            "full": (MIXER_ALL, MIXER_ALL),
-            "from_scratch": (MIXER_ALL, MIXER_ALL),
-        },
-        refused={
-            "conditional_columns": "cannot read 'dose'",  # the tiny checkpoint keeps its channels apart
-            "control_columns": "cannot read 'plan'",
-            "static_real_columns": "cannot read 'age'",
-            "static_categorical_columns": "cannot read 'site'",
-            "time_features": "cannot read 'hour_of_day'",
-        },
+        tiny_weights.write_patchtsmixer,
+        counts(MIXER_ALL, PATCHTST_HEAD, 16 + 2 * (16 + 8 + 4 + 4 + 16 + 32 + 16 + 16) + 8, MIXER_LORA, 2 * 80 + 8),
+        refused=ALONE,  # the tiny checkpoint keeps its channels apart
         forecasts_quantiles=False,
     ),
 }

@@ -58,19 +58,11 @@ def test_the_plan_matters_at_every_step(trained: TTMForecaster, future: pd.DataF
     assert not np.allclose(trained.predict(tiny.series(), future)["load"], without["load"], atol=1e-4)
 
 
-@pytest.mark.parametrize("steps", [range(8), [0], [7]])
-def test_no_target_leaks(steps, trained: TTMForecaster) -> None:
+@pytest.mark.parametrize(("steps", "channel"), [(range(8), LOAD), ([0], LOAD), ([7], LOAD), (range(8), DOSE)])
+def test_no_target_and_no_conditional_leaks(steps, channel: int, trained: TTMForecaster) -> None:
     def change(batch: dict) -> None:
-        batch["future_values"][:, steps, LOAD] += 1000.0
-        batch["future_observed_mask"][:, steps, LOAD] = False
-
-    before, after = forecast_after(trained, change)
-    assert torch.equal(before, after)
-
-
-def test_no_conditional_leaks(trained: TTMForecaster) -> None:
-    def change(batch: dict) -> None:
-        batch["future_values"][..., DOSE] += 1000.0
+        batch["future_values"][:, steps, channel] += 1000.0
+        batch["future_observed_mask"][:, steps, channel] = False
 
     before, after = forecast_after(trained, change)
     assert torch.equal(before, after)
@@ -101,25 +93,22 @@ def test_a_masked_value_is_not_read(trained: TTMForecaster) -> None:
     assert not torch.equal(masked, untouched)
 
 
-def test_missing_future(trained: TTMForecaster) -> None:
-    with pytest.raises(DataError, match=r"known-future column\(s\) plan"):
-        trained.predict(tiny.series())
-
-
-def test_future_one_step_short(trained: TTMForecaster, future: pd.DataFrame) -> None:
-    short = future.groupby("item_id").head(7)
-    with pytest.raises(DataError, match=r"series 'a' needs plan at every step from 2024-01-17 16:00:00"):
-        trained.predict(tiny.series(), short)
-
-
-def test_future_of_one_series_only(trained: TTMForecaster, future: pd.DataFrame) -> None:
-    with pytest.raises(DataError, match="series 'b' needs plan"):
-        trained.predict(tiny.series(), future[future["item_id"] == "a"])
-
-
-def test_future_without_its_column(trained: TTMForecaster, future: pd.DataFrame) -> None:
-    with pytest.raises(DataError, match="no column 'plan'"):
-        trained.predict(tiny.series(), future.rename(columns={"plan": "plans"}))
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda future: None, r"known-future column\(s\) plan"),
+        (
+            lambda future: future.groupby("item_id").head(7),
+            "series 'a' needs plan at every step from 2024-01-17 16",
+        ),
+        (lambda future: future[future["item_id"] == "a"], "series 'b' needs plan"),
+        (lambda future: future.rename(columns={"plan": "plans"}), "no column 'plan'"),
+    ],
+    ids=["none", "a step short", "of one series only", "without its column"],
+)
+def test_a_future_that_lacks_something(change, said: str, trained: TTMForecaster, future: pd.DataFrame) -> None:
+    with pytest.raises(DataError, match=said):
+        trained.predict(tiny.series(), change(future))
 
 
 def test_future_on_the_shell(trained: TTMForecaster, future: pd.DataFrame, tmp_path: Path) -> None:

@@ -7,15 +7,12 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-import torch
 from building import built
 from safetensors.torch import load_file
 from support import tiny
-from tsfm_public import TinyTimeMixerForPrediction
 from tsfm_public.toolkit.time_series_preprocessor import DEFAULT_FREQUENCY_MAPPING
 
 from tstune.errors import CheckpointError, ConfigError
-from tstune.models.registry import load_model
 from tstune.models.ttm import TTMForecaster
 
 
@@ -24,16 +21,6 @@ def trained(make, tmp_path: Path) -> TTMForecaster:
     model = make()
     model.fit(output_dir=tmp_path / "run")
     return model
-
-
-def test_type_and_place(trained: TTMForecaster) -> None:
-    with torch.inference_mode():
-        forecast = trained.forecast(trained.prepare().test.__getitems__([0, 1, 2]))
-    assert forecast.shape == (3, tiny.PREDICTION, 1)
-    assert (forecast.dtype, forecast.device.type) == (torch.float32, "cpu")
-    table = trained.predict(tiny.series())
-    assert table["load"].dtype == np.float32
-    assert table["timestamp"].dtype == "datetime64[ns]"
 
 
 def test_original_units(make, tmp_path: Path) -> None:
@@ -57,23 +44,6 @@ def test_unscaled_data_give_the_same_zero_shot_forecast(make) -> None:
     frame = tiny.series()
     scaled, plain = (built(make(data={"scaling": scaling})).predict(frame)["load"] for scaling in ("standard", "none"))
     np.testing.assert_allclose(scaled, plain, rtol=1e-4)
-
-
-def test_save_load_predict_is_bit_identical(trained: TTMForecaster, tmp_path: Path) -> None:
-    before = trained.predict(tiny.series())
-    trained.save(tmp_path / "copy")
-    for folder in (tmp_path / "copy", tmp_path / "run"):
-        loaded = load_model(folder)
-        assert isinstance(loaded, TTMForecaster)
-        assert loaded.config == trained.config
-        pd.testing.assert_frame_equal(loaded.predict(tiny.series()), before, check_exact=True)
-
-
-def test_saved_model_is_a_checkpoint_of_granite_tsfm(trained: TTMForecaster, tmp_path: Path) -> None:
-    theirs = TinyTimeMixerForPrediction.from_pretrained(tmp_path / "run" / "model")
-    ours = {name.removeprefix("network."): tensor for name, tensor in trained.module.state_dict().items()}
-    assert theirs.state_dict().keys() == ours.keys()
-    assert all(torch.equal(tensor, ours[name]) for name, tensor in theirs.state_dict().items())
 
 
 def test_saved_model_is_a_checkpoint_to_start_from(trained: TTMForecaster, make, tmp_path: Path) -> None:

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import pytest
 from building import built
 from safetensors import safe_open
-from support import tiny
 
 from tstune.models.ttm import SCRATCH_DEFAULTS, TTMSection
 
@@ -24,37 +22,11 @@ def part_sizes(model) -> dict[str, int]:
     return sizes
 
 
-@pytest.mark.parametrize(
-    ("mode", "trainable"), [("decoder", 412), ("full", 2_796), ("zero_shot", 0), ("from_scratch", 2_796)]
-)
-def test_tiny_checkpoint(mode: str, trainable: int, make) -> None:
-    model = built(make(tuning={"mode": mode}))
-    info = model.get_model_info()
-    assert (info["total"], info["trainable"]) == (2_796, trainable)
-    assert info["percentage"] == round(100 * trainable / 2_796, 4)
-    assert info["tuning_mode"] == mode
-    assert info["fresh_tensors"] == []
-    assert part_sizes(model) == {"backbone": 2_384, "decoder": 276, "head": 136}
-
-
 def test_from_scratch_is_ttm_r2_by_default(make) -> None:
     model = built(make(None, model=TTM_R2, tuning={"mode": "from_scratch"}))
     info = model.get_model_info()
     assert (info["total"], info["trainable"]) == (805_280, 805_280)
     assert part_sizes(model) == {"backbone": BACKBONE, "decoder": DECODER, "head": HEAD}
-
-
-def test_published_recipe_learns_decoder_and_head(make, tmp_path: Path) -> None:
-    sizes = {**SCRATCH_DEFAULTS, "context_length": 512, "prediction_length": 96, "patch_stride": 64}
-    checkpoint = tiny.write_checkpoint(tmp_path / "r2", **sizes)
-    lengths = {"context_length": 512, "prediction_length": 96}
-    counts = {}
-    for mode in ("decoder", "full", "zero_shot"):
-        info = built(make(checkpoint, model=lengths, tuning={"mode": mode})).get_model_info()
-        assert info["total"] == 805_280
-        counts[mode] = info["trainable"]
-    assert counts == {"decoder": 289_696, "full": 805_280, "zero_shot": 0}
-    assert counts["decoder"] == DECODER + HEAD
 
 
 def test_architecture_of_the_real_weights(make, shared: Path) -> None:

@@ -25,26 +25,23 @@ COUNTS = {
 
 
 @pytest.fixture(scope="module")
-def glucose():
-    return prepare_data(RunConfig().data, 512, 96)
+def r2(r2_checkpoint):
+    """A built model in the architecture of TTM-r2, by its tuning mode."""
+    preprocessor = prepare_data(RunConfig().data, 512, 96).preprocessor
+
+    def r2(mode):
+        model = TTMForecaster(RunConfig(model=TTMSection(pretrained=str(r2_checkpoint)), tuning={"mode": mode}))
+        model.build(preprocessor)
+        return model
+
+    return r2
 
 
 @pytest.mark.parametrize("mode", COUNTS)
-def test_mode_trains_exactly_these_parameters(mode, r2_checkpoint, glucose):
-    config = RunConfig(model=TTMSection(pretrained=str(r2_checkpoint)), tuning={"mode": mode})
-    model = TTMForecaster(config)
-    model.build(glucose.preprocessor)
-    info = model.get_model_info()
+def test_mode_trains_exactly_these_parameters(mode, r2):
+    info = r2(mode).get_model_info()
     assert (info["total"], info["trainable"]) == COUNTS[mode]
     assert info["percentage"] == pytest.approx(100 * COUNTS[mode][1] / COUNTS[mode][0], abs=1e-3)
-
-
-def test_every_mode_of_the_schema_is_counted():
-    from typing import get_args
-
-    from tstune.config.schema import TuningMode
-
-    assert set(COUNTS) == set(get_args(TuningMode))
 
 
 @pytest.mark.parametrize(
@@ -56,18 +53,16 @@ def test_every_mode_of_the_schema_is_counted():
         ("auto", True, 75_520),
     ],
 )
-def test_lora_at_rank_8_has_the_published_counts(targets, cap_rank, trainable, r2_checkpoint, glucose):
-    model = TTMForecaster(RunConfig(model=TTMSection(pretrained=str(r2_checkpoint)), tuning={"mode": "full"}))
-    model.build(glucose.preprocessor)
+def test_lora_at_rank_8_has_the_published_counts(targets, cap_rank, trainable, r2):
+    model = r2("full")
     adapted = add_lora_adapters(model.network, rank=8, target_modules=targets, cap_rank=cap_rank)
     counted = LoRAManager().get_lora_params_count(adapted)
     assert counted["trainable_parameters"] == trainable
     assert counted["total_parameters"] == TOTAL + trainable
 
 
-def test_bias_mode_trains_biases_only(r2_checkpoint, glucose):
-    model = TTMForecaster(RunConfig(model=TTMSection(pretrained=str(r2_checkpoint)), tuning={"mode": "bias"}))
-    model.build(glucose.preprocessor)
+def test_bias_mode_trains_biases_only(r2):
+    model = r2("bias")
     learning = [name for name, value in model.network.named_parameters() if value.requires_grad]
     assert learning == [name for name, _ in model.network.named_parameters() if name.endswith(".bias")]
     assert len(learning) == 67
@@ -91,9 +86,8 @@ def test_auto_targets_exist_and_an_unknown_family_is_an_error(forecaster):
         find_targets(model.network, "auto", "a_new_family")
 
 
-def test_layer_ranks_are_capped_at_half_the_smaller_side(r2_checkpoint, glucose):
-    model = TTMForecaster(RunConfig(model=TTMSection(pretrained=str(r2_checkpoint)), tuning={"mode": "lora"}))
-    model.build(glucose.preprocessor)
+def test_layer_ranks_are_capped_at_half_the_smaller_side(r2):
+    model = r2("lora")
     ranks = {
         name: (layer.r["default"], min(layer.base_layer.in_features, layer.base_layer.out_features))
         for name, layer in model.network.named_modules()
@@ -116,7 +110,6 @@ def test_modes_resolve_and_contradictions_stop():
         RunConfig(model={"pretrained": "x", "quantization": "nf4"}, tuning={"mode": "full"})
 
 
-def test_zero_shot_counts_nothing_twice(r2_checkpoint, glucose):
-    model = TTMForecaster(RunConfig(model=TTMSection(pretrained=str(r2_checkpoint)), tuning={"mode": "zero_shot"}))
-    model.build(glucose.preprocessor)
+def test_zero_shot_counts_nothing_twice(r2):
+    model = r2("zero_shot")
     assert count_parameters(model.module).total == sum(value.numel() for value in model.network.parameters())

@@ -22,10 +22,8 @@ MAX_RIDGE_ROWS = 200_000
 """Ridge sees at most this many (window, target) rows, evenly spaced; more changes nothing but the time."""
 
 
-class Baseline(BaseTimeSeriesFoundationModel):
-    """A forecaster without a network: it needs the context only, or learns in a minute."""
-
-    is_baseline = True
+class WithoutNetwork(BaseTimeSeriesFoundationModel):
+    """A forecaster that our loop does not train: fitted in closed form, by a service, or not at all."""
 
     def build(self, preprocessor: Preprocessor) -> None:
         """Remember the channels."""
@@ -36,17 +34,23 @@ class Baseline(BaseTimeSeriesFoundationModel):
 
     def window_losses(self, module: nn.Module, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
         """Mean squared error of the forecast, per window, in scaled units."""
-        return forecast_losses(self, batch)
+        targets = slice(0, self.preprocessor.roles.num_targets)
+        std = torch.as_tensor(self.preprocessor.scaler.std[targets], dtype=torch.float32)
+        observed = batch["future_observed_mask"][..., targets]
+        return window_losses(self.forecast(batch) / std, batch["future_values"][..., targets] / std, observed, "mse")
 
     def save_weights(self, folder: Path) -> None:
         """Write the family's name; there is nothing else to keep."""
-        (folder / MODEL_FOLDER).mkdir(parents=True)
-        (folder / MODEL_FOLDER / "config.json").write_text(
-            json.dumps({"model_type": self.model_type}), encoding="utf-8"
-        )
+        self._write_config(folder)
 
     def load_weights(self, folder: Path) -> None:
         """Nothing to read."""
+
+    def _write_config(self, folder: Path, **values: object) -> None:
+        """Write the family's name and what else there is to keep as config.json of `model/`."""
+        (folder / MODEL_FOLDER).mkdir(parents=True, exist_ok=True)
+        text = json.dumps({"model_type": self.model_type} | values, indent=2) + "\n"
+        (folder / MODEL_FOLDER / "config.json").write_text(text, encoding="utf-8")
 
     def _training_mean(self, past: torch.Tensor) -> torch.Tensor:
         """[targets] what to say where nothing is known."""
@@ -67,6 +71,12 @@ class Baseline(BaseTimeSeriesFoundationModel):
     @property
     def _num_steps(self) -> int:
         return self.config.model.prediction_length
+
+
+class Baseline(WithoutNetwork):
+    """What every model must beat: it needs the context only, or learns in a minute."""
+
+    is_baseline = True
 
 
 class Persistence(Baseline):
@@ -187,14 +197,6 @@ class Ridge(Baseline):
         return tuple(
             torch.as_tensor(values[targets], dtype=torch.float32, device=device) for values in (scaler.mean, scaler.std)
         )
-
-
-def forecast_losses(model: BaseTimeSeriesFoundationModel, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
-    """([batch] summed squared error, [batch] weight) of a model's forecast, in scaled units."""
-    targets = slice(0, model.preprocessor.roles.num_targets)
-    std = torch.as_tensor(model.preprocessor.scaler.std[targets], dtype=torch.float32)
-    observed = batch["future_observed_mask"][..., targets]
-    return window_losses(model.forecast(batch) / std, batch["future_values"][..., targets] / std, observed, "mse")
 
 
 def _rows(values: torch.Tensor) -> np.ndarray:

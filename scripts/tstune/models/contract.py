@@ -6,9 +6,11 @@ public face (`fit`, `predict`, `evaluate`, `save`, `load`) is `tstune.models.bas
 
 from __future__ import annotations
 
+import importlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, ClassVar
 
 import pandas as pd
@@ -24,7 +26,7 @@ from tstune.data.frame import table_from_frame
 from tstune.data.prepared import PreparedData, Preprocessor, prepare_data
 from tstune.data.trained_on import refuse_trained_on
 from tstune.data.windows import Batch, WindowDataset, context_dropping, evaluation_batch_size
-from tstune.errors import ConfigError
+from tstune.errors import ConfigError, MissingDependencyError
 from tstune.runtime.logs import logger
 
 if TYPE_CHECKING:
@@ -328,6 +330,23 @@ def context_spread(batch: Batch, num_targets: int) -> torch.Tensor:
     mean = past.sum(dim=1) / count
     deviation = torch.where(usable, past - mean[:, None], 0.0)
     return (deviation.square().sum(dim=1) / count).sqrt().float()
+
+
+def optional_module(name: str, user: str, package: str) -> ModuleType:
+    """Import a module of an optional package.
+
+    Raises:
+        MissingDependencyError: it is not installed; the message has the line that brings it.
+    """
+    root = name.partition(".")[0]
+    try:
+        importlib.import_module(root)
+        return importlib.import_module(name)
+    except ImportError as error:
+        missing = (isinstance(error, ModuleNotFoundError) and error.name) or root
+        if missing.partition(".")[0] != root:
+            raise
+        raise MissingDependencyError(f"{user} needs a package: pip install '{package}'") from None
 
 
 def weights_folder(folder: Path) -> Path:

@@ -14,7 +14,6 @@ import numpy as np
 import pandas as pd
 import torch
 from pydantic import Field, model_validator
-from torch import nn
 
 from tstune.adapters import ParameterCount
 from tstune.config.section import ModelSection
@@ -24,10 +23,9 @@ from tstune.data.windows import Batch
 from tstune.errors import CheckpointError
 from tstune.evaluation.backtest import Forecaster, thinned
 from tstune.evaluation.record import WINDOWS_FILE
-from tstune.models.base import BaseTimeSeriesFoundationModel
-from tstune.models.baselines import forecast_losses
+from tstune.models.baselines import WithoutNetwork
 from tstune.models.combined import WeightedForecasts, fitted_to_lengths
-from tstune.models.contract import MODEL_FOLDER
+from tstune.models.contract import MODEL_FOLDER, ForecastModel
 from tstune.models.registry import load_model
 from tstune.registry.opening import PREFIX, open_registry
 from tstune.runtime.logs import logger
@@ -72,10 +70,10 @@ class Member:
 
     name: str
     folder: Path
-    model: BaseTimeSeriesFoundationModel
+    model: ForecastModel
 
 
-class Ensemble(BaseTimeSeriesFoundationModel):
+class Ensemble(WithoutNetwork):
     """The weighted mean of the members' forecasts; each member reads the part of a window it was made for.
 
     Members keep their scaling, unit and adapters per item. What is fitted is one weight per member, in closed form:
@@ -140,10 +138,6 @@ class Ensemble(BaseTimeSeriesFoundationModel):
         """A forecaster for batches whose `item` counts in `item_ids`."""
         return WeightedForecasts(self._fitted_members(item_ids), self.weights)
 
-    def window_losses(self, module: nn.Module | None, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
-        """Mean squared error of the forecast, per window, in scaled units."""
-        return forecast_losses(self, batch)
-
     def save_weights(self, folder: Path) -> None:
         """Write `model/`: the weights, and a copy of every member's run folder without plots and checkpoints."""
         place = folder / MODEL_FOLDER / MEMBERS_FOLDER
@@ -157,13 +151,7 @@ class Ensemble(BaseTimeSeriesFoundationModel):
                 place / f"{number:02d}",
                 ignore=lambda path, names, top=source: NOT_COPIED & set(names) if path == top else set(),
             )
-        values = {
-            "model_type": self.model_type,
-            "members": [member.name for member in self.members],
-            "weights": self.weights,
-        }
-        text = json.dumps(values, indent=2) + "\n"
-        (folder / MODEL_FOLDER / "config.json").write_text(text, encoding="utf-8")
+        self._write_config(folder, members=[member.name for member in self.members], weights=self.weights)
         size = sum(path.stat().st_size for path in place.rglob("*") if path.is_file())
         logger.info("ensemble: %d members copied, %.1f MB", len(self.members), size / 1e6)
 

@@ -10,9 +10,9 @@ import torch
 
 from tstune.data.prepared import PreparedData
 from tstune.data.windows import Batch, WindowDataset
-from tstune.errors import CheckpointError, ConfigError, MissingDependencyError
+from tstune.errors import CheckpointError, ConfigError
 from tstune.models.baselines import Baseline
-from tstune.models.contract import MODEL_FOLDER
+from tstune.models.contract import MODEL_FOLDER, optional_module
 
 MAX_ROWS = 100_000
 """A booster sees at most this many training windows, evenly spaced, and a fifth as many validation windows."""
@@ -219,8 +219,4 @@ def _read_booster(lightgbm: ModuleType, path: Path) -> object:
 
 
 def _lightgbm() -> ModuleType:
-    try:
-        import lightgbm
-    except ImportError:
-        raise MissingDependencyError("the baseline lightgbm needs a package: pip install 'lightgbm>=4.5,<5'") from None
-    return lightgbm
+    return optional_module("lightgbm", "the baseline lightgbm", "lightgbm>=4.5,<5")

@@ -140,9 +140,9 @@ def as_series(values: torch.Tensor) -> torch.Tensor:
 class NetworkForecaster(BaseTimeSeriesFoundationModel):
     """A network of another library behind the common interface, trained by our loop.
 
-    As it stands, one that forecasts points: the loss is `training.loss` in the network's normalised space. A target
-    whose context is flat or empty weighs nothing: there is no scale to measure its loss in. Readings go in and come
-    out in original units; `data.scaling` matters for the scores only, unless the module says otherwise.
+    The loss lives in the network's normalised space. A target whose context is flat or empty weighs nothing: there is
+    no scale to measure its loss in. Readings go in and come out in original units; `data.scaling` matters for the
+    scores only, unless the module says otherwise.
     """
 
     architecture: ClassVar[Architecture]
@@ -232,13 +232,25 @@ class NetworkForecaster(BaseTimeSeriesFoundationModel):
         self.log_parameters()
 
     def forecast(self, batch: Batch) -> torch.Tensor:
-        """[batch, prediction, targets] float32 in original units."""
-        return self._values(batch)[..., 0]
+        """[batch, prediction, targets] float32 in original units: the median where there are quantiles."""
+        levels = self.module.levels
+        return self._values(batch)[..., levels.index(0.5) if 0.5 in levels else len(levels) // 2]
+
+    @property
+    def native_levels(self) -> tuple[float, ...]:
+        """Levels of the network's quantiles; empty if it forecasts points only."""
+        return () if self.module is None else self.module.levels
+
+    def native_quantiles(self, batch: Batch) -> torch.Tensor:
+        """[batch, prediction, targets, native levels] float32 in original units, ascending."""
+        return self._values(batch)
 
     def window_losses(self, module: nn.Module, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
-        """`training.loss` in the network's normalised space, per window."""
+        """In the network's normalised space: twice the pinball loss of its quantiles, or else `training.loss`."""
         values, loc, scale = module(batch)
         truth, observed, training = self._truth(batch, loc, scale), self._weighing(batch), self.config.training
+        if self.module.levels:
+            return quantile_window_losses(values.float(), truth, observed, self.module.levels)
         return window_losses(values[..., 0].float(), truth, observed, training.loss, training.huber_delta)
 
     def evaluation_batch_size(self, device: torch.device) -> int:
@@ -335,21 +347,15 @@ class NetworkForecaster(BaseTimeSeriesFoundationModel):
 
 
 class QuantileForecaster(NetworkForecaster):
-    """A network that forecasts quantiles; its loss is twice their pinball loss in the normalised space."""
+    """A network that always forecasts quantiles; levels between those it has lie on the lines between them."""
 
     learns_with: ClassVar[str] = "the pinball loss of its own quantiles"
-
-    def forecast(self, batch: Batch) -> torch.Tensor:
-        """[batch, prediction, targets] float32 in original units: the median."""
-        return self._values(batch)[..., self.module.levels.index(0.5)]
 
     @property
     def native_levels(self) -> tuple[float, ...]:
         """The configured levels where they lie within those of the network, else the network's."""
-        if self.module is None:
-            return ()
-        asked, own = tuple(self.config.forecast.quantiles), self.module.levels
-        return asked if asked and own[0] <= asked[0] and asked[-1] <= own[-1] else own
+        asked, own = tuple(self.config.forecast.quantiles), super().native_levels
+        return asked if asked and own and own[0] <= asked[0] and asked[-1] <= own[-1] else own
 
     def native_quantiles(self, batch: Batch) -> torch.Tensor:
         """[batch, prediction, targets, native levels] float32 in original units, ascending.
@@ -358,12 +364,6 @@ class QuantileForecaster(NetworkForecaster):
         """
         values, levels = self._values(batch).sort(dim=-1).values, self.native_levels
         return values if levels == self.module.levels else between_levels(values, self.module.levels, levels)
-
-    def window_losses(self, module: nn.Module, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
-        """Twice the pinball loss in the network's normalised space, per window."""
-        quantiles, loc, scale = module(batch)
-        truth = self._truth(batch, loc, scale)
-        return quantile_window_losses(quantiles.float(), truth, self._weighing(batch), self.module.levels)
 
     def _check_built(self) -> None:
         section, own = self.config.forecast, self.module.levels

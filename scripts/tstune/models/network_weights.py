@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ from safetensors import SafetensorError, safe_open
 
 from tstune.config.section import ModelSection
 from tstune.errors import CheckpointError, ConfigError, MissingDependencyError, TstuneError
+from tstune.models.contract import optional_module
 from tstune.models.registry import families, model_class
 
 if TYPE_CHECKING:
@@ -63,14 +63,9 @@ class Architecture:
     def of_library(self, path: str) -> Any:
         """What ``module:name`` names."""
         module, _, name = path.partition(":")
-        root = module.partition(".")[0]
         try:
-            importlib.import_module(root)
-            return getattr(importlib.import_module(module), name)
-        except (ImportError, AttributeError) as error:
-            missing = (isinstance(error, ModuleNotFoundError) and error.name) or root
-            if missing.partition(".")[0] != root:
-                raise
+            return getattr(optional_module(module, self.title, self.package), name)
+        except (AttributeError, ImportError):
             raise MissingDependencyError(f"{self.title} needs a package: pip install '{self.package}'") from None
 
 

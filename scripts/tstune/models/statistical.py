@@ -13,8 +13,8 @@ import torch
 from tstune.data.frequency import default_seasonality
 from tstune.data.prepared import Preprocessor
 from tstune.data.windows import Batch
-from tstune.errors import MissingDependencyError
 from tstune.models.baselines import Baseline
+from tstune.models.contract import optional_module
 
 MAX_SERIES = 2_000
 """Test windows times targets that are fitted at most; with more the baseline is left out of a run."""
@@ -113,10 +113,4 @@ def bridged(values: np.ndarray, observed: np.ndarray) -> np.ndarray:
 
 
 def _models(name: str) -> ModuleType:
-    try:
-        import statsforecast.models
-    except ImportError:
-        raise MissingDependencyError(
-            f"the baseline {name} needs a package: pip install 'statsforecast>=2.1,<3'"
-        ) from None
-    return statsforecast.models
+    return optional_module("statsforecast.models", f"the baseline {name}", "statsforecast>=2.1,<3")

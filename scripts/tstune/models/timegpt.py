@@ -14,7 +14,6 @@ import numpy as np
 import pandas as pd
 import torch
 from pydantic import Field
-from torch import nn
 
 from tstune.config.schema import RunConfig
 from tstune.config.section import ModelSection
@@ -23,8 +22,7 @@ from tstune.data.windows import Batch, evaluation_batch_size
 from tstune.domains import domain_of
 from tstune.errors import CheckpointError, ConfigError
 from tstune.evaluation.backtest import thinned
-from tstune.models.base import BaseTimeSeriesFoundationModel
-from tstune.models.baselines import forecast_losses
+from tstune.models.baselines import WithoutNetwork
 from tstune.models.contract import MODEL_FOLDER
 from tstune.models.timegpt_service import Series, TimeGPTRequests, intervals_of, nixtla, training_series, window_series
 from tstune.runtime.distributed import refuse_ranks
@@ -71,7 +69,7 @@ class TimeGPTSection(ModelSection):
     """Seconds without an answer after which a request counts as lost."""
 
 
-class TimeGPTForecaster(BaseTimeSeriesFoundationModel):
+class TimeGPTForecaster(WithoutNetwork):
     """TimeGPT behind the common interface; a forecaster without a network.
 
     Each target of each window is a series of its own, many to a request; a window that was forecast once is not paid
@@ -141,10 +139,6 @@ class TimeGPTForecaster(BaseTimeSeriesFoundationModel):
         """[batch, prediction, targets, native levels] float32 in original units, ascending."""
         return self._answers(batch)[..., 1:]
 
-    def window_losses(self, module: nn.Module | None, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
-        """Mean squared error of the forecast, per window, in scaled units."""
-        return forecast_losses(self, batch)
-
     def train_on(
         self, data: PreparedData, manager: object = None, history_path: Path | None = None, *_: object
     ) -> TrainingResult:
@@ -190,10 +184,7 @@ class TimeGPTForecaster(BaseTimeSeriesFoundationModel):
 
     def save_weights(self, folder: Path) -> None:
         """Write which model of the service this is; its weights stay there, and the key is not written."""
-        (folder / MODEL_FOLDER).mkdir(parents=True)
-        values = {"model_type": self.model_type, "model": self.config.model.pretrained}
-        values["finetuned_model_id"] = self.finetuned_model_id
-        (folder / MODEL_FOLDER / "config.json").write_text(json.dumps(values, indent=2), encoding="utf-8")
+        self._write_config(folder, model=self.config.model.pretrained, finetuned_model_id=self.finetuned_model_id)
 
     def load_weights(self, folder: Path) -> None:
         """Read which model of the service this is.
@@ -233,9 +224,10 @@ class TimeGPTForecaster(BaseTimeSeriesFoundationModel):
             )
             self._known |= {key: row for (key, _), row in zip(part, zip(points, quantiles, strict=True), strict=True)}
         found = np.empty((len(series), steps, 1 + len(levels)), np.float32)
+        last = self._last_reading(*self._target_context(batch)).flatten().cpu().numpy()
         for place, key in enumerate(keys):
             if key is None:
-                found[place] = self._last_reading(batch, place)
+                found[place] = last[place]
             else:
                 found[place, :, 0], found[place, :, 1:] = self._known[key]
         targets = self.preprocessor.roles.num_targets
@@ -244,13 +236,6 @@ class TimeGPTForecaster(BaseTimeSeriesFoundationModel):
 
     def _key(self, series: Series) -> bytes:
         return hashlib.sha256(f"{self.finetuned_model_id}|".encode() + series.key()).digest()
-
-    def _last_reading(self, batch: Batch, place: int) -> float:
-        window, target = divmod(place, self.preprocessor.roles.num_targets)
-        observed = batch["past_observed_mask"][window, :, target]
-        if observed.any():
-            return float(batch["past_values"][window, observed, target][-1])
-        return float(self.preprocessor.scaler.mean[target])
 
     def _service(self) -> TimeGPTRequests:
         if self._requests is None:

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
-from types import SimpleNamespace
+from types import ModuleType
 from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
@@ -19,7 +19,8 @@ from tstune.data.frequency import fixed_step, parse_frequency
 from tstune.data.panel import MISSING
 from tstune.data.prepared import Preprocessor
 from tstune.data.windows import Batch, WindowDataset
-from tstune.errors import ConfigError, MissingDependencyError, ServiceError
+from tstune.errors import ConfigError, ServiceError
+from tstune.models.contract import optional_module
 from tstune.runtime.logs import logger
 
 if TYPE_CHECKING:
@@ -40,8 +41,8 @@ FEWEST_READINGS = 2
 
 
 @cache
-def nixtla() -> SimpleNamespace:
-    """What we use of nixtla's client: `NixtlaClient`, `ApiError` and `httpx`.
+def nixtla() -> ModuleType:
+    """The module of nixtla's client, with `NixtlaClient`, `ApiError` and `httpx`.
 
     Raises:
         MissingDependencyError: it is not installed.
@@ -49,18 +50,12 @@ def nixtla() -> SimpleNamespace:
     root = logging.getLogger()
     level, handlers = root.level, list(root.handlers)
     try:
-        import httpx
-        from nixtla import NixtlaClient
-        from nixtla.nixtla_client import ApiError
-    except ModuleNotFoundError as error:
-        if error.name is None or error.name.partition(".")[0] != "nixtla":
-            raise
-        raise MissingDependencyError("TimeGPT needs a package: pip install 'nixtla>=0.8,<0.9'") from None
+        client = optional_module("nixtla.nixtla_client", "TimeGPT", "nixtla>=0.8,<0.9")
     finally:  # its import turns on the log lines of every library
         root.setLevel(level)
         root.handlers[:] = [handler for handler in root.handlers if handler in handlers]
     logging.getLogger("nixtla").setLevel(logging.CRITICAL)  # our own lines say what happens
-    return SimpleNamespace(NixtlaClient=NixtlaClient, ApiError=ApiError, httpx=httpx)
+    return client
 
 
 @dataclass(frozen=True)

@@ -36,7 +36,6 @@ from tstune.models.network_weights import (
     unreadable,
 )
 from tstune.runtime.logs import logger
-from tstune.training.losses import quantile_window_losses
 
 if TYPE_CHECKING:
     from tsfm_public import TinyTimeMixerConfig, TinyTimeMixerForPrediction
@@ -230,31 +229,10 @@ class TTMForecaster(NetworkForecaster):
         means, stds = (", ".join(f"{value:.6g}" for value in scaler[key]) for key in ("mean", "std"))
         return [*lines, f"# it reads and returns (value - mean) / std, by channel: mean {means}; std {stds}"]
 
-    def forecast(self, batch: Batch) -> torch.Tensor:
-        """[batch, prediction, targets] float32 in original units."""
-        return self._values(batch)[..., len(self.module.levels) // 2]
-
-    @property
-    def native_levels(self) -> tuple[float, ...]:
-        """Levels of the quantile head; empty without one."""
-        return self.module.levels
-
-    def native_quantiles(self, batch: Batch) -> torch.Tensor:
-        """[batch, prediction, targets, levels] float32 in original units, ascending, from the quantile head."""
-        return self._values(batch)
-
     def starts_from_weights(self) -> bool:
         """True if the untuned model is worth something: a new quantile head starts at the pretrained forecast."""
         pretrained = self.config.model.pretrained is not None and self.config.tuning.mode != "from_scratch"
         return pretrained and all(part_of(name, self.parts) == QUANTILE_HEAD for name in self.fresh)
-
-    def window_losses(self, module: nn.Module, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
-        """Masked loss in scaled units, per window; with a quantile head the pinball loss."""
-        if not self.module.levels:
-            return super().window_losses(module, batch)
-        quantiles, mean, std = module(batch)
-        truth = self._truth(batch, mean, std)
-        return quantile_window_losses(quantiles.float(), truth, self._weighing(batch), self.module.levels)
 
     def learned_from(self, data: PreparedData) -> None:
         """Make a category that training never saw the mean of those that it saw."""
