@@ -102,6 +102,7 @@ def test_long_rows(saved: Path):
     assert table.roles == Roles(("target",), ("dose",))
     assert values(table) == {"a": list(np.arange(150.0)), "b": list(np.arange(150.0, 300.0))}
     assert table.notes["layout"] == "GluonTS"
+    assert read(saved / "long", static_real_columns=["dose"]).statics["dose"].to_dict() == {"a": 1.0, "b": 1.0}
     table = read(saved / "long", source_options={"streaming": True, "max_rows": 40})
     assert values(table) == {"a": list(np.arange(40.0))}
     assert "no column 'time'" in problem(saved / "long", timestamp_column="time")

@@ -1,8 +1,9 @@
-"""Read a table from a file as it stands: separators, byte order mark, damaged headers, columns without a name."""
+"""Find files and read tables as they stand: separators, byte order mark, damaged headers, columns without a name."""
 
 from __future__ import annotations
 
 import csv
+import glob
 import gzip
 import zlib
 from pathlib import Path
@@ -16,6 +17,24 @@ from tstune.errors import DataError
 KINDS = (".csv", ".csv.gz", ".parquet")
 _DECIMAL_COMMA = r"[+-]?\d+(?:,\d+)?"
 _THOUSANDS = r"[+-]?[1-9]\d{0,2}(?:,\d{3})+"
+
+
+def find_files(pattern: str) -> list[Path]:
+    """Files of a path, a folder or a glob pattern, sorted by name.
+
+    Raises:
+        DataError: there is none.
+    """
+    path = Path(pattern)
+    if path.is_dir():
+        files = [file for file in path.iterdir() if file.name.endswith(KINDS)]
+    elif "*" in pattern or "?" in pattern:
+        files = [Path(file) for file in glob.glob(pattern)]
+    else:
+        return [path]
+    if not files:
+        raise DataError(f"data.path={pattern} holds no {', '.join(KINDS)} file")
+    return sorted(files)
 
 
 def read_table(path: Path, report: CleaningReport | None = None) -> pd.DataFrame:

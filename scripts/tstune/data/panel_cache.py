@@ -29,12 +29,12 @@ import pandas as pd
 
 from tstune.config.schema import DataSection
 from tstune.data.cleaning import CleaningReport, CleaningRules, clean_table
+from tstune.data.files import find_files
 from tstune.data.frequency import StepCounts
 from tstune.data.panel import Origin, Panel, file_sha256, without_rows
 from tstune.data.panel_store import DamagedPanel, PanelWriter, open_panel
 from tstune.data.preprocess import build_panel
 from tstune.data.sources import load_source, stream_source
-from tstune.data.sources.csv import find_files
 from tstune.data.table import ITEM, TIMESTAMP, Pieces, SourceTable, TableStream
 from tstune.domains import source_files
 from tstune.errors import ConfigError, DataError, OutputError

@@ -7,7 +7,6 @@ is a channel of one series, or with ``data.columns_as=items`` a series of its ow
 
 from __future__ import annotations
 
-import glob
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import partial
@@ -18,7 +17,7 @@ import pandas as pd
 
 from tstune.config.schema import DataSection
 from tstune.data.cleaning.report import CleaningReport
-from tstune.data.files import KINDS, read_header, read_table
+from tstune.data.files import find_files, read_header, read_table
 from tstune.data.frame import DUPLICATES_AVERAGED, recognise_layout, series_name, table_from_frame
 from tstune.data.sources.arrow import BATCH_ROWS, stream_of_batches
 from tstune.data.sources.info import SourceInfo
@@ -100,24 +99,6 @@ def _join_parts(files: Sequence[Path], config: DataSection, report: CleaningRepo
         )
     table = table_from_frame(pd.concat(parts, ignore_index=True), config, config.path, report)
     return replace(table, files=tuple(map(str, files)))
-
-
-def find_files(pattern: str) -> list[Path]:
-    """Files of a path, a folder or a glob pattern, sorted by name.
-
-    Raises:
-        DataError: there is none.
-    """
-    path = Path(pattern)
-    if path.is_dir():
-        files = [file for file in path.iterdir() if file.name.endswith(KINDS)]
-    elif "*" in pattern or "?" in pattern:
-        files = [Path(file) for file in glob.glob(pattern)]
-    else:
-        return [path]
-    if not files:
-        raise DataError(f"data.path={pattern} holds no {', '.join(KINDS)} file")
-    return sorted(files)
 
 
 def stream(config: DataSection) -> TableStream | None:
