@@ -10,21 +10,18 @@ import json
 from collections.abc import Collection
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from tstune.data.fingerprints import CHECK, LEARNED, VERSION, decode_hashes, hash_readings, short_hashes, times_of_rows
 from tstune.data.leaks import FEWEST_MATCHES, extents, more_findings
+from tstune.data.manifest import MANIFEST
 from tstune.data.panel import time_of
+from tstune.data.prepared import PreparedData
 from tstune.errors import CheckpointError, LeakError
 from tstune.runtime.logs import logger
 
-if TYPE_CHECKING:
-    from tstune.data.prepared import PreparedData
-
-
-_MODEL_FOLDER, _MANIFEST = "model", "manifest.json"
+_MODEL_FOLDER = "model"
 _VERB = {"train": "was trained on", "validation": "was chosen by"}
 
 
@@ -46,10 +43,9 @@ def refuse_trained_on(
         LeakError: naming series, part, times and the fix.
         CheckpointError: the manifest beside the weights cannot be read.
     """
-    earlier = _read_manifest(pretrained)
-    if earlier is None:
+    records = _records(pretrained)
+    if records is None:
         return data
-    records = [*earlier.get("weights", {}).get(CHECK, []), *_own_record(earlier, pretrained)]
     findings = [finding for record in records for finding in _overlap(data, record)]
     if findings and not allow_overlap:
         raise LeakError(
@@ -74,19 +70,15 @@ def overlap_with(data: PreparedData, weights: str | Path, part: str) -> list[str
     Raises:
         CheckpointError: the manifest beside the weights cannot be read.
     """
-    earlier = _read_manifest(str(weights))
-    if earlier is None:
-        return []
-    records = [*earlier.get("weights", {}).get(CHECK, []), *_own_record(earlier, str(weights))]
-    return [finding for record in records for finding in _overlap(data, record, (part,))]
+    return [finding for record in _records(str(weights)) or [] for finding in _overlap(data, record, (part,))]
 
 
-def _read_manifest(pretrained: str | None) -> dict | None:
-    """Manifest of the run that wrote these weights; None for weights that no run of ours wrote."""
+def _records(pretrained: str | None) -> list[dict] | None:
+    """What these weights, and those they came from, were trained on; None for weights that no run of ours wrote."""
     if pretrained is None or not Path(pretrained).is_dir():
         return None
     folder = Path(pretrained).resolve()
-    path = (folder.parent if folder.name == _MODEL_FOLDER else folder) / _MANIFEST
+    path = (folder.parent if folder.name == _MODEL_FOLDER else folder) / MANIFEST
     if not path.is_file():
         return None
     try:
@@ -97,20 +89,17 @@ def _read_manifest(pretrained: str | None) -> dict | None:
         raise CheckpointError(
             f"{path} says what model.pretrained={pretrained} was trained on, but cannot be read: {error}; restore it"
         ) from None
-    return manifest
-
-
-def _own_record(manifest: dict, pretrained: str) -> list[dict]:
-    record = manifest.get(CHECK)
-    if record is None or record.get("version") != VERSION:
-        if manifest.get("source") != "synthetic":
-            logger.warning(
-                "model.pretrained=%s: its manifest does not say what it was trained on (it was written by another "
-                "version), so an overlap with this data cannot be ruled out",
-                pretrained,
-            )
-        return []
-    return [{"source": manifest.get("source"), "files": [file["sha256"] for file in manifest["files"]]} | record]
+    earlier, own = manifest.get("weights", {}).get(CHECK, []), manifest.get(CHECK)
+    if own is not None and own.get("version") == VERSION:
+        files = [file["sha256"] for file in manifest["files"]]
+        return [*earlier, {"source": manifest.get("source"), "files": files} | own]
+    if manifest.get("source") != "synthetic":
+        logger.warning(
+            "model.pretrained=%s: its manifest does not say what it was trained on (it was written by another "
+            "version), so an overlap with this data cannot be ruled out",
+            pretrained,
+        )
+    return earlier
 
 
 def _overlap(data: PreparedData, record: dict, parts: Collection[str] = ("validation", "test")) -> list[str]:
