@@ -62,7 +62,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     from tstune.data.panel import file_sha256
     from tstune.data.sources.kaggle_brist1d import convert_file
-    from tstune.data.sources.kaggle_brist1d_files import HOW_TO_GET, TARGET_COLUMN, find_csv, read_ids
+    from tstune.data.sources.kaggle_brist1d_rows import HOW_TO_GET, TARGET_COLUMN, find_csv, read_ids
     from tstune.data.sources.kaggle_brist1d_submission import (
         build_contexts,
         glucose_per_mmol,

@@ -21,8 +21,7 @@ from tstune.config.schema import DataSection
 from tstune.data.preprocess import build_panel
 from tstune.data.sources import load_source
 from tstune.data.sources.kaggle_brist1d import convert_folder, read_prepared, report_of
-from tstune.data.sources.kaggle_brist1d_files import Rows, find_csv, read_participants
-from tstune.data.sources.kaggle_brist1d_series import Series, place_rows, rebuild
+from tstune.data.sources.kaggle_brist1d_rows import Rows, Series, find_csv, place_rows, read_participants, rebuild
 from tstune.data.table import ITEM, TIMESTAMP, Roles
 from tstune.errors import ConfigError, DataError, TstuneError
 from tstune.runtime.logs import logger

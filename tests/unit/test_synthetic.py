@@ -16,7 +16,6 @@ from tstune.data.synthetic import (
     components,
     draws,
     families,
-    glucose,
     mixture,
 )
 from tstune.data.synthetic.draws import chosen_kind, log_uniform, standardised, student_t
@@ -484,7 +483,7 @@ def test_draws_of_a_gaussian_process_have_its_covariance(random, kernel):
 
 
 def test_glucose_is_in_its_range_smooth_and_mean_reverting(random):
-    series = glucose.glucose_series(random, 500, LENGTH)
+    series = families.glucose_series(random, 500, LENGTH)
     assert series.min() >= 40
     assert series.max() <= 400
     assert 90 < np.median(series) < 200
@@ -502,13 +501,13 @@ def test_a_meal_rises_faster_than_it_decays(random, monkeypatch):
         return events
 
     nothing = lambda random, constant, length: np.zeros((len(constant), length), np.float32)  # noqa: E731
-    monkeypatch.setattr(glucose, "_habitual_meals", one_meal)
-    monkeypatch.setattr(glucose, "_at_any_time", lambda random, day, total: np.zeros((len(day), total), np.float32))
-    monkeypatch.setattr(glucose, "ornstein_uhlenbeck", nothing)
-    monkeypatch.setattr(glucose, "_smooth_walk", nothing)
-    monkeypatch.setattr(glucose, "draw_profiles", lambda random, n: np.zeros((n, 288), np.float32))
-    monkeypatch.setattr(glucose, "innovations", lambda random, n, length: np.zeros((n, length), np.float32))
-    series = glucose.glucose_series(random, n, length)
+    monkeypatch.setattr(families, "_habitual_meals", one_meal)
+    monkeypatch.setattr(families, "_at_any_time", lambda random, day, total: np.zeros((len(day), total), np.float32))
+    monkeypatch.setattr(families, "ornstein_uhlenbeck", nothing)
+    monkeypatch.setattr(families, "_smooth_walk", nothing)
+    monkeypatch.setattr(families, "draw_profiles", lambda random, n: np.zeros((n, 288), np.float32))
+    monkeypatch.setattr(families, "innovations", lambda random, n, length: np.zeros((n, length), np.float32))
+    series = families.glucose_series(random, n, length)
     above = series - series[:, :1]
     peak = above.argmax(axis=1)
     half = above.max(axis=1, keepdims=True) / 2

@@ -18,6 +18,7 @@ from tstune.data.cleaning.clock import local_to_utc
 from tstune.data.cleaning.report import CleaningReport
 from tstune.data.files import read_table
 from tstune.data.frame import parse_timestamps, read_numbers
+from tstune.data.sources import Option, SourceInfo
 from tstune.data.sources.channels import (
     choose_channels,
     doses_on_grid,
@@ -27,7 +28,6 @@ from tstune.data.sources.channels import (
     join_channels,
     mean_on_grid,
 )
-from tstune.data.sources.info import Option, SourceInfo
 from tstune.data.table import TIMESTAMP, SourceTable
 from tstune.errors import DataError
 

@@ -9,7 +9,7 @@ import pandas as pd
 
 from tstune.config.schema import DataSection
 from tstune.data.cleaning.report import CleaningReport
-from tstune.data.sources.info import SourceInfo, reject_column_roles
+from tstune.data.sources import SourceInfo, reject_column_roles
 from tstune.data.table import ITEM, TIMESTAMP, Roles, SourceTable
 from tstune.errors import ConfigError, MissingDependencyError
 

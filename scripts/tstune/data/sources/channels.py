@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from tstune.config.schema import DataSection
-from tstune.data.sources.info import SourceInfo
+from tstune.data.sources import SourceInfo
 from tstune.data.table import ITEM, TIMESTAMP, Roles
 from tstune.errors import ConfigError, DataError
 

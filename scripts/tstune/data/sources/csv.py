@@ -19,8 +19,8 @@ from tstune.config.schema import DataSection
 from tstune.data.cleaning.report import CleaningReport
 from tstune.data.files import find_files, read_header, read_table
 from tstune.data.frame import DUPLICATES_AVERAGED, recognise_layout, series_name, table_from_frame
+from tstune.data.sources import SourceInfo
 from tstune.data.sources.arrow import BATCH_ROWS, stream_of_batches
-from tstune.data.sources.info import SourceInfo
 from tstune.data.table import PIECE_ROWS, Pieces, SourceTable, TableStream
 from tstune.errors import ConfigError, DataError
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from tstune.config.schema import DataSection
 from tstune.data.files import read_table
 from tstune.data.frame import parse_timestamps, read_numbers
-from tstune.data.sources.info import SourceInfo, reject_column_roles
+from tstune.data.sources import SourceInfo, reject_column_roles
 from tstune.data.table import ITEM, TIMESTAMP, Roles, SourceTable
 from tstune.errors import DataError
 

@@ -16,8 +16,8 @@ import pandas as pd
 from tstune.config.schema import DataSection
 from tstune.data.frame import table_from_frame
 from tstune.data.frequency import fixed_step, parse_frequency
+from tstune.data.sources import Option, SourceInfo
 from tstune.data.sources.arrow import BATCH_ROWS, stream_of_batches
-from tstune.data.sources.info import Option, SourceInfo
 from tstune.data.table import ITEM, PIECE_ROWS, TIMESTAMP, Pieces, Roles, SourceTable, TableStream
 from tstune.errors import ConfigError, DataError, MissingDependencyError
 

@@ -21,19 +21,21 @@ import pyarrow.parquet
 from tstune.config.schema import DataSection
 from tstune.data.frequency import fixed_step, parse_frequency, to_steps
 from tstune.data.panel import file_sha256
+from tstune.data.sources import Option, SourceInfo
 from tstune.data.sources.channels import choose_channels, fill_of
-from tstune.data.sources.info import Option, SourceInfo
-from tstune.data.sources.kaggle_brist1d_files import (
+from tstune.data.sources.kaggle_brist1d_rows import (
     ACTIVITY,
     CHANNELS,
     HOW_TO_GET,
     NUM_LAGS,
     NUMBERS,
+    SEGMENT_GAP,
     STEP_MINUTES,
+    Series,
     find_csv,
     read_participants,
+    rebuild,
 )
-from tstune.data.sources.kaggle_brist1d_series import SEGMENT_GAP, Series, rebuild
 from tstune.data.table import ITEM, TIMESTAMP, SourceTable
 from tstune.errors import ConfigError, DataError
 from tstune.runtime.logs import logger

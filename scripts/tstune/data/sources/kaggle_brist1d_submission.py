@@ -15,7 +15,7 @@ from tstune.data.panel import MISSING, Panel
 from tstune.data.prepared import PreparedData, Preprocessor
 from tstune.data.preprocess import build_panel
 from tstune.data.sources.kaggle_brist1d import DATELESS, TARGET, channel_frame
-from tstune.data.sources.kaggle_brist1d_files import CHANNELS, STEP_MINUTES, STEPS_AHEAD
+from tstune.data.sources.kaggle_brist1d_rows import CHANNELS, STEP_MINUTES, STEPS_AHEAD
 from tstune.data.splits import PARTS, Split, WindowRanges
 from tstune.data.table import Roles, SourceTable
 from tstune.data.trained_on import refuse_trained_on

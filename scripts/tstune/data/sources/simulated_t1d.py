@@ -11,8 +11,8 @@ import numpy as np
 import pandas as pd
 
 from tstune.config.schema import DataSection
+from tstune.data.sources import Option, SourceInfo
 from tstune.data.sources.channels import choose_channels, fill_of
-from tstune.data.sources.info import Option, SourceInfo
 from tstune.data.sources.simulator import (
     DAY,
     Life,

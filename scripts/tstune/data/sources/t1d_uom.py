@@ -19,6 +19,7 @@ from tstune.data.cleaning.clock import local_to_utc
 from tstune.data.cleaning.report import CleaningReport
 from tstune.data.files import read_table
 from tstune.data.frame import read_numbers
+from tstune.data.sources import Option, SourceInfo
 from tstune.data.sources.channels import (
     choose_channels,
     doses_on_grid,
@@ -28,7 +29,6 @@ from tstune.data.sources.channels import (
     join_channels,
     rate_on_grid,
 )
-from tstune.data.sources.info import Option, SourceInfo
 from tstune.data.table import TIMESTAMP, SourceTable
 from tstune.errors import DataError
 

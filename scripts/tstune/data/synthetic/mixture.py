@@ -18,8 +18,13 @@ from tstune.data.synthetic.draws import (
     standardised,
     uniform,
 )
-from tstune.data.synthetic.families import gaussian_process_series, intermittent_series, trend_series, waveform_series
-from tstune.data.synthetic.glucose import glucose_series
+from tstune.data.synthetic.families import (
+    gaussian_process_series,
+    glucose_series,
+    intermittent_series,
+    trend_series,
+    waveform_series,
+)
 from tstune.errors import ConfigError
 
 FAMILIES = ("seasonal", "gaussian_process", "stochastic", "glucose", "trend", "intermittent", "waveform")
