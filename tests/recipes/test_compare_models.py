@@ -130,12 +130,9 @@ def test_a_bad_list_is_one_line(recipe, override, expected, capsys):
     assert expected in said
 
 
-def test_another_script_says_where_a_comparison_belongs(recipe, capsys):
+def test_where_a_comparison_belongs(recipe, monkeypatch, capsys):
     assert finetune_ttm.main(["--config", str(recipe)]) == 2
     assert "lists several models: give it to scripts/compare_models.py" in capsys.readouterr().err
-
-
-def test_several_processes_are_refused(recipe, monkeypatch, capsys):
     monkeypatch.setenv("WORLD_SIZE", "2")
     assert compare_models.main(["--config", str(recipe)]) == 2
     assert "scripts/compare_models.py is for one process" in capsys.readouterr().err

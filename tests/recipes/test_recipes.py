@@ -27,11 +27,14 @@ validated: list[str] = []
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
-def test_recipe_is_valid(recipe):
+def test_recipe_is_valid_and_its_path_is_model_dataset_method(recipe):
     config = SimpleConfigManager().load_config(ROOT / recipe)
     assert isinstance(config, RunConfig)
     assert config.data.source in available_sources()
     assert config.overwrite is False, "a recipe never replaces an earlier run by itself"
+    _, model, _, _ = recipe.split("/")
+    assert model == config.model.type
+    assert config.output_dir == recipe.replace("recipes/", "runs/", 1).removesuffix(".yaml")
     validated.append(recipe)
 
 
@@ -67,14 +70,6 @@ def test_every_training_script_has_a_tiny_recipe():
     tiny = [path for path in [*RECIPES, *COMPARISONS] if path.endswith("/tiny.yaml")]
     scripts = Counter(one.script(one.load().model.type).name for one in find_recipes(tiny, tiny=True))
     assert scripts == dict.fromkeys((*TRAINING_SCRIPTS, "compare_models.py"), 1)
-
-
-@pytest.mark.parametrize("recipe", RECIPES)
-def test_path_is_model_dataset_method(recipe):
-    config = SimpleConfigManager().load_config(ROOT / recipe)
-    _, model, _, _ = recipe.split("/")
-    assert model == config.model.type
-    assert config.output_dir == recipe.replace("recipes/", "runs/", 1).removesuffix(".yaml")
 
 
 def test_no_file_is_left_out():

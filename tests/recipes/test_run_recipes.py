@@ -275,6 +275,15 @@ def test_a_recipe_that_does_not_run_is_counted(book, capsys):
     assert lines[-1].startswith("1 recipes, 0 ok, 1 failed")
 
 
+def test_smoke_without_a_clone_is_one_line(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("tstune.recipe_book.recipes.ROOT", tmp_path)
+    assert run_recipes.main(["--smoke"]) == 2
+    assert (
+        capsys.readouterr().err
+        == f"error: --smoke needs {tmp_path}/tests/support, which a clone of the repository has\n"
+    )
+
+
 @pytest.mark.slow
 def test_what_a_process_says_is_the_reason(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
