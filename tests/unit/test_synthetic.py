@@ -14,11 +14,10 @@ from tstune.data.synthetic import (
     SeriesRecipe,
     SyntheticWindows,
     components,
-    draws,
     families,
     mixture,
 )
-from tstune.data.synthetic.draws import chosen_kind, log_uniform, standardised, student_t
+from tstune.data.synthetic.components import chosen_kind, log_uniform, standardised, student_t
 from tstune.data.synthetic.families import sample_stationary
 from tstune.data.synthetic.mixture import MAKERS, draw_series
 from tstune.data.windows import RankWindows, training_loader, window_loader
@@ -316,20 +315,20 @@ def test_first_order_recursion_equals_the_loop(random, length):
     expected = white.copy()
     for step in range(1, length):
         expected[:, step] += coefficient * expected[:, step - 1]
-    np.testing.assert_allclose(draws.first_order(white, coefficient), expected, rtol=1e-9, atol=1e-9)
+    np.testing.assert_allclose(components.first_order(white, coefficient), expected, rtol=1e-9, atol=1e-9)
 
 
 def test_stationary_ar1_has_its_coefficient_and_unit_variance(random):
     coefficient = np.float32([0, 0.3, 0.8, 0.97, -0.5])
     white = random.standard_normal((5, 60_000), dtype=np.float32)
-    series = draws.first_order_stationary(white, coefficient)
+    series = components.first_order_stationary(white, coefficient)
     estimate = (series[:, 1:] * series[:, :-1]).mean(axis=1) / np.square(series).mean(axis=1)
     np.testing.assert_allclose(estimate, coefficient, atol=0.02)
     np.testing.assert_allclose(series.var(axis=1), 1, atol=0.15)
 
 
 def test_ornstein_uhlenbeck_forgets_with_its_time_constant_from_the_first_step_on(random):
-    walks = draws.ornstein_uhlenbeck(random, np.full(20_000, 30, np.float32), 61)
+    walks = components.ornstein_uhlenbeck(random, np.full(20_000, 30, np.float32), 61)
     np.testing.assert_allclose(walks.var(axis=0), 1, atol=0.06)  # stationary: no warm-up is needed
     for lag in (15, 30, 60):
         assert (walks[:, 0] * walks[:, lag]).mean() == pytest.approx(np.exp(-lag / 30), abs=0.04)
@@ -337,7 +336,9 @@ def test_ornstein_uhlenbeck_forgets_with_its_time_constant_from_the_first_step_o
 
 def test_damped_cycle_turns_with_its_period(random):
     period = np.float32([12, 40, 100])
-    series = draws.damped_cycle(random.standard_normal((3, 40_000), dtype=np.float32), period, np.float32([0.99] * 3))
+    series = components.damped_cycle(
+        random.standard_normal((3, 40_000), dtype=np.float32), period, np.float32([0.99] * 3)
+    )
     power = np.abs(np.fft.rfft(series)) ** 2
     smooth = np.stack([np.convolve(row, np.ones(41) / 41, "same") for row in power])
     np.testing.assert_allclose(40_000 / smooth[:, 10:].argmax(axis=1).clip(1), period, rtol=0.15)

@@ -6,27 +6,25 @@ import numpy as np
 from scipy import fft
 
 from tstune.data.synthetic.components import (
+    Generator,
+    chosen_kind,
     cycle_of,
     draw_cycle,
     draw_profiles,
     draw_season,
-    innovations,
-    lookup,
-    observation_noise,
-    wandering_level,
-)
-from tstune.data.synthetic.draws import (
-    Generator,
-    chosen_kind,
     drawn_by_kind,
     first_order,
     happens,
+    innovations,
     log_uniform,
     logistic_normal,
+    lookup,
     normal,
+    observation_noise,
     ornstein_uhlenbeck,
     standardised,
     uniform,
+    wandering_level,
 )
 
 LOWEST, HIGHEST = 40.0, 400.0

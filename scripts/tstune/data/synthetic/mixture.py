@@ -7,15 +7,16 @@ from dataclasses import asdict, dataclass, fields
 
 import numpy as np
 
-from tstune.data.synthetic.components import seasonal_series, stochastic_series
-from tstune.data.synthetic.draws import (
+from tstune.data.synthetic.components import (
     Generator,
     chosen_kind,
     drawn_by_kind,
     happens,
     log_uniform,
     normal,
+    seasonal_series,
     standardised,
+    stochastic_series,
     uniform,
 )
 from tstune.data.synthetic.families import (

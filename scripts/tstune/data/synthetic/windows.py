@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from tstune.data.synthetic.draws import Generator, happens
+from tstune.data.synthetic.components import Generator, happens
 from tstune.data.synthetic.mixture import SeriesRecipe, draw_series, interpolate, missing_steps
 from tstune.data.windows import Batch
 from tstune.errors import ConfigError
