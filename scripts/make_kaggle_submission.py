@@ -86,7 +86,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     with model_folder(args.model, args.registry) as place:
         model = load_model(place)
-        refuse_known_rows(table, file_sha256(paths["test"]), place, model.preprocessor, args.allow_overlap)
+        refuse_known_rows(table, file_sha256(paths["test"]), place, args.allow_overlap)
     section, per_mmol = model.config.model, glucose_per_mmol(model.preprocessor.unit, args.unit)
     if model.module is not None and section.context_length > ROW_STEPS and not model.config.training.context_dropping:
         logger.warning(

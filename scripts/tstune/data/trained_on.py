@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -16,13 +16,29 @@ import numpy as np
 from tstune.data.fingerprints import CHECK, LEARNED, VERSION, decode_hashes, hash_readings, short_hashes, times_of_rows
 from tstune.data.leaks import FEWEST_MATCHES, extents, more_findings
 from tstune.data.manifest import MANIFEST
-from tstune.data.panel import time_of
+from tstune.data.panel import Panel, time_of
 from tstune.data.prepared import PreparedData
 from tstune.errors import CheckpointError, LeakError
 from tstune.runtime.logs import logger
 
 _MODEL_FOLDER = "model"
 _VERB = {"train": "was trained on", "validation": "was chosen by"}
+
+
+@dataclass(frozen=True)
+class Judged:
+    """Readings that weights are to be judged on.
+
+    Attributes:
+        panel, unit: the readings and the unit of their targets.
+        rows: ``validation``, ``test`` -> [items, 2] first and last row that is judged, see `extents`.
+        files: SHA-256 of the files they come from.
+    """
+
+    panel: Panel
+    unit: str | None
+    rows: dict[str, np.ndarray]
+    files: Collection[str]
 
 
 def refuse_trained_on(
@@ -46,7 +62,7 @@ def refuse_trained_on(
     records = _records(pretrained)
     if records is None:
         return data
-    findings = [finding for record in records for finding in _overlap(data, record)]
+    findings = [finding for record in records for finding in _overlap(_judged(data), record)]
     if findings and not allow_overlap:
         raise LeakError(
             CHECK,
@@ -70,7 +86,17 @@ def overlap_with(data: PreparedData, weights: str | Path, part: str) -> list[str
     Raises:
         CheckpointError: the manifest beside the weights cannot be read.
     """
-    return [finding for record in _records(str(weights)) or [] for finding in _overlap(data, record, (part,))]
+    return find_overlap(_judged(data), weights, (part,))
+
+
+def find_overlap(judged: Judged, weights: str | Path, parts: Collection[str] = ("validation", "test")) -> list[str]:
+    """The same for readings that are no prepared data."""
+    return [finding for record in _records(str(weights)) or [] for finding in _overlap(judged, record, parts)]
+
+
+def _judged(data: PreparedData) -> Judged:
+    files = {file["sha256"] for file in data.manifest["files"]}
+    return Judged(data.panel, data.preprocessor.unit, extents(data.panel, data.windows), files)
 
 
 def _records(pretrained: str | None) -> list[dict] | None:
@@ -102,40 +128,37 @@ def _records(pretrained: str | None) -> list[dict] | None:
     return earlier
 
 
-def _overlap(data: PreparedData, record: dict, parts: Collection[str] = ("validation", "test")) -> list[str]:
+def _overlap(judged: Judged, record: dict, parts: Collection[str] = ("validation", "test")) -> list[str]:
     """Findings for one record, of the readings first; the names count only for series that readings do not tell."""
-    rows = extents(data.panel, data.windows)
-    findings, told = [], set()
-    for series, item, part, learned, count, begin, end in _matching_readings(data, record, rows):
+    panel, findings, told = judged.panel, [], set()
+    for series, item, part, learned, count, begin, end in _matching_readings(judged, record):
         if part not in parts:
             continue
         told.add((series["item_id"], part))
         findings.append(
-            f"{_VERB[learned]} readings of {part}: series {data.panel.item_ids[item]!r} "
-            f"({time_of(data.panel, begin)} to {time_of(data.panel, end)}) is {series['item_id']!r} of "
+            f"{_VERB[learned]} readings of {part}: series {panel.item_ids[item]!r} "
+            f"({time_of(panel, begin)} to {time_of(panel, end)}) is {series['item_id']!r} of "
             f"{record['source']} ({series[learned]['from']} to {series[learned]['to']}), {count} stretches agree"
         )
-    names = _matching_names(data, record, rows)
+    names = _matching_names(judged, record)
     return findings + [text for key, text in names if key not in told and key[1] in parts]
 
 
-def _matching_readings(
-    data: PreparedData, record: dict, rows: dict[str, np.ndarray]
-) -> list[tuple[dict, int, str, str, int, int, int]]:
+def _matching_readings(judged: Judged, record: dict) -> list[tuple[dict, int, str, str, int, int, int]]:
     """(series of the record, item, part, what was learned from it, matches, first row, last row)."""
-    panel, found = data.panel, []
+    panel, found = judged.panel, []
     shape = len(panel.item_ids), panel.roles.num_targets
     for level in sorted({series["level"] for series in record["series"]}):
-        stretches = hash_readings(panel, data.preprocessor.unit, np.full(shape, level), record["rate"]).identifying()
+        stretches = hash_readings(panel, judged.unit, np.full(shape, level), record["rate"]).identifying()
         short = short_hashes(stretches.hashes)
         for series in (series for series in record["series"] if series["level"] == level):
-            for learned, judged in LEARNED.items():
+            for learned, parts in LEARNED.items():
                 hashes = series[learned] and decode_hashes(series[learned]["hashes"])
                 if hashes is None or not len(hashes):
                     continue
                 matching = stretches.select(np.isin(short, hashes))
-                for part in judged:
-                    inside = matching.select(matching.within(rows[part]))
+                for part in parts:
+                    inside = matching.select(matching.within(judged.rows[part]))
                     for item in np.unique(inside.item):
                         mine = inside.select(inside.item == item)
                         if len(mine) >= FEWEST_MATCHES:
@@ -144,18 +167,18 @@ def _matching_readings(
     return found
 
 
-def _matching_names(data: PreparedData, record: dict, rows: dict[str, np.ndarray]) -> list[tuple[tuple, str]]:
+def _matching_names(judged: Judged, record: dict) -> list[tuple[tuple, str]]:
     """Series of the same file, the same name and overlapping times, whatever was made of the readings."""
-    if not set(record["files"]) & {file["sha256"] for file in data.manifest["files"]}:
+    panel, found = judged.panel, []
+    if not set(record["files"]) & set(judged.files):
         return []
-    found = []
     for series in record["series"]:
-        if series["item_id"] not in data.panel.item_ids or series["channel"] not in data.panel.roles.target:
+        if series["item_id"] not in panel.item_ids or series["channel"] not in panel.roles.target:
             continue
-        item = data.panel.item_ids.index(series["item_id"])
-        for learned, judged in LEARNED.items():
-            for part in judged:
-                now, then = times_of_rows(data.panel, rows[part][item]), series[learned]
+        item = panel.item_ids.index(series["item_id"])
+        for learned, parts in LEARNED.items():
+            for part in parts:
+                now, then = times_of_rows(panel, judged.rows[part][item]), series[learned]
                 if now and then and now["from"] <= then["to"] and then["from"] <= now["to"]:
                     text = (
                         f"{_VERB[learned]} {series['item_id']!r} from {then['from']} to {then['to']}, and {part} "

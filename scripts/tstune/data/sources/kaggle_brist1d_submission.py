@@ -10,23 +10,22 @@ import pandas as pd
 import pyarrow as pa
 
 from tstune.data.cleaning import CleaningRules
+from tstune.data.fingerprints import CHECK
 from tstune.data.frequency import encode_times, fixed_step, parse_frequency, to_steps
-from tstune.data.panel import MISSING, Panel
-from tstune.data.prepared import PreparedData, Preprocessor
+from tstune.data.leaks import more_findings
+from tstune.data.panel import MISSING, Panel, item_rows
+from tstune.data.prepared import Preprocessor
 from tstune.data.preprocess import build_panel
 from tstune.data.sources.kaggle_brist1d import DATELESS, TARGET, channel_frame
 from tstune.data.sources.kaggle_brist1d_rows import CHANNELS, STEP_MINUTES, STEPS_AHEAD
-from tstune.data.splits import PARTS, Split, WindowRanges
 from tstune.data.table import Roles, SourceTable
-from tstune.data.trained_on import refuse_trained_on
-from tstune.data.windows import WindowDataset
+from tstune.data.trained_on import Judged, find_overlap
 from tstune.errors import DataError, LeakError
 from tstune.glucose.units import MG_DL, MGDL_PER_MMOL_CONVERTED, MMOL_L, unit_factor, unit_of
+from tstune.runtime.logs import logger
 
 
-def refuse_known_rows(
-    table: pa.Table, sha256: str, folder: Path, preprocessor: Preprocessor, allow_overlap: bool
-) -> None:
+def refuse_known_rows(table: pa.Table, sha256: str, folder: Path, allow_overlap: bool) -> None:
     """Compare the readings of test.csv with those that a run folder says its model learned from.
 
     Rows of fifteen-minute sensors are too short to be recognised; those of the others give the model away.
@@ -35,7 +34,6 @@ def refuse_known_rows(
         table: test.csv, converted.
         sha256: hash of test.csv.
         folder: run folder of the model; without a manifest nothing can be said.
-        preprocessor: of the model.
         allow_overlap: warn instead of stopping.
 
     Raises:
@@ -45,21 +43,17 @@ def refuse_known_rows(
     if frame.empty:
         return
     panel = build_panel(SourceTable(frame=frame, roles=Roles((TARGET,))), "5min", "45min")
-    rows = panel.segment_length - 1
-    every = WindowRanges(panel.segment_start[:-1][rows > 0], rows[rows > 0], 1)
-    nothing = WindowRanges(np.zeros(0, np.int64), np.zeros(0, np.int64), 1)
-    windows = {part: WindowDataset(panel, every if part == "test" else nothing, 1, 1) for part in PARTS}
-    split = Split(np.zeros((len(panel.item_ids), 3), np.int64), "deployment")
-    data = PreparedData(
-        panel, split, replace(preprocessor, unit="mmol/L"), windows, {"files": [{"path": "test.csv", "sha256": sha256}]}
-    )
-    try:
-        refuse_trained_on(data, str(folder), allow_overlap)
-    except LeakError as leak:
-        found = str(leak).partition(": ")[2].partition("; take other weights")[0].partition(" ")[2]
+    rows = item_rows(panel)
+    whole, nothing = np.stack([rows[:-1], rows[1:] - 1], axis=1), np.tile([panel.num_rows, -1], (len(rows) - 1, 1))
+    findings = find_overlap(Judged(panel, "mmol/L", {"validation": nothing, "test": whole}, {sha256}), folder)
+    if findings and not allow_overlap:
         raise LeakError(
-            leak.check, f"--model {folder} {found}; take a model that has not seen test.csv, or add --allow-overlap"
-        ) from None
+            CHECK,
+            f"--model {folder} {findings[0]}{more_findings(findings)}; take a model that has not seen test.csv, or "
+            "add --allow-overlap",
+        )
+    for finding in findings:
+        logger.warning("--allow-overlap: %s %s", folder, finding)
 
 
 HORIZON = np.timedelta64(STEPS_AHEAD * STEP_MINUTES, "m")
