@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import pytest
 import torch
 from sklearn.linear_model import Ridge as RidgeRegression
@@ -15,7 +14,7 @@ from tstune.config.validation import validate
 from tstune.data.prepared import PreparedData, prepare_data
 from tstune.errors import ConfigError
 from tstune.models.baselines import ContextMean, Persistence, Ridge, SeasonalNaive
-from tstune.models.registry import available_models, load_model, model_class
+from tstune.models.registry import available_models, model_class
 
 BASELINES = (Persistence, SeasonalNaive, ContextMean, Ridge)
 
@@ -55,30 +54,31 @@ def by_hand(stock: Path):
     return forecast
 
 
-class TestByHand:
-    def test_persistence(self, by_hand) -> None:
-        assert by_hand(Persistence, [[1, 2, 3, 4, 5, 7]]) == [[7, 7, 7, 7, 7]]
-        assert by_hand(Persistence, [[1, 2, 3, 4, 5, 7], [6, 5, 4, 3, 2, 0]]) == [[7] * 5, [0] * 5]
+LINE, OTHER = [1, 2, 3, 4, 5, 7], [6, 5, 4, 3, 2, 0]
 
-    def test_persistence_takes_the_last_observed(self, by_hand) -> None:
-        assert by_hand(Persistence, [[1, 2, 3, 4, 5, 7]], missing=(4, 5)) == [[4, 4, 4, 4, 4]]
 
-    def test_seasonal_naive(self, by_hand) -> None:
-        assert by_hand(SeasonalNaive, [[1, 2, 3, 4, 5, 7]], seasonality=2) == [[5, 7, 5, 7, 5]]
-        assert by_hand(SeasonalNaive, [[1, 2, 3, 4, 5, 7]], seasonality=6) == [[1, 2, 3, 4, 5]]
-        assert by_hand(SeasonalNaive, [[1, 2, 3, 4, 5, 7]], seasonality=1) == [[7] * 5]
+@pytest.mark.parametrize(
+    ("cls", "past", "settings", "expected"),
+    [
+        (Persistence, [LINE], {}, [[7] * 5]),
+        (Persistence, [LINE, OTHER], {}, [[7] * 5, [0] * 5]),
+        (Persistence, [LINE], {"missing": (4, 5)}, [[4] * 5]),
+        (SeasonalNaive, [LINE], {"seasonality": 2}, [[5, 7, 5, 7, 5]]),
+        (SeasonalNaive, [LINE], {"seasonality": 6}, [[1, 2, 3, 4, 5]]),
+        (SeasonalNaive, [LINE], {"seasonality": 1}, [[7] * 5]),
+        (SeasonalNaive, [LINE], {"seasonality": 2, "missing": (5,)}, [[5, 4, 5, 4, 5]]),  # from a season further back
+        (ContextMean, [[1, 2, 3, 4, 5, 9]], {}, [[4] * 5]),
+        (ContextMean, [[1, 2, 3, 4, 5, 9]], {"missing": (5,)}, [[3] * 5]),
+        (ContextMean, [[1, 2, 3, 4, 5, 9], [0, 0, 0, 6, 6, 6]], {}, [[4] * 5, [3] * 5]),
+    ],
+)
+def test_by_hand(cls: type, past: list, settings: dict, expected: list, by_hand) -> None:
+    assert by_hand(cls, past, **settings) == expected
 
-    def test_seasonal_naive_looks_a_season_further_back_where_one_is_missing(self, by_hand) -> None:
-        assert by_hand(SeasonalNaive, [[1, 2, 3, 4, 5, 7]], missing=(5,), seasonality=2) == [[5, 4, 5, 4, 5]]
 
-    def test_seasonal_naive_needs_a_season(self, by_hand) -> None:
-        with pytest.raises(ConfigError, match=r"season of 7 steps is longer than model\.context_length=6"):
-            by_hand(SeasonalNaive, [[1, 2, 3, 4, 5, 7]], seasonality=7)
-
-    def test_context_mean(self, by_hand) -> None:
-        assert by_hand(ContextMean, [[1, 2, 3, 4, 5, 9]]) == [[4] * 5]
-        assert by_hand(ContextMean, [[1, 2, 3, 4, 5, 9]], missing=(5,)) == [[3] * 5]
-        assert by_hand(ContextMean, [[1, 2, 3, 4, 5, 9], [0, 0, 0, 6, 6, 6]]) == [[4] * 5, [3] * 5]
+def test_seasonal_naive_needs_a_season(by_hand) -> None:
+    with pytest.raises(ConfigError, match=r"season of 7 steps is longer than model\.context_length=6"):
+        by_hand(SeasonalNaive, [LINE], seasonality=7)
 
 
 class TestRidge:
@@ -109,48 +109,9 @@ class TestRidge:
         forecast = ridge.forecast(data.test.__getitems__(first_of_each_item))
         np.testing.assert_allclose(forecast.numpy(), expected, rtol=2e-4, atol=1e-4)
 
-    def test_beats_persistence_on_a_wave(self, stock: Path) -> None:
-        config = config_for(24, 6, stock)
-        data = prepared(config)
-        rmse = {}
-        for cls in (Ridge, Persistence):
-            model = cls(config)
-            model.build(data.preprocessor)
-            model.train_on(data)
-            rmse[cls.model_type] = model.evaluate(data)["rmse"]
-        assert rmse["ridge"] < 0.5 * rmse["persistence"]
-
 
 def test_every_baseline_is_covered() -> None:
     assert {cls.model_type for cls in BASELINES} <= set(available_models())
     assert all(model_class(cls.model_type) is cls for cls in BASELINES)
     default = validate({}, "test").evaluation.baselines
     assert set(default) <= {cls.model_type for cls in BASELINES}
-
-
-@pytest.mark.parametrize("cls", BASELINES, ids=lambda cls: cls.model_type)
-def test_save_and_load(cls: type, stock: Path, tmp_path: Path) -> None:
-    config = config_for(32, 8, stock)
-    data = prepared(config)
-    model = cls(config)
-    model.build(data.preprocessor)
-    model.train_on(data)
-    model.save(tmp_path / "saved")
-    loaded = load_model(tmp_path / "saved")
-    assert type(loaded) is cls
-    forecast = model.predict(tiny.series())
-    assert list(forecast.columns) == ["item_id", "timestamp", "load"]
-    assert len(forecast) == 16
-    assert np.isfinite(forecast["load"]).all()
-    pd.testing.assert_frame_equal(loaded.predict(tiny.series()), forecast, check_exact=True)
-    assert loaded.evaluate(data) == model.evaluate(data)
-    assert loaded.get_model_info()["model_type"] == cls.model_type
-
-
-def test_context_mean_of_the_sample(stock: Path) -> None:
-    config = config_for(32, 8, stock)
-    model = ContextMean(config)
-    model.build(prepared(config).preprocessor)
-    forecast = model.predict(tiny.series()).groupby("item_id")["load"].first()
-    expected = tiny.series().groupby("item_id").tail(32).groupby("item_id")["load"].mean()
-    np.testing.assert_allclose(forecast, expected, rtol=1e-6)

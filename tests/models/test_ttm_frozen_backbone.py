@@ -86,18 +86,3 @@ def test_early_stopping_counts_validations(make) -> None:
     result = make(training=training | {"scheduler": "constant"}).fit()["training"]
     assert result.stopped_early
     assert (result.best_step, result.num_steps) == (0, 2)
-
-
-@pytest.mark.parametrize("mode", ["head", "decoder"])
-def test_stored_features_change_nothing(mode: str, make, tmp_path: Path) -> None:
-    """The frozen part is run once per window instead of once per epoch: the same losses and weights."""
-    results = {}
-    for cache in ("off", "on"):
-        training = {"max_steps": 20, "cache_frozen_features": cache}  # 20 steps of 32: into the second epoch
-        result = make(tuning={"mode": mode}, training=training).fit(output_dir=tmp_path / cache)["training"]
-        results[cache] = [row["train_loss"] for row in result.history if "train_loss" in row]
-    assert len(results["on"]) == 20
-    assert results["on"] == pytest.approx(results["off"], rel=1e-4)
-    off, on = (load_file(tmp_path / cache / "model" / "model.safetensors") for cache in ("off", "on"))
-    assert off.keys() == on.keys()
-    assert all(torch.allclose(off[name], on[name], atol=1e-4) for name in off)

@@ -148,29 +148,6 @@ def test_few_shot_takes_the_published_number_of_windows():
     assert last.starts(np.arange(311)).tolist() == list(range(8033 - 311, 8033))
 
 
-def test_uniform_few_shot_draws_without_replacement():
-    drawn = etth1_shaped(0.05, "uniform").train
-    starts = drawn.starts(np.arange(len(drawn)))
-    assert len(drawn) == 401
-    assert len(set(starts.tolist())) == 401
-    assert starts.max() > 7000
-    again, other = etth1_shaped(0.05, "uniform").train, etth1_shaped(0.05, "uniform", seed=1).train
-    assert again.chosen.tolist() == drawn.chosen.tolist() != other.chosen.tolist()
-    batch = drawn.__getitems__([0, 400])
-    assert batch["past_values"][:, 0, 0].tolist() == starts[[0, 400]].tolist()
-
-
-def test_windows_of_an_item_are_the_items_windows(forecaster):
-    model = forecaster(data={"train_fraction": 0.5, "train_fraction_from": "uniform"})
-    data = model.prepare()
-    parts = [data.train.of_item(item) for item in range(2)]
-    assert sum(map(len, parts)) == len(data.train)
-    starts = np.concatenate([part.starts(np.arange(len(part))) for part in parts])
-    assert starts.tolist() == data.train.starts(np.arange(len(data.train))).tolist()
-    for item, part in enumerate(parts):
-        assert set(part.__getitems__(range(len(part)))["item"].tolist()) == {item}
-
-
 def test_mirrored_windows_are_the_windows_and_their_mirror_images(forecaster):
     model = forecaster(data={"mirror_train_windows": True, "target_columns": ["load", "dose"]})
     data = model.prepare()
