@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -12,6 +12,7 @@ from support import tiny, tiny_weights
 
 from tstune.config.validation import validate
 from tstune.models.ttm import TTMForecaster
+from tstune.runtime.logs import logger, setup_logging
 
 Make = Callable[..., TTMForecaster]
 
@@ -64,3 +65,12 @@ def make_any(folder: Path) -> Callable[..., tuple]:
         return built_on_windows(name, folder, pretrained or folder / name, **sections)
 
     return make_any
+
+
+@pytest.fixture
+def heard(caplog: pytest.LogCaptureFixture) -> Iterator[pytest.LogCaptureFixture]:
+    """Our messages, which do not propagate once a run has set up its logging."""
+    setup_logging()
+    logger.addHandler(caplog.handler)
+    yield caplog
+    logger.removeHandler(caplog.handler)

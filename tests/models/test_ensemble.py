@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +15,6 @@ from tstune.errors import CheckpointError, ConfigError, DataError, LeakError, Ou
 from tstune.models.ensemble import NOT_COPIED, Ensemble, inverse_error_weights
 from tstune.models.registry import load_model, model_class
 from tstune.registry import load_saved_model, open_registry
-from tstune.runtime.logs import logger, setup_logging
 
 QUIET = {"baselines": [], "num_plots": 0, "report": False}
 SHORT = 24
@@ -138,15 +136,6 @@ def test_what_its_members_were_trained_on_is_written_down(run: Path, desk: Desk)
     records = tiny.read_json(run / "manifest.json")["weights"]["trained_on"]
     (own,) = [tiny.read_json(desk.folder / "ttm" / "manifest.json")["trained_on"]]
     assert [record["series"] for record in records] == [own["series"]]
-
-
-@pytest.fixture
-def heard(caplog: pytest.LogCaptureFixture) -> Iterator[pytest.LogCaptureFixture]:
-    """Our messages, which do not propagate once a run has set up its logging."""
-    setup_logging()
-    logger.addHandler(caplog.handler)
-    yield caplog
-    logger.removeHandler(caplog.handler)
 
 
 def test_the_folder_stands_on_its_own(run: Path, desk: Desk, tmp_path: Path, heard: pytest.LogCaptureFixture) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +16,6 @@ from tstune.errors import MissingDependencyError
 from tstune.models import statistical
 from tstune.models.registry import model_class
 from tstune.models.statistical import bridged
-from tstune.runtime.logs import logger, setup_logging
 
 NAMES = ("auto_ets", "auto_theta")
 
@@ -71,15 +69,6 @@ def test_too_few_or_equal_readings_go_on_as_the_last_one(name: str, csv: Path) -
     assert torch.equal(found[0], batch["past_values"][0, -1, 0].expand(tiny.PREDICTION))
     assert found[1].numpy() == pytest.approx(model.preprocessor.scaler.mean[0], rel=1e-5)
     assert (found[2] == 7.5).all()
-
-
-@pytest.fixture
-def heard(caplog: pytest.LogCaptureFixture) -> Iterator[pytest.LogCaptureFixture]:
-    """Our messages, which do not propagate once a run has set up its logging."""
-    setup_logging()
-    logger.addHandler(caplog.handler)
-    yield caplog
-    logger.removeHandler(caplog.handler)
 
 
 def test_too_many_windows_leave_it_out_with_a_line(

@@ -9,8 +9,6 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from tstune.runtime.sharding import is_partitioned
-
 _LEVELS = 1 << 16
 
 
@@ -85,8 +83,8 @@ class FastPatchMixer(nn.Module):
             hidden_state.device.type == "cpu"
             and not self.self_attn
             and not torch.is_autocast_enabled("cpu")
-            # a partitioned weight is there only while its own layer runs
-            and all(type(layer) is nn.Linear and not is_partitioned(layer.weight) for layer in layers)
+            # DeepSpeed gives an id to weights that are there only while their own layer runs
+            and all(type(layer) is nn.Linear and not hasattr(layer.weight, "ds_id") for layer in layers)
         )
 
 
