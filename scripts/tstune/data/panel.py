@@ -14,6 +14,8 @@ from tstune.data.table import ITEM, Roles, SourceTable
 
 MISSING, INTERPOLATED, OBSERVED = 0, 1, 2
 """What a stored value is: nothing (stored as 0), filled from its neighbours, or a real reading."""
+BLOCK_ROWS = 1 << 18
+"""Rows looked at at once, where memory must not grow with the panel."""
 
 
 @dataclass(frozen=True)
@@ -77,10 +79,6 @@ class Panel:
     def row_item(self) -> np.ndarray:
         """[rows] item of each row."""
         return np.repeat(self.segment_item, self.segment_length)
-
-
-BLOCK_ROWS = 1 << 18
-"""Rows looked at at once, where memory must not grow with the panel."""
 
 
 def row_blocks(panel: Panel) -> Iterator[slice]:

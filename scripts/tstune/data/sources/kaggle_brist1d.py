@@ -47,7 +47,6 @@ four months that follow, so no check can take a gap for a change of the clock.""
 _KEY = b"tstune_kaggle_brisT1D"
 _FORMAT = 1
 
-
 TARGET = CHANNELS[0]
 PREPARED = "brist1d.parquet"
 """Prepared file that is found without being named, if it lies in the folder."""

@@ -1,6 +1,6 @@
 """SIMULATED people with type 1 diabetes: glucose, insulin and meals from published equations, no measurement.
 
-A model of glucose and insulin (`t1d_physiology`, Hovorka et al. 2004), a life of meals and mistakes (`t1d_life`), a
+A model of glucose and insulin (Hovorka et al. 2004) and a life of meals and mistakes (both in `simulator`), a
 therapy that reacts to the sensor, and a sensor with lag, drift and noise after A. Facchinetti et al., Modeling the
 glucose sensor error, IEEE Transactions on Biomedical Engineering 61 (2014) 620-629. All people run in one array.
 """
