@@ -14,7 +14,7 @@ from ipaddress import ip_address
 import uvicorn
 from fastapi import FastAPI, Request, Response
 from fastapi.responses import JSONResponse
-from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from prometheus_client import CONTENT_TYPE_PLAIN_0_0_4, generate_latest
 from starlette.exceptions import HTTPException
 from starlette.middleware.base import BaseHTTPMiddleware
 from starlette.middleware.trustedhost import TrustedHostMiddleware
@@ -97,7 +97,7 @@ def create_app(service: ForecastService, hosts: Collection[str] | None = None) -
     @app.get("/metrics", response_class=Response, responses={200: text})
     async def metrics() -> Response:
         """Counters in the text format of Prometheus."""
-        return Response(generate_latest(service.registry), media_type=CONTENT_TYPE_LATEST)
+        return Response(generate_latest(service.registry), media_type=CONTENT_TYPE_PLAIN_0_0_4)
 
     description = service.describe()
     kinds = {"model": _LABEL, "unit": str | None, "timezone": str | None, "quantile_levels": list[float]}
