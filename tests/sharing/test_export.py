@@ -17,8 +17,7 @@ from support import tiny
 import export_model as script
 import tstune.export.export_model as exporting
 from tstune.errors import CheckpointError, ConfigError
-from tstune.export.examples import make_examples
-from tstune.export.export_model import TOLERANCE, Exported, export_model
+from tstune.export.export_model import TOLERANCE, Exported, export_model, make_examples
 from tstune.export.formats import RUNNERS
 from tstune.export.graph import choose_item
 from tstune.models.registry import load_model

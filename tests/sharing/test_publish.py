@@ -16,10 +16,10 @@ from support import tiny
 
 import publish_model as script
 from tstune.errors import ConfigError, OutputError
-from tstune.export.examples import make_examples
+from tstune.export.export_model import make_examples
 from tstune.models.registry import load_model
 from tstune.registry import open_registry
-from tstune.sharing.privacy import require_clean
+from tstune.sharing.contents import require_clean
 from tstune.sharing.publish import prepare
 
 NEVER = {"windows.parquet", "cohort.csv", "cohort.md", "evaluation.json", "report.html", "report.md", "history.jsonl"}

@@ -9,8 +9,7 @@ from pathlib import PurePath
 import yaml
 
 import tstune
-from tstune.sharing.published_files import BUILTIN, Base, Published
-from tstune.sharing.run import FinishedRun
+from tstune.sharing.contents import BUILTIN, Base, FinishedRun, Published
 
 _LICENCES = {
     "apache-2.0", "mit", "bsd-3-clause", "bsd-2-clause", "gpl-3.0", "lgpl-3.0", "agpl-3.0", "mpl-2.0", "unlicense",

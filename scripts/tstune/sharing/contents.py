@@ -1,18 +1,106 @@
-"""Which files are published, and what is taken out of them."""
+"""What is published of a run: which files, what is taken out of them, and a last look before anything leaves."""
 
 from __future__ import annotations
 
+import getpass
 import json
+import os
 import re
+import socket
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from omegaconf import OmegaConf
 
+from tstune.config.managers import SimpleConfigManager
 from tstune.config.schema import RunConfig
 from tstune.config.validation import validate
-from tstune.errors import ConfigError
-from tstune.sharing.run import FinishedRun
+from tstune.domains import Domain, domain_of
+from tstune.errors import CheckpointError, ConfigError, OutputError
+from tstune.models.contract import ForecastModel
+from tstune.models.registry import families, model_class
+
+
+@dataclass(frozen=True)
+class FinishedRun:
+    """The files of a run folder that a publication is made from.
+
+    Attributes:
+        folder: of the run.
+        config: resolved.
+        preprocessor: content of `preprocessor.json`.
+        manifest, metrics, verdict, environment: of the files of those names; empty where there is none.
+    """
+
+    folder: Path
+    config: RunConfig
+    preprocessor: dict
+    manifest: dict
+    metrics: dict
+    verdict: dict
+    environment: dict
+
+    @classmethod
+    def read(cls, folder: Path) -> FinishedRun:
+        """Read a run folder.
+
+        Raises:
+            CheckpointError: it is none, or it is damaged.
+            ConfigError: a model that has nothing to publish.
+        """
+        for name in ("config.yaml", "preprocessor.json"):
+            if not (folder / name).is_file():
+                raise CheckpointError(f"{folder} is not a run folder: {name} is missing")
+        preprocessor = _read(folder / "preprocessor.json")
+        model_type = preprocessor.get("model_type", "unknown")
+        family = model_class(model_type) if model_type in families() else None
+        if family is not None and family.not_published:
+            raise ConfigError(f"{folder} is a {model_type} model, which cannot be published: {family.not_published}")
+        if family is None or not (folder / "model" / "config.json").is_file():
+            raise ConfigError(
+                f"{folder} is a {model_type} model without weights in the format of a library, so there is nothing to "
+                "publish; give a run of a pretrained family such as ttm, chronos_bolt or chronos2"
+            )
+        names = ("manifest", "metrics", "verdict", "environment")
+        found = {name: _read(folder / f"{name}.json") if (folder / f"{name}.json").is_file() else {} for name in names}
+        return cls(folder, SimpleConfigManager().load_config(folder / "config.yaml"), preprocessor, **found)
+
+    @property
+    def family(self) -> type[ForecastModel]:
+        """Class of its models."""
+        return model_class(self.model_type)
+
+    @property
+    def model_type(self) -> str:
+        """Name of the family."""
+        return self.preprocessor["model_type"]
+
+    @property
+    def targets(self) -> list[str]:
+        """Columns that are forecast."""
+        return list(self.preprocessor["roles"]["target"])
+
+    @property
+    def domain(self) -> Domain | None:
+        """What the targets are of, by their unit."""
+        return domain_of(self.preprocessor.get("unit"))
+
+    @property
+    def has_adapter(self) -> bool:
+        """True if the low-rank adapter of the tuning lies beside the weights."""
+        return (self.folder / "adapter" / "adapter_config.json").is_file()
+
+
+def _read(path: Path) -> dict:
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, OSError) as error:
+        raise CheckpointError(f"{path} is damaged: {error}") from None
+    if not isinstance(found, dict):
+        raise CheckpointError(f"{path} is damaged: it holds no object")
+    return found
+
 
 BUILTIN = "builtin"
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
@@ -155,3 +243,57 @@ def _load(path: Path) -> dict:
 
 def _json(content: object) -> str:
     return json.dumps(content, indent=2, ensure_ascii=False) + "\n"
+
+
+_PATTERNS = {
+    "a path of this machine": re.compile(
+        r"(?<![\w/:.<~-])(?:~|\.\.)?/[\w.@-]+/[\w.@/-]+|\.\./[\w.-]+|\b[A-Za-z]:\\\w+"
+    ),
+    "a token": re.compile(r"\bhf_[A-Za-z0-9]{20,}|\bsk-[A-Za-z0-9]{20,}|\bnixak-\w{10,}"),
+}
+_SECRET_NAME = re.compile(r"TOKEN|KEY|SECRET|PASSWORD|CREDENTIAL")
+_NOBODY = {"root", "user", "ubuntu", "admin", "runner", "data", "main", "test", "local", "localhost", "host", "model"}
+
+
+def require_clean(contents: Mapping[str, str | Path]) -> None:
+    """Stop if a file to publish names this machine or holds a secret.
+
+    Raises:
+        OutputError: naming the file and what was found; of a secret only where it lies.
+    """
+    words = dict(_own_words())
+    for name, content in contents.items():
+        text = content if isinstance(content, str) else _header(content)
+        for what, pattern in _PATTERNS.items():
+            found = pattern.search(text)
+            if found:
+                shown = "" if "token" in what else f" ({found.group()})"
+                raise OutputError(f"nothing was published: {name} would hold {what}{shown}; take it out of the run")
+        for word, what in words.items():
+            if re.search(rf"(?<!\w){re.escape(word)}(?!\w)", text):
+                raise OutputError(f"nothing was published: {name} would hold {what}; take it out of the run")
+
+
+def _own_words() -> Iterator[tuple[str, str]]:
+    for name, value in os.environ.items():
+        if _SECRET_NAME.search(name.upper()) and len(value) >= 12 and not Path(value).exists():
+            yield value, f"the value of {name}"
+    for word, what in ((socket.gethostname(), "the name of this machine"), (_user(), "your user name")):
+        if len(word) >= 4 and word.lower() not in _NOBODY:
+            yield word, what
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (OSError, KeyError):  # a container whose user has no name
+        return ""
+
+
+def _header(path: Path) -> str:
+    """What a safetensors file says beside its numbers; nothing for other files."""
+    if path.suffix != ".safetensors":
+        return path.read_text(encoding="utf-8")
+    with path.open("rb") as stream:
+        size = int.from_bytes(stream.read(8), "little")
+        return json.dumps(json.loads(stream.read(size)).get("__metadata__", {}))
