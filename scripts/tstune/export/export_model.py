@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Mapping
-from dataclasses import dataclass
+import timeit
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -21,29 +20,60 @@ from tstune.export.formats import OPSET, RUNNERS, SUFFIXES, WRITERS, Run, trace
 from tstune.export.graph import FORECAST, FUTURE, PAST, QUANTILES, STATIC, ForecastGraph
 from tstune.models.contract import ForecastModel
 
+TOLERANCE = 1e-5
+"""Largest difference from PyTorch, as a share of the target's deviation or of the window's largest value, if more."""
+BATCH_SIZES = (1, 3, 64)
 
-@dataclass(frozen=True)
-class Examples:
-    """The same windows for the exported file and for PyTorch.
 
-    Attributes:
-        inputs: arguments of a `ForecastGraph` by name, gaps as NaN.
-        batch: what the data pipeline makes of them, gaps filled and masked.
-    """
+class Examples(NamedTuple):
+    """Windows as arguments of a `ForecastGraph`, gaps as NaN, and as the data pipeline fills and masks them."""
 
     inputs: dict[str, torch.Tensor]
     batch: Batch
 
 
+class Difference(NamedTuple):
+    """How far an exported file is from PyTorch on windows that were made up for the purpose.
+
+    Attributes:
+        batch_size: windows at once.
+        absolute: largest difference, original units.
+        relative: largest difference over max(deviation of the target in training, largest forecast of its window):
+            float32 is as exact as the largest number in a sum.
+    """
+
+    batch_size: int
+    absolute: float
+    relative: float
+
+
+class Exported(NamedTuple):
+    """An exported file: its outputs, how far it is from PyTorch by batch size, and the time of the largest batch.
+
+    Attributes:
+        milliseconds: in the file's runtime, and in PyTorch.
+    """
+
+    path: Path
+    num_bytes: int
+    outputs: tuple[str, ...]
+    differences: tuple[Difference, ...]
+    milliseconds: tuple[float, float]
+
+    @property
+    def worst(self) -> Difference:
+        """The largest relative difference."""
+        return max(self.differences, key=lambda difference: difference.relative)
+
+
 def make_examples(model: ForecastModel, num_windows: int, seed: int = 0) -> Examples:
     """Windows like the training data in level and spread; all but the first have short and long gaps."""
     preprocessor, section = model.preprocessor, model.config.model
-    roles, length = preprocessor.roles, section.context_length
-    random = np.random.default_rng(seed)
-    columns = len(roles.columns)
-    mean, std = preprocessor.scaler.mean[:columns], preprocessor.scaler.std[:columns]
+    roles, scaler, length = preprocessor.roles, preprocessor.scaler, section.context_length
+    random, columns, num_statics = np.random.default_rng(seed), len(roles.columns), len(roles.static_real)
     waves = np.sin(np.arange(length)[:, None] / random.uniform(3, 40, (num_windows, 1, columns)))
-    past = (mean + std * (waves + 0.3 * random.standard_normal(waves.shape))).astype(np.float32)
+    noisy = waves + 0.3 * random.standard_normal(waves.shape)
+    past = (scaler.mean[:columns] + scaler.std[:columns] * noisy).astype(np.float32)
     for window in range(1, num_windows):
         for channel in range(columns):
             _cut_gaps(past[window, :, channel], random)
@@ -52,23 +82,17 @@ def make_examples(model: ForecastModel, num_windows: int, seed: int = 0) -> Exam
     frame = pd.DataFrame(past.reshape(-1, columns), columns=list(roles.columns))
     frame.insert(0, TIMESTAMP, np.tile(stamps.to_numpy(), num_windows))
     frame.insert(0, ITEM, np.repeat(items, length))
-    constants = preprocessor.scaler.mean[columns : columns + len(roles.static_real)]
-    noise = preprocessor.scaler.std[columns : columns + len(roles.static_real)] * random.standard_normal(
-        (num_windows, len(roles.static_real))
-    )
-    statics = pd.DataFrame(constants + noise, index=items, columns=list(roles.static_real))
+    place = slice(columns, columns + num_statics)
+    constants = scaler.mean[place] + scaler.std[place] * random.standard_normal((num_windows, num_statics))
+    statics = pd.DataFrame(constants, index=items, columns=list(roles.static_real))
     table = SourceTable(frame, roles, statics=statics).with_settings(dict(preprocessor.fill), roles.time_features)
     panel = build_panel(table, preprocessor.frequency, preprocessor.max_gap, cut=False)
     values, status = padded_context(panel, panel.segment_start[1:] - length, length)
     future = np.zeros((num_windows, section.prediction_length, len(roles.channels)), np.float32)
     known = roles.control_indices
-    scaler = preprocessor.scaler
     future[..., known] = scaler.mean[known] + scaler.std[known] * random.standard_normal(future[..., known].shape)
-    batch = {
-        "past_values": torch.from_numpy(values),
-        "past_observed_mask": torch.from_numpy(status != MISSING),
-        "future_values": torch.from_numpy(future),
-    }
+    batch = {"past_values": torch.from_numpy(values), "past_observed_mask": torch.from_numpy(status != MISSING)}
+    batch["future_values"] = torch.from_numpy(future)
     inputs = {PAST: torch.from_numpy(np.concatenate([past, values[..., columns:]], axis=-1))}
     if known:
         inputs[FUTURE] = batch["future_values"][..., known].contiguous()
@@ -84,51 +108,6 @@ def _cut_gaps(readings: np.ndarray, random: np.random.Generator) -> None:
     for size in (1, 2, int(random.integers(1, min(12, longest) + 1)), int(random.integers(1, longest + 1))):
         begin = int(random.integers(1, max(2, len(readings) - 1 - size)))
         readings[begin : min(begin + size, len(readings) - 1)] = np.nan
-
-
-TOLERANCE = 1e-5
-"""Largest difference from PyTorch, as a share of the target's deviation or of the window's largest value, if more."""
-BATCH_SIZES = (1, 3, 64)
-
-
-@dataclass(frozen=True)
-class Difference:
-    """How far an exported file is from PyTorch on windows that were made up for the purpose.
-
-    Attributes:
-        batch_size: windows at once.
-        absolute: largest difference, original units.
-        relative: largest difference over max(deviation of the target in training, largest forecast of its window):
-            float32 is as exact as the largest number in a sum.
-    """
-
-    batch_size: int
-    absolute: float
-    relative: float
-
-
-@dataclass(frozen=True)
-class Exported:
-    """An exported file.
-
-    Attributes:
-        path: where it lies.
-        num_bytes: its size.
-        outputs: what it returns.
-        differences: from PyTorch, one per batch size.
-        milliseconds: of one pass over the largest batch, in the file's runtime and in PyTorch.
-    """
-
-    path: Path
-    num_bytes: int
-    outputs: tuple[str, ...]
-    differences: tuple[Difference, ...]
-    milliseconds: tuple[float, float]
-
-    @property
-    def worst(self) -> Difference:
-        """The largest relative difference."""
-        return max(self.differences, key=lambda difference: difference.relative)
 
 
 def export_model(model: ForecastModel, kind: str, output: str | Path, overwrite: bool = False) -> Exported:
@@ -154,8 +133,15 @@ def export_model(model: ForecastModel, kind: str, output: str | Path, overwrite:
         WRITERS[kind](graph, program, aside, describe(model, graph, kind))
         run = RUNNERS[kind](aside)
         differences = tuple(_difference(model, graph, run, size) for size in BATCH_SIZES)
-        _refuse_other_forecasts(differences, path)
-        milliseconds = _milliseconds(model, graph, run)
+        for size, _, share in differences:
+            if not share < TOLERANCE:
+                raise CheckpointError(
+                    f"{path.name} was not kept: with {size} window(s) it differs from PyTorch by {share:.1e} of the "
+                    f"scale of the target, and {TOLERANCE:.0e} is allowed"
+                )
+        largest = make_examples(model, max(BATCH_SIZES))
+        works = (lambda: run(largest.inputs)), (lambda: _expected(model, graph, largest))
+        milliseconds = tuple(1000 * min(timeit.repeat(work, number=1, repeat=3)) for work in works)
         aside.replace(path)
     except OSError as error:
         raise OutputError(f"--output {path} cannot be written: {error.strerror}") from None
@@ -184,8 +170,7 @@ def output_file(output: str | Path, kind: str, overwrite: bool) -> Path:
 
 def describe(model: ForecastModel, graph: ForecastGraph, kind: str) -> dict[str, object]:
     """What somebody needs who has the file and nothing else; no data, no paths."""
-    preprocessor, section = model.preprocessor, model.config.model
-    roles = preprocessor.roles
+    preprocessor, section, roles = model.preprocessor, model.config.model, model.preprocessor.roles
     facts = {
         "model_type": model.model_type,
         "tuning_mode": model.config.tuning.mode,
@@ -207,9 +192,7 @@ def describe(model: ForecastModel, graph: ForecastGraph, kind: str) -> dict[str,
         facts[f"{STATIC}_codes"] = [["unknown", *values] for values in roles.categories]
     if QUANTILES in graph.outputs:
         facts["quantile_levels"] = model.quantile_levels
-    if kind == "onnx":
-        facts["opset"] = OPSET
-    return facts
+    return facts | ({"opset": OPSET} if kind == "onnx" else {})
 
 
 def _expected(model: ForecastModel, graph: ForecastGraph, examples: Examples) -> list[np.ndarray]:
@@ -239,31 +222,7 @@ def _difference(model: ForecastModel, graph: ForecastGraph, run: Run, size: int)
     return Difference(size, absolute, relative)
 
 
-def _refuse_other_forecasts(differences: tuple[Difference, ...], path: Path) -> None:
-    for difference in differences:
-        if not difference.relative < TOLERANCE:
-            raise CheckpointError(
-                f"{path.name} was not kept: with {difference.batch_size} window(s) it differs from PyTorch by "
-                f"{difference.relative:.1e} of the scale of the target, and {TOLERANCE:.0e} is allowed"
-            )
-
-
-def _milliseconds(model: ForecastModel, graph: ForecastGraph, run: Run) -> tuple[float, float]:
-    """Fastest of three passes over the largest batch: the file, and PyTorch."""
-    examples = make_examples(model, max(BATCH_SIZES), seed=0)
-    return _fastest(lambda: run(examples.inputs)), _fastest(lambda: _expected(model, graph, examples))
-
-
-def _fastest(work: object, repeats: int = 3) -> float:
-    seconds = []
-    for _ in range(repeats):
-        begin = time.perf_counter()
-        work()
-        seconds.append(time.perf_counter() - begin)
-    return 1000 * min(seconds)
-
-
-def summary(exported: Exported, kind: str) -> Mapping[str, str]:
+def summary(exported: Exported, kind: str) -> dict[str, str]:
     """Lines for people, by their title."""
     runtime = {"onnx": "onnxruntime", "torch_export": "torch.export"}[kind]
     theirs, ours = exported.milliseconds

@@ -6,7 +6,6 @@ import contextlib
 import io
 import json
 import logging
-import os
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -57,6 +56,7 @@ def write_onnx(graph: ForecastGraph, program: torch.export.ExportedProgram, path
     """
     try:
         import onnx
+        import onnxruntime  # noqa: F401 - the file is run afterwards
         import onnxscript  # noqa: F401 - torch's exporter needs it and says so late
     except ModuleNotFoundError as error:
         raise MissingDependencyError(f"ONNX needs a package: pip install {error.name}") from None
@@ -91,13 +91,10 @@ def onnx_runner(path: Path) -> Run:
     """The file behind onnxruntime on the CPU.
 
     Raises:
-        MissingDependencyError: onnxruntime is not installed.
         ConfigError: onnxruntime does not take the file.
     """
-    try:
-        import onnxruntime
-    except ModuleNotFoundError as error:
-        raise MissingDependencyError(f"ONNX needs a package: pip install {error.name}") from None
+    import onnxruntime
+
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4  # what goes wrong is raised, too
     options.intra_op_num_threads = torch.get_num_threads()
@@ -151,8 +148,7 @@ def _einsum_of_one_type(equation: str, operands: list[torch.Tensor], *, path: li
 
 def _forget_source(model: object) -> None:
     """Remove what torch notes of each operator: the lines of source code it came from, with this machine's paths."""
-    functions_and_graph = [model.graph, *model.functions]
-    for part in functions_and_graph:
+    for part in (model.graph, *model.functions):
         del part.metadata_props[:]
         for piece in (*part.node, *part.value_info, *getattr(part, "initializer", ())):
             del piece.metadata_props[:]
@@ -166,19 +162,14 @@ def _forget_source(model: object) -> None:
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
     """Keep the exporters' progress and deprecations off the screen."""
-    names = ("onnx_ir", "onnxscript", "torch.onnx", "torch.export")
-    loggers = [logging.getLogger(name) for name in names]
-    levels = [logger.level for logger in loggers]
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
     try:
-        for logger in loggers:
-            logger.setLevel(logging.ERROR)
-        with warnings.catch_warnings(), open(os.devnull, "w", encoding="utf-8") as nowhere:
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
             warnings.simplefilter("ignore")
-            with contextlib.redirect_stdout(nowhere):
-                yield
+            yield
     finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
+        logging.disable(before)
 
 
 def _reason(error: Exception) -> str:

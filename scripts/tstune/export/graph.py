@@ -2,29 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 from torch import nn
 
-from tstune.config.schema import RunConfig
 from tstune.data.frequency import to_steps
 from tstune.data.prepared import Preprocessor
 from tstune.data.windows import Batch
 from tstune.errors import ConfigError
 from tstune.models.contract import ForecastModel, context_spread
 from tstune.models.network_forecaster import NetworkForecaster
-from tstune.uncertainty.interface import UncertaintyMethod
 from tstune.uncertainty.offsets import OffsetMethod
 from tstune.uncertainty.quantile_head import QuantileHead
 
+PAST, FUTURE, STATIC = "past", "future", "static"
+FORECAST, QUANTILES = "forecast", "quantiles"
+
 
 class GapFilling(nn.Module):
-    """Fills the gaps of a context as they were filled in training; longer ones stay missing.
-
-    Args:
-        preprocessor: its longest gap and what stands in the gaps of each channel.
-    """
+    """Fills the gaps of a context as they were filled in training; longer ones stay missing."""
 
     def __init__(self, preprocessor: Preprocessor) -> None:
         super().__init__()
@@ -33,14 +31,10 @@ class GapFilling(nn.Module):
         policies += ["none"] * (len(roles.channels) - len(roles.columns))  # constants and features of the time
         steps = to_steps(preprocessor.max_gap, preprocessor.frequency, "max_gap")
         gaps = [0 if policy == "none" else steps for policy in policies]
-        self.longest = max(gaps)
-        self.zeros = "zero" in policies
-        for name, values in {
-            "gaps": torch.tensor(gaps),
-            "holds": torch.tensor([policy == "hold" for policy in policies]),
-            "is_zero": torch.tensor([policy == "zero" for policy in policies]),
-        }.items():
-            self.register_buffer(name, values, persistent=False)
+        self.longest, self.zeros = max(gaps), "zero" in policies
+        self.register_buffer("gaps", torch.tensor(gaps), persistent=False)
+        self.register_buffer("holds", torch.tensor([policy == "hold" for policy in policies]), persistent=False)
+        self.register_buffer("is_zero", torch.tensor([policy == "zero" for policy in policies]), persistent=False)
 
     def forward(self, readings: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Values and mask [batch, context, channels] of readings with NaN where there is none."""
@@ -77,10 +71,6 @@ class GapFilling(nn.Module):
         return rows, values
 
 
-PAST, FUTURE, STATIC = "past", "future", "static"
-FORECAST, QUANTILES = "forecast", "quantiles"
-
-
 class ForecastGraph(nn.Module):
     """The whole way from readings to a forecast: gaps, scaling, network, original units, quantiles.
 
@@ -97,10 +87,9 @@ class ForecastGraph(nn.Module):
         require_exportable(model)
         self.network = model.module.eval().requires_grad_(False)
         self.gap_filling = GapFilling(model.preprocessor)
-        self._model = _OnePass(model)
-        roles = model.preprocessor.roles
-        self._roles, self._length = roles, model.config.model.prediction_length
-        controls, statics = roles.control_indices, roles.static_categorical
+        self._model, self._roles = model, model.preprocessor.roles
+        self._length = model.config.model.prediction_length
+        controls, statics = self._roles.control_indices, self._roles.static_categorical
         self.inputs = [PAST, *[FUTURE] * bool(controls), *[STATIC] * bool(statics)]
         self.outputs = [FORECAST, *[QUANTILES] * bool(model.quantile_levels)]
         if isinstance(model.uncertainty, OffsetMethod):
@@ -115,13 +104,18 @@ class ForecastGraph(nn.Module):
                 [batch, prediction, channels known in the future] · static [batch, static categories] int64 codes.
         """
         batch = self._batch(dict(zip(self.inputs, inputs, strict=True)))
-        with self._model as model:
+        model = self._model
+        with _in_one_pass(model):
             point = model.forecast(batch)
             if QUANTILES not in self.outputs:
                 return (point,)
             method = model.uncertainty
             base = model.native_quantiles(batch) if method is None or method.uses_native else point[..., None]
-        return point, self._quantiles(base, batch, method)
+        if isinstance(method, OffsetMethod):
+            spread = context_spread(batch, self._roles.num_targets)
+            unit = torch.maximum(spread, self.floor)[:, None, :, None] if method.scaled else 1.0
+            base = base + unit * self.offsets
+        return point, base if method is None else base.sort(dim=-1).values
 
     def _batch(self, inputs: dict[str, torch.Tensor]) -> Batch:
         values, observed = self.gap_filling(inputs[PAST])
@@ -132,28 +126,16 @@ class ForecastGraph(nn.Module):
         batch = {"past_values": values, "past_observed_mask": observed, "future_values": future}
         return batch | ({STATIC: inputs[STATIC]} if STATIC in inputs else {})
 
-    def _quantiles(self, base: torch.Tensor, batch: Batch, method: UncertaintyMethod | None) -> torch.Tensor:
-        if isinstance(method, OffsetMethod):
-            spread = context_spread(batch, self._roles.num_targets)
-            unit = torch.maximum(spread, self.floor)[:, None, :, None] if method.scaled else 1.0
-            base = base + unit * self.offsets
-        return base if method is None else base.sort(dim=-1).values
 
-
-class _OnePass:
-    """A model that forecasts a batch as a whole, while it is in use; some cut large ones into pieces."""
-
-    def __init__(self, model: ForecastModel) -> None:
-        self._model = model
-
-    def __enter__(self) -> ForecastModel:
-        model = self._model
-        if isinstance(model, NetworkForecaster):
-            model._values = lambda batch: model.module.in_original_units(*model.module(batch))
-        return model
-
-    def __exit__(self, *_: object) -> None:
-        vars(self._model).pop("_values", None)
+@contextmanager
+def _in_one_pass(model: ForecastModel) -> Iterator[None]:
+    """Forecast a batch as a whole; some models cut large ones into pieces."""
+    if isinstance(model, NetworkForecaster):
+        model._values = lambda batch: model.module.in_original_units(*model.module(batch))
+    try:
+        yield
+    finally:
+        vars(model).pop("_values", None)
 
 
 def require_exportable(model: ForecastModel) -> None:
@@ -180,7 +162,12 @@ def require_exportable(model: ForecastModel) -> None:
     if model.item_adapters is not None and model.item_adapters.adapters:
         names = ", ".join(_some(list(model.item_adapters.adapters)))
         raise ConfigError(f"this model has an adapter per item, and a file holds one of them: add --item ({names})")
-    _require_one_pass(model, config)
+    steps, native = config.model.prediction_length, getattr(model.module, "native_length", None)
+    if native is not None and steps > native:
+        raise ConfigError(
+            f"model.prediction_length={steps} is more than the {native} steps of one forward pass, and the roll-out is "
+            f"a loop of the library; export a model with model.prediction_length={native} or less"
+        )
     if model.uncertainty is not None and not isinstance(model.uncertainty, OffsetMethod | QuantileHead):
         raise ConfigError(f"forecast.method={model.uncertainty.name} cannot be exported; use another method")
 
@@ -201,16 +188,6 @@ def choose_item(model: ForecastModel, item: str) -> None:
         model.network = adapters.adapters[item].wrap(model.network).merge_and_unload()
         model.module.eval()
     model.item_adapters = None
-
-
-def _require_one_pass(model: ForecastModel, config: RunConfig) -> None:
-    native = getattr(model.module, "native_length", None)
-    if native is not None and config.model.prediction_length > native:
-        raise ConfigError(
-            f"model.prediction_length={config.model.prediction_length} is more than the {native} steps of one forward "
-            f"pass, and the roll-out is a loop of the library; export a model with model.prediction_length={native} or "
-            "less"
-        )
 
 
 def _some(names: Sequence[str], most: int = 8) -> list[str]:
