@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import cached_property
-from typing import Protocol
 
 import numpy as np
 import torch
@@ -17,19 +16,13 @@ from tstune.data.windows import Batch, WindowDataset, evaluation_batch_size, win
 from tstune.errors import ConfigError
 from tstune.evaluation.metrics import ErrorSums, Scores, seasonal_scale
 from tstune.evaluation.scored_windows import ScoredWindows
+from tstune.models.contract import Forecaster
 from tstune.runtime.distributed import DistributedManager
 
 KEPT_BYTES = 256e6
 """Forecasts of one model are kept in memory up to this size; a run scores about eight models."""
 
 _ROWS_AT_ONCE = 4096  # windows gathered at once
-
-
-class Forecaster(Protocol):
-    """Anything that forecasts a batch of windows."""
-
-    def forecast(self, batch: Batch) -> torch.Tensor:
-        """[batch, prediction, targets] float32 in original units."""
 
 
 class Backtest:

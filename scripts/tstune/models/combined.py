@@ -14,8 +14,7 @@ from tstune.data.table import Roles
 from tstune.data.windows import Batch, WindowDataset
 from tstune.domains import domain_of
 from tstune.errors import DataError
-from tstune.evaluation.backtest import Forecaster
-from tstune.models.contract import ForecastModel
+from tstune.models.contract import Forecaster, ForecastModel
 from tstune.runtime.logs import logger
 
 _PER_STEP = ("past_values", "past_observed_mask", "future_values", "future_observed_mask")

@@ -11,7 +11,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, Protocol
 
 import pandas as pd
 import torch
@@ -30,13 +30,19 @@ from tstune.errors import ConfigError, MissingDependencyError
 from tstune.runtime.logs import logger
 
 if TYPE_CHECKING:
-    from tstune.evaluation.backtest import Forecaster
     from tstune.runtime.distributed import DistributedManager
     from tstune.training.contract import Checkpoints, TrainingObserver, TrainingResult
     from tstune.uncertainty.interface import UncertaintyMethod
 
 MODEL_FOLDER = "model"
 ADAPTER_FOLDER = "adapter"
+
+
+class Forecaster(Protocol):
+    """Anything that forecasts a batch of windows."""
+
+    def forecast(self, batch: Batch) -> torch.Tensor:
+        """[batch, prediction, targets] float32 in original units."""
 
 
 class ForecastModel(ABC):

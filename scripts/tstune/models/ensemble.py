@@ -21,11 +21,11 @@ from tstune.data.prepared import PreparedData, Preprocessor
 from tstune.data.trained_on import CHECK, refuse_trained_on
 from tstune.data.windows import Batch
 from tstune.errors import CheckpointError
-from tstune.evaluation.backtest import Forecaster, thinned
+from tstune.evaluation.backtest import thinned
 from tstune.evaluation.record import WINDOWS_FILE
 from tstune.models.baselines import WithoutNetwork
 from tstune.models.combined import WeightedForecasts, fitted_to_lengths
-from tstune.models.contract import MODEL_FOLDER, ForecastModel
+from tstune.models.contract import MODEL_FOLDER, Forecaster, ForecastModel
 from tstune.models.registry import load_model
 from tstune.registry.opening import PREFIX, open_registry
 from tstune.runtime.logs import logger

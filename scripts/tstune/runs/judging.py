@@ -11,13 +11,13 @@ from tstune.data.frequency import default_seasonality, fixed_step, parse_frequen
 from tstune.data.prepared import PreparedData
 from tstune.domains import domain_of, domains
 from tstune.errors import ConfigError
-from tstune.evaluation.backtest import Backtest, Forecaster
+from tstune.evaluation.backtest import Backtest
 from tstune.evaluation.metric_registry import builtin_metric, compute_metrics, find_metric, missing_for
 from tstune.evaluation.metrics import Scores
 from tstune.evaluation.record import evaluation_record
 from tstune.evaluation.scored_windows import ScoredWindows
 from tstune.models.combined import AveragedForecasts, RememberedForecasts
-from tstune.models.contract import ForecastModel
+from tstune.models.contract import Forecaster, ForecastModel
 from tstune.models.registry import model_class
 from tstune.runtime.distributed import DistributedManager
 from tstune.runtime.logs import logger

@@ -13,9 +13,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from tstune.data.windows import WindowDataset
-from tstune.evaluation.backtest import Forecaster
 from tstune.evaluation.metrics import Scores
 from tstune.evaluation.scoreboard import OURS
+from tstune.models.contract import Forecaster
 
 _CONTEXT_SHOWN = 2  # the plot shows this many prediction lengths of history
 

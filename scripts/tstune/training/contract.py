@@ -1,32 +1,16 @@
-"""What the loop asks of a model, what it is told about checkpoints, how far it is, and what it answers."""
+"""What the loop is told about checkpoints, whom it tells, how far it is, and what it answers."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
-import torch
 from torch import nn
 
-from tstune.data.windows import Batch
 from tstune.runtime.signals import StopSignal
 from tstune.training.checkpoint import CheckpointStore
 from tstune.training.lr_finder import LearningRateCurve
-
-
-class Trainable(Protocol):
-    """What the loop needs from a model."""
-
-    module: nn.Module
-    parts: Collection[str]
-    block_classes: Collection[str]
-
-    def window_losses(self, module: nn.Module, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
-        """([batch] summed loss, [batch] weight) of each window; call `module`, it may be a wrapper."""
-
-    def window_weights(self, batch: Batch) -> torch.Tensor:
-        """[batch] weight of each window, the same as `window_losses` gives."""
 
 
 class TrainingObserver(Protocol):

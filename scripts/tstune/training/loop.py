@@ -22,6 +22,7 @@ from tstune.adapters import train_mode
 from tstune.config.schema import TrainingSection
 from tstune.data.windows import Batch, training_loader, window_loader
 from tstune.errors import Preempted, TrainingError
+from tstune.models.contract import ForecastModel
 from tstune.runtime.distributed import DistributedManager
 from tstune.runtime.logs import logger
 from tstune.runtime.memory import GPUManager
@@ -35,7 +36,7 @@ from tstune.training.checkpoint import (
     save_random_state,
     save_training_state,
 )
-from tstune.training.contract import Checkpoints, Progress, Trainable, TrainingObserver, TrainingResult
+from tstune.training.contract import Checkpoints, Progress, TrainingObserver, TrainingResult
 from tstune.training.lr_finder import LearningRateCurve, find_learning_rate
 from tstune.training.optim import (
     WeightAverage,
@@ -47,7 +48,7 @@ from tstune.training.optim import (
 
 
 def train(
-    model: Trainable,
+    model: ForecastModel,
     train_windows: Dataset,
     validation_windows: Dataset,
     config: TrainingSection,
@@ -99,7 +100,7 @@ class _Run:
 
     def __init__(
         self,
-        model: Trainable,
+        model: ForecastModel,
         train_windows: Dataset,
         validation_windows: Dataset,
         config: TrainingSection,
@@ -373,7 +374,7 @@ class _Run:
         return size
 
 
-def validation_loss(model: Trainable, module: nn.Module, loader: DataLoader, manager: DistributedManager) -> float:
+def validation_loss(model: ForecastModel, module: nn.Module, loader: DataLoader, manager: DistributedManager) -> float:
     """Mean loss over all windows, each counted once on any number of ranks."""
     module.eval()
     total = weight = 0.0

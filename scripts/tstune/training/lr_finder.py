@@ -20,7 +20,7 @@ from tstune.runtime.sharding import learning_parameters
 from tstune.training.optim import build_optimizer, running_statistics
 
 if TYPE_CHECKING:
-    from tstune.training.contract import Trainable
+    from tstune.models.contract import ForecastModel
 
 LOWEST, HIGHEST, NUM_STEPS = 1e-6, 1e-1, 100
 _SMOOTHING = 0.9
@@ -37,7 +37,7 @@ class LearningRateCurve:
 
 
 def find_learning_rate(
-    model: Trainable, windows: Dataset, config: TrainingSection, manager: DistributedManager, seed: int
+    model: ForecastModel, windows: Dataset, config: TrainingSection, manager: DistributedManager, seed: int
 ) -> LearningRateCurve:
     """Suggest a peak learning rate; weights and random state are left as they were.
 

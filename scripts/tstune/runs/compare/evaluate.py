@@ -24,13 +24,12 @@ from tstune.data.prepared import PreparedData, prepare_data
 from tstune.data.trained_on import CHECK, overlap_with
 from tstune.data.windows import WindowDataset
 from tstune.errors import ConfigError, LeakError, OutputError, ReportError, TstuneError
-from tstune.evaluation.backtest import Forecaster
 from tstune.evaluation.record import EVALUATION_FILE, WINDOWS_FILE, windows_table
 from tstune.evaluation.scoreboard import format_scoreboard
 from tstune.evaluation.scored_windows import ScoredWindows
 from tstune.evaluation.verdict import Verdict, verdict
 from tstune.models.combined import FittedForecaster, fitted, shorter_than_asked
-from tstune.models.contract import ForecastModel, context_spread
+from tstune.models.contract import Forecaster, ForecastModel, context_spread
 from tstune.models.registry import model_class
 from tstune.runs.compare.candidates import Candidate, open_candidates
 from tstune.runs.compare.recipe import ComparisonRecipe, ListedModel
