@@ -18,7 +18,7 @@ import make_kaggle_submission
 from tstune import TTMConfig, TTMForecaster
 from tstune.config.schema import RunConfig
 from tstune.data.prepared import Preprocessor
-from tstune.data.sources.kaggle_brist1d import channel_frame, convert_file
+from tstune.data.sources.kaggle_brist1d import convert_file
 from tstune.data.sources.kaggle_brist1d_submission import Contexts, build_contexts
 from tstune.data.table import Roles
 from tstune.errors import DataError
@@ -262,16 +262,6 @@ def test_a_model_of_fifteen_minutes_reads_the_rows_too(files: Path, preprocessor
     model = saved("persistence", tmp_path / "model", slow, 32, 8)
     answer = submitted(model, files, tmp_path)
     np.testing.assert_allclose(answer[names], given.loc[names].ffill(axis=1).iloc[:, -1], atol=1e-4)
-
-
-def test_carbs_are_zero_and_insulin_unknown_in_rows_too(files: Path, preprocessor: Preprocessor):
-    table, _ = convert_file(files / "test.csv", "test")
-    frame = channel_frame(table, ["bg", "insulin", "carbs"], items="first_row")
-    raw = wide(files)
-    name = next(name for name in raw.index if name.startswith("p15_"))
-    mine = frame[frame["item_id"] == name]
-    entered = raw.loc[name, [f"carbs{lag}" for lag in kaggle_files.LAGS]].to_numpy(np.float64)
-    np.testing.assert_array_equal(mine["carbs"], np.nan_to_num(entered))
 
 
 def spoil(raw: pd.DataFrame) -> None:
