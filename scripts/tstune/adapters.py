@@ -31,8 +31,8 @@ _WEIGHTS = "adapter_model.safetensors"
 # mode -> parts of the model that learn; None means all of them
 LEARNING_PARTS: Mapping[str, tuple[str, ...] | None] = {
     "zero_shot": (),
-    "head": ("head", "multi_quantile_head_block"),
-    "decoder": ("decoder", "head", "multi_quantile_head_block"),
+    "head": ("head", "quantile_head"),
+    "decoder": ("decoder", "head", "quantile_head"),
     "full": None,
     "from_scratch": None,
 }

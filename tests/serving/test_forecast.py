@@ -248,7 +248,7 @@ class TestModels:
         pd.testing.assert_frame_equal(frame_of(answer), load_model(plain_run).predict(history), check_exact=True)
 
     def test_a_paid_service_is_refused(self, plain: tuple, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(type(plain[0]), "model_type", "timegpt")
+        monkeypatch.setattr(type(plain[0]), "is_paid_service", True)
         with pytest.raises(ConfigError, match="would send readings to a paid service"):
             ForecastService(*plain, ServingLimits())
 

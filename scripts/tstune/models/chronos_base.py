@@ -71,7 +71,7 @@ class ChronosModule(NetworkModule):
 class ChronosForecaster(QuantileForecaster):
     """A family of chronos-forecasting; its loss is the library's up to a constant factor (tested)."""
 
-    library = CHRONOS.partition(">")[0]
+    library, script = CHRONOS.partition(">")[0], "finetune_chronos.py"
     lora_targets = ("q", "k", "v", "o", "output_patch_embedding.output_layer")
     parts: ClassVar[Mapping[str, str]] = {
         "shared": "backbone",

@@ -204,6 +204,7 @@ class ChronosT5Forecaster(QuantileForecaster):
 
     model_type = "chronos_t5"
     title, library, section = "Chronos T5", CHRONOS.partition(">")[0], ChronosT5Section
+    script = "finetune_chronos.py"
     not_exported = "draws its forecast token by token, which is no single graph"
     lora_targets = ("q", "k", "v", "o")
     block_classes: ClassVar[tuple[str, ...]] = ("T5Block",)

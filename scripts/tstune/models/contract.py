@@ -75,6 +75,10 @@ class ForecastModel(ABC):
     """Why there is nothing to publish, where that needs saying."""
     not_exported: ClassVar[str] = ""
     """Why there is no single graph to export."""
+    script: ClassVar[str] = "finetune_ttm.py"
+    """Which of `scripts/` tunes it."""
+    is_paid_service: ClassVar[bool] = False
+    """True if its forecasts are made elsewhere, for money."""
     is_baseline: ClassVar[bool] = False
     """True for what `evaluation.baselines` may name."""
     parts: ClassVar[Collection[str]] = ()

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
@@ -19,11 +18,8 @@ from tstune.data.scaler import category_codes
 from tstune.data.table import ITEM, TIMESTAMP, SourceTable
 from tstune.data.windows import Batch, padded_context, seconds
 from tstune.errors import DataError
+from tstune.models.contract import ForecastModel
 from tstune.runtime.logs import logger
-
-if TYPE_CHECKING:
-    from tstune.models.base import BaseTimeSeriesFoundationModel
-
 
 Forward = Callable[[Batch, Sequence[str]], tuple[torch.Tensor, torch.Tensor | None]]
 """Windows and the names that their ``item`` counts in -> [windows, steps, targets] forecasts and, if there are levels,
@@ -31,7 +27,7 @@ Forward = Callable[[Batch, Sequence[str]], tuple[torch.Tensor, torch.Tensor | No
 
 
 def forecast_batch(
-    model: BaseTimeSeriesFoundationModel, batch: Batch, item_ids: Sequence[str]
+    model: ForecastModel, batch: Batch, item_ids: Sequence[str]
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
     """A model as `Forward`."""
     with torch.inference_mode():
@@ -41,7 +37,7 @@ def forecast_batch(
 
 
 def predict_frame(
-    model: BaseTimeSeriesFoundationModel,
+    model: ForecastModel,
     frame: pd.DataFrame | str | Path,
     future: pd.DataFrame | None,
     forward: Forward | None = None,
@@ -117,9 +113,7 @@ def _future_timestamps(panel: Panel, num_steps: int) -> np.ndarray:
     )
 
 
-def _known_future(
-    model: BaseTimeSeriesFoundationModel, future: pd.DataFrame | None, panel: Panel, stamps: np.ndarray
-) -> np.ndarray:
+def _known_future(model: ForecastModel, future: pd.DataFrame | None, panel: Panel, stamps: np.ndarray) -> np.ndarray:
     """[items, steps, channels] values of the channels that are known in the future, 0 elsewhere."""
     roles, preprocessor = panel.roles, model.preprocessor
     known = np.zeros((*stamps.shape, len(roles.channels)), np.float32)

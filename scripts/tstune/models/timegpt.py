@@ -83,6 +83,7 @@ class TimeGPTForecaster(WithoutNetwork):
     """
 
     model_type, title, section = "timegpt", "TimeGPT", TimeGPTSection
+    script, is_paid_service = "finetune_timegpt.py", True
     not_published = "its weights lie with Nixtla's service"
 
     @classmethod

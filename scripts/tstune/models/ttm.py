@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Literal
@@ -207,7 +207,12 @@ class TTMForecaster(NetworkForecaster):
     """Tiny Time Mixer behind the common interface."""
 
     model_type, title, library, section = "ttm", "Tiny Time Mixer", "granite-tsfm", TTMSection
-    parts: ClassVar[tuple[str, ...]] = ("backbone", "decoder", "head", QUANTILE_HEAD)
+    parts: ClassVar[Mapping[str, str]] = {
+        "backbone": "backbone",
+        "decoder": "decoder",
+        "head": "head",
+        QUANTILE_HEAD: "quantile_head",
+    }
     block_classes: ClassVar[tuple[str, ...]] = ("TinyTimeMixerLayer",)
     lora_targets = ("fc1", "fc2", "attn_layer", "base_forecast_block")
     architecture = Architecture(
@@ -232,7 +237,7 @@ class TTMForecaster(NetworkForecaster):
     def starts_from_weights(self) -> bool:
         """True if the untuned model is worth something: a new quantile head starts at the pretrained forecast."""
         pretrained = self.config.model.pretrained is not None and self.config.tuning.mode != "from_scratch"
-        return pretrained and all(part_of(name, self.parts) == QUANTILE_HEAD for name in self.fresh)
+        return pretrained and all(part_of(name, self.parts) == "quantile_head" for name in self.fresh)
 
     def learned_from(self, data: PreparedData) -> None:
         """Make a category that training never saw the mean of those that it saw."""

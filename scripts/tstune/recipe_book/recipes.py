@@ -12,6 +12,8 @@ from tstune.config.managers import SimpleConfigManager, read_yaml, resolve
 from tstune.config.schema import RunConfig
 from tstune.data.sources import available_sources
 from tstune.errors import ConfigError
+from tstune.models.contract import ForecastModel
+from tstune.models.registry import families, model_class
 from tstune.models.ttm import BUILTIN
 from tstune.runs.compare.recipe import is_compared, load_comparison
 
@@ -21,12 +23,6 @@ TINY = "tiny.yaml"
 """Name of the recipes that are for smoke tests only."""
 
 _COMPOSED = "hydra"  # pieces of recipes
-_SCRIPTS = {
-    "chronos_bolt": "finetune_chronos.py",
-    "chronos2": "finetune_chronos.py",
-    "chronos_t5": "finetune_chronos.py",
-    "timegpt": "finetune_timegpt.py",
-}
 
 
 @dataclass(frozen=True)
@@ -81,7 +77,7 @@ class Recipe:
 
     def script(self, model_type: str) -> Path:
         """The script that runs it."""
-        name = _SCRIPTS.get(model_type, "finetune_ttm.py")
+        name = model_class(model_type).script if model_type in families() else ForecastModel.script
         if self.is_comparison:
             name = "compare_models.py"
         if self.is_pretraining:

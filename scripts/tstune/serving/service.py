@@ -64,13 +64,13 @@ def fingerprint(folder: Path) -> str:
 
 
 def refuse_paid_service(model: ForecastModel, name: str) -> None:
-    """Stop if a model, or a member of an ensemble, is TimeGPT."""
-    if model.model_type == "timegpt":
+    """Stop if a model, or a member of an ensemble, is one."""
+    if model.is_paid_service:
         raise ConfigError(
-            f"{name} is a timegpt model: whoever reaches the server would send readings to a paid service, on your "
-            "account; forecast with scripts/predict_forecast.py instead"
+            f"{name} is a {model.model_type} model: whoever reaches the server would send readings to a paid service, "
+            "on your account; forecast with scripts/predict_forecast.py instead"
         )
-    for member in model.members if model.model_type == "ensemble" else ():
+    for member in getattr(model, "members", ()):
         refuse_paid_service(member.model, f"{name}: its member {member.name}")
 
 
