@@ -125,7 +125,7 @@ def of_two(train: Callable[..., Runs]) -> Callable[[str], Runs]:
 
     def of_two(strategy: str) -> Runs:
         if strategy not in launched:
-            names = [*MODES, *(["accumulated"] if strategy in ACCUMULATING else [])]
+            names = [*MODES, *(["accumulated"] if strategy in ("ddp", "fsdp2", "deepspeed_zero2") else [])]
             names += ["int8", "nf4"] if strategy in PACKING else []
             names += ["zero_shot"] if strategy == "ddp" else []
             launched[strategy] = train(strategy, 2, names)
