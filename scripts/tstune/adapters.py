@@ -305,21 +305,17 @@ class ItemResult:
     reason: str
 
 
+@dataclass(frozen=True)
 class ItemAdapters:
     """The adapters that were kept, and the record of all items.
 
-    Args:
+    Attributes:
         adapters: item id -> adapter; items without one use the base.
         results: one row per item of the training data.
     """
 
-    def __init__(self, adapters: dict[str, Adapter], results: list[ItemResult]) -> None:
-        self.adapters = adapters
-        self.results = results
-
-    def forecaster(self, model: ForecastModel, item_ids: Sequence[str]) -> PerItemForecaster:
-        """A forecaster that picks the adapter by `batch["item"]`, an index into `item_ids`."""
-        return PerItemForecaster(model, self.adapters, item_ids)
+    adapters: dict[str, Adapter]
+    results: list[ItemResult]
 
     def save(self, folder: Path) -> None:
         """Write `adapters/`: an index and one folder per kept adapter, in peft's format."""
@@ -351,7 +347,7 @@ class ItemAdapters:
 
 
 class PerItemForecaster:
-    """Forecasts each window with the adapter of its item; items without one use the base.
+    """Forecasts each window with the adapter of its item, `batch["item"]` in `item_ids`; others with the base.
 
     The adapters share one slot of the network: switching copies some 300 KB.
     """

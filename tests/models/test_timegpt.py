@@ -287,13 +287,6 @@ def test_attempts_end_and_waits_double(
     assert waits == [40, 60]
 
 
-def test_a_silent_server_is_left(csv: Path, service: Service) -> None:
-    model, data = built(csv, model={"request_timeout": 1, "max_attempts": 1})
-    service.failures.append(HANG)
-    with pytest.raises(ServiceError, match=r"no answer within model\.request_timeout=1 s"):
-        model.forecast(batch_of(data))
-
-
 def test_tuning_that_may_have_begun_is_not_paid_for_twice(csv: Path, service: Service) -> None:
     model, data = built(csv, tuning={"mode": "full"})
     series = training_series(data.train)
@@ -308,12 +301,25 @@ def test_tuning_that_may_have_begun_is_not_paid_for_twice(csv: Path, service: Se
         model._service().finetune(series, None)
 
 
-def test_no_server_is_one_line(csv: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("NIXTLA_API_KEY", KEY)
-    monkeypatch.setenv("NIXTLA_BASE_URL", "http://127.0.0.1:9")
-    model, data = built(csv)
-    with pytest.raises(ServiceError, match=r"the connection failed .ConnectError.*NIXTLA_BASE_URL"):
-        model.forecast(batch_of(data))
+@pytest.mark.parametrize(
+    ("model", "environment", "failure", "words"),
+    [
+        ({"request_timeout": 1, "max_attempts": 1}, {}, HANG, r"no answer within model\.request_timeout=1 s"),
+        ({}, {"NIXTLA_BASE_URL": "http://127.0.0.1:9"}, None, "connection failed .ConnectError.*NIXTLA_BASE_URL"),
+        ({}, {"NIXTLA_API_KEY": ""}, None, "NIXTLA_API_KEY is not set"),
+        ({"finetuned_model_id": "gone"}, {}, None, r"not found; check model\.finetuned_model_id=gone"),
+    ],
+    ids=["silent server", "no server", "no key", "no such model"],
+)
+def test_what_is_not_there_is_named(
+    model: dict, environment: dict, failure: object, words: str, csv: Path, service: Service, monkeypatch
+) -> None:
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    forecaster, data = built(csv, model=model)
+    service.failures[:] = [failure] if failure else []
+    with pytest.raises((ServiceError, ConfigError), match=words):
+        forecaster.forecast(batch_of(data))
 
 
 def test_a_wrong_key_is_named_and_not_shown(
@@ -326,19 +332,6 @@ def test_a_wrong_key_is_named_and_not_shown(
     assert "error: TimeGPT forecast: the key in NIXTLA_API_KEY was refused" in captured.err
     assert "nixak-wrong" not in captured.err + captured.out
     assert sorted(path.name for path in tmp_path.iterdir()) == ["recipe.yaml"]
-
-
-def test_no_key_is_one_line(csv: Path, service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("NIXTLA_API_KEY")
-    model, data = built(csv)
-    with pytest.raises(ConfigError, match="NIXTLA_API_KEY is not set"):
-        model.forecast(batch_of(data))
-
-
-def test_a_stored_model_that_is_not_there_is_named(csv: Path, service: Service) -> None:
-    model, data = built(csv, model={"finetuned_model_id": "gone"})
-    with pytest.raises(ServiceError, match=r"not found; check model\.finetuned_model_id=gone"):
-        model.forecast(batch_of(data))
 
 
 # Money

@@ -17,7 +17,7 @@ import pandas as pd
 import torch
 from torch import nn
 
-from tstune.adapters import Adapter, ItemAdapters, LoRAManager, count_parameters
+from tstune.adapters import Adapter, ItemAdapters, LoRAManager, PerItemForecaster, count_parameters
 from tstune.config.flat import ModelConfig
 from tstune.config.schema import DistributedConfig, LoRAConfig, RunConfig
 from tstune.config.section import ModelSection, OwnModelSection
@@ -257,7 +257,8 @@ class ForecastModel(ABC):
 
     def for_items(self, item_ids: Sequence[str]) -> Forecaster:
         """A forecaster for batches whose `item` counts in `item_ids`; picks each item's adapter if there are any."""
-        return self.item_adapters.forecaster(self, item_ids) if self.item_adapters else self
+        adapters = self.item_adapters
+        return PerItemForecaster(self, adapters.adapters, item_ids) if adapters is not None else self
 
     def add_adapter(self) -> None:
         """Put a new low-rank adapter on the network; it, and nothing else, learns."""
