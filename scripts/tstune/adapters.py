@@ -7,7 +7,7 @@ from collections.abc import Collection, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors import SafetensorError
@@ -21,8 +21,6 @@ from tstune.models.registry import available_models, families, model_class
 
 if TYPE_CHECKING:
     import peft
-
-    from tstune.models.contract import ForecastModel
 
 ITEM_ADAPTERS_FOLDER = "adapters"
 _INDEX = "index.json"
@@ -352,7 +350,7 @@ class PerItemForecaster:
     The adapters share one slot of the network: switching copies some 300 KB.
     """
 
-    def __init__(self, model: ForecastModel, adapters: dict[str, Adapter], item_ids: Sequence[str]) -> None:
+    def __init__(self, model: Any, adapters: dict[str, Adapter], item_ids: Sequence[str]) -> None:
         self._model = model
         self._adapters = [adapters.get(item_id) for item_id in item_ids]
 

@@ -11,7 +11,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 import pandas as pd
 import torch
@@ -31,8 +31,6 @@ from tstune.runtime.logs import logger
 
 if TYPE_CHECKING:
     from tstune.runtime.distributed import DistributedManager
-    from tstune.training.contract import Checkpoints, TrainingObserver, TrainingResult
-    from tstune.uncertainty.interface import UncertaintyMethod
 
 MODEL_FOLDER = "model"
 ADAPTER_FOLDER = "adapter"
@@ -60,7 +58,8 @@ class ForecastModel(ABC):
         fresh: names of parameters that were not found in the pretrained weights.
         adapter: the trained low-rank adapter, if there is one.
         item_adapters: one adapter per item, if they were tuned.
-        uncertainty: fitted on validation windows, turns forecasts into quantiles; None without quantiles.
+        uncertainty: the `UncertaintyMethod`, fitted on validation windows, that turns forecasts into quantiles; None
+            without quantiles.
     """
 
     model_type: ClassVar[str]
@@ -107,7 +106,7 @@ class ForecastModel(ABC):
         self.fresh: list[str] = []
         self.adapter: Adapter | None = None
         self.item_adapters: ItemAdapters | None = None
-        self.uncertainty: UncertaintyMethod | None = None
+        self.uncertainty: Any = None
         self.quantization_report: object | None = None
 
     # What a family answers
@@ -135,15 +134,17 @@ class ForecastModel(ABC):
     # What the public face answers for all of them
 
     @abstractmethod
-    def train_on(
-        self,
-        data: PreparedData,
-        manager: DistributedManager,
-        history_path: Path | None = None,
-        checkpoints: Checkpoints | None = None,
-        observer: TrainingObserver | None = None,
-    ) -> TrainingResult | None:
-        """Train on prepared windows; the model ends with the best weights."""
+    def train_on(self, data: PreparedData, manager: DistributedManager, *how: object) -> object | None:
+        """Train on prepared windows; the model ends with the best weights.
+
+        Args:
+            data: windows.
+            manager: process group.
+            *how: path of the history, `Checkpoints` and `TrainingObserver`, or None, see `tstune.training.contract`.
+
+        Returns:
+            a `TrainingResult`; None where there are no steps.
+        """
 
     @abstractmethod
     def save(self, folder: str | Path) -> None:

@@ -1,4 +1,7 @@
-"""Model families and baselines by name: a table of dotted names, imported when one is asked for."""
+"""Model families and baselines by name: a table of dotted names, imported when one is asked for.
+
+Nothing of `tstune` but its errors is imported here, types neither, so that configurations and runs find families by it.
+"""
 
 from __future__ import annotations
 
@@ -6,12 +9,9 @@ import difflib
 import importlib
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 from tstune.errors import CheckpointError, ConfigError
-
-if TYPE_CHECKING:
-    from tstune.models.base import BaseTimeSeriesFoundationModel
 
 # what `model.type` may be -> module:class
 _FAMILIES = {
@@ -64,7 +64,7 @@ def flat_classes() -> dict[str, str]:
     return {f"{cls.removesuffix(_SUFFIX)}Config": name for name, cls in found.items() if cls.endswith(_SUFFIX)}
 
 
-def model_class(name: str) -> type[BaseTimeSeriesFoundationModel]:
+def model_class(name: str) -> type[Any]:
     """Class of a model family, or the one that ``package.module:Class`` names.
 
     Raises:
@@ -82,8 +82,8 @@ def model_class(name: str) -> type[BaseTimeSeriesFoundationModel]:
     return _resolved(_MODELS[name])
 
 
-def load_model(folder: str | Path) -> BaseTimeSeriesFoundationModel:
-    """Load a saved model of whatever family the folder holds.
+def load_model(folder: str | Path) -> Any:
+    """Load a saved model, a `BaseTimeSeriesFoundationModel`, of whatever family the folder holds.
 
     Raises:
         CheckpointError: the folder is not a saved model.
@@ -98,12 +98,12 @@ def load_model(folder: str | Path) -> BaseTimeSeriesFoundationModel:
     return model_class(model_type).load(folder)
 
 
-def _resolved(path: str) -> type[BaseTimeSeriesFoundationModel]:
+def _resolved(path: str) -> type[Any]:
     module, _, name = path.partition(":")
     return getattr(importlib.import_module(module), name)
 
 
-def _own_class(name: str) -> type[BaseTimeSeriesFoundationModel]:
+def _own_class(name: str) -> type[Any]:
     """Import a class that somebody else wrote, and check what a saved model of it will need."""
     module_name, _, class_name = name.partition(":")
     try:
