@@ -126,10 +126,10 @@ class TestTogether:
         gate = threading.Barrier(len(bodies))
 
         def one(body: bytes) -> dict | Exception:
-            with service.admitted() as arrival:
+            with service.admitted():
                 gate.wait(timeout=30)
                 try:
-                    return json.loads(service.answer(body, arrival))
+                    return json.loads(service.answer(body))
                 except DataError as error:
                     return error
 
@@ -148,8 +148,8 @@ class TestTogether:
         bodies = self.bodies(12)
         alone = []
         for body in bodies:
-            with service.admitted() as arrival:
-                alone.append(json.loads(service.answer(body, arrival)))
+            with service.admitted():
+                alone.append(json.loads(service.answer(body)))
         assert self.passes == [(1, 1 + n % 3) for n in range(12)], "one client waits for nobody"
         self.passes.clear()
         together = self.all_at_once(service, bodies)
@@ -165,8 +165,8 @@ class TestTogether:
         assert "has 5 steps of h; a forecast needs a history of 32" in str(found.pop(2))
         assert self.passes == [(4, 7)]
         for body, answer in zip(good, found, strict=True):
-            with service.admitted() as arrival:
-                alone = json.loads(service.answer(body, arrival))
+            with service.admitted():
+                alone = json.loads(service.answer(body))
             pd.testing.assert_frame_equal(frame_of(alone), frame_of(answer), rtol=1e-5)
 
     def test_a_pass_that_fails_is_repeated_one_by_one(self, service: ForecastService, monkeypatch) -> None:

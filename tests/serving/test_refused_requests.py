@@ -163,9 +163,7 @@ def test_tables_are_counted_as_json_counts() -> None:
 
 def test_other_paths_methods_and_types(client: TestClient) -> None:
     assert client.get("/forecasts").status_code == 404
-    assert client.get("/forecasts").json()["error"] == (
-        "Not Found; there are POST /forecast, GET /health, GET /metrics, GET /model"
-    )
+    assert client.get("/forecasts").json()["error"] == "Not Found; see /docs, or /openapi.json"
     wrong = client.get("/forecast")
     assert (wrong.status_code, wrong.headers["allow"]) == (405, "POST")
     for headers in ({"Content-Type": "text/plain"}, {}, JSON | {"Content-Encoding": "gzip"}):

@@ -1,7 +1,5 @@
 """A saved model behind HTTP, and how much its server takes on."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field, fields
 
 from tstune.errors import ConfigError

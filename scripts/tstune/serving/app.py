@@ -27,25 +27,19 @@ from tstune.serving.service import ForecastService
 
 _JSON = "application/json"
 _ERROR = json_object("Error", {"error": str})
-_LABEL = json_object("Label", {"name": str, "version": str, "type": str})
 _HEALTH = json_object("Health", {"live": bool, "ready": bool, "model": str, "version": str, "loaded": str})
-_COLUMN = json_object("Column", {"name": str, "role": str, "meaning": str})
 
 
 def create_app(service: ForecastService, hosts: Collection[str] | None = None) -> FastAPI:
     """The application of one model.
 
-    Args:
-        service: makes the forecasts.
-        hosts: names by which the server may be addressed; None allows any. It keeps a page that claims a name of its
-            own for 127.0.0.1 from reading forecasts.
+    `hosts` are names by which the server may be addressed, None allows any: it keeps a page that claims a name of its
+    own for 127.0.0.1 from reading forecasts.
     """
     name, version = service.label["name"], service.label["version"]
-    about = "Forecasts of one saved model. `GET /model` says what it expects."
+    texts = {"title": f"Forecasts of {name}", "description": "`GET /model` says what the model expects."}
     errors = dict.fromkeys((HTTPException, TstuneError, ClientDisconnect, Exception), _error)
-    app = FastAPI(
-        title=f"Forecasts of {name}", version=version, description=about, redoc_url=None, exception_handlers=errors
-    )
+    app = FastAPI(**texts, version=version, redoc_url=None, exception_handlers=errors)
 
     async def counted(request: Request, answer: Callable) -> Response:
         begin, status = time.perf_counter(), 500
@@ -55,16 +49,18 @@ def create_app(service: ForecastService, hosts: Collection[str] | None = None) -
             return response
         finally:  # strangers think of many paths
             path = getattr(request.scope.get("route"), "path", "other")
-            service.saw_answer(path, status, time.perf_counter() - begin)
+            service.answers.labels(path, status).inc()
+            if status >= 400:
+                service.errors.labels(path, status).inc()
+            service.seconds.labels(path).observe(time.perf_counter() - begin)
 
     app.add_middleware(BaseHTTPMiddleware, dispatch=counted)
     if hosts is not None:
         app.add_middleware(TrustedHostMiddleware, allowed_hosts=list(hosts), www_redirect=False)
-
     targets, levels = service.model.preprocessor.roles.target, service.model.quantile_levels
     values = [*targets, *(f"{target}_q{level:g}" for target in targets for level in levels)]
     row = json_object("ForecastRow", {ITEM: str, TIMESTAMP: str} | dict.fromkeys(values, float))
-    kinds = {"model": _LABEL, "unit": str | None, "frequency": str, "columns": list[str], "forecast": list[row]}
+    kinds = {"model": dict[str, str], "unit": str | None, "frequency": str, "columns": list[str], "forecast": list[row]}
     body = {"schema": {"$ref": "#/components/schemas/ForecastRequest"}}  # of the example in GET /model
     if service.example:
         body["examples"] = {"complete": {"value": service.example}}
@@ -76,14 +72,11 @@ def create_app(service: ForecastService, hosts: Collection[str] | None = None) -
         responses={status: {"model": _ERROR} for status in (400, 408, 413, 415, 422, 500, 503)},
     )
     async def forecast(request: Request) -> Response:
-        """Forecast what follows the last reading of every series, in original units.
-
-        A 422 names the row and the column that no forecast can be made from; after a 503 ask again.
-        """
-        with service.admitted() as forward:
+        """Forecast what follows the last reading of every series, in original units."""
+        with service.admitted():
             content = await read_body(request, service.limits.max_bytes, service.limits.body_seconds)
             loop = asyncio.get_running_loop()
-            answer = await loop.run_in_executor(service.pool, service.answer, content, forward)
+            answer = await loop.run_in_executor(service.pool, service.answer, content)
         return Response(answer, media_type=_JSON)
 
     @app.get("/health", response_model=_HEALTH, responses={503: {"model": _HEALTH}})
@@ -99,15 +92,12 @@ def create_app(service: ForecastService, hosts: Collection[str] | None = None) -
         """Counters in the text format of Prometheus."""
         return Response(generate_latest(service.registry), media_type=CONTENT_TYPE_PLAIN_0_0_4)
 
-    description = service.describe()
-    kinds = {"model": _LABEL, "unit": str | None, "timezone": str | None, "quantile_levels": list[float]}
-    kinds |= {"rows": list[_COLUMN], "future": list[_COLUMN], "limits": dict[str, float]}
-    kinds = {key: type(value) for key, value in description.items()} | kinds | {"example": service.form.body | None}
+    facts = service.facts()
 
-    @app.get("/model", response_model=json_object("Model", kinds))
+    @app.get("/model", response_model=json_object("Model", {key: kind for key, (kind, _) in facts.items()}))
     async def model() -> Response:
         """What the model expects, with a complete example request."""
-        return JSONResponse(description)
+        return JSONResponse({key: value for key, (_, value) in facts.items()})
 
     return app
 
@@ -143,10 +133,7 @@ async def _error(request: Request, error: Exception) -> Response:
     """Whatever went wrong as one line, in one form."""
     status, text, headers = 500, "the server failed; its log holds the reason", None
     if isinstance(error, HTTPException):  # an unknown path or method
-        paths = [
-            f"{method.upper()} {path}" for path, methods in request.app.openapi()["paths"].items() for method in methods
-        ]
-        status, text, headers = error.status_code, f"{error.detail}; there are {', '.join(paths)}", error.headers
+        status, text, headers = error.status_code, f"{error.detail}; see /docs, or /openapi.json", error.headers
     elif isinstance(error, ClientDisconnect):  # nobody reads it; it is a line in the metrics
         status, text = 499, "the request broke off"
     elif isinstance(error, RequestError):
@@ -162,15 +149,13 @@ def bind(host: str, port: int) -> socket.socket:
     Raises:
         ConfigError: it is in use, or not an address of this machine.
     """
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
-        return socket.create_server((host, port), family=family, backlog=2048)
-    except OverflowError:
-        raise ConfigError(f"--port {port} is no port; ports go from 0 to 65535") from None
-    except (OSError, UnicodeError) as error:
-        number = getattr(error, "errno", -1)  # negative: the name does not resolve
-        reason = f"cannot be used: {os.strerror(number)}" if number > 0 else "is not an address"
-        raise ConfigError(f"--host {host} --port {port} {reason}; choose another --host or --port") from None
+        return socket.create_server(
+            (host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET, backlog=2048
+        )
+    except (OSError, OverflowError, UnicodeError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise ConfigError(f"--host {host} --port {port} cannot be used: {reason}; choose another one") from None
 
 
 class _Server(uvicorn.Server):

@@ -38,6 +38,11 @@ class Column(NamedTuple):
     kind: Any
     meaning: str
 
+    def with_words(self, words: tuple[str, ...]) -> Column:
+        """Sensors of some domains write words, such as Low and High, for a reading."""
+        meaning = f"{', '.join(words)}, or {self.meaning}"
+        return Column(self.role, Literal[words] | self.kind, meaning) if words else self
+
 
 _SERIES = {
     ITEM: Column("item_id", Annotated[_Name, Field(min_length=1)], "text of 1 to 200 characters; names the series"),
@@ -73,8 +78,11 @@ class RequestForm:
 
     def __init__(self, preprocessor: Preprocessor, limits: ServingLimits) -> None:
         self._frequency, self._limits, roles = preprocessor.frequency, limits, preprocessor.roles
-        values = {name: _with_words(name, column) for column in _ROLES for name in getattr(roles, column.role)}
-        self.columns = {ROWS: _SERIES | values}
+        self.columns = {ROWS: dict(_SERIES)}
+        for column in _ROLES:
+            for name in getattr(roles, column.role):
+                domain = domain_of_column(name) if column.role == "target" else None
+                self.columns[ROWS][name] = column.with_words(domain.words if domain else ())
         if roles.control:
             self.columns[FUTURE] = _SERIES | dict.fromkeys(roles.control, _KNOWN)
         lists = {}
@@ -162,11 +170,3 @@ def in_json_places(message: str) -> str:
     message = re.sub(r"[;,] [^;,]*\bdata\.[a-z_]+.*", "", message.removeprefix("input: ").removeprefix("future: "))
     message = re.sub(r"(^| and )row (\d+): ", lambda found: f"{found[1]}{field}[{int(found[2]) - 2}]: ", message)
     return " ".join(message.split())
-
-
-def _with_words(name: str, column: Column) -> Column:
-    """Sensors of some domains write words, such as Low and High, for a reading."""
-    domain = domain_of_column(name) if column.role == "target" else None
-    if not domain or not domain.words:
-        return column
-    return Column(column.role, Literal[domain.words] | column.kind, f"{', '.join(domain.words)}, or {column.meaning}")
