@@ -55,6 +55,10 @@ class OutputError(TstuneError):
     """A place that cannot be written, or must not be overwritten."""
 
 
+class FolderError(TstuneError):
+    """A run folder that is missing, damaged, or not one."""
+
+
 class ReportError(TstuneError):
     """A run folder that a report cannot be drawn from."""
 
@@ -75,8 +79,12 @@ class ServiceError(TstuneError):
     """A remote service that refused, did not answer, or answered what cannot be read."""
 
 
-class Preempted(Exception):
-    """The machine is taken away (SIGTERM): not an error, the same command goes on where this run stopped."""
+class Preempted(BaseException):
+    """The machine is taken away (SIGTERM). Not an `Exception`: nothing on the way out may take it for a failure."""
+
+
+class Interrupted(KeyboardInterrupt):
+    """Ctrl-C, with what is on the disk in words."""
 
 
 def exits_cleanly(main: Callable[..., int]) -> Callable[..., int]:
@@ -100,8 +108,8 @@ def exits_cleanly(main: Callable[..., int]) -> Callable[..., int]:
             if os.environ.get("RANK", "0") == "0":
                 print(f"preempted: {stop}", file=sys.stderr)
             return EXIT_REQUEUE
-        except KeyboardInterrupt:
-            print("interrupted: nothing was written", file=sys.stderr)
+        except KeyboardInterrupt as stop:
+            print(f"interrupted: {stop or 'nothing was written'}", file=sys.stderr)
             return EXIT_INTERRUPTED
 
     return guarded

@@ -16,6 +16,7 @@ from hydra.core.config_store import ConfigStore
 from hydra.core.override_parser.types import Quote, QuotedString
 from hydra.core.singleton import Singleton
 from hydra.errors import HydraException, MissingConfigException
+import yaml
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.basecontainer import BaseContainer
 from omegaconf.errors import InterpolationKeyError, MissingMandatoryValue, OmegaConfBaseException
@@ -56,6 +57,8 @@ class SimpleConfigManager(ConfigManager):
     def load_config(self, config_path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
         """Read a YAML file, apply overrides such as ``training.learning_rate=5e-4`` and validate the result."""
         path = Path(config_path)
+        if path.is_file() and path.read_bytes().startswith(_SAVED.encode()):
+            return load_saved_config(path, overrides)
         values = read_values(path, overrides)
         if "models" in values:
             raise ConfigError(f"{path} lists several models: give it to scripts/compare_models.py")
@@ -68,9 +71,45 @@ class SimpleConfigManager(ConfigManager):
         return True
 
     def save_config(self, config: RunConfig, output_path: str | Path) -> None:
-        """Write every key with its resolved value."""
-        text = OmegaConf.to_yaml(OmegaConf.create(config.model_dump(mode="json")))
-        Path(output_path).write_text(text, encoding="utf-8")
+        """Write every key with its resolved value; `load_saved_config` reads them back as they are."""
+        text = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=1000)
+        Path(output_path).write_text(f"{_SAVED}\n{text}", encoding="utf-8")
+
+
+_SAVED = "# Resolved by tstune: values are what they are, nothing is interpolated."
+"""First line of a saved configuration. A column may well be called ``price_${x}``."""
+
+
+def load_saved_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
+    """Read what `save_config` wrote, without interpolation: values of a foreign folder are data.
+
+    Args:
+        path: the file.
+        overrides: ``key=value`` changes to it.
+
+    Raises:
+        ConfigError: it cannot be read, or is no configuration.
+    """
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (YAMLError, UnicodeDecodeError, RecursionError) as error:
+        raise ConfigError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be read: {error.strerror}") from None
+    if not isinstance(values, dict):
+        raise ConfigError(f"{path} must hold sections such as model: and data:, with their keys")
+    return validate(_changed(values, _override(OmegaConf.create({}), overrides)), origin=str(path))
+
+
+def _changed(values: dict, changes: DictConfig) -> dict:
+    """The same with the leaves of `changes` in their place."""
+    changed = dict(values)
+    for key in changes:
+        change, old = changes[key], values.get(key)
+        nested = isinstance(change, DictConfig) and isinstance(old, dict)
+        plain = OmegaConf.to_container(change, resolve=True) if OmegaConf.is_config(change) else change
+        changed[key] = _changed(old, change) if nested else plain
+    return changed
 
 
 def read_values(path: Path, overrides: Sequence[str] = ()) -> dict:

@@ -1,35 +1,169 @@
-"""The folder a run leaves behind: written aside and renamed, so that a folder that exists is whole."""
+"""The folder a run leaves behind: what is in it, read and written in one place, and how it comes to be whole."""
 
 from __future__ import annotations
 
-import glob
 import json
 import math
 import os
 import shutil
 import socket
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
-import psutil
+import pandas as pd
 
-from tstune.config.managers import SimpleConfigManager
+from tstune.config.managers import load_saved_config
 from tstune.config.schema import RunConfig
-from tstune.errors import OutputError
+from tstune.errors import FolderError, OutputError
+
+CONFIG, METRICS, VERDICT, MANIFEST = "config.yaml", "metrics.json", "verdict.json", "manifest.json"
+EVALUATION, WINDOWS, ENVIRONMENT, HISTORY = "evaluation.json", "windows.parquet", "environment.json", "history.jsonl"
+COHORT, PER_ITEM, TRACKING, README = "cohort.csv", "per_item.json", "tracking.json", "README.md"
+PREPROCESSOR, MODEL, ADAPTER, PLOTS, CHECKPOINTS = "preprocessor.json", "model", "adapter", "plots", "checkpoints"
+
+_KEYS = {
+    METRICS: (),
+    VERDICT: ("model", "sentence", "kept", "comparisons"),
+    MANIFEST: ("source",),
+    ENVIRONMENT: ("packages",),
+    EVALUATION: ("judged", "models", "rmse_by_step", "per_item", "examples", "prediction_length"),
+    PREPROCESSOR: ("model_type",),
+}
+"""JSON files of a run -> keys without which it is no such file."""
 
 
 class RunFolder:
-    """Context manager around a folder that appears only when `commit` is called.
+    """The files of one run, by name. Everything that reads or writes a run folder does it here.
+
+    Args:
+        path: the folder.
+
+    Raises:
+        FolderError: from every reader, in one line that names the file: it is missing, damaged, or another thing.
+        OutputError: from every writer: the disk refuses it.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+
+    def __truediv__(self, name: str) -> Path:
+        return self.path / name
+
+    def has(self, name: str) -> bool:
+        """True if this file or folder is there."""
+        return (self.path / name).exists()
+
+    def require(self, *names: str) -> RunFolder:
+        """Return the folder if it holds all of these.
+
+        Raises:
+            FolderError: it does not.
+        """
+        if not self.path.is_dir():
+            raise FolderError(f"{self.path} is no folder; give the output_dir of a finished run")
+        for name in names or (CONFIG, PREPROCESSOR, MANIFEST, METRICS):
+            if not self.has(name):
+                raise FolderError(f"{self.path} is not a finished run: {name} is missing; give a run's output_dir")
+        return self
+
+    # Readers
+
+    def read_text(self, name: str) -> str:
+        """Content of a text file."""
+        path = self.path / name
+        try:
+            return path.read_text(encoding="utf-8")
+        except FileNotFoundError:
+            raise FolderError(f"{path} is missing; give the output_dir of a finished run") from None
+        except (OSError, UnicodeDecodeError) as error:
+            raise FolderError(f"{path} cannot be read: {error}") from None
+
+    def read_json(self, name: str) -> dict:
+        """Content of a JSON file that holds names with values, among them those without which it is no such file."""
+        try:
+            values = json.loads(self.read_text(name))
+        except (ValueError, RecursionError) as error:
+            if isinstance(error, FolderError):
+                raise
+            raise FolderError(f"{self.path / name} is damaged: {error}") from None
+        if not isinstance(values, dict):
+            raise FolderError(f"{self.path / name} is damaged: it does not hold names with values")
+        missing = [key for key in _KEYS.get(name, ()) if key not in values]
+        if missing:
+            raise FolderError(f"{self.path / name} is damaged: the key {missing[0]!r} is missing")
+        return values
+
+    def read_optional(self, name: str) -> dict:
+        """The same; empty where there is no such file."""
+        return self.read_json(name) if self.has(name) else {}
+
+    @property
+    def config(self) -> RunConfig:
+        """The resolved configuration, as it was saved."""
+        self.require(CONFIG)
+        return load_saved_config(self.path / CONFIG)
+
+    @property
+    def metrics(self) -> dict[str, dict[str, dict[str, float | None]]]:
+        """Part -> model -> metric -> value."""
+        values = self.read_json(METRICS)
+        if not all(isinstance(row, dict) for models in values.values() for row in _rows(models, self.path / METRICS)):
+            raise FolderError(f"{self.path / METRICS} is damaged: a model has no metrics")
+        return values
+
+    @property
+    def history(self) -> list[dict]:
+        """Rows of the training log, none if nothing was trained."""
+        lines = [line for line in self.read_text(HISTORY).splitlines() if line.strip()]
+        try:
+            return [json.loads(line) for line in lines]
+        except ValueError as error:
+            raise FolderError(f"{self.path / HISTORY} is damaged: {error}") from None
+
+    def read_windows(self, columns: list[str] | None = None) -> pd.DataFrame:
+        """Errors of every test window, one row each; see `tstune.evaluation.record`."""
+        try:
+            return pd.read_parquet(self.path / WINDOWS, columns=columns)
+        except (ValueError, OSError, KeyError) as error:
+            raise FolderError(f"{self.path / WINDOWS} is damaged: {str(error).splitlines()[0]}") from None
+
+    @property
+    def run_id(self) -> str | None:
+        """Id of the run in the trackers."""
+        run_id = self.read_optional(TRACKING).get("run_id")
+        if not isinstance(run_id, str | None):
+            raise FolderError(f"{self.path / TRACKING} is damaged: run_id is {run_id!r}")
+        return run_id
+
+    # Writers
+
+    def write_text(self, name: str, text: str) -> None:
+        """Write a text file."""
+        with writing(self.path / name) as path:
+            path.write_text(text, encoding="utf-8")
+
+    def write_json(self, name: str, content: object) -> None:
+        """Write a JSON file; NaN and infinity, which JSON does not have, become null."""
+        self.write_text(name, json.dumps(finite(content), indent=2, allow_nan=False) + "\n")
+
+    def write_windows(self, table: pd.DataFrame) -> None:
+        """Write what `read_windows` reads."""
+        with writing(self.path / WINDOWS) as path:
+            table.to_parquet(path, index=False)
+
+
+class NewFolder:
+    """Context manager around a folder that appears, whole, only when `commit` is called.
 
     Args:
         output_dir: where the folder will be; None keeps nothing on disk.
         overwrite: replace a folder that is already there.
         is_main: only the main process touches the disk.
-        inputs: key -> file or folder the run reads; it must not lie in the folder that is replaced.
-        resumes: this run goes on where a dead one stopped, so what that one left half-written is removed.
+        inputs: key -> file or folder that is read; it must not lie in the folder that is replaced.
 
     Attributes:
-        path: folder to write into while the run goes on, None where nothing is to be written.
+        folder: to write into until then; None where nothing is to be written.
 
     Raises:
         OutputError: the folder exists, or cannot be written.
@@ -41,117 +175,113 @@ class RunFolder:
         overwrite: bool = False,
         is_main: bool = True,
         inputs: Mapping[str, str | None] | None = None,
-        resumes: bool = False,
     ) -> None:
         self.final = Path(output_dir) if output_dir is not None else None
-        self.path: Path | None = None
-        self._overwrite = overwrite
-        self._inputs = inputs or {}
-        self._resumes = resumes
+        self.folder: RunFolder | None = None
+        self._overwrite, self._inputs = overwrite, inputs or {}
         self._active = self.final is not None and is_main
-        self._created_parents: list[Path] = []
+        self._parents: list[Path] = []
 
-    def __enter__(self) -> RunFolder:
-        if not self._active:
-            return self
-        try:
-            self._refuse_to_clobber()
-            aside = self.final.parent / f"{self._aside_prefix}{socket.gethostname()}-{os.getpid()}"
-            self._remove_leftovers()
-            for parent in reversed([self.final.parent, *self.final.parent.parents]):
-                if not parent.exists():
-                    parent.mkdir()
-                    self._created_parents.append(parent)
-            aside.mkdir()
-            self.path = aside
-        except OSError as error:
-            self._remove_traces()
-            raise OutputError(f"output_dir={self.final} cannot be written: {error.strerror}") from None
+    def __enter__(self) -> NewFolder:
+        if self._active:
+            refuse_to_clobber(self.final, self._overwrite, self._inputs)
+            aside = self.final.parent / f".{self.final.name}.partial-{socket.gethostname()}-{os.getpid()}"
+            self._parents = make_parents(self.final)
+            with writing(self.final):
+                shutil.rmtree(aside, ignore_errors=True)
+                aside.mkdir()
+            self.folder = RunFolder(aside)
         return self
 
-    def __exit__(self, error_type: type[BaseException] | None, error: BaseException | None, _: object) -> None:
-        if self.path is not None:
-            self._remove_traces()
-            if isinstance(error, OSError):
-                raise OutputError(f"output_dir={self.final} cannot be written: {error.strerror}") from None
+    def __exit__(self, *_: object) -> None:
+        if self.folder is not None:
+            shutil.rmtree(self.folder.path, ignore_errors=True)
+        remove_empty_parents(self._parents)
 
     def commit(self) -> None:
-        """Put the finished folder in its place, in one rename."""
-        if self.path is None:
+        """Put the finished folder in its place."""
+        if self.folder is None:
             return
-        self._refuse_to_clobber()
-        for file in self.path.rglob("*"):
+        refuse_to_clobber(self.final, self._overwrite, self._inputs)
+        path, self.folder = self.folder.path, None
+        put_in_place(path, self.final, path.with_name(f"{path.name}-old"))
+
+
+def refuse_to_clobber(final: Path, overwrite: bool, inputs: Mapping[str, str | None]) -> None:
+    """Raise an `OutputError` if a folder must not be written there."""
+    if final.is_symlink():
+        raise OutputError(f"output_dir={final} is a link; give the folder itself or another output_dir")
+    if final.is_file():
+        raise OutputError(f"output_dir={final} is a file; choose another output_dir")
+    if not final.is_dir():
+        return
+    if any(final.iterdir()) and not overwrite:
+        raise OutputError(f"output_dir={final} already holds files; set overwrite=true or choose another output_dir")
+    place = final.resolve()
+    if Path.cwd().is_relative_to(place):
+        raise OutputError(f"output_dir={final} cannot be written: it holds the current folder")
+    for key, path in inputs.items():
+        if path is not None and Path(path).exists() and Path(path).resolve().is_relative_to(place):
+            raise OutputError(
+                f"output_dir={final} holds {key}={path}, which overwrite=true would delete; choose another output_dir"
+            )
+
+
+def put_in_place(new: Path, final: Path, replaced: Path) -> None:
+    """Rename a finished folder to its final name; a folder that is there waits in `replaced` until that is done.
+
+    A crash between the two renames leaves both, whole; `recover_replaced` then puts the old one back.
+    """
+    with writing(final):
+        for file in new.rglob("*"):
             if file.is_file():
                 _fsync(file)
-        replaced = None
-        if self.final.exists():
-            replaced = self.path.with_name(f"{self.path.name}-old")
-            self.final.rename(replaced)
+        if final.exists():
+            final.rename(replaced)
         try:
-            self.path.rename(self.final)
+            new.rename(final)
         except OSError:
-            if replaced is not None:
-                replaced.rename(self.final)
+            if replaced.exists():
+                replaced.rename(final)
             raise
-        self.path = None
-        if replaced is not None:
-            shutil.rmtree(replaced)
-
-    def write_json(self, name: str, content: object) -> None:
-        """Write one JSON file."""
-        if self.path is not None:
-            text = json.dumps(finite(content), indent=2, allow_nan=False)
-            (self.path / name).write_text(text + "\n", encoding="utf-8")
-
-    def _refuse_to_clobber(self) -> None:
-        if self.final.is_symlink():
-            raise OutputError(f"output_dir={self.final} is a link; give the folder itself or another output_dir")
-        if self.final.is_file():
-            raise OutputError(f"output_dir={self.final} is a file; choose another output_dir")
-        if self.final.is_dir() and any(self.final.iterdir()) and not self._overwrite:
-            raise OutputError(
-                f"output_dir={self.final} already holds files; set overwrite=true or choose another output_dir"
-            )
-        if not self.final.is_dir():
-            return
-        place = self.final.resolve()
-        if Path.cwd().is_relative_to(place):
-            raise OutputError(f"output_dir={self.final} cannot be written: it holds the current folder")
-        for key, path in self._inputs.items():
-            if path is not None and Path(path).exists() and Path(path).resolve().is_relative_to(place):
-                raise OutputError(
-                    f"output_dir={self.final} holds {key}={path}, which overwrite=true would delete; "
-                    "choose another output_dir"
-                )
-
-    @property
-    def _aside_prefix(self) -> str:
-        return f".{self.final.name}.partial-"
-
-    def _remove_leftovers(self) -> None:
-        """Remove what runs with this output_dir left that were killed on this machine, or that this one replaces."""
-        for folder in self.final.parent.glob(f"{glob.escape(self._aside_prefix)}*"):
-            host, _, process = folder.name.removeprefix(self._aside_prefix).rpartition("-")
-            here = host == socket.gethostname()
-            if self._resumes or (here and process.isdigit() and not psutil.pid_exists(int(process))):
-                shutil.rmtree(folder)
-
-    def _remove_traces(self) -> None:
-        if self.path is not None:
-            shutil.rmtree(self.path, ignore_errors=True)
-        for parent in reversed(self._created_parents):
-            if parent.is_dir() and not any(parent.iterdir()):
-                parent.rmdir()
-        self.path = None
+    shutil.rmtree(replaced, ignore_errors=True)
 
 
-def is_finished(config: RunConfig) -> bool:
-    """True if the run of this configuration is done: its folder is there, whole, and of the same settings."""
-    path = Path(config.output_dir) / "config.yaml"
-    if not path.is_file():
-        return False
-    done = SimpleConfigManager().load_config(str(path), [])
-    return done.model_copy(update={"overwrite": config.overwrite, "tracking": config.tracking}) == config
+def recover_replaced(final: Path, replaced: Path) -> None:
+    """What `put_in_place` left when it was killed: the old folder goes back, or away if the new one is there."""
+    if not replaced.exists():
+        return
+    if final.exists():
+        shutil.rmtree(replaced, ignore_errors=True)
+    else:
+        replaced.rename(final)
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[Path]:
+    """Whatever the disk refuses in here is about this path, and is said so in one line."""
+    try:
+        yield path
+    except OSError as error:
+        raise OutputError(f"{path} cannot be written: {error.strerror or error}") from None
+
+
+def make_parents(path: Path) -> list[Path]:
+    """Create the folders above a path; returns those that were not there."""
+    made = []
+    with writing(path):
+        for parent in reversed(path.parents):
+            if not parent.exists():
+                parent.mkdir(exist_ok=True)
+                made.append(parent)
+    return made
+
+
+def remove_empty_parents(parents: list[Path]) -> None:
+    """Remove what `make_parents` made, as far as nothing was put there."""
+    for parent in reversed(parents):
+        if parent.is_dir() and not any(parent.iterdir()):
+            parent.rmdir()
 
 
 def finite(content: object) -> object:
@@ -161,6 +291,12 @@ def finite(content: object) -> object:
     if isinstance(content, list | tuple):
         return [finite(value) for value in content]
     return None if isinstance(content, float) and not math.isfinite(content) else content
+
+
+def _rows(models: object, path: Path) -> list[object]:
+    if not isinstance(models, dict):
+        raise FolderError(f"{path} is damaged: a part has no models")
+    return list(models.values())
 
 
 def _fsync(file: Path) -> None:

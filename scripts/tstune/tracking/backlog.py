@@ -12,7 +12,7 @@ from pathlib import Path
 
 import psutil
 
-from tstune.errors import ConfigError, Preempted, TrackingError
+from tstune.errors import ConfigError, TrackingError
 from tstune.runtime.logs import logger
 from tstune.tracking.interfaces import (
     MODEL_FILES,
@@ -184,8 +184,6 @@ class Backlog:
                             current, suspect = suspect[0], None
                             through += 1
                             _send_or_skip(current, send, skip)
-                except Preempted:
-                    raise
                 except Exception as error:
                     if not current.method.startswith("log_"):
                         raise
@@ -236,7 +234,7 @@ def _send_or_skip(
 ) -> None:
     try:
         send(call)
-    except (Preempted, OSError):
+    except OSError:
         raise
     except Exception as error:
         skip(call, first_line(error))

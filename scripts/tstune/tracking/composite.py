@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tstune.config.schema import TrackingSection
-from tstune.errors import ConfigError, Preempted, TrackingError
+from tstune.errors import ConfigError, TrackingError
 from tstune.runtime.logs import logger
 from tstune.tracking.backlog import Backlog, Header, MissedCall
 from tstune.tracking.interfaces import (
@@ -58,8 +58,6 @@ class GuardedTracker(ExperimentTracker):
         self._prepare(experiment_name, config, run_id)
         try:
             self._start()
-        except Preempted:
-            raise
         except Exception as error:
             self._report(error)
             self._write_down(self.backlog.create)
@@ -114,8 +112,6 @@ class GuardedTracker(ExperimentTracker):
         """Pass on; a network cannot be kept for later."""
         try:
             self.tracker.watch_model(module)
-        except Preempted:
-            raise
         except Exception as error:
             self._warn_once(f"tracker {self.name} cannot watch the model ({first_line(error)})")
 
@@ -176,8 +172,6 @@ class GuardedTracker(ExperimentTracker):
             return
         try:
             getattr(self.tracker, method)(**keywords)
-        except Preempted:
-            raise
         except Exception as error:
             call = MissedCall.of(method, keywords)
             if method.startswith("log_") and (isinstance(error, TrackingError) or call.lost_file()):
@@ -192,8 +186,6 @@ class GuardedTracker(ExperimentTracker):
             if not self._is_started:
                 self._start()
             self.backlog.replay(self._send_missed, self._skip)
-        except Preempted:
-            raise
         except Exception as error:
             self._failed_at = time.monotonic()
             logger.debug("tracker %s is still away: %s", self.name, first_line(error))
@@ -275,7 +267,7 @@ class CompositeTracker(ExperimentTracker):
                 else:
                     guard.start_experiment(experiment_name, config, self._run_id)
             except BaseException as error:
-                is_signal = isinstance(error, Preempted) or not isinstance(error, Exception)
+                is_signal = not isinstance(error, Exception)
                 for started in self._guards[:number]:
                     started.end_experiment("KILLED" if is_signal else "FAILED")
                 if is_signal or isinstance(error, TrackingError):

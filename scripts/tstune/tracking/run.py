@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 
 from tstune.config.dotted import dotted
 from tstune.config.schema import RunConfig
-from tstune.errors import Preempted
 from tstune.tracking.composite import CompositeTracker
 from tstune.tracking.interfaces import RunStatus
 
@@ -69,7 +68,7 @@ class TrackedRun:
     def __exit__(self, error_type: type[BaseException] | None, error: BaseException | None, _: object) -> None:
         status: RunStatus = "FINISHED"
         if error_type is not None:
-            status = "KILLED" if issubclass(error_type, KeyboardInterrupt | Preempted) else "FAILED"
+            status = "FAILED" if issubclass(error_type, Exception) else "KILLED"
         self.tracker.end_experiment(status)
 
     def training_starts(self, module: nn.Module) -> None:
