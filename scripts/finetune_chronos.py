@@ -15,8 +15,9 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 
-from tstune.errors import exits_cleanly
-from tstune.finetune_command import parse_finetune_args, run_finetuning
+from tstune.config.command_line import load_config
+from tstune.errors import EXIT_OK, exits_cleanly
+from tstune.runs.command_line import parse_finetune_args, print_results, require_family
 
 FAMILIES = ("chronos_bolt", "chronos2", "chronos_t5")
 
@@ -28,8 +29,18 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
 
 @exits_cleanly
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the recipe."""
-    return run_finetuning(parse_args(argv), FAMILIES)
+    """Run the recipe; the steps of `fit` stand in finetune_ttm.py."""
+    config = load_config(parse_args(argv))
+    require_family(config, FAMILIES)
+
+    from tstune.models.registry import model_class
+    from tstune.runtime.distributed import DistributedManager
+
+    processes = DistributedManager(config.distributed, config.training.mixed_precision)
+    results = model_class(config.model.type)(config).fit(output_dir=config.output_dir, manager=processes)
+    if processes.is_main:
+        print_results(results, config)
+    return EXIT_OK
 
 
 if __name__ == "__main__":

@@ -14,9 +14,9 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 
+from tstune.config.command_line import load_config
 from tstune.errors import EXIT_OK, exits_cleanly
-from tstune.finetune_command import parse_finetune_args, run_finetuning
-from tstune.runtime.distributed import refuse_ranks
+from tstune.runs.command_line import parse_finetune_args, print_results, require_family
 
 FAMILIES = ("timegpt",)
 
@@ -28,21 +28,24 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
 
 @exits_cleanly
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the recipe, or show what it would send."""
+    """Run the recipe, or show what it would send; the steps of `fit` stand in finetune_ttm.py."""
     args = parse_args(argv)
-    refuse_ranks("scripts/finetune_timegpt.py")
-    from tstune.config.command_line import config_manager, config_path
+    from tstune.runtime.distributed import refuse_ranks
 
-    config = config_manager(args).load_config(config_path(args), args.overrides)
-    if config.model.type not in FAMILIES or not config.model.dry_run:
-        return run_finetuning(args, FAMILIES)
+    refuse_ranks("scripts/finetune_timegpt.py")
+    config = load_config(args)
+    require_family(config, FAMILIES)
 
     from tstune.models.registry import model_class
     from tstune.models.timegpt import describe_dry_run
     from tstune.runtime.logs import setup_logging
 
     setup_logging()
-    print(describe_dry_run(config, model_class("timegpt")(config).prepare()))
+    model = model_class("timegpt")(config)
+    if config.model.dry_run:
+        print(describe_dry_run(config, model.prepare()))
+    else:
+        print_results(model.fit(output_dir=config.output_dir), config)
     return EXIT_OK
 
 

@@ -16,8 +16,9 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 
-from tstune.errors import exits_cleanly
-from tstune.finetune_command import parse_finetune_args, run_finetuning
+from tstune.config.command_line import load_config
+from tstune.errors import EXIT_OK, exits_cleanly
+from tstune.runs.command_line import parse_finetune_args, print_results
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -27,8 +28,38 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
 
 @exits_cleanly
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the recipe."""
-    return run_finetuning(parse_args(argv))
+    """One run from top to bottom; `TTMForecaster.fit` takes the same steps."""
+    args = parse_args(argv)
+    config = load_config(args)  # file, then key=value; every problem at once
+
+    from tstune.models.registry import model_class  # heavy imports wait until the recipe is known to be right
+    from tstune.runs.finetune import FineTuning
+    from tstune.runtime.distributed import DistributedManager
+
+    processes = DistributedManager(config.distributed, config.training.mixed_precision)  # asked for = given, or stop
+    model = model_class(config.model.type)(config)
+    resume = config.training.resume_from_checkpoint
+    with FineTuning(model, config.output_dir, config.overwrite, resume, processes) as run:  # owns output_dir
+        if run.has("registered"):
+            print(f"run folder: {config.output_dir} is complete, there is nothing to go on with")
+            return EXIT_OK
+        if not run.has("judged"):  # a run that was stopped at its end has only the rest to do
+            run.prepare()  # source, panel, split, windows; leaks are refused
+            run.build()  # weights and tuning mode: what learns, what is frozen
+            run.start_tracking()  # files, MLflow, Weights & Biases, …
+            run.judge_before()  # zero-shot, on the test windows
+            run.train()  # the loop: checkpoints, callbacks, the weights of the lowest validation loss
+            run.judge_after()  # tuned, averaged, per item: the same windows
+            run.judge_baselines()  # persistence, ridge, …: the same windows
+            run.conclude()  # quantiles, verdict, scoreboard
+            run.save()  # model and numbers
+            run.report()  # plots and report.html
+        run.commit()  # the run folder appears, whole
+        run.track()  # the trackers get it
+        run.register()  # and the model registry, if tracking.register_as names a model
+    if processes.is_main:
+        print_results(run.results, config)
+    return EXIT_OK
 
 
 if __name__ == "__main__":

@@ -28,26 +28,29 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
 @exits_cleanly
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the recipe."""
-    args = parse_args(argv)
-    from tstune.runs.folder import is_finished
-    from tstune.runtime.logs import setup_logging
-
-    config = load_config(args)
-    setup_logging()
-    if config.training.resume_from_checkpoint == "auto" and is_finished(config):
-        print(f"run folder: {config.output_dir} is complete, there is nothing to go on with")
-        return EXIT_OK
+    config = load_config(parse_args(argv))
 
     from tstune.models.ttm import TTMForecaster
-    from tstune.runs.pretrain import pretrain
+    from tstune.runs.pretrain import PreTraining
     from tstune.runtime.distributed import DistributedManager
 
-    manager = DistributedManager(config.distributed, config.training.mixed_precision)
-    model, resume = TTMForecaster(config), config.training.resume_from_checkpoint
-    # generated windows → random weights → training, checkpoints → weights of the lowest validation loss → run folder
-    results = pretrain(model, config.output_dir, config.overwrite, manager, resume)
-    if manager.is_main:
-        for name, loss in results["losses"].items():
+    processes = DistributedManager(config.distributed, config.training.mixed_precision)
+    resume = config.training.resume_from_checkpoint
+    with PreTraining(TTMForecaster(config), config.output_dir, config.overwrite, resume, processes) as run:
+        if run.has("registered"):
+            print(f"run folder: {config.output_dir} is complete, there is nothing to go on with")
+            return EXIT_OK
+        if not run.has("judged"):
+            run.prepare()  # generated windows
+            run.build()  # random weights
+            run.start_tracking()
+            run.train()  # the loop: checkpoints, the weights of the lowest validation loss
+            run.save()
+        run.commit()  # the run folder appears, whole
+        run.track()
+        run.register()
+    if processes.is_main:
+        for name, loss in run.results["losses"].items():
             print(f"{name}: {loss:.4f}")
         print(f"run folder: {config.output_dir}")
     return EXIT_OK

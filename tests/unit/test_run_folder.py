@@ -14,12 +14,12 @@ import pytest
 from support.tiny import snapshot
 
 from tstune.errors import OutputError
-from tstune.runs.folder import RunFolder
+from tstune.runs.folder import NewFolder
 
 
 def write(folder: Path, **options: object) -> None:
     """A whole run in miniature."""
-    with RunFolder(folder, **options) as run:
+    with NewFolder(folder, **options) as run:
         run.write_json("metrics.json", {"rmse": 1.5})
         (run.path / "model").mkdir()
         (run.path / "model" / "weights.bin").write_bytes(b"\0" * 1000)
@@ -38,7 +38,7 @@ def test_a_committed_folder_is_whole(tmp_path: Path):
 
 def test_nothing_stands_at_the_final_place_before_the_commit(tmp_path: Path):
     final = tmp_path / "run"
-    with RunFolder(final) as run:
+    with NewFolder(final) as run:
         run.write_json("a.json", 1)
         assert not final.exists()
         assert run.path.parent == tmp_path  # same file system: one rename puts it in place
@@ -54,8 +54,8 @@ def test_a_killed_run_leaves_nothing_at_the_final_place(tmp_path: Path):
     """SIGKILL in the middle: no clean-up runs, and still no half-written folder exists."""
     program = (
         "import os, signal, sys\n"
-        "from tstune.runs.folder import RunFolder\n"
-        "with RunFolder(sys.argv[1]) as run:\n"
+        "from tstune.runs.folder import NewFolder\n"
+        "with NewFolder(sys.argv[1]) as run:\n"
         "    run.write_json('a.json', 1)\n"
         "    os.kill(os.getpid(), signal.SIGKILL)\n"
     )
@@ -74,7 +74,7 @@ def test_an_error_inside_removes_the_partial_folder_and_the_parents_it_made(tmp_
     before = snapshot(tmp_path)
 
     def fail() -> None:
-        with RunFolder(tmp_path / "kept" / "new" / "newer" / "run") as run:
+        with NewFolder(tmp_path / "kept" / "new" / "newer" / "run") as run:
             run.write_json("a.json", 1)
             (run.path / "sub").mkdir()
             assert len(snapshot(tmp_path)) == len(before) + 5
@@ -86,13 +86,13 @@ def test_an_error_inside_removes_the_partial_folder_and_the_parents_it_made(tmp_
 
 
 def test_leaving_without_a_commit_leaves_nothing(tmp_path: Path):
-    with RunFolder(tmp_path / "new" / "run") as run:
+    with NewFolder(tmp_path / "new" / "run") as run:
         run.write_json("a.json", 1)
     assert os.listdir(tmp_path) == []
 
 
 def test_a_parent_in_which_somebody_else_wrote_stays(tmp_path: Path):
-    with RunFolder(tmp_path / "new" / "run") as run:
+    with NewFolder(tmp_path / "new" / "run") as run:
         (tmp_path / "new" / "other.txt").write_text("not ours")
         run.write_json("a.json", 1)
     assert set(snapshot(tmp_path)) == {"new", "new/other.txt"}
@@ -111,7 +111,7 @@ def test_a_folder_with_files_is_refused_before_anything_is_done(tmp_path: Path):
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "precious.txt").write_text("x")
     before = snapshot(tmp_path)
-    with pytest.raises(OutputError) as caught, RunFolder(tmp_path / "run"):
+    with pytest.raises(OutputError) as caught, NewFolder(tmp_path / "run"):
         pytest.fail("the run has begun")
     assert str(caught.value) == (
         f"output_dir={tmp_path / 'run'} already holds files; set overwrite=true or choose another output_dir"
@@ -133,7 +133,7 @@ def test_overwrite_keeps_the_old_folder_until_the_commit(tmp_path: Path):
     write(tmp_path / "run")
     before = snapshot(tmp_path)
     inside = snapshot(tmp_path / "run")
-    with RunFolder(tmp_path / "run", overwrite=True) as run:
+    with NewFolder(tmp_path / "run", overwrite=True) as run:
         run.write_json("metrics.json", {"rmse": 9})
         assert snapshot(tmp_path / "run") == inside
     assert snapshot(tmp_path) == before
@@ -152,7 +152,7 @@ def test_an_empty_folder_is_taken(tmp_path: Path):
 
 
 def test_files_that_appeared_during_the_run_are_not_clobbered(tmp_path: Path):
-    with RunFolder(tmp_path / "run") as run:
+    with NewFolder(tmp_path / "run") as run:
         (tmp_path / "run").mkdir()
         (tmp_path / "run" / "other.txt").write_text("of another process")
         with pytest.raises(OutputError, match="already holds files"):
@@ -166,7 +166,7 @@ def test_a_file_at_the_place_of_the_folder(tmp_path: Path, overwrite: bool):
     before = snapshot(tmp_path)
     with (
         pytest.raises(OutputError, match="run is a file; choose another output_dir"),
-        RunFolder(tmp_path / "run", overwrite),
+        NewFolder(tmp_path / "run", overwrite),
     ):
         pytest.fail("the run has begun")
     assert snapshot(tmp_path) == before
@@ -191,7 +191,7 @@ def test_a_link_to_a_folder_of_results(tmp_path: Path, overwrite: bool):
 
 def test_a_link_that_leads_nowhere_is_refused_at_once(tmp_path: Path):
     (tmp_path / "latest").symlink_to(tmp_path / "gone")
-    with pytest.raises(OutputError, match="latest"), RunFolder(tmp_path / "latest"):
+    with pytest.raises(OutputError, match="latest"), NewFolder(tmp_path / "latest"):
         pytest.fail("the run has begun, and will be lost at its end")
     assert os.listdir(tmp_path) == ["latest"]
 
@@ -204,7 +204,7 @@ def test_a_file_in_the_way_of_a_parent_folder(tmp_path: Path, below: str):
     (tmp_path / "file").write_text("x")
     before = snapshot(tmp_path)
     final = tmp_path / "file" / below
-    with pytest.raises(OutputError) as caught, RunFolder(final):
+    with pytest.raises(OutputError) as caught, NewFolder(final):
         pytest.fail("the run has begun")
     assert str(caught.value) == f"output_dir={final} cannot be written: Not a directory"
     assert snapshot(tmp_path) == before
@@ -213,14 +213,14 @@ def test_a_file_in_the_way_of_a_parent_folder(tmp_path: Path, below: str):
 def test_parents_made_before_the_failure_are_removed(tmp_path: Path):
     with (
         pytest.raises(OutputError, match="cannot be written: File name too long"),
-        RunFolder(tmp_path / "a" / ("n" * 250)),
+        NewFolder(tmp_path / "a" / ("n" * 250)),
     ):
         pytest.fail("the run has begun")
     assert os.listdir(tmp_path) == []
 
 
 def test_a_name_that_is_too_long(tmp_path: Path):
-    with pytest.raises(OutputError, match="cannot be written: File name too long"), RunFolder(tmp_path / ("n" * 300)):
+    with pytest.raises(OutputError, match="cannot be written: File name too long"), NewFolder(tmp_path / ("n" * 300)):
         pytest.fail("the run has begun")
     assert os.listdir(tmp_path) == []
 
@@ -228,7 +228,7 @@ def test_a_name_that_is_too_long(tmp_path: Path):
 def test_a_write_that_fails_during_the_run_is_one_line(tmp_path: Path):
     with (
         pytest.raises(OutputError, match="cannot be written: No such file or directory"),
-        RunFolder(tmp_path / "new" / "run") as run,
+        NewFolder(tmp_path / "new" / "run") as run,
     ):
         run.write_json("no/such/folder/a.json", 1)
     assert os.listdir(tmp_path) == []
@@ -253,7 +253,7 @@ def test_permissions_are_the_umasks(tmp_path: Path, umask: int):
 def test_a_path_relative_to_the_current_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(tmp_path)
     write(Path("runs/one"))
-    with RunFolder("two") as run:
+    with NewFolder("two") as run:
         run.write_json("a.json", 1)
         run.commit()
     assert set(snapshot(tmp_path / "runs" / "one")) == WHOLE
@@ -274,7 +274,7 @@ def test_the_current_folder_cannot_be_the_run_folder(tmp_path: Path, monkeypatch
 @pytest.mark.parametrize("options", [{"output_dir": None}, {"is_main": False}], ids=["no folder", "another rank"])
 def test_nothing_is_written_without_a_folder_or_on_another_rank(tmp_path: Path, options: dict):
     options = {"output_dir": tmp_path / "new" / "run"} | options
-    with RunFolder(**options) as run:
+    with NewFolder(**options) as run:
         assert run.path is None
         run.write_json("a.json", 1)
         run.commit()
@@ -284,7 +284,7 @@ def test_nothing_is_written_without_a_folder_or_on_another_rank(tmp_path: Path, 
 def test_another_rank_does_not_judge_the_folder(tmp_path: Path):
     write(tmp_path / "run")
     before = snapshot(tmp_path)
-    with RunFolder(tmp_path / "run", is_main=False) as run:
+    with NewFolder(tmp_path / "run", is_main=False) as run:
         run.commit()
     assert snapshot(tmp_path) == before
 
@@ -292,7 +292,7 @@ def test_another_rank_does_not_judge_the_folder(tmp_path: Path):
 def test_what_is_written_is_json(tmp_path: Path):
     """A score can be missing (a step nobody observed), and NaN is no JSON."""
     content = {"a": [1, 2.5, None, "ä"], "missing": float("nan"), "nested": {"score": float("inf")}}
-    with RunFolder(tmp_path / "run") as run:
+    with NewFolder(tmp_path / "run") as run:
         run.write_json("a.json", content)
         run.commit()
 
@@ -315,7 +315,7 @@ def test_a_folder_of_another_run_is_not_touched(tmp_path: Path):
     for other in others:
         other.mkdir()
         (other / "theirs").write_text("x")
-    with RunFolder(tmp_path / "run"):
+    with NewFolder(tmp_path / "run"):
         assert [(other / "theirs").read_text() for other in others] == ["x", "x", "x"]
     assert sorted(tmp_path.iterdir()) == sorted(others)
 
@@ -325,7 +325,7 @@ def test_what_a_killed_run_left_is_removed(tmp_path: Path):
     process.wait()
     left = tmp_path / f".run.partial-{socket.gethostname()}-{process.pid}"
     left.mkdir()
-    with RunFolder(tmp_path / "run"):
+    with NewFolder(tmp_path / "run"):
         assert not left.exists()
 
 
@@ -333,6 +333,6 @@ def test_a_run_that_goes_on_removes_what_it_left_on_another_machine(tmp_path: Pa
     left, other = tmp_path / ".run.partial-elsewhere-7", tmp_path / ".run2.partial-elsewhere-7"
     left.mkdir()
     other.mkdir()
-    with RunFolder(tmp_path / "run", resumes=True):
+    with NewFolder(tmp_path / "run", resumes=True):
         assert not left.exists()
     assert other.exists()

@@ -14,7 +14,7 @@ OURS = ("per_item", "fine_tuned", "zero_shot", "average")
 
 def best_model(scores: Mapping[str, Scores], metric: str = "rmse") -> str:
     """Name of the model with the lowest value; NaN never wins."""
-    return min(scores, key=lambda name: np.nan_to_num(scores[name].metrics[metric], nan=np.inf))
+    return _best_first({name: values.metrics for name, values in scores.items()}, metric)[0]
 
 
 def best_baseline(scores: Mapping[str, Scores]) -> str | None:
@@ -25,24 +25,35 @@ def best_baseline(scores: Mapping[str, Scores]) -> str | None:
 
 def format_scoreboard(scores: Mapping[str, Scores], unit: str | None, verdict: str, part: str = "test") -> str:
     """Markdown table, best RMSE first, with the verdict's sentence beneath."""
-    first = next(iter(scores.values())).metrics
+    return format_metrics({name: values.metrics for name, values in scores.items()}, unit, verdict, part)
+
+
+def format_metrics(
+    metrics: Mapping[str, Mapping[str, float | None]], unit: str | None, verdict: str, part: str = "test"
+) -> str:
+    """The same table from the numbers of `metrics.json`."""
+    metrics = {name: {key: np.nan if v is None else v for key, v in row.items()} for name, row in metrics.items()}
+    first = next(iter(metrics.values()))
     columns = [name for name in first if name.startswith(("rmse", "mae")) and name != "mae_scaled"]
     columns = [name for name in columns if not name.startswith("mae@")] + ["mase"]
-    order = sorted(scores, key=lambda name: np.nan_to_num(scores[name].metrics["rmse"], nan=np.inf))
+    order = _best_first(metrics, "rmse")
     width = max(map(len, order))
     lines = [
         f"| {'model':<{width}} | " + " | ".join(f"{name:>11}" for name in columns) + " |",
         f"|{'-' * (width + 2)}|" + "|".join("-" * 12 + ":" for _ in columns) + "|",
     ]
     for name in order:
-        values = scores[name].metrics
+        values = metrics[name]
         lines.append(f"| {name:<{width}} | " + " | ".join(f"{values[column]:>11.4g}" for column in columns) + " |")
     measured_in = f", RMSE and MAE in {unit}" if unit else ""
     lines.append("")
     lines.append(f"{first['num_windows']:,} {part} windows, the same for every model{measured_in}.")
-    best = best_model(scores)
-    lines.append(f"Best by RMSE: {best} ({scores[best].metrics['rmse']:.4g}). {verdict}")
+    lines.append(f"Best by RMSE: {order[0]} ({metrics[order[0]]['rmse']:.4g}). {verdict}")
     return "\n".join(lines)
+
+
+def _best_first(metrics: Mapping[str, Mapping[str, float]], metric: str) -> list[str]:
+    return sorted(metrics, key=lambda name: np.nan_to_num(metrics[name][metric], nan=np.inf))
 
 
 def format_per_item(rows: Sequence[Mapping[str, object]]) -> str:

@@ -84,6 +84,11 @@ class Verdict:
         """Values for `verdict.json`."""
         return asdict(self) | {"comparisons": [asdict(comparison) for comparison in self.comparisons]}
 
+    @classmethod
+    def from_dict(cls, values: dict) -> Verdict:
+        """Read what `to_dict` gave."""
+        return cls(**(values | {"comparisons": tuple(Comparison(**found) for found in values["comparisons"])}))
+
     def against(self, reference: str) -> Comparison | None:
         """The comparison with one row of the scoreboard; None if there is none."""
         return next((found for found in self.comparisons if found.reference == reference), None)

@@ -1,8 +1,9 @@
-"""A whole run in order: data, model, before, training, after, baselines, run folder."""
+"""Fine-tune a model and judge it: the steps of a run, and their order."""
 
 from __future__ import annotations
 
-import time
+import json
+import math
 from pathlib import Path
 
 import pandas as pd
@@ -13,22 +14,6 @@ from tstune.data.frequency import fixed_step, parse_frequency
 from tstune.data.prepared import PreparedData
 from tstune.errors import ConfigError, ReportError
 from tstune.evaluation.metrics import Scores
-from tstune.evaluation.record import EVALUATION_FILE, WINDOWS_FILE, windows_table
-from tstune.evaluation.scoreboard import best_model, format_per_item, format_scoreboard
-from tstune.evaluation.verdict import verdict
-from tstune.models.contract import ForecastModel
-from tstune.registry import check_name, open_registry
-from tstune.runs.folder import RunFolder
-from tstune.runs.judging import Judge, check_baselines, check_metrics
-from tstune.runs.life import (
-    guarded_tracker,
-    keep_checkpoints,
-    open_checkpoint_folder,
-    plan_checkpoints,
-    prepare_memory,
-    register_run,
-    remembered,
-)
 from tstune.runs.plots import (
     choose_windows,
     plot_forecasts,
@@ -36,17 +21,35 @@ from tstune.runs.plots import (
     plot_loss,
     plot_rmse_by_step,
 )
-from tstune.runs.readme import render_readme
+from tstune.evaluation.record import windows_table
 from tstune.runs.report import write_report
-from tstune.runtime.distributed import DistributedManager
-from tstune.runtime.environment import describe_environment, set_seed
-from tstune.runtime.logs import logger, setup_logging
-from tstune.runtime.memory import GPUManager
-from tstune.runtime.signals import StopSignal
-from tstune.tracking.interfaces import ExperimentTracker
-from tstune.tracking.run import TRACKING_FILE, TrackedRun, remembered_run
-from tstune.training.contract import TrainingResult
+from tstune.evaluation.scoreboard import best_model, format_metrics, format_per_item, format_scoreboard
+from tstune.evaluation.verdict import Verdict, verdict
+from tstune.models.contract import ForecastModel
 from tstune.training.per_item import tune_items
+from tstune.tracking.run import TrackedRun
+from tstune.registry import check_name, open_registry
+from tstune.runs.folder import (
+    ENVIRONMENT,
+    EVALUATION,
+    HISTORY,
+    MANIFEST,
+    METRICS,
+    PER_ITEM,
+    PLOTS,
+    README,
+    TRACKING,
+    VERDICT,
+    RunFolder,
+    writing,
+)
+from tstune.runs.judging import Judge, check_baselines, check_metrics
+from tstune.runs.readme import render_readme
+from tstune.runs.steps import ModelRun
+from tstune.runtime.distributed import DistributedManager
+from tstune.runtime.logs import logger
+from tstune.tracking.interfaces import ExperimentTracker
+from tstune.training.contract import TrainingResult
 
 
 def finetune(
@@ -59,102 +62,161 @@ def finetune(
     tracker: ExperimentTracker | None = None,
 ) -> dict:
     """Tune a model and judge it; see `BaseTimeSeriesFoundationModel.fit` for arguments and result."""
-    setup_logging()
-    begin = time.perf_counter()
-    config = model.config
-    manager = manager or DistributedManager(config.distributed, config.training.mixed_precision)
-    logger.info(manager.describe())
-    gpu = GPUManager(manager.device)
-    gpu.allow_tf32(config.training.tf32)
-    _check_config(config)
-    inputs = {"model.pretrained": config.model.pretrained, "data.path": config.data.path}
-    inputs |= {f"model.members.{n}": member for n, member in enumerate(getattr(config.model, "members", ()))}
-    with StopSignal() as stop, RunFolder(output_dir, overwrite, manager.is_main, inputs, resume is not None) as run:
-        checkpoint_folder = open_checkpoint_folder(output_dir, overwrite, resume, manager)
-        data = model.prepare(train_data)
-        logger.info("windows: %s", ", ".join(f"{part} {len(windows):,}" for part, windows in data.windows.items()))
-        check_metrics(config, data.preprocessor.unit)
-        judge = Judge(data, config, manager)
+    with FineTuning(model, output_dir, overwrite, resume, manager, tracker) as run:
+        if not run.has("judged"):
+            run.prepare(train_data)
+            run.build()
+            run.start_tracking()
+            run.judge_before()
+            run.train()
+            run.judge_after()
+            run.judge_baselines()
+            run.conclude()
+            run.save()
+            run.report()
+        run.commit()
+        run.track()
+        run.register()
+        return run.results
 
-        set_seed(config.seed)
-        model.build(data.preprocessor)
-        _check_has_network(model)
-        model.to(manager.device)
-        parameters = model.get_model_info()  # as trained: adapters are merged afterwards
-        training: TrainingResult | None = None
-        run_id = remembered_run(checkpoint_folder) if resume and manager.is_main else None
-        with (
-            TrackedRun(guarded_tracker(tracker, config, manager), config, run_id) as tracked,
-            remembered(checkpoint_folder, tracked),
-        ):
-            tracked.log_parameters(parameters)
-            if model.starts_from_weights():
-                with gpu.phase("zero_shot"):
-                    judge.score("zero_shot", model, remember=True)
 
-            if config.tuning.mode != "zero_shot":
-                readings = data.panel.fingerprint()
-                checkpoints = plan_checkpoints(checkpoint_folder, config, resume, readings, stop, manager)
-                history_path = run.path / "history.jsonl" if run.path else None
-                prepare_memory(model, manager, gpu)
-                with gpu.phase("training"):
-                    if model.module is not None:
-                        training = model.train_on(data, manager, history_path, checkpoints, tracked)
-                    else:  # fitted in closed form or by a service: there are no steps to watch or to go on from
-                        training = model.train_on(data, manager, history_path)
-                with gpu.phase("evaluation"):
-                    judge.score("fine_tuned", model, remember=True)
-                if "zero_shot" in judge.scores:
-                    judge.score_average("average", "zero_shot", "fine_tuned")
-            if config.tuning.per_item:
-                children = tracked.tracker
-                model.item_adapters = tune_items(
-                    model, data, manager, lambda item_id: TrackedRun(children.child(item_id), config)
-                )
-                judge.score("per_item", model.for_items(data.panel.item_ids))
-            with gpu.phase("baselines"):
-                judge.score_baselines(model)
-            judge.add_quantiles(model)
-            judge.add_metrics()
+class FineTuning(ModelRun):
+    """A run that tunes a model and judges it: each method is one step, in this order; see `finetune`.
 
-            scores = judge.scores
-            went_back = training is not None and training.best_step == 0
-            kept = "fine_tuned" if "fine_tuned" in scores and not went_back else "zero_shot"
-            judged = verdict(scores, judge.test.windows, kept, config.seed)
-            results = {
-                "metrics": {name: values.metrics for name, values in scores.items()},
-                "best_model": best_model(scores),
-                "scoreboard": format_scoreboard(scores, data.preprocessor.unit, judged.sentence),
-                "verdict": judged,
-                "kept": kept,
-                "parameters": parameters,
-                "training": training,
-                "per_item": per_item_table(model, scores, data) if config.tuning.per_item else None,
-                "output_dir": str(output_dir) if output_dir is not None else None,
-                "run_id": tracked.run_id,
-                "version": None,
-            }
-            if results["per_item"] is not None:
-                results["scoreboard"] += "\n\n" + format_per_item(results["per_item"])
-            tracked.log_scores("test", results["metrics"])
-            if run.path is not None:
-                environment = describe_environment(manager.device, manager.num_processes)
-                environment["seconds"] = round(time.perf_counter() - begin, 2)
-                environment |= {"peak_memory_mb": gpu.peak_memory(), "hardware": gpu.report(), "phases": gpu.phases}
-                environment["quantization"] = model.quantization_report and str(model.quantization_report)
-                _write(run, model, judge, results, environment)
-                if tracked.is_tracked:
-                    run.write_json(TRACKING_FILE, tracked.to_dict())
-                _draw(run.path / "plots", model, data, scores, training)
-                if config.evaluation.report:
-                    _report(run.path, Path(output_dir))
-                with stop.deferred():
-                    run.commit()
-                    keep_checkpoints(checkpoint_folder, Path(output_dir))
-                tracked.log_folder(Path(output_dir))
-                results["version"] = register_run(config, Path(output_dir))
-    manager.wait()
-    return results
+    Attributes:
+        data: panel, split and windows, once prepared.
+        judge: the scores so far.
+    """
+
+    data: PreparedData
+
+    def check(self) -> None:
+        """Refuse before the training what would be wrong after it."""
+        _check_config(self.config)
+
+    def prepare(self, train_data: str | pd.DataFrame | PreparedData | None = None) -> None:
+        """Source → panel → split → windows; leaks are refused."""
+        self.data = self.model.prepare(train_data)
+        parts = (f"{part} {len(windows):,}" for part, windows in self.data.windows.items())
+        logger.info("windows: %s", ", ".join(parts))
+        check_metrics(self.config, self.data.preprocessor.unit)
+        self.judge = Judge(self.data, self.config, self.manager)
+
+    def build(self) -> None:
+        """Weights, tuning mode, and what learns."""
+        super().build()
+        _check_has_network(self.model)
+
+    def judge_before(self) -> None:
+        """Zero-shot, where there are weights to begin with."""
+        self.tracked.log_parameters(self.parameters)
+        if self.model.starts_from_weights():
+            with self.gpu.phase("zero_shot"):
+                self.judge.score("zero_shot", self.model, remember=True)
+
+    def train(self) -> None:
+        """The loop, unless nothing is tuned."""
+        if self.config.tuning.mode == "zero_shot":
+            self.advance("trained")
+        else:
+            self.run_training(self.data, self.data.panel.fingerprint())
+
+    def judge_after(self) -> None:
+        """Tuned, averaged with zero-shot, and with an adapter per item."""
+        judge, model = self.judge, self.model
+        if self.config.tuning.mode != "zero_shot":
+            with self.gpu.phase("evaluation"):
+                judge.score("fine_tuned", model, remember=True)
+            if "zero_shot" in judge.scores:
+                judge.score_average("average", "zero_shot", "fine_tuned")
+        if self.config.tuning.per_item:
+            parts = self.tracked.tracker
+            model.item_adapters = tune_items(
+                model, self.data, self.manager, lambda item_id: TrackedRun(parts.child(item_id), self.config)
+            )
+            judge.score("per_item", model.for_items(self.data.panel.item_ids))
+
+    def judge_baselines(self) -> None:
+        """Persistence, ridge, … trained and scored on the same windows."""
+        with self.gpu.phase("baselines"):
+            self.judge.score_baselines(self.model)
+
+    def conclude(self) -> None:
+        """Quantiles, further metrics, the verdict, the scoreboard."""
+        self.judge.add_quantiles(self.model)
+        self.judge.add_metrics()
+        scores = self.judge.scores
+        went_back = self.training is not None and self.training.best_step == 0
+        kept = "fine_tuned" if "fine_tuned" in scores and not went_back else "zero_shot"
+        judged = verdict(scores, self.judge.test.windows, kept, self.config.seed)
+        per_item = per_item_table(self.model, scores, self.data) if self.config.tuning.per_item else None
+        scoreboard = format_scoreboard(scores, self.data.preprocessor.unit, judged.sentence)
+        if per_item is not None:
+            scoreboard += "\n\n" + format_per_item(per_item)
+        self.results = {
+            "metrics": {name: values.metrics for name, values in scores.items()},
+            "best_model": best_model(scores),
+            "scoreboard": scoreboard,
+            "verdict": judged,
+            "kept": kept,
+            "parameters": self.parameters,
+            "training": self.training,
+            "per_item": per_item,
+            "output_dir": None if self.final is None else str(self.final),
+            "run_id": self.tracked.run_id,
+            "version": None,
+        }
+        self.tracked.log_scores("test", self.results["metrics"])
+
+    def save(self) -> None:
+        """The model and every number, into the run folder to be."""
+        folder, results = self.folder, self.results
+        if folder is None:
+            return
+        environment = self.environment()
+        environment["quantization"] = self.model.quantization_report and str(self.model.quantization_report)
+        self.model.save(folder.path)
+        if not folder.has(HISTORY):  # nothing was trained
+            folder.write_text(HISTORY, "")
+        folder.write_json(METRICS, {"test": results["metrics"]})
+        folder.write_json(VERDICT, results["verdict"].to_dict())
+        folder.write_json(MANIFEST, self.data.manifest)
+        write_cohort(self.data, folder.path)
+        folder.write_json(EVALUATION, self.judge.record(results["verdict"].model))
+        folder.write_windows(windows_table(self.judge.scores, self.data, self.judge.test))
+        if results["per_item"] is not None:
+            folder.write_json(PER_ITEM, results["per_item"])
+        folder.write_json(ENVIRONMENT, environment)
+        folder.write_text(README, render_readme(self.model, self.data, results, environment))
+        if self.tracked.is_tracked:
+            folder.write_json(TRACKING, self.tracked.to_dict())
+
+    def report(self) -> None:
+        """Plots and the report page; the run then is judged."""
+        if self.folder is not None:
+            with writing(self.folder / PLOTS) as plots:
+                _draw(plots, self.model, self.data, self.judge.scores, self.training)
+            if self.config.evaluation.report:
+                _report(self.folder.path, self.final)
+        self.advance("judged")
+
+    def recall(self, folder: RunFolder) -> None:
+        """Results of a run that was finished before this start."""
+        metrics, judged = folder.metrics["test"], Verdict.from_dict(folder.read_json(VERDICT))
+        unit, environment = folder.read_json(EVALUATION)["unit"], folder.read_json(ENVIRONMENT)
+        self.results = {
+            "metrics": metrics,
+            "best_model": min(metrics, key=lambda name: metrics[name]["rmse"] or math.inf),
+            "scoreboard": format_metrics(metrics, unit, judged.sentence),
+            "verdict": judged,
+            "kept": judged.kept,
+            "parameters": environment["parameters"],
+            "training": None,
+            "per_item": json.loads(folder.read_text(PER_ITEM)) if folder.has(PER_ITEM) else None,
+            "output_dir": str(self.final),
+            "run_id": folder.run_id,
+            "version": None,
+        }
 
 
 def _check_config(config: RunConfig) -> None:
@@ -183,7 +245,9 @@ def _check_has_network(model: ForecastModel) -> None:
         raise ConfigError(f"{wrong[0]} is for networks, and model.type={config.model.type} has none; leave it out")
 
 
-def per_item_table(model: ForecastModel, scores: dict[str, Scores], data: PreparedData) -> list[dict[str, object]]:
+def per_item_table(
+    model: ForecastModel, scores: dict[str, Scores], data: PreparedData
+) -> list[dict[str, object]]:
     """One row per item: was its adapter kept (by validation), and what the test windows say."""
     base = scores["fine_tuned"] if "fine_tuned" in scores else scores["zero_shot"]
     tuned = scores["per_item"]
@@ -196,25 +260,6 @@ def per_item_table(model: ForecastModel, scores: dict[str, Scores], data: Prepar
         }
         for item, result in enumerate(model.item_adapters.results)
     ]
-
-
-def _write(run: RunFolder, model: ForecastModel, judge: Judge, results: dict, environment: dict) -> None:
-    training, data = results["training"], judge.data
-    model.save(run.path)
-    (run.path / "history.jsonl").touch()
-    run.write_json("metrics.json", {"test": results["metrics"]})
-    run.write_json("verdict.json", results["verdict"].to_dict())
-    run.write_json("manifest.json", data.manifest)
-    write_cohort(data, run.path)
-    run.write_json(EVALUATION_FILE, judge.record(results["verdict"].model))
-    windows_table(judge.scores, data, judge.test).to_parquet(run.path / WINDOWS_FILE, index=False)
-    if results["per_item"] is not None:
-        run.write_json("per_item.json", results["per_item"])
-    left_out = ("history", "lr_curve")
-    summary = {name: value for name, value in vars(training).items() if name not in left_out} if training else None
-    run.write_json("environment.json", environment | {"parameters": results["parameters"], "training": summary})
-    text = render_readme(model, data, results, environment)
-    (run.path / "README.md").write_text(text, encoding="utf-8")
 
 
 def _report(folder: Path, final: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import json
 import math
 import os
@@ -12,6 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pandas as pd
+import psutil
 
 from tstune.config.managers import load_saved_config
 from tstune.config.schema import RunConfig
@@ -182,13 +184,23 @@ class NewFolder:
         self._active = self.final is not None and is_main
         self._parents: list[Path] = []
 
+    @property
+    def path(self) -> Path | None:
+        """Where to write until `commit`."""
+        return None if self.folder is None else self.folder.path
+
+    def write_json(self, name: str, content: object) -> None:
+        """Write one JSON file."""
+        if self.folder is not None:
+            self.folder.write_json(name, content)
+
     def __enter__(self) -> NewFolder:
         if self._active:
             refuse_to_clobber(self.final, self._overwrite, self._inputs)
-            aside = self.final.parent / f".{self.final.name}.partial-{socket.gethostname()}-{os.getpid()}"
+            aside = self.final.parent / f"{self._prefix}{os.getpid()}"
             self._parents = make_parents(self.final)
             with writing(self.final):
-                shutil.rmtree(aside, ignore_errors=True)
+                self._remove_leftovers()
                 aside.mkdir()
             self.folder = RunFolder(aside)
         return self
@@ -197,6 +209,17 @@ class NewFolder:
         if self.folder is not None:
             shutil.rmtree(self.folder.path, ignore_errors=True)
         remove_empty_parents(self._parents)
+
+    @property
+    def _prefix(self) -> str:
+        return f".{self.final.name}.partial-{socket.gethostname()}-"
+
+    def _remove_leftovers(self) -> None:
+        """Of processes that were killed on this machine."""
+        for folder in self.final.parent.glob(f"{glob.escape(self._prefix)}*"):
+            process = folder.name.removeprefix(self._prefix)
+            if process.isdigit() and (int(process) == os.getpid() or not psutil.pid_exists(int(process))):
+                shutil.rmtree(folder)
 
     def commit(self) -> None:
         """Put the finished folder in its place."""
@@ -268,12 +291,16 @@ def writing(path: Path) -> Iterator[Path]:
 
 def make_parents(path: Path) -> list[Path]:
     """Create the folders above a path; returns those that were not there."""
-    made = []
-    with writing(path):
-        for parent in reversed(path.parents):
-            if not parent.exists():
-                parent.mkdir(exist_ok=True)
-                made.append(parent)
+    made: list[Path] = []
+    try:
+        with writing(path):
+            for parent in reversed(path.parents):
+                if not parent.exists():
+                    parent.mkdir(exist_ok=True)
+                    made.append(parent)
+    except OutputError:
+        remove_empty_parents(made)
+        raise
     return made
 
 

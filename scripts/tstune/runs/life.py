@@ -1,155 +1,494 @@
-"""What a run does before and after training: checkpoints to go on from, memory, trackers."""
+"""A run's life: who owns its output_dir, which states are on disk, and what a restart still has to do.
+
+States, each on disk before the next begins::
+
+    begun → trained → judged → committed → tracked → registered
+
+While a run lives, everything of it lies in ``<output_dir>.checkpoints``: `lock` (who owns it), `state.json`, the
+checkpoints ``step-…``, and `folder`, the run folder to be. `output_dir` appears whole, by one rename, at *committed*;
+what is left beside it goes away once the run is registered. So one rule serves every start: a run that died is gone
+on with from the last state on disk, and nothing is done twice.
+"""
 
 from __future__ import annotations
 
+import fcntl
+import json
+import os
 import shutil
-from collections.abc import Iterator
+import socket
+import threading
+import time
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Literal, get_args
+
+import psutil
 
 from tstune.config.dotted import dotted
 from tstune.config.schema import RunConfig
-from tstune.errors import ConfigError, OutputError, RegistryError
-from tstune.models.contract import ForecastModel
-from tstune.registry import open_registry
+from tstune.errors import ConfigError, Interrupted, OutputError, Preempted, TstuneError
+from tstune.runs.folder import (
+    CHECKPOINTS,
+    CONFIG,
+    RunFolder,
+    make_parents,
+    put_in_place,
+    recover_replaced,
+    refuse_to_clobber,
+    remove_empty_parents,
+    writing,
+)
 from tstune.runtime.distributed import DistributedManager
 from tstune.runtime.logs import logger
-from tstune.runtime.memory import GPUManager, estimate_training_memory
 from tstune.runtime.signals import StopSignal
-from tstune.tracking.composite import CompositeTracker, build_tracker
-from tstune.tracking.composite import guarded as guard
-from tstune.tracking.interfaces import ExperimentTracker
-from tstune.tracking.run import TRACKING_FILE, TrackedRun, remember_run
 from tstune.training.checkpoint import CheckpointStore
 from tstune.training.contract import Checkpoints
 
-_FREE_TO_CHANGE = (
+State = Literal["begun", "trained", "judged", "committed", "tracked", "registered"]
+_ORDER: tuple[State, ...] = get_args(State)
+
+_LOCK, _STATE, _FOLDER, _REPLACED = "lock", "state.json", "folder", "replaced"
+_HEARTBEAT_SECONDS = 10.0
+_SILENCE_SECONDS = 45.0
+"""A lock of another machine that is not touched for so long, as seen from here, is a dead one's."""
+
+_MAY_MOVE = (
+    "output_dir",
+    "overwrite",
+    "tracking.",
+    "distributed.",
+    "data.cache",
     "training.checkpoint_every_steps",
     "training.checkpoint_every_minutes",
     "training.keep_checkpoints",
     "training.resume_from_checkpoint",
     "training.auto_batch_size",
     "training.num_workers",
-    "data.path",
-    "model.pretrained",
+    "training.log_every_steps",
 )
-"""Settings that may differ when a run goes on: they do not change its result, or what they name is compared itself."""
+"""Settings (or sections) that do not change what comes out: they may differ when a run goes on."""
+_COMPARED_THEMSELVES = ("data.path", "model.pretrained")
+"""Places that may move between two starts: the readings and the weights found there are compared instead."""
+_JUDGING_ONLY = (
+    "evaluation.horizons",
+    "evaluation.seasonality",
+    "evaluation.baselines",
+    "evaluation.metrics",
+    "evaluation.num_plots",
+    "evaluation.report",
+    "forecast.",
+)
+"""Settings that training does not see: a checkpoint is gone on from whatever they are."""
 
 
-def guarded_tracker(
-    tracker: ExperimentTracker | None, config: RunConfig, manager: DistributedManager
-) -> CompositeTracker:
-    """Trackers that cannot stop the run, on the main process; none elsewhere."""
-    if tracker is None or not manager.is_main:
-        return build_tracker(config.tracking, manager.is_main)
-    return tracker if isinstance(tracker, CompositeTracker) else guard([tracker], config.tracking)
+class Run:
+    """Context manager: this process owns `output_dir` inside, and leaves it as the rules say, however it ends.
+
+    Args:
+        config: the run.
+        output_dir: run folder to write; None keeps nothing on disk.
+        overwrite: replace a run folder, or forget an unfinished run.
+        resume: ``auto``, the path of a checkpoint, or None.
+        manager: process group; only the main process touches the disk.
+        inputs: key -> file or folder the run reads; it must not lie in a folder that is replaced.
+
+    Attributes:
+        state: the last state on disk, the same on every rank.
+        folder: the run folder, to write into until *committed*; None where nothing is to be written.
+        store_folder: where checkpoints lie; None without an output_dir.
+        run_id: of the trackers, from the first start on.
+        version: of the model registry, once registered.
+        stop: SIGTERM, as the training loop looks at it.
+
+    Raises:
+        OutputError: another process owns the folder, it is there already, or it cannot be written.
+        Preempted, Interrupted: saying what is on disk.
+    """
+
+    def __init__(
+        self,
+        config: RunConfig,
+        output_dir: str | Path | None,
+        overwrite: bool,
+        resume: str | None,
+        manager: DistributedManager,
+        inputs: Mapping[str, str | None] | None = None,
+    ) -> None:
+        if output_dir is None and resume == "auto":
+            raise ConfigError("training.resume_from_checkpoint=auto needs an output_dir, the checkpoints lie beside it")
+        self.config, self.manager, self.resume = config, manager, resume
+        self.final = None if output_dir is None else Path(output_dir)
+        self.store_folder = None if output_dir is None else unfinished(self.final)
+        self.folder: RunFolder | None = None
+        self.stop = StopSignal()
+        self._overwrite, self._inputs = overwrite, inputs or {}
+        self._owns = self.final is not None and manager.is_main
+        self._note = _Note()
+        self._lock: _Lock | None = None
+        self._parents: list[Path] = []
+
+    @property
+    def state(self) -> State:
+        """The last state on disk."""
+        return self._note.state
+
+    @property
+    def run_id(self) -> str | None:
+        """Of the trackers."""
+        return self._note.run_id
+
+    @property
+    def version(self) -> str | None:
+        """Of the model registry."""
+        return self._note.version
+
+    def has(self, state: State) -> bool:
+        """True if this state is on disk: what leads to it need not be done again."""
+        return _ORDER.index(self._note.state) >= _ORDER.index(state)
+
+    def __enter__(self) -> Run:
+        self.stop.__enter__()
+        try:
+            if self._owns:
+                self._open()
+            if self.final is not None:
+                self._note = _Note(**self.manager.from_main(asdict(self._note)))
+        except BaseException as error:
+            self.__exit__(type(error), error, None)
+            raise
+        return self
+
+    def __exit__(self, error_type: type[BaseException] | None, error: BaseException | None, _: object) -> None:
+        with self.stop.uninterrupted():
+            done = error is None
+            left = self._close(done or isinstance(error, Exception), done)
+        self.stop.__exit__()
+        if isinstance(error, Preempted):
+            raise Preempted(left) from None
+        if isinstance(error, KeyboardInterrupt):
+            raise Interrupted(left) from None
+
+    def advance(self, state: State, **noted: object) -> None:
+        """Note that a state is reached; it is on disk when this returns.
+
+        Args:
+            state: the new one.
+            noted: what goes with it, `run_id` or `version`.
+        """
+        self._note = _Note(**(asdict(self._note) | noted | {"state": state}))
+        if self._lock is not None:
+            self._note.write(self.store_folder)
+
+    def note(self, **noted: object) -> None:
+        """Note something without a new state."""
+        self.advance(self.state, **noted)
+
+    def checkpoints(self, readings: str) -> Checkpoints | None:
+        """How the loop writes checkpoints and goes on from one; None without an output_dir.
+
+        Args:
+            readings: fingerprint of the data; a checkpoint of other data is refused.
+        """
+        if self.store_folder is None:
+            return None
+        training = self.config.training
+        return Checkpoints(
+            CheckpointStore(self.store_folder, training.keep_checkpoints, self.manager),
+            training.checkpoint_every_steps,
+            training.checkpoint_every_minutes,
+            self.resume,
+            training_identity(self.config) | {"readings": readings},
+            self.stop,
+        )
+
+    def commit(self) -> None:
+        """Put the finished run folder in its place, in one rename; the checkpoints of the run go into it."""
+        if self.folder is not None and not self.has("committed"):
+            refuse_to_clobber(self.final, self._overwrite, self._inputs)
+            with self.stop.uninterrupted():
+                put_in_place(self.store_folder / _FOLDER, self.final, self.store_folder / _REPLACED)
+                self.advance("committed")
+                self._keep_checkpoints()
+            self.folder = RunFolder(self.final)
+        else:
+            self.advance("committed")
+        self.stop.check()
+
+    # How it begins and ends, on the main process
+
+    def _open(self) -> None:
+        place = self.store_folder
+        if self.final.is_symlink() or self.final.is_file():
+            refuse_to_clobber(self.final, self._overwrite, self._inputs)
+        self._parents = make_parents(self.final)
+        with writing(self.final):
+            place.mkdir(exist_ok=True)
+            self._lock = _Lock.take(place / _LOCK, self.final)
+            recover_replaced(self.final, place / _REPLACED)
+        self._note = _Note.read(place)
+        for partial in place.glob(".step-*.partial"):
+            shutil.rmtree(partial)
+        if self.resume is None:
+            self._begin_anew()
+        elif self.has("committed") and self.final.is_dir() and is_same_run(self.config, RunFolder(self.final).config):
+            self._keep_checkpoints()  # killed between the rename and this
+            self.folder = RunFolder(self.final)
+            return
+        elif not _whole_checkpoints(place) and not self.has("judged") and is_finished(self.config, self.final):
+            self._note = _Note(state="registered")
+            self.folder = RunFolder(self.final)
+            return
+        if self.has("committed") or (self.has("judged") and not self._is_judged_alike()):
+            self._note = _Note(run_id=self._note.run_id)
+        if not self.has("judged"):
+            refuse_to_clobber(self.final, self._overwrite, self._inputs)
+            shutil.rmtree(place / _FOLDER, ignore_errors=True)
+            with writing(self.final):
+                (place / _FOLDER).mkdir()
+        self.folder = RunFolder(place / _FOLDER)
+        self._note.write(place)
+
+    def _begin_anew(self) -> None:
+        """Without `resume`: an unfinished run is not mixed in by accident."""
+        place = self.store_folder
+        if not self._overwrite:
+            auto = "set training.resume_from_checkpoint=auto to go on, or overwrite=true to begin anew"
+            if self.has("committed") and self.final.is_dir():
+                raise OutputError(f"{self.final} is complete but not yet tracked or registered: {auto}")
+            if _whole_checkpoints(place) or self.has("judged"):
+                raise OutputError(f"{place} holds checkpoints of an unfinished run: {auto}")
+        for path in place.iterdir():
+            if path.name != _LOCK:
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+        self._note = _Note()
+
+    def _is_judged_alike(self) -> bool:
+        """True if the folder that waits for its rename was judged as this start would judge it."""
+        folder = RunFolder(self.store_folder / _FOLDER)
+        try:
+            return folder.has(CONFIG) and is_same_run(self.config, folder.config)
+        except TstuneError:
+            return False
+
+    def _keep_checkpoints(self) -> None:
+        training, place = self.config.training, self.store_folder
+        whole = _whole_checkpoints(place)
+        if not (training.checkpoint_every_steps or training.checkpoint_every_minutes):
+            for path in whole:  # of the finished training, for a restart that did not come
+                shutil.rmtree(path)
+        elif whole:
+            with writing(self.final):
+                kept = self.final / CHECKPOINTS
+                kept.mkdir(exist_ok=True)
+                for path in whole:
+                    path.rename(kept / path.name)
+
+    def _close(self, may_clear: bool, done: bool) -> str:
+        """Leave what is worth going on with, and nothing else; returns what that is, in words."""
+        place, auto = self.store_folder, "start the same command with training.resume_from_checkpoint=auto"
+        if self._lock is None:
+            if self._owns:
+                remove_empty_parents(self._parents)
+            return f"nothing is lost; {auto}" if self.final is not None else "nothing was written"
+        whole = _whole_checkpoints(place)
+        recover_replaced(self.final, place / _REPLACED)
+        if not self.has("judged"):
+            shutil.rmtree(place / _FOLDER, ignore_errors=True)
+        for partial in place.glob(".step-*.partial"):
+            shutil.rmtree(partial, ignore_errors=True)
+        if self.has("committed") and not done:
+            left = f"{self.final} is complete; {auto} to track and register it"
+        elif self.has("judged") and not done:
+            left = f"the finished run is in {place}; {auto}"
+        elif whole and not done:
+            left = f"checkpoint of step {int(whole[-1].name.removeprefix('step-'))} is in {place}; {auto}"
+        else:
+            left = "nothing was written; the same command begins anew"
+            if may_clear or self._note.run_id is None:
+                shutil.rmtree(place, ignore_errors=True)
+        self._lock.release()
+        remove_empty_parents(self._parents)
+        return left
+
+
+def unfinished(output_dir: str | Path) -> Path:
+    """Where a run with this output_dir keeps what it has until it is done."""
+    return Path(f"{output_dir}.checkpoints")
+
+
+def noted_run_id(output_dir: str | Path) -> str | None:
+    """Id in the trackers of a run that is not done; None where there is none."""
+    try:
+        return _Note.read(unfinished(output_dir)).run_id
+    except TstuneError:
+        return None
+
+
+def training_identity(config: RunConfig) -> dict[str, object]:
+    """Settings that make a training what it is: a checkpoint is gone on from with the same ones only."""
+    free = (*_MAY_MOVE, *_COMPARED_THEMSELVES, *_JUDGING_ONLY)
+    identity = {name: value for name, value in dotted(config.model_dump(mode="json")) if not _among(name, free)}
+    if config.forecast.quantiles and config.forecast.method == "quantile_head":  # its loss depends on the levels
+        identity["forecast.quantiles"] = config.forecast.quantiles
+    return identity
+
+
+def is_same_run(config: RunConfig, other: RunConfig) -> bool:
+    """True if both configurations give the same run folder."""
+    one, two = (
+        {name: value for name, value in dotted(found.model_dump(mode="json")) if not _among(name, _MAY_MOVE)}
+        for found in (config, other)
+    )
+    return one == two
+
+
+def is_finished(config: RunConfig, output_dir: str | Path | None = None) -> bool:
+    """True if the run of this configuration is done: its folder is there, whole, and of the same settings."""
+    folder = RunFolder(output_dir or config.output_dir)
+    return folder.has(CONFIG) and is_same_run(config, folder.config)
+
+
+def _among(name: str, keys: tuple[str, ...]) -> bool:
+    return any(name == key or (key.endswith(".") and name.startswith(key)) for key in keys)
+
+
+def _whole_checkpoints(place: Path) -> list[Path]:
+    return sorted(place.glob("step-*"))
+
+
+@dataclass(frozen=True)
+class _Note:
+    """What `state.json` says.
+
+    Attributes:
+        state: the last one reached.
+        run_id: of the trackers.
+        version: of the registry.
+    """
+
+    state: State = "begun"
+    run_id: str | None = None
+    version: str | None = None
+
+    @classmethod
+    def read(cls, place: Path) -> _Note:
+        try:
+            values = json.loads((place / _STATE).read_text(encoding="utf-8"))
+            note = cls(**values)
+            if note.state not in _ORDER:
+                raise ValueError(f"state {note.state!r}")
+        except FileNotFoundError:
+            return cls()
+        except (ValueError, TypeError) as error:
+            raise OutputError(f"{place / _STATE} is damaged ({error}); set overwrite=true to begin anew") from None
+        return note
+
+    def write(self, place: Path) -> None:
+        with writing(place / _STATE) as path:
+            aside = path.with_suffix(".partial")
+            with aside.open("w", encoding="utf-8") as stream:
+                json.dump(asdict(self), stream)
+                stream.flush()
+                os.fsync(stream.fileno())
+            aside.rename(path)
+
+
+class _Lock:
+    """Owns a file that says who owns the folder: host, process and when that process began.
+
+    On one machine a dead owner is told from a live one at once. On another machine only the file's time of change tells
+    (the owner touches it every few seconds): it is watched from here, so clocks need not agree, but the file system
+    must show changes of other machines within `_SILENCE_SECONDS` (NFS with default caching does).
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._released = threading.Event()
+        self._thread = threading.Thread(target=self._beat, name="run lock", daemon=True)
+        self._thread.start()
+
+    @classmethod
+    def take(cls, path: Path, final: Path) -> _Lock:
+        """Take the lock, or say who has it.
+
+        Raises:
+            OutputError: a live process has it.
+        """
+        with _exclusive(path) as stream:
+            owner = _read_owner(stream)
+            if owner is not None and _is_alive(owner, path):
+                raise OutputError(
+                    f"output_dir={final} belongs to a run that is going on (process {owner.get('pid')} on "
+                    f"{owner.get('host')}); wait for it, or choose another output_dir"
+                )
+            stream.seek(0)
+            stream.truncate()
+            began = psutil.Process().create_time()
+            json.dump({"host": socket.gethostname(), "pid": os.getpid(), "began": began}, stream)
+            stream.flush()
+            os.fsync(stream.fileno())
+        return cls(path)
+
+    def release(self) -> None:
+        """Give the folder up; it goes away if the lock is all it holds."""
+        self._released.set()
+        self._thread.join()
+        self._path.unlink(missing_ok=True)
+        place = self._path.parent
+        if place.is_dir() and not any(place.iterdir()):
+            place.rmdir()
+
+    def _beat(self) -> None:
+        while not self._released.wait(_HEARTBEAT_SECONDS):
+            try:
+                os.utime(self._path)
+            except OSError as error:
+                logger.debug("%s cannot be touched: %s", self._path, error)
 
 
 @contextmanager
-def remembered(checkpoint_folder: Path | None, tracked: TrackedRun) -> Iterator[None]:
-    """Note the trackers' run beside its checkpoints, as long as there is something to go on with."""
-    if checkpoint_folder is None or not tracked.is_tracked:
-        yield
-        return
-    remember_run(checkpoint_folder, tracked)
+def _exclusive(path: Path) -> Iterator[object]:
+    """The lock file, open, while no other process of this machine reads or writes it."""
+    while True:
+        path.parent.mkdir(exist_ok=True)
+        try:
+            stream = path.open("a+", encoding="utf-8")
+        except FileNotFoundError:  # its owner took the folder away just now
+            continue
+        with stream:
+            fcntl.flock(stream, fcntl.LOCK_EX)
+            try:
+                is_the_same = os.path.samestat(os.fstat(stream.fileno()), path.stat())
+            except FileNotFoundError:
+                continue
+            if is_the_same:
+                yield stream
+                return
+
+
+def _read_owner(stream: object) -> dict | None:
+    stream.seek(0)
     try:
-        yield
-    finally:
-        if [path.name for path in _files(checkpoint_folder)] == [TRACKING_FILE]:
-            shutil.rmtree(checkpoint_folder)
-
-
-def _files(folder: Path) -> list[Path]:
-    return list(folder.iterdir()) if folder.is_dir() else []
-
-
-def keep_checkpoints(folder: Path | None, output_dir: Path) -> None:
-    """Move the checkpoints of the finished run into its folder."""
-    if folder is not None and any(path.name != TRACKING_FILE for path in _files(folder)):
-        (folder / TRACKING_FILE).unlink(missing_ok=True)
-        folder.rename(output_dir / "checkpoints")
-
-
-def prepare_memory(model: ForecastModel, manager: DistributedManager, gpu: GPUManager) -> None:
-    """Say what training will hold, and spend time for memory where asked."""
-    if model.module is None:  # fitted in closed form, or by a service
-        return
-    training = model.config.training
-    if training.gradient_checkpointing:
-        gpu.enable_gradient_checkpointing(model.network)
-    strategy = f"zero{manager.zero_stage}" if manager.zero_stage else manager.strategy
-    precision = manager.accelerator.mixed_precision
-    estimate = estimate_training_memory(model.module, training.optimizer, strategy, manager.num_processes, precision)
-    logger.info("memory for training: %s", estimate.describe())
-
-
-def open_checkpoint_folder(
-    output_dir: str | Path | None, overwrite: bool, resume: str | None, manager: DistributedManager
-) -> Path | None:
-    """Where this run's checkpoints lie; those of an earlier run with this output_dir are not mixed in by accident."""
-    if output_dir is None:
-        if resume == "auto":
-            raise ConfigError("training.resume_from_checkpoint=auto needs an output_dir, the checkpoints lie beside it")
+        owner = json.loads(stream.read())
+    except ValueError:
         return None
-    folder = Path(f"{output_dir}.checkpoints")
-    if resume is None and manager.is_main and folder.is_dir():
-        if not overwrite and any(path.name != TRACKING_FILE for path in _files(folder)):
-            raise OutputError(
-                f"{folder} holds checkpoints of an unfinished run: set training.resume_from_checkpoint=auto to go on, "
-                "or overwrite=true to begin anew"
-            )
-        shutil.rmtree(folder)
-    return folder
+    return owner if isinstance(owner, dict) else None
 
 
-def plan_checkpoints(
-    folder: Path | None,
-    config: RunConfig,
-    resume: str | None,
-    data_fingerprint: str,
-    stop: StopSignal,
-    manager: DistributedManager,
-) -> Checkpoints | None:
-    """How this run writes checkpoints and goes on from one; None without a folder.
-
-    A checkpoint is only gone on from with the same settings and, by `data_fingerprint`, the same data.
-    """
-    if folder is None:
-        return None
-    settings = config.training
-    sections = config.model_dump(
-        mode="json", include={"model", "data", "pretraining", "tuning", "lora", "training", "seed"}
-    )
-    identity = {name: value for name, value in dotted(sections) if name not in _FREE_TO_CHANGE}
-    if config.forecast.quantiles and config.forecast.method == "quantile_head":  # its loss depends on the levels
-        identity["forecast.quantiles"] = config.forecast.quantiles
-    return Checkpoints(
-        CheckpointStore(folder, settings.keep_checkpoints, manager),
-        settings.checkpoint_every_steps,
-        settings.checkpoint_every_minutes,
-        resume,
-        identity | {"readings": data_fingerprint},
-        stop,
-    )
-
-
-def register_run(config: RunConfig, folder: Path) -> str | None:
-    """Put a finished run into the model registry if the configuration names a model; returns ``name:version``.
-
-    The run is done and stays, so a registry that fails now is a warning.
-    """
-    tracking = config.tracking
-    if tracking.register_as is None:
-        return None
+def _is_alive(owner: dict, path: Path) -> bool:
+    if owner.get("host") != socket.gethostname():
+        before, until = path.stat().st_mtime_ns, time.monotonic() + _SILENCE_SECONDS
+        logger.info("%s is of another machine (%s): watching whether it is alive", path, owner.get("host"))
+        while time.monotonic() < until:
+            time.sleep(1.0)
+            if not path.exists() or path.stat().st_mtime_ns != before:
+                return path.exists()
+        return False
     try:
-        reference = open_registry(tracking.registry).register(folder, tracking.register_as).reference
-    except RegistryError as error:
-        logger.warning(
-            "not registered (%s); try again: python scripts/manage_registry.py register %s --name %s",
-            error,
-            folder,
-            tracking.register_as,
-        )
-        return None
-    logger.info("registered as %s", reference)
-    return reference
+        process = psutil.Process(owner["pid"])
+        return process.create_time() == owner["began"] and process.status() != psutil.STATUS_ZOMBIE
+    except (psutil.NoSuchProcess, KeyError, TypeError, ValueError):
+        return False

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,23 +16,11 @@ from tstune.data.synthetic import FixedSyntheticWindows, SeriesRecipe, Synthetic
 from tstune.data.table import Roles
 from tstune.errors import ConfigError
 from tstune.models.contract import ForecastModel
-from tstune.runs.folder import RunFolder
-from tstune.runs.life import (
-    guarded_tracker,
-    keep_checkpoints,
-    open_checkpoint_folder,
-    plan_checkpoints,
-    prepare_memory,
-    remembered,
-)
+from tstune.runs.folder import ENVIRONMENT, MANIFEST, METRICS, README, TRACKING, RunFolder
+from tstune.runs.steps import ModelRun
 from tstune.runtime.distributed import DistributedManager
-from tstune.runtime.environment import describe_environment, set_seed
-from tstune.runtime.logs import logger, setup_logging
-from tstune.runtime.memory import GPUManager
-from tstune.runtime.signals import StopSignal
+from tstune.runtime.logs import logger
 from tstune.tracking.interfaces import ExperimentTracker
-from tstune.tracking.run import TRACKING_FILE, TrackedRun, remembered_run
-from tstune.training.contract import TrainingResult
 from tstune.training.losses import window_losses
 
 _VALIDATION_SEED = 1_000_003
@@ -71,55 +58,71 @@ def pretrain(
     Raises:
         ConfigError: a setting that pre-training cannot follow.
     """
-    setup_logging()
-    begin = time.perf_counter()
-    config = model.config
-    _check(config)
-    manager = manager or DistributedManager(config.distributed, config.training.mixed_precision)
-    logger.info(manager.describe())
-    gpu = GPUManager(manager.device)
-    gpu.allow_tf32(config.training.tf32)
-    with StopSignal() as stop, RunFolder(output_dir, overwrite, manager.is_main, resumes=resume is not None) as run:
-        checkpoint_folder = open_checkpoint_folder(output_dir, overwrite, resume, manager)
-        data = generate_data(config, manager.num_processes)
-        set_seed(config.seed)
-        model.build(data.preprocessor)
-        model.to(manager.device)
-        parameters = model.get_model_info()
-        run_id = remembered_run(checkpoint_folder) if resume and manager.is_main else None
-        with (
-            TrackedRun(guarded_tracker(tracker, config, manager), config, run_id) as tracked,
-            remembered(checkpoint_folder, tracked),
-        ):
-            tracked.log_parameters(parameters)
-            fingerprint = hashlib.sha256(json.dumps(data.manifest, sort_keys=True).encode()).hexdigest()
-            checkpoints = plan_checkpoints(checkpoint_folder, config, resume, fingerprint, stop, manager)
-            prepare_memory(model, manager, gpu)
-            history_path = run.path / "history.jsonl" if run.path else None
-            with gpu.phase("training"):
-                training = model.train_on(data, manager, history_path, checkpoints, tracked)
-            losses = {"pretrained": training.best_validation_loss} | _simple_losses(data, config)
-            tracked.log_scores("validation", {name: {"loss": loss} for name, loss in losses.items()})
-            results = {
-                "losses": losses,
-                "parameters": parameters,
-                "training": training,
-                "output_dir": None if output_dir is None else str(output_dir),
-                "run_id": tracked.run_id,
-            }
-            if run.path is not None:
-                environment = describe_environment(manager.device, manager.num_processes)
-                environment["seconds"] = round(time.perf_counter() - begin, 2)
-                environment |= {"peak_memory_mb": gpu.peak_memory(), "hardware": gpu.report(), "phases": gpu.phases}
-                _write(run, model, data, results, environment)
-                if tracked.is_tracked:
-                    run.write_json(TRACKING_FILE, tracked.to_dict())
-                with stop.deferred():
-                    run.commit()
-                    keep_checkpoints(checkpoint_folder, Path(output_dir))
-                tracked.log_folder(Path(output_dir))
-    manager.wait()
-    return results
+    with PreTraining(model, output_dir, overwrite, resume, manager, tracker) as run:
+        if not run.has("judged"):
+            run.prepare()
+            run.build()
+            run.start_tracking()
+            run.train()
+            run.save()
+        run.commit()
+        run.track()
+        run.register()
+        return run.results
+
+
+class PreTraining(ModelRun):
+    """A run that trains on generated series: each method is one step, in this order; see `pretrain`."""
+
+    def check(self) -> None:
+        """Refuse settings that would be passed over in silence."""
+        _check(self.config)
+
+    def prepare(self) -> None:
+        """The stream of generated windows, and the fixed ones that choose the weights."""
+        self.data = generate_data(self.config, self.manager.num_processes)
+
+    def train(self) -> None:
+        """The loop, and the loss of two forecasts anyone can make."""
+        readings = hashlib.sha256(json.dumps(self.data.manifest, sort_keys=True).encode()).hexdigest()
+        self.run_training(self.data, readings)
+        losses = {"pretrained": self.training.best_validation_loss} | _simple_losses(self.data, self.config)
+        self.tracked.log_scores("validation", {name: {"loss": loss} for name, loss in losses.items()})
+        self.results = {
+            "losses": losses,
+            "parameters": self.parameters,
+            "training": self.training,
+            "output_dir": None if self.final is None else str(self.final),
+            "run_id": self.tracked.run_id,
+        }
+
+    def save(self) -> None:
+        """The model and every number, into the run folder to be; the run then is judged."""
+        if self.folder is not None:
+            environment = self.environment()
+            dropout = self.config.pretraining.saved_dropout
+            for key in ("dropout", "head_dropout"):
+                setattr(self.model.network.config, key, dropout)
+            self.model.save(self.folder.path)
+            losses = {name: {"loss": loss} for name, loss in self.results["losses"].items()}
+            self.folder.write_json(METRICS, {"validation": losses})
+            self.folder.write_json(MANIFEST, self.data.manifest)
+            self.folder.write_json(ENVIRONMENT, environment)
+            self.folder.write_text(README, _readme(self, environment))
+            if self.tracked.is_tracked:
+                self.folder.write_json(TRACKING, self.tracked.to_dict())
+        self.advance("judged")
+
+    def recall(self, folder: RunFolder) -> None:
+        """Results of a run that was finished before this start."""
+        environment, metrics = folder.read_json(ENVIRONMENT), folder.metrics["validation"]
+        self.results = {
+            "losses": {name: row["loss"] for name, row in metrics.items()},
+            "parameters": environment["parameters"],
+            "training": None,
+            "output_dir": str(self.final),
+            "run_id": folder.run_id,
+        }
 
 
 def generate_data(config: RunConfig, num_processes: int) -> SyntheticData:
@@ -185,29 +188,20 @@ def _simple_losses(data: SyntheticData, config: RunConfig) -> dict[str, float]:
     return losses
 
 
-def _write(run: RunFolder, model: ForecastModel, data: SyntheticData, results: dict, environment: dict) -> None:
-    training: TrainingResult = results["training"]
-    dropout = model.config.pretraining.saved_dropout
-    for key in ("dropout", "head_dropout"):
-        setattr(model.network.config, key, dropout)
-    model.save(run.path)
-    run.write_json("metrics.json", {"validation": {name: {"loss": loss} for name, loss in results["losses"].items()}})
-    run.write_json("manifest.json", data.manifest)
-    summary = {name: value for name, value in vars(training).items() if name not in ("history", "lr_curve")}
-    run.write_json("environment.json", environment | {"parameters": results["parameters"], "training": summary})
-    losses = "\n".join(f"| {name} | {loss:.4f} |" for name, loss in results["losses"].items())
-    text = f"""# Weights pre-trained on generated series
+def _readme(run: PreTraining, environment: dict) -> str:
+    config, training = run.config, run.training
+    losses = "\n".join(f"| {name} | {loss:.4f} |" for name, loss in run.results["losses"].items())
+    return f"""# Weights pre-trained on generated series
 
-{results["parameters"]["total"]:,} parameters, {model.config.model.context_length} steps in,
-{model.config.model.prediction_length} out. {training.num_steps:,} steps, {training.windows_per_second:.0f} windows/s,
+{run.parameters["total"]:,} parameters, {config.model.context_length} steps in,
+{config.model.prediction_length} out. {training.num_steps:,} steps, {training.windows_per_second:.0f} windows/s,
 {environment["seconds"] / 60:.0f} min on {environment["device"]} with {environment["num_processes"]} process(es); seed
-{model.config.seed}, commit {environment["git_commit"] or "unknown"}.
+{config.seed}, commit {environment["git_commit"] or "unknown"}.
 The weights are those of step {training.best_step:,}.
 
-| forecast of the generated validation windows | {model.config.training.loss} loss |
+| forecast of the generated validation windows | {config.training.loss} loss |
 |---|---|
 {losses}
 
 Start from them with `model.pretrained=<this folder>/model`.
 """
-    (run.path / "README.md").write_text(text, encoding="utf-8")

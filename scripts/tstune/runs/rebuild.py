@@ -20,7 +20,7 @@ from tstune.evaluation.verdict import verdict
 from tstune.models.contract import ForecastModel
 from tstune.models.registry import load_model, model_class
 from tstune.runs.compare.evaluate import Evaluation, refuse_to_overwrite, write_evaluation
-from tstune.runs.folder import RunFolder, finite
+from tstune.runs.folder import NewFolder, finite
 from tstune.runs.judging import Judge, check_metrics
 from tstune.runtime.distributed import DistributedManager
 from tstune.runtime.environment import describe_environment, set_seed
@@ -96,7 +96,7 @@ def rebuild(
     gpu.allow_tf32(config.training.tf32)
     with (
         _threads(environment.get("num_threads")),
-        RunFolder(output, overwrite, manager.is_main, {"--run": str(folder)}) as run,
+        NewFolder(output, overwrite, manager.is_main, {"--run": str(folder)}) as run,
     ):
         saved = load_model(folder)
         data = _same_data(config, folder)

@@ -6,6 +6,7 @@ import importlib.util
 import os
 from collections.abc import Collection, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from datetime import timedelta
 
 import torch
 from accelerate import Accelerator
@@ -156,6 +157,7 @@ class DistributedManager:
         mixed_precision: str | None = None,
     ) -> None:
         self.config = config or DistributedConfig()
+        self._meetings = 0
         self.rehearsal = is_rehearsal()
         if _launched_with("DEEPSPEED") and importlib.util.find_spec("deepspeed") is None:
             raise MissingDependencyError("this accelerate config needs DeepSpeed: pip install deepspeed")
@@ -296,6 +298,20 @@ class DistributedManager:
     def wait(self) -> None:
         """Wait until every rank is here."""
         self.accelerator.wait_for_everyone()
+
+    def wait_for_main(self) -> None:
+        """Wait, for days if need be, until the main process is here too: it may upload for long.
+
+        No barrier, which would give up after minutes and take the others down.
+        """
+        if self.num_processes == 1:
+            return
+        self._meetings += 1
+        key, store = f"tstune/main/{self._meetings}", torch.distributed.distributed_c10d._get_default_store()
+        if self.is_main:
+            store.set(key, "here")
+        else:
+            store.wait([key], timedelta(days=7))
 
     def unwrap(self, module: nn.Module) -> nn.Module:
         """Return the network without the wrapper of the strategy."""

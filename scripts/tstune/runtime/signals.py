@@ -36,6 +36,7 @@ class StopSignal:
     def __exit__(self, *_: object) -> None:
         if self._installed:
             signal.signal(signal.SIGTERM, self._before)
+            self._installed = False
 
     @contextmanager
     def deferred(self) -> Iterator[None]:
@@ -46,7 +47,32 @@ class StopSignal:
         finally:
             self._deferring = before
 
+    @contextmanager
+    def uninterrupted(self) -> Iterator[None]:
+        """Let neither SIGTERM nor Ctrl-C into this: the first is noted, the second comes when it is over."""
+        if not self._installed:
+            yield
+            return
+        pressed: list[int] = []
+        before = signal.signal(signal.SIGINT, lambda number, _frame: pressed.append(number))
+        try:
+            with self.deferred():
+                yield
+        finally:
+            signal.signal(signal.SIGINT, before)
+        if pressed:
+            raise KeyboardInterrupt
+
+    def check(self) -> None:
+        """Stop here if SIGTERM has come while it was only noted.
+
+        Raises:
+            Preempted: it has.
+        """
+        if self.requested:
+            raise Preempted
+
     def _handle(self, _number: int, _frame: FrameType | None) -> None:
         self.requested = True
         if not self._deferring:
-            raise Preempted("SIGTERM between two checkpoints; the same command starts from the newest one")
+            raise Preempted

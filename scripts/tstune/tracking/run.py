@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,7 +14,6 @@ from tstune.tracking.interfaces import RunStatus
 if TYPE_CHECKING:
     from torch import nn
 
-TRACKING_FILE = "tracking.json"
 _ARTIFACTS = (
     "config.yaml",
     "manifest.json",
@@ -103,16 +101,3 @@ class TrackedRun:
         """What a run folder keeps, to find the run in the trackers again."""
         tracking = self._config.tracking
         return {"run_id": self.run_id, "experiment": tracking.experiment, "trackers": list(tracking.trackers)}
-
-
-def remember_run(folder: Path, run: TrackedRun) -> None:
-    """Note the run beside its checkpoints, so that it is gone on with when it is resumed."""
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / TRACKING_FILE).write_text(json.dumps(run.to_dict()) + "\n", encoding="utf-8")
-
-
-def remembered_run(folder: Path | None) -> str | None:
-    """Id of the run that was noted in a folder of checkpoints."""
-    if folder is None or not (folder / TRACKING_FILE).is_file():
-        return None
-    return json.loads((folder / TRACKING_FILE).read_text(encoding="utf-8")).get("run_id")

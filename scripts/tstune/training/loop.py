@@ -202,13 +202,10 @@ class _Run:
                 self._validate()
                 train_mode(self.module)
             ended = progress.step >= self.total_steps or self.best.should_stop
-            if self.checkpoints is not None and (stop or due or (ended and self._writes_regularly)):
+            if self.checkpoints is not None and (stop or due or ended):  # a finished training is not lost either
                 self._save()
                 if stop and not ended:
-                    raise Preempted(
-                        f"checkpoint of step {progress.step} written to {self.checkpoints.store.folder}; "
-                        "start the same command with training.resume_from_checkpoint=auto"
-                    )
+                    raise Preempted
             if ended:
                 return
 
@@ -277,10 +274,6 @@ class _Run:
         self.plain.eval()
 
     # Checkpoints
-
-    @property
-    def _writes_regularly(self) -> bool:
-        return bool(self.checkpoints.every_steps or self.checkpoints.every_minutes)
 
     def _stop_requested(self) -> bool:
         return self.checkpoints is not None and self.checkpoints.stop.requested

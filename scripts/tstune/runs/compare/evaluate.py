@@ -33,7 +33,8 @@ from tstune.models.contract import Forecaster, ForecastModel, context_spread
 from tstune.models.registry import model_class
 from tstune.runs.compare.candidates import Candidate, open_candidates
 from tstune.runs.compare.recipe import ComparisonRecipe, ListedModel
-from tstune.runs.folder import RunFolder, is_finished
+from tstune.runs.folder import NewFolder
+from tstune.runs.life import is_finished
 from tstune.runs.judging import Judge, check_metrics
 from tstune.runs.report import write_report
 from tstune.runtime.distributed import DistributedManager
@@ -85,7 +86,7 @@ def refuse_to_overwrite(output: Path | None, overwrite: bool) -> None:
         raise OutputError(f"--output {output} already holds files; add --overwrite or choose another folder")
 
 
-def write_evaluation(run: RunFolder, evaluation: Evaluation, config: RunConfig) -> None:
+def write_evaluation(run: NewFolder, evaluation: Evaluation, config: RunConfig) -> None:
     """Write everything but the model, and put the folder in its place; nothing where `run` writes nothing.
 
     Args:
@@ -153,7 +154,7 @@ def evaluate_models(
         candidates = open_candidates(models, config, registry, stack)
         inputs = {"--model": None} | {f"--model {one.spec}": one.spec for one in candidates}
         run = stack.enter_context(
-            RunFolder(output, overwrite, manager.is_main, inputs | {"data.path": config.data.path})
+            NewFolder(output, overwrite, manager.is_main, inputs | {"data.path": config.data.path})
         )
         config = _with_lengths(config, candidates)
         lengths = config.model.context_length, config.model.prediction_length

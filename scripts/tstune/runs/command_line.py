@@ -1,0 +1,52 @@
+"""What the scripts that fine-tune share: their arguments, and what they say at the end."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Collection, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from tstune.config.command_line import add_config_arguments
+from tstune.errors import ConfigError
+
+if TYPE_CHECKING:
+    from tstune.config.schema import RunConfig
+
+
+class _ListSources(argparse.Action):
+    """Like --help, but for the data."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
+        from tstune.data.sources import describe_sources
+
+        print(describe_sources())
+        parser.exit()
+
+
+def parse_finetune_args(description: str | None, argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """Read the command line of a script with this docstring."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add_config_arguments(parser)
+    parser.add_argument("--list-sources", action=_ListSources, nargs=0, help="describe the data sources and stop")
+    return parser.parse_args(argv)
+
+
+def require_family(config: RunConfig, families: Collection[str]) -> None:
+    """Refuse a recipe of another family.
+
+    Raises:
+        ConfigError: naming the script that takes it.
+    """
+    if config.model.type not in families:
+        raise ConfigError(
+            f"model.type={config.model.type}: this script tunes {', '.join(families)}; set model.type, or use "
+            "scripts/finetune_ttm.py, which takes every family"
+        )
+
+
+def print_results(results: Mapping[str, object], config: RunConfig) -> None:
+    """The scoreboard, and where everything else lies."""
+    print(f"\n{results['scoreboard']}\n")
+    if config.evaluation.report:
+        print(f"report: {config.output_dir}/report.html")
+    print(f"run folder: {config.output_dir}")

@@ -1,0 +1,194 @@
+"""The steps that every run with a model shares: weights, trackers, the loop, the end of a run."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from abc import ABC, abstractmethod
+from contextlib import ExitStack
+from pathlib import Path
+
+from tstune.config.schema import RunConfig
+from tstune.errors import RegistryError
+from tstune.models.base import BaseTimeSeriesFoundationModel
+from tstune.registry import open_registry
+from tstune.runs.folder import ENVIRONMENT, HISTORY, RunFolder
+from tstune.runs.life import Run
+from tstune.runtime.distributed import DistributedManager
+from tstune.runtime.environment import describe_environment, set_seed
+from tstune.runtime.logs import logger, setup_logging
+from tstune.runtime.memory import GPUManager, estimate_training_memory
+from tstune.tracking.composite import CompositeTracker, build_tracker, guarded
+from tstune.tracking.interfaces import ExperimentTracker, new_run_id
+from tstune.tracking.run import TrackedRun
+from tstune.training.contract import TrainingResult
+
+
+class ModelRun(Run, ABC):
+    """A run that trains a model; a kind of run adds the steps of its own between these.
+
+    A run that was stopped is gone on with where it stood: `has("judged")` is then True on entering if only the
+    end is left to do.
+
+    Args:
+        model: what is trained.
+        output_dir, overwrite, resume, manager, tracker: as in `BaseTimeSeriesFoundationModel.fit`.
+
+    Attributes:
+        data: what it is trained on, once prepared.
+        parameters: how many there are and how many learn, once built.
+        training: what training did, None before it and without it.
+        tracked: the run in its trackers, once begun.
+        results: what the caller gets.
+    """
+
+    data: object
+
+    def __init__(
+        self,
+        model: BaseTimeSeriesFoundationModel,
+        output_dir: str | Path | None = None,
+        overwrite: bool = False,
+        resume: str | None = None,
+        manager: DistributedManager | None = None,
+        tracker: ExperimentTracker | None = None,
+    ) -> None:
+        setup_logging()
+        config = model.config
+        manager = manager or DistributedManager(config.distributed, config.training.mixed_precision)
+        logger.info(manager.describe())
+        inputs = {"model.pretrained": config.model.pretrained, "data.path": config.data.path}
+        inputs |= {f"model.members.{n}": member for n, member in enumerate(getattr(config.model, "members", ()))}
+        super().__init__(config, output_dir, overwrite, resume, manager, inputs)
+        self.model = model
+        self.gpu = GPUManager(manager.device)
+        self.gpu.allow_tf32(config.training.tf32)
+        self.training: TrainingResult | None = None
+        self.tracked: TrackedRun | None = None
+        self.results: dict = {}
+        self._tracker = tracker
+        self._begin = time.perf_counter()
+        self._inside = ExitStack()
+        self.check()
+
+    @abstractmethod
+    def check(self) -> None:
+        """Refuse settings that this kind of run cannot follow."""
+
+    def __exit__(self, error_type: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        try:
+            self._inside.__exit__(error_type, error, trace)  # the trackers end before the folder is given up
+        finally:
+            super().__exit__(error_type, error, trace)
+
+    def build(self) -> None:
+        """Weights, tuning mode, and what learns."""
+        set_seed(self.config.seed)
+        self.model.build(self.data.preprocessor)
+        self.model.to(self.manager.device)
+        self.parameters = self.model.get_model_info()  # as trained: adapters are merged afterwards
+
+    def start_tracking(self) -> None:
+        """Begin the run in its trackers, or go on with it."""
+        if self.run_id is None:
+            self.note(run_id=new_run_id())  # on disk before a tracker knows it: a restart goes on with the same run
+        tracker = _composite(self._tracker, self.config, self.manager)
+        self.tracked = self._inside.enter_context(TrackedRun(tracker, self.config, self.run_id))
+
+    def run_training(self, data: object, readings: str) -> None:
+        """The loop: checkpoints, callbacks, and the weights of the lowest validation loss; the run then is trained.
+
+        Args:
+            data: windows to learn from and to choose by.
+            readings: fingerprint of the data; a checkpoint of other data is refused.
+        """
+        history = self.folder / HISTORY if self.folder else None
+        with self.gpu.phase("training"):
+            if self.model.module is not None:
+                self._prepare_memory()
+                checkpoints = self.checkpoints(readings)
+                self.training = self.model.train_on(data, self.manager, history, checkpoints, self.tracked)
+            else:  # fitted in closed form or by a service: there are no steps to watch or to go on from
+                self.training = self.model.train_on(data, self.manager, history)
+        self.advance("trained")
+        self.stop.check()
+
+    def environment(self) -> dict:
+        """Values for `environment.json`: versions, hardware, time and memory."""
+        found = describe_environment(self.manager.device, self.manager.num_processes)
+        found["seconds"] = round(time.perf_counter() - self._begin, 2)
+        found |= {"peak_memory_mb": self.gpu.peak_memory(), "hardware": self.gpu.report(), "phases": self.gpu.phases}
+        left_out = ("history", "lr_curve")
+        training = self.training and {name: v for name, v in vars(self.training).items() if name not in left_out}
+        return found | {"parameters": self.parameters, "training": training}
+
+    def commit(self) -> None:
+        """Put the finished run folder in its place; a restart that finds it there takes model and results from it."""
+        super().commit()
+        if not self.results and self.final is not None:
+            self.manager.wait()  # until the main process has put it there
+            folder = RunFolder(self.final)
+            vars(self.model).update(vars(type(self.model).load(folder.path)))
+            self.recall(folder)
+
+    @abstractmethod
+    def recall(self, folder: RunFolder) -> None:
+        """Fill `results` from a folder that was finished before this start."""
+
+    def track(self) -> None:
+        """Send the finished folder to the trackers."""
+        if self.folder is not None and not self.has("tracked"):
+            if self.tracked is None:  # a restart with nothing else left to do
+                self.start_tracking()
+            self.tracked.log_folder(self.folder.path)
+        if not self.has("tracked"):
+            self.advance("tracked")
+
+    def register(self) -> None:
+        """Put the finished run into the model registry if the configuration names a model.
+
+        The run is done and stays, so a registry that fails now is a warning.
+        """
+        tracking = self.config.tracking
+        if tracking.register_as is not None and self.folder is not None and not self.has("registered"):
+            try:
+                version = _register_once(self.folder.path, tracking.register_as, tracking.registry)
+            except RegistryError as error:
+                again = f"python scripts/manage_registry.py register {self.final} --name {tracking.register_as}"
+                logger.warning("not registered (%s); try again: %s", error, again)
+            else:
+                logger.info("registered as %s", version)
+                self.note(version=version)
+        self.advance("registered")
+        self.results["version"] = self.version
+        self.manager.wait_for_main()
+
+    def _prepare_memory(self) -> None:
+        """Say what training will hold, and spend time for memory where asked."""
+        training, manager = self.config.training, self.manager
+        if training.gradient_checkpointing:
+            self.gpu.enable_gradient_checkpointing(self.model.network)
+        strategy = f"zero{manager.zero_stage}" if manager.zero_stage else manager.strategy
+        precision = manager.accelerator.mixed_precision
+        estimate = estimate_training_memory(
+            self.model.module, training.optimizer, strategy, manager.num_processes, precision
+        )
+        logger.info("memory for training: %s", estimate.describe())
+
+
+def _composite(tracker: ExperimentTracker | None, config: RunConfig, manager: DistributedManager) -> CompositeTracker:
+    """Trackers that cannot stop the run, on the main process; none elsewhere."""
+    if tracker is None or not manager.is_main:
+        return build_tracker(config.tracking, manager.is_main)
+    return tracker if isinstance(tracker, CompositeTracker) else guarded([tracker], config.tracking)
+
+
+def _register_once(folder: Path, name: str, place: str | None) -> str:
+    """Register a run folder, unless a start that was killed just after it has done so."""
+    registry = open_registry(place)
+    with (folder / ENVIRONMENT).open("rb") as stream:  # holds the seconds of this run: no other has the same
+        digest = hashlib.file_digest(stream, "sha256").hexdigest()
+    for version in registry.versions(name):
+        if any(file.path == ENVIRONMENT and file.sha256 == digest for file in version.files):
+            return version.reference
+    return registry.register(folder, name).reference
