@@ -327,12 +327,3 @@ def test_what_a_killed_run_left_is_removed(tmp_path: Path):
     left.mkdir()
     with NewFolder(tmp_path / "run"):
         assert not left.exists()
-
-
-def test_a_run_that_goes_on_removes_what_it_left_on_another_machine(tmp_path: Path):
-    left, other = tmp_path / ".run.partial-elsewhere-7", tmp_path / ".run2.partial-elsewhere-7"
-    left.mkdir()
-    other.mkdir()
-    with NewFolder(tmp_path / "run", resumes=True):
-        assert not left.exists()
-    assert other.exists()

@@ -14,20 +14,10 @@ from tstune.data.frequency import fixed_step, parse_frequency
 from tstune.data.prepared import PreparedData
 from tstune.errors import ConfigError, ReportError
 from tstune.evaluation.metrics import Scores
-from tstune.runs.plots import (
-    choose_windows,
-    plot_forecasts,
-    plot_learning_rate_finder,
-    plot_loss,
-    plot_rmse_by_step,
-)
 from tstune.evaluation.record import windows_table
-from tstune.runs.report import write_report
 from tstune.evaluation.scoreboard import best_model, format_metrics, format_per_item, format_scoreboard
 from tstune.evaluation.verdict import Verdict, verdict
 from tstune.models.contract import ForecastModel
-from tstune.training.per_item import tune_items
-from tstune.tracking.run import TrackedRun
 from tstune.registry import check_name, open_registry
 from tstune.runs.folder import (
     ENVIRONMENT,
@@ -44,12 +34,22 @@ from tstune.runs.folder import (
     writing,
 )
 from tstune.runs.judging import Judge, check_baselines, check_metrics
+from tstune.runs.plots import (
+    choose_windows,
+    plot_forecasts,
+    plot_learning_rate_finder,
+    plot_loss,
+    plot_rmse_by_step,
+)
 from tstune.runs.readme import render_readme
+from tstune.runs.report import write_report
 from tstune.runs.steps import ModelRun
 from tstune.runtime.distributed import DistributedManager
 from tstune.runtime.logs import logger
 from tstune.tracking.interfaces import ExperimentTracker
+from tstune.tracking.run import TrackedRun
 from tstune.training.contract import TrainingResult
+from tstune.training.per_item import tune_items
 
 
 def finetune(
@@ -245,9 +245,7 @@ def _check_has_network(model: ForecastModel) -> None:
         raise ConfigError(f"{wrong[0]} is for networks, and model.type={config.model.type} has none; leave it out")
 
 
-def per_item_table(
-    model: ForecastModel, scores: dict[str, Scores], data: PreparedData
-) -> list[dict[str, object]]:
+def per_item_table(model: ForecastModel, scores: dict[str, Scores], data: PreparedData) -> list[dict[str, object]]:
     """One row per item: was its adapter kept (by validation), and what the test windows say."""
     base = scores["fine_tuned"] if "fine_tuned" in scores else scores["zero_shot"]
     tuned = scores["per_item"]

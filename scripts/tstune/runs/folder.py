@@ -199,9 +199,13 @@ class NewFolder:
             refuse_to_clobber(self.final, self._overwrite, self._inputs)
             aside = self.final.parent / f"{self._prefix}{os.getpid()}"
             self._parents = make_parents(self.final)
-            with writing(self.final):
-                self._remove_leftovers()
-                aside.mkdir()
+            try:
+                with writing(self.final, "output_dir"):
+                    self._remove_leftovers()
+                    aside.mkdir()
+            except OutputError:
+                remove_empty_parents(self._parents)
+                raise
             self.folder = RunFolder(aside)
         return self
 
@@ -232,6 +236,11 @@ class NewFolder:
 
 def refuse_to_clobber(final: Path, overwrite: bool, inputs: Mapping[str, str | None]) -> None:
     """Raise an `OutputError` if a folder must not be written there."""
+    with writing(final, "output_dir"):
+        _refuse_to_clobber(final, overwrite, inputs)
+
+
+def _refuse_to_clobber(final: Path, overwrite: bool, inputs: Mapping[str, str | None]) -> None:
     if final.is_symlink():
         raise OutputError(f"output_dir={final} is a link; give the folder itself or another output_dir")
     if final.is_file():
@@ -255,7 +264,7 @@ def put_in_place(new: Path, final: Path, replaced: Path) -> None:
 
     A crash between the two renames leaves both, whole; `recover_replaced` then puts the old one back.
     """
-    with writing(final):
+    with writing(final, "output_dir"):
         for file in new.rglob("*"):
             if file.is_file():
                 _fsync(file)
@@ -281,19 +290,25 @@ def recover_replaced(final: Path, replaced: Path) -> None:
 
 
 @contextmanager
-def writing(path: Path) -> Iterator[Path]:
-    """Whatever the disk refuses in here is about this path, and is said so in one line."""
+def writing(path: Path, key: str = "") -> Iterator[Path]:
+    """Whatever the disk refuses in here is about this path, and is said so in one line.
+
+    Args:
+        path: of a file or folder.
+        key: of the configuration that names it.
+    """
     try:
         yield path
     except OSError as error:
-        raise OutputError(f"{path} cannot be written: {error.strerror or error}") from None
+        named = f"{key}={path}" if key else path
+        raise OutputError(f"{named} cannot be written: {error.strerror or error}") from None
 
 
 def make_parents(path: Path) -> list[Path]:
     """Create the folders above a path; returns those that were not there."""
     made: list[Path] = []
     try:
-        with writing(path):
+        with writing(path, "output_dir"):
             for parent in reversed(path.parents):
                 if not parent.exists():
                     parent.mkdir(exist_ok=True)

@@ -221,10 +221,12 @@ class Run:
 
     def _open(self) -> None:
         place = self.store_folder
-        if self.final.is_symlink() or self.final.is_file():
+        with writing(self.final, "output_dir"):
+            is_no_folder = self.final.is_symlink() or self.final.is_file()
+        if is_no_folder:
             refuse_to_clobber(self.final, self._overwrite, self._inputs)
         self._parents = make_parents(self.final)
-        with writing(self.final):
+        with writing(self.final, "output_dir"):
             place.mkdir(exist_ok=True)
             self._lock = _Lock.take(place / _LOCK, self.final)
             recover_replaced(self.final, place / _REPLACED)
@@ -246,7 +248,7 @@ class Run:
         if not self.has("judged"):
             refuse_to_clobber(self.final, self._overwrite, self._inputs)
             shutil.rmtree(place / _FOLDER, ignore_errors=True)
-            with writing(self.final):
+            with writing(self.final, "output_dir"):
                 (place / _FOLDER).mkdir()
         self.folder = RunFolder(place / _FOLDER)
         self._note.write(place)
@@ -280,7 +282,7 @@ class Run:
             for path in whole:  # of the finished training, for a restart that did not come
                 shutil.rmtree(path)
         elif whole:
-            with writing(self.final):
+            with writing(self.final, "output_dir"):
                 kept = self.final / CHECKPOINTS
                 kept.mkdir(exist_ok=True)
                 for path in whole:

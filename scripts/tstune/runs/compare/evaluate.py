@@ -34,8 +34,8 @@ from tstune.models.registry import model_class
 from tstune.runs.compare.candidates import Candidate, open_candidates
 from tstune.runs.compare.recipe import ComparisonRecipe, ListedModel
 from tstune.runs.folder import NewFolder
-from tstune.runs.life import is_finished
 from tstune.runs.judging import Judge, check_metrics
+from tstune.runs.life import is_finished
 from tstune.runs.report import write_report
 from tstune.runtime.distributed import DistributedManager
 from tstune.runtime.environment import describe_environment, set_seed
