@@ -10,7 +10,7 @@ from pathlib import Path
 
 from tstune.config.schema import RunConfig
 from tstune.errors import RegistryError
-from tstune.models.base import BaseTimeSeriesFoundationModel
+from tstune.models.contract import ForecastModel
 from tstune.registry import open_registry
 from tstune.runs.folder import ENVIRONMENT, HISTORY, RunFolder
 from tstune.runs.life import Run
@@ -46,7 +46,7 @@ class ModelRun(Run, ABC):
 
     def __init__(
         self,
-        model: BaseTimeSeriesFoundationModel,
+        model: ForecastModel,
         output_dir: str | Path | None = None,
         overwrite: bool = False,
         resume: str | None = None,
