@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from tstune.errors import MissingDependencyError, OutputError, ServiceError
-from tstune.runs.folder import RunFolder
+from tstune.runs.folder import NewFolder
 from tstune.sharing.contents import FinishedRun, base_of, collect, require_clean
 from tstune.sharing.model_card import render_card
 
@@ -23,7 +23,7 @@ def write_folder(contents: Mapping[str, str | Path], folder: Path, run: Path, ov
     """
     if folder.is_dir() and any(folder.iterdir()) and not overwrite:
         raise OutputError(f"--to-folder {folder} already holds files; add --overwrite or choose another folder")
-    with RunFolder(folder, overwrite, inputs={"the run": str(run)}) as target:
+    with NewFolder(folder, overwrite, inputs={"the run": str(run)}) as target:
         _write(contents, target.path)
         target.commit()
 

@@ -20,7 +20,8 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 from tstune.config.dotted import dotted
 from tstune.config.schema import RunConfig
 from tstune.errors import ConfigError, OutputError, Preempted, TrainingError, TstuneError
-from tstune.runs.folder import is_finished
+from tstune.runs.follow import FollowedMetric
+from tstune.runs.life import is_finished
 from tstune.runtime.children import ENDED, Child, StopRequest, sign_of_life
 from tstune.runtime.logs import logger
 from tstune.sweeps.report import FILES, SweepPlan, as_table, best_point, save_recipe, write_report
@@ -36,7 +37,6 @@ from tstune.sweeps.storage import (
     points,
 )
 from tstune.tracking.composite import build_tracker
-from tstune.tracking.follow import FollowedMetric
 from tstune.tracking.interfaces import new_run_id
 from tstune.tracking.run import TrackedRun
 

@@ -7,7 +7,7 @@ import json
 import pytest
 
 from tstune.config.schema import RunConfig
-from tstune.tracking.follow import FollowedMetric
+from tstune.runs.follow import FollowedMetric
 
 
 @pytest.fixture
@@ -27,9 +27,9 @@ def test_validation_losses_are_read_as_they_appear(followed):
     losses, checkpoints, file = followed
     assert list(losses.new()) == []
     checkpoints.mkdir()
-    (checkpoints / "tracking.json").write_text('{"run_id": "the')
+    (checkpoints / "state.json").write_text('{"run_id": "the')
     assert list(losses.new()) == [], "half-written"
-    (checkpoints / "tracking.json").write_text('{"run_id": "the_run"}')
+    (checkpoints / "state.json").write_text('{"run_id": "the_run"}')
     assert list(losses.new()) == [], "nothing is logged yet"
     file.parent.mkdir(parents=True)
     file.write_text(row(0, validation_loss=3.0) + row(5, train_loss=2.5))

@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from tstune.config.schema import RunConfig
-from tstune.tracking.run import remembered_run
+from tstune.runs.folder import RunFolder
+from tstune.runs.life import noted_run_id
 
 
 class FollowedMetric:
@@ -51,11 +52,5 @@ class FollowedMetric:
 
     def _find(self) -> Path | None:
         """The run notes its id beside its checkpoints while it goes on, and in its folder at the end."""
-        for folder in (Path(f"{self._output_dir}.checkpoints"), self._output_dir):
-            try:
-                run_id = remembered_run(folder)
-            except (json.JSONDecodeError, FileNotFoundError):  # this very moment it is written, or moved
-                continue
-            if run_id is not None:
-                return self._runs / run_id / "metrics.jsonl"
-        return None
+        run_id = noted_run_id(self._output_dir) or RunFolder(self._output_dir).run_id
+        return None if run_id is None else self._runs / run_id / "metrics.jsonl"
