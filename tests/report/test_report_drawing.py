@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import tstune.runs.report as report
-from tstune.runs.report.blocks import Column, Table
+from tstune.runs.report.blocks import Cells, Table
 from tstune.runs.report.charts import Scale, area, nice_ticks, polyline, tag, tick_labels
 from tstune.runs.report.section_forecasts import interval_pairs
 from tstune.runs.report.section_run import item_spans, split_timeline
@@ -90,7 +90,7 @@ def test_text_and_attributes_of_an_element_are_escaped():
 
 
 def test_rows_of_a_table_keep_what_is_marked():
-    table = Table("t", [Column.text("a", "xyz"), Column.number("b (u)", [3, 1, 2], lowest=True)], frozenset({2}))
+    table = Table("t", [Cells.text("a", "xyz"), Cells.number("b (u)", [3, 1, 2], lowest=True)], frozenset({2}))
     assert table.columns[1].best == 1
     some = table.only([1, 2])
     assert [list(column.cells) for column in some.columns] == [["y", "z"], ["1.000", "2.000"]]

@@ -11,14 +11,14 @@ from markupsafe import Markup
 from tstune.glucose.error_grids import ERROR_GRIDS
 from tstune.glucose.ranges import RANGES
 from tstune.runs.report.blocks import (
-    Block,
+    Cells,
     Choices,
-    Column,
     Details,
     Figure,
     LegendEntry,
     Omitted,
-    Section,
+    ReportBlock,
+    ReportSection,
     Table,
     Text,
 )
@@ -45,26 +45,26 @@ _LIMITS = ": low below 3.9 mmol/L (70 mg/dL), high above 10.0 (180)"
 _METRICS = ("rmse", "mae", "bias", "mard")
 
 _WINDOWS = {  # key -> header, and how its column is written
-    "num_windows": ("Windows (count)", Column.count),
-    "num_low": ("With a low reading (count)", Column.count),
-    "base_rate": ("Base rate (%)", Column.percent),
-    "auroc": ("AUROC (0 to 1)", partial(Column.decimal, digits=3)),
-    "auprc": ("AUPRC (0 to 1)", partial(Column.decimal, digits=3)),
-    "brier": ("Brier score (0 to 1)", partial(Column.decimal, digits=4)),
-    "brier_of_base_rate": ("Brier score of the base rate (0 to 1)", partial(Column.decimal, digits=4)),
+    "num_windows": ("Windows (count)", Cells.count),
+    "num_low": ("With a low reading (count)", Cells.count),
+    "base_rate": ("Base rate (%)", Cells.percent),
+    "auroc": ("AUROC (0 to 1)", partial(Cells.decimal, digits=3)),
+    "auprc": ("AUPRC (0 to 1)", partial(Cells.decimal, digits=3)),
+    "brier": ("Brier score (0 to 1)", partial(Cells.decimal, digits=4)),
+    "brier_of_base_rate": ("Brier score of the base rate (0 to 1)", partial(Cells.decimal, digits=4)),
 }
 _EVENTS = {
-    "num_events": ("Events (count)", Column.count),
-    "detected": ("Detected (count)", Column.count),
-    "sensitivity": ("Sensitivity (%)", Column.percent),
-    "precision": ("Precision (%)", Column.percent),
-    "median_lead_minutes": ("Median lead time (min)", partial(Column.decimal, digits=0)),
-    "false_alarms_per_day": ("False alarms wanted (per day)", partial(Column.decimal, digits=2)),
-    "false_alarms_per_day_found": ("False alarms found (per day)", partial(Column.decimal, digits=2)),
+    "num_events": ("Events (count)", Cells.count),
+    "detected": ("Detected (count)", Cells.count),
+    "sensitivity": ("Sensitivity (%)", Cells.percent),
+    "precision": ("Precision (%)", Cells.percent),
+    "median_lead_minutes": ("Median lead time (min)", partial(Cells.decimal, digits=0)),
+    "false_alarms_per_day": ("False alarms wanted (per day)", partial(Cells.decimal, digits=2)),
+    "false_alarms_per_day_found": ("False alarms found (per day)", partial(Cells.decimal, digits=2)),
 }
 
 
-def parts() -> tuple[Callable[[RunFiles], Section | Omitted | None], ...]:
+def parts() -> tuple[Callable[[RunFiles], ReportSection | Omitted | None], ...]:
     """The sections, in the order they are read."""
     return glucose, error_grids, hypo, profile, strata
 
@@ -76,12 +76,12 @@ def other_units(run: RunFiles, metric: str) -> list[tuple[str, float]]:
     return [(unit, value) for unit, value in values.items() if value is not None]
 
 
-def glucose(run: RunFiles) -> Section | Omitted:
+def glucose(run: RunFiles) -> ReportSection | Omitted:
     """Errors at each horizon in both units, by range, temporal gain, tasks."""
     if not run.evaluation.get("glucose"):
         has = f"{plural(len(run.evaluation.get('targets') or []), 'target')} in {run.unit}"
         return Omitted("glucose", f"No glucose sections: they need one target in mg/dL or mmol/L; this run has {has}.")
-    blocks: list[Block] = []
+    blocks: list[ReportBlock] = []
     if _part(run, "points"):
         blocks += _points(run)
     if _part(run, "by_range"):
@@ -90,14 +90,14 @@ def glucose(run: RunFiles) -> Section | Omitted:
         blocks += _gains(run)
     if _part(run, "tasks"):
         blocks.append(_tasks(run))
-    return Section("glucose", "Glucose errors", blocks)
+    return ReportSection("glucose", "Glucose errors", blocks)
 
 
-def _points(run: RunFiles) -> list[Block]:
+def _points(run: RunFiles) -> list[ReportBlock]:
     points, units = _part(run, "points"), run.evaluation["glucose"]["units"]
     models = _in_order(run, points)
     keys = list(dict.fromkeys(key for model in models for unit in units for key in points[model].get(unit, {})))
-    options: dict[str, list[Block]] = {}
+    options: dict[str, list[ReportBlock]] = {}
     for metric in _METRICS:
         own = [key for key in keys if key.partition("@")[0] == metric]
         if not own:
@@ -106,7 +106,7 @@ def _points(run: RunFiles) -> list[Block]:
         tables = []
         for unit in units if metric != "mard" else units[:1]:
             columns = [
-                Column.number(
+                Cells.number(
                     f"{_where(key)} ({'%' if metric == 'mard' else unit})",
                     [points[model].get(unit, {}).get(key) for model in models],
                     lowest=metric != "bias",
@@ -128,10 +128,10 @@ def _by_range(run: RunFiles) -> Choices:
         for name in RANGES
         if name in counted
     }
-    options: dict[str, list[Block]] = {}
+    options: dict[str, list[ReportBlock]] = {}
     for metric in ("rmse", "mae", "bias"):
         columns = [
-            Column.number(header, [by_range[m].get(name, {}).get(metric) for m in models], lowest=metric != "bias")
+            Cells.number(header, [by_range[m].get(name, {}).get(metric) for m in models], lowest=metric != "bias")
             for name, header in headers.items()
         ]
         title = f"{metric_header(metric, unit)} by range of the reading{_LIMITS}"
@@ -139,11 +139,11 @@ def _by_range(run: RunFiles) -> Choices:
     return Choices("Error by range", options)
 
 
-def _gains(run: RunFiles) -> list[Block]:
+def _gains(run: RunFiles) -> list[ReportBlock]:
     gains = _part(run, "temporal_gain")
     models = _in_order(run, gains)
     columns = [
-        Column.decimal(f"at\u00a0{horizon_label(name)} (min)", [gains[model].get(name) for model in models], 0)
+        Cells.decimal(f"at\u00a0{horizon_label(name)} (min)", [gains[model].get(name) for model in models], 0)
         for name in dict.fromkeys(name for model in models for name in gains[model])
     ]
     note = (
@@ -159,12 +159,12 @@ def _tasks(run: RunFiles) -> Table:
     columns = []
     for name, task in tasks.items():
         found = [task.get(model) or {} for model in models]
-        columns.append(Column.number(f"{label(name)}: RMSE ({unit})", [one.get("rmse") for one in found], lowest=True))
-        columns.append(Column.count(f"{label(name)} (windows)", [one.get("num_windows") for one in found]))
+        columns.append(Cells.number(f"{label(name)}: RMSE ({unit})", [one.get("rmse") for one in found], lowest=True))
+        columns.append(Cells.count(f"{label(name)} (windows)", [one.get("num_windows") for one in found]))
     return _table(run, "All day, and nights from midnight", models, columns)
 
 
-def error_grids(run: RunFiles) -> Section | Omitted | None:
+def error_grids(run: RunFiles) -> ReportSection | Omitted | None:
     """Clarke, Parkes and DTS grids at each horizon."""
     if not run.evaluation.get("glucose"):
         return None
@@ -177,20 +177,20 @@ def error_grids(run: RunFiles) -> Section | Omitted | None:
         "Error grids were made for meters, where reference and reading are of the same moment. For a forecast they "
         "weigh errors by risk, from A (none) to E (dangerous); they say nothing about the accuracy of a device."
     )
-    return Section("error-grids", "Error grids", [Choices("Grid", options), Text(note, note=True)])
+    return ReportSection("error-grids", "Error grids", [Choices("Grid", options), Text(note, note=True)])
 
 
 def _grid(run: RunFiles, name: str, grid: dict) -> Choices:
     known = ERROR_GRIDS.get(name)
-    options: dict[str, list[Block]] = {}
+    options: dict[str, list[ReportBlock]] = {}
     for horizon, by_model in grid["horizons"].items():
         points = (grid.get("points") or {}).get(horizon, [])
         models, at = _in_order(run, by_model), horizon_label(horizon)
         zones = list(dict.fromkeys(zone for model in models for zone in by_model[model]))
-        columns = [Column.decimal(zone, [by_model[model].get(zone) for model in models], 1) for zone in zones]
+        columns = [Cells.decimal(zone, [by_model[model].get(zone) for model in models], 1) for zone in zones]
         if "A" in zones and "B" in zones:
             pairs = [(by_model[model].get("A"), by_model[model].get("B")) for model in models]
-            columns.append(Column.decimal("A+B", [None if None in pair else sum(pair) for pair in pairs], 1))
+            columns.append(Cells.decimal("A+B", [None if None in pair else sum(pair) for pair in pairs], 1))
         title = f"{known.title if known else name} at {at}, {label(run.judged)}"
         chart = _grid_chart(grid["outline"], points, _native(run), title)
         table = _table(run, f"Share of each zone at {at} (% of readings)", models, columns)
@@ -200,7 +200,7 @@ def _grid(run: RunFiles, name: str, grid: dict) -> Choices:
     return Choices("Horizon", options, group="horizon")
 
 
-def hypo(run: RunFiles) -> Section | Omitted | None:
+def hypo(run: RunFiles) -> ReportSection | Omitted | None:
     """Hypoglycaemia below each limit: does the forecast warn, by window and by event."""
     if not run.evaluation.get("glucose"):
         return None
@@ -209,10 +209,10 @@ def hypo(run: RunFiles) -> Section | Omitted | None:
         return Omitted("hypo", "No hypoglycaemia section: evaluation.json holds none.")
     limits = {name: f"below {measured(one['limit'], _native(run), 2)}" for name, one in found.items()}
     options = {limits[name]: _below(run, name, one) for name, one in found.items()}
-    return Section("hypo", "Hypoglycaemia", [Choices("Limit", options)])
+    return ReportSection("hypo", "Hypoglycaemia", [Choices("Limit", options)])
 
 
-def _below(run: RunFiles, name: str, one: dict) -> list[Block]:
+def _below(run: RunFiles, name: str, one: dict) -> list[ReportBlock]:
     spans = {f"whole {run.path_length}": one.get("windows") or {}}
     spans |= {f"next {horizon_label(until)}": windows for until, windows in (one.get("windows_up_to") or {}).items()}
     spans = {span: _of_models(run, windows) for span, windows in spans.items()}
@@ -232,7 +232,7 @@ def _any_low(windows: Mapping[str, dict]) -> bool:
     return any(found.get("num_low") != 0 for found in windows.values())
 
 
-def _warnings(run: RunFiles, id_: str, span: str, windows: Mapping[str, dict]) -> list[Block]:
+def _warnings(run: RunFiles, id_: str, span: str, windows: Mapping[str, dict]) -> list[ReportBlock]:
     values = list(windows.values())
     counted = Text(
         f"{values[0].get('num_low') or 0:,} of {values[0].get('num_windows') or 0:,} windows hold a reading below the "
@@ -258,7 +258,7 @@ def _warnings(run: RunFiles, id_: str, span: str, windows: Mapping[str, dict]) -
     return [counted, Figure(id_, what, plots, table, caption)]
 
 
-def _events(run: RunFiles, one: dict) -> list[Block]:
+def _events(run: RunFiles, one: dict) -> list[ReportBlock]:
     events = _of_models(run, one.get("events"))
     if not events:
         reason = "No table of events: the validation windows hold no event below this limit to choose a threshold on."
@@ -275,7 +275,7 @@ def _events(run: RunFiles, one: dict) -> list[Block]:
     return [_table(run, "Warnings by event", list(events), _columns(_EVENTS, values)), Text(note, note=True)]
 
 
-def profile(run: RunFiles) -> Section | None:
+def profile(run: RunFiles) -> ReportSection | None:
     """Time in ranges and variability of forecasts against the readings."""
     found, unit = _part(run, "profile"), _native(run)
     if not found:
@@ -288,17 +288,17 @@ def profile(run: RunFiles) -> Section | None:
     plots = both(lambda width: span_chart(drawn, width, what, (0, 100), ticks))
     values = {key: [found[row].get(key) for row in rows] for key in (*_PROFILE, "mean", "sd", "cv", "gmi")}
     columns = [
-        Column.text("", names),
-        *(Column.decimal(f"{text.capitalize()} (%)", values[key], 1) for key, text in _PROFILE.items()),
-        Column.number(f"Mean ({unit})", values["mean"]),
-        Column.number(f"SD ({unit})", values["sd"]),
-        Column.decimal("CV (%)", values["cv"], 1),
-        Column.decimal("GMI (%)", values["gmi"], 2),
+        Cells.text("", names),
+        *(Cells.decimal(f"{text.capitalize()} (%)", values[key], 1) for key, text in _PROFILE.items()),
+        Cells.number(f"Mean ({unit})", values["mean"]),
+        Cells.number(f"SD ({unit})", values["sd"]),
+        Cells.decimal("CV (%)", values["cv"], 1),
+        Cells.decimal("GMI (%)", values["gmi"], 2),
     ]
     legend = [LegendEntry("", text, f"block range-{key}") for key, text in _PROFILE.items()]
     caption = f"{_BOUNDS} A forecast that leans to the mean has less time outside the range and a lower CV."
     figure = Figure("time-in-ranges", what, plots, Table(what, columns), caption, legend)
-    return Section("profile", "Ranges and profile", [figure])
+    return ReportSection("profile", "Ranges and profile", [figure])
 
 
 def _stacked(profile: dict) -> list[Span]:
@@ -312,7 +312,7 @@ def _stacked(profile: dict) -> list[Span]:
     return spans
 
 
-def strata(run: RunFiles) -> Section | None:
+def strata(run: RunFiles) -> ReportSection | None:
     """RMSE of groups of windows: seen and unseen people, sensors, participants."""
     found = _part(run, "strata")
     if not found:
@@ -320,23 +320,23 @@ def strata(run: RunFiles) -> Section | None:
     groups = {name: one for name, one in found.items() if not name.startswith("participant ")}
     people = {name.removeprefix("participant "): one for name, one in found.items() if name.startswith("participant ")}
     metrics = [key for key in next(iter(found.values())) if key.startswith("rmse")]
-    options: dict[str, list[Block]] = {}
+    options: dict[str, list[ReportBlock]] = {}
     for unit in run.evaluation["glucose"]["units"]:
         options[unit] = [_stratum(run, groups, metric, unit, "Stratum") for metric in metrics]
         if people:
             tables = [_stratum(run, people, metric, unit, "Participant") for metric in metrics]
             options[unit].append(Details("Participants", tables))
-    return Section("strata", "Strata", [Choices("Unit", options, group="unit")])
+    return ReportSection("strata", "Strata", [Choices("Unit", options, group="unit")])
 
 
 def _stratum(run: RunFiles, groups: dict, metric: str, unit: str, name: str) -> Table:
     scores = [(one.get(metric) or {}).get(unit, {}) for one in groups.values()]
     columns = [
-        Column.text(name, list(groups)),
-        Column.count("Windows (count)", [one.get("num_windows") for one in groups.values()]),
-        Column.count("Items (count)", [one.get("num_items") for one in groups.values()]),
+        Cells.text(name, list(groups)),
+        Cells.count("Windows (count)", [one.get("num_windows") for one in groups.values()]),
+        Cells.count("Items (count)", [one.get("num_items") for one in groups.values()]),
         *(
-            Column.number(f"{label(model)} ({unit})", [by_model.get(model) for by_model in scores])
+            Cells.number(f"{label(model)} ({unit})", [by_model.get(model) for by_model in scores])
             for model in run.models
             if any(model in by_model for by_model in scores)
         ),
@@ -362,7 +362,7 @@ def _of_models(run: RunFiles, found: Mapping[str, dict | None] | None) -> dict[s
     return {model: found[model] for model in run.models if (found or {}).get(model)}
 
 
-def _columns(known: Mapping[str, tuple[str, Callable[..., Column]]], values: list[dict]) -> list[Column]:
+def _columns(known: Mapping[str, tuple[str, Callable[..., Cells]]], values: list[dict]) -> list[Cells]:
     """A column for each key that any of the values has."""
     return [
         make(header, [one.get(key) for one in values])
@@ -371,10 +371,10 @@ def _columns(known: Mapping[str, tuple[str, Callable[..., Column]]], values: lis
     ]
 
 
-def _table(run: RunFiles, title: str, models: list[str], columns: list[Column]) -> Table:
+def _table(run: RunFiles, title: str, models: list[str], columns: list[Cells]) -> Table:
     """A row for each model, that of the run marked."""
     ours = frozenset(number for number, model in enumerate(models) if model == run.judged)
-    return Table(title, [Column.text("Model", [label(model) for model in models]), *columns], ours)
+    return Table(title, [Cells.text("Model", [label(model) for model in models]), *columns], ours)
 
 
 def _where(metric: str) -> str:

@@ -22,7 +22,17 @@ from tstune.evaluation.bootstrap import Blocks, relative_rmse
 from tstune.evaluation.record import EVALUATION_FILE, WINDOWS_FILE
 from tstune.evaluation.verdict import Comparison, compared
 from tstune.registry.opening import PREFIX, open_registry
-from tstune.runs.report.blocks import Block, Column, Definitions, Details, Figure, Omitted, Section, Table, Text
+from tstune.runs.report.blocks import (
+    Cells,
+    Definitions,
+    Details,
+    Figure,
+    Omitted,
+    ReportBlock,
+    ReportSection,
+    Table,
+    Text,
+)
 from tstune.runs.report.charts import IntervalRow, both, change_limits, interval_chart
 from tstune.runs.report.words import duration, label, metric_header
 
@@ -257,13 +267,13 @@ _MOST_ITEMS = 300
 _STYLE = {"better": "better", "worse": "worse"}
 
 
-def comparison_sections(runs: Sequence[ComparedRun]) -> list[Section | Omitted]:
+def comparison_sections(runs: Sequence[ComparedRun]) -> list[ReportSection | Omitted]:
     """Settings, data, metrics, paired tests, items, cost; the first run is the one the others are held against."""
     reason = why_unpaired(runs)
     paired = pair(runs) if reason is None else None
     if reason is None and paired is None:
         reason = "no test window is shared: no item and time was forecast by all of them"
-    parts: list[Section | Omitted] = [_settings(runs), _data(runs), _metrics(runs, paired)]
+    parts: list[ReportSection | Omitted] = [_settings(runs), _data(runs), _metrics(runs, paired)]
     if paired is None:
         parts.append(Omitted("tests", f"No paired test: {reason}; the metrics above are of different windows."))
     else:
@@ -271,17 +281,17 @@ def comparison_sections(runs: Sequence[ComparedRun]) -> list[Section | Omitted]:
     return [*parts, _cost(runs)]
 
 
-def _settings(runs: Sequence[ComparedRun]) -> Section:
+def _settings(runs: Sequence[ComparedRun]) -> ReportSection:
     found = differing_settings(runs)
     if not found:
-        return Section("settings", "Settings", [Text("Every setting is the same.")])
-    columns = [Column.text("Key", list(found))]
+        return ReportSection("settings", "Settings", [Text("Every setting is the same.")])
+    columns = [Cells.text("Key", list(found))]
     for number, run in enumerate(runs):
-        columns.append(Column.text(run.name, [_written(values[number]) for values in found.values()]))
-    return Section("settings", "Settings that differ", [Table("Settings that differ", columns)])
+        columns.append(Cells.text(run.name, [_written(values[number]) for values in found.values()]))
+    return ReportSection("settings", "Settings that differ", [Table("Settings that differ", columns)])
 
 
-def _data(runs: Sequence[ComparedRun]) -> Section:
+def _data(runs: Sequence[ComparedRun]) -> ReportSection:
     first, lines = runs[0], []
     for run in runs[1:]:
         differing = differing_data(run, first)
@@ -289,32 +299,32 @@ def _data(runs: Sequence[ComparedRun]) -> Section:
             f"different data than {first.name}: {', '.join(differing)}" if differing else f"same data as {first.name}"
         )
         lines.append((run.name, what))
-    return Section("data", "Data", [Definitions(lines)])
+    return ReportSection("data", "Data", [Definitions(lines)])
 
 
-def _metrics(runs: Sequence[ComparedRun], paired: Paired | None) -> Section:
+def _metrics(runs: Sequence[ComparedRun], paired: Paired | None) -> ReportSection:
     names = [run.name for run in runs]
     units = {run.evaluation.get("unit") for run in runs}
     unit = units.pop() or "" if len(units) == 1 else ""
     metrics = list(dict.fromkeys(metric for run in runs for metric in run.metrics))
     key = [m for m in metrics if m in ("rmse", "mae", "mase", "wql") or m.startswith("rmse@")]
     same_windows = paired is not None and set(paired.num_windows) == {paired.num_shared}
-    columns = [Column.text("Run", names), Column.text("Forecast", [label(run.judged) for run in runs])]
+    columns = [Cells.text("Run", names), Cells.text("Forecast", [label(run.judged) for run in runs])]
     columns += [
-        Column.number(metric_header(m, unit), [run.metrics.get(m) for run in runs], lowest=same_windows) for m in key
+        Cells.number(metric_header(m, unit), [run.metrics.get(m) for run in runs], lowest=same_windows) for m in key
     ]
-    columns.append(Column.count("Windows (count)", [run.metrics.get("num_windows") for run in runs]))
-    every = [Column.text("Metric", [metric_header(metric, unit) for metric in metrics])]
-    every += [Column(run.name, [_number(run.metrics.get(metric)) for metric in metrics]) for run in runs]
-    blocks: list[Block] = [
+    columns.append(Cells.count("Windows (count)", [run.metrics.get("num_windows") for run in runs]))
+    every = [Cells.text("Metric", [metric_header(metric, unit) for metric in metrics])]
+    every += [Cells(run.name, [_number(run.metrics.get(metric)) for metric in metrics]) for run in runs]
+    blocks: list[ReportBlock] = [
         Table("The windows are the same" if same_windows else "Each run on its own windows", columns, frozenset({0})),
         Details("All metrics", [Table("All metrics", every)]),
         Details("What each run says of itself", [Definitions([(run.name, run.sentence) for run in runs])]),
     ]
-    return Section("metrics", "Metrics", blocks)
+    return ReportSection("metrics", "Metrics", blocks)
 
 
-def _tests(paired: Paired) -> Section:
+def _tests(paired: Paired) -> ReportSection:
     tests, first = paired.tests, paired.tests[0].reference
     names = [first, *(test.model for test in tests)]
     rows = [
@@ -336,24 +346,26 @@ def _tests(paired: Paired) -> Section:
     table = Table(
         f"Paired tests against {first}",
         [
-            Column.text("Run", [test.model for test in tests]),
-            Column.text(f"Against {first}", [test.effect for test in tests]),
-            Column.percent("Change of RMSE (%)", [test.change for test in tests], signed=True),
-            Column.percent("95 % interval, low (%)", [test.low for test in tests], signed=True),
-            Column.percent("95 % interval, high (%)", [test.high for test in tests], signed=True),
+            Cells.text("Run", [test.model for test in tests]),
+            Cells.text(f"Against {first}", [test.effect for test in tests]),
+            Cells.percent("Change of RMSE (%)", [test.change for test in tests], signed=True),
+            Cells.percent("95 % interval, low (%)", [test.low for test in tests], signed=True),
+            Cells.percent("95 % interval, high (%)", [test.high for test in tests], signed=True),
         ],
     )
     on_shared = Table(
         "All runs on the shared windows",
         [
-            Column.text("Run", names),
-            Column.number("RMSE", paired.rmse, lowest=True),
-            Column.number("MAE", paired.mae, lowest=True),
+            Cells.text("Run", names),
+            Cells.number("RMSE", paired.rmse, lowest=True),
+            Cells.number("MAE", paired.mae, lowest=True),
         ],
         frozenset({0}),
     )
     figure = Figure("forest-plot", f"RMSE against {first}", both(draw), table)
-    return Section("tests", "Paired tests", [Text(f"{shared}."), on_shared, figure, Text(_drawn(paired), note=True)])
+    return ReportSection(
+        "tests", "Paired tests", [Text(f"{shared}."), on_shared, figure, Text(_drawn(paired), note=True)]
+    )
 
 
 def _drawn(paired: Paired) -> str:
@@ -368,17 +380,17 @@ def _drawn(paired: Paired) -> str:
     )
 
 
-def _items(runs: Sequence[ComparedRun], paired: Paired) -> Section:
+def _items(runs: Sequence[ComparedRun], paired: Paired) -> ReportSection:
     names, rmse = [run.name for run in runs], paired.rmse_by_item
     best = rmse.argmin(axis=1)
     wins = Table(
         "Items won",
         [
-            Column.text("Run", names),
-            Column.count("Best of all (items)", [int((best == number).sum()) for number in range(len(runs))]),
-            Column.count(f"Better than {names[0]} (items)", [None, *(test.items_better for test in paired.tests)]),
-            Column.count(f"Worse than {names[0]} (items)", [None, *(test.items_worse for test in paired.tests)]),
-            Column.percent(
+            Cells.text("Run", names),
+            Cells.count("Best of all (items)", [int((best == number).sum()) for number in range(len(runs))]),
+            Cells.count(f"Better than {names[0]} (items)", [None, *(test.items_better for test in paired.tests)]),
+            Cells.count(f"Worse than {names[0]} (items)", [None, *(test.items_worse for test in paired.tests)]),
+            Cells.percent(
                 f"Win rate against {names[0]} (%)",
                 [None, *(test.items_better / test.num_items for test in paired.tests)],
             ),
@@ -386,34 +398,34 @@ def _items(runs: Sequence[ComparedRun], paired: Paired) -> Section:
         frozenset({0}),
     )
     shown = slice(0, _MOST_ITEMS)
-    columns = [Column.text("Item", paired.item_ids[shown])]
-    columns += [Column.number(name, rmse[shown, number].tolist()) for number, name in enumerate(names)]
+    columns = [Cells.text("Item", paired.item_ids[shown])]
+    columns += [Cells.number(name, rmse[shown, number].tolist()) for number, name in enumerate(names)]
     left_out = len(paired.item_ids) - _MOST_ITEMS
     title = "RMSE of each item" + (f", the first {_MOST_ITEMS}" if left_out > 0 else "")
     table = Table(f"{title}, on the shared windows", columns, tall=len(paired.item_ids) > 15)
-    return Section("items", "Items", [wins, Details(title, [table])])
+    return ReportSection("items", "Items", [wins, Details(title, [table])])
 
 
-def _cost(runs: Sequence[ComparedRun]) -> Section:
+def _cost(runs: Sequence[ComparedRun]) -> ReportSection:
     environments = [run.environment for run in runs]
     parameters = [environment.get("parameters") or {} for environment in environments]
     trained = [environment.get("training") or {} for environment in environments]
     memory = [environment.get("peak_memory_mb") or {} for environment in environments]
     columns = [
-        Column.text("Run", [run.name for run in runs]),
-        Column.text("Time", [duration(environment.get("seconds")) for environment in environments]),
-        Column.text("of it training", [duration(found.get("seconds")) for found in trained]),
-        Column.count("Steps", [found.get("num_steps") for found in trained]),
+        Cells.text("Run", [run.name for run in runs]),
+        Cells.text("Time", [duration(environment.get("seconds")) for environment in environments]),
+        Cells.text("of it training", [duration(found.get("seconds")) for found in trained]),
+        Cells.count("Steps", [found.get("num_steps") for found in trained]),
         *(
-            Column.count(f"Peak memory, {kind} (MiB)", [found.get(kind) for found in memory])
+            Cells.count(f"Peak memory, {kind} (MiB)", [found.get(kind) for found in memory])
             for kind in dict.fromkeys(kind for found in memory for kind in found)
         ),
-        Column.count("Parameters", [found.get("total") for found in parameters]),
-        Column.count("Trained", [found.get("trainable") for found in parameters]),
-        Column.text("Device", [e.get("device_name") or e.get("device") for e in environments]),
-        Column.count("Processes", [environment.get("num_processes") for environment in environments]),
+        Cells.count("Parameters", [found.get("total") for found in parameters]),
+        Cells.count("Trained", [found.get("trainable") for found in parameters]),
+        Cells.text("Device", [e.get("device_name") or e.get("device") for e in environments]),
+        Cells.count("Processes", [environment.get("num_processes") for environment in environments]),
     ]
-    return Section("cost", "Cost", [Table("Time, memory, parameters", columns, frozenset({0}))])
+    return ReportSection("cost", "Cost", [Table("Time, memory, parameters", columns, frozenset({0}))])
 
 
 def _written(value: object) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from tstune.errors import ReportError
-from tstune.runs.report.blocks import Omitted, Section
+from tstune.runs.report.blocks import Omitted, ReportSection
 from tstune.runs.report.render import as_html, as_markdown, write_page
 from tstune.runs.report.run_files import RunFiles, read_run
 from tstune.runs.report.section_forecasts import calibration, forecasts
@@ -15,7 +15,7 @@ from tstune.runs.report.section_scores import comparisons, horizons, items, scor
 
 HTML_FILE, MARKDOWN_FILE = "report.html", "report.md"
 
-Part = Callable[[RunFiles], Section | Omitted | None]
+Part = Callable[[RunFiles], ReportSection | Omitted | None]
 _SCORES: tuple[Part, ...] = (summary, scoreboard, comparisons, members, cohort, horizons, items, forecasts, calibration)
 _RUN: tuple[Part, ...] = (training, cost, provenance)
 
@@ -38,7 +38,7 @@ def write_report(folder: str | Path) -> None:
     write_page(folder / MARKDOWN_FILE, markdown)
 
 
-def _contents(run: RunFiles) -> list[Section | Omitted]:
+def _contents(run: RunFiles) -> list[ReportSection | Omitted]:
     """All sections in the order they are read, and a line in place of one that a reader would look for."""
     found = []
     for part in (*_SCORES, *(run.domain.report_parts() if run.domain else ()), *_RUN):

@@ -11,7 +11,7 @@ from tstune.runs.report.words import MISSING, counts, fixed, percents, significa
 
 
 @dataclass(frozen=True)
-class Column:
+class Cells:
     """One column of a table, already written out.
 
     Attributes:
@@ -33,37 +33,35 @@ class Column:
     quiet: bool = False
 
     @classmethod
-    def text(cls, header: str, values: Sequence[object]) -> Column:
+    def text(cls, header: str, values: Sequence[object]) -> Cells:
         """Names and words."""
         cells = [MISSING if value is None or value == "" else str(value) for value in values]
         return cls(header, cells, numeric=False)
 
     @classmethod
-    def number(
-        cls, header: str, values: Sequence[float | None], key: str | None = None, lowest: bool = False
-    ) -> Column:
+    def number(cls, header: str, values: Sequence[float | None], key: str | None = None, lowest: bool = False) -> Cells:
         """Measured values: four significant digits of the largest, the same decimals in all rows."""
         known = [(value, row) for row, value in enumerate(values) if value is not None]
         best = min(known)[1] if lowest and len(known) > 1 else None
         return cls(header, significant_digits(values), best=best, key=key)
 
     @classmethod
-    def decimal(cls, header: str, values: Sequence[float | None], digits: int, signed: bool = False) -> Column:
+    def decimal(cls, header: str, values: Sequence[float | None], digits: int, signed: bool = False) -> Cells:
         """Values with a fixed number of decimals."""
         return cls(header, fixed(values, digits, signed))
 
     @classmethod
-    def percent(cls, header: str, shares: Sequence[float | None], digits: int = 1, signed: bool = False) -> Column:
+    def percent(cls, header: str, shares: Sequence[float | None], digits: int = 1, signed: bool = False) -> Cells:
         """Shares, 0.5 set as 50.0; the header says %."""
         return cls(header, percents(shares, digits, signed))
 
     @classmethod
-    def count(cls, header: str, values: Sequence[float | None]) -> Column:
+    def count(cls, header: str, values: Sequence[float | None]) -> Cells:
         """Whole numbers."""
         return cls(header, counts(values))
 
 
-class Block:
+class ReportBlock:
     """A part of a section; `kind` says how it is drawn."""
 
     @property
@@ -73,7 +71,7 @@ class Block:
 
 
 @dataclass(frozen=True)
-class Text(Block):
+class Text(ReportBlock):
     """A paragraph; `note` sets it small, for what a reader should know about the numbers above."""
 
     text: str
@@ -81,7 +79,7 @@ class Text(Block):
 
 
 @dataclass(frozen=True)
-class Table(Block):
+class Table(ReportBlock):
     """A table.
 
     Attributes:
@@ -92,12 +90,12 @@ class Table(Block):
     """
 
     title: str
-    columns: Sequence[Column]
+    columns: Sequence[Cells]
     highlight: frozenset[int] = frozenset()
     tall: bool = False
 
     @classmethod
-    def capped(cls, title: str, columns: Sequence[Column], most: int = 400) -> Table:
+    def capped(cls, title: str, columns: Sequence[Cells], most: int = 400) -> Table:
         """A table with a row per item, which scrolls in its frame; of very many the first, and its title says so."""
         table = cls(title, columns, tall=len(columns[0].cells) > 15)
         if len(table.rows) <= most:
@@ -135,7 +133,7 @@ class LegendEntry:
 
 
 @dataclass(frozen=True)
-class Figure(Block):
+class Figure(ReportBlock):
     """A plot with its table beneath.
 
     Attributes:
@@ -160,7 +158,7 @@ class Figure(Block):
 
 
 @dataclass(frozen=True)
-class HeatMap(Block):
+class HeatMap(ReportBlock):
     """A table whose cells are coloured by a change of error, and the same (`table`) in the unit of the data."""
 
     id: str
@@ -171,7 +169,7 @@ class HeatMap(Block):
 
 
 @dataclass(frozen=True)
-class Choices(Block):
+class Choices(ReportBlock):
     """Blocks of which a reader with JavaScript sees one at a time, and any other reader all.
 
     Attributes:
@@ -181,24 +179,24 @@ class Choices(Block):
     """
 
     label: str
-    options: dict[str, list[Block]]
+    options: dict[str, list[ReportBlock]]
     group: str = ""
 
 
 @dataclass(frozen=True)
-class Columns(Block):
+class Columns(ReportBlock):
     """Blocks beside each other where there is room, under one legend."""
 
-    blocks: list[Block]
+    blocks: list[ReportBlock]
     legend: Sequence[LegendEntry] = ()
 
 
 @dataclass(frozen=True)
-class Details(Block):
+class Details(ReportBlock):
     """Blocks that are folded away at first."""
 
     summary: str
-    blocks: list[Block]
+    blocks: list[ReportBlock]
 
 
 @dataclass(frozen=True)
@@ -212,14 +210,14 @@ class Fact:
 
 
 @dataclass(frozen=True)
-class Facts(Block):
+class Facts(ReportBlock):
     """A row of key numbers."""
 
     facts: list[Fact]
 
 
 @dataclass(frozen=True)
-class Verdict(Block):
+class VerdictBlock(ReportBlock):
     """The sentences the run was made for, its effect (``helped``, …), and what was saved and why."""
 
     effect: str | None
@@ -229,30 +227,30 @@ class Verdict(Block):
 
 
 @dataclass(frozen=True)
-class Definitions(Block):
+class Definitions(ReportBlock):
     """Terms and what they are."""
 
     pairs: list[tuple[str, str]]
 
 
 @dataclass(frozen=True)
-class Code(Block):
+class Code(ReportBlock):
     """Text that is shown as it is."""
 
     text: str
 
 
 @dataclass(frozen=True)
-class Section(Block):
+class ReportSection(ReportBlock):
     """One part of the report; `id` is its anchor."""
 
     id: str
     title: str
-    blocks: list[Block] = field(default_factory=list)
+    blocks: list[ReportBlock] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
-class Omitted(Block):
+class Omitted(ReportBlock):
     """A part that a reader would look for, and why it is not there."""
 
     id: str

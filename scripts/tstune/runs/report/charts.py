@@ -166,7 +166,7 @@ def plane(
 
 
 @dataclass(frozen=True)
-class Series:
+class Line:
     """One line.
 
     Attributes:
@@ -215,7 +215,7 @@ class Axes:
     stops: Sequence[int] | None = None
 
 
-def line_chart(axes: Axes, series: Sequence[Series], width: float, description: str) -> Markup:
+def line_chart(axes: Axes, series: Sequence[Line], width: float, description: str) -> Markup:
     """Lines over time or steps; the script's crosshair reads `data-x` and the rows of the table beneath."""
     lines = [line for one in series for line in (one.values, *(side for band in one.bands for side in band))]
     known = [*axes.y_limits, *(value for line in lines for value in line if value is not None)]
@@ -459,7 +459,7 @@ def _interval(row: IntervalRow, x: Scale, middle: float) -> Markup:
     return titled(f"{row.label}: {row.written}", *parts, class_=row.style)
 
 
-def _switched(series: Series, *parts: Markup) -> Markup:
+def _switched(series: Line, *parts: Markup) -> Markup:
     hidden = "" if series.shown else " off"
     return tag("g", *parts, class_=f"series {series.style}{hidden}", data_key=series.key)
 

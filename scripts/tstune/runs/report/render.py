@@ -12,12 +12,12 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from tstune.errors import OutputError
-from tstune.runs.report.blocks import Block, Omitted, Section, Table
+from tstune.runs.report.blocks import Omitted, ReportBlock, ReportSection, Table
 
 _ASSETS = Path(__file__).parent / "assets"
 
 
-def as_html(title: str, sections: Sequence[Section | Omitted], warning: str | None) -> str:
+def as_html(title: str, sections: Sequence[ReportSection | Omitted], warning: str | None) -> str:
     """The whole report; every text that comes from a user is escaped by the template."""
     environment = Environment(
         loader=FileSystemLoader(_ASSETS),
@@ -38,7 +38,7 @@ def as_html(title: str, sections: Sequence[Section | Omitted], warning: str | No
     )
 
 
-def as_markdown(title: str, sections: Sequence[Section | Omitted], warning: str | None) -> str:
+def as_markdown(title: str, sections: Sequence[ReportSection | Omitted], warning: str | None) -> str:
     """The whole report."""
     warned = [f"**{warning}**", ""] if warning else []
     lines = [f"# {escape(title)}", "", *warned]
@@ -76,11 +76,11 @@ def write_page(file: Path, page: str, name: str | None = None) -> None:
         raise OutputError(f"{name or file} cannot be written: {error.strerror}") from None
 
 
-def _blocks(blocks: Sequence[Block], level: int) -> list[str]:
+def _blocks(blocks: Sequence[ReportBlock], level: int) -> list[str]:
     return [line for block in blocks for line in _block(block, level)]
 
 
-def _block(block: Block, level: int) -> list[str]:
+def _block(block: ReportBlock, level: int) -> list[str]:
     head = "#" * min(level, 6)
     match block.kind:
         case "Text":
@@ -91,7 +91,7 @@ def _block(block: Block, level: int) -> list[str]:
             return _table(block.brief or block.table)
         case "HeatMap":
             return _table(block.table)
-        case "Verdict":
+        case "VerdictBlock":
             return [f"**{escape(block.headline)}** {escape(block.rest)}".strip(), "", escape(block.kept), ""]
         case "Facts":
             notes = [f" ({escape(fact.note)})" if fact.note else "" for fact in block.facts]

@@ -8,12 +8,22 @@ from itertools import pairwise
 
 from markupsafe import Markup
 
-from tstune.runs.report.blocks import Block, Column, Columns, Figure, LegendEntry, Omitted, Section, Table, Text
+from tstune.runs.report.blocks import (
+    Cells,
+    Columns,
+    Figure,
+    LegendEntry,
+    Omitted,
+    ReportBlock,
+    ReportSection,
+    Table,
+    Text,
+)
 from tstune.runs.report.charts import (
     SQUARE,
     Axes,
     IntervalRow,
-    Series,
+    Line,
     both,
     histogram,
     hours_axis,
@@ -27,7 +37,7 @@ _MOST_ROWS = 100  # of the forecast in the table of one example; the plot has al
 _KINDS = {"best": "Best", "typical": "Typical", "worst": "Worst"}
 
 
-def forecasts(run: RunFiles) -> Section | Omitted:
+def forecasts(run: RunFiles) -> ReportSection | Omitted:
     """Examples with history, truth, forecasts and interval: the best, a typical one, the worst, one with a low."""
     examples = run.evaluation["examples"]
     if not examples:
@@ -36,14 +46,16 @@ def forecasts(run: RunFiles) -> Section | Omitted:
     shown = {run.judged, run.reference}
     legend = [LegendEntry("truth", "reading", "truth")]
     legend += [LegendEntry(model, label(model), style(model, run.models), model in shown) for model in models]
-    figures: list[Block] = [_example(run, example, n, models, shown) for n, example in enumerate(examples, start=1)]
-    blocks: list[Block] = [Columns(figures, legend)]
+    figures: list[ReportBlock] = [
+        _example(run, example, n, models, shown) for n, example in enumerate(examples, start=1)
+    ]
+    blocks: list[ReportBlock] = [Columns(figures, legend)]
     if not any(example.get("quantiles") for example in examples):
         blocks.append(Text("No interval bands: this run forecasts no quantiles (forecast.quantiles).", note=True))
-    return Section("forecasts", "Forecasts", blocks)
+    return ReportSection("forecasts", "Forecasts", blocks)
 
 
-def calibration(run: RunFiles) -> Section | Omitted:
+def calibration(run: RunFiles) -> ReportSection | Omitted:
     """Coverage with confidence and width, scores, reliability, PIT, coverage by lead time."""
     found = run.evaluation.get("uncertainty")
     if not found:
@@ -53,7 +65,7 @@ def calibration(run: RunFiles) -> Section | Omitted:
     how = f"Intervals of this run: {label(found['method'])}"
     if calibrated.get("num_windows"):
         how += f", calibrated on {calibrated['num_windows']:,} {calibrated.get('part', 'validation')} windows"
-    blocks: list[Block] = [Text(f"{how}; all methods are judged on the same test windows.")]
+    blocks: list[ReportBlock] = [Text(f"{how}; all methods are judged on the same test windows.")]
     rows = [(name, interval) for name, method in found["methods"].items() for interval in method.get("intervals", [])]
     if rows:
         rows.sort(key=lambda row: (row[1]["nominal"], row[0] != found["method"]))
@@ -64,7 +76,7 @@ def calibration(run: RunFiles) -> Section | Omitted:
         blocks.append(Columns(small))
     if found.get("coverage_by_step"):
         blocks.append(_coverage_by_step(run, found["coverage_by_step"]))
-    return Section("calibration", "Calibration", blocks)
+    return ReportSection("calibration", "Calibration", blocks)
 
 
 def interval_pairs(levels: list[str]) -> list[tuple[str, str]]:
@@ -87,8 +99,8 @@ def _example(run: RunFiles, example: dict, number: int, models: list[str], shown
     for model in sorted(example["forecasts"], key=lambda name: (name != run.judged, name not in shown)):
         line = before + list(example["forecasts"][model])
         own = bands if model == run.judged else ()
-        series.append(Series(model, style(model, run.models), line, own, shown=model in shown))
-    series.append(Series("truth", "truth", history + truth))
+        series.append(Line(model, style(model, run.models), line, own, shown=model in shown))
+    series.append(Line("truth", "truth", history + truth))
     axes = Axes(
         x,
         f"{'hours' if run.step_seconds else 'steps'} from the forecast's start",
@@ -115,18 +127,18 @@ def _example(run: RunFiles, example: dict, number: int, models: list[str], shown
 
 def _example_columns(
     run: RunFiles, example: dict, places: list[int], models: list[str], pairs: list[tuple[str, str]]
-) -> list[Column]:
+) -> list[Cells]:
     past, step = [None] * len(example.get("history") or []), run.step_seconds
     when = [f"{'-' if at < 0 else ''}{duration(abs(at) * step)}" if step and at else str(at) for at in places]
     readings = [*(example.get("history") or []), *example["truth"]]
-    columns = [Column.text("From start", when), Column.number(f"reading ({run.unit})", readings, key="truth")]
+    columns = [Cells.text("From start", when), Cells.number(f"reading ({run.unit})", readings, key="truth")]
     for model in models:
         if model in example["forecasts"]:
             values = past + list(example["forecasts"][model])
-            columns.append(Column.number(f"{label(model)} ({run.unit})", values, key=model))
+            columns.append(Cells.number(f"{label(model)} ({run.unit})", values, key=model))
     for level in (level for pair in pairs for level in pair):
         values = past + list(example["quantiles"][level])
-        columns.append(Column.number(f"{float(level):g} quantile ({run.unit})", values, key=run.judged))
+        columns.append(Cells.number(f"{float(level):g} quantile ({run.unit})", values, key=run.judged))
     return columns
 
 
@@ -179,14 +191,14 @@ def _coverage(run: RunFiles, used: str, rows: list[tuple[str, dict]]) -> Figure:
     what = "Coverage of each interval with its 95 % confidence interval"
     intervals = [one for _, one in rows]
     columns = [
-        Column.text("Method", [_method(name, used) for name, _ in rows]),
-        Column.percent("Nominal (%)", [one["nominal"] for one in intervals], 0),
-        Column.percent("Coverage (%)", [one["coverage"] for one in intervals]),
-        Column.percent("95 % low (%)", [one.get("low") for one in intervals]),
-        Column.percent("95 % high (%)", [one.get("high") for one in intervals]),
-        Column.number(f"Mean width ({run.unit})", [one["width"] for one in intervals]),
-        Column.count("Readings (count)", [one.get("num_readings") for one in intervals]),
-        Column.count("Blocks (count)", [one.get("num_blocks") for one in intervals]),
+        Cells.text("Method", [_method(name, used) for name, _ in rows]),
+        Cells.percent("Nominal (%)", [one["nominal"] for one in intervals], 0),
+        Cells.percent("Coverage (%)", [one["coverage"] for one in intervals]),
+        Cells.percent("95 % low (%)", [one.get("low") for one in intervals]),
+        Cells.percent("95 % high (%)", [one.get("high") for one in intervals]),
+        Cells.number(f"Mean width ({run.unit})", [one["width"] for one in intervals]),
+        Cells.count("Readings (count)", [one.get("num_readings") for one in intervals]),
+        Cells.count("Blocks (count)", [one.get("num_blocks") for one in intervals]),
     ]
     ours = frozenset(number for number, (name, _) in enumerate(rows) if name == used)
     table = Table("Coverage and width of all methods", columns, ours)
@@ -200,12 +212,12 @@ def _coverage(run: RunFiles, used: str, rows: list[tuple[str, dict]]) -> Figure:
 def _scores(run: RunFiles, found: dict) -> Table:
     methods, values = list(found["methods"]), list(found["methods"].values())
     columns = [
-        Column.text("Method", [_method(name, found["method"]) for name in methods]),
-        Column.number("WQL (ratio)", [one.get("wql") for one in values], lowest=True),
-        Column.number(f"CRPS ({run.unit})", [one.get("crps") for one in values], lowest=True),
-        Column.number(f"Pinball loss ({run.unit})", [one.get("pinball") for one in values], lowest=True),
-        Column.percent("Calibration error (%)", [one.get("calibration_error") for one in values]),
-        Column.percent("Crossing quantiles (%)", [one.get("crossing") for one in values], 2),
+        Cells.text("Method", [_method(name, found["method"]) for name in methods]),
+        Cells.number("WQL (ratio)", [one.get("wql") for one in values], lowest=True),
+        Cells.number(f"CRPS ({run.unit})", [one.get("crps") for one in values], lowest=True),
+        Cells.number(f"Pinball loss ({run.unit})", [one.get("pinball") for one in values], lowest=True),
+        Cells.percent("Calibration error (%)", [one.get("calibration_error") for one in values]),
+        Cells.percent("Crossing quantiles (%)", [one.get("crossing") for one in values], 2),
     ]
     ours = frozenset(number for number, name in enumerate(methods) if name == found["method"])
     return Table("Scores of the quantile forecasts", columns, ours)
@@ -224,10 +236,10 @@ def _reliability(run: RunFiles, found: dict) -> Figure | None:
         y_limits=(0, 100),
         expected=((0, 0), (100, 100)),
     )
-    series = [Series("", "c0", _percents(one["observed"]), points=True)]
-    columns = [Column.percent("Level (%)", one["levels"]), Column.percent("Readings below (%)", one["observed"])]
+    series = [Line("", "c0", _percents(one["observed"]), points=True)]
+    columns = [Cells.percent("Level (%)", one["levels"]), Cells.percent("Readings below (%)", one["observed"])]
     if one.get("pinball"):
-        columns.append(Column.number(f"Pinball loss ({run.unit})", one["pinball"]))
+        columns.append(Cells.number(f"Pinball loss ({run.unit})", one["pinball"]))
     plots = [line_chart(axes, series, SQUARE, what)]
     return Figure("reliability", what, plots, Table(what, columns), "On the dashed diagonal: as promised.")
 
@@ -240,9 +252,9 @@ def _pit(found: dict) -> Figure | None:
     edges, share, expected = one["edges"], _percents(one["share"]), _percents(one.get("expected") or [])
     titles = "probability integral transform", "readings (%)"
     bins = [f"{a:g} to {b:g}" for a, b in pairwise(edges)]
-    columns = [Column.text("PIT", bins), Column.decimal("Readings (%)", share, 1)]
+    columns = [Cells.text("PIT", bins), Cells.decimal("Readings (%)", share, 1)]
     if expected:
-        columns.append(Column.decimal("Expected (%)", expected, 1))
+        columns.append(Cells.decimal("Expected (%)", expected, 1))
     caption = "Bars at the marks: calibrated. A hill: intervals too wide; a valley: too narrow."
     return Figure("pit", what, [histogram(edges, share, expected, what, titles)], Table(what, columns), caption)
 
@@ -261,9 +273,9 @@ def _coverage_by_step(run: RunFiles, one: dict) -> Figure:
             y_limits=(nominal - 10, min(nominal + 10, 100)),
             expected=((x[0], nominal), (x[-1], nominal)),
         )
-        return line_chart(axes, [Series("coverage", "c0", values)], width, what)
+        return line_chart(axes, [Line("coverage", "c0", values)], width, what)
 
-    columns = [Column.text("Lead time", run.lead_times), Column.decimal("Coverage (%)", values, 1)]
+    columns = [Cells.text("Lead time", run.lead_times), Cells.decimal("Coverage (%)", values, 1)]
     table = Table(what, columns, tall=True)
     caption = f"Dashed: {nominal:g} %."
     return Figure("coverage-by-step", what, both(draw), table, caption, brief=table.only(run.horizon_rows))

@@ -9,19 +9,19 @@ import numpy as np
 from markupsafe import Markup
 
 from tstune.runs.report.blocks import (
-    Block,
+    Cells,
     Code,
-    Column,
     Definitions,
     Details,
     Figure,
     LegendEntry,
     Omitted,
-    Section,
+    ReportBlock,
+    ReportSection,
     Table,
     Text,
 )
-from tstune.runs.report.charts import WIDE, Axes, Series, Span, Ticks, both, line_chart, nice_ticks, span_chart
+from tstune.runs.report.charts import WIDE, Axes, Line, Span, Ticks, both, line_chart, nice_ticks, span_chart
 from tstune.runs.report.run_files import RunFiles
 from tstune.runs.report.words import MISSING, duration, label, percents, plural
 
@@ -55,31 +55,31 @@ _CHECKS = {
 }
 
 
-def members(run: RunFiles) -> Section | None:
+def members(run: RunFiles) -> ReportSection | None:
     """The models of a comparison: how each was made and at what cost, or why it is missing; None of one model."""
     listed = run.environment.get("members")
     if not listed:
         return None
     scores = [run.metrics.get(one["name"], {}).get("rmse") for one in listed]
     columns = [
-        Column.text("Model", [label(one["name"]) for one in listed]),
-        Column.text("Family", [one["family"] for one in listed]),
-        Column.text("Weights", [(one["weights"] or "").rpartition("/")[2] for one in listed]),
-        Column.text("Tuning", [one["mode"] for one in listed]),
-        Column.count("Parameters trained", [one["trainable"] for one in listed]),
-        Column("Time to tune", [duration(one["seconds"]) for one in listed]),
-        Column.number(f"RMSE ({run.unit})", scores, lowest=True),
+        Cells.text("Model", [label(one["name"]) for one in listed]),
+        Cells.text("Family", [one["family"] for one in listed]),
+        Cells.text("Weights", [(one["weights"] or "").rpartition("/")[2] for one in listed]),
+        Cells.text("Tuning", [one["mode"] for one in listed]),
+        Cells.count("Parameters trained", [one["trainable"] for one in listed]),
+        Cells("Time to tune", [duration(one["seconds"]) for one in listed]),
+        Cells.number(f"RMSE ({run.unit})", scores, lowest=True),
     ]
     judged = frozenset(number for number, one in enumerate(listed) if one["name"] == run.judged)
     missing = [(f"{label(one['name'])} is missing", one["reason"]) for one in listed if one["reason"] is not None]
     note = f"{len(listed) - len(missing)} of {len(listed)} models were had; all of them forecast the same windows."
-    blocks: list[Block] = [Text(note), Table(f"{len(listed)} models were listed", columns, judged)]
-    return Section("members", "Models compared", blocks + ([Definitions(missing)] if missing else []))
+    blocks: list[ReportBlock] = [Text(note), Table(f"{len(listed)} models were listed", columns, judged)]
+    return ReportSection("members", "Models compared", blocks + ([Definitions(missing)] if missing else []))
 
 
-def cohort(run: RunFiles) -> Section:
+def cohort(run: RunFiles) -> ReportSection:
     """Cohort, timeline, leak audit."""
-    blocks: list[Block] = [Text(_split_sentence(run))]
+    blocks: list[ReportBlock] = [Text(_split_sentence(run))]
     dated = [one for one in run.manifest["items"] if {"first", "last", "begins", "borders", "grid_steps"} <= set(one)]
     if dated:
         blocks.append(split_timeline({str(one["item_id"]): item_spans(one) for one in dated}))
@@ -91,21 +91,21 @@ def cohort(run: RunFiles) -> Section:
             header = _COHORT_HEADERS.get(name, _in_words(name)).format(unit=run.unit)
             values = [row[name] for row in run.cohort]
             words = name in ("item_id", "step", "dropped")
-            columns.append(Column.text(header, values) if words else Column(header, list(map(_with_commas, values))))
+            columns.append(Cells.text(header, values) if words else Cells(header, list(map(_with_commas, values))))
         blocks.append(Table.capped("Cohort", columns))
     blocks.append(_leak_audit(run.manifest["leak_check"]))
     found = {name: one for name, one in (run.manifest.get("cleaning") or {}).items() if one.get("count")}
     if found:
         columns = [
-            Column.text("What looked wrong", [name.replace("_", " ") for name in found]),
-            Column.count("Found (count)", [one["count"] for one in found.values()]),
-            Column.text("What was done", [one.get("action", "") for one in found.values()]),
+            Cells.text("What looked wrong", [name.replace("_", " ") for name in found]),
+            Cells.count("Found (count)", [one["count"] for one in found.values()]),
+            Cells.text("What was done", [one.get("action", "") for one in found.values()]),
         ]
         blocks.append(Details("Cleaning", [Table("What the cleaning found", columns)]))
-    return Section("cohort", "Cohort and split", blocks)
+    return ReportSection("cohort", "Cohort and split", blocks)
 
 
-def training(run: RunFiles) -> Section | Omitted:
+def training(run: RunFiles) -> ReportSection | Omitted:
     """Loss and learning rate over optimizer steps."""
     if len({row["step"] for row in run.history if "step" in row}) < 2:
         return Omitted("training", "No training curves: nothing was trained in this run.")
@@ -123,10 +123,10 @@ def training(run: RunFiles) -> Section | Omitted:
         ("stopped early", {True: "yes", False: "no"}.get(found.get("stopped_early")), "{}"),
         ("highest learning rate", found.get("learning_rate"), "{:.3g} per step"),
     )
-    return Section("training", "Training", [*(figure for figure in figures if figure), Definitions(pairs)])
+    return ReportSection("training", "Training", [*(figure for figure in figures if figure), Definitions(pairs)])
 
 
-def cost(run: RunFiles) -> Section:
+def cost(run: RunFiles) -> ReportSection:
     """Time, memory, parameters, hardware."""
     environment = run.environment
     parameters, trained = environment.get("parameters") or {}, environment.get("training") or {}
@@ -145,7 +145,7 @@ def cost(run: RunFiles) -> Section:
         ("processes", environment.get("num_processes"), "{:,}"),
         ("threads per process", environment.get("num_threads"), "{:,}"),
     )
-    blocks: list[Block] = [Definitions(pairs)]
+    blocks: list[ReportBlock] = [Definitions(pairs)]
     phases, what = environment.get("phases") or {}, "Time of each phase"
     if phases:
         longest = max(one["seconds"] for one in phases.values()) or 1.0
@@ -153,17 +153,17 @@ def cost(run: RunFiles) -> Section:
             (label(name), [Span(0, one["seconds"], "c0", f": {duration(one['seconds'])}")], duration(one["seconds"]))
             for name, one in phases.items()
         ]
-        columns = [Column.text("Phase", list(map(label, phases)))]
-        columns.append(Column.number("Time (s)", [one.get("seconds") for one in phases.values()], key="seconds"))
+        columns = [Cells.text("Phase", list(map(label, phases)))]
+        columns.append(Cells.number("Time (s)", [one.get("seconds") for one in phases.values()], key="seconds"))
         for key in dict.fromkeys(key for one in phases.values() for key in one if key.endswith("_peak_mib")):
             name = key.removesuffix("_peak_mib").replace("_", " ")
-            columns.append(Column.count(f"Peak memory, {name} (MiB)", [one.get(key) for one in phases.values()]))
+            columns.append(Cells.count(f"Peak memory, {name} (MiB)", [one.get(key) for one in phases.values()]))
         plots = both(lambda width: span_chart(bars, width, what, (0, longest)))
         blocks.append(Figure("phases", what, plots, Table(what, columns)))
-    return Section("cost", "Cost", blocks)
+    return ReportSection("cost", "Cost", blocks)
 
 
-def provenance(run: RunFiles) -> Section:
+def provenance(run: RunFiles) -> ReportSection:
     """Where everything came from, and the configuration."""
     manifest, environment, config = run.manifest, run.environment, run.config
     model = config.get("model") or {}
@@ -179,17 +179,17 @@ def provenance(run: RunFiles) -> Section:
         ("Python", environment.get("python"), "{}"),
         ("platform", environment.get("platform"), "{}"),
     )
-    blocks: list[Block] = [Definitions(pairs)]
+    blocks: list[ReportBlock] = [Definitions(pairs)]
     files, packages = manifest.get("files") or [], environment["packages"]
     if files:
         columns = [
-            Column.text("File", [one["path"] for one in files]),
-            Column.text("SHA-256, first 12 digits", [(one.get("sha256") or "")[:12] for one in files]),
+            Cells.text("File", [one["path"] for one in files]),
+            Cells.text("SHA-256, first 12 digits", [(one.get("sha256") or "")[:12] for one in files]),
         ]
         blocks.append(Details(f"Files read ({len(files):,})", [Table("Files read", columns, tall=len(files) > 15)]))
-    columns = [Column.text("Package", list(packages)), Column.text("Version", list(packages.values()))]
+    columns = [Cells.text("Package", list(packages)), Cells.text("Version", list(packages.values()))]
     blocks.append(Details("Packages", [Table("Versions of packages", columns)]))
-    return Section("provenance", "Provenance", [*blocks, Details("Configuration", [Code(run.config_text)])])
+    return ReportSection("provenance", "Provenance", [*blocks, Details("Configuration", [Code(run.config_text)])])
 
 
 def item_spans(item: dict) -> dict[str, tuple[datetime, datetime]]:
@@ -224,12 +224,12 @@ def split_timeline(items: dict[str, dict[str, tuple[datetime, datetime]]]) -> Fi
         ticks = _day_ticks(origin if by_calendar else None, days, 7 if width >= WIDE else 4)
         return span_chart(rows, width, what, (0, days), ticks, "date" if by_calendar else x_title)
 
-    columns = [Column.text("Item", names)]
+    columns = [Cells.text("Item", names)]
     for part in _PARTS:
         pairs = [spans.get(part) for spans in items.values()]
         for number, side in enumerate(("from", "to")):
             moments = [pair and _minute(pair[number]) for pair in pairs]
-            columns.append(Column.text(f"{part.capitalize()} {side}", moments))
+            columns.append(Cells.text(f"{part.capitalize()} {side}", moments))
     caption = "Time of each item by part."
     if not by_calendar:
         caption += " Items were read years apart, so each begins at its own first reading."
@@ -296,9 +296,9 @@ def _leak_audit(audit: dict) -> Table:
         more = f" and {len(allowed) - 1:,} more" if len(allowed) > 1 else ""
         results[checks.index("duplicate_series")] = f"allowed by data.split.allow_overlap: {allowed[0]}{more}"
     columns = [
-        Column.text("Check", [name.replace("_", " ") for name in checks]),
-        Column.text("What must hold", [_CHECKS.get(name, "") for name in checks]),
-        Column.text("Result", results),
+        Cells.text("Check", [name.replace("_", " ") for name in checks]),
+        Cells.text("What must hold", [_CHECKS.get(name, "") for name in checks]),
+        Cells.text("Result", results),
     ]
     return Table(f"Leak audit: {len(checks)} checks before anything was trained", columns)
 
@@ -310,14 +310,14 @@ def _curve(run: RunFiles, id_: str, title: str, unit: str, keys: dict[str, str])
         return None
     steps = _every(sorted({step for values in by_key.values() for step in values}), 600)
     styles = dict(zip(keys, ("c0", "c1"), strict=False))
-    series, columns = [], [Column.count("Step", steps)]
+    series, columns = [], [Cells.count("Step", steps)]
     for key, values in by_key.items():
         # linear between the steps where it was logged, so that two series may be logged at different ones
         known = sorted(values)
         line = np.interp(steps, known, [values[step] for step in known], left=np.nan, right=np.nan)
-        series.append(Series(key, styles[key], [None if np.isnan(value) else float(value) for value in line]))
+        series.append(Line(key, styles[key], [None if np.isnan(value) else float(value) for value in line]))
         cells = [f"{values[step]:.4g}" if step in values else "" for step in steps]
-        columns.append(Column(f"{keys[key]} ({unit})", cells, key=key))
+        columns.append(Cells(f"{keys[key]} ({unit})", cells, key=key))
     best = (run.environment.get("training") or {}).get("best_step") if id_ == "loss" else None
     marks = [] if best is None else [(best, f"kept: step {best:,}")]
     axes = Axes(steps, "optimizer step", f"{title.lower()} ({unit})", from_zero=id_ != "loss", marks=marks)

@@ -7,9 +7,8 @@ from dataclasses import replace
 from markupsafe import Markup
 
 from tstune.runs.report.blocks import (
-    Block,
+    Cells,
     Choices,
-    Column,
     Definitions,
     Details,
     Fact,
@@ -18,15 +17,16 @@ from tstune.runs.report.blocks import (
     HeatMap,
     LegendEntry,
     Omitted,
-    Section,
+    ReportBlock,
+    ReportSection,
     Table,
     Text,
-    Verdict,
+    VerdictBlock,
 )
 from tstune.runs.report.charts import (
     Axes,
     IntervalRow,
-    Series,
+    Line,
     both,
     change_bars,
     change_limits,
@@ -52,45 +52,45 @@ _MOST_ROWS = 400
 _MOST_COLOUR = 0.30  # a change of 30 % or more has the full colour
 
 
-def summary(run: RunFiles) -> Section:
+def summary(run: RunFiles) -> ReportSection:
     """Verdict, saved model, key numbers."""
     sentence = in_words(run.verdict["sentence"], [run.verdict["model"], *run.models])
     headline, dot, rest = (part[:1].upper() + part[1:] for part in sentence.partition(". "))
-    verdict = Verdict(run.verdict.get("effect"), headline + dot.strip(), rest, _kept(run))
-    return Section("summary", "Summary", [verdict, Facts(_facts(run)), Text(_task(run), note=True)])
+    verdict = VerdictBlock(run.verdict.get("effect"), headline + dot.strip(), rest, _kept(run))
+    return ReportSection("summary", "Summary", [verdict, Facts(_facts(run)), Text(_task(run), note=True)])
 
 
-def scoreboard(run: RunFiles) -> Section:
+def scoreboard(run: RunFiles) -> ReportSection:
     """Key metrics of all models; all metrics folded away."""
     models = [model for model in run.models if model in run.metrics]
     metrics = list(dict.fromkeys(metric for model in models for metric in run.metrics[model]))
     key = [m for m in metrics if m in ("rmse", "mae", "mase") or m.startswith("rmse@")]
     key.sort(key=lambda metric: (metric == "mase", metrics.index(metric)))
     rows = {metric: [run.metrics[model].get(metric) for model in models] for metric in metrics}
-    columns = [Column.text("Model", [label(model) for model in models])]
-    columns += [Column.number(metric_header(metric, run.unit), rows[metric], lowest=True) for metric in key]
+    columns = [Cells.text("Model", [label(model) for model in models])]
+    columns += [Cells.number(metric_header(metric, run.unit), rows[metric], lowest=True) for metric in key]
     ours = frozenset(number for number, model in enumerate(models) if model == run.judged)
     windows = next((run.metrics[model].get("num_windows") for model in models), None)
     counted = f"{round(windows):,} test windows, the same for every model; " if windows else ""
-    whole = [Column.text("Metric", [metric_header(metric, run.unit) for metric in metrics])]
-    cells = [(Column.count if m == "num_windows" else Column.number)("", row).cells for m, row in rows.items()]
-    whole += [Column(label(model), [row[number] for row in cells]) for number, model in enumerate(models)]
+    whole = [Cells.text("Metric", [metric_header(metric, run.unit) for metric in metrics])]
+    cells = [(Cells.count if m == "num_windows" else Cells.number)("", row).cells for m, row in rows.items()]
+    whole += [Cells(label(model), [row[number] for row in cells]) for number, model in enumerate(models)]
     explained = [(label(model), MODELS_EXPLAINED[model]) for model in models if model in MODELS_EXPLAINED]
     note = (
         f"{counted}RMSE and MAE without a horizon are over the whole {run.path_length} of a forecast, with "
         "one at that lead time. Lower is better; the lowest of each column is bold. Shaded: the model this "
         "report is about. MASE is the error over that of a seasonal naive forecast on the training part."
     )
-    blocks: list[Block] = [
+    blocks: list[ReportBlock] = [
         Table("All models on the test windows", columns, ours),
         Text(note, note=True),
         Details("All metrics", [Table("All metrics of all models", whole)]),
         Details("What the models are", [Definitions(explained)]),
     ]
-    return Section("scoreboard", "Scoreboard", blocks)
+    return ReportSection("scoreboard", "Scoreboard", blocks)
 
 
-def comparisons(run: RunFiles) -> Section | Omitted:
+def comparisons(run: RunFiles) -> ReportSection | Omitted:
     """The judged model against every other, with intervals."""
     found = run.verdict["comparisons"]
     if not found:
@@ -113,23 +113,23 @@ def comparisons(run: RunFiles) -> Section | Omitted:
         return interval_chart(rows, width, what, "change of RMSE (%)", change_limits(rows), zero=True, sides=sides)
 
     columns = [
-        Column.text(f"{model} against", [label(row["reference"]) for row in found]),
-        Column.text("Effect", [row["effect"] for row in found]),
-        Column.percent("Change of RMSE (%)", [row["change"] for row in found], signed=True),
-        Column.percent("95 % interval, low (%)", [row.get("low") for row in found], signed=True),
-        Column.percent("95 % interval, high (%)", [row.get("high") for row in found], signed=True),
-        Column.count("Items better (count)", [row["items_better"] for row in found]),
-        Column.count("Items worse (count)", [row["items_worse"] for row in found]),
-        Column.count("Items (count)", [row["num_items"] for row in found]),
+        Cells.text(f"{model} against", [label(row["reference"]) for row in found]),
+        Cells.text("Effect", [row["effect"] for row in found]),
+        Cells.percent("Change of RMSE (%)", [row["change"] for row in found], signed=True),
+        Cells.percent("95 % interval, low (%)", [row.get("low") for row in found], signed=True),
+        Cells.percent("95 % interval, high (%)", [row.get("high") for row in found], signed=True),
+        Cells.count("Items better (count)", [row["items_better"] for row in found]),
+        Cells.count("Items worse (count)", [row["items_worse"] for row in found]),
+        Cells.count("Items (count)", [row["num_items"] for row in found]),
     ]
     caption = "A dot left of the line: lower error. An interval that crosses the line: no clear difference."
     known = any(row.low is not None for row in rows)
     title, table = f"RMSE of {model} against each other model", Table(f"{model} against the others", columns)
     figure = Figure("forest-plot", title, both(draw), table, caption if known else "")
-    return Section("comparisons", "Comparisons", [figure, Text(_drawn_from(run.verdict, known), note=True)])
+    return ReportSection("comparisons", "Comparisons", [figure, Text(_drawn_from(run.verdict, known), note=True)])
 
 
-def horizons(run: RunFiles) -> Section | Omitted:
+def horizons(run: RunFiles) -> ReportSection | Omitted:
     """RMSE at every lead time."""
     by_step = run.evaluation["rmse_by_step"]
     found = {model: by_step[model] for model in run.models if model in by_step}
@@ -137,16 +137,16 @@ def horizons(run: RunFiles) -> Section | Omitted:
         return Omitted("horizons", "No RMSE by lead time: evaluation.json holds none.")
     x, x_title = run.lead_axis
     leads = (run.judged, run.reference)
-    series, columns, has_band = [], [Column.text("Lead time", run.lead_times)], False
+    series, columns, has_band = [], [Cells.text("Lead time", run.lead_times)], False
     for model, values in sorted(found.items(), key=lambda pair: leads.index(pair[0]) if pair[0] in leads else 2):
         bounds = values.get("low"), values.get("high")
         with_band = None not in bounds
         has_band |= with_band
         bands = [bounds] if with_band and model in leads else []
-        series.append(Series(model, style(model, run.models), values["values"], bands))
-        columns.append(Column.number(f"{label(model)} ({run.unit})", values["values"], key=model))
+        series.append(Line(model, style(model, run.models), values["values"], bands))
+        columns.append(Cells.number(f"{label(model)} ({run.unit})", values["values"], key=model))
         for name, side in zip(("low", "high"), bounds if with_band else (), strict=False):
-            column = Column.number(f"{label(model)}, 95 % {name} ({run.unit})", side, key=model)
+            column = Cells.number(f"{label(model)}, 95 % {name} ({run.unit})", side, key=model)
             columns.append(replace(column, quiet=model not in leads))
 
     def draw(width: float) -> Markup:
@@ -161,10 +161,10 @@ def horizons(run: RunFiles) -> Section | Omitted:
     what = "RMSE by lead time"
     table = Table(what, columns, tall=True)
     figure = Figure("rmse-by-horizon", what, both(draw), table, caption, legend, table.only(run.horizon_rows))
-    return Section("horizons", "RMSE by horizon", [figure])
+    return ReportSection("horizons", "RMSE by horizon", [figure])
 
 
-def items(run: RunFiles) -> Section | Omitted:
+def items(run: RunFiles) -> ReportSection | Omitted:
     """Which items gain and which lose."""
     rows = [row for row in run.evaluation["per_item"] if (row.get("rmse") or {}).get(run.judged) is not None]
     if not rows:
@@ -172,10 +172,10 @@ def items(run: RunFiles) -> Section | Omitted:
     reference = run.reference
     metrics = [key for key, value in rows[0].items() if isinstance(value, dict)]
     if reference is None:
-        return Section("items", "By item", [_errors_of_items(run, rows, metrics[0])])
+        return ReportSection("items", "By item", [_errors_of_items(run, rows, metrics[0])])
     left_out = len(run.evaluation["per_item"]) - len(rows)
     rows.sort(key=lambda row: _change(row, "rmse", run.judged, reference) or 0.0)
-    blocks: list[Block] = []
+    blocks: list[ReportBlock] = []
     if len(rows) > 1:
         blocks.append(_change_by_item(run, rows, reference))
     if len(rows) > _MOST_ROWS:
@@ -188,14 +188,14 @@ def items(run: RunFiles) -> Section | Omitted:
     rmse = [(metric, run.judged, _at(metric) or "whole path") for metric in metrics if metric.startswith("rmse")]
     by_horizon = _changes(run, rows, rmse, reference)
     raw, title = _errors_of_items(run, rows, "rmse"), f"Items and models against {against}"
-    maps: dict[str, list[Block]] = {"models": [HeatMap("heat-map-models", title, by_model, raw, caption)]}
+    maps: dict[str, list[ReportBlock]] = {"models": [HeatMap("heat-map-models", title, by_model, raw, caption)]}
     raw, title = _errors_of_judged(run, rows, metrics), f"Items and horizons, {judged} against {against}"
     maps["horizons"] = [HeatMap("heat-map-horizons", title, by_horizon, raw, caption)]
     blocks.append(Choices("Columns", maps))
     if left_out:
         reason = f"{left_out:,} items have no observed reading in a test window and are left out."
         blocks.append(Text(reason, note=True))
-    return Section("items", "By item", blocks)
+    return ReportSection("items", "By item", blocks)
 
 
 def _drawn_from(verdict: dict, has_interval: bool) -> str:
@@ -292,32 +292,32 @@ def _change(row: dict, metric: str, model: str, reference: str) -> float | None:
 
 def _changes(run: RunFiles, rows: list[dict], cells: list[tuple[str, str, str]], reference: str) -> Table:
     """Coloured changes of (metric, model, header) by item."""
-    columns = [Column.text("Item", [row["item"] for row in rows])]
+    columns = [Cells.text("Item", [row["item"] for row in rows])]
     if {True, False} <= {row.get("seen") for row in rows}:
-        columns.append(Column.text("Trained on", [{True: "yes", False: "no"}.get(row.get("seen")) for row in rows]))
-    columns.append(Column.count("Windows (count)", [row.get("num_windows") for row in rows]))
+        columns.append(Cells.text("Trained on", [{True: "yes", False: "no"}.get(row.get("seen")) for row in rows]))
+    columns.append(Cells.count("Windows (count)", [row.get("num_windows") for row in rows]))
     for metric, model, header in cells:
         changes = [_change(row, metric, model, reference) for row in rows]
         shades = [None if c is None else max(-1.0, min(1.0, c / _MOST_COLOUR)) for c in changes]
-        columns.append(replace(Column.percent(f"{header} (%)", changes, signed=True), shades=shades))
+        columns.append(replace(Cells.percent(f"{header} (%)", changes, signed=True), shades=shades))
     return Table.capped(f"Change of RMSE against {label(reference)}", columns)
 
 
 def _errors_of_items(run: RunFiles, rows: list[dict], metric: str) -> Table:
-    columns = [Column.text("Item", [row["item"] for row in rows])]
-    columns.append(Column.count("Windows (count)", [row.get("num_windows") for row in rows]))
+    columns = [Cells.text("Item", [row["item"] for row in rows])]
+    columns.append(Cells.count("Windows (count)", [row.get("num_windows") for row in rows]))
     for model in run.models:
         values = [(row.get(metric) or {}).get(model) for row in rows]
-        columns.append(Column.number(f"{label(model)} ({run.unit})", values))
+        columns.append(Cells.number(f"{label(model)} ({run.unit})", values))
     return Table.capped(f"{metric.upper()} of each item", columns)
 
 
 def _errors_of_judged(run: RunFiles, rows: list[dict], metrics: list[str]) -> Table:
-    columns = [Column.text("Item", [row["item"] for row in rows])]
+    columns = [Cells.text("Item", [row["item"] for row in rows])]
     for metric in metrics:
         header = f"{metric.partition('@')[0].upper()} {_at(metric)}".strip()
         values = [(row.get(metric) or {}).get(run.judged) for row in rows]
-        columns.append(Column.number(f"{header} ({run.unit})", values))
+        columns.append(Cells.number(f"{header} ({run.unit})", values))
     return Table.capped(f"Errors of {label(run.judged)} by item", columns)
 
 
@@ -327,6 +327,6 @@ def _change_by_item(run: RunFiles, rows: list[dict], reference: str) -> Figure:
     names, changes = [name for name, _ in pairs], [change for _, change in pairs]
     what = f"Change of RMSE of {label(run.judged)} against {label(reference)} by item"
     plots = both(lambda width: change_bars(names, changes, width, what, "change of RMSE (%)"))
-    columns = [Column.text("Item", names), Column.decimal("Change of RMSE (%)", changes, 1, signed=True)]
+    columns = [Cells.text("Item", names), Cells.decimal("Change of RMSE (%)", changes, 1, signed=True)]
     caption = f"Lower error for {sum(change < 0 for change in changes):,} of {len(changes):,} items."
     return Figure("change-by-item", what, plots, Table.capped(what, columns), caption)
