@@ -146,10 +146,7 @@ class TestTogether:
 
     def test_each_gets_its_own_answer(self, service: ForecastService) -> None:
         bodies = self.bodies(12)
-        alone = []
-        for body in bodies:
-            with service.admitted():
-                alone.append(json.loads(service.answer(body)))
+        alone = [self.all_at_once(service, [body])[0] for body in bodies]
         assert self.passes == [(1, 1 + n % 3) for n in range(12)], "one client waits for nobody"
         self.passes.clear()
         together = self.all_at_once(service, bodies)
@@ -165,8 +162,7 @@ class TestTogether:
         assert "has 5 steps of h; a forecast needs a history of 32" in str(found.pop(2))
         assert self.passes == [(4, 7)]
         for body, answer in zip(good, found, strict=True):
-            with service.admitted():
-                alone = json.loads(service.answer(body))
+            [alone] = self.all_at_once(service, [body])
             pd.testing.assert_frame_equal(frame_of(alone), frame_of(answer), rtol=1e-5)
 
     def test_a_pass_that_fails_is_repeated_one_by_one(self, service: ForecastService, monkeypatch) -> None:
@@ -218,21 +214,19 @@ class TestModels:
     def test_an_ensemble_of_baselines(self, start: Start, tmp_path: Path) -> None:
         csv = tiny.write_series(tmp_path / "series.csv")
         values = tiny.recipe(csv, tmp_path / "run", None)
-        folders = []
-        for name in ("persistence", "seasonal_naive"):
-            member = model_class(name)(validate(values, "test"))
-            data = member.prepare()
-            member.build(data.preprocessor)
-            member.train_on(data)
-            folders.append(str(tmp_path / name))
-            member.save(folders[-1])
+
+        def made(name: str) -> str:
+            model = model_class(name)(validate(values, "test"))
+            data = model.prepare()
+            model.build(data.preprocessor)
+            model.train_on(data)
+            model.save(tmp_path / name)
+            return str(tmp_path / name)
+
+        folders = [made("persistence"), made("seasonal_naive")]
         lengths = {"context_length": tiny.CONTEXT, "prediction_length": tiny.PREDICTION}
         values |= {"model": {"type": "ensemble", "members": folders, "weights": "mean"} | lengths}
-        ensemble = model_class("ensemble")(validate(values, "test"))
-        data = ensemble.prepare()
-        ensemble.build(data.preprocessor)
-        ensemble.train_on(data)
-        ensemble.save(tmp_path / "ensemble")
+        made("ensemble")
         history = tiny.series(rows=40)[["item_id", "timestamp", "load"]]
         for folder in (folders[0], str(tmp_path / "ensemble")):
             found = frame_of(ask(start(open_model(folder)), rows=rows_of(history)))
