@@ -16,14 +16,7 @@ TOKEN = "hf_" + "a1B2c3D4e5" * 3
 
 
 class Hub(ThreadingHTTPServer):
-    """Repositories in memory.
-
-    Attributes:
-        repos: id -> path -> bytes.
-        private: id -> as created.
-        requests: (method, path) in order.
-        refuse: path ending -> status to answer with.
-    """
+    """Repositories in memory: id -> path -> bytes, and whether they are private; `refuse`: path ending -> status."""
 
     daemon_threads = True
 
@@ -56,14 +49,14 @@ class _Handler(BaseHTTPRequestHandler):
             self.wfile.write(body)
 
     def _body(self) -> bytes:
-        if self.headers.get("Transfer-Encoding") == "chunked":
-            parts = []
-            while size := int(self.rfile.readline(), 16):
-                parts.append(self.rfile.read(size))
-                self.rfile.readline()
+        if self.headers.get("Transfer-Encoding") != "chunked":
+            return self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        parts = []
+        while size := int(self.rfile.readline(), 16):
+            parts.append(self.rfile.read(size))
             self.rfile.readline()
-            return b"".join(parts)
-        return self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        self.rfile.readline()
+        return b"".join(parts)
 
     def _serve(self) -> None:
         path, _, _ = self.path.partition("?")
@@ -79,71 +72,60 @@ class _Handler(BaseHTTPRequestHandler):
         refused = next((status for ending, status in hub.refuse.items() if path.endswith(ending)), None)
         if refused:
             return self._answer({"error": "not today"}, refused)
+        return self._answer(*self._api(path, body, hub))
+
+    def _api(self, path: str, body: bytes, hub: Hub) -> tuple[object, ...]:
+        """Content, and a status unless it is 200."""
         if path == "/api/validate-yaml":
             head = yaml.safe_load(json.loads(body)["content"].split("---")[1])
             known = {"license", "library_name", "pipeline_tag", "tags"} <= set(head)
-            return self._answer({"errors": [] if known else [{"message": "metadata is missing"}], "warnings": []})
+            return ({"errors": [] if known else [{"message": "metadata is missing"}], "warnings": []},)
         if path == "/api/repos/create":
             asked = json.loads(body)
-            repo = f"{asked['organization']}/{asked['name']}" if asked.get("organization") else f"me/{asked['name']}"
+            repo = f"{asked.get('organization') or 'me'}/{asked['name']}"
             if repo in hub.repos:
-                return self._answer(
-                    {"error": "You already created this model repo", "url": f"{hub.address}/{repo}"}, 409
-                )
+                return {"error": "You already created this model repo", "url": f"{hub.address}/{repo}"}, 409
             hub.repos[repo] = {".gitattributes": b"*.safetensors filter=lfs\n"}
             hub.private[repo] = asked.get("private", asked.get("visibility") == "private")
-            return self._answer({"url": f"{hub.address}/{repo}", "name": repo})
-        parts = path.strip("/").split("/")
+            return ({"url": f"{hub.address}/{repo}", "name": repo},)
         if path.endswith("/info/lfs/objects/batch"):
-            objects = [
-                entry | {"actions": {"upload": {"href": f"{hub.address}/lfs-store/{entry['oid']}", "header": {}}}}
-                for entry in json.loads(body)["objects"]
-            ]
-            return self._answer({"transfer": "basic", "objects": objects})
+            objects = json.loads(body)["objects"]
+            for entry in objects:
+                entry["actions"] = {"upload": {"href": f"{hub.address}/lfs-store/{entry['oid']}", "header": {}}}
+            return ({"transfer": "basic", "objects": objects},)
+        parts = path.strip("/").split("/")
         repo = "/".join(parts[2:4])
         if repo not in hub.repos:
-            return self._answer({"error": "Repository not found"}, 404)
+            return {"error": "Repository not found"}, 404
         if "preupload" in parts:
-            files = [
-                {
-                    "path": entry["path"],
-                    "uploadMode": "lfs" if entry["path"].endswith(".safetensors") else "regular",
-                    "shouldIgnore": False,
-                }
-                for entry in json.loads(body)["files"]
-            ]
-            return self._answer({"files": files})
+            names = [entry["path"] for entry in json.loads(body)["files"]]
+            modes = ["lfs" if name.endswith(".safetensors") else "regular" for name in names]
+            pairs = zip(names, modes, strict=True)
+            return ({"files": [{"path": name, "uploadMode": mode, "shouldIgnore": False} for name, mode in pairs]},)
         if "commit" in parts:
             self._commit(repo, body)
             oid = hashlib.sha1(body).hexdigest()
-            return self._answer({"commitUrl": f"{hub.address}/{repo}/commit/{oid}", "commitOid": oid, "success": True})
+            return ({"commitUrl": f"{hub.address}/{repo}/commit/{oid}", "commitOid": oid, "success": True},)
+        files = hub.repos[repo]
         if "tree" in parts:
-            return self._answer(
-                [
-                    {"type": "file", "path": name, "size": len(data), "oid": "0" * 40}
-                    for name, data in hub.repos[repo].items()
-                ]
-            )
-        siblings = [{"rfilename": name} for name in hub.repos[repo]]
-        return self._answer(
-            {"id": repo, "modelId": repo, "sha": "0" * 40, "siblings": siblings, "tags": [], "private": True}
-        )
+            return ([{"type": "file", "path": name, "size": len(files[name]), "oid": "0" * 40} for name in files],)
+        siblings = [{"rfilename": name} for name in files]
+        return ({"id": repo, "modelId": repo, "sha": "0" * 40, "siblings": siblings, "tags": [], "private": True},)
 
     def _commit(self, repo: str, body: bytes) -> None:
         files = self.server.repos[repo]
         for line in body.decode().splitlines():
-            entry = json.loads(line)
-            value = entry["value"]
-            if entry["key"] == "file":
+            key, value = (json.loads(line)[name] for name in ("key", "value"))
+            if key == "file":
                 assert value["encoding"] == "base64"
                 files[value["path"]] = base64.b64decode(value["content"])
-            elif entry["key"] == "lfsFile":
+            elif key == "lfsFile":
                 assert value["algo"] == "sha256"
                 files[value["path"]] = self.server.large[value["oid"]]
-            elif entry["key"] == "deletedFile":
+            elif key == "deletedFile":
                 del files[value["path"]]
             else:
-                assert entry["key"] == "header", entry
+                assert key == "header", line
 
     do_GET = do_POST = do_PUT = do_HEAD = _serve
 

@@ -35,6 +35,17 @@ def names(folder: Path) -> set[str]:
     return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
 
 
+def changed_copy(run: Path, target: Path, **values: object) -> Path:
+    """A copy of a run whose preprocessor.json has these values."""
+    copy = shutil.copytree(run, target, dirs_exist_ok=True)
+    (copy / "preprocessor.json").write_text(json.dumps(tiny.read_json(run / "preprocessor.json") | values))
+    return copy
+
+
+def card_of(run: Path) -> str:
+    return str(prepare(run).contents["README.md"])
+
+
 def forecasts(first: Path, second: Path) -> list[torch.Tensor]:
     models = [load_model(first), load_model(second)]
     batch = make_examples(models[0], 5).batch
@@ -113,7 +124,7 @@ def test_every_score_is_on_the_card_and_worse_stays_worse(run_of, tmp_path):
     for model, values in metrics["test"].items():
         values["rmse"] = 1.25 if model == "persistence" else 2.5
     (run / "metrics.json").write_text(json.dumps(metrics))
-    text = str(prepare(run).contents["README.md"])
+    text = card_of(run)
     scores = text.partition("## Scores")[2].partition("\n## ")[0]
     rows = re.findall(r"^\| (\w+) \| ([\d.]+) \|", scores, re.MULTILINE)
     assert rows[0] == ("persistence", "1.25")
@@ -121,17 +132,14 @@ def test_every_score_is_on_the_card_and_worse_stays_worse(run_of, tmp_path):
     assert re.search(r"\*\*It is not the best of the table: persistence.* had a lower RMSE", text)
     verdict = tiny.read_json(run / "verdict.json")
     assert verdict["sentence"] in text
-    unchanged = str(prepare(run_of("plain")).contents["README.md"])
+    unchanged = card_of(run_of("plain"))
     for values in tiny.read_json(run_of("plain") / "metrics.json")["test"].values():
         assert f"{values['rmse']:.4g}" in unchanged
 
 
 def test_glucose_is_not_for_treatment(run_of, tmp_path):
-    assert "medical device" not in str(prepare(run_of("plain")).contents["README.md"])
-    run = shutil.copytree(run_of("plain"), tmp_path / "run")
-    saved = tiny.read_json(run / "preprocessor.json") | {"unit": "mmol/L"}
-    (run / "preprocessor.json").write_text(json.dumps(saved))
-    card = str(prepare(run).contents["README.md"])
+    assert "medical device" not in card_of(run_of("plain"))
+    card = card_of(changed_copy(run_of("plain"), tmp_path / "run", unit="mmol/L"))
     assert "**It is not a medical device.**" in card
     assert "insulin doses" in card
     assert "glucose" in ModelCard(card).data.tags
@@ -205,14 +213,9 @@ def test_a_folder_is_not_overwritten_unasked(run_of, tmp_path, capsys):
 
 
 def test_what_has_no_weights_is_refused(run_of, tmp_path, capsys):
-    run = shutil.copytree(run_of("plain"), tmp_path / "run")
-    for model_type, reason in {
-        "timegpt": "lie with Nixtla",
-        "ensemble": "publish its members",
-        "ridge": "nothing to publish",
-    }.items():
-        saved = tiny.read_json(run / "preprocessor.json") | {"model_type": model_type}
-        (run / "preprocessor.json").write_text(json.dumps(saved))
+    reasons = {"timegpt": "lie with Nixtla", "ensemble": "publish its members", "ridge": "nothing to publish"}
+    for model_type, reason in reasons.items():
+        run = changed_copy(run_of("plain"), tmp_path / "run", model_type=model_type)
         assert script.main([str(run), "--to-folder", str(tmp_path / "out")]) == 2
         assert reason in capsys.readouterr().err
     assert script.main([str(tmp_path), "--to-folder", str(tmp_path / "out")]) == 2
@@ -238,9 +241,8 @@ def test_the_last_look_finds_what_must_not_leave(text, what, monkeypatch):
     with pytest.raises(OutputError, match=f"nothing was published: README.md would hold {what}") as error:
         require_clean({"README.md": text})
     assert TOKEN not in str(error.value)
-    require_clean(
-        {"README.md": "mg/dL and/or mmol/L, https://huggingface.co/a/b, doi:10.5523/bris.33z, path/to/this/folder"}
-    )
+    fine = "mg/dL and/or mmol/L, https://huggingface.co/a/b, doi:10.5523/bris.33z, path/to/this/folder"
+    require_clean({"README.md": fine})
 
 
 @pytest.fixture
