@@ -24,10 +24,12 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", required=True, help="run folder, or registry:name@alias, registry:name:version")
-    parser.add_argument("--registry", help="for registry:…, as in manage_registry.py")
+    parser.add_argument("--registry", help="for registry:… (default: TSTUNE_REGISTRY, registry/)")
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
     parser.add_argument("--port", type=int, default=8000, help="0 takes a free one (default: %(default)s)")
-    parser.add_argument("--threads", type=int, default=1, help="of the forward pass (default: %(default)s)")
+    parser.add_argument(
+        "--threads", type=int, default=1, help="of the forward pass, more help large models (default: 1)"
+    )
     for limit in fields(ServingLimits):
         about = f"{limit.metadata['help']} (default: %(default)s)"
         parser.add_argument(

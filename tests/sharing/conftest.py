@@ -33,7 +33,7 @@ KINDS = {
         {"tuning": {"mode": "head"}, "data": {"conditional_columns": ["dose"], "control_columns": ["plan"]}},
     ),
 }
-"""Name -> family and the sections of its recipe."""
+"""Name -> family and the sections of its recipe; another name is a family, tuned by LoRA."""
 
 
 @pytest.fixture(scope="session")
@@ -49,7 +49,7 @@ def run_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
 
     def make(kind: str) -> Path:
         if kind not in made:
-            family, sections = KINDS[kind]
+            family, sections = KINDS.get(kind, (kind.partition(":")[2], {"tuning": {"mode": "lora"}}))
             checkpoint = folder / "private-weights" / family
             if not checkpoint.exists():
                 tiny_weights.WRITERS[family](checkpoint)

@@ -16,11 +16,12 @@ from support import tiny
 
 import export_model as script
 import tstune.export.export_model as exporting
+from tstune.config.validation import validate
 from tstune.errors import CheckpointError, ConfigError
 from tstune.export.export_model import TOLERANCE, Exported, export_model, make_examples
 from tstune.export.formats import RUNNERS
 from tstune.export.graph import choose_item
-from tstune.models.registry import load_model
+from tstune.models.registry import load_model, model_class
 
 ROOT = Path(__file__).resolve().parents[2]
 KINDS = ["plain", "covariates", "lora", "quantile_head", "chronos_bolt", "chronos2"]
@@ -39,14 +40,14 @@ def exported(run_of, tmp_path_factory):
     return export
 
 
-@pytest.mark.parametrize(
-    ("form", "kind"),
-    [
-        pytest.param(form, kind, marks=[] if (form, kind) in FAST else [pytest.mark.slow])
-        for form in RUNNERS
-        for kind in KINDS
-    ],
-)
+CASES = [
+    pytest.param(form, kind, marks=[] if (form, kind) in FAST else [pytest.mark.slow])
+    for form in RUNNERS
+    for kind in KINDS
+]
+
+
+@pytest.mark.parametrize(("form", "kind"), CASES)
 def test_the_file_forecasts_what_pytorch_does(form, kind, exported, run_of):
     found = exported(kind, form)
     assert [difference.batch_size for difference in found.differences] == [1, 3, 64]
@@ -119,13 +120,8 @@ def test_the_consumer_example_needs_onnxruntime_alone(exported, run_of, readings
     example = ROOT / "scripts/examples/onnx_forecast.py"
     code = [line for line in example.read_text().partition('"""\n\n')[2].splitlines() if line.strip()]
     assert len(code) <= 20
-    answer = subprocess.run(
-        [sys.executable, "-c", _CONSUMER, example, exported("plain", "onnx").path, tmp_path / "readings.csv"],
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
+    command = [sys.executable, "-c", _CONSUMER, example, exported("plain", "onnx").path, tmp_path / "readings.csv"]
+    answer = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
     assert answer.returncode == 0, answer.stderr
     (tmp_path / "forecast.csv").write_text(answer.stdout)
     table = pd.read_csv(tmp_path / "forecast.csv")
@@ -177,9 +173,6 @@ def test_the_script_writes_and_reports(run_of, tmp_path, capsys):
 
 
 def test_what_cannot_be_exported_is_one_line(tmp_path, capsys, run_of):
-    from tstune.config.validation import validate
-    from tstune.models.registry import model_class
-
     csv = tiny.write_series(tmp_path / "series.csv")
     model = model_class("persistence")(validate(tiny.recipe(csv, tmp_path / "unused"), "test"))
     model.build(model.prepare().preprocessor)
