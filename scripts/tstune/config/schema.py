@@ -337,6 +337,8 @@ class TrainingSection(Section):
     context_dropping_range: tuple[Duration, Duration] | None = None
     """Shortest and longest history that is left, drawn evenly on a logarithmic scale; null takes data.min_context (or
     evaluation.context_steps) to model.context_length."""
+    callbacks: list[str] = []
+    """Classes that look on while it trains, each `package.module:Class`; see docs/contributing.md."""
     num_workers: int = Field(0, ge=0)
     """Loader processes; 0 is fastest, a batch is one gather."""
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pandas as pd
 
 from tstune.adapters import Adapter, ItemAdapters, ParameterCount, count_parameters
-from tstune.config.managers import SimpleConfigManager
+from tstune.config.managers import SimpleConfigManager, load_saved_config
 from tstune.data.prepared import PreparedData, Preprocessor
 from tstune.errors import CheckpointError
 from tstune.models.contract import ADAPTER_FOLDER, MODEL_FOLDER, ForecastModel, weights_folder
@@ -19,7 +20,8 @@ from tstune.uncertainty.files import load_method, save_method
 if TYPE_CHECKING:
     from tstune.runtime.distributed import DistributedManager
     from tstune.tracking.interfaces import ExperimentTracker
-    from tstune.training.contract import Checkpoints, TrainingObserver, TrainingResult
+    from tstune.training.callbacks import Callback
+    from tstune.training.contract import Checkpoints, TrainingResult
 
 
 class BaseTimeSeriesFoundationModel(ForecastModel):
@@ -37,6 +39,7 @@ class BaseTimeSeriesFoundationModel(ForecastModel):
         overwrite: bool | None = None,
         manager: DistributedManager | None = None,
         tracker: ExperimentTracker | None = None,
+        callbacks: Sequence[Callback] = (),
     ) -> dict:
         """Tune the model and judge it: before, after, and against the baselines, on the same test windows.
 
@@ -48,6 +51,7 @@ class BaseTimeSeriesFoundationModel(ForecastModel):
             overwrite: replace an existing run folder; None takes the configuration's.
             manager: running process group; None starts one.
             tracker: where the run is written down; None takes the configuration's `tracking.trackers`.
+            callbacks: look on while it trains, beside those that `training.callbacks` names; see `Callback`.
 
         Returns:
             ``metrics`` {model: {metric: value}} · ``best_model`` · ``verdict`` (did tuning help, see `Verdict`) ·
@@ -60,7 +64,7 @@ class BaseTimeSeriesFoundationModel(ForecastModel):
         overwrite = self.config.overwrite if overwrite is None else overwrite
         resume = resume_from_checkpoint or self.config.training.resume_from_checkpoint
         resume = None if resume is None else str(resume)
-        return finetune(self, train_data, output_dir, overwrite, manager, resume, tracker)
+        return finetune(self, train_data, output_dir, overwrite, manager, resume, tracker, callbacks)
 
     def train_on(
         self,
@@ -68,7 +72,7 @@ class BaseTimeSeriesFoundationModel(ForecastModel):
         manager: DistributedManager,
         history_path: Path | None = None,
         checkpoints: Checkpoints | None = None,
-        observer: TrainingObserver | None = None,
+        callbacks: Sequence[Callback] = (),
     ) -> TrainingResult:
         """Train on prepared windows; the network ends with the weights of the lowest validation loss."""
         from tstune.training.feature_cache import training_windows
@@ -84,7 +88,7 @@ class BaseTimeSeriesFoundationModel(ForecastModel):
             history_path=history_path,
             start_counts=self.starts_from_weights() and self.config.evaluation.keep_best,
             checkpoints=checkpoints,
-            observer=observer,
+            callbacks=callbacks,
         )
         if self.config.lora.enabled and self.config.tuning.mode in ("lora", "dora"):
             self.adapter = Adapter.taken_from(self.network)
@@ -159,7 +163,7 @@ class BaseTimeSeriesFoundationModel(ForecastModel):
             raise CheckpointError(f"{folder / 'preprocessor.json'} is damaged: {error}") from None
         if model_type != cls.model_type:
             raise CheckpointError(f"{folder} holds a {model_type} model, not {cls.model_type}")
-        model = cls(SimpleConfigManager().load_config(folder / "config.yaml"))
+        model = cls(load_saved_config(folder / "config.yaml"))
         model.preprocessor = preprocessor
         if adapter_only:
             model._build_under(folder)

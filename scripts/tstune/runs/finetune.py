@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -48,6 +49,7 @@ from tstune.runtime.distributed import DistributedManager
 from tstune.runtime.logs import logger
 from tstune.tracking.interfaces import ExperimentTracker
 from tstune.tracking.run import TrackedRun
+from tstune.training.callbacks import Callback
 from tstune.training.contract import TrainingResult
 from tstune.training.per_item import tune_items
 
@@ -60,9 +62,10 @@ def finetune(
     manager: DistributedManager | None = None,
     resume: str | None = None,
     tracker: ExperimentTracker | None = None,
+    callbacks: Sequence[Callback] = (),
 ) -> dict:
     """Tune a model and judge it; see `BaseTimeSeriesFoundationModel.fit` for arguments and result."""
-    with FineTuning(model, output_dir, overwrite, resume, manager, tracker) as run:
+    with FineTuning(model, output_dir, overwrite, resume, manager, tracker, callbacks) as run:
         if not run.has("judged"):
             run.prepare(train_data)
             run.build()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import time
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from tstune.runtime.memory import GPUManager, estimate_training_memory
 from tstune.tracking.composite import CompositeTracker, build_tracker, guarded
 from tstune.tracking.interfaces import ExperimentTracker, new_run_id
 from tstune.tracking.run import TrackedRun
+from tstune.training.callbacks import Callback, load_callbacks
 from tstune.training.contract import TrainingResult
 
 
@@ -32,7 +34,7 @@ class ModelRun(Run, ABC):
 
     Args:
         model: what is trained.
-        output_dir, overwrite, resume, manager, tracker: as in `BaseTimeSeriesFoundationModel.fit`.
+        output_dir, overwrite, resume, manager, tracker, callbacks: as in `BaseTimeSeriesFoundationModel.fit`.
 
     Attributes:
         data: what it is trained on, once prepared.
@@ -52,6 +54,7 @@ class ModelRun(Run, ABC):
         resume: str | None = None,
         manager: DistributedManager | None = None,
         tracker: ExperimentTracker | None = None,
+        callbacks: Sequence[Callback] = (),
     ) -> None:
         setup_logging()
         config = model.config
@@ -67,6 +70,7 @@ class ModelRun(Run, ABC):
         self.tracked: TrackedRun | None = None
         self.results: dict = {}
         self._tracker = tracker
+        self._callbacks = [*load_callbacks(config.training.callbacks), *callbacks]
         self._begin = time.perf_counter()
         self._inside = ExitStack()
         self.check()
@@ -107,7 +111,8 @@ class ModelRun(Run, ABC):
             if self.model.module is not None:
                 self._prepare_memory()
                 checkpoints = self.checkpoints(readings)
-                self.training = self.model.train_on(data, self.manager, history, checkpoints, self.tracked)
+                callbacks = [self.tracked, *self._callbacks]
+                self.training = self.model.train_on(data, self.manager, history, checkpoints, callbacks)
             else:  # fitted in closed form or by a service: there are no steps to watch or to go on from
                 self.training = self.model.train_on(data, self.manager, history)
         self.advance("trained")

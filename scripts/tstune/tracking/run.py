@@ -10,9 +10,10 @@ from tstune.config.dotted import dotted
 from tstune.config.schema import RunConfig
 from tstune.tracking.composite import CompositeTracker
 from tstune.tracking.interfaces import RunStatus
+from tstune.training.callbacks import Callback, TrainingState
 
 if TYPE_CHECKING:
-    from torch import nn
+    pass
 
 _ARTIFACTS = (
     "config.yaml",
@@ -31,10 +32,10 @@ _ARTIFACTS = (
 _NOT_A_METRIC = ("step", "epoch")
 
 
-class TrackedRun:
+class TrackedRun(Callback):
     """Context manager: whatever happens inside, the run ends with the right status.
 
-    It also is the observer that the training loop reports to.
+    It also is a callback of the training loop.
 
     Args:
         tracker: what the main process reports to; one without back ends elsewhere.
@@ -69,11 +70,11 @@ class TrackedRun:
             status = "FAILED" if issubclass(error_type, Exception) else "KILLED"
         self.tracker.end_experiment(status)
 
-    def training_starts(self, module: nn.Module) -> None:
-        """The network, as wrapped for training, just before its first step."""
-        self.tracker.watch_model(module)
+    def on_train_begin(self, state: TrainingState) -> None:
+        """Show the network to the trackers."""
+        self.tracker.watch_model(state.module)
 
-    def row_logged(self, row: Mapping[str, float]) -> None:
+    def on_log(self, _state: TrainingState, row: Mapping[str, float]) -> None:
         """A row of the history."""
         metrics = {name: value for name, value in row.items() if name not in _NOT_A_METRIC}
         self.tracker.log_metrics(metrics, step=row["step"])

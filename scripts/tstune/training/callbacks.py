@@ -1,16 +1,90 @@
-"""Small observers of the training loop: early stopping with the best weights, history, progress bar."""
+"""What looks on while a model trains: callbacks of one's own, the best weights with early stopping, history, bar."""
 
 from __future__ import annotations
 
+import importlib
 import json
 import math
 import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from torch import nn
 from tqdm.auto import tqdm
 
-from tstune.training.contract import TrainingObserver
+from tstune.errors import ConfigError
+
+
+@dataclass
+class TrainingState:
+    """How far training is, as callbacks see it; one object from begin to end, on every rank its own.
+
+    Attributes:
+        module: the network as wrapped for training (DDP, FSDP, DeepSpeed).
+        total_steps: optimizer steps if nothing stops it early.
+        is_main: True on the one process that prints and writes.
+        step, epoch: done so far; the epoch is counted from 1.
+        learning_rate: of the last step.
+        should_stop: set it to True and training ends after the next step on every rank, as if it were the last.
+    """
+
+    module: nn.Module
+    total_steps: int
+    is_main: bool
+    step: int = 0
+    epoch: int = 0
+    learning_rate: float = 0.0
+    should_stop: bool = False
+
+
+class Callback:
+    """Looks on, or stops, while a model trains: subclass it and override what you need.
+
+    Callbacks are called on every rank in the order they were given; trackers are one of them. Give them as
+    ``fit(callbacks=[…])``, or name the class in `training.callbacks` as ``package.module:Class``.
+    """
+
+    def on_train_begin(self, state: TrainingState) -> None:
+        """Just before the first step; a run that goes on from a checkpoint begins again."""
+
+    def on_pre_optimizer_step(self, state: TrainingState) -> None:
+        """Gradients of the whole batch are there (on this rank's shard), not yet clipped."""
+
+    def on_step_end(self, state: TrainingState) -> None:
+        """An optimizer step is done; its gradients are gone."""
+
+    def on_log(self, state: TrainingState, row: Mapping[str, float]) -> None:
+        """A row of `history.jsonl`: ``step``, ``epoch`` and what was measured; on the main process only."""
+
+    def on_validation(self, state: TrainingState, loss: float) -> None:
+        """The validation loss, scaled units, the same on every rank."""
+
+    def on_train_end(self, state: TrainingState) -> None:
+        """The last step is done; the best weights are not yet put back."""
+
+
+def load_callbacks(names: Sequence[str]) -> list[Callback]:
+    """Make the callbacks that a configuration names.
+
+    Raises:
+        ConfigError: one cannot be imported, or is no `Callback`.
+    """
+    found = []
+    for name in names:
+        module, _, attribute = name.partition(":")
+        try:
+            made = getattr(importlib.import_module(module), attribute)()
+        except (ImportError, AttributeError, TypeError, ValueError) as error:
+            raise ConfigError(
+                f"training.callbacks: {name} cannot be made ({error}); give package.module:Class, with its folder on "
+                "PYTHONPATH and a constructor without arguments"
+            ) from None
+        if not isinstance(made, Callback):
+            raise ConfigError(f"training.callbacks: {name} is no tstune.training.callbacks.Callback")
+        found.append(made)
+    return found
 
 
 class BestWeights:
@@ -53,11 +127,11 @@ class BestWeights:
 
 
 class History:
-    """Rows of the training log: kept in memory, appended to a JSONL file, told to an observer."""
+    """Rows of the training log: kept in memory, appended to a JSONL file, told to who asked for them."""
 
-    def __init__(self, path: Path | None, observer: TrainingObserver | None = None) -> None:
+    def __init__(self, path: Path | None, tell: Callable[[dict], None]) -> None:
         self.rows: list[dict] = []
-        self._path, self._observer = path, observer
+        self._path, self._tell = path, tell
 
     def add(self, **row: object) -> None:
         """Add a row; it is on disk when this returns."""
@@ -65,8 +139,7 @@ class History:
         if self._path is not None:
             with self._path.open("a", encoding="utf-8") as stream:
                 stream.write(json.dumps(row) + "\n")
-        if self._observer is not None:
-            self._observer.row_logged(row)
+        self._tell(row)
 
     def replace(self, rows: list[dict]) -> None:
         """Go on from the rows of a checkpoint."""

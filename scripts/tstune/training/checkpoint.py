@@ -20,7 +20,7 @@ from tstune.errors import CheckpointError, DistributedError, OutputError
 from tstune.runtime.distributed import DistributedManager
 from tstune.runtime.logs import logger
 
-_WEIGHTS, _OPTIMIZER, _SHARDS = "learning.safetensors", "optimizer.pt", "shards"
+_WEIGHTS, _OPTIMIZER, _SHARDS = "learning.safetensors", "optimizer", "shards"
 
 
 def save_training_state(
@@ -37,8 +37,7 @@ def save_training_state(
     if manager.is_main:
         save_file(_changing(manager.unwrap(module)), folder / _WEIGHTS)
         scaler = manager.accelerator.scaler
-        states = {"optimizer": optimizer.state_dict(), "scaler": scaler.state_dict() if scaler else None}
-        torch.save(states, folder / _OPTIMIZER)
+        _save_optimizer(folder, optimizer.state_dict(), scaler.state_dict() if scaler else None)
 
 
 def load_training_state(
@@ -51,10 +50,41 @@ def load_training_state(
         return
     bare = manager.unwrap(module)
     bare.load_state_dict(load_file(folder / _WEIGHTS), strict=False)
-    states = torch.load(folder / _OPTIMIZER, map_location="cpu", weights_only=True)
-    optimizer.load_state_dict(states["optimizer"])
-    if states["scaler"] is not None:
-        manager.accelerator.scaler.load_state_dict(states["scaler"])
+    state, scaler = _load_optimizer(folder, optimizer.state_dict()["param_groups"])
+    optimizer.load_state_dict(state)
+    if scaler is not None:
+        manager.accelerator.scaler.load_state_dict(scaler)
+
+
+def _save_optimizer(folder: Path, state: dict, scaler: dict | None) -> None:
+    """Tensors as safetensors, everything else as JSON: nothing in a checkpoint can run code when it is read."""
+    tensors, numbers = {}, {}
+    for index, values in state["state"].items():
+        for name, value in values.items():
+            if isinstance(value, torch.Tensor):
+                tensors[f"{index}/{name}"] = value.detach().clone().contiguous()  # a file holds no shared memory
+            else:
+                numbers[f"{index}/{name}"] = value
+    save_file(tensors, folder / f"{_OPTIMIZER}.safetensors")
+    rest = {"param_groups": state["param_groups"], "numbers": numbers, "scaler": scaler}
+    (folder / f"{_OPTIMIZER}.json").write_text(json.dumps(rest), encoding="utf-8")
+
+
+def _load_optimizer(folder: Path, like: list[dict]) -> tuple[dict, dict | None]:
+    """State and scaler; settings that are pairs in `like` are pairs again, which JSON does not know."""
+    path = folder / f"{_OPTIMIZER}.json"
+    if not path.is_file():
+        raise CheckpointError(f"{folder} was written by an earlier version of the project; begin anew: overwrite=true")
+    rest = json.loads(path.read_text(encoding="utf-8"))
+    state: dict[int, dict[str, object]] = {}
+    for key, value in [*load_file(folder / f"{_OPTIMIZER}.safetensors").items(), *rest["numbers"].items()]:
+        index, _, name = key.partition("/")
+        state.setdefault(int(index), {})[name] = value
+    groups = [
+        {name: tuple(value) if isinstance(now.get(name), tuple) else value for name, value in group.items()}
+        for group, now in zip(rest["param_groups"], like, strict=True)
+    ]
+    return {"state": state, "param_groups": groups}, rest["scaler"]
 
 
 def _changing(module: nn.Module) -> dict[str, torch.Tensor]:
@@ -250,5 +280,5 @@ def _sync(path: Path) -> None:
 
 def _is_disk_trouble(error: Exception) -> bool:
     """Torch and safetensors report a full disk as a RuntimeError."""
-    text = str(error).lower()
-    return any(sign in text for sign in ("no space left", "file write failed", "unexpected pos", "i/o error"))
+    text, signs = str(error).lower(), ("no space left", "file write failed", "unexpected pos", "i/o error", "iostream")
+    return any(sign in text for sign in signs)

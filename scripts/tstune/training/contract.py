@@ -1,26 +1,13 @@
-"""What the loop is told about checkpoints, whom it tells, how far it is, and what it answers."""
+"""What the loop is told about checkpoints, how far it is, and what it answers."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Protocol
-
-from torch import nn
 
 from tstune.runtime.signals import StopSignal
 from tstune.training.checkpoint import CheckpointStore
 from tstune.training.lr_finder import LearningRateCurve
-
-
-class TrainingObserver(Protocol):
-    """Who is told how training goes; on the main process only."""
-
-    def training_starts(self, module: nn.Module) -> None:
-        """The network, as wrapped for training, just before its first step."""
-
-    def row_logged(self, row: Mapping[str, float]) -> None:
-        """A row of the history: `step`, `epoch` and what was measured."""
 
 
 @dataclass(frozen=True)

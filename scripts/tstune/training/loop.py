@@ -7,7 +7,7 @@ import hashlib
 import json
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict
 from itertools import islice
@@ -27,7 +27,7 @@ from tstune.runtime.distributed import DistributedManager
 from tstune.runtime.logs import logger
 from tstune.runtime.memory import GPUManager
 from tstune.runtime.sharding import learning_parameters, whole_parameters
-from tstune.training.callbacks import BestWeights, History, progress_bar
+from tstune.training.callbacks import BestWeights, Callback, History, TrainingState, progress_bar
 from tstune.training.checkpoint import (
     find_checkpoint,
     load_random_state,
@@ -36,7 +36,7 @@ from tstune.training.checkpoint import (
     save_random_state,
     save_training_state,
 )
-from tstune.training.contract import Checkpoints, Progress, TrainingObserver, TrainingResult
+from tstune.training.contract import Checkpoints, Progress, TrainingResult
 from tstune.training.lr_finder import LearningRateCurve, find_learning_rate
 from tstune.training.optim import (
     WeightAverage,
@@ -59,7 +59,7 @@ def train(
     start_counts: bool = True,
     show_progress: bool = True,
     checkpoints: Checkpoints | None = None,
-    observer: TrainingObserver | None = None,
+    callbacks: Sequence[Callback] = (),
 ) -> TrainingResult:
     """Train `model.module` in place and leave it with the weights of the lowest validation loss.
 
@@ -74,7 +74,7 @@ def train(
         start_counts: the weights training starts from may be kept too; False for random ones.
         show_progress: draw a bar and log every validation.
         checkpoints: where to write them and what to go on from; None does neither.
-        observer: told every row of the history as it comes.
+        callbacks: told what happens, on every rank.
 
     Raises:
         TrainingError: the loss is not a number any more.
@@ -83,11 +83,9 @@ def train(
         Preempted: SIGTERM came; a checkpoint has been written.
     """
     run = _Run(model, train_windows, validation_windows, config, manager, seed, eval_batch_size, checkpoints)
-    observer = observer if manager.is_main else None
-    run.history = History(history_path if manager.is_main else None, observer)
+    run.callbacks = callbacks
+    run.history = History(history_path if manager.is_main else None, run.tell_row)
     run.show_progress = show_progress
-    if observer is not None:
-        observer.training_starts(run.module)
     with checkpoints.stop.deferred() if checkpoints else nullcontext():
         return run.train(start_counts)
 
@@ -96,6 +94,7 @@ class _Run:
     """One training: its parts, and the order in which they act."""
 
     history: History
+    callbacks: Sequence[Callback]
     show_progress: bool
 
     def __init__(
@@ -113,6 +112,7 @@ class _Run:
         self.progress = Progress()
         self.best = BestWeights(config.early_stopping_patience)
         self.resumed_from: int | None = None
+        self._told_to_stop = False
         plain = model.module
         self.identity: dict[str, object] = {}
         resume = None
@@ -155,6 +155,23 @@ class _Run:
         self.total_steps = int(min(config.num_epochs * self.steps_per_epoch, config.max_steps or math.inf))
         self.eval_every = config.eval_every_steps or self.steps_per_epoch
         self._resume_path = resume
+        self.state = TrainingState(self.module, self.total_steps, manager.is_main)
+
+    def tell(self, what: str, *values: object) -> None:
+        """Call one method of every callback."""
+        self.state.step, self.state.epoch = self.progress.step, self.progress.epoch
+        for callback in self.callbacks:
+            getattr(callback, what)(self.state, *values)
+
+    def tell_row(self, row: dict) -> None:
+        """A row of the history, to the callbacks of the main process."""
+        if self.manager.is_main:
+            self.tell("on_log", row)
+
+    @property
+    def is_over(self) -> bool:
+        """True after the last step, whoever made it the last; the same on every rank."""
+        return self.progress.step >= self.total_steps or self.best.should_stop or self._told_to_stop
 
     def train(self, start_counts: bool) -> TrainingResult:
         progress, manager = self.progress, self.manager
@@ -162,11 +179,13 @@ class _Run:
             self._load(self._resume_path)
         self._begin = time.perf_counter() - progress.seconds
         self._last_checkpoint = time.perf_counter()
+        self.tell("on_train_begin")
         if start_counts and self.resumed_from is None:
             self._validate()
         with progress_bar(self.total_steps, progress.step, manager.is_main and self.show_progress) as bar:
-            while progress.step < self.total_steps and not self.best.should_stop:
+            while not self.is_over:
                 self._epoch(bar)
+        self.tell("on_train_end")
         progress.seconds = time.perf_counter() - self._begin
         self._finish()
         training_seconds = max(progress.seconds - progress.seconds_validating, 1e-9)
@@ -191,17 +210,17 @@ class _Run:
             progress.epoch += 1
         self.loader.batch_sampler.set_epoch(progress.epoch - 1, progress.batches)
         train_mode(self.module)
-        batches = iter(self.loader)
+        batches = _alive(iter(self.loader))
         while group := list(islice(batches, self.config.gradient_accumulation_steps)):
             stop, due = self._step(group)
             progress.batches += len(group)
             if progress.batches >= len(self.loader):
                 progress.batches = 0
             bar.update()
-            if progress.step % self.eval_every == 0 or progress.step == self.total_steps:
+            if progress.step % self.eval_every == 0 or progress.step == self.total_steps or self._told_to_stop:
                 self._validate()
                 train_mode(self.module)
-            ended = progress.step >= self.total_steps or self.best.should_stop
+            ended = self.is_over
             if self.checkpoints is not None and (stop or due or ended):  # a finished training is not lost either
                 self._save()
                 if stop and not ended:
@@ -217,11 +236,12 @@ class _Run:
             settings["lr"] = self.learning_rate * factor * settings["lr_factor"]
         weight = sum(self.model.window_weights(batch).sum().item() for batch in group)
         # Gradients are averaged over the ranks: dividing by the mean weight per rank makes the loss that of the
-        # global batch, whatever the masks and the sizes of its parts. The other two numbers travel along.
-        asked = [weight, float(self._stop_requested()), float(self._checkpoint_due())]
+        # global batch, whatever the masks and the sizes of its parts. The other numbers travel along.
+        asked = [weight, float(self._stop_requested()), float(self._checkpoint_due()), float(self.state.should_stop)]
         if manager.num_processes > 1:
             asked = manager.mean(torch.tensor(asked, device=manager.device)).tolist()
-        weight, stop, due = asked
+        weight, stop, due, told = asked
+        self._told_to_stop = told > 0
         chunks = [chunk for batch in group for chunk in _split(batch, self.chunk)]
         for number, chunk in enumerate(chunks, start=1):
             with manager.accumulate(self.module, is_last=number == len(chunks)):
@@ -229,12 +249,15 @@ class _Run:
                 manager.accelerator.backward(totals.sum() / max(weight, 1.0))
             self._loss_sums += torch.stack([totals.detach().sum(), weights.sum()])
             progress.num_windows += len(totals)
+        self.state.learning_rate = self.learning_rate * factor
+        self.tell("on_pre_optimizer_step")
         grad_norm = manager.clip_gradients(self.module, config.max_grad_norm)
         self.optimizer.step()
         self.optimizer.zero_grad()
         progress.step += 1
         if self.average:
             self.average.update()
+        self.tell("on_step_end")
         if progress.step % config.log_every_steps == 0 or progress.step == self.total_steps:
             self._log(self.learning_rate * factor, grad_norm)
         return stop > 0, due > 0
@@ -263,6 +286,7 @@ class _Run:
                 self.best.state = whole_parameters(changing)
         progress.seconds_validating += time.perf_counter() - paused
         self.history.add(step=progress.step, epoch=progress.epoch, validation_loss=loss, best_step=self.best.best_step)
+        self.tell("on_validation", loss)
         if self.show_progress:
             is_best = " (best)" if self.best.best_step == progress.step else ""
             logger.info("step %d: validation loss %.5f%s", progress.step, loss, is_best)
@@ -310,6 +334,7 @@ class _Run:
                 "learning_rate": self.learning_rate,
                 "lr_curve": asdict(self.curve) if self.curve else None,
                 "average_updates": self.average.updates if self.average else 0,
+                "told_to_stop": self._told_to_stop,
             }
             (folder / "shared.json").write_text(json.dumps(shared), encoding="utf-8")
             (folder / "run.json").write_text(json.dumps(self.identity, indent=2), encoding="utf-8")
@@ -326,6 +351,7 @@ class _Run:
         self.curve = LearningRateCurve(**shared["lr_curve"]) if shared["lr_curve"] else None
         if self.average:
             self.average.restore(load_file(folder / "average.safetensors"), shared["average_updates"])
+        self._told_to_stop = shared["told_to_stop"]
         load_random_state(folder, rank)
         self.resumed_from = self.progress.step
         self.manager.wait()
@@ -378,6 +404,19 @@ def validation_loss(model: ForecastModel, module: nn.Module, loader: DataLoader,
             total += totals.double().sum().item()
             weight += weights.double().sum().item()
     return total / weight if weight else math.nan
+
+
+def _alive(batches: Iterator[Batch]) -> Iterator[Batch]:
+    """The same; a loading process that was killed ends in one line."""
+    try:
+        yield from batches
+    except RuntimeError as error:
+        if "DataLoader worker" not in str(error):
+            raise
+        raise TrainingError(
+            "a process that loads windows was killed, most often for want of memory; lower training.num_workers "
+            "(0 needs no such process)"
+        ) from None
 
 
 def _split(batch: Batch, size: int) -> Iterator[Batch]:

@@ -12,7 +12,8 @@ from tstune.models.contract import ForecastModel
 from tstune.runtime.distributed import DistributedManager
 from tstune.runtime.environment import set_seed
 from tstune.runtime.logs import logger
-from tstune.training.contract import TrainingObserver, TrainingResult
+from tstune.training.callbacks import Callback
+from tstune.training.contract import TrainingResult
 from tstune.training.loop import train
 
 _PATIENCE = 2
@@ -22,7 +23,7 @@ def tune_items(
     model: ForecastModel,
     data: PreparedData,
     manager: DistributedManager,
-    observe: Callable[[str], AbstractContextManager[TrainingObserver]],
+    observe: Callable[[str], AbstractContextManager[Callback]],
 ) -> ItemAdapters:
     """Tune one adapter per item on the tuned base, and keep those that lower the item's own validation loss.
 
@@ -38,8 +39,8 @@ def tune_items(
         if not len(windows) or not len(validation):
             results.append(ItemResult(item_id, False, None, None, "no training or no validation window"))
             continue
-        with observe(item_id) as observer:
-            result, adapter = _tune_item(model, windows, validation, manager, observer)
+        with observe(item_id) as callback:
+            result, adapter = _tune_item(model, windows, validation, manager, callback)
         kept = result.best_step > 0
         base_loss = result.history[0]["validation_loss"]
         if kept:
@@ -61,7 +62,7 @@ def _tune_item(
     windows: WindowDataset,
     validation: WindowDataset,
     manager: DistributedManager,
-    observer: TrainingObserver,
+    callback: Callback,
 ) -> tuple[TrainingResult, Adapter]:
     config = model.config
     training = config.training.model_copy(
@@ -88,7 +89,7 @@ def _tune_item(
         config.seed,
         batch_size,
         show_progress=False,
-        observer=observer,
+        callbacks=[callback],
     )
     adapter = Adapter.taken_from(model.network)
     model.network = model.network.unload()
