@@ -87,10 +87,16 @@ class Interrupted(KeyboardInterrupt):
     """Ctrl-C, with what is on the disk in words."""
 
 
+def describe_os_error(error: OSError) -> str:
+    """What the system refused, in one line that names the file if there is one."""
+    reason = error.strerror or " ".join(str(error).split()) or "no reason given"
+    return f"{error.filename}: {reason}" if error.filename else f"{type(error).__name__}: {reason}"
+
+
 def exits_cleanly(main: Callable[..., int]) -> Callable[..., int]:
     """Wrap a script's ``main``: a user error becomes one ``error: …`` line on stderr and exit code 2.
 
-    Any other exception is a bug of ours and keeps its traceback.
+    So does whatever the system refused (`OSError`). Any other exception is a bug of ours and keeps its traceback.
     """
 
     @functools.wraps(main)
@@ -103,6 +109,9 @@ def exits_cleanly(main: Callable[..., int]) -> Callable[..., int]:
             if rank != "0":  # the launcher ends the others when one exits: let rank 0 speak first
                 time.sleep(2)
             print(f"{prefix}: {' '.join(str(error).split())}", file=sys.stderr)
+            return EXIT_USER_ERROR
+        except OSError as error:  # the machine: a file that is not there, a disk that is full, a line that is dead
+            print(f"error: {describe_os_error(error)}", file=sys.stderr)
             return EXIT_USER_ERROR
         except Preempted as stop:
             if os.environ.get("RANK", "0") == "0":

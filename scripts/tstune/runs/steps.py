@@ -193,7 +193,11 @@ def _register_once(folder: Path, name: str, place: str | None) -> str:
     registry = open_registry(place)
     with (folder / ENVIRONMENT).open("rb") as stream:  # holds the seconds of this run: no other has the same
         digest = hashlib.file_digest(stream, "sha256").hexdigest()
-    for version in registry.versions(name):
+    try:
+        known = registry.versions(name)
+    except RegistryError:  # there is no registry yet; anything else that is wrong, registering says
+        known = []
+    for version in known:
         if any(file.path == ENVIRONMENT and file.sha256 == digest for file in version.files):
             return version.reference
     return registry.register(folder, name).reference
