@@ -9,7 +9,7 @@ import torch
 from support import tiny
 from tsfm_public import TinyTimeMixerForPrediction
 
-from tstune.adapters import add_lora_adapters
+from tstune.models.adapters import add_lora_adapters
 from tstune.models.fast_layers import FastPatchMixer, use_fast_patch_mixer
 
 BLOCKS = 3  # one in each of two backbone levels, one in the decoder

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from tstune.adapters import LoRAManager, add_lora_adapters, find_targets
 from tstune.config.schema import RunConfig
 from tstune.data.prepared import prepare_data
 from tstune.errors import ConfigError
+from tstune.models.adapters import LoRAManager, add_lora_adapters, find_targets
 from tstune.models.ttm import TTMForecaster, TTMSection
 
 TOTAL = 805_280

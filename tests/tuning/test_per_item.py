@@ -89,8 +89,8 @@ def test_folder_holds_an_index_and_one_small_folder_per_adapter(run):
 
 
 def test_an_adapter_of_the_real_architecture_fits_in_350_kb(r2_checkpoint, tmp_path):
-    from tstune.adapters import Adapter
     from tstune.data.prepared import prepare_data
+    from tstune.models.adapters import Adapter
 
     config = RunConfig(model={"pretrained": str(r2_checkpoint)}, tuning={"mode": "lora"})
     model = TTMForecaster(config)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from tsfm_public.toolkit.conformal import weighted_conformal_quantile
 
-from tstune.uncertainty.conformal_quantile import conformal_quantiles, scores_needed
+from tstune.evaluation.intervals import conformal_quantiles, scores_needed
 
 
 def test_hand_worked():

@@ -10,8 +10,7 @@ from planted_errors import LEVELS, planted, with_native
 
 from tstune.config.schema import ForecastSection
 from tstune.errors import CheckpointError
-from tstune.uncertainty.files import SETTINGS, TENSORS, load_method, save_method
-from tstune.uncertainty.methods import METHODS, make_method
+from tstune.evaluation.intervals import METHODS, SETTINGS, TENSORS, load_method, make_method, save_method
 
 SECTION = ForecastSection(quantiles=list(LEVELS), half_life=0.7, adaptation_rate=0.03)
 

@@ -10,12 +10,17 @@ from planted_errors import HOUR, LEVELS, covered, planted, with_native
 
 from tstune.config.schema import ForecastSection
 from tstune.errors import DataError
-from tstune.uncertainty.adaptive_conformal import AdaptiveConformal
-from tstune.uncertainty.interface import UncertaintyMethod
-from tstune.uncertainty.methods import METHODS, configured_name, make_method
-from tstune.uncertainty.residual import Residual
-from tstune.uncertainty.split_conformal import SplitConformal
-from tstune.uncertainty.weighted_conformal import WeightedConformal, relative_age
+from tstune.evaluation.intervals import (
+    METHODS,
+    AdaptiveConformal,
+    Residual,
+    SplitConformal,
+    UncertaintyMethod,
+    WeightedConformal,
+    configured_name,
+    make_method,
+    relative_age,
+)
 
 SECTION = ForecastSection(quantiles=list(LEVELS))
 FITTED = [name for name in METHODS if name != "quantile_head"]

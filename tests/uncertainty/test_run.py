@@ -12,10 +12,9 @@ from support import tiny
 
 from tstune.evaluation.backtest import Backtest
 from tstune.evaluation.calibration import interval_coverage
+from tstune.evaluation.uncertainty import dependent_windows, judge_uncertainty, with_evidence
 from tstune.models.ttm import TTMForecaster
 from tstune.runtime.distributed import DistributedManager
-from tstune.uncertainty.evidence import with_evidence
-from tstune.uncertainty.judge import dependent_windows, judge_uncertainty
 
 QUANTILES = list(LEVELS)
 POINT = ["residual", "split_conformal", "weighted_conformal", "adaptive_conformal"]
@@ -135,7 +134,7 @@ def test_the_method_in_memory_is_the_saved_one(make, tmp_path):
 
 
 def test_too_few_windows_are_said(make, caplog, monkeypatch):
-    monkeypatch.setattr("tstune.uncertainty.judge.logger.propagate", True)
+    monkeypatch.setattr("tstune.evaluation.uncertainty.logger.propagate", True)
     levels = {"quantiles": [0.001, 0.5, 0.999], "method": "split_conformal"}
     make(forecast=levels, training={"max_steps": 1}).fit()
     assert "0.001, 0.999 need 999 validation windows, a step has 82" in caplog.text

@@ -12,10 +12,9 @@ from tstune.data.frequency import to_steps
 from tstune.data.prepared import Preprocessor
 from tstune.data.windows import Batch
 from tstune.errors import ConfigError
+from tstune.evaluation.intervals import OffsetMethod, QuantileHead
 from tstune.models.contract import ForecastModel, context_spread
 from tstune.models.network_forecaster import NetworkForecaster
-from tstune.uncertainty.offsets import OffsetMethod
-from tstune.uncertainty.quantile_head import QuantileHead
 
 PAST, FUTURE, STATIC = "past", "future", "static"
 FORECAST, QUANTILES = "forecast", "quantiles"

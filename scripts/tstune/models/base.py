@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from tstune.adapters import Adapter, ItemAdapters, ParameterCount, count_parameters
 from tstune.config.managers import SimpleConfigManager, load_saved_config
 from tstune.data.prepared import PreparedData, Preprocessor
 from tstune.errors import CheckpointError
+from tstune.evaluation.intervals import load_method, save_method
+from tstune.models.adapters import Adapter, ItemAdapters, ParameterCount, count_parameters
 from tstune.models.contract import ADAPTER_FOLDER, MODEL_FOLDER, ForecastModel, weights_folder
 from tstune.models.predict import predict_frame
-from tstune.uncertainty.files import load_method, save_method
 
 if TYPE_CHECKING:
     from tstune.runtime.distributed import DistributedManager

@@ -17,7 +17,6 @@ import pandas as pd
 import torch
 from torch import nn
 
-from tstune.adapters import Adapter, ItemAdapters, LoRAManager, PerItemForecaster, count_parameters
 from tstune.config.flat import ModelConfig
 from tstune.config.schema import DistributedConfig, LoRAConfig, RunConfig
 from tstune.config.section import ModelSection, OwnModelSection
@@ -27,6 +26,7 @@ from tstune.data.prepared import PreparedData, Preprocessor, prepare_data
 from tstune.data.trained_on import refuse_trained_on
 from tstune.data.windows import Batch, WindowDataset, context_dropping, evaluation_batch_size
 from tstune.errors import ConfigError, MissingDependencyError
+from tstune.models.adapters import Adapter, ItemAdapters, LoRAManager, PerItemForecaster, count_parameters
 from tstune.runtime.logs import logger
 
 if TYPE_CHECKING:
@@ -277,7 +277,7 @@ class ForecastModel(ABC):
     def quantize(self) -> None:
         """Pack the linear layers of the network if the configuration asks for it, and say what it saved."""
         if self.config.model.quantization != "none":
-            from tstune.quantization import quantize_linear_layers  # bitsandbytes takes seconds to import
+            from tstune.models.quantization import quantize_linear_layers  # bitsandbytes takes seconds to import
 
             report = quantize_linear_layers(self.network, self.config.model.quantization)
             logger.info("model.quantization=%s: %s", self.config.model.quantization, report)

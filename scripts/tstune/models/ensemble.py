@@ -15,7 +15,6 @@ import pandas as pd
 import torch
 from pydantic import Field, model_validator
 
-from tstune.adapters import ParameterCount
 from tstune.config.section import ModelSection
 from tstune.data.prepared import PreparedData, Preprocessor
 from tstune.data.trained_on import CHECK, refuse_trained_on
@@ -23,6 +22,7 @@ from tstune.data.windows import Batch
 from tstune.errors import CheckpointError
 from tstune.evaluation.backtest import thinned
 from tstune.evaluation.record import WINDOWS_FILE
+from tstune.models.adapters import ParameterCount
 from tstune.models.baselines import WithoutNetwork
 from tstune.models.combined import WeightedForecasts, fitted_to_lengths
 from tstune.models.contract import MODEL_FOLDER, Forecaster, ForecastModel

@@ -13,12 +13,12 @@ import numpy as np
 import torch
 from torch import nn
 
-from tstune.adapters import freeze_by_mode, part_of
 from tstune.config.section import ModelSection
 from tstune.data.prepared import Preprocessor
 from tstune.data.table import Roles
 from tstune.data.windows import Batch
 from tstune.errors import ConfigError
+from tstune.models.adapters import freeze_by_mode, part_of
 from tstune.models.base import BaseTimeSeriesFoundationModel
 from tstune.models.contract import MODEL_FOLDER, weights_folder
 from tstune.models.network_weights import Architecture, load_network

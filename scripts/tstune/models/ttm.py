@@ -13,7 +13,6 @@ import yaml
 from pydantic import Field
 from torch import nn
 
-from tstune.adapters import part_of
 from tstune.config.schema import ForecastSection
 from tstune.config.section import ModelSection
 from tstune.data.manifest import windows_by_item
@@ -22,6 +21,7 @@ from tstune.data.scaler import UNKNOWN
 from tstune.data.table import Roles
 from tstune.data.windows import Batch
 from tstune.errors import CheckpointError, ConfigError
+from tstune.models.adapters import part_of
 from tstune.models.fast_layers import use_fast_dropout, use_fast_patch_mixer
 from tstune.models.network_forecaster import NetworkForecaster, ScaledModule
 from tstune.models.network_weights import (

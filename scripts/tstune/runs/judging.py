@@ -16,12 +16,12 @@ from tstune.evaluation.metric_registry import builtin_metric, compute_metrics, f
 from tstune.evaluation.metrics import Scores
 from tstune.evaluation.record import evaluation_record
 from tstune.evaluation.scored_windows import ScoredWindows
+from tstune.evaluation.uncertainty import fit_uncertainty, judge_uncertainty
 from tstune.models.combined import AveragedForecasts, RememberedForecasts
 from tstune.models.contract import Forecaster, ForecastModel
 from tstune.models.registry import model_class
 from tstune.runtime.distributed import DistributedManager
 from tstune.runtime.logs import logger
-from tstune.uncertainty.judge import fit_uncertainty, judge_uncertainty
 
 MOST_QUANTILES = 200_000_000
 """Quantile forecasts of the test windows are judged up to this number, some 4 GB of memory at work."""

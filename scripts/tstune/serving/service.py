@@ -19,18 +19,18 @@ import pandas as pd
 import torch
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info
 
-from tstune.adapters import ITEM_ADAPTERS_FOLDER
 from tstune.data.table import ITEM, TIMESTAMP
 from tstune.data.windows import Batch
 from tstune.domains import domain_of
 from tstune.errors import ConfigError, TstuneError
+from tstune.evaluation.intervals import SETTINGS, TENSORS
+from tstune.models.adapters import ITEM_ADAPTERS_FOLDER
 from tstune.models.contract import ADAPTER_FOLDER, MODEL_FOLDER
 from tstune.models.predict import forecast_batch, predict_frame
 from tstune.registry.opening import PREFIX, load_saved_model, open_registry
 from tstune.runtime.logs import logger
 from tstune.serving import ServingLimits
 from tstune.serving.reading import FUTURE, ROWS, RequestError, RequestForm, shown
-from tstune.uncertainty.files import SETTINGS, TENSORS
 
 if TYPE_CHECKING:
     from tstune.models.contract import ForecastModel

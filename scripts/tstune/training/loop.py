@@ -18,10 +18,10 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
-from tstune.adapters import train_mode
 from tstune.config.schema import TrainingSection
 from tstune.data.windows import Batch, training_loader, window_loader
 from tstune.errors import Preempted, TrainingError
+from tstune.models.adapters import train_mode
 from tstune.models.contract import ForecastModel
 from tstune.runtime.distributed import DistributedManager
 from tstune.runtime.logs import logger

@@ -10,10 +10,10 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from tstune.adapters import train_mode
 from tstune.config.schema import TrainingSection
 from tstune.data.windows import window_loader
 from tstune.errors import TrainingError
+from tstune.models.adapters import train_mode
 from tstune.runtime.distributed import DistributedManager
 from tstune.runtime.logs import logger
 from tstune.runtime.sharding import learning_parameters

@@ -10,8 +10,8 @@ import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from tstune.adapters import part_of
 from tstune.config.schema import TrainingSection
+from tstune.models.adapters import part_of
 from tstune.runtime.distributed import DistributedManager
 from tstune.runtime.logs import logger
 from tstune.runtime.sharding import learning_parameters, like

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 
-from tstune.adapters import Adapter, ItemAdapters, ItemResult, LoRAManager
 from tstune.data.prepared import PreparedData
 from tstune.data.windows import WindowDataset
+from tstune.models.adapters import Adapter, ItemAdapters, ItemResult, LoRAManager
 from tstune.models.contract import ForecastModel
 from tstune.runtime.distributed import DistributedManager
 from tstune.runtime.environment import set_seed

@@ -27,6 +27,7 @@ from tstune.errors import ConfigError, LeakError, OutputError, ReportError, Tstu
 from tstune.evaluation.record import EVALUATION_FILE, WINDOWS_FILE, windows_table
 from tstune.evaluation.scoreboard import format_scoreboard
 from tstune.evaluation.scored_windows import ScoredWindows
+from tstune.evaluation.uncertainty import details, scored
 from tstune.evaluation.verdict import Verdict, verdict
 from tstune.models.combined import FittedForecaster, fitted, shorter_than_asked
 from tstune.models.contract import Forecaster, ForecastModel, context_spread
@@ -41,7 +42,6 @@ from tstune.runtime.distributed import DistributedManager
 from tstune.runtime.environment import describe_environment, set_seed
 from tstune.runtime.logs import logger, setup_logging
 from tstune.runtime.memory import GPUManager, is_out_of_memory
-from tstune.uncertainty.judge import details, scored
 
 
 @dataclass(frozen=True)

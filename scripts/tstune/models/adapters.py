@@ -22,6 +22,7 @@ from tstune.models.registry import available_models, families, model_class
 if TYPE_CHECKING:
     import peft
 
+
 ITEM_ADAPTERS_FOLDER = "adapters"
 _INDEX = "index.json"
 _WEIGHTS = "adapter_model.safetensors"
