@@ -91,9 +91,7 @@ def required_spread(windows: ScoredWindows) -> np.ndarray:
         DataError: it was not measured.
     """
     if windows.spread is None:
-        raise DataError(
-            "uncertainty: the windows carry no spread of their contexts; see evaluation.uncertainty.with_evidence"
-        )
+        raise DataError("uncertainty: the windows carry no spread of their contexts; see uncertainty.with_evidence")
     return windows.spread
 
 
