@@ -121,7 +121,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def model_folder(model: str, registry: str | None) -> Iterator[Path]:
     """The run folder of a model, fetched from the registry if it lies there."""
     from tstune.registry import open_registry
-    from tstune.registry.opening import PREFIX
+    from tstune.registry.model_registry import PREFIX
 
     if not model.startswith(PREFIX):
         yield Path(model)

@@ -103,8 +103,8 @@ def _register(registry: ModelRegistry, args: argparse.Namespace) -> str:
 
 
 def _list(registry: ModelRegistry, args: argparse.Namespace) -> str:
-    from tstune.registry.comparison import table
     from tstune.registry.names import check_name
+    from tstune.registry.versions import table
 
     known = registry.names()
     if args.name is not None and check_name(args.name) not in known:
@@ -129,7 +129,7 @@ def _list(registry: ModelRegistry, args: argparse.Namespace) -> str:
 
 
 def _show(registry: ModelRegistry, args: argparse.Namespace) -> str:
-    from tstune.registry.comparison import table
+    from tstune.registry.versions import table
 
     version = registry.get(args.reference)
     if args.json:
@@ -182,7 +182,7 @@ def _rollback(registry: ModelRegistry, args: argparse.Namespace) -> str:
 
 
 def _history(registry: ModelRegistry, args: argparse.Namespace) -> str:
-    from tstune.registry.comparison import table
+    from tstune.registry.versions import table
 
     name, alias = _name_and_alias(args.reference)
     rows = [

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tstune.registry.alias_history import AliasChange, previous_version
+from tstune.registry.versions import AliasChange, previous_version
 
 
 def changes(text: str) -> list[AliasChange]:

@@ -15,16 +15,16 @@ from registry_runs import FILES, assert_intact, refusal, write_run
 from support import tiny
 
 from tstune.errors import RegistryError
-from tstune.registry import LocalModelRegistry
+from tstune.registry import ModelRegistry
 
 Members = dict[str, bytes]
 
 
 @pytest.fixture
-def exported(local: LocalModelRegistry, tmp_path: Path) -> Members:
+def exported(registry: ModelRegistry, tmp_path: Path) -> Members:
     """Content of an archive of cgm:1, by name."""
-    local.register(write_run(tmp_path / "run", weights=b"weights" * 1000), "cgm")
-    path = local.export_archive("cgm:1", tmp_path / "cgm.tar.gz")
+    registry.register(write_run(tmp_path / "run", weights=b"weights" * 1000), "cgm")
+    path = registry.export_archive("cgm:1", tmp_path / "cgm.tar.gz")
     with tarfile.open(path) as archive:
         assert all(member.isreg() and member.uid == 0 and member.mtime == 0 for member in archive)
         return {member.name: archive.extractfile(member).read() for member in archive.getmembers()}
@@ -47,7 +47,7 @@ def pack(path: Path, members: Members) -> Path:
 
 def assert_refused(path: Path, *words: str) -> None:
     """Importing it says why not, and leaves nothing."""
-    registry = LocalModelRegistry(path.parent / "target")
+    registry = ModelRegistry(path.parent / "target")
     before = tiny.snapshot(path.parent)
     with pytest.raises(RegistryError) as caught:
         registry.import_archive(path)
@@ -55,13 +55,13 @@ def assert_refused(path: Path, *words: str) -> None:
     assert tiny.snapshot(path.parent) == before
 
 
-def test_what_an_archive_holds(exported: Members, local: LocalModelRegistry, tmp_path: Path) -> None:
+def test_what_an_archive_holds(exported: Members, registry: ModelRegistry, tmp_path: Path) -> None:
     assert list(exported) == ["record.json", *(f"files/{path}" for path in FILES)]
     record = json.loads(exported["record.json"])
     assert (record["format"], record["name"], record["version"]) == (1, "cgm", 1)
     assert record["metrics"]["test"]["fine_tuned"]["rmse"] == 2.0
-    one, two = (local.export_archive("cgm:1", tmp_path / f"{name}.tgz") for name in "ab")
-    with zipfile.ZipFile(local.export_archive("cgm:1", tmp_path / "c.zip")) as archive:
+    one, two = (registry.export_archive("cgm:1", tmp_path / f"{name}.tgz") for name in "ab")
+    with zipfile.ZipFile(registry.export_archive("cgm:1", tmp_path / "c.zip")) as archive:
         assert archive.namelist() == list(exported)
     assert one.read_bytes() == two.read_bytes()
 
@@ -80,7 +80,7 @@ def test_archives_written_elsewhere(ending: str, exported: Members, tmp_path: Pa
         with tarfile.open(path, "w:gz") as archive:
             archive.add(tmp_path / "tree" / "files", "files")
             archive.add(tmp_path / "tree" / "record.json", "record.json")
-    target = LocalModelRegistry(tmp_path / "target")
+    target = ModelRegistry(tmp_path / "target")
     version, archived = target.import_archive(path)
     assert (version.version, archived.reference) == (1, "cgm:1")
     assert_intact(target, "cgm", [1])
@@ -91,7 +91,7 @@ def test_archives_written_elsewhere(ending: str, exported: Members, tmp_path: Pa
 def test_a_free_number_is_kept(exported: Members, tmp_path: Path) -> None:
     record = json.loads(exported["record.json"]) | {"version": 7}
     path = pack(tmp_path / "seven.zip", exported | {"record.json": json.dumps(record).encode()})
-    target = LocalModelRegistry(tmp_path / "target")
+    target = ModelRegistry(tmp_path / "target")
     assert [target.import_archive(path)[0].version for _ in range(2)] == [7, 8]
     target.delete("cgm:7")
     assert target.import_archive(path)[0].version == 9, "a deleted number is not free"
@@ -130,7 +130,7 @@ def test_bad_model_names_in_the_record(name: str, exported: Members, tmp_path: P
     record = json.loads(exported["record.json"]) | {"name": name}
     path = pack(tmp_path / "bad.zip", exported | {"record.json": json.dumps(record).encode()})
     with pytest.raises(RegistryError) as caught:
-        LocalModelRegistry(tmp_path / "target").import_archive(path)
+        ModelRegistry(tmp_path / "target").import_archive(path)
     refusal(caught.value, "model name", repr(name))
 
 
@@ -228,8 +228,8 @@ def test_a_name_twice(exported: Members, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("ending", ["tar.gz", "zip"])
-def test_damaged_archives(ending: str, exported: Members, local: LocalModelRegistry, tmp_path: Path) -> None:
-    whole = local.export_archive("cgm:1", tmp_path / f"whole.{ending}").read_bytes()
+def test_damaged_archives(ending: str, exported: Members, registry: ModelRegistry, tmp_path: Path) -> None:
+    whole = registry.export_archive("cgm:1", tmp_path / f"whole.{ending}").read_bytes()
     for number, data in enumerate([b"", b"no archive", whole[: len(whole) // 2], whole[:20]]):
         path = tmp_path / f"bad{number}.{ending}"
         path.write_bytes(data)
@@ -238,7 +238,7 @@ def test_damaged_archives(ending: str, exported: Members, local: LocalModelRegis
     for position in range(0, len(whole), max(1, len(whole) // 40)):
         path = tmp_path / f"flipped{position}.{ending}"
         path.write_bytes(whole[:position] + bytes([whole[position] ^ 0x10]) + whole[position + 1 :])
-        target = LocalModelRegistry(tmp_path / f"target{position}")
+        target = ModelRegistry(tmp_path / f"target{position}")
         try:
             target.import_archive(path)
         except RegistryError as error:
@@ -249,7 +249,7 @@ def test_damaged_archives(ending: str, exported: Members, local: LocalModelRegis
     assert refused > 20
 
 
-def test_places_that_cannot_be_written(exported: Members, local: LocalModelRegistry, tmp_path: Path) -> None:
+def test_places_that_cannot_be_written(exported: Members, registry: ModelRegistry, tmp_path: Path) -> None:
     (tmp_path / "folder.zip").mkdir()
     for name, words in {
         "cgm.rar": (".tar.gz or .zip",),
@@ -257,8 +257,8 @@ def test_places_that_cannot_be_written(exported: Members, local: LocalModelRegis
         "folder.zip": ("exists",),
     }.items():
         with pytest.raises(RegistryError) as caught:
-            local.export_archive("cgm:1", tmp_path / name, overwrite=True)
+            registry.export_archive("cgm:1", tmp_path / name, overwrite=True)
         refusal(caught.value, name, *words)
     with pytest.raises(RegistryError) as caught:
-        local.import_archive(tmp_path / "nowhere.zip")
+        registry.import_archive(tmp_path / "nowhere.zip")
     refusal(caught.value, "nowhere.zip does not exist")

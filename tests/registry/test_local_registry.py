@@ -12,16 +12,16 @@ import pytest
 from registry_runs import FILES, assert_intact, content, refusal, stored, write_run
 
 from tstune.errors import RegistryError
-from tstune.registry import LocalModelRegistry, open_registry
+from tstune.registry import ModelRegistry, open_registry
 
 
 @pytest.fixture
-def one(local: LocalModelRegistry, tmp_path: Path) -> LocalModelRegistry:
-    local.register(write_run(tmp_path / "run"), "cgm")
-    return local
+def one(registry: ModelRegistry, tmp_path: Path) -> ModelRegistry:
+    registry.register(write_run(tmp_path / "run"), "cgm")
+    return registry
 
 
-def blob_of(registry: LocalModelRegistry, path: str) -> Path:
+def blob_of(registry: ModelRegistry, path: str) -> Path:
     """Where the registry keeps a file of cgm:1."""
     sha256 = next(file.sha256 for file in registry.get("cgm:1").files if file.path == path)
     return registry.root / "objects" / sha256[:2] / sha256
@@ -35,7 +35,7 @@ def flip_a_byte(path: Path) -> None:
     path.write_bytes(data)
 
 
-def test_layout(one: LocalModelRegistry, tmp_path: Path) -> None:
+def test_layout(one: ModelRegistry, tmp_path: Path) -> None:
     assert sorted(path.name for path in one.root.iterdir()) == ["incoming", "lock", "objects", "registry.db"]
     assert list((one.root / "incoming").iterdir()) == []
     blobs = list((one.root / "objects").glob("*/*"))
@@ -51,7 +51,7 @@ def test_layout(one: LocalModelRegistry, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", FILES)
-def test_a_flipped_byte_is_refused(path: str, one: LocalModelRegistry, tmp_path: Path) -> None:
+def test_a_flipped_byte_is_refused(path: str, one: ModelRegistry, tmp_path: Path) -> None:
     flip_a_byte(blob_of(one, path))
     for read in (
         lambda: one.load("cgm:1"),
@@ -65,7 +65,7 @@ def test_a_flipped_byte_is_refused(path: str, one: LocalModelRegistry, tmp_path:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["registry", "run"], "nothing half-written"
 
 
-def test_other_damage_is_refused(one: LocalModelRegistry, tmp_path: Path) -> None:
+def test_other_damage_is_refused(one: ModelRegistry, tmp_path: Path) -> None:
     weights = blob_of(one, "model/model.safetensors")
     weights.chmod(0o644)
     for data in (b"weight", b"weights and more", b""):
@@ -80,13 +80,13 @@ def test_other_damage_is_refused(one: LocalModelRegistry, tmp_path: Path) -> Non
     assert not (tmp_path / "copy").exists()
 
 
-def test_registering_again_heals(one: LocalModelRegistry, tmp_path: Path) -> None:
+def test_registering_again_heals(one: ModelRegistry, tmp_path: Path) -> None:
     flip_a_byte(blob_of(one, "model/model.safetensors"))
     one.register(tmp_path / "run", "cgm")
     assert_intact(one, "cgm", [1, 2])
 
 
-def test_clean_removes_what_nobody_needs(one: LocalModelRegistry, tmp_path: Path) -> None:
+def test_clean_removes_what_nobody_needs(one: ModelRegistry, tmp_path: Path) -> None:
     one.register(write_run(tmp_path / "second", weights=b"other weights"), "cgm")
     (one.root / "incoming" / "0123").write_bytes(b"half")
     stray = one.root / "objects" / "ab" / ("ab" * 32)
@@ -106,15 +106,20 @@ def test_clean_removes_what_nobody_needs(one: LocalModelRegistry, tmp_path: Path
     assert one.register(tmp_path / "run", "cgm").version == 3
 
 
-def test_reading_makes_nothing(local: LocalModelRegistry) -> None:
-    for read in (local.names, local.clean, lambda: local.get("cgm:1"), lambda: local.rollback("cgm", "champion")):
+def test_reading_makes_nothing(registry: ModelRegistry) -> None:
+    for read in (
+        registry.names,
+        registry.clean,
+        lambda: registry.get("cgm:1"),
+        lambda: registry.rollback("cgm", "champion"),
+    ):
         with pytest.raises(RegistryError) as caught:
             read()
-        refusal(caught.value, "no registry in", str(local.root), "register a run first")
-    assert not local.root.exists()
+        refusal(caught.value, "no registry in", str(registry.root), "register a run first")
+    assert not registry.root.exists()
 
 
-def test_places_that_are_no_registry(one: LocalModelRegistry, tmp_path: Path) -> None:
+def test_places_that_are_no_registry(one: ModelRegistry, tmp_path: Path) -> None:
     run = tmp_path / "run"
     (tmp_path / "file").write_text("x")
     damaged, newer, folder = (tmp_path / name for name in ("damaged", "newer", "folder"))
@@ -131,27 +136,27 @@ def test_places_that_are_no_registry(one: LocalModelRegistry, tmp_path: Path) ->
         "folder": ("registry.db", "cannot be used"),
     }.items():
         with pytest.raises(RegistryError) as caught:
-            LocalModelRegistry(tmp_path / place).register(run, "cgm")
+            ModelRegistry(tmp_path / place).register(run, "cgm")
         refusal(caught.value, place, *words)
 
 
 @pytest.mark.parametrize("pragmas", [[], ["journal_mode = WAL"]])
 def test_a_registry_that_was_being_made_when_it_was_killed(
-    pragmas: list[str], local: LocalModelRegistry, tmp_path: Path
+    pragmas: list[str], registry: ModelRegistry, tmp_path: Path
 ) -> None:
-    local.root.mkdir()
-    (local.root / "registry.db").touch()
-    with closing(sqlite3.connect(local.root / "registry.db")) as connection:
+    registry.root.mkdir()
+    (registry.root / "registry.db").touch()
+    with closing(sqlite3.connect(registry.root / "registry.db")) as connection:
         for pragma in pragmas:
             connection.execute(f"PRAGMA {pragma}")
     with pytest.raises(RegistryError) as caught:
-        local.names()
+        registry.names()
     refusal(caught.value, "no registry in")
-    assert local.register(write_run(tmp_path / "run"), "cgm").version == 1
-    assert_intact(local, "cgm", [1])
+    assert registry.register(write_run(tmp_path / "run"), "cgm").version == 1
+    assert_intact(registry, "cgm", [1])
 
 
-def test_an_alias_that_moves_meanwhile(one: LocalModelRegistry, tmp_path: Path) -> None:
+def test_an_alias_that_moves_meanwhile(one: ModelRegistry, tmp_path: Path) -> None:
     one.register(write_run(tmp_path / "second"), "cgm")
     one.set_alias("cgm:1", "champion")
     with pytest.raises(RegistryError) as caught:

@@ -7,7 +7,6 @@ import sqlite3
 import subprocess
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from pathlib import Path
 
@@ -15,39 +14,24 @@ import pytest
 from registry_runs import FILES, assert_intact, finish, refusal, start, stored, with_large_file, write_run
 
 from tstune.errors import RegistryError
-from tstune.registry import LocalModelRegistry, MLflowModelRegistry, ModelRegistry
+from tstune.registry import ModelRegistry
 
 
-def test_eight_processes_register_at_once(local: LocalModelRegistry, tmp_path: Path) -> None:
-    runs = eight_runs(tmp_path)
-    processes = [start(local.location, "register", run, "--name", "cgm") for run in runs]
-    assert_eight(local, "cgm", runs, [finish(process).split()[0] for process in processes], tmp_path)
-    assert local.clean().count == 0
-
-
-def test_eight_clients_register_on_a_server_at_once(server: str, name: str, tmp_path: Path) -> None:
-    """Threads: a process that imports mlflow takes seconds, and the server cannot tell them apart."""
-    runs = eight_runs(tmp_path)
-    with ThreadPoolExecutor(8) as pool:
-        made = list(pool.map(lambda run: MLflowModelRegistry(server).register(run, name).reference, runs))
-    assert_eight(MLflowModelRegistry(server), name, runs, made, tmp_path)
-
-
-def eight_runs(folder: Path) -> list[Path]:
-    return [write_run(folder / f"run{number}", weights=bytes([number]) * 100_000) for number in range(8)]
-
-
-def assert_eight(registry: ModelRegistry, name: str, runs: list[Path], made: list[str], folder: Path) -> None:
+def test_eight_processes_register_at_once(registry: ModelRegistry, tmp_path: Path) -> None:
     """Versions 1 to 8 are there, and each holds the run that was told so."""
-    assert sorted(made) == [f"{name}:{number}" for number in range(1, 9)]
-    assert [version.version for version in registry.versions(name)] == list(range(1, 9))
+    runs = [write_run(tmp_path / f"run{number}", weights=bytes([number]) * 100_000) for number in range(8)]
+    processes = [start(registry.location, "register", run, "--name", "cgm") for run in runs]
+    made = [finish(process).split()[0] for process in processes]
+    assert sorted(made) == [f"cgm:{number}" for number in range(1, 9)]
+    assert [version.version for version in registry.versions("cgm")] == list(range(1, 9))
     for run, reference in zip(runs, made, strict=True):
-        copy = registry.download(reference, folder / "copies" / reference.partition(":")[2])
+        copy = registry.download(reference, tmp_path / "copies" / reference.partition(":")[2])
         assert stored(copy) == stored(run)
+    assert registry.clean().count == 0
 
 
 @contextmanager
-def registering(registry: LocalModelRegistry, run: Path) -> Iterator[subprocess.Popen]:
+def registering(registry: ModelRegistry, run: Path) -> Iterator[subprocess.Popen]:
     """A registration in a process of its own; killed at the end."""
     process = start(registry.location, "register", run, "--name", "cgm")
     try:
@@ -67,13 +51,13 @@ def wait_until(happened: Callable[[], bool], process: subprocess.Popen) -> None:
 
 
 @contextmanager
-def database(registry: LocalModelRegistry) -> Iterator[sqlite3.Connection]:
+def database(registry: ModelRegistry) -> Iterator[sqlite3.Connection]:
     """A connection of our own, which never waits."""
     with closing(sqlite3.connect(registry.root / "registry.db", timeout=0, isolation_level=None)) as connection:
         yield connection
 
 
-def assert_nothing_half(registry: LocalModelRegistry, run: Path) -> None:
+def assert_nothing_half(registry: ModelRegistry, run: Path) -> None:
     """Only version 1 is there; the next registration works; what the killed one left is cleaned."""
     assert_intact(registry, "cgm", [1])
     assert registry.register(run, "cgm").version == 2
@@ -86,13 +70,13 @@ def assert_nothing_half(registry: LocalModelRegistry, run: Path) -> None:
 
 
 @pytest.fixture
-def first(local: LocalModelRegistry, tmp_path: Path) -> LocalModelRegistry:
+def first(registry: ModelRegistry, tmp_path: Path) -> ModelRegistry:
     """A registry with one version."""
-    local.register(write_run(tmp_path / "first"), "cgm")
-    return local
+    registry.register(write_run(tmp_path / "first"), "cgm")
+    return registry
 
 
-def test_killed_in_the_middle_of_a_file(first: LocalModelRegistry, tmp_path: Path) -> None:
+def test_killed_in_the_middle_of_a_file(first: ModelRegistry, tmp_path: Path) -> None:
     run = with_large_file(write_run(tmp_path / "run"), megabytes=400)
 
     def half_written() -> bool:
@@ -108,7 +92,7 @@ def test_killed_in_the_middle_of_a_file(first: LocalModelRegistry, tmp_path: Pat
     assert_nothing_half(first, write_run(tmp_path / "small"))
 
 
-def test_killed_between_files_and_version(first: LocalModelRegistry, tmp_path: Path) -> None:
+def test_killed_between_files_and_version(first: ModelRegistry, tmp_path: Path) -> None:
     run = write_run(tmp_path / "run", weights=b"other weights")
     number_before = len(list(first.root.glob("objects/*/*")))
     with database(first) as connection:
@@ -122,7 +106,7 @@ def test_killed_between_files_and_version(first: LocalModelRegistry, tmp_path: P
     assert_nothing_half(first, run)
 
 
-def test_killed_within_the_transaction(first: LocalModelRegistry, tmp_path: Path) -> None:
+def test_killed_within_the_transaction(first: ModelRegistry, tmp_path: Path) -> None:
     run = write_run(tmp_path / "run", weights=b"other weights")
     count = (
         "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 1000000000) SELECT count(*) FROM n"
@@ -156,7 +140,7 @@ def test_killed_at_any_moment(tmp_path: Path) -> None:
     seconds = time.monotonic() - begin
     codes = []
     for moment in range(1, 17):
-        registry = LocalModelRegistry(tmp_path / f"registry{moment}")
+        registry = ModelRegistry(tmp_path / f"registry{moment}")
         with registering(registry, run) as process:
             time.sleep(seconds * (0.4 + 0.04 * moment))  # before that Python is still starting
             process.kill()
@@ -173,7 +157,7 @@ def test_killed_at_any_moment(tmp_path: Path) -> None:
     assert codes.count(-signal.SIGKILL) >= 3, "it was killed before it was done"
 
 
-def test_clean_leaves_a_running_registration_alone(first: LocalModelRegistry, tmp_path: Path) -> None:
+def test_clean_leaves_a_running_registration_alone(first: ModelRegistry, tmp_path: Path) -> None:
     run = write_run(tmp_path / "run", weights=b"other weights")
     number_before = len(list(first.root.glob("objects/*/*")))
     with database(first) as connection:
@@ -181,7 +165,7 @@ def test_clean_leaves_a_running_registration_alone(first: LocalModelRegistry, tm
         process = start(first.location, "register", run, "--name", "cgm")
         wait_until(lambda: len(list(first.root.glob("objects/*/*"))) == number_before + 1, process)
         with pytest.raises(RegistryError) as caught:
-            LocalModelRegistry(first.root, timeout=0.2).clean()
+            ModelRegistry(first.root, timeout=0.2).clean()
         refusal(caught.value, "busy with a registration")
     assert finish(process).startswith("cgm:2 registered")
     assert first.clean().count == 0
@@ -189,15 +173,15 @@ def test_clean_leaves_a_running_registration_alone(first: LocalModelRegistry, tm
     assert len(first.get("cgm:2").files) == len(FILES)
 
 
-def test_eight_processes_promote_at_once(local: LocalModelRegistry, tmp_path: Path) -> None:
+def test_eight_processes_promote_at_once(registry: ModelRegistry, tmp_path: Path) -> None:
     for number in range(1, 9):
-        local.register(write_run(tmp_path / f"run{number}", rmse=10.0 - number), "cgm")
-    local.set_alias("cgm:1", "champion")
+        registry.register(write_run(tmp_path / f"run{number}", rmse=10.0 - number), "cgm")
+    registry.set_alias("cgm:1", "champion")
     options = ("--alias", "champion", "--metric", "test/fine_tuned/rmse")
-    processes = [start(local.location, "promote", f"cgm:{number}", *options) for number in range(2, 9)]
+    processes = [start(registry.location, "promote", f"cgm:{number}", *options) for number in range(2, 9)]
     for process in processes:
         _, err = process.communicate(timeout=60)
         assert process.returncode == 0 or "not better" in err or "has just moved" in err, err
-    moves = [change.version for change in local.alias_history("cgm", "champion")]
+    moves = [change.version for change in registry.alias_history("cgm", "champion")]
     assert moves == sorted(moves), "every move is to a better one than the one before"
-    assert local.aliases("cgm") == {"champion": moves[-1]}
+    assert registry.aliases("cgm") == {"champion": moves[-1]}

@@ -25,7 +25,7 @@ from wandb_reader import OfflineRun, read_offline_runs
 from tstune.config.dotted import dotted
 from tstune.config.managers import SimpleConfigManager
 from tstune.models.registry import load_model
-from tstune.registry.opening import open_registry
+from tstune.registry.model_registry import open_registry
 
 SECRETS = {
     "WANDB_API_KEY": "5ec2e7a1" * 5,  # 40 characters, as W&B wants them

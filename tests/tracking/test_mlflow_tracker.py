@@ -274,6 +274,33 @@ class TestFiles:
         (stored,) = client.search_logged_models([client.get_run(tracker.mlflow_run_id).info.experiment_id])
         assert (stored.name, stored.status.name, stored.source_run_id) == ("model", "READY", tracker.mlflow_run_id)
 
+    def test_a_model_becomes_a_version_of_mlflows_registry(
+        self, mlflow_uri: str, client: MlflowClient, experiment: str, run_folder: Path, desk: Path
+    ) -> None:
+        section = TrackingSection(mlflow_uri=mlflow_uri, register_as="cgm")
+        for number in (1, 2):
+            tracker = MLflowExperimentTracker.from_config(section)
+            tracker.start_experiment(experiment, CONFIG)
+            tracker.log_model(run_folder, "model")
+            tracker.log_model(run_folder, "model")  # sent again: a run is registered once
+            tracker.end_experiment()
+            assert MLflowExperimentTracker(**tracker.settings()).settings() == tracker.settings(), "replayed too"
+            version = client.get_model_version("cgm", str(number))
+            assert (version.run_id, version.status) == (tracker.mlflow_run_id, "READY")
+            assert version.tags["tstune.run_id"] == tracker.run_id
+        assert [found.version for found in client.search_model_versions("name = 'cgm'")] == [2, 1]
+        mlflow.set_tracking_uri(mlflow_uri)
+        try:
+            loaded = mlflow.pyfunc.load_model("models:/cgm/2")
+        finally:
+            mlflow.set_tracking_uri(None)
+        series = pd.read_csv(desk / "series.csv", parse_dates=["timestamp"])
+        expected = load_model(run_folder).predict(series)
+        pd.testing.assert_frame_equal(loaded.predict(series), expected, check_exact=True)
+        tracker.start_experiment(experiment, CONFIG)
+        tracker.child("P01").start_experiment(experiment, CONFIG)
+        assert tracker.child("P01").settings()["registered_model_name"] is None, "a part of a run is no version"
+
     def test_a_model_with_a_known_future(self, desk: Path, tmp_path: Path, mlflow_uri: str) -> None:
         import finetune_ttm
 

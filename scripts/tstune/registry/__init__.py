@@ -5,38 +5,31 @@
     version = registry.register("runs/mine", "cgm")  # cgm:1
     model = registry.load("cgm@champion")
 
-Importing this package is cheap: every public name is loaded on first use, torch and mlflow by the call that needs them.
+Importing this package is cheap: torch is loaded by the call that needs it.
 """
 
-from __future__ import annotations
+from tstune.errors import RegistryError
+from tstune.registry.model_registry import (
+    LocalModelRegistry,
+    ModelRegistry,
+    Promotion,
+    load_saved_model,
+    open_registry,
+)
+from tstune.registry.names import Reference, check_name
+from tstune.registry.versions import AliasChange, ModelVersion, StoredFile, VersionComparison
 
-import importlib
-
-# public name -> module that defines it
-_PUBLIC = {
-    "ModelRegistry": "tstune.registry.interfaces",
-    "LocalModelRegistry": "tstune.registry.local_registry",
-    "MLflowModelRegistry": "tstune.registry.mlflow_registry",
-    "ModelVersion": "tstune.registry.records",
-    "StoredFile": "tstune.registry.records",
-    "Reference": "tstune.registry.names",
-    "AliasChange": "tstune.registry.alias_history",
-    "Comparison": "tstune.registry.comparison",
-    "Promotion": "tstune.registry.interfaces",
-    "check_name": "tstune.registry.names",
-    "open_registry": "tstune.registry.opening",
-    "load_saved_model": "tstune.registry.opening",
-    "RegistryError": "tstune.errors",
-}
-
-__all__ = sorted(_PUBLIC)
-
-
-def __getattr__(name: str) -> object:
-    if name not in _PUBLIC:
-        raise AttributeError(f"module 'tstune.registry' has no attribute {name!r}; public names: {', '.join(__all__)}")
-    return getattr(importlib.import_module(_PUBLIC[name]), name)
-
-
-def __dir__() -> list[str]:
-    return __all__
+__all__ = [
+    "AliasChange",
+    "VersionComparison",
+    "LocalModelRegistry",
+    "ModelRegistry",
+    "ModelVersion",
+    "Promotion",
+    "Reference",
+    "RegistryError",
+    "StoredFile",
+    "check_name",
+    "load_saved_model",
+    "open_registry",
+]

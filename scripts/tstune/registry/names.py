@@ -8,6 +8,8 @@ from pathlib import PurePosixPath
 
 from tstune.errors import RegistryError
 
+LARGEST_VERSION = 999_999_999
+
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 _VERSION = re.compile(r"[1-9][0-9]{0,8}")
 _LOOKS_LIKE_A_VERSION = re.compile(r"[vV]?[0-9]+")
@@ -29,7 +31,7 @@ class Reference:
         Raises:
             RegistryError: neither of the two.
         """
-        name, separator, rest = _partition(text)
+        name, separator, rest = re.fullmatch("([^@:]*)([@:]?)(.*)", text, re.DOTALL).groups()
         if not separator:
             raise RegistryError(f"{text!r} names no version: write name:version or name@alias, e.g. cgm:3")
         check_name(name)
@@ -80,9 +82,3 @@ def check_stored_path(path: str, origin: str) -> str:
     if not is_plain or "\\" in path or _DRIVE.match(path) or not path.isprintable() or len(path) > 500:
         raise RegistryError(f"{origin} holds a file with the name {path!r}, which is not a plain relative path")
     return path
-
-
-def _partition(text: str) -> tuple[str, str, str]:
-    """Split at the first `@` or `:`."""
-    found = re.search("[@:]", text)
-    return (text[: found.start()], found.group(), text[found.end() :]) if found else (text, "", "")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import stat
 import subprocess
@@ -12,9 +11,9 @@ from pathlib import Path
 
 from tstune.config.managers import SimpleConfigManager
 from tstune.errors import RegistryError
-from tstune.registry.checksums import disk_errors
+from tstune.registry.files import disk_errors
 from tstune.registry.names import check_name, check_stored_path
-from tstune.registry.records import MANIFEST, ModelVersion, check_metrics
+from tstune.registry.versions import MANIFEST, ModelVersion, check_metrics, read_json_object
 
 NEEDED = ("config.yaml", "preprocessor.json", MANIFEST, "metrics.json", "model")
 """What makes a folder a finished run."""
@@ -38,14 +37,14 @@ def describe_run(
         for needed in NEEDED:
             if not (folder / needed).exists():
                 raise RegistryError(f"{folder} is not a finished run: {needed} is missing; give a run's output_dir")
-        read_json_object(folder / MANIFEST)
+        _read(folder / MANIFEST)
         commit, dirty = git_state()
         return ModelVersion(
             name=name,
             version=0,
             created=datetime.now(UTC).isoformat(timespec="seconds"),
-            config=SimpleConfigManager().load_config(folder / "config.yaml").model_dump(mode="json"),
-            metrics=check_metrics(read_json_object(folder / "metrics.json"), str(folder / "metrics.json")),
+            config=_config(folder / "config.yaml"),
+            metrics=check_metrics(_read(folder / "metrics.json"), str(folder / "metrics.json")),
             run_id=_run_id(folder / "tracking.json"),
             git_commit=commit,
             git_dirty=dirty,
@@ -76,21 +75,6 @@ def files_to_store(folder: Path) -> list[str]:
     return sorted(paths)
 
 
-def read_json_object(path: Path) -> dict:
-    """Read a JSON file that holds names with values.
-
-    Raises:
-        RegistryError: it does not.
-    """
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise RegistryError(f"{path} is damaged: {error}") from None
-    if not isinstance(values, dict):
-        raise RegistryError(f"{path} is damaged: it does not hold names with values")
-    return values
-
-
 def git_state() -> tuple[str | None, bool | None]:
     """Commit of the repository around the current folder, and if tracked files differ from it."""
     commit = _git("rev-parse", "--verify", "--quiet", "HEAD")
@@ -108,10 +92,19 @@ def _git(*arguments: str) -> str | None:
     return answer.stdout.strip() if answer.returncode == 0 else None
 
 
+def _read(path: Path) -> dict:
+    return read_json_object(path.read_bytes(), str(path))
+
+
+def _config(path: Path) -> dict:
+    try:
+        return SimpleConfigManager().load_config(path).model_dump(mode="json")
+    except RecursionError:
+        raise RegistryError(f"{path} is damaged: nested too deeply") from None
+
+
 def _run_id(path: Path) -> str | None:
-    if not path.exists():
-        return None
-    run_id = read_json_object(path).get("run_id")
+    run_id = _read(path).get("run_id") if path.exists() else None
     if not isinstance(run_id, str | None):
         raise RegistryError(f"{path} is damaged: run_id is {run_id!r}")
     return run_id

@@ -146,6 +146,8 @@ class MLflowExperimentTracker(ExperimentTracker):
         tracking_uri: server or database; null takes MLFLOW_TRACKING_URI, else a SQLite file in `runs/tracking`.
         run_name: name people read; null takes that of the output folder.
         parent_run: our id of the run this one is a part of, in the same experiment.
+        registered_model_name: also register the logged model as a version of this name in MLflow's own registry,
+            once per run; null registers nothing.
 
     Attributes:
         run_id: our id of the run.
@@ -156,13 +158,18 @@ class MLflowExperimentTracker(ExperimentTracker):
     name = "mlflow"
 
     def __init__(
-        self, tracking_uri: str | None = None, run_name: str | None = None, parent_run: str | None = None
+        self,
+        tracking_uri: str | None = None,
+        run_name: str | None = None,
+        parent_run: str | None = None,
+        registered_model_name: str | None = None,
     ) -> None:
         self.tracking_uri = _resolved(tracking_uri)
         self.run_id: str | None = None
         self.mlflow_run_id: str | None = None
         self.model_uris: dict[str, str] = {}
         self._run_name, self._parent_run = run_name, parent_run
+        self._registered_model_name = registered_model_name
         self._client: MlflowClient | None = None
         self._experiment_id = ""
         self._params: dict[str, str] = {}
@@ -172,12 +179,13 @@ class MLflowExperimentTracker(ExperimentTracker):
     def from_config(cls, tracking: TrackingSection) -> MLflowExperimentTracker:
         """`tracking.mlflow_uri`, else MLFLOW_TRACKING_URI, else ``mlflow.db`` in `tracking.folder`."""
         uri = tracking.mlflow_uri or os.environ.get("MLFLOW_TRACKING_URI") or _database_in(tracking.folder)
-        return cls(uri, tracking.run_name, tracking.parent_run)
+        return cls(uri, tracking.run_name, tracking.parent_run, tracking.register_as)
 
     def settings(self) -> dict[str, object]:
         """See `ExperimentTracker.settings`; credentials in the URI are left to the environment."""
         uri = without_credentials(self.tracking_uri)
-        return {"tracking_uri": uri, "run_name": self._run_name, "parent_run": self._parent_run}
+        names = {"run_name": self._run_name, "parent_run": self._parent_run}
+        return {"tracking_uri": uri, **names, "registered_model_name": self._registered_model_name}
 
     def start_experiment(self, experiment_name: str, config: dict, run_id: str | None = None) -> str:
         """Create experiment and run, or go on with the run that has this id.
@@ -265,7 +273,32 @@ class MLflowExperimentTracker(ExperimentTracker):
             self._running.log_outputs(self.mlflow_run_id, [LoggedModelOutput(logged.model_id, step=0)])
             self._running.log_model_artifacts(logged.model_id, str(packed))
             self._running.finalize_logged_model(logged.model_id, "READY")
+            self._register(logged.model_id)
         self.model_uris[model_name] = f"models:/{logged.model_id}"
+
+    def _register(self, model_id: str) -> None:
+        """Make the logged model a version in MLflow's registry, if that was asked for and the run has none yet."""
+        from mlflow.exceptions import MlflowException
+
+        name = self._registered_model_name
+        if name is None:
+            return
+        try:
+            self._running.create_registered_model(name)
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_ALREADY_EXISTS":
+                raise
+        if self._running.search_model_versions(f"name = '{name}' and run_id = '{self.mlflow_run_id}'"):
+            return
+        made = self._running.create_model_version(
+            name,
+            f"models:/{model_id}",
+            self.mlflow_run_id,
+            tags={RUN_TAG: str(self.run_id)},
+            await_creation_for=0,
+            model_id=model_id,
+        )
+        logger.info("mlflow: registered as %s version %s", name, made.version)
 
     def log_artifact(self, path: Path, name: str | None = None) -> None:
         """Upload a file or folder."""

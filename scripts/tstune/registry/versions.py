@@ -1,0 +1,270 @@
+"""What is known of a version of a model, where an alias has been, and two versions side by side."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from pathlib import PurePosixPath
+from typing import Annotated, Literal, NamedTuple
+
+from pydantic import ConfigDict, Field, ValidationError
+from pydantic.dataclasses import dataclass
+from pydantic_core import from_json
+
+from tstune.config.dotted import dotted
+from tstune.errors import RegistryError
+from tstune.registry.names import LARGEST_VERSION, check_name, check_stored_path
+
+MANIFEST = "manifest.json"
+"""File of a run folder that says what data it was judged on."""
+
+_STRICT = ConfigDict(strict=True, extra="forbid")
+_NOTHING = "(not set)"
+
+
+@dataclass(frozen=True, config=_STRICT)
+class StoredFile:
+    """One file of a version.
+
+    Attributes:
+        path: relative, with ``/``.
+        sha256: of its content, in hexadecimal.
+        size: bytes.
+    """
+
+    path: str
+    sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
+    size: Annotated[int, Field(ge=0)]
+
+
+@dataclass(frozen=True, config=_STRICT)
+class ModelVersion:
+    """A registered run.
+
+    Attributes:
+        name: of the model.
+        version: number, from 1 on; 0 while it is not stored yet.
+        created: UTC time of the registration, ISO 8601.
+        config: resolved configuration of the run, nested.
+        metrics: ``{part: {model: {metric: value}}}`` as in `metrics.json`; None where there is no number.
+        run_id: id of the run in the experiment trackers; None if it was not tracked.
+        git_commit: commit of the repository the registration was made in; None outside one.
+        git_dirty: True if tracked files differed from that commit.
+        description: free text.
+        tags: free key-value pairs.
+        files: everything that is stored.
+        aliases: names that point here now.
+    """
+
+    name: str
+    version: Annotated[int, Field(ge=0, le=LARGEST_VERSION)]
+    created: str
+    config: dict
+    metrics: dict
+    run_id: str | None = None
+    git_commit: str | None = None
+    git_dirty: bool | None = None
+    description: str | None = None
+    tags: dict[str, str] | None = None
+    files: tuple[StoredFile, ...] = ()
+    aliases: tuple[str, ...] = ()
+
+    @property
+    def reference(self) -> str:
+        """For example ``cgm:3``."""
+        return f"{self.name}:{self.version}"
+
+    @property
+    def size(self) -> int:
+        """Bytes of all files."""
+        return sum(file.size for file in self.files)
+
+    @property
+    def manifest_sha256(self) -> str | None:
+        """Checksum of the data manifest: equal for runs on the same data, split and windows."""
+        return next((file.sha256 for file in self.files if file.path == MANIFEST), None)
+
+    def flat_metrics(self) -> dict[str, float]:
+        """Every number, by names such as ``test/fine_tuned/rmse``."""
+        return {name: value for name, value in _leaves(self.metrics) if value is not None}
+
+    def to_dict(self) -> dict:
+        """JSON values only; aliases are left out, they belong to the registry and not to the version."""
+        values = {name: getattr(self, name) for name in self.__dataclass_fields__ if name != "aliases"}
+        return values | {"files": [vars(file).copy() for file in self.files]}
+
+    @classmethod
+    def from_dict(cls, values: Mapping, origin: str) -> ModelVersion:
+        """Read what `to_dict` wrote; nothing in it is trusted.
+
+        Raises:
+            RegistryError: not such a record.
+        """
+        try:
+            files = tuple(StoredFile(**file) for file in values["files"])
+            version = cls(**{**values, "files": files})
+        except ValidationError as error:
+            wrong = error.errors()[0]
+            place = ".".join(map(str, wrong["loc"]))
+            raise RegistryError(f"{origin} is damaged: {place} is {wrong['input']!r:.100}: {wrong['msg']}") from None
+        except (TypeError, KeyError) as error:
+            raise RegistryError(f"{origin} is damaged: not a record of a model version ({error})") from None
+        check_name(version.name)
+        check_files(version.files, origin)
+        return version
+
+
+def read_json_object(text: bytes, origin: str) -> dict:
+    """Names with values, no more than 200 levels deep, so that nothing that walks through them can run out of stack.
+
+    Raises:
+        RegistryError: something else.
+    """
+    try:
+        values = from_json(text)
+    except ValueError as error:
+        raise RegistryError(f"{origin} is damaged: not JSON ({error})") from None
+    if not isinstance(values, dict):
+        raise RegistryError(f"{origin} is damaged: not JSON with names and values")
+    return values
+
+
+def check_files(files: tuple[StoredFile, ...], origin: str) -> None:
+    """Stop if two files could not lie in one folder, or one would lie outside it.
+
+    Raises:
+        RegistryError: naming the file.
+    """
+    folders = {str(parent) for file in files for parent in PurePosixPath(check_stored_path(file.path, origin)).parents}
+    seen: set[str] = set()
+    for file in files:
+        if file.path in seen or file.path in folders:
+            raise RegistryError(f"{origin} holds {file.path} twice")
+        seen.add(file.path)
+
+
+def check_metrics(metrics: dict, origin: str) -> dict:
+    """Return nested numbers.
+
+    Raises:
+        RegistryError: something else.
+    """
+    for name, value in _leaves(metrics):
+        if value is not None and (isinstance(value, bool) or not isinstance(value, int | float)):
+            raise RegistryError(f"{origin}: {name} is {value!r}, not a number")
+        if value is not None and not math.isfinite(value):
+            raise RegistryError(f"{origin}: {name} is {value}, which JSON does not have; write null")
+    return metrics
+
+
+def _leaves(values: Mapping, prefix: str = "") -> Iterator[tuple[str, float | None]]:
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            yield from _leaves(value, f"{prefix}{name}/")
+        else:
+            yield f"{prefix}{name}", value
+
+
+class AliasChange(NamedTuple):
+    """One move of an alias.
+
+    Attributes:
+        action: ``set`` (by hand or by a promotion), ``rollback`` or ``remove``.
+        version: number it points to since; None once removed.
+        changed: UTC time, ISO 8601.
+    """
+
+    action: Literal["set", "rollback", "remove"]
+    version: int | None
+    changed: str
+
+
+def previous_version(changes: Sequence[AliasChange], current: int | None, existing: Collection[int]) -> int | None:
+    """The version a roll back leads to: the latest one before `current` that still exists; None if there is none.
+
+    A second roll back goes one further back, not forth again: what was rolled back is forgotten.
+    """
+    path: list[int] = []
+    for change in changes:
+        if change.action == "set":
+            path.append(change.version)
+        elif change.action == "rollback":
+            while path and path[-1] != change.version:
+                path.pop()
+            path = path or [change.version]
+    while path and (path[-1] == current or path[-1] not in existing):
+        path.pop()
+    return path[-1] if path else None
+
+
+class Difference(NamedTuple):
+    """One name with its value in either version; None where a version has no such number."""
+
+    name: str
+    left: object
+    right: object
+
+
+class VersionComparison(NamedTuple):
+    """What two versions have and have not in common.
+
+    Attributes:
+        left: first version.
+        right: second version.
+        config: keys that differ, as dotted names.
+        metrics: every number that either has, by names such as ``test/fine_tuned/rmse``.
+        other_data: keys of the data manifest that differ; if there is one, the metrics are not comparable.
+    """
+
+    left: ModelVersion
+    right: ModelVersion
+    config: tuple[Difference, ...]
+    metrics: tuple[Difference, ...]
+    other_data: tuple[str, ...]
+
+    def __str__(self) -> str:
+        data = f"same data manifest ({(self.left.manifest_sha256 or '')[:12]}…)"
+        if self.other_data:
+            data = f"other data: manifest.json differs in {', '.join(self.other_data)}; the metrics are not comparable"
+        settings = [(row.name, str(row.left), str(row.right)) for row in self.config]
+        numbers = [(row.name, _number(row.left), _number(row.right), _change(row)) for row in self.metrics]
+        return "\n".join(["configuration:", *self._rows(settings), "", "metrics:", *self._rows(numbers), "", data])
+
+    def _rows(self, rows: list[tuple[str, ...]]) -> list[str]:
+        head = ("", self.left.reference, self.right.reference)
+        return [f"  {line}" for line in table([head, *rows])] if rows else ["  no difference"]
+
+
+def compare(left: ModelVersion, right: ModelVersion, other_data: tuple[str, ...]) -> VersionComparison:
+    """Compare two versions, of one model or of two, whose data manifests differ in the keys `other_data`."""
+    settings = differences(dict(dotted(left.config)), dict(dotted(right.config)))
+    metrics = _pairs(left.flat_metrics(), right.flat_metrics(), None)
+    return VersionComparison(left, right, settings, metrics, other_data)
+
+
+def differences(left: dict, right: dict) -> tuple[Difference, ...]:
+    """Names whose values differ, or that only one side has."""
+    return tuple(row for row in _pairs(left, right, _NOTHING) if row.left != row.right)
+
+
+def table(rows: list[tuple[str, ...]]) -> list[str]:
+    """Lines with columns as wide as their widest cell."""
+    columns = max(map(len, rows), default=0)
+    padded = [(*row, *[""] * (columns - len(row))) for row in rows]
+    widths = [max(len(row[column]) for row in padded) for column in range(columns)]
+    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in padded]
+
+
+def _pairs(left: dict, right: dict, nothing: object) -> tuple[Difference, ...]:
+    return tuple(Difference(name, left.get(name, nothing), right.get(name, nothing)) for name in {**left, **right})
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.6g}"
+
+
+def _change(row: Difference) -> str:
+    """Change from left to right, in percent where that says something."""
+    if row.left is None or row.right is None or row.left in (0, row.right):
+        return ""
+    return f"{100 * (row.right / row.left - 1):+.2f} %"
