@@ -156,19 +156,6 @@ def test_a_registry_that_was_being_made_when_it_was_killed(
     assert_intact(registry, "cgm", [1])
 
 
-def test_an_alias_that_moves_meanwhile(one: ModelRegistry, tmp_path: Path) -> None:
-    one.register(write_run(tmp_path / "second"), "cgm")
-    one.set_alias("cgm:1", "champion")
-    with pytest.raises(RegistryError) as caught:
-        one._move_alias("cgm", "champion", 2, "set", expected=None)
-    refusal(caught.value, "cgm@champion has just moved to 1")
-    with pytest.raises(RegistryError) as caught:
-        one._move_alias("cgm", "champion", 7, "set", expected=1)
-    refusal(caught.value, "cgm:7 has just been deleted")
-    assert one.aliases("cgm") == {"champion": 1}
-    assert len(one.alias_history("cgm", "champion")) == 1
-
-
 def test_opening(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     write_run(tmp_path / "run")
@@ -179,7 +166,7 @@ def test_opening(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert not Path("registry").exists()
     target = open_registry("elsewhere").download("cgm:1", "copy")
     assert content(target) == stored(tmp_path / "run")
-    for place in ("http://127.0.0.1:5000", "s3://bucket/registry"):
+    for place in ("http://127.0.0.1:5000", "mlflow+http://127.0.0.1:5000", "s3://bucket/registry"):
         with pytest.raises(RegistryError) as caught:
             open_registry(place)
-        refusal(caught.value, place.partition("://")[0], "mlflow+http://host:port")
+        refusal(caught.value, place.partition("://")[0], "tracking.trackers=[mlflow]", "tracking.register_as")

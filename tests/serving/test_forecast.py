@@ -19,7 +19,7 @@ from support import tiny
 from tstune.config.validation import validate
 from tstune.errors import ConfigError, DataError
 from tstune.models.registry import load_model, model_class
-from tstune.registry.opening import open_registry
+from tstune.registry.model_registry import open_registry
 from tstune.serving import ServingLimits
 from tstune.serving.service import ForecastService, fingerprint, open_model
 

@@ -288,7 +288,7 @@ class TestFiles:
             version = client.get_model_version("cgm", str(number))
             assert (version.run_id, version.status) == (tracker.mlflow_run_id, "READY")
             assert version.tags["tstune.run_id"] == tracker.run_id
-        assert [found.version for found in client.search_model_versions("name = 'cgm'")] == [2, 1]
+        assert [int(found.version) for found in client.search_model_versions("name = 'cgm'")] == [2, 1]
         mlflow.set_tracking_uri(mlflow_uri)
         try:
             loaded = mlflow.pyfunc.load_model("models:/cgm/2")

@@ -89,6 +89,12 @@ def load_saved_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
     Raises:
         ConfigError: it cannot be read, or is no configuration.
     """
+    changes = _override(OmegaConf.create({}), overrides)
+    return validate(_changed(read_saved_values(path), changes), origin=str(path))
+
+
+def read_saved_values(path: Path) -> dict:
+    """The same as it stands in the file, not validated."""
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (YAMLError, UnicodeDecodeError, RecursionError) as error:
@@ -97,7 +103,7 @@ def load_saved_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
         raise ConfigError(f"{path} cannot be read: {error.strerror}") from None
     if not isinstance(values, dict):
         raise ConfigError(f"{path} must hold sections such as model: and data:, with their keys")
-    return validate(_changed(values, _override(OmegaConf.create({}), overrides)), origin=str(path))
+    return values
 
 
 def _changed(values: dict, changes: DictConfig) -> dict:

@@ -27,7 +27,7 @@ from tstune.models.baselines import WithoutNetwork
 from tstune.models.combined import WeightedForecasts, fitted_to_lengths
 from tstune.models.contract import MODEL_FOLDER, Forecaster, ForecastModel
 from tstune.models.registry import load_model
-from tstune.registry.opening import PREFIX, open_registry
+from tstune.registry.model_registry import PREFIX, open_registry
 from tstune.runtime.logs import logger
 
 MEMBERS_FOLDER = "members"

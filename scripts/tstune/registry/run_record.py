@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 
-from tstune.config.managers import SimpleConfigManager
+from tstune.config.managers import load_saved_config
 from tstune.errors import RegistryError
 from tstune.registry.files import disk_errors
 from tstune.registry.names import check_name, check_stored_path
@@ -43,7 +43,7 @@ def describe_run(
             name=name,
             version=0,
             created=datetime.now(UTC).isoformat(timespec="seconds"),
-            config=_config(folder / "config.yaml"),
+            config=load_saved_config(folder / "config.yaml").model_dump(mode="json"),
             metrics=check_metrics(_read(folder / "metrics.json"), str(folder / "metrics.json")),
             run_id=_run_id(folder / "tracking.json"),
             git_commit=commit,
@@ -94,13 +94,6 @@ def _git(*arguments: str) -> str | None:
 
 def _read(path: Path) -> dict:
     return read_json_object(path.read_bytes(), str(path))
-
-
-def _config(path: Path) -> dict:
-    try:
-        return SimpleConfigManager().load_config(path).model_dump(mode="json")
-    except RecursionError:
-        raise RegistryError(f"{path} is damaged: nested too deeply") from None
 
 
 def _run_id(path: Path) -> str | None:

@@ -27,7 +27,7 @@ from tstune.evaluation.intervals import SETTINGS, TENSORS
 from tstune.models.adapters import ITEM_ADAPTERS_FOLDER
 from tstune.models.contract import ADAPTER_FOLDER, MODEL_FOLDER
 from tstune.models.predict import forecast_batch, predict_frame
-from tstune.registry.opening import PREFIX, load_saved_model, open_registry
+from tstune.registry.model_registry import PREFIX, load_saved_model, open_registry
 from tstune.runtime.logs import logger
 from tstune.serving import ServingLimits
 from tstune.serving.reading import FUTURE, ROWS, RequestError, RequestForm, shown

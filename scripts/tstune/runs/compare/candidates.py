@@ -22,7 +22,7 @@ from tstune.evaluation.scoreboard import OURS
 from tstune.models.contract import ForecastModel
 from tstune.models.registry import available_models, load_model, model_class
 from tstune.models.ttm import BUILTIN
-from tstune.registry.opening import PREFIX, open_registry
+from tstune.registry.model_registry import PREFIX, open_registry
 from tstune.runtime.distributed import DistributedManager
 from tstune.runtime.logs import logger
 

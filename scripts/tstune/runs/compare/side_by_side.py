@@ -21,7 +21,7 @@ from tstune.errors import DataError
 from tstune.evaluation.bootstrap import Blocks, relative_rmse
 from tstune.evaluation.record import EVALUATION_FILE, WINDOWS_FILE
 from tstune.evaluation.verdict import Comparison, compared
-from tstune.registry.opening import PREFIX, open_registry
+from tstune.registry.model_registry import PREFIX, open_registry
 from tstune.runs.report.blocks import (
     Cells,
     Definitions,
