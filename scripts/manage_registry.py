@@ -9,9 +9,8 @@
     python scripts/manage_registry.py download cgm@champion --to runs/champion
     python scripts/manage_registry.py export cgm@champion --to cgm.tar.gz
 
-The registry is a folder (--registry, else the environment variable TSTUNE_REGISTRY, else registry/), or an MLflow
-server: --registry mlflow+http://host:port, with credentials from MLFLOW_TRACKING_USERNAME and
-MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN. A version is named name:version or name@alias.
+The registry is a folder: --registry, else the environment variable TSTUNE_REGISTRY, else registry/. A version is named
+name:version or name@alias.
 """
 
 from __future__ import annotations
@@ -32,9 +31,9 @@ DEFAULT_METRIC = "test/fine_tuned/rmse"
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--registry", help="folder, or mlflow+http://host:port")
+    parser.add_argument("--registry", help="folder of the registry")
     common = argparse.ArgumentParser(add_help=False)  # the same option after the command
-    common.add_argument("--registry", default=argparse.SUPPRESS, help="folder, or mlflow+http://host:port")
+    common.add_argument("--registry", default=argparse.SUPPRESS, help="folder of the registry")
     commands = parser.add_subparsers(dest="command", metavar="command", required=True)
 
     def command(name: str, summary: str, *positional: str) -> argparse.ArgumentParser:
@@ -86,53 +85,79 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parse_args(argv)
     from tstune.registry import open_registry
 
-    registry = open_registry(args.registry)
-    print(_COMMANDS[args.command](registry, args))
+    print(_do(open_registry(args.registry), args))
     return EXIT_OK
 
 
-def _register(registry: ModelRegistry, args: argparse.Namespace) -> str:
-    tags = {}
-    for tag in args.tag:
-        key, equals, value = tag.partition("=")
-        if not equals:
-            raise RegistryError(f"--tag {tag!r} is not of the form key=value")
-        tags[key] = value
-    version = registry.register(args.run_folder, args.name, args.description, tags)
-    return f"{version.reference} registered from {args.run_folder}: {_contents(version)}"
+def _do(registry: ModelRegistry, args: argparse.Namespace) -> str:
+    """Carry out the command; returns what to say."""
+    match args.command:
+        case "register":
+            version = registry.register(args.run_folder, args.name, args.description, dict(map(_tag, args.tag)))
+            return f"{version.reference} registered from {args.run_folder}: {_contents(version)}"
+        case "list":
+            return _list(registry, args.name, args.metric)
+        case "show":
+            return _show(registry.get(args.reference), args.json)
+        case "compare":
+            return str(registry.compare(args.left, args.right))
+        case "alias" if args.remove:
+            name, alias = _name_and_alias(args.reference)
+            registry.remove_alias(name, alias)
+            return f"{args.reference} points nowhere now"
+        case "alias":
+            version = registry.set_alias(args.reference, args.set)
+            return f"{version.name}@{args.set} is {version.reference}"
+        case "promote":
+            done = registry.promote(args.reference, args.alias, args.metric, args.lower, args.allow_other_data)
+            new, old = done.version, done.replaced
+            before = "nothing before" if old is None else f"{old.reference} with {done.replaced_value:.6g}"
+            return f"{new.name}@{args.alias} is {new.reference}: {args.metric} {done.value:.6g}, after {before}"
+        case "rollback":
+            return f"{args.reference} is {registry.rollback(*_name_and_alias(args.reference)).reference} again"
+        case "history":
+            return _history(registry, *_name_and_alias(args.reference))
+        case "download":
+            return f"{args.reference}: {registry.download(args.reference, args.to)}"
+        case "verify" if args.reference is not None:
+            return f"{args.reference} is intact: {_contents(registry.verify(args.reference))}"
+        case "verify":
+            return _verify_all(registry)
+        case "delete":
+            deleted = registry.delete(args.reference)
+            return f"{deleted.reference} deleted; `clean` frees what no other version needs"
+        case "export":
+            return f"{args.reference}: {registry.export_archive(args.reference, args.to, args.overwrite)}"
+        case "import":
+            version, old = registry.import_archive(args.archive, args.name)
+            note = "" if version.version == old.version else f" (it was {old.reference}, a number not free here)"
+            return f"{version.reference} imported from {args.archive}{note}: {_contents(version)}"
+        case "clean":
+            cleaned = registry.clean()
+            return f"{cleaned.count} leftovers removed, {_megabytes(cleaned.size)}"
+    raise AssertionError(args.command)
 
 
-def _list(registry: ModelRegistry, args: argparse.Namespace) -> str:
+def _list(registry: ModelRegistry, name: str | None, metric: str) -> str:
     from tstune.registry.names import check_name
     from tstune.registry.versions import table
 
     known = registry.names()
-    if args.name is not None and check_name(args.name) not in known:
-        raise RegistryError(f"{registry.location} has no model {args.name}; models here: {', '.join(known) or 'none'}")
-    rows = [("version", "aliases", args.metric, "size", "registered", "commit", "run", "description")]
-    for name in known if args.name is None else [args.name]:
-        for version in registry.versions(name):
-            value = version.flat_metrics().get(args.metric)
-            rows.append(
-                (
-                    version.reference,
-                    ", ".join(version.aliases) or "-",
-                    "-" if value is None else f"{value:.6g}",
-                    _megabytes(version.size),
-                    version.created,
-                    _commit(version),
-                    version.run_id or "-",
-                    version.description or "",
-                )
-            )
+    if name is not None and check_name(name) not in known:
+        raise RegistryError(f"{registry.location} has no model {name}; models here: {', '.join(known) or 'none'}")
+    rows = [("version", "aliases", metric, "size", "registered", "commit", "run", "description")]
+    for version in (found for model in ([name] if name else known) for found in registry.versions(model)):
+        value = version.flat_metrics().get(metric)
+        shown = "-" if value is None else f"{value:.6g}"
+        first = (version.reference, ", ".join(version.aliases) or "-", shown, _megabytes(version.size))
+        rows.append((*first, version.created, _commit(version), version.run_id or "-", version.description or ""))
     return "\n".join(table(rows)) if len(rows) > 1 else f"{registry.location} is empty"
 
 
-def _show(registry: ModelRegistry, args: argparse.Namespace) -> str:
+def _show(version: ModelVersion, as_json: bool) -> str:
     from tstune.registry.versions import table
 
-    version = registry.get(args.reference)
-    if args.json:
+    if as_json:
         shown = version.to_dict() | {"aliases": list(version.aliases), "manifest_sha256": version.manifest_sha256}
         return json.dumps(shown, indent=2)
     config = version.config
@@ -149,56 +174,19 @@ def _show(registry: ModelRegistry, args: argparse.Namespace) -> str:
     ]
     metrics = [(name, f"{value:.6g}") for name, value in version.flat_metrics().items()]
     files = [(file.path, f"{file.size} bytes", f"{file.sha256[:12]}…") for file in version.files]
-    parts = [table(rows), ["metrics:", *(f"  {line}" for line in table(metrics))]]
-    parts += [["files:", *(f"  {line}" for line in table(files))]]
-    return "\n\n".join("\n".join(part) for part in parts)
+    lines = [*table(rows), "", "metrics:", *(f"  {line}" for line in table(metrics))]
+    return "\n".join([*lines, "", "files:", *(f"  {line}" for line in table(files))])
 
 
-def _compare(registry: ModelRegistry, args: argparse.Namespace) -> str:
-    return str(registry.compare(args.left, args.right))
-
-
-def _alias(registry: ModelRegistry, args: argparse.Namespace) -> str:
-    if args.remove:
-        name, alias = _name_and_alias(args.reference)
-        registry.remove_alias(name, alias)
-        return f"{name}@{alias} points nowhere now"
-    version = registry.set_alias(args.reference, args.set)
-    return f"{version.name}@{args.set} is {version.reference}"
-
-
-def _promote(registry: ModelRegistry, args: argparse.Namespace) -> str:
-    done = registry.promote(args.reference, args.alias, args.metric, args.lower, args.allow_other_data)
-    before = "nothing before" if done.replaced is None else f"{done.replaced.reference} with {done.replaced_value:.6g}"
-    return (
-        f"{done.version.name}@{args.alias} is {done.version.reference}: {args.metric} {done.value:.6g}, after {before}"
-    )
-
-
-def _rollback(registry: ModelRegistry, args: argparse.Namespace) -> str:
-    name, alias = _name_and_alias(args.reference)
-    version = registry.rollback(name, alias)
-    return f"{name}@{alias} is {version.reference} again"
-
-
-def _history(registry: ModelRegistry, args: argparse.Namespace) -> str:
+def _history(registry: ModelRegistry, name: str, alias: str) -> str:
     from tstune.registry.versions import table
 
-    name, alias = _name_and_alias(args.reference)
-    rows = [
-        (change.changed, change.action, f"{name}:{change.version}" if change.version else "-")
-        for change in registry.alias_history(name, alias)
-    ]
+    changes = registry.alias_history(name, alias)
+    rows = [(move.changed, move.action, f"{name}:{move.version}" if move.version else "-") for move in changes]
     return "\n".join(table(rows)) if rows else f"{name}@{alias} was never set"
 
 
-def _download(registry: ModelRegistry, args: argparse.Namespace) -> str:
-    return f"{args.reference}: {registry.download(args.reference, args.to)}"
-
-
-def _verify(registry: ModelRegistry, args: argparse.Namespace) -> str:
-    if args.reference is not None:
-        return f"{args.reference} is intact: {_contents(registry.verify(args.reference))}"
+def _verify_all(registry: ModelRegistry) -> str:
     versions = [version for name in registry.names() for version in registry.versions(name)]
     damaged = []
     for version in versions:
@@ -211,41 +199,11 @@ def _verify(registry: ModelRegistry, args: argparse.Namespace) -> str:
     return f"every version is intact ({len(versions)})"
 
 
-def _delete(registry: ModelRegistry, args: argparse.Namespace) -> str:
-    return f"{registry.delete(args.reference).reference} deleted; `clean` frees what no other version needs"
-
-
-def _export(registry: ModelRegistry, args: argparse.Namespace) -> str:
-    return f"{args.reference}: {registry.export_archive(args.reference, args.to, args.overwrite)}"
-
-
-def _import(registry: ModelRegistry, args: argparse.Namespace) -> str:
-    version, archived = registry.import_archive(args.archive, args.name)
-    note = "" if version.version == archived.version else f" (it was {archived.reference}, a number not free here)"
-    return f"{version.reference} imported from {args.archive}{note}: {_contents(version)}"
-
-
-def _clean(registry: ModelRegistry, args: argparse.Namespace) -> str:
-    cleaned = registry.clean()
-    return f"{cleaned.count} leftovers removed, {_megabytes(cleaned.size)}"
-
-
-_COMMANDS = {
-    "register": _register,
-    "list": _list,
-    "show": _show,
-    "compare": _compare,
-    "alias": _alias,
-    "promote": _promote,
-    "rollback": _rollback,
-    "history": _history,
-    "download": _download,
-    "verify": _verify,
-    "delete": _delete,
-    "export": _export,
-    "import": _import,
-    "clean": _clean,
-}
+def _tag(text: str) -> tuple[str, str]:
+    key, equals, value = text.partition("=")
+    if not equals:
+        raise RegistryError(f"--tag {text!r} is not of the form key=value")
+    return key, value
 
 
 def _name_and_alias(text: str) -> tuple[str, str]:

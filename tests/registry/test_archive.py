@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import stat
@@ -14,7 +15,7 @@ import pytest
 from registry_runs import FILES, assert_intact, refusal, write_run
 from support import tiny
 
-from tstune.errors import RegistryError
+from tstune.errors import ConfigError, RegistryError
 from tstune.registry import ModelRegistry
 
 Members = dict[str, bytes]
@@ -30,14 +31,14 @@ def exported(registry: ModelRegistry, tmp_path: Path) -> Members:
         return {member.name: archive.extractfile(member).read() for member in archive.getmembers()}
 
 
-def pack(path: Path, members: Members) -> Path:
+def pack(path: Path, members: Members, packed: bool = False) -> Path:
     """An archive as anybody could write one."""
     if path.name.endswith(".zip"):
         with zipfile.ZipFile(path, "w") as archive:
             for name, data in members.items():
-                archive.writestr(zipfile.ZipInfo(name), data)
+                archive.writestr(zipfile.ZipInfo(name), data, zipfile.ZIP_DEFLATED if packed else zipfile.ZIP_STORED)
         return path
-    with tarfile.open(path, "w:gz") as archive:
+    with tarfile.open(path, "w:gz", compresslevel=1) as archive:
         for name, data in members.items():
             header = tarfile.TarInfo(name)
             header.size = len(data)
@@ -205,6 +206,12 @@ def record_with(**changes: object) -> Callable[[Members], Members]:
         (record_with(files=[{"path": "a", "sha256": "../x", "size": 1}]), ("record.json", "sha256 is '../x'")),
         (record_with(files=[{"path": "a", "sha256": "0" * 64, "size": -1}]), ("record.json", "size is -1")),
         (record_with(files=[]), ("no finished run", "config.yaml")),
+        (record_with(version=-1), ("record.json", "version is -1")),
+        (record_with(version=0), ("record.json", "version is 0")),
+        (record_with(version=10**10), ("record.json", "version is 10000000000")),
+        (record_with(name=5), ("record.json", "name is 5")),
+        (with_file("record.json", b'{"format": 1, "config": ' + b"[" * 200_000), ("record.json", "not JSON")),
+        (with_file("record.json", b'{"a":' * 500 + b"1" + b"}" * 500), ("record.json", "not JSON", "recursion")),
         (record_with(version="x"), ("record.json", "version is 'x'")),
         (record_with(unknown=1), ("record.json", "unknown")),
         (
@@ -217,6 +224,34 @@ def test_what_is_no_export(
     change: Callable[[Members], Members], words: tuple[str, ...], ending: str, exported: Members, tmp_path: Path
 ) -> None:
     assert_refused(pack(tmp_path / f"bad.{ending}", change(exported)), *words)
+
+
+@pytest.mark.parametrize("deep", [b"[" * 200_000, b'{"a":' * 900 + b"1" + b"}" * 900], ids=["open", "closed"])
+@pytest.mark.parametrize("name", ["metrics.json", "manifest.json", "config.yaml"])
+def test_files_that_are_nested_too_deeply(name: str, deep: bytes, exported: Members, tmp_path: Path) -> None:
+    record = json.loads(exported["record.json"])
+    entry = next(file for file in record["files"] if file["path"] == name)
+    deep = deep.replace(b":", b": ") if name == "config.yaml" else deep
+    entry.update(sha256=hashlib.sha256(deep).hexdigest(), size=len(deep))
+    members = exported | {f"files/{name}": deep, "record.json": json.dumps(record).encode()}
+    with pytest.raises((RegistryError, ConfigError)) as caught:
+        ModelRegistry(tmp_path / "target").import_archive(pack(tmp_path / "deep.zip", members))
+    refusal(caught.value, name)
+    assert not (tmp_path / "target").exists()
+
+
+@pytest.mark.parametrize("ending", ["tar.gz", "zip"])
+@pytest.mark.parametrize("place", ["files/model/model.safetensors", "files/unlisted"])
+def test_an_archive_of_zeros(place: str, ending: str, exported: Members, tmp_path: Path) -> None:
+    """300 MB in a file of 300 kB: nothing of it is kept, and no more than the limit is unpacked."""
+    zeros = bytes(300_000_000)
+    record = json.loads(exported["record.json"])
+    entry = next(file for file in record["files"] if file["path"] == "model/model.safetensors")
+    entry.update(sha256=hashlib.sha256(zeros).hexdigest(), size=len(zeros))
+    path = tmp_path / f"zeros.{ending}"
+    pack(path, exported | {"record.json": json.dumps(record).encode(), place: zeros}, packed=True)
+    assert path.stat().st_size < 2_000_000
+    assert_refused(path, "unpacks to more than", "100 times its own size")
 
 
 @pytest.mark.filterwarnings("ignore:Duplicate name")

@@ -9,7 +9,7 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
-from registry_runs import FILES, assert_intact, content, refusal, stored, write_run
+from registry_runs import FILES, assert_intact, content, finish, refusal, start, stored, write_run
 
 from tstune.errors import RegistryError
 from tstune.registry import ModelRegistry, open_registry
@@ -166,7 +166,21 @@ def test_opening(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert not Path("registry").exists()
     target = open_registry("elsewhere").download("cgm:1", "copy")
     assert content(target) == stored(tmp_path / "run")
-    for place in ("http://127.0.0.1:5000", "mlflow+http://127.0.0.1:5000", "s3://bucket/registry"):
+    places = ["http://127.0.0.1:5000", "s3://bucket/registry", "mlflow+http://host:5000", "mlflow+sqlite:///file.db"]
+    for place in [*places, "mlflow+http://me:geheim@host", "mlflow+me:geheim@host"]:
         with pytest.raises(RegistryError) as caught:
             open_registry(place)
-        refusal(caught.value, place.partition("://")[0], "tracking.trackers=[mlflow]", "tracking.register_as")
+        message = refusal(caught.value, place.partition(":")[0], "tracking.trackers=[mlflow]", "tracking.register_as")
+        assert "geheim" not in message
+
+
+def test_no_secret_is_stored(tmp_path: Path) -> None:
+    """Keys of the environment are in no file of a registry or an archive."""
+    secrets = {"MLFLOW_TRACKING_PASSWORD": "fake-password-0002", "HF_TOKEN": "fake-token-0005"}
+    said = finish(start(tmp_path / "registry", "register", write_run(tmp_path / "run"), "--name", "cgm", **secrets))
+    assert said.startswith("cgm:1 registered")
+    finish(start(tmp_path / "registry", "export", "cgm:1", "--to", tmp_path / "cgm.zip", **secrets))
+    contents = content(tmp_path)
+    assert len(contents) > 2 * len(FILES)
+    assert any(b"cgm_sample" in data for data in contents.values()), "the search finds what is there"
+    assert [name for name, data in contents.items() if any(word.encode() in data for word in secrets.values())] == []

@@ -434,9 +434,9 @@ class TrackingSection(Section):
     wandb_mode: Literal["online", "offline", "disabled"] | None = None
     """Null takes WANDB_MODE, else online."""
     register_as: str | None = None
-    """Put the finished run into the model registry under this name."""
+    """Put the finished run into the model registry under this name, and into MLflow's own with the `mlflow` tracker."""
     registry: str | None = None
-    """Folder of the model registry, or `mlflow+http://host:port`; null takes TSTUNE_REGISTRY, else `registry`."""
+    """Folder of the model registry; null takes TSTUNE_REGISTRY, else `registry`."""
 
     @model_validator(mode="after")
     def _no_credentials(self) -> TrackingSection:
