@@ -28,11 +28,18 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
 def main(argv: Sequence[str] | None = None) -> int:
     """Compare and print."""
     args = parse_args(argv)
-    from tstune.data.manifest import compare_manifests, format_differences, read_manifest
+    from tstune.data.manifest import compare_manifests, format_differences
 
-    differences = compare_manifests(read_manifest(args.run_a), read_manifest(args.run_b))
+    differences = compare_manifests(_manifest(args.run_a), _manifest(args.run_b))
     print(format_differences(differences, str(args.run_a), str(args.run_b)))
     return EXIT_OK
+
+
+def _manifest(path: Path) -> dict:
+    from tstune.runs.folder import MANIFEST, RunFolder
+
+    folder, name = (path, MANIFEST) if path.is_dir() else (path.parent, path.name)
+    return RunFolder(folder).read_json(name, "source")
 
 
 if __name__ == "__main__":

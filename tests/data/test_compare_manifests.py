@@ -116,10 +116,10 @@ def test_a_manifest_of_an_earlier_version(base: Path, tmp_path: Path, capsys: py
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (None, "holds no manifest.json; give the output_dir of a finished run"),
-        ("{", "manifest.json cannot be read"),
-        ("[]", "it does not describe the data of a run"),
-        ("{}", "it does not describe the data of a run"),
+        (None, "manifest.json is missing; give the output_dir of a finished run"),
+        ("{", "manifest.json is damaged"),
+        ("[]", "manifest.json is damaged: it does not hold names with values"),
+        ("{}", "manifest.json is damaged: the key 'source' is missing"),
     ],
 )
 def test_what_is_no_run(content: str | None, message: str, base: Path, tmp_path: Path, capsys: pytest.CaptureFixture):

@@ -218,10 +218,10 @@ def test_two_runs_of_one_name(desk: Path, capsys: pytest.CaptureFixture[str]) ->
     [
         (["full"], "give at least two runs to compare"),
         (["full", "full"], "full is given twice"),
-        (["full", "nowhere"], "nowhere is not a finished run: metrics.json is missing"),
-        (["full", "damaged"], "damaged: verdict.json is damaged: "),
+        (["full", "nowhere"], "nowhere is no folder; give the output_dir of a finished run"),
+        (["full", "damaged"], "damaged/verdict.json is damaged: "),
         (["full", "rowless"], "rowless: metrics.json has no row 'other', which verdict.json judges"),
-        (["full", "torn"], "torn: windows.parquet is damaged: "),
+        (["full", "torn"], "torn/windows.parquet is damaged: "),
         (["full", "half", "--output", "page.md"], "--output page.md: the page is HTML"),
         (["full", "half", "--output", "nowhere/page.html"], "the folder nowhere does not exist"),
     ],

@@ -219,7 +219,7 @@ def test_what_has_no_weights_is_refused(run_of, tmp_path, capsys):
         assert script.main([str(run), "--to-folder", str(tmp_path / "out")]) == 2
         assert reason in capsys.readouterr().err
     assert script.main([str(tmp_path), "--to-folder", str(tmp_path / "out")]) == 2
-    assert "is not a run folder: config.yaml is missing" in capsys.readouterr().err
+    assert "is not a finished run: config.yaml is missing" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

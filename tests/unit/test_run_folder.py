@@ -20,9 +20,9 @@ from tstune.runs.folder import NewFolder
 def write(folder: Path, **options: object) -> None:
     """A whole run in miniature."""
     with NewFolder(folder, **options) as run:
-        run.write_json("metrics.json", {"rmse": 1.5})
-        (run.path / "model").mkdir()
-        (run.path / "model" / "weights.bin").write_bytes(b"\0" * 1000)
+        run.folder.write_json("metrics.json", {"rmse": 1.5})
+        (run.folder.path / "model").mkdir()
+        (run.folder.path / "model" / "weights.bin").write_bytes(b"\0" * 1000)
         run.commit()
 
 
@@ -39,14 +39,14 @@ def test_a_committed_folder_is_whole(tmp_path: Path):
 def test_nothing_stands_at_the_final_place_before_the_commit(tmp_path: Path):
     final = tmp_path / "run"
     with NewFolder(final) as run:
-        run.write_json("a.json", 1)
+        run.folder.write_json("a.json", 1)
         assert not final.exists()
-        assert run.path.parent == tmp_path  # same file system: one rename puts it in place
-        assert run.path.name.startswith(".")
-        inode = run.path.stat().st_ino
+        assert run.folder.path.parent == tmp_path  # same file system: one rename puts it in place
+        assert run.folder.path.name.startswith(".")
+        inode = run.folder.path.stat().st_ino
         run.commit()
         assert final.stat().st_ino == inode  # renamed, not copied
-        assert run.path is None
+        assert run.folder is None
     assert os.listdir(tmp_path) == ["run"]
 
 
@@ -56,7 +56,7 @@ def test_a_killed_run_leaves_nothing_at_the_final_place(tmp_path: Path):
         "import os, signal, sys\n"
         "from tstune.runs.folder import NewFolder\n"
         "with NewFolder(sys.argv[1]) as run:\n"
-        "    run.write_json('a.json', 1)\n"
+        "    run.folder.write_json('a.json', 1)\n"
         "    os.kill(os.getpid(), signal.SIGKILL)\n"
     )
     scripts = Path(__file__).resolve().parents[2] / "scripts"
@@ -75,8 +75,8 @@ def test_an_error_inside_removes_the_partial_folder_and_the_parents_it_made(tmp_
 
     def fail() -> None:
         with NewFolder(tmp_path / "kept" / "new" / "newer" / "run") as run:
-            run.write_json("a.json", 1)
-            (run.path / "sub").mkdir()
+            run.folder.write_json("a.json", 1)
+            (run.folder.path / "sub").mkdir()
             assert len(snapshot(tmp_path)) == len(before) + 5
             raise error
 
@@ -87,14 +87,14 @@ def test_an_error_inside_removes_the_partial_folder_and_the_parents_it_made(tmp_
 
 def test_leaving_without_a_commit_leaves_nothing(tmp_path: Path):
     with NewFolder(tmp_path / "new" / "run") as run:
-        run.write_json("a.json", 1)
+        run.folder.write_json("a.json", 1)
     assert os.listdir(tmp_path) == []
 
 
 def test_a_parent_in_which_somebody_else_wrote_stays(tmp_path: Path):
     with NewFolder(tmp_path / "new" / "run") as run:
         (tmp_path / "new" / "other.txt").write_text("not ours")
-        run.write_json("a.json", 1)
+        run.folder.write_json("a.json", 1)
     assert set(snapshot(tmp_path)) == {"new", "new/other.txt"}
 
 
@@ -134,7 +134,7 @@ def test_overwrite_keeps_the_old_folder_until_the_commit(tmp_path: Path):
     before = snapshot(tmp_path)
     inside = snapshot(tmp_path / "run")
     with NewFolder(tmp_path / "run", overwrite=True) as run:
-        run.write_json("metrics.json", {"rmse": 9})
+        run.folder.write_json("metrics.json", {"rmse": 9})
         assert snapshot(tmp_path / "run") == inside
     assert snapshot(tmp_path) == before
 
@@ -230,7 +230,7 @@ def test_a_write_that_fails_during_the_run_is_one_line(tmp_path: Path):
         pytest.raises(OutputError, match="cannot be written: No such file or directory"),
         NewFolder(tmp_path / "new" / "run") as run,
     ):
-        run.write_json("no/such/folder/a.json", 1)
+        run.folder.write_json("no/such/folder/a.json", 1)
     assert os.listdir(tmp_path) == []
 
 
@@ -254,7 +254,7 @@ def test_a_path_relative_to_the_current_folder(tmp_path: Path, monkeypatch: pyte
     monkeypatch.chdir(tmp_path)
     write(Path("runs/one"))
     with NewFolder("two") as run:
-        run.write_json("a.json", 1)
+        run.folder.write_json("a.json", 1)
         run.commit()
     assert set(snapshot(tmp_path / "runs" / "one")) == WHOLE
     assert sorted(os.listdir(tmp_path)) == ["runs", "two"]
@@ -275,8 +275,7 @@ def test_the_current_folder_cannot_be_the_run_folder(tmp_path: Path, monkeypatch
 def test_nothing_is_written_without_a_folder_or_on_another_rank(tmp_path: Path, options: dict):
     options = {"output_dir": tmp_path / "new" / "run"} | options
     with NewFolder(**options) as run:
-        assert run.path is None
-        run.write_json("a.json", 1)
+        assert run.folder is None
         run.commit()
     assert os.listdir(tmp_path) == []
 
@@ -293,7 +292,7 @@ def test_what_is_written_is_json(tmp_path: Path):
     """A score can be missing (a step nobody observed), and NaN is no JSON."""
     content = {"a": [1, 2.5, None, "ä"], "missing": float("nan"), "nested": {"score": float("inf")}}
     with NewFolder(tmp_path / "run") as run:
-        run.write_json("a.json", content)
+        run.folder.write_json("a.json", content)
         run.commit()
 
     def reject(constant: str) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +14,6 @@ from tstune.data.leaks import LeakReport
 from tstune.data.panel import OBSERVED, Origin, Panel, item_rows, row_blocks
 from tstune.data.splits import PARTS, Split, some_names
 from tstune.data.windows import WindowDataset
-from tstune.errors import DataError
 
 MANIFEST = "manifest.json"
 
@@ -149,24 +147,6 @@ class Difference:
     name: str
     lines: tuple[str, ...]
     of_the_data: bool = True
-
-
-def read_manifest(run: Path) -> dict:
-    """Manifest of a run folder, or a manifest file.
-
-    Raises:
-        DataError: there is none, or it is damaged.
-    """
-    path = run / MANIFEST if run.is_dir() else run
-    if not path.is_file():
-        raise DataError(f"{run} holds no {MANIFEST}; give the output_dir of a finished run, or its {MANIFEST}")
-    try:
-        manifest = json.loads(path.read_text(encoding="utf-8"))
-        if not isinstance(manifest, dict) or "source" not in manifest:
-            raise ValueError("it does not describe the data of a run")
-    except ValueError as error:
-        raise DataError(f"{path} cannot be read: {error}") from None
-    return manifest
 
 
 def compare_manifests(left: dict, right: dict) -> list[Difference]:

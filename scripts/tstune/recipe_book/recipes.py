@@ -11,11 +11,12 @@ from pathlib import Path
 from tstune.config.managers import SimpleConfigManager, read_yaml, resolve
 from tstune.config.schema import RunConfig
 from tstune.data.sources import available_sources
-from tstune.errors import ConfigError
+from tstune.errors import ConfigError, FolderError
 from tstune.models.contract import ForecastModel
 from tstune.models.registry import families, model_class
 from tstune.models.ttm import BUILTIN
 from tstune.runs.compare.recipe import is_compared, load_comparison
+from tstune.runs.folder import RunFolder
 
 ROOT = Path(__file__).resolve().parents[3]
 BOOK = ROOT / "recipes"
@@ -181,12 +182,9 @@ def same_run(config: RunConfig, folder: Path) -> bool:
 
 def saved_config(folder: Path) -> RunConfig | None:
     """The configuration in a run folder; None without one, or if it is of another time."""
-    file = folder / "config.yaml"
-    if not file.is_file():
-        return None
     try:
-        return SimpleConfigManager().load_config(file)
-    except ConfigError:
+        return RunFolder(folder).config
+    except (FolderError, ConfigError):
         return None
 
 

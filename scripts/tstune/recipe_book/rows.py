@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import datetime
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from tstune.config.schema import RunConfig
 from tstune.errors import ConfigError
 from tstune.evaluation.scoreboard import OURS
 from tstune.recipe_book.recipes import MachinePaths, Recipe, saved_config
 from tstune.recipe_book.running import Attempt, Plan
+from tstune.runs.folder import ENVIRONMENT, EVALUATION, MANIFEST, METRICS, VERDICT, RunFolder
 from tstune.runs.report.words import MISSING
 
 _WORDS = {"helped": "better", "hurt": "worse"}
@@ -48,23 +47,23 @@ def read_rows(plan: Plan, recipes: Sequence[Recipe]) -> list[Row]:
     """The rows of those recipes that were run, or tried, in this output folder."""
     attempts, rows = plan.journal.read(), []
     for recipe in recipes:
-        attempt, folder = attempts.get(recipe.name), plan.folder(recipe)
+        attempt, folder = attempts.get(recipe.name), RunFolder(plan.folder(recipe))
         failed_since = attempt is not None and attempt.status != "done"
-        if (folder / "metrics.json").is_file() and not failed_since:
+        if folder.has(METRICS) and not failed_since:
             rows.append(_row_of_run(recipe, folder, attempt))
         elif attempt is not None:
             rows.append(_row_of_attempt(recipe, attempt, plan.machine))
     return rows
 
 
-def _row_of_run(recipe: Recipe, folder: Path, attempt: Attempt | None) -> Row:
+def _row_of_run(recipe: Recipe, folder: RunFolder, attempt: Attempt | None) -> Row:
     """The row of a recipe whose run folder is whole."""
-    config = saved_config(folder) or recipe.load()
-    environment = _read(folder / "environment.json")
-    parts = _read(folder / "metrics.json")
+    config = saved_config(folder.path) or recipe.load()
+    environment = folder.read_optional(ENVIRONMENT)
+    parts = folder.read_optional(METRICS)
     scores = parts.get("test") or parts.get("validation") or {}
     parameters = environment.get("parameters") or {}
-    written = datetime.datetime.fromtimestamp((folder / "metrics.json").stat().st_mtime, datetime.UTC)
+    written = datetime.datetime.fromtimestamp((folder / METRICS).stat().st_mtime, datetime.UTC)
     commit = (environment.get("git_commit") or "")[:7] or None
     if commit and attempt is not None and (attempt.commit or "").endswith("+"):
         commit += "+"
@@ -104,9 +103,9 @@ def _row_of_attempt(recipe: Recipe, attempt: Attempt, machine: MachinePaths) -> 
     )
 
 
-def _judged(scores: Mapping[str, Mapping[str, float]], folder: Path) -> dict[str, object]:
+def _judged(scores: Mapping[str, Mapping[str, float]], folder: RunFolder) -> dict[str, object]:
     """Whose numbers count, and what they are held against."""
-    verdict, manifest = _read(folder / "verdict.json"), _read(folder / "manifest.json")
+    verdict, manifest = folder.read_optional(VERDICT), folder.read_optional(MANIFEST)
     ours = verdict.get("model") or next(iter(scores), None)
     metric = "rmse" if "rmse" in scores.get(ours, {}) else "loss"
     rivals = {name: values for name, values in scores.items() if name not in OURS and name != ours}
@@ -125,11 +124,11 @@ def _judged(scores: Mapping[str, Mapping[str, float]], folder: Path) -> dict[str
     }
 
 
-def _is_outdated(recipe: Recipe, folder: Path, attempt: Attempt | None) -> bool:
+def _is_outdated(recipe: Recipe, folder: RunFolder, attempt: Attempt | None) -> bool:
     if attempt is None:  # made elsewhere: which changes it had is not known
         return False
     try:
-        return not recipe.is_done(folder, [*attempt.machine, *attempt.overrides])
+        return not recipe.is_done(folder.path, [*attempt.machine, *attempt.overrides])
     except ConfigError:
         return True
 
@@ -161,19 +160,19 @@ def _mode(recipe: Recipe, config: RunConfig) -> str:
     return f"{config.tuning.mode}, an adapter per item" if config.tuning.per_item else config.tuning.mode
 
 
-def _data(config: RunConfig, folder: Path | None) -> str:
+def _data(config: RunConfig, folder: RunFolder | None) -> str:
     ahead = f"{config.model.prediction_length} steps"
-    record = _read(folder / "evaluation.json") if folder is not None else {}
+    record = folder.read_optional(EVALUATION) if folder is not None else {}
     if record.get("step_seconds"):
         hours = config.model.prediction_length * record["step_seconds"] / 3600
         ahead = f"{hours:.4g} h"
-    windows = next(iter((_read(folder / "metrics.json").get("test") or {}).values()), {}) if folder is not None else {}
+    windows = next(iter((folder.read_optional(METRICS).get("test") or {}).values()), {}) if folder is not None else {}
     count = f", {windows['num_windows']:,} windows" if windows.get("num_windows") else ""
     return f"{_source(config, folder)}, {ahead}{count}"
 
 
-def _source(config: RunConfig, folder: Path | None) -> str:
-    manifest = _read(folder / "manifest.json") if folder is not None else {}
+def _source(config: RunConfig, folder: RunFolder | None) -> str:
+    manifest = folder.read_optional(MANIFEST) if folder is not None else {}
     return "generated" if manifest.get("source") == "synthetic" else config.data.source
 
 
@@ -192,12 +191,3 @@ def _hardware(environment: Mapping) -> str | None:
 def _peak(environment: Mapping) -> float | None:
     peaks = environment.get("peak_memory_mb") or {}
     return peaks.get("device", peaks.get("host"))
-
-
-def _read(file: Path) -> dict:
-    if not file.is_file():
-        return {}
-    try:
-        return json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ConfigError(f"{file} is damaged ({error}); delete its folder and run the recipe again") from None

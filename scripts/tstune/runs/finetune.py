@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,7 +12,7 @@ from tstune.config.schema import PretrainingSection, RunConfig
 from tstune.data.cohort import write_cohort
 from tstune.data.frequency import fixed_step, parse_frequency
 from tstune.data.prepared import PreparedData
-from tstune.errors import ConfigError, ReportError
+from tstune.errors import ConfigError
 from tstune.evaluation.metrics import Scores
 from tstune.evaluation.record import windows_table
 from tstune.evaluation.scoreboard import best_model, format_metrics, format_per_item, format_scoreboard
@@ -43,7 +42,7 @@ from tstune.runs.plots import (
     plot_rmse_by_step,
 )
 from tstune.runs.readme import render_readme
-from tstune.runs.report import write_report
+from tstune.runs.report import draw_report
 from tstune.runs.steps import ModelRun
 from tstune.runtime.distributed import DistributedManager
 from tstune.runtime.logs import logger
@@ -200,7 +199,7 @@ class FineTuning(ModelRun):
             with writing(self.folder / PLOTS) as plots:
                 _draw(plots, self.model, self.data, self.judge.scores, self.training)
             if self.config.evaluation.report:
-                _report(self.folder.path, self.final)
+                draw_report(self.folder.path, self.final)
         self.advance("judged")
 
     def recall(self, folder: RunFolder) -> None:
@@ -215,7 +214,7 @@ class FineTuning(ModelRun):
             "kept": judged.kept,
             "parameters": environment["parameters"],
             "training": None,
-            "per_item": json.loads(folder.read_text(PER_ITEM)) if folder.has(PER_ITEM) else None,
+            "per_item": folder.read_rows(PER_ITEM) if folder.has(PER_ITEM) else None,
             "output_dir": str(self.final),
             "run_id": folder.run_id,
             "version": None,
@@ -261,14 +260,6 @@ def per_item_table(model: ForecastModel, scores: dict[str, Scores], data: Prepar
         }
         for item, result in enumerate(model.item_adapters.results)
     ]
-
-
-def _report(folder: Path, final: Path) -> None:
-    """Write the report; a run that is done is not lost for a page that cannot be drawn."""
-    try:
-        write_report(folder)
-    except ReportError as error:
-        logger.warning("no report: %s; scripts/write_report.py %s draws it later", error, final)
 
 
 def _draw(

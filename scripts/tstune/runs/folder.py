@@ -8,12 +8,13 @@ import math
 import os
 import shutil
 import socket
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 import pandas as pd
 import psutil
+import yaml
 
 from tstune.config.managers import load_saved_config
 from tstune.config.schema import RunConfig
@@ -25,11 +26,8 @@ COHORT, PER_ITEM, TRACKING, README = "cohort.csv", "per_item.json", "tracking.js
 PREPROCESSOR, MODEL, ADAPTER, PLOTS, CHECKPOINTS = "preprocessor.json", "model", "adapter", "plots", "checkpoints"
 
 _KEYS = {
-    METRICS: (),
-    VERDICT: ("model", "sentence", "kept", "comparisons"),
+    VERDICT: ("model",),
     MANIFEST: ("source",),
-    ENVIRONMENT: ("packages",),
-    EVALUATION: ("judged", "models", "rmse_by_step", "per_item", "examples", "prediction_length"),
     PREPROCESSOR: ("model_type",),
 }
 """JSON files of a run -> keys without which it is no such file."""
@@ -81,19 +79,39 @@ class RunFolder:
         except (OSError, UnicodeDecodeError) as error:
             raise FolderError(f"{path} cannot be read: {error}") from None
 
-    def read_json(self, name: str) -> dict:
-        """Content of a JSON file that holds names with values, among them those without which it is no such file."""
-        try:
-            values = json.loads(self.read_text(name))
-        except (ValueError, RecursionError) as error:
-            if isinstance(error, FolderError):
-                raise
-            raise FolderError(f"{self.path / name} is damaged: {error}") from None
+    def read_json(self, name: str, *keys: str) -> dict:
+        """Content of a JSON file that holds names with values; those without which it is no such file, and `keys`."""
+        values = self._read_json(name)
         if not isinstance(values, dict):
             raise FolderError(f"{self.path / name} is damaged: it does not hold names with values")
-        missing = [key for key in _KEYS.get(name, ()) if key not in values]
+        missing = [key for key in (*_KEYS.get(name, ()), *keys) if key not in values]
         if missing:
             raise FolderError(f"{self.path / name} is damaged: the key {missing[0]!r} is missing")
+        return values
+
+    def read_rows(self, name: str) -> list[dict]:
+        """Content of a JSON file that holds a list of rows."""
+        rows = self._read_json(name)
+        if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+            raise FolderError(f"{self.path / name} is damaged: it does not hold a list of rows")
+        return rows
+
+    def _read_json(self, name: str) -> object:
+        text = self.read_text(name)
+        try:
+            return json.loads(text)
+        except (ValueError, RecursionError) as error:
+            raise FolderError(f"{self.path / name} is damaged: {error}") from None
+
+    def read_yaml(self, name: str) -> dict:
+        """Content of a YAML file that holds names with values, whichever version of the project wrote it."""
+        text = self.read_text(name)
+        try:
+            values = yaml.safe_load(text) or {}
+        except (yaml.YAMLError, RecursionError) as error:
+            raise FolderError(f"{self.path / name} is damaged: {' '.join(str(error).split())}") from None
+        if not isinstance(values, dict):
+            raise FolderError(f"{self.path / name} is damaged: it does not hold names with values")
         return values
 
     def read_optional(self, name: str) -> dict:
@@ -102,9 +120,13 @@ class RunFolder:
 
     @property
     def config(self) -> RunConfig:
-        """The resolved configuration, as it was saved."""
+        """The resolved configuration, as it was saved; a `ConfigError` if it is of another time."""
+        return self.config_with(())
+
+    def config_with(self, overrides: Sequence[str]) -> RunConfig:
+        """The same with ``key=value`` changes."""
         self.require(CONFIG)
-        return load_saved_config(self.path / CONFIG)
+        return load_saved_config(self.path / CONFIG, overrides)
 
     @property
     def metrics(self) -> dict[str, dict[str, dict[str, float | None]]]:
@@ -183,16 +205,6 @@ class NewFolder:
         self._overwrite, self._inputs = overwrite, inputs or {}
         self._active = self.final is not None and is_main
         self._parents: list[Path] = []
-
-    @property
-    def path(self) -> Path | None:
-        """Where to write until `commit`."""
-        return None if self.folder is None else self.folder.path
-
-    def write_json(self, name: str, content: object) -> None:
-        """Write one JSON file."""
-        if self.folder is not None:
-            self.folder.write_json(name, content)
 
     def __enter__(self) -> NewFolder:
         if self._active:

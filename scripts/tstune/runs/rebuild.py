@@ -11,16 +11,15 @@ from pathlib import Path
 
 import torch
 
-from tstune.config.managers import SimpleConfigManager
 from tstune.config.schema import RunConfig
-from tstune.data.manifest import compare_manifests, read_manifest
+from tstune.data.manifest import compare_manifests
 from tstune.data.prepared import PreparedData
-from tstune.errors import CheckpointError, ConfigError, DataError
+from tstune.errors import ConfigError, DataError, FolderError
 from tstune.evaluation.verdict import verdict
 from tstune.models.contract import ForecastModel
 from tstune.models.registry import load_model, model_class
 from tstune.runs.compare.evaluate import Evaluation, refuse_to_overwrite, write_evaluation
-from tstune.runs.folder import NewFolder, finite
+from tstune.runs.folder import CONFIG, ENVIRONMENT, MANIFEST, METRICS, VERDICT, NewFolder, RunFolder, finite
 from tstune.runs.judging import Judge, check_metrics
 from tstune.runtime.distributed import DistributedManager
 from tstune.runtime.environment import describe_environment, set_seed
@@ -80,30 +79,33 @@ def rebuild(
         manager: running process group; None starts one.
 
     Raises:
-        CheckpointError: no run folder, or its weights or those it came from are missing.
+        FolderError: no run folder, or a damaged one.
+        CheckpointError: its weights or those it came from are missing.
         ConfigError: an override that would make it another run.
         DataError: the data is not that of the run, or was given as a table.
     """
     setup_logging()
-    begin, folder, output = time.perf_counter(), Path(folder), None if output is None else Path(output)
+    begin, folder, output = time.perf_counter(), RunFolder(folder), None if output is None else Path(output)
     refuse_to_overwrite(output, overwrite)
-    config = _config(folder, overrides)
-    recorded, environment = _read(folder, "metrics.json"), _read(folder, "environment.json")
+    folder.require(CONFIG, METRICS, ENVIRONMENT, MANIFEST)
+    _refuse_another_run(overrides)
+    config = folder.config_with(overrides)
+    recorded, environment = folder.metrics, folder.read_json(ENVIRONMENT)
     if list(recorded) != ["test"]:
-        raise CheckpointError(f"{folder / 'metrics.json'} holds no scores of a training run (test)")
+        raise FolderError(f"{folder / METRICS} holds no scores of a training run (test)")
     manager = manager or DistributedManager(mixed_precision=config.training.mixed_precision)
     gpu = GPUManager(manager.device)
     gpu.allow_tf32(config.training.tf32)
     with (
         _threads(environment.get("num_threads")),
-        NewFolder(output, overwrite, manager.is_main, {"--run": str(folder)}) as run,
+        NewFolder(output, overwrite, manager.is_main, {"--run": str(folder.path)}) as run,
     ):
-        saved = load_model(folder)
+        saved = load_model(folder.path)
         data = _same_data(config, folder)
         check_metrics(config, data.preprocessor.unit)
         judge = Judge(data, config, manager)
         _score(judge, config, saved, with_zero_shot="zero_shot" in recorded["test"])
-        kept = _read(folder, "verdict.json").get("kept", "fine_tuned")
+        kept = folder.read_json(VERDICT).get("kept", "fine_tuned")
         judged = verdict(judge.scores, judge.test.windows, kept, config.seed)
         here = describe_environment(manager.device, manager.num_processes)
         otherwise = _otherwise(environment, here)
@@ -144,37 +146,20 @@ def _score(judge: Judge, config: RunConfig, saved: ForecastModel, with_zero_shot
     judge.add_metrics()
 
 
-def _config(folder: Path, overrides: Sequence[str]) -> RunConfig:
-    if not (folder / "config.yaml").is_file():
-        raise CheckpointError(f"{folder} is not a run folder: config.yaml is missing")
+def _refuse_another_run(overrides: Sequence[str]) -> None:
     for override in overrides:
-        key = override.partition("=")[0]
-        if key not in MOVABLE:
+        if override.partition("=")[0] not in MOVABLE:
             raise ConfigError(
                 f"--run rebuilds the run as it was; {override} would make it another one (only {', '.join(MOVABLE)} "
                 "may be given); use --model with --config"
             )
-    return SimpleConfigManager().load_config(folder / "config.yaml", overrides)
 
 
-def _read(folder: Path, name: str) -> dict:
-    path = folder / name
-    if not path.is_file():
-        raise CheckpointError(f"{folder} is not a finished run: {name} is missing")
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-        if not isinstance(values, dict):
-            raise ValueError("it does not hold names with values")
-    except ValueError as error:
-        raise CheckpointError(f"{path} is damaged: {error}") from None
-    return values
-
-
-def _same_data(config: RunConfig, folder: Path) -> PreparedData:
+def _same_data(config: RunConfig, folder: RunFolder) -> PreparedData:
     """The windows of the configuration, if they are those of the manifest."""
-    recorded = read_manifest(folder)
+    recorded = folder.read_json(MANIFEST)
     given_as_table = DataError(
-        f"{folder} was trained on a table that was given to fit(train_data=…), not on data.source="
+        f"{folder.path} was trained on a table that was given to fit(train_data=…), not on data.source="
         f"{config.data.source}; the folder does not hold it, so its scoreboard cannot be rebuilt"
     )
     if not recorded.get("files") and config.data.source in ("csv", "parquet") and config.data.path is None:
@@ -188,7 +173,7 @@ def _same_data(config: RunConfig, folder: Path) -> PreparedData:
         raise given_as_table
     first = differing[0]
     raise DataError(
-        f"{folder}: the data is not what the run saw: {', '.join(found.name for found in differing)} "
+        f"{folder.path}: the data is not what the run saw: {', '.join(found.name for found in differing)} "
         f"({first.name}: {'; '.join(first.lines)}; A is the run, B is now); restore it, or say where it lies with "
         "data.path=…"
     )

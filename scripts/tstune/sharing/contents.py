@@ -13,13 +13,13 @@ from pathlib import Path
 
 from omegaconf import OmegaConf
 
-from tstune.config.managers import SimpleConfigManager
 from tstune.config.schema import RunConfig
 from tstune.config.validation import validate
 from tstune.domains import Domain, domain_of
-from tstune.errors import CheckpointError, ConfigError, OutputError
+from tstune.errors import ConfigError, OutputError
 from tstune.models.contract import ForecastModel
 from tstune.models.registry import families, model_class
+from tstune.runs.folder import CONFIG, ENVIRONMENT, MANIFEST, METRICS, PREPROCESSOR, VERDICT, RunFolder
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class FinishedRun:
         manifest, metrics, verdict, environment: of the files of those names; empty where there is none.
     """
 
-    folder: Path
+    folder: RunFolder
     config: RunConfig
     preprocessor: dict
     manifest: dict
@@ -46,25 +46,22 @@ class FinishedRun:
         """Read a run folder.
 
         Raises:
-            CheckpointError: it is none, or it is damaged.
+            FolderError: it is none, or it is damaged.
             ConfigError: a model that has nothing to publish.
         """
-        for name in ("config.yaml", "preprocessor.json"):
-            if not (folder / name).is_file():
-                raise CheckpointError(f"{folder} is not a run folder: {name} is missing")
-        preprocessor = _read(folder / "preprocessor.json")
-        model_type = preprocessor.get("model_type", "unknown")
+        files = RunFolder(folder).require(CONFIG, PREPROCESSOR)
+        preprocessor = files.read_json(PREPROCESSOR)
+        model_type = preprocessor["model_type"]
         family = model_class(model_type) if model_type in families() else None
         if family is not None and family.not_published:
             raise ConfigError(f"{folder} is a {model_type} model, which cannot be published: {family.not_published}")
-        if family is None or not (folder / "model" / "config.json").is_file():
+        if family is None or not files.has("model/config.json"):
             raise ConfigError(
                 f"{folder} is a {model_type} model without weights in the format of a library, so there is nothing to "
                 "publish; give a run of a pretrained family such as ttm, chronos_bolt or chronos2"
             )
-        names = ("manifest", "metrics", "verdict", "environment")
-        found = {name: _read(folder / f"{name}.json") if (folder / f"{name}.json").is_file() else {} for name in names}
-        return cls(folder, SimpleConfigManager().load_config(folder / "config.yaml"), preprocessor, **found)
+        found = [files.read_optional(name) for name in (MANIFEST, METRICS, VERDICT, ENVIRONMENT)]
+        return cls(files, files.config, preprocessor, *found)
 
     @property
     def family(self) -> type[ForecastModel]:
@@ -89,17 +86,7 @@ class FinishedRun:
     @property
     def has_adapter(self) -> bool:
         """True if the low-rank adapter of the tuning lies beside the weights."""
-        return (self.folder / "adapter" / "adapter_config.json").is_file()
-
-
-def _read(path: Path) -> dict:
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, OSError) as error:
-        raise CheckpointError(f"{path} is damaged: {error}") from None
-    if not isinstance(found, dict):
-        raise CheckpointError(f"{path} is damaged: it holds no object")
-    return found
+        return self.folder.has("adapter/adapter_config.json")
 
 
 BUILTIN = "builtin"
@@ -163,7 +150,7 @@ def collect(run: FinishedRun, base: Base, adapter: bool) -> Published:
     contents: dict[str, str | Path] = {}
     if adapter:
         _require_adapter(run, base)
-        contents |= _adapter_files(run.folder / "adapter", "", base)
+        contents |= _adapter_files(run.folder, "adapter", base)
     else:
         if run.config.model.quantization != "none":
             raise ConfigError(
@@ -174,17 +161,18 @@ def collect(run: FinishedRun, base: Base, adapter: bool) -> Published:
             if path.name.endswith(_WEIGHTS):
                 contents[path.name] = path
             elif path.name in _CONFIGS:
-                contents[path.name] = _json({k: v for k, v in _load(path).items() if k != "_name_or_path"})
+                config = run.folder.read_json(f"model/{path.name}")
+                contents[path.name] = _json({key: config[key] for key in config if key != "_name_or_path"})
     contents["preprocessor.json"] = _json(run.preprocessor)
     contents["config.yaml"] = OmegaConf.to_yaml(OmegaConf.create(scrubbed(run.config, base).model_dump(mode="json")))
     if run.metrics:
         contents["metrics.json"] = _json(run.metrics)
     for name in ("uncertainty.json", "uncertainty.safetensors"):
-        if (run.folder / name).is_file():
-            contents[name] = run.folder / name if name.endswith(_WEIGHTS) else _json(_load(run.folder / name))
-    contents |= _item_adapters(run, base)
+        if run.folder.has(name):
+            contents[name] = run.folder / name if name.endswith(_WEIGHTS) else _json(run.folder.read_json(name))
+    contents |= _item_adapters(run.folder, base)
     kept = {path.partition("/")[0] for path in contents} | {"model", "adapters", "adapter" if adapter else "model"}
-    left_out = sorted(path.name for path in run.folder.iterdir() if path.name not in kept)
+    left_out = sorted(path.name for path in run.folder.path.iterdir() if path.name not in kept)
     return Published(contents, left_out, adapter)
 
 
@@ -205,7 +193,8 @@ def scrubbed(config: RunConfig, base: Base) -> RunConfig:
 def _require_adapter(run: FinishedRun, base: Base) -> None:
     if not run.has_adapter:
         raise ConfigError(
-            f"--adapter: {run.folder} has no adapter (tuning.mode={run.config.tuning.mode}); publish it with --merged"
+            f"--adapter: {run.folder.path} has no adapter (tuning.mode={run.config.tuning.mode}); publish it with "
+            "--merged"
         )
     if base.hub_id is None and base.name != BUILTIN:
         raise ConfigError(
@@ -219,26 +208,23 @@ def _require_adapter(run: FinishedRun, base: Base) -> None:
         )
 
 
-def _adapter_files(folder: Path, prefix: str, base: Base) -> dict[str, str | Path]:
-    settings = _load(folder / "adapter_config.json") | {"base_model_name_or_path": base.name}
+def _adapter_files(run: RunFolder, place: str, base: Base, prefix: str = "") -> dict[str, str | Path]:
+    settings = run.read_json(f"{place}/adapter_config.json") | {"base_model_name_or_path": base.name}
     weights = "adapter_model.safetensors"
-    return {f"{prefix}adapter_config.json": _json(settings), f"{prefix}{weights}": folder / weights}
+    return {f"{prefix}adapter_config.json": _json(settings), f"{prefix}{weights}": run / place / weights}
 
 
-def _item_adapters(run: FinishedRun, base: Base) -> dict[str, str | Path]:
-    index = run.folder / "adapters" / "index.json"
-    if not index.is_file():
+def _item_adapters(run: RunFolder, base: Base) -> dict[str, str | Path]:
+    index = "adapters/index.json"
+    if not run.has(index):
         return {}
-    rows = json.loads(index.read_text(encoding="utf-8"))
-    found: dict[str, str | Path] = {"adapters/index.json": _json(rows)}
+    rows = run.read_rows(index)
+    found: dict[str, str | Path] = {index: _json(rows)}
     for row in rows:
         if row["folder"] is not None:
-            found |= _adapter_files(run.folder / "adapters" / row["folder"], f"adapters/{row['folder']}/", base)
+            place = f"adapters/{row['folder']}"
+            found |= _adapter_files(run, place, base, f"{place}/")
     return found
-
-
-def _load(path: Path) -> dict:
-    return json.loads(path.read_text(encoding="utf-8"))
 
 
 def _json(content: object) -> str:

@@ -24,7 +24,7 @@ def write_folder(contents: Mapping[str, str | Path], folder: Path, run: Path, ov
     if folder.is_dir() and any(folder.iterdir()) and not overwrite:
         raise OutputError(f"--to-folder {folder} already holds files; add --overwrite or choose another folder")
     with NewFolder(folder, overwrite, inputs={"the run": str(run)}) as target:
-        _write(contents, target.path)
+        _write(contents, target.folder.path)
         target.commit()
 
 
@@ -174,7 +174,7 @@ def prepare(
         repo: Hub id it is meant for.
 
     Raises:
-        CheckpointError: no run folder.
+        FolderError: no run folder.
         ConfigError: nothing to publish in that form.
         OutputError: something in it names this machine or holds a secret.
     """

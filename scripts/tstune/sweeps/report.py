@@ -17,6 +17,7 @@ from optuna.importance import FanovaImportanceEvaluator, get_param_importances
 
 from tstune.config.managers import SimpleConfigManager
 from tstune.config.schema import RunConfig
+from tstune.runs.folder import RunFolder
 from tstune.runtime.files import aside
 from tstune.runtime.launch import Launch
 from tstune.sweeps.space import METRIC, Dimension, as_text
@@ -69,7 +70,7 @@ def write_report(plan: SweepPlan, base: RunConfig, study: optuna.Study) -> Point
         with aside(folder / f"{name}.png") as file:
             figure.savefig(file, format="png", dpi=110)
     if best is not None:  # the run of the best trial, with a folder of its own and without the sweep around it
-        ran = SimpleConfigManager().load_config(plan.run(best.number) / "config.yaml")
+        ran = RunFolder(plan.run(best.number)).config
         training = ran.training.model_copy(update={"resume_from_checkpoint": None})
         alone = {"training": training, "tracking": base.tracking, "output_dir": str(folder / "best")}
         save_recipe(ran.model_copy(update=alone), folder / "best.yaml")

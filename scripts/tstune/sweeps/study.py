@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import shutil
@@ -20,6 +19,7 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 from tstune.config.dotted import dotted
 from tstune.config.schema import RunConfig
 from tstune.errors import ConfigError, OutputError, Preempted, TrainingError, TstuneError
+from tstune.runs.folder import ENVIRONMENT, RunFolder
 from tstune.runs.follow import FollowedMetric
 from tstune.runs.life import is_finished
 from tstune.runtime.children import ENDED, Child, StopRequest, sign_of_life
@@ -268,7 +268,7 @@ def check_ended(child: Child) -> None:
 
 def read_loss(folder: Path) -> float:
     """Best validation loss of a finished run; `TrialFailed` if it has none."""
-    training = json.loads((folder / "environment.json").read_text(encoding="utf-8"))["training"]
+    training = RunFolder(folder).read_json(ENVIRONMENT, "training")["training"]
     if training is None:
         raise TrialFailed("nothing was trained, so there is no validation loss")
     loss = training[f"best_{METRIC}"]

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
@@ -23,8 +22,8 @@ from tstune.data.leaks import more_findings
 from tstune.data.prepared import PreparedData, prepare_data
 from tstune.data.trained_on import CHECK, overlap_with
 from tstune.data.windows import WindowDataset
-from tstune.errors import ConfigError, LeakError, OutputError, ReportError, TstuneError
-from tstune.evaluation.record import EVALUATION_FILE, WINDOWS_FILE, windows_table
+from tstune.errors import ConfigError, LeakError, OutputError, TstuneError
+from tstune.evaluation.record import windows_table
 from tstune.evaluation.scoreboard import format_scoreboard
 from tstune.evaluation.scored_windows import ScoredWindows
 from tstune.evaluation.uncertainty import details, scored
@@ -34,10 +33,20 @@ from tstune.models.contract import Forecaster, ForecastModel, context_spread
 from tstune.models.registry import model_class
 from tstune.runs.compare.candidates import Candidate, open_candidates
 from tstune.runs.compare.recipe import ComparisonRecipe, ListedModel
-from tstune.runs.folder import NewFolder
+from tstune.runs.folder import (
+    CONFIG,
+    ENVIRONMENT,
+    EVALUATION,
+    HISTORY,
+    MANIFEST,
+    METRICS,
+    VERDICT,
+    NewFolder,
+    RunFolder,
+)
 from tstune.runs.judging import Judge, check_metrics
 from tstune.runs.life import is_finished
-from tstune.runs.report import write_report
+from tstune.runs.report import draw_report
 from tstune.runtime.distributed import DistributedManager
 from tstune.runtime.environment import describe_environment, set_seed
 from tstune.runtime.logs import logger, setup_logging
@@ -94,23 +103,20 @@ def write_evaluation(run: NewFolder, evaluation: Evaluation, config: RunConfig) 
         evaluation: what to write.
         config: data, lengths and metrics, for `config.yaml`.
     """
-    if run.path is None:
+    if run.folder is None:
         return
-    judge = evaluation.judge
-    (run.path / "history.jsonl").touch()
-    run.write_json("metrics.json", {evaluation.part: evaluation.metrics})
-    run.write_json("verdict.json", evaluation.verdict.to_dict())
-    run.write_json("manifest.json", judge.data.manifest)
-    write_cohort(judge.data, run.path)
-    run.write_json(EVALUATION_FILE, judge.record(evaluation.verdict.model))
-    windows_table(judge.scores, judge.data, judge.test).to_parquet(run.path / WINDOWS_FILE, index=False)
-    run.write_json("environment.json", evaluation.environment)
-    SimpleConfigManager().save_config(config, run.path / "config.yaml")
+    judge, folder = evaluation.judge, run.folder
+    folder.write_text(HISTORY, "")
+    folder.write_json(METRICS, {evaluation.part: evaluation.metrics})
+    folder.write_json(VERDICT, evaluation.verdict.to_dict())
+    folder.write_json(MANIFEST, judge.data.manifest)
+    write_cohort(judge.data, folder.path)
+    folder.write_json(EVALUATION, judge.record(evaluation.verdict.model))
+    folder.write_windows(windows_table(judge.scores, judge.data, judge.test))
+    folder.write_json(ENVIRONMENT, evaluation.environment)
+    SimpleConfigManager().save_config(config, folder / CONFIG)
     if evaluation.has_report:
-        try:
-            write_report(run.path)
-        except ReportError as error:  # what was computed is not lost for a page that cannot be drawn
-            logger.warning("no report: %s; scripts/write_report.py %s draws it later", error, run.final)
+        draw_report(folder.path, run.final)
     run.commit()
 
 
@@ -315,7 +321,7 @@ def _tune(member: ListedModel) -> dict[str, object]:
         if not is_out_of_memory(error):
             raise
         return row(reason=f"out of memory: {_one_line(error)}")
-    environment = json.loads((Path(config.output_dir) / "environment.json").read_text(encoding="utf-8"))
+    environment = RunFolder(config.output_dir).read_json(ENVIRONMENT)
     trainable = (environment.get("parameters") or {}).get("trainable")
     return row(trainable=trainable, seconds=environment.get("seconds"))
 

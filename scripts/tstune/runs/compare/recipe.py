@@ -12,9 +12,10 @@ from pathlib import Path
 from tstune.config.managers import read_values
 from tstune.config.schema import RunConfig
 from tstune.config.validation import validate
-from tstune.errors import ConfigError
+from tstune.errors import ConfigError, FolderError
 from tstune.evaluation.scoreboard import OURS
 from tstune.models.registry import available_models
+from tstune.runs.folder import ENVIRONMENT, RunFolder
 
 _SHARED = ("data", "evaluation", "seed", "output_dir", "overwrite", "tracking", "pretraining", "models")
 _NAME = re.compile(r"[A-Za-z0-9][\w-]*")
@@ -75,10 +76,9 @@ def load_comparison(path: str | Path, overrides: Sequence[str] = ()) -> Comparis
 def is_compared(comparison: ComparisonRecipe, folder: Path) -> bool:
     """Whether a folder holds the whole result of this comparison."""
     try:
-        environment = json.loads((folder / "environment.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        return RunFolder(folder).read_json(ENVIRONMENT).get("comparison") == comparison.fingerprint
+    except FolderError:
         return False
-    return environment.get("comparison") == comparison.fingerprint
 
 
 def _member(name: str, own: object, values: Mapping, shared: RunConfig, path: Path) -> ListedModel:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import tempfile
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -14,14 +13,13 @@ import pandas as pd
 from markupsafe import Markup
 
 from tstune.config.dotted import dotted
-from tstune.config.managers import SimpleConfigManager
 from tstune.data.frequency import parse_frequency
 from tstune.data.manifest import compare_manifests
 from tstune.errors import DataError
 from tstune.evaluation.bootstrap import Blocks, relative_rmse
-from tstune.evaluation.record import EVALUATION_FILE, WINDOWS_FILE
 from tstune.evaluation.verdict import Comparison, compared
 from tstune.registry.model_registry import PREFIX, open_registry
+from tstune.runs.folder import CONFIG, ENVIRONMENT, EVALUATION, MANIFEST, METRICS, VERDICT, WINDOWS, RunFolder
 from tstune.runs.report.blocks import (
     Cells,
     Definitions,
@@ -36,7 +34,6 @@ from tstune.runs.report.blocks import (
 from tstune.runs.report.charts import IntervalRow, both, change_limits, interval_chart
 from tstune.runs.report.words import duration, label, metric_header
 
-_NEEDED = ("metrics.json", "verdict.json", "manifest.json", "environment.json")
 _NOT_THE_RUN = ("output_dir", "overwrite", "tracking.", "distributed.", "evaluation.report", "evaluation.num_plots")
 """Keys that say where a run was written down and on what it ran; cost and data have tables of their own."""
 
@@ -77,7 +74,8 @@ def read_runs(specs: Sequence[str], registry: str | None = None) -> list[Compare
         registry: where ``registry:…`` looks; None takes the default.
 
     Raises:
-        DataError: fewer than two, one given twice, or one that is no finished run.
+        DataError: fewer than two, or one given twice.
+        FolderError: one that is no finished run, or is damaged.
         RegistryError: there is no such version, or it is damaged.
     """
     if len(specs) < 2:
@@ -104,52 +102,33 @@ def differing_data(run: ComparedRun, first: ComparedRun) -> list[str]:
 
 
 def _read(spec: str, registry: str | None, stack: ExitStack) -> ComparedRun:
-    folder, name = Path(spec), Path(spec).resolve().name
+    folder, name = RunFolder(spec), Path(spec).resolve().name
     if spec.startswith(PREFIX):
         name = spec.removeprefix(PREFIX)
         place = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="tstune-"))) / "run"
-        folder = open_registry(registry).download(name, place)
-    files = {needed: _read_json(folder / needed, spec) for needed in _NEEDED}
-    if not (folder / "config.yaml").is_file():
-        raise DataError(f"{spec} is not a finished run: config.yaml is missing; give a run's output_dir")
-    verdict = files["verdict.json"]
-    judged, parts = verdict.get("model"), list(files["metrics.json"].values())
-    if len(parts) != 1 or not isinstance(parts[0], dict) or judged not in parts[0]:
+        folder = RunFolder(open_registry(registry).download(name, place))
+    folder.require(METRICS, VERDICT, MANIFEST, ENVIRONMENT, CONFIG)
+    verdict, parts = folder.read_json(VERDICT), list(folder.metrics.values())
+    judged = verdict["model"]
+    if len(parts) != 1 or judged not in parts[0]:
         raise DataError(f"{spec}: metrics.json has no row {judged!r}, which verdict.json judges")
-    evaluation, windows = folder / EVALUATION_FILE, folder / WINDOWS_FILE
     return ComparedRun(
         name=name,
         spec=spec,
-        settings=dict(dotted(SimpleConfigManager().load_config(folder / "config.yaml").model_dump(mode="json"))),
+        settings=dict(dotted(folder.config.model_dump(mode="json"))),
         judged=judged,
         metrics=parts[0][judged],
         sentence=verdict.get("sentence", ""),
-        manifest=files["manifest.json"],
-        environment=files["environment.json"],
-        evaluation=_read_json(evaluation, spec) if evaluation.is_file() else {},
-        windows=_read_windows(windows, spec, judged) if windows.is_file() else None,
+        manifest=folder.read_json(MANIFEST),
+        environment=folder.read_json(ENVIRONMENT),
+        evaluation=folder.read_optional(EVALUATION),
+        windows=_read_windows(folder, judged) if folder.has(WINDOWS) else None,
     )
 
 
-def _read_json(path: Path, spec: str) -> dict:
-    if not path.is_file():
-        raise DataError(f"{spec} is not a finished run: {path.name} is missing; give a run's output_dir")
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-        if not isinstance(values, dict):
-            raise ValueError("it does not hold names with values")
-    except ValueError as error:
-        raise DataError(f"{spec}: {path.name} is damaged: {error}") from None
-    return values
-
-
-def _read_windows(path: Path, spec: str, judged: str) -> pd.DataFrame:
+def _read_windows(folder: RunFolder, judged: str) -> pd.DataFrame:
     """Columns item_id, origin, count, square, absolute; the sums are those of the judged row."""
-    try:
-        columns = ["item_id", "origin", "count", f"square/{judged}", f"absolute/{judged}"]
-        table = pd.read_parquet(path, columns=columns)
-    except (ValueError, OSError, KeyError) as error:
-        raise DataError(f"{spec}: {path.name} is damaged: {str(error).splitlines()[0]}") from None
+    table = folder.read_windows(["item_id", "origin", "count", f"square/{judged}", f"absolute/{judged}"])
     table.columns = ["item_id", "origin", "count", "square", "absolute"]
     return table
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from tstune.errors import ReportError
+from tstune.errors import FolderError, ReportError
 from tstune.runs.report.blocks import Omitted, ReportSection
 from tstune.runs.report.render import as_html, as_markdown, write_page
 from tstune.runs.report.run_files import RunFiles, read_run
 from tstune.runs.report.section_forecasts import calibration, forecasts
 from tstune.runs.report.section_run import cohort, cost, members, provenance, training
 from tstune.runs.report.section_scores import comparisons, horizons, items, scoreboard, summary
+from tstune.runtime.logs import logger
 
 HTML_FILE, MARKDOWN_FILE = "report.html", "report.md"
 
@@ -27,7 +28,8 @@ def write_report(folder: str | Path) -> None:
         folder: run folder with `evaluation.json`; also one that is still being written.
 
     Raises:
-        ReportError: the folder is not that of a finished run, or is older than the report.
+        FolderError: a file of the run is missing or damaged.
+        ReportError: the run is older than the report.
         OutputError: the folder cannot be written.
     """
     folder = Path(folder)
@@ -36,6 +38,19 @@ def write_report(folder: str | Path) -> None:
     html, markdown = as_html(*page), as_markdown(*page)
     write_page(folder / HTML_FILE, html)
     write_page(folder / MARKDOWN_FILE, markdown)
+
+
+def draw_report(folder: Path, final: Path) -> None:
+    """The same; a run that is done is not lost for a page that cannot be drawn.
+
+    Args:
+        folder: where the run lies while it is being written.
+        final: where it will lie, for the message.
+    """
+    try:
+        write_report(folder)
+    except (FolderError, ReportError) as error:
+        logger.warning("no report: %s; scripts/write_report.py %s draws it later", error, final)
 
 
 def _contents(run: RunFiles) -> list[ReportSection | Omitted]:

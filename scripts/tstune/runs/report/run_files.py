@@ -4,24 +4,13 @@ from __future__ import annotations
 
 import csv
 import io
-import json
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-import yaml
-
 from tstune.domains import Domain, domain_of
 from tstune.errors import ReportError
+from tstune.runs.folder import COHORT, CONFIG, ENVIRONMENT, EVALUATION, MANIFEST, METRICS, VERDICT, RunFolder
 from tstune.runs.report.words import duration
-
-_KEYS = {
-    "metrics.json": ("test",),
-    "verdict.json": ("model", "sentence", "kept", "comparisons"),
-    "manifest.json": ("source", "items", "leak_check"),
-    "environment.json": ("packages",),
-    "evaluation.json": ("judged", "models", "rmse_by_step", "per_item", "examples", "prediction_length"),
-}
 
 
 @dataclass(frozen=True)
@@ -119,47 +108,30 @@ class RunFiles:
         return duration(steps * self.step_seconds) if self.step_seconds else f"{steps} steps"
 
 
-def read_run(folder: Path) -> RunFiles:
+def read_run(path: Path) -> RunFiles:
     """Read a run folder.
 
     Raises:
-        ReportError: a file is missing, damaged, or of a run that was made before there were reports.
+        FolderError: a file is missing or damaged.
+        ReportError: the run was made before there were reports.
     """
-    if not folder.is_dir():
-        raise ReportError(f"{folder} is no folder; give the output_dir of a finished run")
-    if not (folder / "evaluation.json").is_file():
+    folder = RunFolder(path)
+    if folder.path.is_dir() and not folder.has(EVALUATION):
         raise ReportError(
-            f"{folder} holds no evaluation.json, which a report is drawn from: the run is older than the report or not "
+            f"{path} holds no evaluation.json, which a report is drawn from: the run is older than the report or not "
             "finished; run its config.yaml again with another output_dir"
         )
-    found = {name: _parsed(folder / name, _with_keys(keys)) for name, keys in _KEYS.items()}
+    folder.require(EVALUATION)
     return RunFiles(
-        metrics=found["metrics.json"]["test"],
-        **{name: found[f"{name}.json"] for name in ("verdict", "manifest", "environment", "evaluation")},
-        cohort=_parsed(folder / "cohort.csv", lambda text: list(csv.DictReader(io.StringIO(text)))),
-        history=_parsed(folder / "history.jsonl", lambda text: [json.loads(one) for one in text.splitlines() if one]),
-        config=_parsed(folder / "config.yaml", lambda text: yaml.safe_load(text) or {}),
-        config_text=_parsed(folder / "config.yaml", str),
+        metrics=folder.read_json(METRICS, "test")["test"],
+        verdict=folder.read_json(VERDICT, "sentence", "kept", "comparisons"),
+        manifest=folder.read_json(MANIFEST, "items", "leak_check"),
+        environment=folder.read_json(ENVIRONMENT, "packages"),
+        evaluation=folder.read_json(
+            EVALUATION, "judged", "models", "rmse_by_step", "per_item", "examples", "prediction_length"
+        ),
+        cohort=list(csv.DictReader(io.StringIO(folder.read_text(COHORT)))),
+        history=folder.history,
+        config=folder.read_yaml(CONFIG),
+        config_text=folder.read_text(CONFIG),
     )
-
-
-def _with_keys(keys: tuple[str, ...]) -> Callable[[str], dict]:
-    def parse(text: str) -> dict:
-        content = json.loads(text)
-        if not isinstance(content, dict):
-            raise ValueError("it is no JSON object")
-        missing = [key for key in keys if key not in content]
-        if missing:
-            raise ValueError(f"the key {missing[0]!r} is missing")
-        return content
-
-    return parse
-
-
-def _parsed(path: Path, parse: Callable) -> object:
-    try:
-        return parse(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ReportError(f"{path} is missing; give the output_dir of a finished run") from None
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        raise ReportError(f"{path} cannot be read: {' '.join(str(error).split())}") from None
