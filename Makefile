@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 RECIPE ?= recipes/ttm/cgm_sample/demo.yaml
 
-.PHONY: help install demo docs test test-slow test-gpu test-slurm style benchmarks clean
+.PHONY: help install demo docs test test-fast test-slow test-gpu test-slurm style benchmarks clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
@@ -20,10 +20,15 @@ demo: install  ## fine-tune on real glucose, print the scoreboard, write a repor
 	$(BIN)/accelerate launch --config_file accelerate_configs/cpu.yaml --num_cpu_threads_per_process 1 \
 		scripts/finetune_ttm.py --config $(RECIPE) overwrite=true
 
-test: install  ## lint and the whole test suite
+test: install  ## lint, import contracts and the whole test suite
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	PYTHONPATH=scripts $(BIN)/lint-imports --no-cache
 	$(BIN)/python -m pytest -n auto --dist loadfile -m "not slow and not slurm"
+
+test-fast: install  ## unit tests and one family: the loop of a developer
+	$(BIN)/python -m pytest -n auto --dist loadfile -q -m "not slow and not slurm" \
+		tests/unit tests/tuning/test_modes.py tests/models/test_ttm_forecasts.py tests/models/test_ttm_parameters.py
 
 test-slow: install  ## the tests that take minutes
 	$(BIN)/python -m pytest -m slow
