@@ -22,8 +22,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 from wandb_reader import OfflineRun, read_offline_runs
 
-from tstune.config.dotted import dotted
 from tstune.config.managers import SimpleConfigManager
+from tstune.config.section import dotted
 from tstune.models.registry import load_model
 from tstune.registry.model_registry import open_registry
 

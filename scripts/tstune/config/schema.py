@@ -10,8 +10,7 @@ from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from tstune.config.moments import Moment, end_of
-from tstune.config.section import DEFAULT_FAMILY, AnyModelSection, Section, section_class
+from tstune.config.section import DEFAULT_FAMILY, AnyModelSection, Moment, Section, end_of, section_class
 
 Duration = Annotated[str | Annotated[int, Field(ge=0)], Field(union_mode="left_to_right")]
 """A length of time: text such as ``45min`` or ``2h``, or a whole number of steps of the series."""

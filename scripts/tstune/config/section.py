@@ -1,14 +1,50 @@
-"""What all groups of keys have in common, and the `model` section, which `model.type` finds in its family's file."""
+"""What all groups of keys share: how they refuse, how moments are written, their flat dotted names."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from datetime import date, datetime, timedelta
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, SerializeAsAny, WrapValidator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SerializeAsAny, WrapValidator
 from pydantic_core import PydanticCustomError
 
 from tstune.models.registry import families, model_class
+
+
+def _as_text(value: object) -> object:
+    """YAML readers and Python callers may hand over objects."""
+    text = value.isoformat() if isinstance(value, date) else value
+    if isinstance(text, str):
+        try:
+            zoned = datetime.fromisoformat(text).tzinfo is not None
+        except ValueError:
+            raise ValueError("input should be a date such as 2023-08-17, or a time such as 2023-08-17T23:55") from None
+        if zoned:
+            raise ValueError("input should have no time zone: series are in the clock of their source")
+    return text
+
+
+Moment = Annotated[str, BeforeValidator(_as_text)]
+"""A day (`2023-08-17`, all of it) or a time (`2023-08-17T23:55`) without time zone."""
+
+
+def end_of(moment: str) -> datetime:
+    """First instant that no longer belongs to a day or time."""
+    try:
+        return datetime.combine(date.fromisoformat(moment), datetime.min.time()) + timedelta(days=1)
+    except ValueError:  # a time, not a day
+        return datetime.fromisoformat(moment) + timedelta(microseconds=1)
+
+
+def dotted(values: Mapping, prefix: str = "") -> Iterator[tuple[str, object]]:
+    """Yield every leaf, for example ``("training.learning_rate", 0.001)``."""
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            yield from dotted(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value
+
 
 DEFAULT_FAMILY = "ttm"
 OWN = "package.module:Class"

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tstune.config.moments import end_of
 from tstune.config.schema import SplitSection
+from tstune.config.section import end_of
 from tstune.data.frequency import fixed_step, parse_frequency, to_steps
 from tstune.data.panel import Panel, item_rows, position_of, time_of
 from tstune.domains import published_split

@@ -11,7 +11,7 @@ from pydantic import ConfigDict, Field, ValidationError
 from pydantic.dataclasses import dataclass
 from pydantic_core import from_json
 
-from tstune.config.dotted import dotted
+from tstune.config.section import dotted
 from tstune.errors import RegistryError
 from tstune.registry.names import LARGEST_VERSION, check_name, check_stored_path
 

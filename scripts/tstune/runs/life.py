@@ -27,8 +27,8 @@ from typing import Literal, get_args
 
 import psutil
 
-from tstune.config.dotted import dotted
 from tstune.config.schema import RunConfig
+from tstune.config.section import dotted
 from tstune.errors import ConfigError, Interrupted, OutputError, Preempted, TstuneError
 from tstune.runs.folder import (
     CHECKPOINTS,

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Literal
 
-from tstune.config.dotted import dotted
+from tstune.config.section import dotted
 from tstune.errors import ConfigError, TrackingError
 
 if TYPE_CHECKING:

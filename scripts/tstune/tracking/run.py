@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tstune.config.dotted import dotted
 from tstune.config.schema import RunConfig
+from tstune.config.section import dotted
 from tstune.tracking.composite import CompositeTracker
 from tstune.tracking.interfaces import RunStatus
 from tstune.training.callbacks import Callback, TrainingState
