@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tstune.errors import OutputError
-from tstune.runtime.children import aside
+from tstune.runtime.files import aside
 
 
 def test_a_file_is_replaced_as_a_whole(tmp_path):

@@ -12,7 +12,7 @@ from tstune.errors import OutputError
 from tstune.recipe_book.rows import Row
 from tstune.runs.report.render import escape
 from tstune.runs.report.words import MISSING, counts, duration, measured, percents, significant_digits
-from tstune.runtime.children import aside
+from tstune.runtime.files import aside
 
 _BEGIN = "<!-- results of scripts/run_recipes.py"
 _END = "<!-- end of results -->"

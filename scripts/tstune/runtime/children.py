@@ -1,109 +1,28 @@
-"""Other processes: how a launch is written, how a process is started, followed and ended with all it started."""
+"""Programs this one starts: followed, measured, and ended with all they started, when asked or when this one is gone.
+
+    python -I children.py SECONDS COMMAND …
+
+is the keeper that stands between. SIGTERM, or the end of its standard input, which is a pipe that closes however this
+program dies, ends the command: SIGTERM to all its processes, SIGKILL to those that are left after SECONDS. Its exit
+code 75 says so; else it is the command's own, or 256 less the number of the signal that killed it.
+"""
 
 from __future__ import annotations
 
 import ctypes
 import os
 import re
-import shlex
 import signal
 import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import NoReturn
 
 import psutil
-import yaml
-
-from tstune.errors import ConfigError, OutputError
-
-
-@contextmanager
-def aside(path: Path) -> Iterator[Path]:
-    """A file to write to, which replaces `path` when it is whole; each process has its own.
-
-    Raises:
-        OutputError: it cannot be written.
-    """
-    partial = path.with_name(f".{path.name}.{socket.gethostname()}-{os.getpid()}.partial")
-    try:
-        yield partial
-        partial.replace(path)
-    except OSError as error:
-        raise OutputError(f"{path} cannot be written: {error.strerror}") from None
-    finally:
-        partial.unlink(missing_ok=True)
-
-
-SCRIPT = Path(__file__).resolve().parents[2] / "finetune_ttm.py"
-_PLACES = ("machine_rank", "main_process_ip", "main_process_port", "num_machines")
-
-
-@dataclass(frozen=True)
-class Launch:
-    """How a run is launched.
-
-    Attributes:
-        accelerate_config: file of accelerate_configs/, None for Accelerate's defaults.
-        num_processes: None takes what the file or the machine says.
-    """
-
-    accelerate_config: str | None = None
-    num_processes: int | None = None
-
-    def command(self, recipe: Path) -> list[str]:
-        """Words that start a trial."""
-        # -P: the current folder may hold a file named like a library
-        words = [sys.executable, "-P", "-m", "accelerate.commands.launch", "--quiet", *self._options]
-        words += ["--main_process_port", "0"]  # a free one: several may share the machine
-        return [*words, str(SCRIPT), "--config", str(recipe)]
-
-    def shown(self, recipe: Path) -> str:
-        """The same for a reader."""
-        return shlex.join(["accelerate", "launch", *self._options, "scripts/finetune_ttm.py", "--config", str(recipe)])
-
-    def settings(self) -> dict[str, object]:
-        """What of it may change a result, as flat names.
-
-        Raises:
-            ConfigError: the file cannot be used for trials.
-        """
-        values = {} if self.accelerate_config is None else self._file()
-        if self.num_processes is not None or not values:
-            values["num_processes"] = self.num_processes
-        return {f"accelerate.{name}": value for name, value in values.items() if name not in _PLACES}
-
-    @property
-    def _options(self) -> list[str]:
-        options = [] if self.accelerate_config is None else ["--config_file", self.accelerate_config]
-        return options if self.num_processes is None else [*options, "--num_processes", str(self.num_processes)]
-
-    def _file(self) -> dict[str, object]:
-        told = f"--accelerate-config {self.accelerate_config}"
-        try:
-            values = yaml.safe_load(Path(self.accelerate_config).read_text(encoding="utf-8"))
-        except OSError:
-            raise ConfigError(f"{told} does not exist; such files lie under accelerate_configs/") from None
-        except (yaml.YAMLError, UnicodeDecodeError) as error:
-            raise ConfigError(f"{told} is not valid YAML: {error}") from None
-        if not isinstance(values, dict):
-            raise ConfigError(f"{told} does not hold keys with values")
-        if values.get("num_machines", 1) not in (1, None):
-            raise ConfigError(
-                f"{told}: a trial runs on one machine, num_machines is {values['num_machines']}; "
-                "start the sweep on each machine with the same --study and --storage instead"
-            )
-        several = values.get("distributed_type", "NO") not in ("NO", False)  # YAML may read a bare NO as false
-        if several and self.num_processes is None and values.get("num_processes", -1) == -1:
-            raise ConfigError(f"{told} leaves the number open: give --num-processes too")
-        return values
-
 
 ENDED = 75
 """Exit code of a program that was ended from outside."""

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 from markupsafe import Markup
 
-from tstune.config.dotted import dotted
+from tstune.config.section import dotted
 from tstune.data.frequency import parse_frequency
 from tstune.data.manifest import compare_manifests
 from tstune.errors import DataError

@@ -1,0 +1,28 @@
+"""Files that are replaced as a whole."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from tstune.errors import OutputError
+
+
+@contextmanager
+def aside(path: Path) -> Iterator[Path]:
+    """A file to write to, which replaces `path` when it is whole; each process has its own.
+
+    Raises:
+        OutputError: it cannot be written.
+    """
+    partial = path.with_name(f".{path.name}.{socket.gethostname()}-{os.getpid()}.partial")
+    try:
+        yield partial
+        partial.replace(path)
+    except OSError as error:
+        raise OutputError(f"{path} cannot be written: {error.strerror}") from None
+    finally:
+        partial.unlink(missing_ok=True)
