@@ -21,7 +21,14 @@ from tstune.config.schema import DataSection
 from tstune.data.preprocess import build_panel
 from tstune.data.sources import load_source
 from tstune.data.sources.kaggle_brist1d import convert_folder, read_prepared, report_of
-from tstune.data.sources.kaggle_brist1d_rows import Rows, Series, find_csv, place_rows, read_participants, rebuild
+from tstune.data.sources.kaggle_brist1d_rows import (
+    RebuiltSeries,
+    Rows,
+    find_csv,
+    place_rows,
+    read_participants,
+    rebuild,
+)
 from tstune.data.table import ITEM, TIMESTAMP, Roles
 from tstune.errors import ConfigError, DataError, TstuneError
 from tstune.runtime.logs import logger
@@ -48,7 +55,7 @@ def made(person: Person) -> Truth:
     return kaggle_files.training_rows(kaggle_files.simulate(person))
 
 
-def assert_is(series: Series, truth: Truth, offset: int, segment: int | None = None) -> None:
+def assert_is(series: RebuiltSeries, truth: Truth, offset: int, segment: int | None = None) -> None:
     """Every instant is what was simulated at `offset` steps earlier than its calendar step."""
     mine = np.ones(len(series.step), bool) if segment is None else series.segment == segment
     at = series.step[mine] - offset
@@ -59,7 +66,7 @@ def assert_is(series: Series, truth: Truth, offset: int, segment: int | None = N
     assert names == truth.activity[at[lags]].tolist()
 
 
-def offset_of(series: Series, truth: Truth, segment: int, row: int) -> int:
+def offset_of(series: RebuiltSeries, truth: Truth, segment: int, row: int) -> int:
     """Calendar step minus true step, if the segment's first lag belongs to this row."""
     return int(series.step[series.segment == segment][0]) - (int(truth.rows[row]) - len(LAGS) + 1)
 

@@ -135,7 +135,7 @@ def _observed_share(panel: Panel) -> float:
 
 
 @dataclass(frozen=True)
-class Difference:
+class DataDifference:
     """One thing that differs.
 
     Attributes:
@@ -149,7 +149,7 @@ class Difference:
     of_the_data: bool = True
 
 
-def compare_manifests(left: dict, right: dict) -> list[Difference]:
+def compare_manifests(left: dict, right: dict) -> list[DataDifference]:
     """Everything that differs: files, participants and settings first, then what follows from them."""
     found = [_files(left, right), *_participants(left, right)]
     skipped = {"files", "items", "trained_on", *_NOT_THE_DATA}
@@ -162,7 +162,7 @@ def compare_manifests(left: dict, right: dict) -> list[Difference]:
     return [difference for difference in found if difference is not None]
 
 
-def format_differences(differences: list[Difference], left: str, right: str) -> str:
+def format_differences(differences: list[DataDifference], left: str, right: str) -> str:
     """Lines for people; the first says if the data is the same."""
     data = [difference.name for difference in differences if difference.of_the_data]
     lines = [f"different data: {', '.join(data)}" if data else "same data"]
@@ -173,7 +173,7 @@ def format_differences(differences: list[Difference], left: str, right: str) -> 
     return "\n".join(lines)
 
 
-def _files(left: dict, right: dict) -> Difference | None:
+def _files(left: dict, right: dict) -> DataDifference | None:
     """By content: the same file in another folder is the same."""
     sides = [{file["sha256"]: Path(file["path"]).name for file in run.get("files", [])} for run in (left, right)]
     lines = [
@@ -182,10 +182,10 @@ def _files(left: dict, right: dict) -> Difference | None:
         for digest, name in sorted(mine.items(), key=lambda entry: entry[1])
         if digest not in other
     ]
-    return Difference("files", _shortened(lines)) if lines else None
+    return DataDifference("files", _shortened(lines)) if lines else None
 
 
-def _participants(left: dict, right: dict) -> Iterator[Difference]:
+def _participants(left: dict, right: dict) -> Iterator[DataDifference]:
     """Who is there, and who is tested without having been trained on."""
     sides = [[item["item_id"] for item in run.get("items", [])] for run in (left, right)]
     unseen = [run.get("unseen_items", []) for run in (left, right)]
@@ -196,10 +196,10 @@ def _participants(left: dict, right: dict) -> Iterator[Difference]:
             if set(here) - set(there)
         ]
         if lines:
-            yield Difference(name, tuple(lines))
+            yield DataDifference(name, tuple(lines))
 
 
-def _borders(left: dict, right: dict) -> Difference | None:
+def _borders(left: dict, right: dict) -> DataDifference | None:
     """Where the parts of a participant lie, for those that both runs have."""
     sides = [{item["item_id"]: item for item in run.get("items", [])} for run in (left, right)]
     lines = []
@@ -207,25 +207,25 @@ def _borders(left: dict, right: dict) -> Difference | None:
         here, there = (side.get(item_id) for side in sides)
         if there is not None and here != there:
             lines += _unlike(here, there, f"{item_id} ")
-    return Difference("items", _shortened(lines)) if lines else None
+    return DataDifference("items", _shortened(lines)) if lines else None
 
 
-def _fingerprints(left: dict, right: dict) -> Difference | None:
+def _fingerprints(left: dict, right: dict) -> DataDifference | None:
     """The readings themselves, where nothing else tells them apart (no file, or a file of the same name)."""
     records = [run.get("trained_on") for run in (left, right)]
     if records[0] == records[1]:
         return None
     series = [(record or {}).get("series", []) for record in records]
     names = [row["item_id"] for row in series[0] if row not in series[1]]
-    return Difference(
+    return DataDifference(
         "trained_on", (f"other readings or times in train or validation: {some_names(names) or 'see B'}",)
     )
 
 
-def _key(key: str, left: dict, right: dict, of_the_data: bool = True) -> Difference | None:
+def _key(key: str, left: dict, right: dict, of_the_data: bool = True) -> DataDifference | None:
     """One key, leaf by leaf."""
     lines = _unlike(*(dict(dotted({key: run[key]})) if key in run else {} for run in (left, right)))
-    return Difference(key, _shortened(lines), of_the_data) if lines else None
+    return DataDifference(key, _shortened(lines), of_the_data) if lines else None
 
 
 def _unlike(left: dict, right: dict, whose: str = "") -> list[str]:

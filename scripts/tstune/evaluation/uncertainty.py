@@ -29,7 +29,7 @@ from tstune.models.contract import context_spread
 from tstune.runtime.logs import logger
 
 
-class QuantileForecaster(Protocol):
+class ForecastsQuantiles(Protocol):
     """A model whose network may forecast quantiles."""
 
     native_levels: tuple[float, ...]
@@ -41,7 +41,7 @@ class QuantileForecaster(Protocol):
         """Windows per forward pass."""
 
 
-def with_evidence(windows: ScoredWindows, dataset: WindowDataset, model: QuantileForecaster) -> ScoredWindows:
+def with_evidence(windows: ScoredWindows, dataset: WindowDataset, model: ForecastsQuantiles) -> ScoredWindows:
     """The windows with `spread` and, where the network has a quantile head, its `quantiles` and `levels`.
 
     Args:
@@ -89,7 +89,7 @@ class JudgedUncertainty:
 
 
 def judge_uncertainty(
-    model: QuantileForecaster,
+    model: ForecastsQuantiles,
     section: ForecastSection,
     data: PreparedData,
     calibration: ScoredWindows,
@@ -127,7 +127,7 @@ def judge_uncertainty(
 
 
 def fit_uncertainty(
-    model: QuantileForecaster, section: ForecastSection, data: PreparedData, calibration: ScoredWindows
+    model: ForecastsQuantiles, section: ForecastSection, data: PreparedData, calibration: ScoredWindows
 ) -> UncertaintyMethod:
     """The configured method alone, fitted, where there are no test windows to judge it on."""
     calibration = with_evidence(calibration, data.validation, model)

@@ -32,7 +32,7 @@ class Examples(NamedTuple):
     batch: Batch
 
 
-class Difference(NamedTuple):
+class OutputDifference(NamedTuple):
     """How far an exported file is from PyTorch on windows that were made up for the purpose.
 
     Attributes:
@@ -57,11 +57,11 @@ class Exported(NamedTuple):
     path: Path
     num_bytes: int
     outputs: tuple[str, ...]
-    differences: tuple[Difference, ...]
+    differences: tuple[OutputDifference, ...]
     milliseconds: tuple[float, float]
 
     @property
-    def worst(self) -> Difference:
+    def worst(self) -> OutputDifference:
         """The largest relative difference."""
         return max(self.differences, key=lambda difference: difference.relative)
 
@@ -204,7 +204,7 @@ def _expected(model: ForecastModel, graph: ForecastGraph, examples: Examples) ->
     return [values.numpy() for values in found]
 
 
-def _difference(model: ForecastModel, graph: ForecastGraph, run: Run, size: int) -> Difference:
+def _difference(model: ForecastModel, graph: ForecastGraph, run: Run, size: int) -> OutputDifference:
     examples = make_examples(model, size, seed=size)
     expected = dict(zip(graph.outputs, _expected(model, graph, examples), strict=True))
     found = dict(zip(graph.outputs, run(examples.inputs), strict=True))
@@ -219,7 +219,7 @@ def _difference(model: ForecastModel, graph: ForecastGraph, run: Run, size: int)
         absolute = max(absolute, float(difference.max()))
         largest = np.abs(values).max(axis=tuple(range(1, values.ndim)), keepdims=True)
         relative = max(relative, float((difference / np.maximum(scale, largest)).max()))
-    return Difference(size, absolute, relative)
+    return OutputDifference(size, absolute, relative)
 
 
 def summary(exported: Exported, kind: str) -> dict[str, str]:

@@ -24,7 +24,14 @@ from tstune.errors import CheckpointError, ConfigError
 from tstune.evaluation.backtest import thinned
 from tstune.models.baselines import WithoutNetwork
 from tstune.models.contract import MODEL_FOLDER
-from tstune.models.timegpt_service import Series, TimeGPTRequests, intervals_of, nixtla, training_series, window_series
+from tstune.models.timegpt_service import (
+    SentSeries,
+    TimeGPTRequests,
+    intervals_of,
+    nixtla,
+    training_series,
+    window_series,
+)
 from tstune.runtime.distributed import refuse_ranks
 from tstune.runtime.logs import logger
 from tstune.training.contract import TrainingResult
@@ -214,7 +221,7 @@ class TimeGPTForecaster(WithoutNetwork):
             )
         series = window_series(batch, self.preprocessor)
         keys = [None if one is None else self._key(one) for one in series]
-        wanted: dict[bytes, Series] = {
+        wanted: dict[bytes, SentSeries] = {
             key: one for key, one in zip(keys, series, strict=True) if key is not None and key not in self._known
         }
         todo = list(wanted.items())
@@ -235,7 +242,7 @@ class TimeGPTForecaster(WithoutNetwork):
         answers = torch.from_numpy(found).view(-1, targets, steps, 1 + len(levels)).permute(0, 2, 1, 3).contiguous()
         return answers.to(batch["past_values"].device)
 
-    def _key(self, series: Series) -> bytes:
+    def _key(self, series: SentSeries) -> bytes:
         return hashlib.sha256(f"{self.finetuned_model_id}|".encode() + series.key()).digest()
 
     def _service(self) -> TimeGPTRequests:

@@ -59,7 +59,7 @@ def nixtla() -> ModuleType:
 
 
 @dataclass(frozen=True)
-class Series:
+class SentSeries:
     """One target of one window.
 
     Attributes:
@@ -80,7 +80,7 @@ class Series:
         return b"|".join(parts)
 
 
-def window_series(batch: Batch, preprocessor: Preprocessor) -> list[Series | None]:
+def window_series(batch: Batch, preprocessor: Preprocessor) -> list[SentSeries | None]:
     """Each target of each window, in this order; None where there is too little to forecast from."""
     roles, mean = preprocessor.roles, preprocessor.scaler.mean
     arrays = {name: tensor.cpu().numpy() for name, tensor in batch.items()}
@@ -88,7 +88,7 @@ def window_series(batch: Batch, preprocessor: Preprocessor) -> list[Series | Non
     usable = arrays.get("future_known_mask", np.ones(future.shape, bool))
     known = roles.control_indices
     past = range(roles.num_targets, roles.num_targets + len(roles.conditional))
-    found: list[Series | None] = []
+    found: list[SentSeries | None] = []
     for window in range(len(values)):
         ahead = [
             filled(
@@ -110,7 +110,7 @@ def window_series(batch: Batch, preprocessor: Preprocessor) -> list[Series | Non
                 len(ahead), len(y) + future.shape[1]
             )
             cut_behind = np.array([row[first:] for row in behind], np.float32).reshape(len(behind), len(y))
-            found.append(Series(y, cut_ahead, cut_behind, int(arrays["origin"][window])))
+            found.append(SentSeries(y, cut_ahead, cut_behind, int(arrays["origin"][window])))
     return found
 
 
@@ -155,7 +155,7 @@ def training_frame(series: Sequence[tuple[np.ndarray, np.ndarray]]) -> pd.DataFr
 
 
 def window_frames(
-    series: Sequence[Series], frequency: str, num_steps: int
+    series: Sequence[SentSeries], frequency: str, num_steps: int
 ) -> tuple[pd.DataFrame, pd.DataFrame | None, list[str]]:
     """(past, future or None, names of the past-only columns) in the client's long form.
 
@@ -224,7 +224,7 @@ class TimeGPTRequests:
         self.num_sent = 0
 
     def forecast(
-        self, series: Sequence[Series], num_steps: int, levels: Sequence[float], model_id: str | None
+        self, series: Sequence[SentSeries], num_steps: int, levels: Sequence[float], model_id: str | None
     ) -> tuple[np.ndarray, np.ndarray]:
         """One request.
 

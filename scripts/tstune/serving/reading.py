@@ -31,30 +31,32 @@ _READING = f"{_NUMBER}, or null where there is no reading"
 _TIMES = 'a time in ISO 8601, such as "2024-01-31T08:05:00"; with a time zone in all rows (read as UTC) or in none'
 
 
-class Column(NamedTuple):
+class InputColumn(NamedTuple):
     """A column of a request: its role in the model, what pydantic checks its values with, and that in words."""
 
     role: str
     kind: Any
     meaning: str
 
-    def with_words(self, words: tuple[str, ...]) -> Column:
+    def with_words(self, words: tuple[str, ...]) -> InputColumn:
         """Sensors of some domains write words, such as Low and High, for a reading."""
         meaning = f"{', '.join(words)}, or {self.meaning}"
-        return Column(self.role, Literal[words] | self.kind, meaning) if words else self
+        return InputColumn(self.role, Literal[words] | self.kind, meaning) if words else self
 
 
 _SERIES = {
-    ITEM: Column("item_id", Annotated[_Name, Field(min_length=1)], "text of 1 to 200 characters; names the series"),
-    TIMESTAMP: Column("timestamp", Annotated[str, Field(pattern=_TIME)], _TIMES),
+    ITEM: InputColumn(
+        "item_id", Annotated[_Name, Field(min_length=1)], "text of 1 to 200 characters; names the series"
+    ),
+    TIMESTAMP: InputColumn("timestamp", Annotated[str, Field(pattern=_TIME)], _TIMES),
 }
-_KNOWN = Column("control", _Number, f"{_NUMBER}; at every step of the forecast")
+_KNOWN = InputColumn("control", _Number, f"{_NUMBER}; at every step of the forecast")
 _ROLES = (
-    Column("target", _Number | None, f"{_READING}; is forecast"),
-    Column("conditional", _Number | None, f"{_READING}; known in the past only"),
-    Column("control", _Number | None, f"{_READING}; known in the future too: also a column of future"),
-    Column("static_real", _Number, f"{_NUMBER}; the same in all rows of a series"),
-    Column(
+    InputColumn("target", _Number | None, f"{_READING}; is forecast"),
+    InputColumn("conditional", _Number | None, f"{_READING}; known in the past only"),
+    InputColumn("control", _Number | None, f"{_READING}; known in the future too: also a column of future"),
+    InputColumn("static_real", _Number, f"{_NUMBER}; the same in all rows of a series"),
+    InputColumn(
         "static_categorical", _Name | None, "text of up to 200 characters, or null; the same in all rows of a series"
     ),
 )

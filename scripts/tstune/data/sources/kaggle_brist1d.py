@@ -31,7 +31,7 @@ from tstune.data.sources.kaggle_brist1d_rows import (
     NUMBERS,
     SEGMENT_GAP,
     STEP_MINUTES,
-    Series,
+    RebuiltSeries,
     find_csv,
     read_participants,
     rebuild,
@@ -282,7 +282,7 @@ def read_prepared(path: Path, file: str) -> pa.Table:
         raise DataError(f"{path} cannot be read: {' '.join(str(error).split())[:240]}") from None
 
 
-def _table(series: Series, stem: str) -> pa.Table:
+def _table(series: RebuiltSeries, stem: str) -> pa.Table:
     number = len(series.step)
     step = np.timedelta64(STEP_MINUTES, "m")
     columns = {
@@ -305,7 +305,7 @@ def _repeated(text: str, number: int) -> pa.DictionaryArray:
     return pa.DictionaryArray.from_arrays(pa.array(np.zeros(number, np.int32)), [text])
 
 
-def _counts(series: Series, stem: str) -> dict:
+def _counts(series: RebuiltSeries, stem: str) -> dict:
     return {
         "file": stem,
         "item_id": series.participant,

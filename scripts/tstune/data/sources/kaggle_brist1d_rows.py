@@ -328,7 +328,7 @@ def _short(error: BaseException) -> str:
 
 
 @dataclass(frozen=True)
-class Series:
+class RebuiltSeries:
     """What was known of one participant, one entry per five-minute instant that any row speaks of.
 
     Attributes:
@@ -361,7 +361,7 @@ class Series:
     sampling_minutes: int | None
 
 
-def rebuild(rows: Rows, isolated: bool) -> Series:
+def rebuild(rows: Rows, isolated: bool) -> RebuiltSeries:
     """Put all lags and targets of a participant's rows on a time axis.
 
     Args:
@@ -488,7 +488,7 @@ def _calendar(clock: np.ndarray, segment: np.ndarray, position: np.ndarray) -> n
     return origin[segment] + position
 
 
-def _scatter(rows: Rows, segment_of: np.ndarray, place: np.ndarray, first: int, clock_jumps: int) -> Series:
+def _scatter(rows: Rows, segment_of: np.ndarray, place: np.ndarray, first: int, clock_jumps: int) -> RebuiltSeries:
     """Write every cell to its instant, [rows] `place` on an axis from step `first` on; the earliest row counts."""
     length = int(place[-1]) + STEPS_AHEAD + 1
     values = np.full((len(CHANNELS), length), np.nan)
@@ -506,7 +506,7 @@ def _scatter(rows: Rows, segment_of: np.ndarray, place: np.ndarray, first: int, 
     conflicts, partly_empty = _disagreements(rows, place, values)
     known = np.flatnonzero(in_lags | ~np.isnan(values[0]))
     begins = np.flatnonzero(np.diff(segment_of, prepend=-1))
-    return Series(
+    return RebuiltSeries(
         participant=rows.participant,
         step=known + first,
         segment=segment[known],
