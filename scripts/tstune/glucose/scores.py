@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Collection, Mapping, Sequence
-from numbers import Integral, Real
 
 import numpy as np
 
@@ -20,6 +18,7 @@ from tstune.glucose.error_grids import ERROR_GRIDS, error_grid_section, zone_sha
 from tstune.glucose.hypoglycaemia import scores_below
 from tstune.glucose.ranges import RANGES, by_range, glycaemic_profile, profile_of_forecast, readings_by_range
 from tstune.glucose.units import UNITS, GlucoseUnit, from_mgdl, glucose_unit, limit, to_mgdl
+from tstune.runs.folder import finite
 
 STANDARD_MINUTES = (30, 60, 90, 120)
 """Horizons that papers on glucose report, in minutes."""
@@ -90,7 +89,7 @@ def glucose_section(
         "tasks": rmse_by_task(test, step),
         "strata": rmse_by_stratum(test, at, unit, step, item_ids, seen),
     }
-    return _for_json(section)
+    return finite(section)
 
 
 def _same_windows(by_model: Mapping[str, ScoredWindows]) -> dict[str, ScoredWindows]:
@@ -117,16 +116,6 @@ def _profile(windows: ScoredWindows, unit: str) -> dict[str, float]:
     profile = glycaemic_profile(windows.forecast, windows.observed, unit)
     known = np.isfinite(windows.forecast[windows.observed.astype(bool)]).all()
     return profile if known else dict.fromkeys(profile, float("nan"))
-
-
-def _for_json(value: object) -> object:
-    if isinstance(value, Mapping):
-        return {str(key): _for_json(part) for key, part in value.items()}
-    if isinstance(value, list | tuple):
-        return [_for_json(part) for part in value]
-    if isinstance(value, Real) and not isinstance(value, Integral):
-        return float(value) if math.isfinite(value) else None
-    return int(value) if isinstance(value, Integral) else value
 
 
 def _hypo(

@@ -16,7 +16,7 @@ from tstune.models.contract import ForecastModel
 from tstune.models.registry import families, model_class
 from tstune.models.ttm import BUILTIN
 from tstune.runs.compare.recipe import is_compared, load_comparison
-from tstune.runs.folder import RunFolder
+from tstune.runs.folder import METRICS, RunFolder
 
 ROOT = Path(__file__).resolve().parents[3]
 BOOK = ROOT / "recipes"
@@ -74,7 +74,11 @@ class Recipe:
         """Whether a whole run folder was made by this file with these changes, wherever either lies."""
         if self.is_comparison:
             return is_compared(load_comparison(self.path, overrides), folder)
-        return same_run(self.load(overrides), folder)
+        config, done = self.load(overrides), saved_config(folder)
+        if done is None or not RunFolder(folder).has(METRICS):
+            return False
+        beside = {"output_dir": None, "overwrite": False, "tracking": None}
+        return done.model_copy(update=beside) == config.model_copy(update=beside)
 
     def script(self, model_type: str) -> Path:
         """The script that runs it."""
@@ -169,15 +173,6 @@ def read_machine_paths(file: Path, hub_ids: Callable[[], Collection[str]]) -> Ma
 def _in_folder(folder: Path, tiny: bool) -> list[Path]:
     files = [path for path in folder.rglob("*.yaml") if _COMPOSED not in path.relative_to(folder.parent).parts]
     return [path for path in files if tiny or path.name != TINY]
-
-
-def same_run(config: RunConfig, folder: Path) -> bool:
-    """Whether a whole run folder was made by this configuration, wherever either lies."""
-    done = saved_config(folder)
-    if done is None or not (folder / "metrics.json").is_file():
-        return False
-    beside = {"output_dir": None, "overwrite": False, "tracking": None}
-    return done.model_copy(update=beside) == config.model_copy(update=beside)
 
 
 def saved_config(folder: Path) -> RunConfig | None:

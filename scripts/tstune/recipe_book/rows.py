@@ -168,12 +168,8 @@ def _data(config: RunConfig, folder: RunFolder | None) -> str:
         ahead = f"{hours:.4g} h"
     windows = next(iter((folder.read_optional(METRICS).get("test") or {}).values()), {}) if folder is not None else {}
     count = f", {windows['num_windows']:,} windows" if windows.get("num_windows") else ""
-    return f"{_source(config, folder)}, {ahead}{count}"
-
-
-def _source(config: RunConfig, folder: RunFolder | None) -> str:
-    manifest = folder.read_optional(MANIFEST) if folder is not None else {}
-    return "generated" if manifest.get("source") == "synthetic" else config.data.source
+    generated = folder is not None and folder.read_optional(MANIFEST).get("source") == "synthetic"
+    return f"{'generated' if generated else config.data.source}, {ahead}{count}"
 
 
 def _hardware(environment: Mapping) -> str | None:

@@ -246,6 +246,21 @@ class NewFolder:
         put_in_place(path, self.final, path.with_name(f"{path.name}-old"))
 
 
+def refuse_full(flag: str, folder: Path | None, overwrite: bool) -> None:
+    """Stop before anything is computed that could not be written.
+
+    Args:
+        flag: of the command line that names the folder.
+        folder: None is no folder.
+        overwrite: it may be replaced.
+
+    Raises:
+        OutputError: it holds files already.
+    """
+    if folder is not None and not overwrite and folder.is_dir() and any(folder.iterdir()):
+        raise OutputError(f"{flag} {folder} already holds files; add --overwrite or choose another folder")
+
+
 def refuse_to_clobber(final: Path, overwrite: bool, inputs: Mapping[str, str | None]) -> None:
     """Raise an `OutputError` if a folder must not be written there."""
     with writing(final, "output_dir"):

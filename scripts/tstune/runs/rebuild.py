@@ -18,8 +18,18 @@ from tstune.errors import ConfigError, DataError, FolderError
 from tstune.evaluation.verdict import verdict
 from tstune.models.contract import ForecastModel
 from tstune.models.registry import load_model, model_class
-from tstune.runs.compare.evaluate import Evaluation, refuse_to_overwrite, write_evaluation
-from tstune.runs.folder import CONFIG, ENVIRONMENT, MANIFEST, METRICS, VERDICT, NewFolder, RunFolder, finite
+from tstune.runs.compare.evaluate import Evaluation, write_evaluation
+from tstune.runs.folder import (
+    CONFIG,
+    ENVIRONMENT,
+    MANIFEST,
+    METRICS,
+    VERDICT,
+    NewFolder,
+    RunFolder,
+    finite,
+    refuse_full,
+)
 from tstune.runs.judging import Judge, check_metrics
 from tstune.runtime.distributed import DistributedManager
 from tstune.runtime.environment import describe_environment, set_seed
@@ -86,7 +96,7 @@ def rebuild(
     """
     setup_logging()
     begin, folder, output = time.perf_counter(), RunFolder(folder), None if output is None else Path(output)
-    refuse_to_overwrite(output, overwrite)
+    refuse_full("--output", output, overwrite)
     folder.require(CONFIG, METRICS, ENVIRONMENT, MANIFEST)
     _refuse_another_run(overrides)
     config = folder.config_with(overrides)

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from tstune.errors import MissingDependencyError, OutputError, ServiceError
-from tstune.runs.folder import NewFolder
+from tstune.errors import MissingDependencyError, ServiceError
+from tstune.runs.folder import NewFolder, refuse_full
 from tstune.sharing.contents import FinishedRun, base_of, collect, require_clean
 from tstune.sharing.model_card import render_card
 
@@ -21,8 +21,7 @@ def write_folder(contents: Mapping[str, str | Path], folder: Path, run: Path, ov
     Raises:
         OutputError: it holds files already, holds the run, or cannot be written.
     """
-    if folder.is_dir() and any(folder.iterdir()) and not overwrite:
-        raise OutputError(f"--to-folder {folder} already holds files; add --overwrite or choose another folder")
+    refuse_full("--to-folder", folder, overwrite)
     with NewFolder(folder, overwrite, inputs={"the run": str(run)}) as target:
         _write(contents, target.folder.path)
         target.commit()

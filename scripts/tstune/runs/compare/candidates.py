@@ -64,19 +64,27 @@ def open_candidates(specs: Sequence[str], config: RunConfig, registry: str | Non
     """
     if not specs:
         raise ConfigError("no model to evaluate; give --model at least once")
-    twice = [spec for number, spec in enumerate(specs) if spec in specs[:number]]
-    if twice:
-        raise ConfigError(f"--model {twice[0]} is given twice")
+    if (twice := first_twice(specs)) is not None:
+        raise ConfigError(f"--model {twice} is given twice")
     found = [_open(spec, config, registry, stack) for spec in specs]
     names = [candidate.name for candidate in found]
     return [replace(one, name=one.spec) if names.count(one.name) > 1 or one.name in OURS else one for one in found]
 
 
+def first_twice(specs: Sequence[str]) -> str | None:
+    """The first one that was given before."""
+    return next((spec for number, spec in enumerate(specs) if spec in specs[:number]), None)
+
+
+def downloaded(spec: str, registry: str | None, stack: ExitStack) -> Path:
+    """The run folder of ``registry:…``, which is there until the stack is closed."""
+    place = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="tstune-"))) / "run"
+    return open_registry(registry).download(spec.removeprefix(PREFIX), place)
+
+
 def _open(spec: str, config: RunConfig, registry: str | None, stack: ExitStack) -> Candidate:
     if spec.startswith(PREFIX):
-        reference = spec.removeprefix(PREFIX)
-        place = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="tstune-"))) / "run"
-        return _saved(reference, spec, open_registry(registry).download(reference, place))
+        return _saved(spec.removeprefix(PREFIX), spec, downloaded(spec, registry, stack))
     if spec in available_models() or _is_dotted_path(spec):
         return _baseline(spec)
     path = Path(spec)

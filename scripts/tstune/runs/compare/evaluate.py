@@ -22,7 +22,7 @@ from tstune.data.leaks import more_findings
 from tstune.data.prepared import PreparedData, prepare_data
 from tstune.data.trained_on import CHECK, overlap_with
 from tstune.data.windows import WindowDataset
-from tstune.errors import ConfigError, LeakError, OutputError, TstuneError
+from tstune.errors import ConfigError, LeakError, TstuneError
 from tstune.evaluation.record import windows_table
 from tstune.evaluation.scoreboard import format_scoreboard
 from tstune.evaluation.scored_windows import ScoredWindows
@@ -43,6 +43,7 @@ from tstune.runs.folder import (
     VERDICT,
     NewFolder,
     RunFolder,
+    refuse_full,
 )
 from tstune.runs.judging import Judge, check_metrics
 from tstune.runs.life import is_finished
@@ -83,16 +84,6 @@ class Evaluation:
         """Markdown table with the verdict beneath."""
         unit = self.judge.data.preprocessor.unit
         return format_scoreboard(self.judge.scores, unit, self.verdict.sentence, self.part)
-
-
-def refuse_to_overwrite(output: Path | None, overwrite: bool) -> None:
-    """Stop before anything is computed that could not be written.
-
-    Raises:
-        OutputError: the folder holds files already.
-    """
-    if output is not None and not overwrite and output.is_dir() and any(output.iterdir()):
-        raise OutputError(f"--output {output} already holds files; add --overwrite or choose another folder")
 
 
 def write_evaluation(run: NewFolder, evaluation: Evaluation, config: RunConfig) -> None:
@@ -151,7 +142,7 @@ def evaluate_models(
     """
     setup_logging()
     begin, output = time.perf_counter(), None if output is None else Path(output)
-    refuse_to_overwrite(output, overwrite)
+    refuse_full("--output", output, overwrite)
     manager = manager or DistributedManager(mixed_precision="no")
     logger.info(manager.describe())
     gpu = GPUManager(manager.device)
@@ -214,7 +205,7 @@ def compare_members(comparison: ComparisonRecipe) -> Evaluation:
     """
     setup_logging()
     config = comparison.config
-    refuse_to_overwrite(Path(config.output_dir), config.overwrite)
+    refuse_full("--output", Path(config.output_dir), config.overwrite)
     tuned = [_tune(member) for member in comparison.members]
     had = [member.config.output_dir for member, one in zip(comparison.members, tuned, strict=True) if not one["reason"]]
     if not had:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -10,7 +9,6 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from markupsafe import Markup
 
 from tstune.config.section import dotted
 from tstune.data.frequency import parse_frequency
@@ -18,7 +16,8 @@ from tstune.data.manifest import compare_manifests
 from tstune.errors import DataError
 from tstune.evaluation.bootstrap import Blocks, relative_rmse
 from tstune.evaluation.verdict import Comparison, compared
-from tstune.registry.model_registry import PREFIX, open_registry
+from tstune.registry.model_registry import PREFIX
+from tstune.runs.compare.candidates import downloaded, first_twice
 from tstune.runs.folder import CONFIG, ENVIRONMENT, EVALUATION, MANIFEST, METRICS, VERDICT, WINDOWS, RunFolder
 from tstune.runs.report.blocks import (
     Cells,
@@ -31,7 +30,7 @@ from tstune.runs.report.blocks import (
     Table,
     Text,
 )
-from tstune.runs.report.charts import IntervalRow, both, change_limits, interval_chart
+from tstune.runs.report.charts import IntervalRow, forest_plot
 from tstune.runs.report.words import duration, label, metric_header
 
 _NOT_THE_RUN = ("output_dir", "overwrite", "tracking.", "distributed.", "evaluation.report", "evaluation.num_plots")
@@ -80,9 +79,8 @@ def read_runs(specs: Sequence[str], registry: str | None = None) -> list[Compare
     """
     if len(specs) < 2:
         raise DataError("give at least two runs to compare")
-    twice = [spec for number, spec in enumerate(specs) if spec in specs[:number]]
-    if twice:
-        raise DataError(f"{twice[0]} is given twice")
+    if (twice := first_twice(specs)) is not None:
+        raise DataError(f"{twice} is given twice")
     with ExitStack() as stack:
         found = [_read(spec, registry, stack) for spec in specs]
     names = [run.name for run in found]
@@ -105,8 +103,7 @@ def _read(spec: str, registry: str | None, stack: ExitStack) -> ComparedRun:
     folder, name = RunFolder(spec), Path(spec).resolve().name
     if spec.startswith(PREFIX):
         name = spec.removeprefix(PREFIX)
-        place = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="tstune-"))) / "run"
-        folder = RunFolder(open_registry(registry).download(name, place))
+        folder = RunFolder(downloaded(spec, registry, stack))
     folder.require(METRICS, VERDICT, MANIFEST, ENVIRONMENT, CONFIG)
     verdict, parts = folder.read_json(VERDICT), list(folder.metrics.values())
     judged = verdict["model"]
@@ -310,12 +307,8 @@ def _tests(paired: Paired) -> ReportSection:
         IntervalRow.of_change(test.model, _STYLE.get(test.effect, "neutral"), test.change, test.low, test.high)
         for test in tests
     ]
-
-    def draw(width: float) -> Markup:
-        what = f"Change of RMSE against {first} on the same windows, with 95 % intervals"
-        sides = ("better", "worse")
-        return interval_chart(rows, width, what, "change of RMSE (%)", change_limits(rows), zero=True, sides=sides)
-
+    what = f"Change of RMSE against {first} on the same windows, with 95 % intervals"
+    plots = forest_plot(rows, what, ("better", "worse"))
     shared = f"{paired.num_shared:,} windows are shared by all runs"
     if set(paired.num_windows) != {paired.num_shared}:
         own = ", ".join(f"{name} has {n:,}" for name, n in zip(names, paired.num_windows, strict=True))
@@ -341,7 +334,7 @@ def _tests(paired: Paired) -> ReportSection:
         ],
         frozenset({0}),
     )
-    figure = Figure("forest-plot", f"RMSE against {first}", both(draw), table)
+    figure = Figure("forest-plot", f"RMSE against {first}", plots, table)
     return ReportSection(
         "tests", "Paired tests", [Text(f"{shared}."), on_shared, figure, Text(_drawn(paired), note=True)]
     )

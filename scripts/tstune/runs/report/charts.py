@@ -376,6 +376,12 @@ def interval_chart(
     return canvas(width, bottom + 46, description, "intervals", *parts)
 
 
+def forest_plot(rows: Sequence[IntervalRow], description: str, sides: tuple[str, str]) -> list[Markup]:
+    """Changes of RMSE on both sides of no difference, for a desktop and for a phone."""
+    limits, title = change_limits(rows), "change of RMSE (%)"
+    return both(lambda width: interval_chart(rows, width, description, title, limits, zero=True, sides=sides))
+
+
 @dataclass(frozen=True)
 class Span:
     """A piece of a horizontal bar: its ends, CSS classes, tooltip, and words inside where there is room."""

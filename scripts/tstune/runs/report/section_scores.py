@@ -29,9 +29,8 @@ from tstune.runs.report.charts import (
     Line,
     both,
     change_bars,
-    change_limits,
+    forest_plot,
     hours_axis,
-    interval_chart,
     line_chart,
 )
 from tstune.runs.report.run_files import RunFiles
@@ -107,11 +106,7 @@ def comparisons(run: RunFiles) -> ReportSection | Omitted:
         for row in found
     ]
     what = f"Change of RMSE of {model} against each other model, with 95 % intervals"
-    sides = f"{model} better", f"{model} worse"
-
-    def draw(width: float) -> Markup:
-        return interval_chart(rows, width, what, "change of RMSE (%)", change_limits(rows), zero=True, sides=sides)
-
+    plots = forest_plot(rows, what, (f"{model} better", f"{model} worse"))
     columns = [
         Cells.text(f"{model} against", [label(row["reference"]) for row in found]),
         Cells.text("Effect", [row["effect"] for row in found]),
@@ -125,7 +120,7 @@ def comparisons(run: RunFiles) -> ReportSection | Omitted:
     caption = "A dot left of the line: lower error. An interval that crosses the line: no clear difference."
     known = any(row.low is not None for row in rows)
     title, table = f"RMSE of {model} against each other model", Table(f"{model} against the others", columns)
-    figure = Figure("forest-plot", title, both(draw), table, caption if known else "")
+    figure = Figure("forest-plot", title, plots, table, caption if known else "")
     return ReportSection("comparisons", "Comparisons", [figure, Text(_drawn_from(run.verdict, known), note=True)])
 
 
