@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 from support.tiny import snapshot
 
-from tstune.errors import OutputError
-from tstune.runs.folder import NewFolder
+from tstune.errors import FolderError, OutputError
+from tstune.runs.folder import NewFolder, RunFolder
 
 
 def write(folder: Path, **options: object) -> None:
@@ -326,3 +326,40 @@ def test_what_a_killed_run_left_is_removed(tmp_path: Path):
     left.mkdir()
     with NewFolder(tmp_path / "run"):
         assert not left.exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "read"),
+    [
+        ("metrics.json", None, lambda run: run.metrics),
+        ("metrics.json", b'{"test": ', lambda run: run.metrics),
+        ("metrics.json", b'{"test": {"ridge": 1}}', lambda run: run.metrics),
+        ("metrics.json", b'{"test": 1}', lambda run: run.metrics),
+        ("verdict.json", b"[]", lambda run: run.read_json("verdict.json")),
+        ("verdict.json", b"{}", lambda run: run.read_json("verdict.json")),
+        ("environment.json", b"[" * 100_000, lambda run: run.read_optional("environment.json")),
+        ("manifest.json", b"\xff\xfe", lambda run: run.read_json("manifest.json")),
+        ("per_item.json", b"[1]", lambda run: run.read_rows("per_item.json")),
+        ("config.yaml", b"a: [1", lambda run: run.read_yaml("config.yaml")),
+        ("config.yaml", b"- a", lambda run: run.read_yaml("config.yaml")),
+        ("config.yaml", None, lambda run: run.config),
+        ("history.jsonl", b"{}\nno", lambda run: run.history),
+        ("windows.parquet", b"PAR1", lambda run: run.read_windows()),
+        ("tracking.json", b'{"run_id": 1}', lambda run: run.run_id),
+    ],
+)
+def test_a_missing_or_damaged_file_is_one_line_that_names_it(tmp_path: Path, name: str, content: bytes | None, read):
+    if content is not None:
+        (tmp_path / name).write_bytes(content)
+    with pytest.raises(FolderError) as caught:
+        read(RunFolder(tmp_path))
+    assert name in str(caught.value)
+    assert str(tmp_path) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_what_is_not_there_is_empty_or_refused(tmp_path: Path):
+    assert RunFolder(tmp_path).read_optional("tracking.json") == {}
+    assert RunFolder(tmp_path).run_id is None
+    with pytest.raises(FolderError, match=r"nowhere is no folder"):
+        RunFolder(tmp_path / "nowhere").require()
