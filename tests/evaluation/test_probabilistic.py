@@ -13,7 +13,7 @@ from sklearn.metrics import mean_pinball_loss
 
 from tstune.errors import DataError
 from tstune.evaluation import probabilistic as ours
-from tstune.evaluation.quantile_order import crossing, isotonic_quantiles, sort_quantiles
+from tstune.evaluation.probabilistic import crossing, isotonic_quantiles, sort_quantiles
 
 
 def test_pinball_against_scikit_learn():
@@ -148,5 +148,5 @@ def test_isotonic_leaves_ordered_forecasts_alone(dtype):
 
 def test_isotonic_over_more_rows_than_are_fitted_at_once(monkeypatch):
     expected = isotonic_quantiles(crossed())
-    monkeypatch.setattr("tstune.evaluation.quantile_order._ROWS_AT_ONCE", 17)
+    monkeypatch.setattr("tstune.evaluation.probabilistic._ROWS_AT_ONCE", 17)
     np.testing.assert_array_equal(isotonic_quantiles(crossed()), expected)

@@ -14,8 +14,8 @@ from support import tiny
 from tstune.config.validation import validate
 from tstune.errors import MissingDependencyError
 from tstune.models import statistical
+from tstune.models.baselines import bridged
 from tstune.models.registry import model_class
-from tstune.models.statistical import bridged
 
 NAMES = ("auto_ets", "auto_theta")
 

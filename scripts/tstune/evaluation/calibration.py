@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from tstune.errors import DataError
-from tstune.evaluation.masking import masked_mean, paired
 from tstune.evaluation.probabilistic import Levels, checked_levels, checked_quantiles, pinball_loss
+from tstune.evaluation.scored_windows import masked_mean, paired
 
 CENTRAL_INTERVALS = (0.5, 0.8, 0.95)
 _SAME_LEVEL = 1e-6  # 0.1 and (1 - 0.8) / 2 are different floats

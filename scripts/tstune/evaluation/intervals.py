@@ -14,9 +14,8 @@ from safetensors.numpy import load_file, save_file
 
 from tstune.config.schema import ForecastSection
 from tstune.errors import CheckpointError, DataError
-from tstune.evaluation.masking import observed_like
-from tstune.evaluation.quantile_order import sort_quantiles
-from tstune.evaluation.scored_windows import ScoredWindows
+from tstune.evaluation.probabilistic import sort_quantiles
+from tstune.evaluation.scored_windows import ScoredWindows, observed_like
 
 _ROWS_AT_ONCE = 4096
 

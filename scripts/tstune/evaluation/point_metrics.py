@@ -10,6 +10,8 @@ With e = forecast - truth over observed readings:
 
 Sources: RMSE, MAE, bias, MAPE, sMAPE, MASE: Hyndman & Koehler 2006, doi:10.1016/j.ijforecast.2006.03.001 (sMAPE as in
 the M3 and M4 competitions). MARD: Reiterer et al. 2017, doi:10.1177/1932296816662047.
+
+`temporal_gain` is how much earlier a forecast tells what comes than the readings themselves do.
 """
 
 from __future__ import annotations
@@ -19,7 +21,7 @@ from collections.abc import Callable, Mapping
 import numpy as np
 
 from tstune.errors import DataError
-from tstune.evaluation.masking import Axis, masked_mean, paired
+from tstune.evaluation.scored_windows import Axis, masked_mean, paired
 
 Result = np.ndarray | float
 PointMetric = Callable[..., Result]
@@ -127,3 +129,56 @@ def _checked(horizons: Mapping[str, int], truth: np.ndarray) -> Mapping[str, int
         if not 1 <= step <= truth.shape[1]:
             raise DataError(f"horizon {name} is step {step}, but the forecast has {truth.shape[1]} steps")
     return horizons
+
+
+_FEWEST_PAIRS = 10
+
+
+def lag_correlations(
+    truth: np.ndarray, forecast: np.ndarray, observed: np.ndarray, last_reading: np.ndarray, step: int
+) -> np.ndarray:
+    """[step + 1] correlation, over windows, of the forecast at `step` with the truth 0, 1, … `step` steps earlier.
+
+    Every window brings its own earlier readings, so windows need not follow one another without a gap. A lag with
+    fewer than 10 pairs, or without variation, is NaN.
+
+    Args:
+        truth, forecast, observed: [windows, steps] of one item: pooled people correlate by their means alone.
+        last_reading: [windows] last reading known at the forecast origin, NaN where there is none.
+        step: horizon; 1 is the first forecast step.
+
+    Raises:
+        DataError: a horizon beyond the forecast.
+    """
+    if not 1 <= step <= truth.shape[1]:
+        raise DataError(f"horizon step {step} is beyond the {truth.shape[1]} steps of the forecast")
+    made = np.asarray(forecast, dtype=np.float64)[:, step - 1]  # also where the reading at the step itself is missing
+    truth, _, observed = paired(truth, forecast, observed)
+    origin = np.asarray(last_reading, dtype=np.float64)
+    earlier = np.concatenate([origin[:, None], truth[:, :step]], axis=1)[:, ::-1]  # column d is d steps earlier
+    known = np.concatenate([np.isfinite(origin)[:, None], observed[:, :step]], axis=1)[:, ::-1]
+    return np.array([_correlation(made[known[:, d]], earlier[known[:, d], d]) for d in range(step + 1)])
+
+
+def temporal_gain(
+    truth: np.ndarray,
+    forecast: np.ndarray,
+    observed: np.ndarray,
+    last_reading: np.ndarray,
+    step: int,
+    step_minutes: float,
+) -> float:
+    """Temporal gain in minutes of the forecast at `step`; NaN where no lag has enough pairs.
+
+    Arguments as in `lag_correlations`; of equally good lags the shortest counts.
+    """
+    correlation = lag_correlations(truth, forecast, observed, last_reading, step)
+    if np.isnan(correlation).all():
+        return float("nan")
+    return float((step - np.nanargmax(correlation)) * step_minutes)
+
+
+def _correlation(first: np.ndarray, second: np.ndarray) -> float:
+    if len(first) < _FEWEST_PAIRS or first.std() == 0 or second.std() == 0:
+        return float("nan")
+    return float(np.corrcoef(first, second)[0, 1])

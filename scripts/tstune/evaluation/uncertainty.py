@@ -21,10 +21,8 @@ from tstune.evaluation.calibration import (
     reliability_table,
 )
 from tstune.evaluation.intervals import METHODS, UncertaintyMethod, configured_name, make_method, scores_needed
-from tstune.evaluation.masking import masked_mean, observed_like
-from tstune.evaluation.probabilistic import crps_from_quantiles, mean_weighted_quantile_loss, pinball_loss
-from tstune.evaluation.quantile_order import crossing
-from tstune.evaluation.scored_windows import ScoredWindows
+from tstune.evaluation.probabilistic import crossing, crps_from_quantiles, mean_weighted_quantile_loss, pinball_loss
+from tstune.evaluation.scored_windows import ScoredWindows, masked_mean, observed_like
 from tstune.models.contract import context_spread
 from tstune.runtime.logs import logger
 

@@ -17,8 +17,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from tstune.errors import DataError
-from tstune.evaluation.masking import observed_like
-from tstune.evaluation.scored_windows import ScoredWindows
+from tstune.evaluation.scored_windows import ScoredWindows, observed_like
 from tstune.evaluation.strata import sensor_steps
 from tstune.glucose.hypoglycaemia import judged_windows, score_of
 

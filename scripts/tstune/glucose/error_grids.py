@@ -12,8 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from tstune.errors import DataError
-from tstune.evaluation.masking import paired
-from tstune.evaluation.scored_windows import ScoredWindows
+from tstune.evaluation.scored_windows import ScoredWindows, paired
 from tstune.glucose.units import MG_DL, MMOL_L, GlucoseUnit, from_mgdl, to_mgdl
 
 ZONES = "ABCDE"

@@ -9,9 +9,8 @@ from __future__ import annotations
 import numpy as np
 
 from tstune.errors import DataError
-from tstune.evaluation.masking import observed_like
 from tstune.evaluation.probabilistic import Levels, checked_levels
-from tstune.evaluation.scored_windows import ScoredWindows
+from tstune.evaluation.scored_windows import ScoredWindows, observed_like
 from tstune.glucose.units import limit
 
 

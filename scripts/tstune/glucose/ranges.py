@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from tstune.evaluation.masking import observed_like, paired
 from tstune.evaluation.point_metrics import PointMetric
+from tstune.evaluation.scored_windows import observed_like, paired
 from tstune.glucose.units import MG_DL, glucose_unit, limit, to_mgdl
 
 RANGES = ("low", "in_range", "high")

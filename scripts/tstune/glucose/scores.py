@@ -8,11 +8,10 @@ import numpy as np
 
 from tstune.errors import DataError
 from tstune.evaluation import point_metrics
-from tstune.evaluation.masking import paired
 from tstune.evaluation.metric_registry import BuiltinMetric, Metric
-from tstune.evaluation.scored_windows import ScoredWindows
+from tstune.evaluation.point_metrics import temporal_gain
+from tstune.evaluation.scored_windows import ScoredWindows, paired
 from tstune.evaluation.strata import midnight_windows, sensor_steps, strata
-from tstune.evaluation.temporal_gain import temporal_gain
 from tstune.glucose.alarms import alarm_steps, alarms_of_models, has_times
 from tstune.glucose.error_grids import ERROR_GRIDS, error_grid_section, zone_shares
 from tstune.glucose.hypoglycaemia import scores_below

@@ -14,7 +14,7 @@ from tstune.config.section import ModelSection
 from tstune.data.table import Roles
 from tstune.data.windows import Batch
 from tstune.errors import CheckpointError
-from tstune.models.chronos_base import CHRONOS, ChronosSection
+from tstune.models.chronos import CHRONOS, ChronosSection
 from tstune.models.network_forecaster import NetworkModule, QuantileForecaster, as_series, observed_or_nan
 from tstune.models.network_weights import Architecture, require_context
 

@@ -1,11 +1,12 @@
-"""What PatchTST and PatchTSMixer share: their module, models from scratch, what a checkpoint must say, their parts."""
+"""PatchTST and PatchTSMixer (transformers): a transformer and an MLP-mixer over patches."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 import torch
+from pydantic import Field
 from torch import nn
 
 from tstune.config.section import ModelSection
@@ -162,3 +163,171 @@ def patch_architecture(title: str) -> Architecture:
     """How a family over patches is loaded, by its title in the names of its classes."""
     names = (f"transformers:{title}{part}" for part in ("ForPrediction", "Config"))
     return Architecture(title, "transformers>=5.23,<6", *names, dropout_key=None)
+
+
+class PatchTSTSection(ModelSection):
+    """PatchTST: a transformer over patches that forecasts each channel alone.
+
+    The architecture keys (`patch_length` to `norm_type`) build a model from scratch. With pretrained weights they are
+    read from the checkpoint, and a value given here must agree with it.
+    """
+
+    type: Literal["patchtst"] = "patchtst"
+    pretrained: str | None = None
+    """Folder of a checkpoint, Hub id (`ibm-granite/granite-timeseries-patchtst`), or null for random weights."""
+    patch_length: int | None = Field(None, ge=1)
+    """Steps per patch; 12 when built from scratch."""
+    patch_stride: int | None = Field(None, ge=1)
+    """Steps from one patch to the next; the patch length when built from scratch."""
+    d_model: int | None = Field(None, ge=2)
+    """Width; 128 when built from scratch."""
+    num_layers: int | None = Field(None, ge=1)
+    """Encoder layers; 3 when built from scratch."""
+    num_heads: int | None = Field(None, ge=1)
+    """Attention heads; 16 when built from scratch."""
+    ffn_dim: int | None = Field(None, ge=1)
+    """Width of a layer's hidden part; 512 when built from scratch."""
+    norm_type: Literal["batchnorm", "layernorm"] | None = None
+    """Normalisation in the layers; batchnorm, the published one, when built from scratch. Its statistics are those of
+    each process's own windows: with several processes, layernorm alone gives the numbers of one."""
+    dropout: float | None = Field(None, ge=0, lt=1)
+    """Dropout inside the layers; null keeps the checkpoint's (0.2 from scratch)."""
+    head_dropout: float | None = Field(None, ge=0, lt=1)
+    """Dropout before the forecast head; null keeps the checkpoint's (0.2 from scratch)."""
+
+
+class PatchTSTForecaster(PatchForecaster):
+    """PatchTST behind the common interface; it reads targets only."""
+
+    model_type, title, section = "patchtst", "PatchTST", PatchTSTSection
+    lora_targets = ("q_proj", "k_proj", "v_proj", "out_proj", "head.projection")
+    block_classes: ClassVar[tuple[str, ...]] = ("PatchTSTEncoderLayer",)
+    architecture = patch_architecture(title)
+    # the architecture of granite-tsfm's example on ETTh1, 512-96
+    defaults: ClassVar[Mapping[str, object]] = {
+        "patch_length": 12,
+        "d_model": 128,
+        "num_layers": 3,
+        "num_heads": 16,
+        "ffn_dim": 512,
+        "norm_type": "batchnorm",
+        "dropout": 0.2,
+        "head_dropout": 0.2,
+    }
+    constants: ClassVar[Mapping[str, object]] = PatchForecaster.constants | {"pooling_type": None}
+    renamed: ClassVar[Mapping[str, str]] = {"num_layers": "num_hidden_layers", "num_heads": "num_attention_heads"}
+    dropouts: ClassVar[Mapping[str, tuple[str, ...]]] = {
+        "dropout": ("path_dropout", "ff_dropout"),
+        "head_dropout": ("head_dropout",),
+    }
+    mask_name = "past_observed_mask"
+
+    def _check_sizes(self, options: Mapping[str, object]) -> None:
+        width, heads = options["d_model"], options["num_heads"]
+        if width % heads or width % 2:
+            raise ConfigError(f"model.d_model={width} must be even and a multiple of model.num_heads={heads}")
+
+    def _fit_to(self, config: PreTrainedConfig, roles: Roles) -> None:
+        name, channels = self.config.model.pretrained, len(roles.channels)
+        if not config.share_projection:
+            raise CheckpointError(
+                f"model.pretrained={name} has share_projection false, which transformers cannot forecast with; use "
+                "another checkpoint"
+            )
+        if not config.share_embedding and config.num_input_channels != channels:
+            raise CheckpointError(
+                f"model.pretrained={name} embeds each of its {config.num_input_channels} channels by itself "
+                f"(share_embedding false), the run has {channels}; give as many data.target_columns in its order, or "
+                "use another checkpoint"
+            )
+        super()._fit_to(config, roles)
+
+
+class PatchTSMixerSection(ModelSection):
+    """PatchTSMixer: an MLP-mixer over patches.
+
+    The architecture keys (`patch_length` to `channel_mode`) build a model from scratch. With pretrained weights they
+    are read from the checkpoint, and a value given here must agree with it.
+    """
+
+    type: Literal["patchtsmixer"] = "patchtsmixer"
+    pretrained: str | None = None
+    """Folder of a checkpoint, Hub id (`ibm-granite/granite-timeseries-patchtsmixer`), or null for random weights."""
+    patch_length: int | None = Field(None, ge=1)
+    """Steps per patch; 8 when built from scratch."""
+    patch_stride: int | None = Field(None, ge=1)
+    """Steps from one patch to the next; the patch length when built from scratch."""
+    d_model: int | None = Field(None, ge=1)
+    """Width; 48 when built from scratch."""
+    num_layers: int | None = Field(None, ge=1)
+    """Mixer layers; 3 when built from scratch."""
+    expansion_factor: int | None = Field(None, ge=1)
+    """Width of a mixer's hidden layer over its input; 3 when built from scratch."""
+    gated_attn: bool | None = None
+    """Gate after each mixer; true when built from scratch."""
+    self_attn: bool | None = None
+    """Self-attention across patches; false when built from scratch."""
+    channel_mode: Literal["auto", "common_channel", "mix_channel"] = "auto"
+    """`common_channel` forecasts each channel alone, `mix_channel` lets them exchange information and fixes how many
+    there are; `auto` is the checkpoint's, and from scratch mixes only if there are conditional columns."""
+    dropout: float | None = Field(None, ge=0, lt=1)
+    """Dropout inside the mixers; null keeps the checkpoint's (0.5 from scratch)."""
+    head_dropout: float | None = Field(None, ge=0, lt=1)
+    """Dropout before the forecast head; null keeps the checkpoint's (0.7 from scratch)."""
+
+
+class PatchTSMixerForecaster(PatchForecaster):
+    """PatchTSMixer behind the common interface; where it mixes channels it reads past-only columns beside targets."""
+
+    model_type, title, section = "patchtsmixer", "PatchTSMixer", PatchTSMixerSection
+    lora_targets = ("fc1", "fc2", "attn_layer", "q_proj", "k_proj", "v_proj", "out_proj", "base_forecast_block")
+    block_classes: ClassVar[tuple[str, ...]] = ("PatchTSMixerLayer",)
+    architecture = patch_architecture(title)
+    # the architecture of granite-tsfm's example on ETTh1, 512-96
+    defaults: ClassVar[Mapping[str, object]] = {
+        "patch_length": 8,
+        "d_model": 48,
+        "num_layers": 3,
+        "expansion_factor": 3,
+        "gated_attn": True,
+        "self_attn": False,
+        "dropout": 0.5,
+        "head_dropout": 0.7,
+    }
+    scalings = ("std", True)
+    mask_name = "observed_mask"
+
+    def _check_roles(self, roles: Roles) -> None:
+        others = (*roles.control, *roles.statics, *roles.time_features)
+        if others:
+            raise ConfigError(
+                f"model.type=patchtsmixer reads the past only and cannot read {others[0]!r}: leave control, static "
+                "columns and time features out of data (a control column may be one of data.conditional_columns), or "
+                "use model.type chronos2 or ttm"
+            )
+
+    def _scratch_options(self, roles: Roles) -> dict[str, object]:
+        asked = self.config.model.channel_mode
+        mode = ("mix_channel" if roles.conditional else "common_channel") if asked == "auto" else asked
+        return super()._scratch_options(roles) | {"mode": mode}
+
+    def _fit_to(self, config: PreTrainedConfig, roles: Roles) -> None:
+        name, channels, asked = self.config.model.pretrained, len(roles.channels), self.config.model.channel_mode
+        if asked not in ("auto", config.mode):
+            raise CheckpointError(
+                f"model.pretrained={name} has mode {config.mode}, the run asks for {asked}; leave out "
+                "model.channel_mode, or set model.pretrained=null to build it from scratch"
+            )
+        if roles.conditional and config.mode != "mix_channel":
+            raise ConfigError(
+                f"model.type=patchtsmixer with mode {config.mode} forecasts each channel alone and cannot read "
+                f"{roles.conditional[0]!r} of data.conditional_columns: leave them out, or build a model that mixes "
+                "with model.pretrained=null and model.channel_mode=mix_channel"
+            )
+        if config.mode == "mix_channel" and config.num_input_channels != channels:
+            raise CheckpointError(
+                f"model.pretrained={name} mixes {config.num_input_channels} channels, the run has {channels}; give as "
+                "many columns in its order, or use a checkpoint with mode common_channel"
+            )
+        config.prediction_channel_indices = list(range(roles.num_targets)) if roles.conditional else None
+        super()._fit_to(config, roles)

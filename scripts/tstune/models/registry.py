@@ -16,14 +16,14 @@ from tstune.errors import CheckpointError, ConfigError
 # what `model.type` may be -> module:class
 _FAMILIES = {
     "ttm": "tstune.models.ttm:TTMForecaster",
-    "chronos_bolt": "tstune.models.chronos_bolt:ChronosBoltForecaster",
-    "chronos2": "tstune.models.chronos2:Chronos2Forecaster",
+    "chronos_bolt": "tstune.models.chronos:ChronosBoltForecaster",
+    "chronos2": "tstune.models.chronos:Chronos2Forecaster",
     "chronos_t5": "tstune.models.chronos_t5:ChronosT5Forecaster",
     "timesfm": "tstune.models.timesfm:TimesFMForecaster",
     "flowstate": "tstune.models.flowstate:FlowStateForecaster",
     "patchtst_fm": "tstune.models.patchtst_fm:PatchTSTFMForecaster",
-    "patchtst": "tstune.models.patchtst:PatchTSTForecaster",
-    "patchtsmixer": "tstune.models.patchtsmixer:PatchTSMixerForecaster",
+    "patchtst": "tstune.models.patch_forecaster:PatchTSTForecaster",
+    "patchtsmixer": "tstune.models.patch_forecaster:PatchTSMixerForecaster",
     "timegpt": "tstune.models.timegpt:TimeGPTForecaster",
     "ensemble": "tstune.models.ensemble:Ensemble",
 }
@@ -34,8 +34,8 @@ _BASELINES = {
     "context_mean": "tstune.models.baselines:ContextMean",
     "ridge": "tstune.models.baselines:Ridge",
     "lightgbm": "tstune.models.lightgbm_lags:LightGBM",
-    "auto_ets": "tstune.models.statistical:AutoETS",
-    "auto_theta": "tstune.models.statistical:AutoTheta",
+    "auto_ets": "tstune.models.baselines:AutoETS",
+    "auto_theta": "tstune.models.baselines:AutoTheta",
 }
 _MODELS = _FAMILIES | _BASELINES
 _BASE = "tstune.models.base:BaseTimeSeriesFoundationModel"

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from tstune.config.schema import RunConfig
 from tstune.errors import ConfigError
-from tstune.evaluation.scoreboard import OURS
+from tstune.evaluation.verdict import OURS
 from tstune.recipe_book.recipes import MachinePaths, Recipe, saved_config
 from tstune.recipe_book.running import Attempt, Plan
 from tstune.runs.folder import ENVIRONMENT, EVALUATION, MANIFEST, METRICS, VERDICT, RunFolder

@@ -15,8 +15,7 @@ from tstune.data.prepared import PreparedData
 from tstune.errors import ConfigError
 from tstune.evaluation.metrics import Scores
 from tstune.evaluation.record import windows_table
-from tstune.evaluation.scoreboard import best_model, format_metrics, format_per_item, format_scoreboard
-from tstune.evaluation.verdict import Verdict, verdict
+from tstune.evaluation.verdict import Verdict, best_model, format_metrics, format_per_item, format_scoreboard, verdict
 from tstune.models.contract import ForecastModel
 from tstune.registry import check_name, open_registry
 from tstune.runs.folder import (

@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 
 from tstune.data.windows import WindowDataset
 from tstune.evaluation.metrics import Scores
-from tstune.evaluation.scoreboard import OURS
+from tstune.evaluation.verdict import OURS
 from tstune.models.contract import Forecaster
 
 _CONTEXT_SHOWN = 2  # the plot shows this many prediction lengths of history

@@ -18,7 +18,7 @@ from tstune.data.prepared import PreparedData, Preprocessor
 from tstune.data.scaler import Scaler
 from tstune.data.table import Roles
 from tstune.errors import CheckpointError, ConfigError
-from tstune.evaluation.scoreboard import OURS
+from tstune.evaluation.verdict import OURS
 from tstune.models.contract import ForecastModel
 from tstune.models.registry import available_models, load_model, model_class
 from tstune.models.ttm import BUILTIN

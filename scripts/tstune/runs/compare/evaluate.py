@@ -24,10 +24,10 @@ from tstune.data.trained_on import CHECK, overlap_with
 from tstune.data.windows import WindowDataset
 from tstune.errors import ConfigError, LeakError, TstuneError
 from tstune.evaluation.record import windows_table
-from tstune.evaluation.scoreboard import format_scoreboard
+from tstune.evaluation.verdict import format_scoreboard
 from tstune.evaluation.scored_windows import ScoredWindows
 from tstune.evaluation.uncertainty import details, scored
-from tstune.evaluation.verdict import Verdict, verdict
+from tstune.evaluation.verdict import Verdict, format_scoreboard, verdict
 from tstune.models.combined import FittedForecaster, fitted, shorter_than_asked
 from tstune.models.contract import Forecaster, ForecastModel, context_spread
 from tstune.models.registry import model_class

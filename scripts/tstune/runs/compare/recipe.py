@@ -13,7 +13,7 @@ from tstune.config.managers import read_values
 from tstune.config.schema import RunConfig
 from tstune.config.validation import validate
 from tstune.errors import ConfigError, FolderError
-from tstune.evaluation.scoreboard import OURS
+from tstune.evaluation.verdict import OURS
 from tstune.models.registry import available_models
 from tstune.runs.folder import ENVIRONMENT, RunFolder
 
