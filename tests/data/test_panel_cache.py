@@ -31,8 +31,7 @@ from tstune.data.panel_cache import read_panel, remembered_sha256
 from tstune.data.prepared import PreparedData, prepare_data
 from tstune.data.splits import PARTS
 from tstune.errors import ConfigError, DataError, OutputError
-from tstune.evaluation.backtest import Backtest
-from tstune.evaluation.metrics import seasonal_scale
+from tstune.evaluation.backtest import Backtest, seasonal_scale
 from tstune.models.registry import model_class
 from tstune.runtime.distributed import DistributedManager
 

@@ -8,7 +8,7 @@ from unit.builders import grid_table, prepared
 
 from tstune.data.table import Roles
 from tstune.data.windows import WindowDataset
-from tstune.evaluation.metrics import ErrorSums, Scores
+from tstune.evaluation.backtest import ErrorSums, Scores
 
 CONTEXT, PREDICTION, STRIDE = 24, 12, 3
 TEST_DAYS = 60

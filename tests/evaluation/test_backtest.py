@@ -20,9 +20,8 @@ from tstune.data.table import Roles
 from tstune.data.windows import Batch
 from tstune.errors import ConfigError, DataError
 from tstune.evaluation import backtest as backtest_module
-from tstune.evaluation.backtest import Backtest, thinned
+from tstune.evaluation.backtest import Backtest, ErrorSums, Scores, thinned
 from tstune.evaluation.bootstrap import Blocks, rmse_band
-from tstune.evaluation.metrics import ErrorSums, Scores
 from tstune.evaluation.point_metrics import mase, rmse
 from tstune.evaluation.verdict import format_comparisons
 from tstune.models.combined import AveragedForecasts, RememberedForecasts

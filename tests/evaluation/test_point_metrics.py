@@ -11,7 +11,7 @@ from sklearn.metrics import mean_absolute_error, mean_absolute_percentage_error,
 
 from tstune.errors import DataError
 from tstune.evaluation import point_metrics as ours
-from tstune.evaluation.metrics import ErrorSums
+from tstune.evaluation.backtest import ErrorSums
 
 ALL = (ours.rmse, ours.mae, ours.bias, ours.mape, ours.smape, ours.mard)
 SKLEARN = {

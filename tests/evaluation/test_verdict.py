@@ -14,8 +14,8 @@ from scipy.stats import t as student
 
 from tstune.data.windows import WindowDataset
 from tstune.errors import DataError
+from tstune.evaluation.backtest import Scores
 from tstune.evaluation.bootstrap import DRAWS, Blocks, Interval, relative_rmse
-from tstune.evaluation.metrics import Scores
 from tstune.evaluation.verdict import Verdict, format_comparisons, verdict
 
 SEEDS = range(40)

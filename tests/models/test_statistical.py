@@ -13,7 +13,7 @@ from support import tiny
 
 from tstune.config.validation import validate
 from tstune.errors import MissingDependencyError
-from tstune.models import statistical
+from tstune.models import baselines
 from tstune.models.baselines import bridged
 from tstune.models.registry import model_class
 
@@ -78,7 +78,7 @@ def test_too_many_windows_leave_it_out_with_a_line(
     values = tiny.recipe(csv, Path("unused"), evaluation=quiet, training={"max_steps": 1})
     model = model_class("ttm")(validate(values, "test"))
     number = len(model.prepare().test)
-    monkeypatch.setattr(statistical, "MAX_SERIES", 20)
+    monkeypatch.setattr(baselines, "MAX_SERIES", 20)
     assert list(model.fit()["metrics"]) == ["fine_tuned", "persistence"]
     (line,) = [record.getMessage() for record in heard.records if "auto_theta left out" in record.getMessage()]
     stride = int(line.rpartition("=")[2].split()[0])

@@ -13,7 +13,7 @@ from tstune.config.schema import SplitSection
 from tstune.data.preprocess import build_panel
 from tstune.data.splits import split_panel
 from tstune.data.table import Roles
-from tstune.evaluation.metrics import ErrorSums, Scores, seasonal_scale
+from tstune.evaluation.backtest import ErrorSums, Scores, seasonal_scale
 
 NAN = np.nan
 WINDOWS, STEPS, TARGETS = 40, 8, 3

@@ -1,9 +1,15 @@
-"""Score models on exactly the same windows."""
+"""Score models on exactly the same windows.
+
+Errors are summed up batch by batch, so that memory does not grow with windows. Only observed targets count. With
+e = forecast - target over all observed (window, step, channel): rmse = sqrt(mean e²) and mae = mean |e| in original
+units; mse_scaled and mae_scaled the same on values divided by the training deviation of each channel; mase = mean |e| /
+scale, where scale is the mean absolute seasonal difference of the item's training part (Hyndman & Koehler 2006).
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import replace
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -11,13 +17,160 @@ import torch
 
 from tstune.config.schema import EvaluationSection
 from tstune.data.frequency import default_seasonality, to_steps
+from tstune.data.panel import OBSERVED, Panel, row_blocks, rows_between, segment_of
 from tstune.data.prepared import PreparedData
+from tstune.data.splits import Split
 from tstune.data.windows import Batch, WindowDataset, evaluation_batch_size, window_loader
 from tstune.errors import ConfigError
-from tstune.evaluation.metrics import ErrorSums, Scores, seasonal_scale
 from tstune.evaluation.scored_windows import ScoredWindows
 from tstune.models.contract import Forecaster
 from tstune.runtime.distributed import DistributedManager
+
+
+def seasonal_scale(panel: Panel, split: Split, seasonality: int) -> np.ndarray:
+    """[items, targets] mean |y_t - y_(t-m)| over observed training pairs; the pooled mean where there is none."""
+    targets, items = panel.roles.num_targets, len(panel.item_ids)
+    totals, counts = np.zeros((2, targets, items))
+    for block in row_blocks(panel):
+        rows = np.arange(max(block.start, seasonality), block.stop)
+        if not rows.size:
+            continue
+        segment = segment_of(panel, rows)
+        together = rows - panel.segment_start[segment] >= seasonality
+        now, before = (slice(rows[0] - lag, rows[-1] + 1 - lag) for lag in (0, seasonality))
+        pairs = _usable(panel, split, now) & _usable(panel, split, before) & together[:, None]
+        difference = np.abs(panel.values[now, :targets] - panel.values[before, :targets])
+        for target in range(targets):
+            seen = pairs[:, target]
+            item = panel.segment_item[segment[seen]]
+            np.add.at(totals[target], item, difference[seen, target].astype(np.float64))
+            counts[target] += np.bincount(item, minlength=items)
+    total, count = np.stack(totals, axis=1), np.stack(counts, axis=1)
+    pooled = total.sum(axis=0) / np.maximum(count.sum(axis=0), 1)
+    scale = np.where(count > 0, total / np.maximum(count, 1), pooled)
+    return np.where(scale > 0, scale, np.nan)
+
+
+def _usable(panel: Panel, split: Split, rows: slice) -> np.ndarray:
+    """[rows, targets] True for the readings of the training part."""
+    begin, end = np.zeros(len(panel.item_ids), np.int64), split.borders[:, 0]
+    in_train = rows_between(panel, begin, end, rows)
+    return in_train[:, None] & (panel.status[rows, : panel.roles.num_targets] == OBSERVED)
+
+
+@dataclass(frozen=True)
+class Scores:
+    """What one model scored on one set of windows.
+
+    Attributes:
+        metrics: name -> value.
+        rmse_by_step: [prediction] RMSE at each step, original units.
+        window_rmse: [windows] RMSE of each window, NaN where nothing was observed.
+        window_start: [windows] panel row of each window, ascending on any number of ranks.
+        window_item: [windows] item of each window.
+        window_square: [windows] sum of squared errors over the observed targets of each window's path.
+        window_absolute: [windows] sum of absolute errors over the same.
+        window_count: [windows] how many targets of the path were observed.
+        rmse_by_item: [items] RMSE of each item, NaN where it has no window.
+        windows_by_item: [items] number of windows of each item.
+        windows: the forecasts with what happened, for metrics that need more than sums; None if they are too large.
+    """
+
+    metrics: dict[str, float]
+    rmse_by_step: np.ndarray
+    window_rmse: np.ndarray
+    window_start: np.ndarray
+    window_item: np.ndarray
+    window_square: np.ndarray
+    window_absolute: np.ndarray
+    window_count: np.ndarray
+    rmse_by_item: np.ndarray
+    windows_by_item: np.ndarray
+    windows: ScoredWindows | None = None
+
+
+class ErrorSums:
+    """Collects errors of batches; `scores` turns them into metrics.
+
+    Args:
+        num_steps: prediction length.
+        target_std: [targets] training deviation of each target.
+        mase_scale: [items, targets] from `seasonal_scale`.
+    """
+
+    def __init__(self, num_steps: int, target_std: np.ndarray, mase_scale: np.ndarray) -> None:
+        shape = (num_steps, len(target_std))
+        self._std = target_std
+        self._mase_scale = mase_scale
+        self._square, self._absolute, self._count = np.zeros(shape), np.zeros(shape), np.zeros(shape)
+        self._mase_total = self._mase_count = 0.0
+        items = len(mase_scale)
+        self._item_square, self._item_count, self._item_windows = np.zeros(items), np.zeros(items), np.zeros(items, int)
+        self._windows: list[tuple[np.ndarray, ...]] = []  # start, item, square, absolute, count of each batch
+
+    def add(
+        self, forecast: np.ndarray, target: np.ndarray, observed: np.ndarray, item: np.ndarray, start: np.ndarray
+    ) -> None:
+        """Add a batch: forecast, target, observed [batch, steps, targets]; item, start [batch]."""
+        error = np.where(observed, forecast.astype(np.float64) - target, 0.0)
+        square, absolute = error**2, np.abs(error)
+        self._square += square.sum(axis=0)
+        self._absolute += absolute.sum(axis=0)
+        self._count += observed.sum(axis=0)
+        scale = self._mase_scale[item]  # [batch, targets]
+        known = np.isfinite(scale)
+        per_window = np.where(known, absolute.sum(axis=1) / np.where(known, scale, 1.0), 0.0)
+        self._mase_total += per_window.sum()
+        self._mase_count += (observed.sum(axis=1) * known).sum()
+        seen = observed.sum(axis=(1, 2))
+        window_square = square.sum(axis=(1, 2))
+        np.add.at(self._item_square, item, window_square)
+        np.add.at(self._item_count, item, seen)
+        np.add.at(self._item_windows, item, 1)
+        self._windows.append((start, item, window_square, absolute.sum(axis=(1, 2)), seen))
+
+    def scores(self, horizons: Mapping[str, int]) -> Scores:
+        """Metrics over everything added.
+
+        Args:
+            horizons: label -> step (1 is the first forecast step) to score on its own.
+        """
+        count = self._count.sum()
+        metrics = {
+            "rmse": _ratio(self._square.sum(), count) ** 0.5,
+            "mae": _ratio(self._absolute.sum(), count),
+        }
+        by_step = np.array([_ratio(s, n) ** 0.5 for s, n in zip(self._square.sum(1), self._count.sum(1), strict=True)])
+        for label, step in horizons.items():
+            metrics[f"rmse@{label}"] = float(by_step[step - 1])
+            metrics[f"mae@{label}"] = _ratio(self._absolute[step - 1].sum(), self._count[step - 1].sum())
+        metrics["mse_scaled"] = _ratio((self._square / self._std**2).sum(), count)
+        metrics["mae_scaled"] = _ratio((self._absolute / self._std).sum(), count)
+        metrics["mase"] = _ratio(self._mase_total, self._mase_count)
+        windows = [np.concatenate(column) for column in zip(*self._windows, strict=True)]
+        order = np.argsort(windows[0], kind="stable")  # ranks hand in their batches by turns
+        start, item, square, absolute, seen = (column[order] for column in windows)
+        metrics["num_windows"] = len(start)
+        with np.errstate(invalid="ignore", divide="ignore"):
+            window_rmse = np.sqrt(square / seen)
+            by_item = np.sqrt(self._item_square / self._item_count)
+        return Scores(
+            metrics=metrics,
+            rmse_by_step=by_step,
+            window_rmse=window_rmse,
+            window_start=start,
+            window_item=item,
+            window_square=square,
+            window_absolute=absolute,
+            window_count=seen,
+            rmse_by_item=by_item,
+            windows_by_item=self._item_windows,
+        )
+
+
+def _ratio(total: float, count: float) -> float:
+    return float(total / count) if count else float("nan")
+
 
 KEPT_BYTES = 256e6
 """Forecasts of one model are kept in memory up to this size; a run scores about eight models."""

@@ -10,8 +10,6 @@ With e = forecast - truth over observed readings:
 
 Sources: RMSE, MAE, bias, MAPE, sMAPE, MASE: Hyndman & Koehler 2006, doi:10.1016/j.ijforecast.2006.03.001 (sMAPE as in
 the M3 and M4 competitions). MARD: Reiterer et al. 2017, doi:10.1177/1932296816662047.
-
-`temporal_gain` is how much earlier a forecast tells what comes than the readings themselves do.
 """
 
 from __future__ import annotations
@@ -168,9 +166,13 @@ def temporal_gain(
     step: int,
     step_minutes: float,
 ) -> float:
-    """Temporal gain in minutes of the forecast at `step`; NaN where no lag has enough pairs.
+    """How many minutes earlier the forecast at `step` tells what comes than the readings do; NaN without enough pairs.
 
-    Arguments as in `lag_correlations`; of equally good lags the shortest counts.
+    A forecast for time t looks like the truth some time before t: that delay is where their correlation is highest, and
+    the temporal gain is the horizon less the delay. Persistence repeats the reading at the origin, its delay is the
+    horizon and its gain 0; a perfect forecast gains the whole horizon. Gani et al. 2009, doi:10.1109/TBME.2008.2005937;
+    used by Zecchin et al. 2016, doi:10.1177/1932296816654161. Arguments as in `lag_correlations`; of equally good lags
+    the shortest counts.
     """
     correlation = lag_correlations(truth, forecast, observed, last_reading, step)
     if np.isnan(correlation).all():

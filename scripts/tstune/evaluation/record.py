@@ -10,9 +10,8 @@ import pandas as pd
 from tstune.data.frequency import fixed_step, parse_frequency
 from tstune.data.prepared import PreparedData
 from tstune.domains import Domain, domain_names
-from tstune.evaluation.backtest import Backtest
+from tstune.evaluation.backtest import Backtest, Scores
 from tstune.evaluation.bootstrap import rmse_band
-from tstune.evaluation.metrics import Scores
 from tstune.evaluation.point_metrics import rmse
 from tstune.evaluation.scored_windows import ScoredWindows
 from tstune.evaluation.verdict import window_blocks

@@ -10,8 +10,8 @@ import numpy as np
 
 from tstune.data.windows import WindowDataset
 from tstune.errors import DataError
+from tstune.evaluation.backtest import Scores
 from tstune.evaluation.bootstrap import DRAWS, LEVEL, ROUNDING, Blocks, Interval, relative_rmse
-from tstune.evaluation.metrics import Scores
 
 OURS = ("per_item", "fine_tuned", "zero_shot", "average")
 """Forecasts of the run's own model, the one that is judged first; the others are baselines."""

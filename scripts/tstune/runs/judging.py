@@ -11,9 +11,8 @@ from tstune.data.frequency import default_seasonality, fixed_step, parse_frequen
 from tstune.data.prepared import PreparedData
 from tstune.domains import domain_of, domains
 from tstune.errors import ConfigError
-from tstune.evaluation.backtest import Backtest
+from tstune.evaluation.backtest import Backtest, Scores
 from tstune.evaluation.metric_registry import builtin_metric, compute_metrics, find_metric, missing_for
-from tstune.evaluation.metrics import Scores
 from tstune.evaluation.record import evaluation_record
 from tstune.evaluation.scored_windows import ScoredWindows
 from tstune.evaluation.uncertainty import fit_uncertainty, judge_uncertainty

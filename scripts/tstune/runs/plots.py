@@ -13,7 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from tstune.data.windows import WindowDataset
-from tstune.evaluation.metrics import Scores
+from tstune.evaluation.backtest import Scores
 from tstune.evaluation.verdict import OURS
 from tstune.models.contract import Forecaster
 
