@@ -30,6 +30,10 @@ class UncertaintyMethod(ABC):
     name: ClassVar[str]
     uses_native: ClassVar[bool] = False
     """True if it corrects quantiles of the network, False if it needs the point forecast only."""
+    fitted: ClassVar[tuple[str, ...]] = ()
+    """Attributes that were fitted."""
+    options: ClassVar[tuple[str, ...]] = ()
+    """Attributes that are arguments of the constructor, beside `levels`."""
 
     def __init__(self, levels: Sequence[float]) -> None:
         self.levels = tuple(float(level) for level in levels)
@@ -70,17 +74,18 @@ class UncertaintyMethod(ABC):
             found[part] = self.quantiles(windows.forecast[part], required_spread(windows)[part], native)
         return found
 
-    @abstractmethod
     def tensors(self) -> dict[str, np.ndarray]:
         """What was fitted, for a file."""
+        return {name: getattr(self, name).astype(np.float32) for name in self.fitted}
 
-    @abstractmethod
     def restore(self, tensors: Mapping[str, np.ndarray]) -> None:
         """Inverse of `tensors`; KeyError if one is missing."""
+        for name in self.fitted:
+            setattr(self, name, tensors[name])
 
     def settings(self) -> dict[str, object]:
         """Constructor arguments, for a file."""
-        return {"levels": list(self.levels)}
+        return {"levels": list(self.levels)} | {name: getattr(self, name) for name in self.options}
 
 
 def required_spread(windows: ScoredWindows) -> np.ndarray:
@@ -151,6 +156,7 @@ class OffsetMethod(UncertaintyMethod):
     """
 
     scaled: ClassVar[bool] = True
+    fitted: ClassVar[tuple[str, ...]] = ("offsets", "floor")
     offsets: np.ndarray
     floor: np.ndarray
 
@@ -170,12 +176,7 @@ class OffsetMethod(UncertaintyMethod):
 
     @abstractmethod
     def _offsets(self, scores: np.ndarray, windows: ScoredWindows) -> np.ndarray:
-        """Offsets [steps, targets, levels], NaN where nothing was observed.
-
-        Args:
-            scores: [windows, steps, targets, 1], or with a score of each level's own quantile in the last axis.
-            windows: where they come from.
-        """
+        """[steps, targets, levels], NaN where nothing was observed; scores [windows, steps, targets, 1 or levels]."""
 
     def quantiles(self, point: np.ndarray, spread: np.ndarray, native: np.ndarray | None = None) -> np.ndarray:
         """[windows, steps, targets, levels] float32; see `UncertaintyMethod.quantiles`."""
@@ -186,14 +187,6 @@ class OffsetMethod(UncertaintyMethod):
         """[windows, 1, targets, 1] what scores are measured in."""
         unit = np.maximum(spread, self.floor) if self.scaled else np.ones_like(spread)
         return unit[:, None, :, None]
-
-    def tensors(self) -> dict[str, np.ndarray]:
-        """Offsets and the smallest spread."""
-        return {"offsets": self.offsets.astype(np.float32), "floor": self.floor.astype(np.float32)}
-
-    def restore(self, tensors: Mapping[str, np.ndarray]) -> None:
-        """Inverse of `tensors`."""
-        self.offsets, self.floor = tensors["offsets"], tensors["floor"]
 
 
 def over_steps(offsets: np.ndarray) -> np.ndarray:
@@ -248,6 +241,7 @@ class WeightedConformal(OffsetMethod):
     """
 
     name: ClassVar[str] = "weighted_conformal"
+    options: ClassVar[tuple[str, ...]] = ("half_life",)
 
     def __init__(self, levels: Sequence[float], half_life: float = 1.0) -> None:
         super().__init__(levels)
@@ -256,10 +250,6 @@ class WeightedConformal(OffsetMethod):
     def _offsets(self, scores: np.ndarray, windows: ScoredWindows) -> np.ndarray:
         weights = 0.5 ** (relative_age(windows.item, windows.timestamps[:, 0]) / self.half_life)
         return conformal_quantiles(scores[..., 0], self.levels, weights)
-
-    def settings(self) -> dict[str, object]:
-        """Constructor arguments."""
-        return super().settings() | {"half_life": self.half_life}
 
 
 def relative_age(item: np.ndarray, origin: np.ndarray) -> np.ndarray:
@@ -290,6 +280,8 @@ class AdaptiveConformal(OffsetMethod):
     """
 
     name: ClassVar[str] = "adaptive_conformal"
+    fitted: ClassVar[tuple[str, ...]] = (*OffsetMethod.fitted, "table")
+    options: ClassVar[tuple[str, ...]] = ("rate",)
     table: np.ndarray
 
     def __init__(self, levels: Sequence[float], rate: float = 0.01) -> None:
@@ -355,19 +347,6 @@ class AdaptiveConformal(OffsetMethod):
         reach = self.table[..., -1:] - self.table[..., :1]
         return left + (place - lower) * (right - left) + (levels - inside) * reach
 
-    def tensors(self) -> dict[str, np.ndarray]:
-        """Offsets of the nominal levels and of the grid."""
-        return super().tensors() | {"table": self.table}
-
-    def restore(self, tensors: Mapping[str, np.ndarray]) -> None:
-        """Inverse of `tensors`."""
-        super().restore(tensors)
-        self.table = tensors["table"]
-
-    def settings(self) -> dict[str, object]:
-        """Constructor arguments."""
-        return super().settings() | {"rate": self.rate}
-
 
 class QuantileHead(UncertaintyMethod):
     """The network's quantiles in ascending order, nothing else."""
@@ -382,13 +361,6 @@ class QuantileHead(UncertaintyMethod):
     def quantiles(self, point: np.ndarray, spread: np.ndarray, native: np.ndarray | None = None) -> np.ndarray:
         """[windows, steps, targets, levels] float32; see `UncertaintyMethod.quantiles`."""
         return sort_quantiles(_given(native)).astype(np.float32)
-
-    def tensors(self) -> dict[str, np.ndarray]:
-        """Nothing."""
-        return {}
-
-    def restore(self, tensors: Mapping[str, np.ndarray]) -> None:
-        """Nothing."""
 
 
 class QuantileHeadConformal(OffsetMethod):

@@ -63,16 +63,6 @@ def _coverage(windows: ScoredWindows) -> dict[str, float]:
     return found
 
 
-def _calibration_error(windows: ScoredWindows) -> float:
-    table = calibration.reliability_table(windows.truth, windows.quantiles, windows.levels, windows.observed)
-    return table.mean_absolute_error
-
-
-def _pinball(windows: ScoredWindows) -> float:
-    loss = probabilistic.pinball_loss(windows.truth, windows.quantiles, windows.levels, windows.observed)
-    return float(loss.mean())
-
-
 METRICS: dict[str, BuiltinMetric] = {
     **{
         metric.__name__: _point(metric)
@@ -86,11 +76,11 @@ METRICS: dict[str, BuiltinMetric] = {
         )
     },
     "mase": BuiltinMetric(_mase, ("mase_scale",)),
-    "pinball": BuiltinMetric(_pinball, ("quantiles", "levels")),
+    "pinball": _quantile(lambda *windows: float(probabilistic.pinball_loss(*windows).mean())),
     "wql": _quantile(probabilistic.mean_weighted_quantile_loss),
     "crps": _quantile(probabilistic.crps_from_quantiles),
     "coverage": BuiltinMetric(_coverage, ("quantiles", "levels")),
-    "calibration_error": BuiltinMetric(_calibration_error, ("quantiles", "levels")),
+    "calibration_error": _quantile(lambda *windows: calibration.reliability_table(*windows).mean_absolute_error),
 }
 """Name -> metric of any series. Those that give several numbers name each, as `coverage` gives `coverage_80`."""
 

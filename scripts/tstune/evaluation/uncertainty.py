@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Protocol
 
 import numpy as np
 import torch
 
 from tstune.config.schema import ForecastSection
 from tstune.data.prepared import PreparedData
-from tstune.data.windows import Batch, WindowDataset
+from tstune.data.windows import WindowDataset
 from tstune.errors import DataError
 from tstune.evaluation.bootstrap import Blocks
 from tstune.evaluation.calibration import (
@@ -23,23 +22,11 @@ from tstune.evaluation.calibration import (
 from tstune.evaluation.intervals import METHODS, UncertaintyMethod, configured_name, make_method, scores_needed
 from tstune.evaluation.probabilistic import crossing, crps_from_quantiles, mean_weighted_quantile_loss, pinball_loss
 from tstune.evaluation.scored_windows import ScoredWindows, masked_mean, observed_like
-from tstune.models.contract import context_spread
+from tstune.models.contract import ForecastModel, context_spread
 from tstune.runtime.logs import logger
 
 
-class ForecastsQuantiles(Protocol):
-    """A model whose network may forecast quantiles."""
-
-    native_levels: tuple[float, ...]
-
-    def native_quantiles(self, batch: Batch) -> torch.Tensor:
-        """[batch, steps, targets, levels] float32 in original units."""
-
-    def evaluation_batch_size(self, device: torch.device) -> int:
-        """Windows per forward pass."""
-
-
-def with_evidence(windows: ScoredWindows, dataset: WindowDataset, model: ForecastsQuantiles) -> ScoredWindows:
+def with_evidence(windows: ScoredWindows, dataset: WindowDataset, model: ForecastModel) -> ScoredWindows:
     """The windows with `spread` and, where the network has a quantile head, its `quantiles` and `levels`.
 
     Args:
@@ -87,7 +74,7 @@ class JudgedUncertainty:
 
 
 def judge_uncertainty(
-    model: ForecastsQuantiles,
+    model: ForecastModel,
     section: ForecastSection,
     data: PreparedData,
     calibration: ScoredWindows,
@@ -125,7 +112,7 @@ def judge_uncertainty(
 
 
 def fit_uncertainty(
-    model: ForecastsQuantiles, section: ForecastSection, data: PreparedData, calibration: ScoredWindows
+    model: ForecastModel, section: ForecastSection, data: PreparedData, calibration: ScoredWindows
 ) -> UncertaintyMethod:
     """The configured method alone, fitted, where there are no test windows to judge it on."""
     calibration = with_evidence(calibration, data.validation, model)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
@@ -176,7 +177,8 @@ def find_targets(model: nn.Module, targets: str | Collection[str], model_type: s
         ConfigError: listing the linear layers that exist.
     """
     linear = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]
-    endings = _ending_counts(linear)
+    counts = Counter(name.rpartition(".")[2] for name in linear)
+    endings = ", ".join(f"{ending} ({count})" for ending, count in counts.items())
     if targets == "auto":
         known = model_type in available_models() or ":" in model_type
         targets = model_class(model_type).lora_targets if known else ()
@@ -195,14 +197,6 @@ def find_targets(model: nn.Module, targets: str | Collection[str], model_type: s
 
 def _matches(name: str, targets: Collection[str]) -> bool:
     return any(name == target or name.endswith(f".{target}") for target in targets)
-
-
-def _ending_counts(names: list[str]) -> str:
-    endings: dict[str, int] = {}
-    for name in names:
-        ending = name.rpartition(".")[2]
-        endings[ending] = endings.get(ending, 0) + 1
-    return ", ".join(f"{ending} ({count})" for ending, count in endings.items())
 
 
 def _layer_rank(layer: nn.Linear, config: LoRAConfig) -> int:

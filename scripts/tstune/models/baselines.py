@@ -48,7 +48,8 @@ class WithoutNetwork(BaseTimeSeriesFoundationModel):
         self._write_config(folder)
 
     def load_weights(self, folder: Path) -> None:
-        """Nothing to read."""
+        """There is nothing to read."""
+        self.build(self.preprocessor)
 
     def _write_config(self, folder: Path, **values: object) -> None:
         """Write the family's name and what else there is to keep as config.json of `model/`."""
@@ -111,10 +112,6 @@ class SeasonalNaive(Baseline):
                 f"seasonal_naive: a season of {self.seasonality} steps is longer than "
                 f"model.context_length={self.config.model.context_length}"
             )
-
-    def load_weights(self, folder: Path) -> None:
-        """Fix the season again."""
-        self.build(self.preprocessor)
 
     def forecast(self, batch: Batch) -> torch.Tensor:
         """[batch, prediction, targets] in original units."""
@@ -245,10 +242,6 @@ class Statistical(Baseline):
         season = self.config.evaluation.seasonality or default_seasonality(preprocessor.frequency)
         self.seasonality = 1 if self.longest_season is not None and season > self.longest_season else season
         self._library = _models(self.model_type)
-
-    def load_weights(self, folder: object) -> None:
-        """Fix the season again."""
-        self.build(self.preprocessor)
 
     def forecast(self, batch: Batch) -> torch.Tensor:
         """[batch, prediction, targets] in original units."""

@@ -138,7 +138,7 @@ class BoltModule(ChronosModule):
 
     def encode(self, batch: Batch) -> Batch:
         """First half: features [batch, targets, width], the decoder's one state of each series."""
-        context = as_series(observed_or_nan(batch)[..., : self.num_targets])
+        context = self.target_series(batch)
         hidden, (loc, scale), embedded, attention_mask = self.network.encode(context)
         state = self.network.decode(embedded, attention_mask, hidden)
         features = state.view(batch["past_values"].shape[0], self.num_targets, -1)
@@ -162,10 +162,9 @@ class ChronosBoltForecaster(ChronosForecaster):
     def _unrolled(self, batch: Batch) -> torch.Tensor:
         from chronos import ChronosBoltPipeline
 
-        targets = self.module.num_targets
-        context = as_series(observed_or_nan(batch)[..., :targets])
+        context = self.module.target_series(batch)
         found = ChronosBoltPipeline(self.network).predict(context, self.config.model.prediction_length)
-        return found.view(-1, targets, *found.shape[1:]).permute(0, 3, 1, 2)
+        return found.view(-1, self.module.num_targets, *found.shape[1:]).permute(0, 3, 1, 2)
 
 
 MAX_SERIES = 256

@@ -99,12 +99,7 @@ def sample_paths(
 
 
 def _inverted(scores: torch.Tensor, points: torch.Tensor) -> torch.Tensor:
-    """[series, paths] the token at which the cumulative probability passes the point of the path.
-
-    Args:
-        scores: [series, paths or 1, vocabulary] logits.
-        points: [paths] in [0, 1).
-    """
+    """[series, paths] tokens where the cumulative probability of scores [series, paths or 1, tokens] passes `points`."""
     cumulative = scores.double().softmax(dim=-1).cumsum(dim=-1)
     cumulative = cumulative / cumulative[..., -1:]  # exactly 1 at the end, beyond every point
     shared = scores.shape[1] == 1
@@ -136,7 +131,7 @@ class ChronosT5Module(NetworkModule):
         Labels are `IGNORED` where nothing was observed. The token of the end, which the library's own training adds,
         is left out: it always stands behind the last step, and is never drawn.
         """
-        input_ids, attention_mask, scale = self._tokens(self._context(batch))
+        input_ids, attention_mask, scale = self._tokens(self.target_series(batch))
         observed = batch["future_observed_mask"][:, : self.num_steps, : self.num_targets]
         targets = batch["future_values"][:, : self.num_steps, : self.num_targets]
         labels = self._labels(as_series(torch.where(observed, targets, torch.nan)), scale).to(input_ids.device)
@@ -151,7 +146,7 @@ class ChronosT5Module(NetworkModule):
 
         Beyond the steps of one pass the median is appended to the context, as the library does.
         """
-        context, parts = self._context(batch).cpu(), []
+        context, parts = self.target_series(batch).cpu(), []
         for begin in range(0, steps, self.native_length):
             input_ids, attention_mask, scale = self._tokens(context)
             length = min(self.native_length, steps - begin)
@@ -165,9 +160,6 @@ class ChronosT5Module(NetworkModule):
         """[batch, 1, targets] True where a reading is not zero: their mean absolute value is the scale."""
         context = observed_or_nan(batch)[..., : self.num_targets]
         return (context.nan_to_num() != 0).any(dim=1, keepdim=True)
-
-    def _context(self, batch: Batch) -> torch.Tensor:
-        return as_series(observed_or_nan(batch)[..., : self.num_targets])
 
     def _tokens(self, context: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Tokens and attention mask where the network is, scale on the CPU, where the library's tokenizer works."""

@@ -142,23 +142,7 @@ class FittedForecaster:
         return own
 
 
-def fitted(model: ForecastModel, name: str, windows: WindowDataset, preprocessor: Preprocessor) -> Forecaster:
-    """The model as a forecaster of these windows; itself where nothing is to be fitted.
-
-    Args:
-        model: built or loaded.
-        name: what to call it in errors.
-        windows: what it is to forecast.
-        preprocessor: of the windows.
-
-    Raises:
-        DataError: its columns, frequency, unit or lengths do not allow it.
-    """
-    lengths = windows.context_length, windows.prediction_length
-    return fitted_to_lengths(model, name, *lengths, windows.panel.item_ids, preprocessor)
-
-
-def fitted_to_lengths(
+def fitted(
     model: ForecastModel,
     name: str,
     given_context: int,
@@ -166,7 +150,18 @@ def fitted_to_lengths(
     item_ids: Sequence[str] | None,
     preprocessor: Preprocessor,
 ) -> Forecaster:
-    """The same for windows of these lengths and items; item_ids=None leaves out adapters per item."""
+    """The model as a forecaster of windows of these lengths; itself where nothing is to be fitted.
+
+    Args:
+        model: built or loaded.
+        name: what to call it in errors.
+        given_context, asked_steps: lengths of the windows.
+        item_ids: their items; None leaves out adapters per item.
+        preprocessor: of the windows.
+
+    Raises:
+        DataError: its columns, frequency, unit or lengths do not allow it.
+    """
     forecaster = model if item_ids is None else model.for_items(item_ids)
     own, asked, lengths = model.preprocessor, preprocessor, model.config.model
     if own.frequency != asked.frequency:

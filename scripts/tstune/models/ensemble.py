@@ -24,7 +24,7 @@ from tstune.evaluation.backtest import thinned
 from tstune.evaluation.record import WINDOWS_FILE
 from tstune.models.adapters import ParameterCount
 from tstune.models.baselines import WithoutNetwork
-from tstune.models.combined import WeightedForecasts, fitted_to_lengths
+from tstune.models.combined import WeightedForecasts, fitted
 from tstune.models.contract import MODEL_FOLDER, Forecaster, ForecastModel
 from tstune.models.registry import load_model
 from tstune.registry.model_registry import PREFIX, open_registry
@@ -211,10 +211,7 @@ class Ensemble(WithoutNetwork):
 
     def _fitted_members(self, item_ids: Sequence[str] | None) -> list[Forecaster]:
         lengths = self.config.model.context_length, self.config.model.prediction_length
-        return [
-            fitted_to_lengths(member.model, member.name, *lengths, item_ids, self.preprocessor)
-            for member in self.members
-        ]
+        return [fitted(member.model, member.name, *lengths, item_ids, self.preprocessor) for member in self.members]
 
     def _validation_errors(self, data: PreparedData) -> np.ndarray:
         """[members] mean squared error over the observed targets of the validation windows, in scaled units."""

@@ -20,12 +20,12 @@ from tstune.data.frequency import fixed_step, parse_frequency
 from tstune.data.table import Roles
 from tstune.data.windows import Batch
 from tstune.errors import CheckpointError, ConfigError
-from tstune.models.network_forecaster import NetworkModule, QuantileForecaster, as_series, observed_or_nan
+from tstune.models.network_forecaster import NetworkModule, QuantileForecaster
 from tstune.models.network_weights import GRANITE, Architecture, require_context, require_levels
 from tstune.runtime.logs import logger
 
 if TYPE_CHECKING:
-    from tsfm_public.models.flowstate.modeling_flowstate import FlowStateModel
+    pass
 
 MAX_CONTEXT = 16 * 1024
 """Steps, at most, that the library keeps of a context."""
@@ -67,11 +67,6 @@ class FlowStateModule(NetworkModule):
         last = max(0, prediction_length - self.patch_steps)
         self.positions = [*range(0, last, self.patch_steps), last]
 
-    @property
-    def _parts(self) -> FlowStateModel:
-        """The library's network without its wrapper, with the adapters on it if there are any."""
-        return next(part for part in self.network.modules() if isinstance(part, self._core_class))
-
     def forward(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Quantiles [batch, steps, targets, levels] in normalised space, loc and scale [batch, 1, targets]."""
         device = next(iter(batch.values())).device
@@ -82,8 +77,8 @@ class FlowStateModule(NetworkModule):
 
     def encode(self, batch: Batch) -> Batch:
         """First half: features [batch, targets, positions, width], and what `normalise` and `has_scale` need."""
-        parts, shape = self._parts, (batch["past_values"].shape[0], 1, self.num_targets)
-        context = as_series(observed_or_nan(batch)[..., : self.num_targets])
+        parts, shape = self.part(self._core_class), (batch["past_values"].shape[0], 1, self.num_targets)
+        context = self.target_series(batch)
         series = torch.stack((torch.nan_to_num(context), context.isnan().to(context.dtype)), dim=-1)
         ahead = torch.tensor((0.0, 1.0), device=series.device).expand(series.shape[0], self.positions[-1], 2)
         series = parts.norm(torch.cat((series, ahead), dim=1), "norm")
@@ -98,7 +93,8 @@ class FlowStateModule(NetworkModule):
     def _through_head(self, features: torch.Tensor) -> torch.Tensor:
         """[batch, steps, targets, levels] from the features."""
         output = self._output_class(last_hidden_state=features)
-        pieces = self._parts.decoder(output, self.patch_steps, self.scale_factor).last_hidden_state[..., 0]
+        decoder = self.part(self._core_class).decoder
+        pieces = decoder(output, self.patch_steps, self.scale_factor).last_hidden_state[..., 0]
         *whole, last = pieces.unbind(dim=2)  # each [batch, targets, levels, patch_steps]
         rest = self.num_steps - len(whole) * self.patch_steps
         last = last[..., :rest] if not whole else last[..., -rest:]
@@ -110,7 +106,7 @@ class FlowStateModule(NetworkModule):
 
         The library asks its configuration for that, which is saved with the weights and must stay as it is.
         """
-        config = self._parts.encoder.layers[-1].config
+        config = self.part(self._core_class).encoder.layers[-1].config
         before = config.min_context
         config.min_context = first
         try:

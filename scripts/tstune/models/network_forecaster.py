@@ -58,6 +58,19 @@ class NetworkModule(nn.Module, ABC):
         self.num_steps = min(prediction_length, native_length)
         self.levels = levels
 
+    @property
+    def plain(self) -> nn.Module:
+        """The network itself, within the peft model if there is one: `model` of that is something else."""
+        return getattr(self.network, "get_base_model", lambda: self.network)()
+
+    def part(self, kind: type[nn.Module]) -> nn.Module:
+        """The part of the network of this class, with the adapters on it if there are any."""
+        return next(part for part in self.network.modules() if isinstance(part, kind))
+
+    def target_series(self, batch: Batch) -> torch.Tensor:
+        """[batch * targets, context] with NaN where nothing was read; see `as_series`."""
+        return as_series(observed_or_nan(batch)[..., : self.num_targets])
+
     @abstractmethod
     def forward(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Values [batch, steps, targets, levels or 1] in normalised space, loc and scale [batch, 1, targets]."""

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 import torch
 from pydantic import Field
-from torch import nn
 
 from tstune.config.section import ModelSection
 from tstune.data.prepared import Preprocessor
@@ -40,22 +39,16 @@ class PatchModule(ScaledModule):
     def forward(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Forecast [batch, steps, targets, 1] in scaled units, and the scaler's mean and std [targets]."""
         encoded = batch if "features" in batch else self.encode(batch)
-        values = self._core.head(encoded["features"])[:, : self.num_steps, : self.num_targets]
+        values = self.plain.head(encoded["features"])[:, : self.num_steps, : self.num_targets]
         values = values * encoded["scale"] + encoded["loc"]
         return values[..., None], *self.target_scale
 
     def encode(self, batch: Batch) -> Batch:
         """First half: features [batch, channels, patches, width], loc and scale [batch, 1, targets] of the window."""
         past, observed = self.scaled_context(batch)
-        output = self._core.model(past_values=past, **{self.mask_name: observed}, return_dict=True)
+        output = self.plain.model(past_values=past, **{self.mask_name: observed}, return_dict=True)
         loc, scale = (values[..., : self.num_targets] for values in (output.loc, output.scale))
         return {"features": output.last_hidden_state, "loc": loc, "scale": scale}
-
-    @property
-    def _core(self) -> nn.Module:
-        """The network itself, within the peft model if there is one: both have a `model`."""
-        base = getattr(self.network, "get_base_model", None)
-        return self.network if base is None else base()
 
 
 class PatchForecaster(NetworkForecaster):

@@ -20,7 +20,6 @@ from tstune.models.network_weights import GRANITE, Architecture, require_context
 
 if TYPE_CHECKING:
     from tsfm_public.models.patchtst_fm.configuration_patchtst_fm import PatchTSTFMConfig
-    from tsfm_public.models.patchtst_fm.modeling_patchtst_fm import PatchTSTFMModel
 
 
 class PatchTSTFMSection(ModelSection):
@@ -47,14 +46,10 @@ class PatchTSTFMModule(NetworkModule):
         self._core_class = PatchTSTFMModel
         self.masked_steps = masked_steps(network.config, prediction_length)
 
-    @property
-    def _backbone(self) -> PatchTSTFMModel:
-        """The library's network without its wrapper, with the adapters on it if there are any."""
-        return next(part for part in self.network.modules() if isinstance(part, self._core_class))
-
     def forward(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Quantiles [batch, steps, targets, levels] in normalised space, loc and scale [batch, 1, targets]."""
-        backbone, config = self._backbone, self._backbone.config
+        backbone = self.part(self._core_class)
+        config = backbone.config
         observed = as_series(batch["past_observed_mask"][..., : self.num_targets])
         values = torch.where(observed, as_series(batch["past_values"][..., : self.num_targets]), 0.0)
         begun = observed.cumsum(dim=1) > 0

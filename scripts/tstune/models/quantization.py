@@ -84,9 +84,6 @@ def _num_bytes(module: nn.Module) -> int:
     for parameter in module.parameters():
         total += parameter.numel() * parameter.element_size()
         state = getattr(parameter, "quant_state", None)
-        if state is not None:
-            total += state.absmax.numel() * state.absmax.element_size()
-        scale = getattr(parameter, "SCB", None)
-        if scale is not None:
-            total += scale.numel() * scale.element_size()
+        for scale in (getattr(state, "absmax", None), getattr(parameter, "SCB", None)):
+            total += 0 if scale is None else scale.numel() * scale.element_size()
     return total

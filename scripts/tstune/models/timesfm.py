@@ -14,7 +14,7 @@ from tstune.config.section import ModelSection
 from tstune.data.table import Roles
 from tstune.data.windows import Batch
 from tstune.errors import CheckpointError, ConfigError
-from tstune.models.network_forecaster import NetworkModule, QuantileForecaster, as_series, observed_or_nan
+from tstune.models.network_forecaster import NetworkModule, QuantileForecaster, observed_or_nan
 from tstune.models.network_weights import Architecture, require_context
 
 
@@ -53,16 +53,15 @@ class TimesFMModule(NetworkModule):
 
         Two of them, of the series and of its mirror image, if the network is made to treat both alike.
         """
-        series = as_series(observed_or_nan(batch)[..., : self.num_targets])
-        rows, padding = bridged(series)
+        rows, padding = bridged(self.target_series(batch))
         padding &= ~padding.all(dim=1, keepdim=True)  # the library takes an empty series for zeros
         loc, scale = _mean_and_std(rows, ~padding)
         rows = (rows - loc) / scale
-        lacking = -rows.shape[1] % self._plain.config.patch_length
+        lacking = -rows.shape[1] % self.plain.config.patch_length
         rows, padding = F.pad(rows, (lacking, 0)), F.pad(padding, (lacking, 0), value=True)
-        if self._plain.config.force_flip_invariance:
+        if self.plain.config.force_flip_invariance:
             rows, padding = torch.stack([rows, -rows], 1).flatten(0, 1), padding.repeat_interleave(2, 0)
-        found = self._plain.model(past_values=rows, past_values_padding=padding.long())
+        found = self.plain.model(past_values=rows, past_values_padding=padding.long())
         shape = (batch["past_values"].shape[0], self.num_targets)
         return {
             "features": found.last_hidden_state[:, -1].view(*shape, -1, found.last_hidden_state.shape[-1]),
@@ -80,7 +79,7 @@ class TimesFMModule(NetworkModule):
 
     def _through_heads(self, encoded: Batch) -> torch.Tensor:
         """[batch, targets, steps, levels]: the median of one head, the distance of the others to it from the other."""
-        network, median = self._plain, self.levels.index(0.5)
+        network, median = self.plain, self.levels.index(0.5)
         point = self._projected(network.output_projection_point, encoded)
         if not network.config.use_continuous_quantile_head:
             return point
@@ -97,11 +96,6 @@ class TimesFMModule(NetworkModule):
         if values.shape[2] == 1:
             return values[:, :, 0]
         return (values[:, :, 0] - values[:, :, 1].flip(-1)) / 2
-
-    @property
-    def _plain(self) -> nn.Module:
-        """The network itself; `model` of a peft model is something else."""
-        return getattr(self.network, "get_base_model", lambda: self.network)()
 
 
 class TimesFMForecaster(QuantileForecaster):

@@ -124,12 +124,6 @@ class TTMModule(ScaledModule):
         self.frequency_token = _frequency_token(config, preprocessor.frequency)
         self.encode_decoder = False  # True: the decoder belongs to the first half
 
-    @property
-    def splits_cleanly(self) -> bool:
-        """True if the second half needs nothing of the context but the features."""
-        config = self.network.config
-        return not (config.decoder_raw_residual or config.enable_forecast_channel_mixing)
-
     def forward(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Forecast [batch, steps, targets, levels or 1] in scaled units, and the scaler's mean and std [targets]."""
         static = batch.get("static")
@@ -253,7 +247,9 @@ class TTMForecaster(NetworkForecaster):
     def frozen_encoder(self) -> Callable[[Batch], Batch] | None:
         """Backbone, with the decoder if that is frozen too."""
         learning = {part_of(name, self.parts) for name, value in self.module.named_parameters() if value.requires_grad}
-        if "backbone" in learning or not learning or not self.module.splits_cleanly:
+        config = self.network.config
+        needs_context = config.decoder_raw_residual or config.enable_forecast_channel_mixing  # beside the features
+        if "backbone" in learning or not learning or needs_context:
             return None
         self.module.encode_decoder = "decoder" not in learning
         return self.module.encode

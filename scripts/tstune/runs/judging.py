@@ -137,22 +137,18 @@ class Judge:
             judged: the run's own forecast, a row of the scoreboard.
         """
         domain, part = self.domain if self.test.keeps_forecasts else None, None
+        unseen = set(self.data.unseen_items)
         if domain:
             part = domain.part(
                 {name: scores.windows for name, scores in self.scores.items()},
                 self.validation_windows,
                 self.test.horizons,
                 self.data.panel.item_ids,
-                self._seen_items(),
+                [item for item in self.data.panel.item_ids if item not in unseen] if unseen else None,
                 np.timedelta64(fixed_step(parse_frequency(self.data.panel.frequency)).value, "ns"),
                 judged,
             )
         return evaluation_record(self.scores, self.data, self.test, judged, self.uncertainty, domain, part)
-
-    def _seen_items(self) -> list[str] | None:
-        """Items that were trained on, None where all were."""
-        unseen = set(self.data.unseen_items)
-        return [item for item in self.data.panel.item_ids if item not in unseen] if unseen else None
 
 
 def check_metrics(config: RunConfig, unit: str | None) -> None:

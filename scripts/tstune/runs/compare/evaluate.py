@@ -165,7 +165,9 @@ def evaluate_models(
             started = time.perf_counter()
             set_seed(config.seed)
             model = one.make(data, config, manager)
-            forecaster = fitted(model, f"--model {one.spec}", judge.test.windows, data.preprocessor)
+            windows = judge.test.windows
+            lengths = windows.context_length, windows.prediction_length
+            forecaster = fitted(model, f"--model {one.spec}", *lengths, windows.panel.item_ids, data.preprocessor)
             model.to(manager.device)
             judge.score(one.name, forecaster)
             _add_quantiles(judge, one.name, model, forecaster)
