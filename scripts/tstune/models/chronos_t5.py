@@ -99,7 +99,7 @@ def sample_paths(
 
 
 def _inverted(scores: torch.Tensor, points: torch.Tensor) -> torch.Tensor:
-    """[series, paths] tokens where the cumulative probability of scores [series, paths or 1, tokens] passes `points`."""
+    """[series, paths] tokens where the cumulative probability of [series, paths or 1, tokens] passes `points`."""
     cumulative = scores.double().softmax(dim=-1).cumsum(dim=-1)
     cumulative = cumulative / cumulative[..., -1:]  # exactly 1 at the end, beyond every point
     shared = scores.shape[1] == 1
