@@ -96,7 +96,9 @@ def judge_uncertainty(
     _warn_if_few(calibration, section.quantiles)
     chosen = configured_name(section)
     rows, quantiles, method = {}, None, None
-    for name in applicable(section, calibration):
+    # methods that use the network need its quantiles at these levels
+    native = calibration.levels is not None and np.array_equal(calibration.levels, section.quantiles)
+    for name in (name for name, method in METHODS.items() if native or not method.uses_native):
         fitted = make_method(name, section).fit(calibration)
         found = fitted.backtest(test)
         rows[name] = scored(test, found, section.quantiles)
@@ -117,12 +119,6 @@ def fit_uncertainty(
     """The configured method alone, fitted, where there are no test windows to judge it on."""
     calibration = with_evidence(calibration, data.validation, model)
     return make_method(configured_name(section), section).fit(calibration)
-
-
-def applicable(section: ForecastSection, windows: ScoredWindows) -> list[str]:
-    """Names of the methods that can be compared: those that use the network need its quantiles at these levels."""
-    same = windows.levels is not None and np.array_equal(windows.levels, section.quantiles)
-    return [name for name, method in METHODS.items() if same or not method.uses_native]
 
 
 def scored(test: ScoredWindows, quantiles: np.ndarray, levels: list[float]) -> dict:

@@ -261,7 +261,9 @@ class NetworkForecaster(BaseTimeSeriesFoundationModel):
     def window_losses(self, module: nn.Module, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
         """In the network's normalised space: twice the pinball loss of its quantiles, or else `training.loss`."""
         values, loc, scale = module(batch)
-        truth, observed, training = self._truth(batch, loc, scale), self._weighing(batch), self.config.training
+        truth = batch["future_values"][:, : self.module.num_steps, : self.module.num_targets]
+        truth, observed = self.module.normalise(truth, loc, scale), self._weighing(batch)
+        training = self.config.training
         if self.module.levels:
             return quantile_window_losses(values.float(), truth, observed, self.module.levels)
         return window_losses(values[..., 0].float(), truth, observed, training.loss, training.huber_delta)
@@ -324,11 +326,6 @@ class NetworkForecaster(BaseTimeSeriesFoundationModel):
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "We recommend keeping prediction length")  # `build` has said so
             return self._unrolled(batch).to(self._device)
-
-    def _truth(self, batch: Batch, loc: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
-        """[batch, steps, targets] what was read, in the network's normalised space."""
-        targets = batch["future_values"][:, : self.module.num_steps, : self.module.num_targets]
-        return self.module.normalise(targets, loc, scale)
 
     def _weighing(self, batch: Batch) -> torch.Tensor:
         """[batch, steps, targets] True where a target was observed and its context has a scale."""
