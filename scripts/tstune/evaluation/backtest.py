@@ -104,8 +104,6 @@ class ErrorSums:
         self._mase_scale = mase_scale
         self._square, self._absolute, self._count = np.zeros(shape), np.zeros(shape), np.zeros(shape)
         self._mase_total = self._mase_count = 0.0
-        items = len(mase_scale)
-        self._item_square, self._item_count, self._item_windows = np.zeros(items), np.zeros(items), np.zeros(items, int)
         self._windows: list[tuple[np.ndarray, ...]] = []  # start, item, square, absolute, count of each batch
 
     def add(
@@ -123,11 +121,7 @@ class ErrorSums:
         self._mase_total += per_window.sum()
         self._mase_count += (observed.sum(axis=1) * known).sum()
         seen = observed.sum(axis=(1, 2))
-        window_square = square.sum(axis=(1, 2))
-        np.add.at(self._item_square, item, window_square)
-        np.add.at(self._item_count, item, seen)
-        np.add.at(self._item_windows, item, 1)
-        self._windows.append((start, item, window_square, absolute.sum(axis=(1, 2)), seen))
+        self._windows.append((start, item, square.sum(axis=(1, 2)), absolute.sum(axis=(1, 2)), seen))
 
     def scores(self, horizons: Mapping[str, int]) -> Scores:
         """Metrics over everything added.
@@ -148,12 +142,16 @@ class ErrorSums:
         metrics["mae_scaled"] = _ratio((self._absolute / self._std).sum(), count)
         metrics["mase"] = _ratio(self._mase_total, self._mase_count)
         windows = [np.concatenate(column) for column in zip(*self._windows, strict=True)]
+        item_square, item_count, item_windows = (
+            np.bincount(windows[1], weights=weights, minlength=len(self._mase_scale))
+            for weights in (windows[2], windows[4], None)
+        )
         order = np.argsort(windows[0], kind="stable")  # ranks hand in their batches by turns
         start, item, square, absolute, seen = (column[order] for column in windows)
         metrics["num_windows"] = len(start)
         with np.errstate(invalid="ignore", divide="ignore"):
             window_rmse = np.sqrt(square / seen)
-            by_item = np.sqrt(self._item_square / self._item_count)
+            by_item = np.sqrt(item_square / item_count)
         return Scores(
             metrics=metrics,
             rmse_by_step=by_step,
@@ -164,7 +162,7 @@ class ErrorSums:
             window_absolute=absolute,
             window_count=seen,
             rmse_by_item=by_item,
-            windows_by_item=self._item_windows,
+            windows_by_item=item_windows,
         )
 
 

@@ -96,9 +96,10 @@ def judge_uncertainty(
     _warn_if_few(calibration, section.quantiles)
     chosen = configured_name(section)
     rows, quantiles, method = {}, None, None
-    # methods that use the network need its quantiles at these levels
     native = calibration.levels is not None and np.array_equal(calibration.levels, section.quantiles)
-    for name in (name for name, method in METHODS.items() if native or not method.uses_native):
+    for name, kind in METHODS.items():
+        if kind.uses_native and not native:  # it needs the network's quantiles at these levels
+            continue
         fitted = make_method(name, section).fit(calibration)
         found = fitted.backtest(test)
         rows[name] = scored(test, found, section.quantiles)
