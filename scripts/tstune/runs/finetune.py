@@ -13,7 +13,7 @@ from tstune.data.cohort import write_cohort
 from tstune.data.frequency import fixed_step, parse_frequency
 from tstune.data.prepared import PreparedData
 from tstune.errors import ConfigError
-from tstune.evaluation.metrics import Scores
+from tstune.evaluation.backtest import Scores
 from tstune.evaluation.record import windows_table
 from tstune.evaluation.verdict import Verdict, best_model, format_metrics, format_per_item, format_scoreboard, verdict
 from tstune.models.contract import ForecastModel

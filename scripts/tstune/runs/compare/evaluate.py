@@ -24,7 +24,6 @@ from tstune.data.trained_on import CHECK, overlap_with
 from tstune.data.windows import WindowDataset
 from tstune.errors import ConfigError, LeakError, TstuneError
 from tstune.evaluation.record import windows_table
-from tstune.evaluation.verdict import format_scoreboard
 from tstune.evaluation.scored_windows import ScoredWindows
 from tstune.evaluation.uncertainty import details, scored
 from tstune.evaluation.verdict import Verdict, format_scoreboard, verdict
