@@ -71,9 +71,24 @@ class SimpleConfigManager(ConfigManager):
 
     def save_config(self, config: RunConfig, output_path: str | Path) -> None:
         """Write every key with its resolved value; `load_saved_config` reads them back as they are."""
-        text = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=1000)
+        values = config.model_dump(mode="json")
+        text = yaml.dump(values, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=1000)
         Path(output_path).write_text(f"{_SAVED}\n{text}", encoding="utf-8")
 
+
+class _Dumper(yaml.SafeDumper):
+    """Quotes text such as ``1e-3``, which YAML 1.1 takes for text and OmegaConf for a number."""
+
+
+def _quoted(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
+    try:
+        float(text)
+    except ValueError:
+        return dumper.represent_str(text)
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style='"')
+
+
+_Dumper.add_representer(str, _quoted)
 
 _SAVED = "# Resolved by tstune: values are what they are, nothing is interpolated."
 """First line of a saved configuration. A column may well be called ``price_${x}``."""
