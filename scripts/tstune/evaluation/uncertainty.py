@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -9,7 +10,7 @@ import torch
 
 from tstune.config.schema import ForecastSection
 from tstune.data.prepared import PreparedData
-from tstune.data.windows import WindowDataset
+from tstune.data.windows import Batch, WindowDataset
 from tstune.errors import DataError
 from tstune.evaluation.bootstrap import Blocks
 from tstune.evaluation.calibration import (
@@ -26,28 +27,35 @@ from tstune.models.contract import ForecastModel, context_spread
 from tstune.runtime.logs import logger
 
 
-def with_evidence(windows: ScoredWindows, dataset: WindowDataset, model: ForecastModel) -> ScoredWindows:
+def with_evidence(
+    windows: ScoredWindows,
+    dataset: WindowDataset,
+    model: ForecastModel,
+    adapt: Callable[[Batch], Batch] | None = None,
+) -> ScoredWindows:
     """The windows with `spread` and, where the network has a quantile head, its `quantiles` and `levels`.
 
     Args:
         windows: as `Backtest.score` leaves them: [windows, steps, targets] and `start`.
         dataset: any part of the same panel with the same lengths.
         model: the model that forecast them.
+        adapt: makes batches of the dataset into those of the model, for one of other lengths or another unit.
 
     Raises:
         DataError: the windows do not say where they begin.
     """
     if windows.start is None:
         raise DataError("uncertainty: the windows carry no start; take them from Backtest.score")
-    num_targets, levels = windows.truth.shape[2], model.native_levels
+    (steps, num_targets), levels = windows.truth.shape[1:], model.native_levels
     size = model.evaluation_batch_size(torch.device("cpu"))
     spread, quantiles = [], []
     for begin in range(0, len(windows.start), size):
         batch = dataset.gather(windows.start[begin : begin + size])
+        batch = batch if adapt is None else adapt(batch)
         spread.append(context_spread(batch, num_targets).numpy())
         if levels:
             with torch.inference_mode():
-                quantiles.append(model.native_quantiles(batch).cpu().numpy())
+                quantiles.append(model.native_quantiles(batch)[:, :steps].cpu().numpy())
     found = {"spread": np.concatenate(spread)}
     if levels:
         found |= {"quantiles": np.concatenate(quantiles), "levels": np.asarray(levels)}

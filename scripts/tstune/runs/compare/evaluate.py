@@ -13,7 +13,6 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from tstune.config.managers import SimpleConfigManager
 from tstune.config.schema import RunConfig
@@ -21,14 +20,12 @@ from tstune.data.cohort import write_cohort
 from tstune.data.leaks import more_findings
 from tstune.data.prepared import PreparedData, prepare_data
 from tstune.data.trained_on import CHECK, overlap_with
-from tstune.data.windows import WindowDataset
 from tstune.errors import ConfigError, LeakError, TstuneError
 from tstune.evaluation.record import windows_table
-from tstune.evaluation.scored_windows import ScoredWindows
-from tstune.evaluation.uncertainty import details, scored
+from tstune.evaluation.uncertainty import details, scored, with_evidence
 from tstune.evaluation.verdict import Verdict, format_scoreboard, verdict
 from tstune.models.combined import FittedForecaster, fitted, shorter_than_asked
-from tstune.models.contract import Forecaster, ForecastModel, context_spread
+from tstune.models.contract import Forecaster, ForecastModel
 from tstune.models.registry import model_class
 from tstune.runs.compare.candidates import Candidate, open_candidates
 from tstune.runs.compare.recipe import ComparisonRecipe, ListedModel
@@ -237,8 +234,15 @@ def _add_quantiles(judge: Judge, name: str, model: ForecastModel, forecaster: Fo
     scores = judge.scores[name]
     if scores.windows is None or not model.quantile_levels:
         return
-    adapted = forecaster if isinstance(forecaster, FittedForecaster) else None
-    windows = _with_own_quantiles(model, adapted, scores.windows, judge.test.windows)
+    windows, adapt, factor = scores.windows, None, 1.0
+    if isinstance(forecaster, FittedForecaster):  # the method was fitted in the model's unit
+        adapt, factor = forecaster.own, forecaster.factor
+    own = replace(
+        windows, truth=windows.truth * factor, forecast=windows.forecast * factor, quantiles=None, levels=None
+    )
+    evidence = with_evidence(own, judge.test.windows, model, adapt)
+    quantiles = evidence.quantiles if model.uncertainty is None else model.uncertainty.backtest(evidence)
+    windows = replace(windows, quantiles=quantiles / factor, levels=np.asarray(model.quantile_levels))
     judge.scores[name] = replace(scores, windows=windows)
     if len(judge.scores) == 1:  # the one that is judged
         levels = windows.levels.tolist()
@@ -250,37 +254,6 @@ def _add_quantiles(judge: Judge, name: str, model: ForecastModel, forecaster: Fo
             "methods": {method: scored(windows, windows.quantiles, levels)},
             **details(windows, windows.quantiles, levels),
         }
-
-
-def _with_own_quantiles(
-    model: ForecastModel,
-    adapted: FittedForecaster | None,
-    windows: ScoredWindows,
-    dataset: WindowDataset,
-) -> ScoredWindows:
-    """Point forecasts of windows of `dataset` with `quantiles` and `levels`, in the unit of the windows."""
-    steps, targets = windows.truth.shape[1:]
-    factor = 1.0 if adapted is None else adapted.factor
-    spread, native = [], []
-    for begin in range(0, len(windows.start), size := model.evaluation_batch_size(torch.device("cpu"))):
-        batch = dataset.gather(windows.start[begin : begin + size])
-        batch = batch if adapted is None else adapted.own(batch)
-        spread.append(context_spread(batch, targets).numpy())
-        if model.native_levels:
-            with torch.inference_mode():
-                native.append(model.native_quantiles(batch)[:, :steps].cpu().numpy())
-    quantiles = np.concatenate(native) if native else None
-    if model.uncertainty is not None:  # it was fitted in the model's unit
-        evidence = replace(
-            windows,
-            truth=windows.truth * factor,
-            forecast=windows.forecast * factor,
-            spread=np.concatenate(spread),
-            quantiles=quantiles,
-            levels=np.asarray(model.native_levels) if native else None,
-        )
-        quantiles = model.uncertainty.backtest(evidence)
-    return replace(windows, quantiles=quantiles / factor, levels=np.asarray(model.quantile_levels))
 
 
 def _refuse_trained_on(candidates: Sequence[Candidate], data: PreparedData, part: str, allow_overlap: bool) -> None:
