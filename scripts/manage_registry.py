@@ -18,12 +18,10 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 from tstune.errors import EXIT_OK, RegistryError, exits_cleanly
-
-if TYPE_CHECKING:
-    from tstune.registry import ModelRegistry, ModelVersion
+from tstune.registry import ModelRegistry, ModelVersion, Reference, check_name, open_registry
+from tstune.registry.versions import table
 
 DEFAULT_METRIC = "test/fine_tuned/rmse"
 
@@ -83,8 +81,6 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
 def main(argv: Sequence[str] | None = None) -> int:
     """Open the registry, do one thing, say what was done."""
     args = parse_args(argv)
-    from tstune.registry import open_registry
-
     print(_do(open_registry(args.registry), args))
     return EXIT_OK
 
@@ -139,9 +135,6 @@ def _do(registry: ModelRegistry, args: argparse.Namespace) -> str:
 
 
 def _list(registry: ModelRegistry, name: str | None, metric: str) -> str:
-    from tstune.registry.names import check_name
-    from tstune.registry.versions import table
-
     known = registry.names()
     if name is not None and check_name(name) not in known:
         raise RegistryError(f"{registry.location} has no model {name}; models here: {', '.join(known) or 'none'}")
@@ -155,8 +148,6 @@ def _list(registry: ModelRegistry, name: str | None, metric: str) -> str:
 
 
 def _show(version: ModelVersion, as_json: bool) -> str:
-    from tstune.registry.versions import table
-
     if as_json:
         shown = version.to_dict() | {"aliases": list(version.aliases), "manifest_sha256": version.manifest_sha256}
         return json.dumps(shown, indent=2)
@@ -179,8 +170,6 @@ def _show(version: ModelVersion, as_json: bool) -> str:
 
 
 def _history(registry: ModelRegistry, name: str, alias: str) -> str:
-    from tstune.registry.versions import table
-
     changes = registry.alias_history(name, alias)
     rows = [(move.changed, move.action, f"{name}:{move.version}" if move.version else "-") for move in changes]
     return "\n".join(table(rows)) if rows else f"{name}@{alias} was never set"
@@ -207,8 +196,6 @@ def _tag(text: str) -> tuple[str, str]:
 
 
 def _name_and_alias(text: str) -> tuple[str, str]:
-    from tstune.registry import Reference
-
     reference = Reference.parse(text)
     if reference.alias is None:
         raise RegistryError(f"{text!r} names a version, not an alias; write name@alias, e.g. cgm@champion")
