@@ -159,6 +159,9 @@ class TestMLflow:
         assert run.data.tags["tstune.run_id"] == run_id, "two processes, one run"
         return run
 
+    def test_it_is_registered_there_too(self, client: MlflowClient, run: Run) -> None:
+        assert [version.run_id for version in client.search_model_versions("name = 'tiny'")] == [run.info.run_id]
+
     def test_metrics(self, client: MlflowClient, run: Run, rows: list, results: dict) -> None:
         expected: dict[str, list] = {name.replace("@", "_at_"): [(0, value)] for name, value in results.items()}
         for step, metrics in rows:

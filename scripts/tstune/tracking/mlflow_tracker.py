@@ -290,7 +290,7 @@ class MLflowExperimentTracker(ExperimentTracker):
                 raise
         if self._running.search_model_versions(f"name = '{name}' and run_id = '{self.mlflow_run_id}'"):
             return
-        made = self._running.create_model_version(
+        self._running.create_model_version(
             name,
             f"models:/{model_id}",
             self.mlflow_run_id,
@@ -298,7 +298,6 @@ class MLflowExperimentTracker(ExperimentTracker):
             await_creation_for=0,
             model_id=model_id,
         )
-        logger.info("mlflow: registered as %s version %s", name, made.version)
 
     def log_artifact(self, path: Path, name: str | None = None) -> None:
         """Upload a file or folder."""
