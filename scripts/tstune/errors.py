@@ -87,6 +87,12 @@ class Interrupted(KeyboardInterrupt):
     """Ctrl-C, with what is on the disk in words."""
 
 
+DEAD_WORKER = (
+    "a process that loads windows was killed, most often for want of memory; lower training.num_workers (0 needs no "
+    "such process)"
+)
+
+
 def describe_os_error(error: OSError) -> str:
     """What the system refused, in one line that names the file if there is one."""
     reason = error.strerror or " ".join(str(error).split()) or "no reason given"
@@ -112,6 +118,12 @@ def exits_cleanly(main: Callable[..., int]) -> Callable[..., int]:
             return EXIT_USER_ERROR
         except OSError as error:  # the machine: a file that is not there, a disk that is full, a line that is dead
             print(f"error: {describe_os_error(error)}", file=sys.stderr)
+            return EXIT_USER_ERROR
+        except RuntimeError as error:
+            if "DataLoader worker" not in str(error):
+                raise
+            # torch says so by a signal, which may come again while the first error is on its way out
+            print(f"error: {DEAD_WORKER}", file=sys.stderr)
             return EXIT_USER_ERROR
         except Preempted as stop:
             if os.environ.get("RANK", "0") == "0":

@@ -14,7 +14,7 @@ TARGETS = set(re.findall(r"^([a-z-]+):", (ROOT / MAKEFILE).read_text(encoding="u
 SUFFIXES = (".py", ".yaml", ".md", ".ipynb", ".toml", ".txt")
 # Folders and files of a run or of the reader, which the READMEs name too.
 NOT_OURS = re.compile(
-    r"(\.\./shared|runs|path/to|\.venv)(/|$)|.*[<…]|(model|adapter|plots|checkpoints)/|config\.yaml|report\.md|(example|mlp|sawtooth|my_metrics)\.py"
+    r"(\.\./shared|runs|path/to|\.venv)(/|$)|.*[<…]|(model|adapter|plots|checkpoints)/|config\.yaml|report\.md|(example|mlp|sawtooth|my_metrics|gradient_norms)\.py"
 )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import sys
@@ -10,6 +11,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import finetune_ttm
+from tstune.runtime.logs import logger
 
 
 def before(place: object, name: str, act: Callable[[], None], calls: int = 1) -> None:
@@ -53,6 +55,7 @@ def start(arguments: Sequence[str], log: Path, prepare: Callable[[], None]) -> i
         os.dup2(stream, 2)
         sys.stdout, sys.stderr = os.fdopen(1, "w"), os.fdopen(2, "w")
         signal.signal(signal.SIGINT, signal.default_int_handler)
+        logger.handlers = [logging.StreamHandler(sys.stderr)]  # not the one of an earlier test, which is closed
         prepare()
         code = finetune_ttm.main(list(arguments))
     except BaseException:

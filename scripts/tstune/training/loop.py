@@ -8,7 +8,7 @@ import json
 import math
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict
 from itertools import islice
 from pathlib import Path
@@ -20,7 +20,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from tstune.config.schema import TrainingSection
 from tstune.data.windows import Batch, training_loader, window_loader
-from tstune.errors import Preempted, TrainingError
+from tstune.errors import DEAD_WORKER, Preempted, TrainingError
 from tstune.models.adapters import train_mode
 from tstune.models.contract import ForecastModel
 from tstune.runtime.distributed import DistributedManager
@@ -86,7 +86,10 @@ def train(
     run.callbacks = callbacks
     run.history = History(history_path if manager.is_main else None, run.tell_row)
     run.show_progress = show_progress
-    with checkpoints.stop.deferred() if checkpoints else nullcontext():
+    with (
+        checkpoints.stop.deferred() if checkpoints else nullcontext(),
+        _loading_processes() if config.num_workers else nullcontext(),
+    ):
         return run.train(start_counts)
 
 
@@ -210,7 +213,7 @@ class _Run:
             progress.epoch += 1
         self.loader.batch_sampler.set_epoch(progress.epoch - 1, progress.batches)
         train_mode(self.module)
-        batches = _alive(iter(self.loader))
+        batches = iter(self.loader)
         while group := list(islice(batches, self.config.gradient_accumulation_steps)):
             stop, due = self._step(group)
             progress.batches += len(group)
@@ -406,17 +409,15 @@ def validation_loss(model: ForecastModel, module: nn.Module, loader: DataLoader,
     return total / weight if weight else math.nan
 
 
-def _alive(batches: Iterator[Batch]) -> Iterator[Batch]:
-    """The same; a loading process that was killed ends in one line."""
+@contextmanager
+def _loading_processes() -> Iterator[None]:
+    """A process that loads windows and was killed ends the training in one line, wherever torch notices it."""
     try:
-        yield from batches
-    except RuntimeError as error:
-        if "DataLoader worker" not in str(error):
+        yield
+    except (RuntimeError, ConnectionError, EOFError) as error:
+        if isinstance(error, RuntimeError) and "DataLoader worker" not in str(error):
             raise
-        raise TrainingError(
-            "a process that loads windows was killed, most often for want of memory; lower training.num_workers "
-            "(0 needs no such process)"
-        ) from None
+        raise TrainingError(DEAD_WORKER) from None
 
 
 def _split(batch: Batch, size: int) -> Iterator[Batch]:

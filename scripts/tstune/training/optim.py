@@ -138,23 +138,33 @@ def _create(config: TrainingSection, groups: list[dict], learning_rate: float) -
 
 
 def learning_rate_factor(scheduler: str, step: int, total_steps: int, warmup_fraction: float) -> float:
-    """Factor on the peak learning rate at optimizer step `step` (0 is the first).
+    """Factor on the peak learning rate at optimizer step `step` (0 is the first), by a schedule of `SCHEDULES`."""
+    return SCHEDULES[scheduler](step, total_steps, warmup_fraction)
 
-    ``warmup_cosine`` rises linearly from 0 and falls along a half cosine to 0, as in transformers;
-    ``one_cycle`` rises and falls along cosines from 1/25 to 1 to 1/250000, as in torch's `OneCycleLR`.
-    """
-    if scheduler == "constant":
-        return 1.0
-    if scheduler == "warmup_cosine":
-        warmup = round(warmup_fraction * total_steps)
-        if step < warmup:
-            return step / max(1, warmup)
-        return 0.5 * (1.0 + math.cos(math.pi * min(1.0, (step - warmup) / max(1, total_steps - warmup))))
+
+def _constant(step: int, total_steps: int, warmup_fraction: float) -> float:
+    return 1.0
+
+
+def _warmup_cosine(step: int, total_steps: int, warmup_fraction: float) -> float:
+    """Rises linearly from 0 and falls along a half cosine to 0, as in transformers."""
+    warmup = round(warmup_fraction * total_steps)
+    if step < warmup:
+        return step / max(1, warmup)
+    return 0.5 * (1.0 + math.cos(math.pi * min(1.0, (step - warmup) / max(1, total_steps - warmup))))
+
+
+def _one_cycle(step: int, total_steps: int, warmup_fraction: float) -> float:
+    """Rises and falls along cosines from 1/25 to 1 to 1/250000, as in torch's `OneCycleLR`."""
     first, last = 1 / 25, 1 / 250_000
     peak = warmup_fraction * total_steps - 1.0
     if step <= peak:
         return _cosine(first, 1.0, step / peak if peak else 1.0)
     return _cosine(1.0, last, (step - peak) / max(1e-12, total_steps - 1.0 - peak))
+
+
+SCHEDULES = {"constant": _constant, "warmup_cosine": _warmup_cosine, "one_cycle": _one_cycle}
+"""`training.scheduler` -> factor by step, total steps and warm-up share; the names stand in the schema too."""
 
 
 def _cosine(begin: float, end: float, share: float) -> float:
