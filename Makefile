@@ -28,7 +28,7 @@ test: install  ## lint, import contracts and the whole test suite
 
 test-fast: install  ## unit tests and one family: the loop of a developer
 	$(BIN)/python -m pytest -n auto --dist loadfile -q -m "not slow and not slurm" \
-		tests/unit tests/tuning/test_modes.py tests/models/test_ttm_forecasts.py tests/models/test_ttm_parameters.py
+		tests/unit tests/tuning/test_modes.py tests/models/test_ttm_forecasts.py
 
 test-slow: install  ## the tests that take minutes
 	$(BIN)/python -m pytest -m slow

@@ -46,6 +46,12 @@ def test_every_make_target_exists():
     assert {"demo", "test", "benchmarks"} <= named <= TARGETS
 
 
+def test_every_path_of_the_makefile_exists():
+    named = re.findall(r"\btests/[\w./]+", (ROOT / MAKEFILE).read_text(encoding="utf-8"))
+    assert {"tests/unit", "tests/gpu"} <= set(named)
+    assert [path for path in named if not (ROOT / path).exists()] == []
+
+
 def test_the_tree_has_one_line_per_folder():
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     section = text.partition("## Where things are")[2].partition("\n## ")[0]
