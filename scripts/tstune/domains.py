@@ -47,7 +47,7 @@ class Domain:
 
     def unit_of(self, text: str | None) -> str | None:
         """The one of `units` that a text states, however it is written; None if it states none."""
-        raise NotImplementedError
+        return next((unit for unit in self.units if text is not None and unit.lower() == text.strip().lower()), None)
 
     def owns_column(self, name: str) -> bool:
         """True if the name of a column says that it belongs here."""

@@ -36,6 +36,7 @@ PLACES: dict[str, Callable[[Callable], None]] = {
     "trained": lambda act: forked.before(FineTuning, "judge_after", act),
     "judged": lambda act: forked.before(FineTuning, "commit", act),
     "inside the commit": lambda act: forked.before(life, "put_in_place", act),
+    "renamed, not noted": lambda act: forked.after(life, "put_in_place", act),
     "committed": lambda act: forked.before(FineTuning, "track", act),
     "tracked": lambda act: forked.before(FineTuning, "register", act),
     "registered, not noted": lambda act: forked.after(steps, "_register_once", act),
@@ -90,7 +91,7 @@ def whole(desk: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, byt
 
 
 def test_the_matrix_is_whole():
-    assert len(PLACES) == 8
+    assert len(PLACES) == 9
     assert len(SIGNALS) == 3
     assert {state for state in life._ORDER if state != "registered"} <= set(PLACES)
 

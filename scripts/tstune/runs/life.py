@@ -231,6 +231,8 @@ class Run:
             self._lock = _Lock.take(place / _LOCK, self.final)
             recover_replaced(self.final, place / _REPLACED)
         self._note = _Note.read(place)
+        if self.state == "judged" and not (place / _FOLDER).is_dir() and self.final.is_dir():
+            self.advance("committed")  # killed between the rename and its note: the disk knows
         for partial in place.glob(".step-*.partial"):
             shutil.rmtree(partial)
         if self.resume is None:
