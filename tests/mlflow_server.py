@@ -22,7 +22,7 @@ def running_mlflow_server(folder: Path, port: int | None = None) -> Iterator[str
     """Start a server that keeps its database and artifacts in `folder`; yields its URI.
 
     Args:
-        folder: what an earlier server left there is served again.
+        folder: what an earlier server left there is served again. Its file `pid` names the server's process group.
         port: fixed port, to start a server again under the same URI; None takes a free one.
 
     Raises:
@@ -50,6 +50,7 @@ def running_mlflow_server(folder: Path, port: int | None = None) -> Iterator[str
             start_new_session=True,  # its workers end with it: the signal goes to the group
         )
     try:
+        (folder / "pid").write_text(str(server.pid))
         _wait_until_healthy(server, uri, log)
         yield uri
     finally:

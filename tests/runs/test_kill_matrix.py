@@ -135,9 +135,10 @@ def test_a_replaced_folder_is_never_lost(first: bool, desk: Path, whole: dict, t
 
 def test_two_at_once_one_wins(desk: Path, whole: dict, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     """Fault 1: the second start of a resumed run stops before it touches anything."""
-    place, goes_on = Place(desk, tmp_path / "home"), tmp_path / "go"
+    place, held, goes_on = Place(desk, tmp_path / "home"), tmp_path / "held", tmp_path / "go"
 
     def hold() -> None:
+        held.touch()
         deadline = time.monotonic() + 60
         while not goes_on.exists() and time.monotonic() < deadline:
             time.sleep(0.02)
@@ -146,8 +147,8 @@ def test_two_at_once_one_wins(desk: Path, whole: dict, tmp_path: Path, capsys: p
         forked.before(loop._Run, "_step", hold, calls=3)
 
     first = place.start(held_in_training, AUTO)
-    history = Path(f"{place.run}.checkpoints/folder/history.jsonl")
-    while not (history.is_file() and history.read_text().count("train_loss") == 2):
+    while not held.exists():
+        assert os.waitpid(first, os.WNOHANG) == (0, 0), place.log.read_text()
         time.sleep(0.02)
     before = tiny.snapshot(place.home)
     for settings in ([AUTO], [], ["overwrite=true"]):

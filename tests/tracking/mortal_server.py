@@ -5,7 +5,6 @@ from __future__ import annotations
 from contextlib import ExitStack
 from pathlib import Path
 
-import psutil
 from launched import free_port
 from mlflow_server import running_mlflow_server
 
@@ -26,5 +25,4 @@ class Server:
 
     def process_group(self) -> int:
         """Of the server and its workers."""
-        children = psutil.Process().children()
-        return next(child.pid for child in children if str(self.port) in child.cmdline())
+        return int((self.folder / "pid").read_text())
