@@ -44,8 +44,9 @@ style: install  ## format and fix what can be fixed
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-docs: install  ## write docs/configuration.md from the schema
+docs: install  ## write docs/configuration.md from the schema, docs/design_documents.md from the tests
 	$(BIN)/python scripts/write_reference.py docs/configuration.md
+	PYTHONPATH=scripts $(BIN)/python tests/seeds/printed.py docs/design_documents.md
 
 benchmarks: install  ## print the measured claims of the README
 	$(BIN)/python benchmarks/window_pipeline.py
