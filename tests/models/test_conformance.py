@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from families import ALL, FOUNDATION, MEMBERS, SERVICES
+from families import ALL, BASELINES, FOUNDATION, MEMBERS, SERVICES
 from support import tiny
 from timegpt_server import running_service
 from tsfm_public import TinyTimeMixerForPrediction
@@ -56,17 +56,19 @@ class Desk:
         self._trained: dict[str, Trained] = {}
 
     def model(self, name: str, **sections: object) -> Model:
-        """Not built yet; a baseline lives in the configuration of a TTM, an ensemble names its saved members."""
+        """Not built yet; an ensemble names its saved members."""
         if name == "ensemble":
-            return self._ensemble(sections)
-        family = name if name in FOUNDATION or name in SERVICES else "ttm"
-        checkpoint = "timegpt-1" if name in SERVICES else self.checkpoints[family]
+            members = {"members": self._members(sections), "weights": "validation"}
+            return self._without_weights({"type": name} | members, sections)
+        if name in BASELINES:
+            return self._without_weights({"type": name}, sections)
+        checkpoint = "timegpt-1" if name in SERVICES else self.checkpoints[name]
         learning_rate = ALL[name].learning_rate
-        base = {"model": {"type": family}, "tuning": {"mode": "full"}, "training": {"learning_rate": learning_rate}}
+        base = {"model": {"type": name}, "tuning": {"mode": "full"}, "training": {"learning_rate": learning_rate}}
         values = tiny.recipe(self.csv, self.folder / "unused", checkpoint, **base, evaluation=QUIET)
         return model_class(name)(validate(tiny.merged(values, sections), "test"))
 
-    def _ensemble(self, sections: dict) -> Model:
+    def _members(self, sections: dict) -> list[str]:
         folders = []
         for name in MEMBERS:
             member = self.model(name, **sections)
@@ -74,10 +76,12 @@ class Desk:
             self._num_members += 1
             folders.append(str(self.folder / f"member-{self._num_members}"))
             member.save(folders[-1])
+        return folders
+
+    def _without_weights(self, section: dict, sections: dict) -> Model:
         values = tiny.recipe(self.csv, self.folder / "unused", None, evaluation=QUIET)
-        lengths = {"context_length": tiny.CONTEXT, "prediction_length": tiny.PREDICTION}
-        values |= {"model": {"type": "ensemble", "members": folders, "weights": "validation"} | lengths}
-        return model_class("ensemble")(validate(tiny.merged(values, sections), "test"))
+        values["model"] = section | {"context_length": tiny.CONTEXT, "prediction_length": tiny.PREDICTION}
+        return model_class(section["type"])(validate(tiny.merged(values, sections), "test"))
 
     def data(self, model: Model) -> PreparedData:
         """Windows of the plain series, made once; they do not depend on the family."""

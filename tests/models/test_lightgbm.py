@@ -14,7 +14,7 @@ from support import tiny
 from tstune.config.validation import validate
 from tstune.data.prepared import PreparedData, prepare_data
 from tstune.errors import CheckpointError, ConfigError, MissingDependencyError
-from tstune.models.baselines import Persistence, Ridge
+from tstune.models.baselines import ContextMean, Persistence, Ridge
 from tstune.models.lightgbm_lags import CHANGES, LAGS, SPANS, LightGBM, lag_features, modelled_steps
 from tstune.models.registry import load_model
 from tstune.runs.judging import build_baselines, check_baselines
@@ -212,7 +212,7 @@ def test_it_is_a_baseline_of_a_run(csv: Path) -> None:
     config = config_for(csv)
     data = prepared(config)
     manager = DistributedManager(config.distributed, None)
-    baselines = build_baselines(Persistence(config), data, manager)
+    baselines = build_baselines(ContextMean(config), data, manager)
     assert list(baselines) == ["persistence", "lightgbm"]
     assert np.isfinite(baselines["lightgbm"].evaluate(data)["rmse"])
 

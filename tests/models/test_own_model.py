@@ -23,6 +23,7 @@ from tstune.models.registry import available_models, load_model, model_class
 ROOT = Path(__file__).resolve().parents[2]
 OTHERS = '''
 from tstune.models.baselines import Baseline, Ridge
+from tstune.models.ttm import TTMForecaster
 
 
 class Drift(Baseline):
@@ -45,6 +46,11 @@ class Named(Ridge):
     model_type = "others_of_mine:Named"
 
 
+class Bolder(TTMForecaster):
+    model_type = "others_of_mine:Bolder"
+
+    def forecast(self, batch):
+        return super().forecast(batch) + 1
 
 
 class Half(Baseline):
@@ -160,6 +166,27 @@ def test_a_model_in_closed_form_is_a_run_too(place: Path):
     assert (results["kept"], results["training"]) == ("fine_tuned", None)
     assert "fitted in closed form" in (place / "closed/README.md").read_text(encoding="utf-8")
     assert type(load_model(place / "closed")).__name__ == "Named"
+
+
+def test_a_class_that_extends_a_family_reads_its_keys(place: Path):
+    """It crashed with an AttributeError: the section of an own class has none of TTM's keys."""
+    checkpoint = str(tiny.write_checkpoint(place / "ttm"))
+    section = {"type": "others_of_mine:Bolder", "pretrained": checkpoint, "options": {"head_dropout": 0.25}}
+    values = recipe(place, place / "bolder", model=section, tuning={"mode": "head"}, training={"max_steps": 3})
+    values["evaluation"] = {"baselines": [], "report": False, "num_plots": 0}
+    values["model"]["options"].pop("width", None)
+    model = model_class("others_of_mine:Bolder")(validate(values, "test"))
+    model.fit(output_dir=place / "bolder")
+    assert model.network.config.head_dropout == 0.25
+    loaded = load_model(place / "bolder")
+    assert (type(loaded).__name__, loaded.config) == ("Bolder", model.config)
+    batch = loaded.prepare().test.__getitems__([0])
+    with torch.inference_mode():
+        plain = super(type(loaded), loaded).forecast(batch)
+        assert torch.equal(loaded.forecast(batch), plain + 1)
+    values["model"]["options"] = {"head_dropuot": 1}
+    with pytest.raises(ConfigError, match=r"Bolder: 1 problem: model\.head_dropuot: unknown key, did you mean"):
+        model_class("others_of_mine:Bolder")(validate(values, "test"))
 
 
 def test_a_baseline_of_your_own_is_scored_from_the_shell(run: Path, place: Path):

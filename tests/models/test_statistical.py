@@ -12,7 +12,7 @@ from statsforecast.models import AutoETS, AutoTheta
 from support import tiny
 
 from tstune.config.validation import validate
-from tstune.errors import MissingDependencyError
+from tstune.errors import ConfigError, MissingDependencyError
 from tstune.models import baselines
 from tstune.models.baselines import bridged
 from tstune.models.registry import model_class
@@ -89,6 +89,10 @@ def test_too_many_windows_leave_it_out_with_a_line(
     metrics = again.fit()["metrics"]
     assert list(metrics) == ["fine_tuned", "persistence", "auto_theta"]
     assert metrics["auto_theta"]["rmse"] != metrics["persistence"]["rmse"]
+    values["model"] = {"type": "auto_theta", "context_length": tiny.CONTEXT, "prediction_length": tiny.PREDICTION}
+    values["tuning"] = {}
+    with pytest.raises(ConfigError, match=r"model\.type=auto_theta: it is fitted to each window anew, to at most 20 "):
+        model_class("auto_theta")(validate(values, "test")).fit()
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -396,3 +396,37 @@ def test_command_line(words: list[str], complaint: str, capsys: pytest.CaptureFi
     with pytest.raises(SystemExit, match="2"):
         eval_forecast.parse_args(words)
     assert complaint in capsys.readouterr().err
+
+
+def test_baselines_fitted_on_one_data_set_are_judged_and_averaged_on_another(
+    desk: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Fitted, saved and loaded as any model; an ensemble holds them."""
+    values = tiny.recipe(Path("series.csv"), Path("unused"), None, evaluation=QUICK | {"baselines": ["ridge"]})
+    lengths = {"context_length": tiny.CONTEXT, "prediction_length": tiny.PREDICTION}
+    values |= {"model": {"type": "ridge"} | lengths, "tuning": {}}
+    recipe = str(tiny.write_recipe(desk / "simple.yaml", values))
+    for name in ("ridge", "lightgbm"):
+        assert finetune_ttm.main(["--config", recipe, f"model.type={name}", f"output_dir={name}"]) == 0
+    assert list(metrics_of(desk / "ridge")) == ["fine_tuned"], "it is its own baseline"
+    assert list(metrics_of(desk / "lightgbm")) == ["fine_tuned", "ridge"]
+    assert metrics_of(desk / "ridge")["fine_tuned"] == metrics_of(desk / "run")["ridge"]
+
+    tiny.write_series(desk / "other.csv", seed=5, items=("c", "d"))
+    members = ["model.type=ensemble", "model.members=[ridge,lightgbm,run]", "output_dir=mean"]
+    elsewhere = ["data.path=other.csv", "data.split.allow_overlap=true"]
+    assert finetune_ttm.main(["--config", recipe, *members, *elsewhere]) == 0
+    models = [word for name in ("ridge", "lightgbm", "mean", "persistence") for word in ("--model", name)]
+    assert evaluate(*models, *elsewhere, "--output", "found") == 0
+    found = metrics_of(desk / "found")
+    assert found["ridge"]["rmse"] != metrics_of(desk / "ridge")["fine_tuned"]["rmse"]
+    assert found["mean"]["rmse"] == metrics_of(desk / "mean")["fine_tuned"]["rmse"]
+    assert max(found[name]["rmse"] for name in ("ridge", "lightgbm", "mean")) < found["persistence"]["rmse"]
+
+    capsys.readouterr()
+    for changes, words in (
+        (["model.pretrained=run/model"], "pretrained is not for ridge, which begins without weights"),
+        (["tuning.mode=head"], "tuning.mode=head is for networks, and model.type=ridge has none; set tuning.mode=null"),
+    ):
+        assert finetune_ttm.main(["--config", recipe, *changes]) == 2
+        assert words in errors_in(capsys.readouterr().err)[0]

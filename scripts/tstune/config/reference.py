@@ -47,8 +47,10 @@ def _sections(section: type[BaseModel], prefix: str) -> Iterator[str]:
 def _families() -> Iterator[str]:
     yield f"## model\n\n{_text(ModelSection.__doc__)}\n"
     yield _table(ModelSection, "model.", [name for name in ModelSection.model_fields if name != "type"])
-    for name, section in section_classes().items():
-        yield f"### model.type: {name}\n\n{_text(section.__doc__)}\n"
+    sections = section_classes()
+    for section in dict.fromkeys(sections.values()):
+        names = [name for name, one in sections.items() if one is section]
+        yield f"### model.type: {', '.join(names)}\n\n{_text(section.__doc__)}\n"
         own = [key for key, field in section.model_fields.items() if key != "type" and _differs(key, field)]
         yield _table(section, "model.", own) if own else "No further keys.\n"
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from datetime import date, datetime, timedelta
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SerializeAsAny, WrapValidator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr, SerializeAsAny, WrapValidator
 from pydantic_core import PydanticCustomError
 
 from tstune.models.registry import families, model_class
@@ -90,7 +90,19 @@ class OwnModelSection(ModelSection):
     pretrained: str | None = None
     """What your class makes of it: a folder of weights, or a name."""
     options: dict[str, Any] = {}
-    """Whatever else your class needs, as `self.config.model.options`."""
+    """Whatever else your class needs, as `self.config.model.options`; of a class that extends a family, its keys."""
+    _family: ModelSection | None = PrivateAttr(None)
+
+    def extending(self, family: ModelSection) -> OwnModelSection:
+        """The same, which answers for the keys of a family too."""
+        found = self.model_copy()
+        found._family = family
+        return found
+
+    def __getattr__(self, name: str) -> Any:
+        if not name.startswith("_") and self._family is not None and name in type(self._family).model_fields:
+            return getattr(self._family, name)
+        return super().__getattr__(name)
 
 
 def section_class(family: str) -> type[ModelSection]:

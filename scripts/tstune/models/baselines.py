@@ -11,9 +11,11 @@ from typing import ClassVar
 
 import numpy as np
 import torch
+from pydantic import model_validator
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from tstune.config.section import ModelSection
 from tstune.data.frequency import default_seasonality
 from tstune.data.prepared import PreparedData, Preprocessor
 from tstune.data.windows import Batch
@@ -78,10 +80,23 @@ class WithoutNetwork(BaseTimeSeriesFoundationModel):
         return self.config.model.prediction_length
 
 
+class BaselineSection(ModelSection):
+    """A simple forecast as a model: fitted in closed form or not at all, then saved, judged and averaged as any."""
+
+    @model_validator(mode="after")
+    def _begins_without_weights(self) -> BaselineSection:
+        if self.pretrained is not None:
+            raise ValueError(
+                f"pretrained is not for {self.type}, which begins without weights; set model.pretrained=null"
+            )
+        return self
+
+
 class Baseline(WithoutNetwork):
     """What every model must beat: it needs the context only, or learns in a minute."""
 
     is_baseline = True
+    section = BaselineSection
 
 
 class Persistence(Baseline):

@@ -100,7 +100,9 @@ class ForecastModel(ABC):
     ) -> None:
         self.require_packages()
         run_config = config.run_config if isinstance(config, ModelConfig) else config or RunConfig()
-        self.config: RunConfig = _with_sections(run_config, lora_config, distributed_config)
+        self.config: RunConfig = _with_family_keys(
+            _with_sections(run_config, lora_config, distributed_config), type(self)
+        )
         self.module: nn.Module | None = None
         self.preprocessor: Preprocessor | None = None
         self.fresh: list[str] = []
@@ -365,6 +367,17 @@ def weights_folder(folder: Path) -> Path:
     """Where the weights of a saved model lie: `model/` of a run folder, or a published folder itself."""
     published = (folder / "config.json").is_file() and not (folder / MODEL_FOLDER).exists()
     return folder if published else folder / MODEL_FOLDER
+
+
+def _with_family_keys(config: RunConfig, cls: type[ForecastModel]) -> RunConfig:
+    """The configuration of a class of your own that extends a family: it reads that family's keys, from `options`."""
+    own, kind = config.model, cls.section.model_fields["type"]
+    if not isinstance(own, OwnModelSection) or kind.is_required():
+        return config
+    shared = {name: getattr(own, name) for name in ModelSection.model_fields}
+    values = own.options | shared | {"type": kind.default}
+    family = validate({"model": values}, origin=f"model.options of {own.type}").model
+    return config.model_copy(update={"model": own.extending(family)})
 
 
 def _with_sections(

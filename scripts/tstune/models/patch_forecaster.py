@@ -137,7 +137,7 @@ class PatchForecaster(NetworkForecaster):
 
     def _fit_to(self, config: PreTrainedConfig, roles: Roles) -> None:
         config.num_input_channels = len(roles.channels)
-        self._set_dropouts(config, self.config.model.model_dump())
+        self._set_dropouts(config, {key: getattr(self.config.model, key) for key in self.dropouts})
 
     def _set_dropouts(self, config: PreTrainedConfig, values: Mapping[str, object]) -> None:
         for key, names in self.dropouts.items():

@@ -14,7 +14,7 @@ from typing import Any
 from tstune.errors import CheckpointError, ConfigError
 
 # what `model.type` may be -> module:class
-_FAMILIES = {
+_MODELS = {
     "ttm": "tstune.models.ttm:TTMForecaster",
     "chronos_bolt": "tstune.models.chronos:ChronosBoltForecaster",
     "chronos2": "tstune.models.chronos:Chronos2Forecaster",
@@ -26,9 +26,7 @@ _FAMILIES = {
     "patchtsmixer": "tstune.models.patch_forecaster:PatchTSMixerForecaster",
     "timegpt": "tstune.models.timegpt:TimeGPTForecaster",
     "ensemble": "tstune.models.ensemble:Ensemble",
-}
-# what `evaluation.baselines` may name -> module:class
-_BASELINES = {
+    # these may stand in `evaluation.baselines` too
     "persistence": "tstune.models.baselines:Persistence",
     "seasonal_naive": "tstune.models.baselines:SeasonalNaive",
     "context_mean": "tstune.models.baselines:ContextMean",
@@ -37,35 +35,34 @@ _BASELINES = {
     "auto_ets": "tstune.models.baselines:AutoETS",
     "auto_theta": "tstune.models.baselines:AutoTheta",
 }
-_MODELS = _FAMILIES | _BASELINES
 _BASE = "tstune.models.base:BaseTimeSeriesFoundationModel"
 _SUFFIX = "Forecaster"
 
 
 def families() -> tuple[str, ...]:
     """What `model.type` may be, own classes aside."""
-    return tuple(_FAMILIES)
+    return tuple(_MODELS)
 
 
 def available_models() -> list[str]:
-    """Names of all model families and baselines."""
+    """The same in the order of the alphabet."""
     return sorted(_MODELS)
 
 
 def forecaster_modules() -> dict[str, str]:
     """Public class of a family -> its module, for example ``TTMForecaster`` -> ``tstune.models.ttm``."""
-    found = (path.partition(":") for path in _FAMILIES.values())
+    found = (path.partition(":") for path in _MODELS.values())
     return {name: module for module, _, name in found if name.endswith(_SUFFIX)}
 
 
 def flat_classes() -> dict[str, str]:
     """Flat configuration -> its family, for example ``TTMConfig`` -> ``ttm``."""
-    found = {name: path.partition(":")[2] for name, path in _FAMILIES.items()}
+    found = {name: path.partition(":")[2] for name, path in _MODELS.items()}
     return {f"{cls.removesuffix(_SUFFIX)}Config": name for name, cls in found.items() if cls.endswith(_SUFFIX)}
 
 
 def model_class(name: str) -> type[Any]:
-    """Class of a model family, or the one that ``package.module:Class`` names.
+    """Class of a model family or baseline, or the one that ``package.module:Class`` names.
 
     Raises:
         ConfigError: unknown name, or no class of a model.

@@ -32,7 +32,7 @@ from tstune.runs.folder import (
     RunFolder,
     writing,
 )
-from tstune.runs.judging import Judge, check_baselines, check_metrics
+from tstune.runs.judging import Judge, check_baselines, check_metrics, too_many_windows
 from tstune.runs.plots import (
     choose_windows,
     plot_forecasts,
@@ -101,6 +101,8 @@ class FineTuning(ModelRun):
         parts = (f"{part} {len(windows):,}" for part, windows in self.data.windows.items())
         logger.info("windows: %s", ", ".join(parts))
         check_metrics(self.config, self.data.preprocessor.unit)
+        if (reason := too_many_windows(self.model, self.data)) is not None:
+            raise ConfigError(f"model.type={self.config.model.type}: {reason}")
         self.judge = Judge(self.data, self.config, self.manager)
 
     def build(self) -> None:
@@ -243,7 +245,9 @@ def _check_has_network(model: ForecastModel) -> None:
     }
     wrong = [key for key, is_asked in asked.items() if is_asked]
     if wrong:
-        raise ConfigError(f"{wrong[0]} is for networks, and model.type={config.model.type} has none; leave it out")
+        key = wrong[0].partition("=")[0]
+        fix = f"set {key}=null" if key == "tuning.mode" else "leave it out"
+        raise ConfigError(f"{wrong[0]} is for networks, and model.type={config.model.type} has none; {fix}")
 
 
 def per_item_table(model: ForecastModel, scores: dict[str, Scores], data: PreparedData) -> list[dict[str, object]]:

@@ -172,31 +172,40 @@ def check_metrics(config: RunConfig, unit: str | None) -> None:
 
 
 def build_baselines(model: ForecastModel, data: PreparedData, manager: DistributedManager) -> dict[str, ForecastModel]:
-    """Train the configured baselines; one that cannot exist for these lengths is left out with a line."""
+    """Train the configured baselines; one that cannot exist for these lengths is left out with a line.
+
+    The one that the model is of itself has its row already.
+    """
     config = model.config
     baselines = {}
     for name in config.evaluation.baselines:
+        if name == model.model_type:
+            continue
         baseline = model_class(name)(config)
         seasonality = config.evaluation.seasonality or default_seasonality(data.panel.frequency)
         if name == "seasonal_naive" and seasonality > config.model.context_length:
             logger.warning("seasonal_naive left out: a season has %d steps, the context is shorter", seasonality)
             continue
-        most, asked = baseline.most_windows(data.panel.roles.num_targets), len(data.test)
-        if most is not None and asked > most:
-            every = -(-asked * config.data.test_stride // most)
-            logger.warning(
-                "%s left out: it is fitted to each window anew, to at most %s test windows, and there are %s; "
-                "data.test_stride=%d gives as few",
-                name,
-                f"{most:,}",
-                f"{asked:,}",
-                every,
-            )
+        reason = too_many_windows(baseline, data)
+        if reason is not None:
+            logger.warning("%s left out: %s", name, reason)
             continue
         baseline.build(data.preprocessor)
         baseline.train_on(data.as_judged(), manager)
         baselines[name] = baseline
     return baselines
+
+
+def too_many_windows(model: ForecastModel, data: PreparedData) -> str | None:
+    """Why the test windows are too many for a model that takes its time with each; None where they are not."""
+    most, asked = model.most_windows(data.panel.roles.num_targets), len(data.test)
+    if most is None or asked <= most:
+        return None
+    every = -(-asked * model.config.data.test_stride // most)
+    return (
+        f"it is fitted to each window anew, to at most {most:,} test windows, and there are {asked:,}; "
+        f"data.test_stride={every} gives as few"
+    )
 
 
 def check_baselines(config: RunConfig) -> None:
