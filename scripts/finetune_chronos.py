@@ -36,7 +36,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     from tstune.models.registry import model_class
     from tstune.runtime.distributed import DistributedManager
 
-    processes = DistributedManager(config.distributed, config.training.mixed_precision)
+    processes = DistributedManager.for_run(config)
     results = model_class(config.model.type)(config).fit(output_dir=config.output_dir, manager=processes)
     if processes.is_main:
         print_results(results, config)

@@ -36,7 +36,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     from tstune.runs.finetune import FineTuning
     from tstune.runtime.distributed import DistributedManager
 
-    processes = DistributedManager(config.distributed, config.training.mixed_precision)  # asked for = given, or stop
+    processes = DistributedManager.for_run(config)  # asked for = given, or stop
     model = model_class(config.model.type)(config)
     resume = config.training.resume_from_checkpoint
     with FineTuning(model, config.output_dir, config.overwrite, resume, processes) as run:  # owns output_dir

@@ -34,7 +34,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     from tstune.runs.pretrain import PreTraining
     from tstune.runtime.distributed import DistributedManager
 
-    processes = DistributedManager(config.distributed, config.training.mixed_precision)
+    processes = DistributedManager.for_run(config)
     resume = config.training.resume_from_checkpoint
     with PreTraining(TTMForecaster(config), config.output_dir, config.overwrite, resume, processes) as run:
         if run.has("registered"):

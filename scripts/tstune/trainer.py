@@ -53,7 +53,7 @@ class TTMTrainer:
             tracker died on the way.
         """
         config = self.config
-        self.manager = DistributedManager(config.distributed, config.training.mixed_precision)
+        self.manager = DistributedManager.for_run(config)
         self.model = model_class(config.model.type)(config)
         return self.model.fit(
             output_dir=config.output_dir,

@@ -458,10 +458,14 @@ def test_weights_that_are_not_there_are_refused(name: str, desk: Desk, tmp_path:
 
 
 @foundation
-def test_a_run_folder_is_named_where_its_model_was_meant(name: str, desk: Desk) -> None:
+def test_a_run_folder_stands_for_its_model(name: str, desk: Desk) -> None:
     folder = desk.trained(name).folder
-    with pytest.raises(CheckpointError, match=f"did you mean {folder / 'model'}"):
-        desk.built(name, model={"pretrained": str(folder)})
+    whole, inside = (desk.built(name, model={"pretrained": str(place)}) for place in (folder, folder / "model"))
+    assert not whole.fresh
+    for (key, tensor), other in zip(
+        whole.module.state_dict().items(), inside.module.state_dict().values(), strict=True
+    ):
+        assert torch.equal(tensor, other), key
 
 
 def test_all_families_were_covered() -> None:

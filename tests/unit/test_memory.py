@@ -7,12 +7,15 @@ from __future__ import annotations
 
 import gc
 import json
+import logging
 import math
 import mmap
+import re
 import time
 import typing
 import warnings
 import weakref
+from pathlib import Path
 
 import pytest
 import torch
@@ -21,7 +24,7 @@ from torch import nn
 
 from tstune.config.schema import TrainingSection
 from tstune.errors import ConfigError, TrainingError
-from tstune.runtime import memory
+from tstune.runtime import distributed, memory
 from tstune.runtime.memory import (
     GPUManager,
     MemoryEstimate,
@@ -61,7 +64,7 @@ def test_report_of_a_cpu_is_json_and_plausible():
     assert report["visible_gpus"] == torch.cuda.device_count()
     assert 100 < report["free_memory_mib"] < report["total_memory_mib"] < 2**30
     assert report["compute_capability"] is None
-    assert (report["bf16"], report["fp16"], report["tf32"]) == (True, False, False)
+    assert (report["bf16"], report["fp16"], report["tf32"]) == (distributed.cpu_has_bf16(), False, False)
 
 
 def test_report_of_a_gpu(gpu_of, monkeypatch: pytest.MonkeyPatch):
@@ -114,6 +117,32 @@ def test_fp16_needs_a_gpu():
         GPUManager(CPU).choose_precision("fp16")
     with pytest.raises(ConfigError, match="on a MPS"):
         GPUManager(MPS).choose_precision("fp16")
+
+
+@pytest.mark.parametrize(("flags", "native"), [("fpu avx512_bf16 sse", True), ("fpu avx2", False), (None, False)])
+def test_bf16_of_a_processor_is_what_its_flags_say(flags: str | None, native: bool, tmp_path: Path, monkeypatch):
+    if flags is not None:
+        (tmp_path / "cpuinfo").write_text(f"flags : {flags}")
+    monkeypatch.setattr(distributed, "Path", lambda _: tmp_path / "cpuinfo")
+    assert distributed.cpu_has_bf16() is native
+    assert GPUManager(CPU).report()["bf16"] is native
+
+
+@pytest.mark.parametrize(
+    ("wanted", "native", "fallback", "runs", "said"),
+    [
+        ("fp16", True, True, "no", "float32 runs instead, as training.precision_fallback=true allows"),
+        ("bf16", False, True, "no", "float32 runs instead"),
+        ("bf16", False, False, "bf16", "only emulates bf16.*set training.mixed_precision=no"),
+        ("bf16", True, True, "bf16", None),
+        ("auto", False, False, "no", None),
+    ],
+)
+def test_what_runs_where_the_processor_lacks_it_is_said(wanted, native, fallback, runs, said, monkeypatch, caplog):
+    monkeypatch.setattr(distributed, "cpu_has_bf16", lambda: native)
+    monkeypatch.setattr(logging.getLogger("tstune"), "propagate", True)
+    assert distributed.choose_precision(CPU, wanted, fallback) == runs
+    assert bool(re.search(said, caplog.text)) if said else not caplog.text
 
 
 @pytest.fixture

@@ -11,54 +11,34 @@ import inspect
 from collections.abc import Mapping
 from functools import cache
 
-from tstune.config.schema import LoRAConfig, PretrainingSection, RunConfig, SplitSection, TrackingSection
+from tstune.config.names import ALIASES, SWITCHES, flat_name, flat_value
+from tstune.config.schema import RunConfig
 from tstune.config.section import section_classes
 from tstune.config.validation import leaf_paths, section_at, validate
 from tstune.errors import ConfigError
 from tstune.models.registry import flat_classes, model_class
 
-# Keys whose last part alone would be ambiguous or unclear.
-_RENAMED = {
-    "model.type": "model_type",
-    "tuning.mode": "tuning_mode",
-    "forecast.method": "forecast_method",
-    "forecast.half_life": "forecast_half_life",
-    "data.source": "data_source",
-    "data.path": "data_path",
-    "data.cache": "data_cache",
-    "evaluation.batch_size": "eval_batch_size",
-    "distributed.enabled": "distributed",
-    "distributed.strategy": "distributed_strategy",
-}
-_RENAMED |= {f"data.split.{name}": f"split_{name}" for name in SplitSection.model_fields}
-_RENAMED |= {f"lora.{name}": f"lora_{name}" for name in LoRAConfig.model_fields}
-_RENAMED |= {f"tracking.{name}": f"tracking_{name}" for name in TrackingSection.model_fields}
-_RENAMED |= {f"pretraining.{name}": f"pretraining_{name}" for name in PretrainingSection.model_fields}
-_RENAMED["tracking.trackers"] = "trackers"
-
-
-ALIASES: dict[str, str] = {
-    "model_path": "pretrained",
-    "forecast_length": "prediction_length",
-    "batch_size": "per_device_batch_size",
-    "gradient_clip_val": "max_grad_norm",
-    "data_source_name": "data_source",
-}
-"""Other names people know -> flat keyword."""
-
-SWITCHES: dict[str, tuple[str, str]] = {
-    "fp16": ("mixed_precision", "fp16"),
-    "bf16": ("mixed_precision", "bf16"),
-    "freeze_backbone": ("tuning_mode", "decoder"),
-}
-"""Boolean keyword -> (flat keyword, value it stands for). False asks for nothing, but forbids that value."""
-
 
 @cache
 def flat_paths() -> dict[str, str]:
     """Flat keyword -> dotted path in `RunConfig`, of all model families."""
-    paths = (path for family in section_classes() for path in leaf_paths(family=family))
-    return {_RENAMED.get(path, path.rsplit(".", 1)[-1]): path for path in paths}
+    return {flat_name(path): path for family in section_classes() for path in leaf_paths(family)}
+
+
+def nested(keywords: Mapping[str, object]) -> dict[str, object]:
+    """Flat keywords in their places in the sections.
+
+    Raises:
+        ConfigError: unknown keyword, or two names for one thing that disagree.
+    """
+    tree: dict = {}
+    for name, value in _resolve_names(keywords).items():
+        *parents, leaf = flat_paths()[name].split(".")
+        section = tree
+        for parent in parents:
+            section = section.setdefault(parent, {})
+        section[leaf] = value
+    return tree
 
 
 class ModelConfig:
@@ -74,15 +54,8 @@ class ModelConfig:
     model_type = "ttm"
 
     def __init__(self, **keywords: object) -> None:
-        flat = _resolve_names({"model_type": self.model_type} | keywords)
-        nested: dict = {}
-        for name, value in flat.items():
-            *parents, leaf = flat_paths()[name].split(".")
-            section = nested
-            for parent in parents:
-                section = section.setdefault(parent, {})
-            section[leaf] = value
-        self.run_config: RunConfig = validate(nested, origin=type(self).__name__)
+        values = nested({"model_type": self.model_type} | keywords)
+        self.run_config: RunConfig = validate(values, origin=type(self).__name__)
 
     @classmethod
     def from_run_config(cls, run_config: RunConfig) -> ModelConfig:
@@ -94,16 +67,10 @@ class ModelConfig:
     def __getattr__(self, name: str) -> object:
         if name == "run_config":  # not set yet: keep copy and pickle away from recursion
             raise AttributeError(name)
-        if name in SWITCHES:
-            target, value = SWITCHES[name]
-            return getattr(self, target) == value
-        name = ALIASES.get(name, name)
-        if name not in flat_paths() or not self._has(flat_paths()[name]):
-            raise AttributeError(f"{type(self).__name__} has no parameter {name!r}{_closest(name)}")
-        value: object = self.run_config
-        for part in flat_paths()[name].split("."):
-            value = getattr(value, part)
-        return value
+        try:
+            return flat_value(self.run_config, name)
+        except AttributeError:
+            raise AttributeError(f"{type(self).__name__} has no parameter {name!r}{_closest(name)}") from None
 
     def to_dict(self) -> dict[str, object]:
         """Return every flat keyword with its value."""

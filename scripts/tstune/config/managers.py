@@ -21,6 +21,7 @@ from omegaconf.basecontainer import BaseContainer
 from omegaconf.errors import InterpolationKeyError, MissingMandatoryValue, OmegaConfBaseException
 from yaml import YAMLError
 
+from tstune.config.layouts import as_recipe
 from tstune.config.schema import RunConfig
 from tstune.config.validation import validate
 from tstune.errors import ConfigError
@@ -137,7 +138,8 @@ def read_values(path: Path, overrides: Sequence[str] = ()) -> dict:
     tree = read_yaml(path)
     if "defaults" in tree:
         raise ConfigError(f"{path} has a defaults list: give it with --hydra instead of --config")
-    return resolve(_override(tree, overrides), path)
+    own_words = OmegaConf.create(as_recipe(OmegaConf.to_container(tree)))
+    return resolve(_override(own_words, overrides), path)
 
 
 def read_yaml(path: Path) -> DictConfig:
@@ -299,7 +301,7 @@ class HydraConfigManager(ConfigManager):
         _check_primary(path)
         translated = [to_hydra(override, path.parent) for override in overrides]
         tree = _compose(path, translated, overrides)
-        return validate(resolve(tree, path), origin=str(path))
+        return validate(as_recipe(resolve(tree, path)), origin=str(path))
 
     def validate_config(self, config: RunConfig | dict) -> bool:
         """Return True, or raise one `ConfigError` that lists every problem."""

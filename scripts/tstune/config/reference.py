@@ -9,8 +9,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from tstune.config.schema import RunConfig
-from tstune.config.section import ModelSection, section_classes
-from tstune.config.validation import subsection
+from tstune.config.section import ModelSection, section_classes, subsection
 
 HEADER = """# Every key of a recipe
 

@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
+from tstune.config.names import flat_value
 from tstune.config.section import DEFAULT_FAMILY, AnyModelSection, Moment, Section, end_of, section_class
 
 Duration = Annotated[str | Annotated[int, Field(ge=0)], Field(union_mode="left_to_right")]
@@ -308,6 +309,9 @@ class TrainingSection(Section):
     """Where the Huber loss turns from square to linear, in scaled units."""
     mixed_precision: Annotated[Literal["no", "fp16", "bf16", "auto"], BeforeValidator(_yaml_no)] | None = None
     """Null takes what `accelerate launch` was given; `auto` what the hardware does best (bf16, fp16 or no)."""
+    precision_fallback: bool = False
+    """Where the machine has no fp16, or only emulates bf16, run what `auto` picks, and say so; false stops at fp16 and
+    warns of the slow bf16."""
     early_stopping_patience: int | None = Field(None, ge=1)
     """Stop after this many validations without improvement; null never stops early."""
     eval_every_steps: int | None = Field(None, ge=1)
@@ -398,7 +402,7 @@ class DistributedConfig(Section):
     """What the run needs from the launcher; a mismatch stops the run."""
 
     enabled: bool | None = None
-    """True: more than one process must be running. False: `strategy` is a note, nothing is required."""
+    """True: several processes must be running. False: nothing is required, `strategy` and `world_size` are notes."""
     strategy: Literal["ddp", "fsdp", "deepspeed"] | None = None
     """Kind of parallelism that must be active; null takes any."""
     world_size: int | None = Field(None, ge=1)
@@ -468,6 +472,10 @@ class RunConfig(Section):
     """Replace an existing output folder."""
     seed: int = Field(42, ge=0, lt=2**32)
     """Seed of weights, window order and dropout."""
+
+    def __getattr__(self, name: str) -> object:
+        """Flat names too, as `TTMConfig` has them: `config.model_path` is `config.model.pretrained`."""
+        return super().__getattr__(name) if name.startswith("_") else flat_value(self, name)
 
     @model_validator(mode="after")
     def _quantiles_fit_the_head(self) -> RunConfig:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import typing
 from collections.abc import Iterator, Mapping
 from datetime import date, datetime, timedelta
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr, SerializeAsAny, WrapValidator
+from pydantic.fields import FieldInfo
 from pydantic_core import PydanticCustomError
 
 from tstune.models.registry import families, model_class
@@ -133,3 +135,24 @@ def _of_its_family(values: object, _: object) -> ModelSection:
 
 
 AnyModelSection = Annotated[SerializeAsAny[ModelSection], WrapValidator(_of_its_family)]
+
+
+def subsection(field: FieldInfo, family: str = DEFAULT_FAMILY) -> type[BaseModel] | None:
+    """The section a key holds, of this model family; None for a plain value."""
+    annotation = field.annotation
+    if annotation is ModelSection:
+        return section_class(family)
+    is_section = (
+        isinstance(annotation, type) and not typing.get_origin(annotation) and issubclass(annotation, BaseModel)
+    )
+    return annotation if is_section else None
+
+
+def paths_of(section: type[BaseModel], family: str = DEFAULT_FAMILY, prefix: str = "") -> Iterator[str]:
+    """Yield every key below a section as a dotted path, where the `model` section is that of a family."""
+    for name, field in section.model_fields.items():
+        below = subsection(field, family)
+        if below is None:
+            yield f"{prefix}{name}"
+        else:
+            yield from paths_of(below, family, f"{prefix}{name}.")

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import difflib
-import typing
 from collections.abc import Iterator, Mapping, Sequence
 
 from pydantic import BaseModel, ValidationError
-from pydantic.fields import FieldInfo
 
 from tstune.config.schema import RunConfig
-from tstune.config.section import DEFAULT_FAMILY, ModelSection, known_family, section_class
+from tstune.config.section import DEFAULT_FAMILY, known_family, paths_of, subsection
 from tstune.errors import ConfigError
 
 
@@ -106,29 +104,10 @@ def section_at(parents: Sequence[str], family: str = DEFAULT_FAMILY) -> type[Bas
     return section
 
 
-def subsection(field: FieldInfo, family: str = DEFAULT_FAMILY) -> type[BaseModel] | None:
-    """The section a key holds, of this model family; None for a plain value."""
-    annotation = field.annotation
-    if annotation is ModelSection:
-        return section_class(family)
-    is_section = (
-        isinstance(annotation, type) and not typing.get_origin(annotation) and issubclass(annotation, BaseModel)
-    )
-    return annotation if is_section else None
-
-
-def leaf_paths(section: type[BaseModel] = RunConfig, prefix: str = "", family: str = DEFAULT_FAMILY) -> Iterator[str]:
+def leaf_paths(family: str = DEFAULT_FAMILY) -> Iterator[str]:
     """Yield every key of the schema as a dotted path, for example ``training.learning_rate``.
 
     Args:
-        section: where to begin.
-        prefix: its path.
         family: whose keys the `model` section has.
     """
-    for name, field in section.model_fields.items():
-        path = f"{prefix}{name}"
-        below = subsection(field, family)
-        if below is not None:
-            yield from leaf_paths(below, f"{path}.", family)
-        else:
-            yield path
+    return paths_of(RunConfig, family)

@@ -165,6 +165,10 @@ class LoRAManager:
         }
 
 
+LoRATrainer = LoRAManager
+"""The name of the design document of the base framework."""
+
+
 def add_lora_adapters(model: nn.Module, rank: int = 16, model_type: str = "ttm", **options: object) -> nn.Module:
     """Short form of `LoRAManager.add_lora_to_model`."""
     return LoRAManager().add_lora_to_model(model, model_type, rank=rank, **options)

@@ -119,7 +119,7 @@ class BaseTimeSeriesFoundationModel(ForecastModel):
 
         self.require_built()
         prepared = self.prepare(data)
-        manager = DistributedManager(self.config.distributed, self.config.training.mixed_precision)
+        manager = DistributedManager.for_run(self.config)
         self.to(manager.device)
         backtest = Backtest(prepared, self.config.evaluation, manager, part)
         return backtest.score(self.for_items(prepared.panel.item_ids)).metrics

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from safetensors import SafetensorError, safe_open
 
+from tstune.config.managers import read_saved_values
 from tstune.config.section import ModelSection
 from tstune.errors import CheckpointError, ConfigError, MissingDependencyError, TstuneError
-from tstune.models.contract import optional_module
+from tstune.models.contract import MODEL_FOLDER, optional_module
 from tstune.models.registry import families, model_class
 
 if TYPE_CHECKING:
@@ -98,7 +99,7 @@ def load_network(
     from huggingface_hub.errors import StrictDataclassError
     from transformers import PreTrainedConfig
 
-    require_config_file(name)
+    name = checkpoint_of(name)
     try:
         values, _ = PreTrainedConfig.get_config_dict(name, revision=revision)
         _check_class(architecture, name, values)
@@ -181,16 +182,24 @@ def require_levels(name: str, levels: list[float]) -> None:
         )
 
 
-def require_config_file(name: str) -> None:
-    """Stop if `name` is a folder without config.json; a Hub id passes.
+def checkpoint_of(name: str) -> str:
+    """The folder or Hub id that holds the weights: of a run folder, its `model/`.
 
     Raises:
-        CheckpointError: naming the folder inside a run folder, if that is what was meant.
+        CheckpointError: a folder without weights, or a run whose weights are no whole model.
     """
-    if Path(name).is_dir() and not (Path(name) / "config.json").is_file():
-        inside = Path(name) / "model"
-        hint = f"; did you mean {inside}?" if (inside / "config.json").is_file() else ""
-        raise CheckpointError(f"model.pretrained={name}: the folder holds no config.json{hint}")
+    folder = Path(name)
+    if not folder.is_dir() or (folder / "config.json").is_file():
+        return name
+    if not (folder / MODEL_FOLDER / "config.json").is_file():
+        raise CheckpointError(f"model.pretrained={name}: the folder holds no config.json")
+    saved = folder / "config.yaml"
+    if saved.is_file() and read_saved_values(saved).get("model", {}).get("quantization", "none") != "none":
+        raise CheckpointError(
+            f"model.pretrained={name}: the run put an adapter on a packed base (model.quantization), which is no whole "
+            f"model; start from that base instead, {folder / MODEL_FOLDER}"
+        )
+    return str(folder / MODEL_FOLDER)
 
 
 def not_found(name: str, error: Exception) -> str:

@@ -28,9 +28,9 @@ from tstune.models.network_weights import (
     GRANITE,
     UNREADABLE,
     Architecture,
+    checkpoint_of,
     first_line,
     not_found,
-    require_config_file,
     require_same,
     scratch_values,
     unreadable,
@@ -391,8 +391,7 @@ def load_pretrained(
     if section.pretrained == BUILTIN:
         folder = builtin_folder(section.context_length, section.prediction_length)
         section = section.model_copy(update={"pretrained": str(folder)})
-    name, revision = section.pretrained, section.revision
-    require_config_file(name)
+    name, revision = checkpoint_of(section.pretrained), section.revision
     if not Path(name).is_dir() and revision is None:
         revision = _hub_revision(section, frequency)
     try:

@@ -68,6 +68,7 @@ _MAY_MOVE = (
     "training.auto_batch_size",
     "training.num_workers",
     "training.log_every_steps",
+    "training.precision_fallback",
 )
 """Settings (or sections) that do not change what comes out: they may differ when a run goes on."""
 _COMPARED_THEMSELVES = ("data.path", "model.pretrained")

@@ -103,7 +103,8 @@ def rebuild(
     recorded, environment = folder.metrics, folder.read_json(ENVIRONMENT)
     if list(recorded) != ["test"]:
         raise FolderError(f"{folder / METRICS} holds no scores of a training run (test)")
-    manager = manager or DistributedManager(mixed_precision=config.training.mixed_precision)
+    training = config.training
+    manager = manager or DistributedManager(None, training.mixed_precision, training.precision_fallback)
     gpu = GPUManager(manager.device)
     gpu.allow_tf32(config.training.tf32)
     with (

@@ -58,7 +58,7 @@ class ModelRun(Run, ABC):
     ) -> None:
         setup_logging()
         config = model.config
-        manager = manager or DistributedManager(config.distributed, config.training.mixed_precision)
+        manager = manager or DistributedManager.for_run(config)
         logger.info(manager.describe())
         inputs = {"model.pretrained": config.model.pretrained, "data.path": config.data.path}
         inputs |= {f"model.members.{n}": member for n, member in enumerate(getattr(config.model, "members", ()))}

@@ -7,6 +7,7 @@ import os
 from collections.abc import Collection, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from datetime import timedelta
+from pathlib import Path
 
 import torch
 from accelerate import Accelerator
@@ -15,13 +16,15 @@ from accelerate.utils import DistributedType, broadcast_object_list, send_to_dev
 from torch import nn
 from torch.distributed.fsdp import FSDPModule
 
-from tstune.config.schema import DistributedConfig
+from tstune.config.schema import DistributedConfig, RunConfig
 from tstune.errors import ConfigError, DistributedError, MissingDependencyError
 from tstune.runtime.logs import logger
 from tstune.runtime.sharding import is_partitioned, to_plain_number
 
 _AMPERE = 8
 """First major compute capability with bf16 and TF32 in hardware; older GPUs only emulate bf16, slowly."""
+_BF16_INSTRUCTIONS = {"avx512_bf16", "amx_bf16", "bf16"}
+"""Flags of processors that have it; the last is Arm's."""
 
 
 def compute_capability(device: torch.device) -> tuple[int, int] | None:
@@ -34,36 +37,54 @@ def compute_capability(device: torch.device) -> tuple[int, int] | None:
 def supported_formats(device: torch.device) -> dict[str, bool]:
     """Whether ``bf16`` and ``fp16`` may be used as mixed precision here, and whether ``tf32`` exists.
 
-    As `torch.cuda.is_bf16_supported(including_emulation=False)`, but for this device rather than the current one.
-    A CPU computes bf16, often slowly, and refuses fp16. AMD GPUs are not claimed to have TF32. On MPS runs nothing
-    of this project, so nothing is claimed.
+    As `torch.cuda.is_bf16_supported(including_emulation=False)`, but for this device rather than the current one; a CPU
+    has bf16 if its instructions have, and never fp16. AMD GPUs are not claimed to have TF32. On MPS runs nothing of
+    this project, so nothing is claimed.
     """
     capability = compute_capability(device)
     ampere = capability is not None and capability[0] >= _AMPERE
     amd = device.type == "cuda" and capability is None
-    return {"bf16": ampere or amd or device.type == "cpu", "fp16": device.type == "cuda", "tf32": ampere}
+    native = device.type == "cpu" and cpu_has_bf16()
+    return {"bf16": ampere or amd or native, "fp16": device.type == "cuda", "tf32": ampere}
 
 
-def choose_precision(device: torch.device, wanted: str | None) -> str | None:
+def cpu_has_bf16() -> bool:
+    """True if this processor multiplies bf16 itself; others emulate it, several times slower than float32."""
+    path = Path("/proc/cpuinfo")
+    return path.is_file() and not _BF16_INSTRUCTIONS.isdisjoint(path.read_text(encoding="utf-8").split())
+
+
+def choose_precision(device: torch.device, wanted: str | None, fallback: bool = False) -> str | None:
     """Turn ``auto`` into the mixed precision that suits the device.
 
     Args:
         device: where the training runs.
         wanted: ``auto``: bf16 on GPUs from compute capability 8 on, fp16 on older ones, no elsewhere.
             Anything else is returned as it is; None means what `accelerate launch` was given.
+        fallback: take what ``auto`` takes where the device lacks what is wanted (`training.precision_fallback`).
 
     Raises:
-        ConfigError: fp16 without a GPU.
+        ConfigError: fp16 without a GPU, and no fallback.
     """
-    if wanted == "fp16" and device.type != "cuda":
-        raise ConfigError(
-            f"mixed precision fp16 needs a GPU; on a {device.type.upper()} set training.mixed_precision to bf16 or no"
-        )
-    if wanted != "auto":
+    on_gpu = device.type == "cuda"
+    if wanted == "auto":
+        return "no" if not on_gpu else "bf16" if supported_formats(device)["bf16"] else "fp16"
+    emulated = device.type == "cpu" and not cpu_has_bf16()
+    if on_gpu or not (wanted == "fp16" or (wanted == "bf16" and emulated)):
         return wanted
-    if device.type != "cuda":
+    lack = "fp16 needs a GPU" if wanted == "fp16" else "this processor only emulates bf16, several times slower"
+    allow = "training.precision_fallback=true"
+    if fallback:
+        logger.warning("%s: float32 runs instead, as %s allows", lack, allow)
         return "no"
-    return "bf16" if supported_formats(device)["bf16"] else "fp16"
+    if wanted == "bf16":
+        logger.warning("%s than float32: set training.mixed_precision=no, or %s", lack, allow)
+        return wanted
+    others = "no" if emulated else "bf16 or no"
+    raise ConfigError(
+        f"mixed precision {lack}; on a {device.type.upper()} set training.mixed_precision to {others}, or {allow} to "
+        "run float32 wherever fp16 is missing"
+    )
 
 
 def allow_tf32(device: torch.device, enabled: bool) -> bool:
@@ -146,6 +167,7 @@ class DistributedManager:
         config: what the run needs.
         mixed_precision: ``no``, ``fp16``, ``bf16``, ``auto`` for what suits the hardware unless the launcher was given
             one, or None for what the launcher was given.
+        precision_fallback: see `choose_precision`.
 
     Raises:
         DistributedError: with the command line or key that mends it.
@@ -155,6 +177,7 @@ class DistributedManager:
         self,
         config: DistributedConfig | None = None,
         mixed_precision: str | None = None,
+        precision_fallback: bool = False,
     ) -> None:
         self.config = config or DistributedConfig()
         self._meetings = 0
@@ -171,7 +194,7 @@ class DistributedManager:
                 f"training.mixed_precision={mixed_precision} but accelerate was launched with {launched}; "
                 "set one of them, or both alike"
             )
-        wanted = choose_precision(device, mixed_precision or launched)
+        wanted = choose_precision(device, mixed_precision or launched, precision_fallback)
         if AcceleratorState._shared_state and PartialState().num_processes == 1:
             AcceleratorState._reset_state()  # a second run in one Python session may use another precision
         with rehearsing() if self.rehearsal else nullcontext():
@@ -186,6 +209,11 @@ class DistributedManager:
                 self.strategy_name,
                 self.num_processes,
             )
+
+    @classmethod
+    def for_run(cls, config: RunConfig) -> DistributedManager:
+        """Start what a run asks for."""
+        return cls(config.distributed, config.training.mixed_precision, config.training.precision_fallback)
 
     @property
     def is_main(self) -> bool:
@@ -356,6 +384,8 @@ class DistributedManager:
             )
         if self.strategy == "fsdp" and not self.accelerator.is_fsdp2:
             raise DistributedError("FSDP 1 is not supported: set fsdp_version: 2, as in accelerate_configs/fsdp2.yaml")
+        if config.enabled is False:
+            return
         if config.world_size is not None and config.world_size != found:
             raise DistributedError(
                 f"distributed.world_size={config.world_size} but {found} process(es) are running; "
@@ -366,7 +396,7 @@ class DistributedManager:
                 "distributed.enabled=true but one process is running; "
                 "start with: accelerate launch --config_file accelerate_configs/ddp.yaml --num_processes 2 …"
             )
-        if config.enabled is not False and config.strategy not in (None, self.strategy):
+        if config.strategy not in (None, self.strategy):
             raise DistributedError(
                 f"distributed.strategy={config.strategy} but Accelerate runs {self.strategy}; "
                 "pick the matching file of accelerate_configs/"

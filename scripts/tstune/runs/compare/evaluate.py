@@ -278,7 +278,7 @@ def _tune(member: ListedModel) -> dict[str, object]:
     try:
         if not _is_done(config):
             logger.info("models.%s: tuning", member.name)
-            manager = DistributedManager(config.distributed, config.training.mixed_precision)
+            manager = DistributedManager.for_run(config)
             model_class(config.model.type)(config).fit(output_dir=config.output_dir, manager=manager)
     except TstuneError as error:
         return row(reason=_one_line(error))
