@@ -17,10 +17,10 @@ def _weights_of_a_wider_model(folder: Path) -> None:
     shutil.copy(wider / "model.safetensors", folder / "checkpoint" / "model.safetensors")
 
 
-def _checkpoint_inside_a_run_folder(folder: Path) -> None:
+def _packed_base_of_a_run(folder: Path) -> None:
     (folder / "earlier_run").mkdir()
     shutil.copytree(folder / "checkpoint", folder / "earlier_run" / "model")
-    (folder / "earlier_run" / "config.yaml").write_text("seed: 1\n")
+    (folder / "earlier_run" / "config.yaml").write_text("model: {quantization: nf4}\n")
 
 
 CASES = (
@@ -99,11 +99,11 @@ CASES = (
         edit_json("checkpoint/config.json", d_model="wide"),
     ),
     Case(
-        "run folder for a checkpoint",
+        "run folder with an adapter on a packed base",
         "missing file",
-        ("earlier_run", "config.json", "earlier_run/model"),
+        ("earlier_run", "no whole model", "earlier_run/model"),
         ("model.pretrained={folder}/earlier_run",),
-        _checkpoint_inside_a_run_folder,
+        _packed_base_of_a_run,
     ),
     Case(
         "Hub id without a network",
