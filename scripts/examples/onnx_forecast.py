@@ -19,7 +19,12 @@ table = np.genfromtxt(sys.argv[2], delimiter=",", names=True, dtype=np.float32)[
 if len(table) < facts["context_length"]:
     raise SystemExit(f"error: {len(table)} rows; a forecast needs {facts['context_length']}")
 past = np.stack([table[name] for name in facts["past_channels"]], axis=-1)[None]  # [1, context, channels]
+if np.isinf(past).any():
+    raise SystemExit("error: a reading is infinite; leave cells empty where nothing was read")
 outputs = dict(zip([output.name for output in session.get_outputs()], session.run(None, {"past": past}), strict=True))
+if not np.isfinite(outputs["forecast"]).all():
+    step = int(np.argwhere(~np.isfinite(outputs["forecast"][0]))[0][0]) + 1
+    raise SystemExit(f"error: the forecast of step {step} is not a number; check the readings")
 print("step," + ",".join(facts["targets"]))
 for step, values in enumerate(outputs["forecast"][0], start=1):
     print(step, *(f"{value:.9g}" for value in values), sep=",")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -463,3 +464,16 @@ def test_what_the_real_files_hold(shared: Path):
     by_item = uom.cleaning["conflicting_readings"]["by_item"]
     assert by_item["UoM2304"] > 12_000
     assert by_item.get("UoM2301", 0) < 800
+
+
+@pytest.mark.parametrize("value", [1e30, -2e15, np.inf])
+def test_fault_15_an_absurd_magnitude_is_missing_and_counted(value):
+    source = table(np.r_[np.arange(50.0), value, 1e15], column="load")
+    cleaned = clean(source)
+    found = cleaned.cleaning["absurd"]
+    assert (found["count"], found["action"], found["by_item"], found["limit"]) == (1, "dropped", {"a": 1}, 1e15)
+    assert cleaned.frame["load"].isna().sum() == 1
+    assert cleaned.frame["load"].max() == 1e15
+    beside = replace(source, roles=Roles(("other",), conditional=("load",)))
+    beside = replace(beside, frame=beside.frame.assign(other=1.0))
+    assert clean(beside).frame["load"].isna().sum() == 1, "an input as well"

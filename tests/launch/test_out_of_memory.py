@@ -24,15 +24,17 @@ def desk(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def write_recipe(desk: Path, name: str) -> Path:
+def write_recipe(desk: Path, name: str, folder: Path | None = None, **changes: dict) -> Path:
+    folder = folder or desk
     training = {"max_steps": STEPS, "eval_every_steps": STEPS, "per_device_batch_size": PER_RANK}
     sections = {
         "tuning": {"mode": "full"},
         "training": training | {"auto_batch_size": True},
         "evaluation": {"baselines": []},
     }
-    values = tiny.recipe(desk / "series.csv", desk / name, desk / "checkpoint", **sections)
-    return tiny.write_recipe(desk / f"{name}.yaml", values)
+    sections = tiny.merged(sections, changes)
+    values = tiny.recipe(desk / "series.csv", folder / name, desk / "checkpoint", **sections)
+    return tiny.write_recipe(folder / f"{name}.yaml", values)
 
 
 @pytest.fixture(scope="module")
@@ -82,6 +84,31 @@ def test_one_line_says_so(launched: subprocess.CompletedProcess) -> None:
     assert lines == [
         f"out of memory with {PER_RANK} windows at once: each step takes them in 4 parts of {PART}; same result, slower"
     ]
+
+
+# The last batch of the epoch is uneven: on 2 ranks 5 and 4 windows, or 3 and 2 in parts of one; on 3 ranks 5, 4 and 4.
+UNEVEN = [
+    pytest.param(strategy, *case, marks=[] if (strategy, case) == ("fsdp2", (2, 41, FITS)) else pytest.mark.slow)
+    for strategy in ("ddp", "fsdp2", "deepspeed_zero2", "deepspeed_zero3")
+    for case in ((2, 41, FITS), (2, 37, 1), (3, 61, FITS))
+]
+
+
+@pytest.mark.parametrize(("strategy", "ranks", "windows", "fits"), UNEVEN)
+def test_fault_12_uneven_last_batch_ends(
+    strategy: str, ranks: int, windows: int, fits: int, desk: Path, launch_probe: Launch, tmp_path: Path
+) -> None:
+    steps = {"max_steps": 4, "eval_every_steps": 4}
+    data = {"train_fraction": (windows + 0.5) / 402, "train_fraction_from": "uniform"}
+    names = ("plenty", f"fits-{fits}")
+    recipes = [write_recipe(desk, name, tmp_path, training=steps, data=data) for name in names]
+    done = launch_probe(strategy, "memory_probe.py", tmp_path, *recipes, num_processes=ranks)
+    assert done.returncode == 0, done.stderr
+    whole, in_parts = (
+        [tiny.read_json(tmp_path / f"{name}-rank{rank}.json") for rank in range(ranks)] for name in names
+    )
+    assert {len(record["epoch"]) for record in whole} == {windows}
+    assert losses(in_parts[0]) == pytest.approx(losses(whole[0]), rel=1e-5)
 
 
 @pytest.mark.slow

@@ -388,7 +388,7 @@ def test_a_run_sends_no_more_than_was_planned(csv: Path, service: Service) -> No
     model = TimeGPTForecaster(validate(values(csv, **sections), "test"))
     model.fit()
     sent = sum(len(body["series"]["sizes"]) for body in service.bodies())
-    assert sent == 4 * 42, "test and validation windows, by the model before and after"
+    assert sent == 2 * (42 + 6) + 22, "test and validation windows, by the model before and after; calibration"
 
 
 # Refusals

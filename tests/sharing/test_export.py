@@ -105,6 +105,15 @@ def test_a_missing_end_and_an_empty_context_give_numbers(exported):
     assert np.isfinite(found).all()
 
 
+def test_fault_15_what_cannot_be_a_reading_is_missing(exported):
+    run = RUNNERS["onnx"](exported("plain", "onnx").path)
+    past = torch.full((3, tiny.CONTEXT, 1), 20.0) + torch.arange(tiny.CONTEXT)[None, :, None]
+    past[:, 5:8] = torch.tensor([torch.nan, torch.inf, -1e30])[:, None, None]
+    [found] = run({"past": past})
+    assert np.isfinite(found).all()
+    assert (found == found[0]).all()
+
+
 _CONSUMER = """
 import runpy, sys
 for name in ("torch", "tstune", "transformers"):
@@ -128,6 +137,10 @@ def test_the_consumer_example_needs_onnxruntime_alone(exported, run_of, readings
     expected = load_model(run_of("plain")).predict(one)
     assert table["step"].tolist() == list(range(1, tiny.PREDICTION + 1))
     assert table["load"].to_numpy() == pytest.approx(expected["load"].to_numpy(), rel=1e-5)
+    one[["timestamp", "load"]].assign(load=np.inf).to_csv(tmp_path / "readings.csv", index=False)  # fault 15
+    answer = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert (answer.returncode, answer.stdout) == (1, "")
+    assert answer.stderr == "error: a reading is infinite; leave cells empty where nothing was read\n"
 
 
 @pytest.mark.slow

@@ -15,6 +15,7 @@ from tstune.data.windows import MirroredWindows
 from tstune.errors import ConfigError
 from tstune.models.fast_layers import FastDropout, dropout_mask, use_fast_dropout
 from tstune.runtime.distributed import DistributedManager
+from tstune.training.feature_cache import training_windows
 from tstune.training.lr_finder import HIGHEST, LOWEST, find_learning_rate
 from tstune.training.optim import WeightAverage, build_optimizer
 
@@ -166,6 +167,19 @@ def test_mirrored_windows_are_the_windows_and_their_mirror_images(forecaster):
         data={"mirror_train_windows": True}, tuning={"mode": "decoder"}, training={"max_steps": None, "num_epochs": 1}
     )
     assert model.fit()["training"].num_steps == -(-2 * 402 // 32)
+
+
+def test_fault_13_mirrored_about_the_level_of_the_data_whatever_the_scaling(forecaster):
+    centres = []
+    for scaling in ("standard", "none"):
+        model = forecaster(data={"mirror_train_windows": True, "scaling": scaling})
+        data = model.prepare()
+        model.build(data.preprocessor)
+        mirrored, _ = training_windows(model, data, DistributedManager())
+        n = len(data.train)
+        centres.append((mirrored.__getitems__([0])["past_values"] + mirrored.__getitems__([n])["past_values"]) / 2)
+    torch.testing.assert_close(*centres)
+    assert centres[0].mean() == pytest.approx(data.panel.values.mean(), rel=0.1)
 
 
 def test_mirrored_windows_need_targets_only(forecaster):

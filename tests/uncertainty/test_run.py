@@ -15,6 +15,7 @@ from tstune.evaluation.calibration import interval_coverage
 from tstune.evaluation.uncertainty import dependent_windows, judge_uncertainty, with_evidence
 from tstune.models.ttm import TTMForecaster
 from tstune.runtime.distributed import DistributedManager
+from tstune.training import loop as training_loop
 
 QUANTILES = list(LEVELS)
 POINT = ["residual", "split_conformal", "weighted_conformal", "adaptive_conformal"]
@@ -46,7 +47,7 @@ def test_the_record_is_the_agreed_one(recorded):
     assert list(split["methods"]) == POINT
     assert list(head["methods"]) == POINT + HEAD
     assert split["levels"] == QUANTILES
-    assert split["calibration"] == {"part": "validation", "num_windows": 82}
+    assert split["calibration"] == {"part": "later validation", "num_windows": 42}
     assert len(split["coverage_by_step"]["values"]) == tiny.PREDICTION
     assert sum(split["pit"]["share"]) == pytest.approx(1)
     assert len(split["pit"]["share"]) == len(split["pit"]["expected"]) == len(QUANTILES) + 1
@@ -69,7 +70,7 @@ def test_the_rows_are_those_of_the_windows(make, head_run, recorded):
         part: with_evidence(
             Backtest(data, model.config.evaluation, manager, part).score(model).windows, data.windows[part], model
         )
-        for part in ("validation", "test")
+        for part in ("calibration", "test")
     }
     test = parts["test"]
     quantiles = model.uncertainty.backtest(test)
@@ -78,14 +79,35 @@ def test_the_rows_are_those_of_the_windows(make, head_run, recorded):
     )
     row = recorded["head"]["methods"]["quantile_head_conformal"]["intervals"][1]
     assert vars(share) == pytest.approx(row, rel=1e-5)
-    judged = judge_uncertainty(model, model.config.forecast, data, parts["validation"], test)
+    judged = judge_uncertainty(model, model.config.forecast, data, parts["calibration"], test)
     assert judged.quantiles == pytest.approx(quantiles, rel=1e-6)
-    calibration = replace(parts["validation"], truth=parts["validation"].truth + 100)
+    calibration = replace(parts["calibration"], truth=parts["calibration"].truth + 100)
     elsewhere = judge_uncertainty(model, model.config.forecast, data, calibration, test)
     coverage = {name: row["intervals"][1]["coverage"] for name, row in elsewhere.report["methods"].items()}
     assert coverage["split_conformal"] == coverage["quantile_head_conformal"] == 0.0, "calibrated on these windows only"
     raw = judged.report["methods"]["quantile_head"]["intervals"][1]["coverage"]
     assert coverage["quantile_head"] == raw, "the raw head has no calibration"
+
+
+def test_fault_16_the_windows_that_calibrate_chose_nothing(make, split_run, monkeypatch):
+    whole, data = make(tuning={"mode": "zero_shot"}).prepare(), make().prepare()
+    assert list(whole.windows) == ["train", "validation", "test"], "an untuned model chose nothing"
+    assert make().prepare(data) is data, "cut once"
+    starts = {part: windows.starts(range(len(windows))) for part, windows in data.windows.items()}
+    halves = np.concatenate([starts["validation"], starts["calibration"]])
+    assert np.isin(halves, whole.validation.starts(range(82))).all()
+    items = {part: data.panel.segment_item[data.windows[part].segment_of(starts[part])] for part in starts}
+    for item in (0, 1):
+        chose, calibrates = (starts[part][items[part] == item] for part in ("validation", "calibration"))
+        assert (len(chose), len(calibrates)) == (21 - tiny.PREDICTION, 21)
+        assert chose.max() + tiny.PREDICTION <= calibrates.min(), "nothing is forecast in both"
+    seen, load = [], training_loop.window_loader
+    note = lambda windows, size: seen.append(len(windows)) or load(windows, size)  # noqa: E731
+    monkeypatch.setattr(training_loop, "window_loader", note)
+    make(training={"max_steps": 1}).fit()
+    assert seen == [len(data.validation)], "the loop chose by the earlier half"
+    text = f"the earlier {len(data.validation)} chose the weights, the later {len(data.calibration)} calibrated"
+    assert text in (split_run[0] / "README.md").read_text()
 
 
 def test_metrics_of_the_quantiles_join_the_scoreboard(split_run, recorded):
@@ -137,7 +159,7 @@ def test_too_few_windows_are_said(make, caplog, monkeypatch):
     monkeypatch.setattr("tstune.evaluation.uncertainty.logger.propagate", True)
     levels = {"quantiles": [0.001, 0.5, 0.999], "method": "split_conformal"}
     make(forecast=levels, training={"max_steps": 1}).fit()
-    assert "0.001, 0.999 need 999 validation windows, a step has 82" in caplog.text
+    assert "0.001, 0.999 need 999 validation windows, a step has 42" in caplog.text
 
 
 def test_quantiles_of_adapted_items_are_around_their_forecast(make, tmp_path):

@@ -9,7 +9,9 @@ import torch
 from torch import nn
 
 from tstune.config.schema import TrainingSection
-from tstune.training.optim import build_optimizer, learning_rate_factor
+from tstune.config.validation import validate
+from tstune.errors import ConfigError
+from tstune.training.optim import SCHEDULES, build_optimizer, learning_rate_factor
 
 PEAK = 3e-3
 OPTIMIZERS = typing.get_args(TrainingSection.model_fields["optimizer"].annotation)
@@ -33,6 +35,14 @@ def our_rates(scheduler: str, total_steps: int, warmup: float) -> list[float]:
 
 
 # Schedules
+
+
+def test_fault_17_a_schedule_without_a_formula_is_refused():
+    assert set(SCHEDULES) == set(typing.get_args(TrainingSection.model_fields["scheduler"].annotation))
+    with pytest.raises(ConfigError, match=r"training\.scheduler"):
+        validate({"training": {"scheduler": "linear"}}, "recipe.yaml")
+    with pytest.raises(KeyError, match="linear"):
+        learning_rate_factor("linear", 1, 10, 0.1)
 
 
 @pytest.mark.parametrize("total_steps", [1, 2, 3, 7, 25, 100, 1013])

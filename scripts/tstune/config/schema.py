@@ -359,7 +359,9 @@ class ForecastSection(Section):
     errors weigh more · `adaptive_conformal`: levels follow what was covered, in a backtest · `quantile_head`: the
     network learns them with the pinball loss, whatever training.loss is."""
     calibration_windows: int = Field(2000, ge=1)
-    """Validation windows that intervals are calibrated and alarm thresholds are chosen on, at most."""
+    """Validation windows that intervals are calibrated and alarm thresholds are chosen on, at most. A run that trains
+    and has quantiles chooses its weights on the earlier half of each series' validation windows and calibrates on the
+    later half, which chose nothing."""
     half_life: float = Field(1.0, gt=0)
     """`weighted_conformal`: an error weighs half as much for each such share of the calibration time it is older."""
     adaptation_rate: float = Field(0.01, gt=0, lt=1)

@@ -117,8 +117,13 @@ class PreparedData:
 
     @property
     def validation(self) -> WindowDataset:
-        """Validation windows."""
+        """Validation windows: what chooses weights and settings."""
         return self.windows["validation"]
+
+    @property
+    def calibration(self) -> WindowDataset:
+        """Windows that intervals are calibrated on; see `with_calibration_apart`."""
+        return self.windows.get("calibration", self.validation)
 
     @property
     def test(self) -> WindowDataset:
@@ -139,8 +144,35 @@ class PreparedData:
                 f"data.max_gap={self.preprocessor.max_gap} is not shorter than evaluation.context_steps={context_steps}"
                 ": what is left of a context could be nothing but interpolation"
             )
-        windows = {part: self.windows[part].showing(steps) for part in ("validation", "test")}
+        windows = {part: windows.showing(steps) for part, windows in self.windows.items() if part != "train"}
         return replace(self, windows=self.windows | windows)
+
+    def with_calibration_apart(self) -> PreparedData:
+        """The same with validation in two: each item's earlier half chooses, the later half calibrates intervals.
+
+        Errors on windows that chose the weights are smaller than those to come (Vovk, Gammerman & Shafer 2005, ch. 4.1:
+        the proper training set and the calibration set are disjoint). What the first half forecasts ends before the
+        second begins.
+        """
+        if "calibration" in self.windows:
+            return self
+        windows, numbers = self.validation, np.arange(len(self.validation))
+        starts = windows.starts(numbers)
+        item = self.panel.segment_item[windows.segment_of(starts)]
+        border = np.zeros(len(self.panel.item_ids), np.int64)
+        for one in np.unique(item):
+            border[one] = np.median(starts[item == one])
+        later = starts >= border[item]
+        earlier = starts + windows.prediction_length <= border[item]
+        if not earlier.any():
+            logger.warning(
+                "validation part too short to cut: intervals are calibrated on the windows that choose the weights, "
+                "and may hold less than they promise; enlarge data.split.validation"
+            )
+            return self
+        chosen = numbers if windows.chosen is None else windows.chosen
+        halves = {"validation": windows.only(chosen[earlier]), "calibration": windows.only(chosen[later])}
+        return replace(self, windows=self.windows | halves)
 
     def as_judged(self) -> PreparedData:
         """The same with training contexts as short as those of the test, for baselines."""

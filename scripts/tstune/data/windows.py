@@ -386,6 +386,11 @@ class EpochBatchSampler(Sampler[list[int]]):
         """Batches of a whole pass, the same on every rank."""
         return -(-self.num_windows // (self.batch_size * self.num_ranks))
 
+    def largest_share(self, batch: int) -> int:
+        """Windows that the rank with the most of them gets in a batch of the epoch, counted from 0."""
+        left = self.num_windows - batch * self.batch_size * self.num_ranks
+        return min(self.batch_size, -(-left // self.num_ranks))
+
     def __iter__(self) -> Iterator[list[int]]:
         if self.shuffle:
             order = np.random.default_rng([self.seed, self.epoch]).permutation(self.num_windows)
@@ -409,9 +414,12 @@ class RankWindows(Dataset):
     def __getitems__(self, indices: Sequence[int]) -> Batch:
         if indices[0] >= 0:
             return self.windows.__getitems__(indices)
-        batch = self.windows.__getitems__([~indices[0]])
-        batch["future_observed_mask"] = torch.zeros_like(batch["future_observed_mask"])
-        return batch
+        return without_weight(self.windows.__getitems__([~indices[0]]))
+
+
+def without_weight(batch: Batch) -> Batch:
+    """The batch as a filler: it passes through the network and counts nowhere."""
+    return batch | {"future_observed_mask": torch.zeros_like(batch["future_observed_mask"])}
 
 
 def evaluation_batch_size(configured: int | str, num_channels: int, device: torch.device) -> int:

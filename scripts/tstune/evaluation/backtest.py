@@ -183,7 +183,7 @@ class Backtest:
         data: panel, split and windows.
         config: horizons, seasonality and batch size.
         manager: process group; N ranks give the numbers of one.
-        part: which windows, ``test`` or ``validation``.
+        part: which windows, a key of `data.windows`.
         every: score only every so many of the windows.
         max_windows: score at most so many, evenly spread; None scores all.
     """

@@ -94,12 +94,12 @@ def judge_uncertainty(
         model: the tuned model that made the forecasts in `calibration` and `test`.
         section: the `forecast` section, with quantiles.
         data: where the windows come from.
-        calibration, test: `Backtest.score(...).windows` on the validation and the test part.
+        calibration, test: `Backtest.score(...).windows` on `PreparedData.calibration` and on the test part.
 
     Raises:
         DataError: windows without start, or a target without a reading.
     """
-    calibration = with_evidence(calibration, data.validation, model)
+    calibration = with_evidence(calibration, data.calibration, model)
     test = with_evidence(test, data.test, model)
     _warn_if_few(calibration, section.quantiles)
     chosen = configured_name(section)
@@ -116,7 +116,10 @@ def judge_uncertainty(
     report = {
         "method": chosen,
         "levels": list(section.quantiles),
-        "calibration": {"part": "validation", "num_windows": len(calibration.truth)},
+        "calibration": {
+            "part": "later validation" if "calibration" in data.windows else "validation",
+            "num_windows": len(calibration.truth),
+        },
         "methods": rows,
     } | details(test, quantiles, section.quantiles)
     return JudgedUncertainty(report, quantiles, method)
@@ -126,7 +129,7 @@ def fit_uncertainty(
     model: ForecastModel, section: ForecastSection, data: PreparedData, calibration: ScoredWindows
 ) -> UncertaintyMethod:
     """The configured method alone, fitted, where there are no test windows to judge it on."""
-    calibration = with_evidence(calibration, data.validation, model)
+    calibration = with_evidence(calibration, data.calibration, model)
     return make_method(configured_name(section), section).fit(calibration)
 
 

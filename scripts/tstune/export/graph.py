@@ -8,6 +8,7 @@ from contextlib import contextmanager
 import torch
 from torch import nn
 
+from tstune.data.cleaning.readings import LARGEST
 from tstune.data.frequency import to_steps
 from tstune.data.prepared import Preprocessor
 from tstune.data.windows import Batch
@@ -37,9 +38,9 @@ class GapFilling(nn.Module):
 
     def forward(self, readings: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Values and mask [batch, context, channels] of readings with NaN where there is none."""
+        seen = readings.abs() <= LARGEST  # neither NaN nor what cleaning drops
         if self.zeros:
-            readings = torch.where(self.is_zero & torch.isnan(readings), 0.0, readings)
-        seen = ~torch.isnan(readings)
+            readings, seen = torch.where(self.is_zero & ~seen, 0.0, readings), seen | self.is_zero
         values = torch.where(seen, readings, 0.0)
         if not self.longest:
             return values, seen

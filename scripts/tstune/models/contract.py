@@ -291,7 +291,9 @@ class ForecastModel(ABC):
         weights = None if fresh else self.config.model.pretrained
         prepared = refuse_trained_on(self._windows(data), weights, self.config.data.split.allow_overlap)
         context_dropping(self.config, prepared.panel.frequency)  # refused before anything is trained
-        return prepared.judged_on(self.config.evaluation.context_steps)
+        prepared = prepared.judged_on(self.config.evaluation.context_steps)
+        chooses = self.config.tuning.mode != "zero_shot" or self.config.tuning.per_item
+        return prepared.with_calibration_apart() if chooses and self.config.forecast.quantiles else prepared
 
     def shortened(self, windows: WindowDataset) -> WindowDataset:
         """Training windows with the oldest part of some contexts masked, as `training.context_dropping` asks."""

@@ -323,7 +323,7 @@ def plan_run(config: RunConfig, data: PreparedData) -> SendingPlan:
         "test": models * len(data.test),
         "selection": 2 * min(num_validation, config.model.selection_windows) if tunes else 0,
         "alarm thresholds": models * thresholds,
-        "calibration": min(num_validation, limit) if config.forecast.quantiles else 0,
+        "calibration": min(len(data.calibration), limit) if config.forecast.quantiles else 0,
     }
     learned = training_series(data.train) if tunes else []
     per_request = config.model.windows_per_request

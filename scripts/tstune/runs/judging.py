@@ -99,7 +99,8 @@ class Judge:
             return
         name = next(row for row in ("per_item", "fine_tuned", "zero_shot") if row in self.scores)
         forecaster, limit = model.for_items(self.data.panel.item_ids), section.calibration_windows
-        backtest = Backtest(self.data, self.config.evaluation, self.manager, "validation", max_windows=limit)
+        part = "calibration" if "calibration" in self.data.windows else "validation"
+        backtest = Backtest(self.data, self.config.evaluation, self.manager, part, max_windows=limit)
         calibration, test = backtest.score(forecaster).windows, self.scores[name].windows
         if calibration is None:
             logger.warning("forecast.quantiles left out: forecasts too large for memory; lower calibration_windows")

@@ -336,8 +336,9 @@ def training_identity(config: RunConfig) -> dict[str, object]:
     """Settings that make a training what it is: a checkpoint is gone on from with the same ones only."""
     free = (*_MAY_MOVE, *_COMPARED_THEMSELVES, *_JUDGING_ONLY)
     identity = {name: value for name, value in dotted(config.model_dump(mode="json")) if not _among(name, free)}
-    if config.forecast.quantiles and config.forecast.method == "quantile_head":  # its loss depends on the levels
-        identity["forecast.quantiles"] = config.forecast.quantiles
+    if config.forecast.quantiles:  # part of validation is set apart, and the loss of a quantile head needs the levels
+        by_head = config.forecast.method == "quantile_head"
+        identity["forecast.quantiles"] = config.forecast.quantiles if by_head else True
     return identity
 
 

@@ -59,7 +59,7 @@ The input needs the last {context} steps of each series; values are in original 
 | `model/` | weights (safetensors) and config, in the format of the model's own library |
 | `preprocessor.json` | columns, grid, scaler |
 | `uncertainty.json` | how forecasts become quantiles: method, levels, options |
-| `uncertainty.safetensors` | its numbers, fitted on validation windows |
+| `uncertainty.safetensors` | its numbers, fitted on validation windows that chose nothing |
 | `config.yaml` | the resolved configuration; `--config config.yaml output_dir=…` reruns it |
 | `metrics.json` | every metric of every model on the test windows |
 | `verdict.json` | the verdict: differences with intervals, what was drawn from |
@@ -100,7 +100,7 @@ def render_readme(model: ForecastModel, data: PreparedData, results: dict, envir
         num_items=data.manifest["num_items"],
         frequency=preprocessor.frequency,
         targets=", ".join(roles.target),
-        windows=", ".join(f"{part} {count:,}" for part, count in data.manifest["windows"].items()),
+        windows=_windows(data),
         context=config.model.context_length,
         ahead=config.model.prediction_length,
         pretrained=_origin(model),
@@ -123,6 +123,14 @@ def render_readme(model: ForecastModel, data: PreparedData, results: dict, envir
     absent += [] if model.uncertainty is not None else ["| `uncertainty."]
     kept = (line for line in text.splitlines() if not line.startswith(tuple(absent)))
     return "\n".join(kept) + "\n"
+
+
+def _windows(data: PreparedData) -> str:
+    text = ", ".join(f"{part} {count:,}" for part, count in data.manifest["windows"].items())
+    if "calibration" in data.windows:
+        text += f"; of validation the earlier {len(data.validation):,} chose the weights, the later "
+        text += f"{len(data.calibration):,} calibrated the intervals and chose nothing"
+    return text
 
 
 def _origin(model: ForecastModel) -> str:

@@ -13,6 +13,7 @@ import torch
 from torch.utils.data import Dataset
 
 from tstune.data.prepared import PreparedData
+from tstune.data.scaler import fit_scaler
 from tstune.data.windows import Batch, MirroredWindows, WindowDataset
 from tstune.errors import ConfigError
 from tstune.models.contract import ForecastModel
@@ -102,7 +103,8 @@ def training_windows(model: ForecastModel, data: PreparedData, manager: Distribu
     """
     config, encode, train_windows = model.config.training, model.frozen_encoder(), model.shortened(data.train)
     if model.config.data.mirror_train_windows:
-        train_windows = MirroredWindows(train_windows, data.preprocessor.scaler.mean)
+        # not the scaler's own mean: with data.scaling=none that is 0, and nothing to do with the level of the data
+        train_windows = MirroredWindows(train_windows, fit_scaler(data.panel, data.split, "standard").mean)
     if config.cache_frozen_features == "off":
         return train_windows, data.validation
     if encode is None:

@@ -19,7 +19,7 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
 from tstune.config.schema import TrainingSection
-from tstune.data.windows import Batch, training_loader, window_loader
+from tstune.data.windows import Batch, training_loader, window_loader, without_weight
 from tstune.errors import DEAD_WORKER, Preempted, TrainingError
 from tstune.models.adapters import train_mode
 from tstune.models.contract import ForecastModel
@@ -245,7 +245,9 @@ class _Run:
             asked = manager.mean(torch.tensor(asked, device=manager.device)).tolist()
         weight, stop, due, told = asked
         self._told_to_stop = told > 0
-        chunks = [chunk for batch in group for chunk in _split(batch, self.chunk)]
+        shares = (self.loader.batch_sampler.largest_share(progress.batches + number) for number in range(len(group)))
+        parts = [math.ceil(share / self.chunk) for share in shares]
+        chunks = [chunk for batch, number in zip(group, parts, strict=True) for chunk in _split(batch, number)]
         for number, chunk in enumerate(chunks, start=1):
             with manager.accumulate(self.module, is_last=number == len(chunks)):
                 totals, weights = self.model.window_losses(self.module, manager.to_device(chunk))
@@ -420,13 +422,15 @@ def _loading_processes() -> Iterator[None]:
         raise TrainingError(DEAD_WORKER) from None
 
 
-def _split(batch: Batch, size: int) -> Iterator[Batch]:
+def _split(batch: Batch, parts: int) -> Iterator[Batch]:
+    """So many parts whatever the batch holds: a rank that took fewer passes than another would leave it waiting."""
     num_windows = len(batch["start"])
-    if num_windows <= size:
-        yield batch
-        return
-    for begin in range(0, num_windows, size):
-        yield {name: tensor[begin : begin + size] for name, tensor in batch.items()}
+    for part in range(parts):
+        begin, end = (num_windows * border // parts for border in (part, part + 1))
+        if begin < end:
+            yield {name: tensor[begin:end] for name, tensor in batch.items()}
+        else:
+            yield without_weight({name: tensor[:1] for name, tensor in batch.items()})
 
 
 def _fingerprint(module: nn.Module) -> str:

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from tstune.data.cleaning.clock import find_clock_changes, local_to_utc
-from tstune.data.cleaning.readings import Column, far_from_the_rest, outside
+from tstune.data.cleaning.readings import LARGEST, Column, far_from_the_rest, outside
 from tstune.data.cleaning.report import CleaningReport
 from tstune.data.cleaning.rules import CleaningRules
 from tstune.data.table import ITEM, TIMESTAMP, SourceTable
@@ -45,8 +45,15 @@ def clean_table(table: SourceTable, rules: CleaningRules, log: bool = True) -> S
     unit: str | None = None
     converted = False
     changed: dict[str, np.ndarray] = {}
-    for name in table.roles.target:
+    for name in table.roles.columns:
         values = frame[name].to_numpy(np.float64)
+        absurd = np.abs(values) > LARGEST
+        if absurd.any():
+            column = _readings(name, values, stamps, codes, items, order)
+            column.note(report, "absurd", absurd[column.rows], "dropped", limit=LARGEST)
+            changed[name] = np.where(absurd, np.nan, values)
+    for name in table.roles.target:
+        values = changed[name] if name in changed else frame[name].to_numpy(np.float64)
         domain = domain_of_column(name) if stated is None else by_unit
         readings = _readings(name, values, stamps, codes, items, order)
         column_unit = domain and domain.find_unit(readings, declared, rules, report)

@@ -11,6 +11,8 @@ import pandas as pd
 
 from tstune.data.cleaning.report import NUM_EXAMPLES, CleaningReport
 
+LARGEST = 1e15
+"""Squares of what is larger, summed up, leave single precision: no model computes with it, and no sensor means it."""
 _FAR = 10.0
 MINUTE = np.timedelta64(60_000_000_000, "ns")
 
