@@ -11,6 +11,7 @@ from support import tiny
 
 from tstune.config.schema import TrackingSection
 from tstune.errors import TrackingError
+from tstune.tracking.interfaces import inside
 from tstune.tracking.simple_tracker import SimpleExperimentTracker
 
 CONFIG = {"training": {"learning_rate": 0.001}, "output_dir": "runs/mine"}
@@ -115,7 +116,7 @@ def test_names_that_lead_elsewhere(
 ) -> None:
     before = tiny.snapshot(tmp_path)
     with pytest.raises(TrackingError, match="leads out of"):
-        tracker._inside("artifacts", name)
+        inside(tracker.run_folder, name)
     if name:  # log_artifact takes no name for the file's own
         with pytest.raises(TrackingError, match="leads out of"):
             tracker.log_artifact(run_folder / "metrics.json", name)

@@ -6,7 +6,8 @@ import json
 import os
 import shutil
 import socket
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -14,15 +15,7 @@ import psutil
 
 from tstune.errors import ConfigError, TrackingError
 from tstune.runtime.logs import logger
-from tstune.tracking.interfaces import (
-    MODEL_FILES,
-    ExperimentTracker,
-    State,
-    first_line,
-    remove_empty,
-    state_of,
-    tracker_class,
-)
+from tstune.tracking.interfaces import MODEL_FILES, ExperimentTracker, call, first_line, tracker_class
 
 _PATHS = ("model_path", "path", "figure")
 
@@ -47,6 +40,10 @@ class Header:
     process: int = field(default_factory=os.getpid)
     process_started: float = field(default_factory=lambda: psutil.Process().create_time())
 
+    def begin(self, tracker: ExperimentTracker) -> object:
+        """Begin the run in a tracker, or go on with it; returns the id that the tracker gives it."""
+        return call(tracker.start_experiment, self.experiment, self.config, run_id=self.run_id)
+
     def writer_lives(self) -> bool:
         """True if another process of this machine is still writing."""
         if self.host != socket.gethostname() or self.process == os.getpid():
@@ -64,12 +61,13 @@ class MissedCall:
     Attributes:
         method: name of the method of `ExperimentTracker`.
         keywords: JSON values; paths are absolute, as text.
-        files: state of the file or folder it names, to notice that something else lies there now.
+        files: path -> size and time of change of the file, or of the files in the folder, that it names: to notice
+            that something else lies there now.
     """
 
     method: str
     keywords: dict[str, object]
-    files: State | None = None
+    files: dict[str, list[int]] | None = None
 
     @classmethod
     def of(cls, method: str, keywords: Mapping[str, object]) -> MissedCall:
@@ -78,9 +76,15 @@ class MissedCall:
         paths = [value for value in keywords.values() if isinstance(value, Path)]
         return cls(method, kept, _state(method, paths[0]) if paths else None)
 
-    def arguments(self) -> dict[str, object]:
-        """Keywords as the method takes them."""
-        return {name: Path(value) if name in self._paths else value for name, value in self.keywords.items()}
+    @property
+    def logs(self) -> bool:
+        """True if the run can do without it."""
+        return self.method.startswith("log_")
+
+    def send(self, tracker: ExperimentTracker) -> None:
+        """Make the call."""
+        paths = {name: Path(str(self.keywords[name])) for name in self._paths}
+        call(getattr(tracker, self.method), **self.keywords | paths)
 
     def lost_file(self) -> str | None:
         """The file or folder it names, if that is not there any more as it was."""
@@ -97,12 +101,16 @@ class MissedCall:
 
 
 class Backlog:
-    """A JSONL file of calls, in order, below a header. It exists as long as something is waiting."""
+    """A JSONL file of calls, in order, below a header. It exists as long as something is waiting.
+
+    Attributes:
+        calls: what waits. The later ones are in memory only while the disk is full.
+    """
 
     def __init__(self, path: Path, header: Header) -> None:
         self.path, self.header = path, header
-        self._on_disk = 0
-        self._in_memory: list[MissedCall] = []  # later than those on disk, which was full
+        self.calls: deque[MissedCall] = deque()
+        self._num_written = 0
 
     @classmethod
     def read(cls, path: Path) -> Backlog:
@@ -112,24 +120,21 @@ class Backlog:
             TrackingError: not a backlog.
         """
         try:
-            lines = path.read_text(encoding="utf-8").splitlines()
-            backlog = cls(path, Header(**json.loads(lines[0])))
-            backlog._on_disk = sum(1 for _ in backlog._calls())
+            header, *lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+            backlog = cls(path, Header(**json.loads(header)))
+            whole = [line for line in lines if line.endswith("\n")]  # else its writer was killed in the middle of it
+            backlog.calls.extend(MissedCall(**json.loads(line)) for line in whole)
         except FileNotFoundError:
             raise TrackingError(f"backlog {path} does not exist") from None
-        except (OSError, ValueError, TypeError, IndexError, AttributeError) as error:
+        except (OSError, ValueError, TypeError, AttributeError) as error:
             raise TrackingError(f"{path} is not a backlog of a tracker: {first_line(error)}") from None
+        backlog._num_written = len(backlog.calls)
         return backlog
-
-    def __len__(self) -> int:
-        return self._on_disk + len(self._in_memory)
-
-    def __iter__(self) -> Iterator[MissedCall]:
-        return self._calls()
 
     def take_over(self, earlier: Backlog) -> None:
         """Go on with what an earlier process could not send for the same run; begin and end are this one's to say."""
-        self._rewrite([call for call in earlier if call.method.startswith("log_")])
+        self.calls.extend(missed for missed in earlier.calls if missed.logs)
+        self._rewrite()
 
     def create(self) -> None:
         """Write the header if there is no file yet.
@@ -139,7 +144,7 @@ class Backlog:
         """
         if not self.path.exists():
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            self.path.write_text(_line(asdict(self.header)), encoding="utf-8")
+            self.path.write_text(_line(self.header), encoding="utf-8")
 
     def add(self, method: str, keywords: Mapping[str, object]) -> None:
         """Append a call; it is on disk when this returns.
@@ -147,18 +152,12 @@ class Backlog:
         Raises:
             OSError: the disk refuses it; it is kept in memory.
         """
-        call = MissedCall.of(method, keywords)
-        if self._in_memory:
-            self._in_memory.append(call)
-            return
-        try:
+        self.calls.append(MissedCall.of(method, keywords))
+        if self._num_written == len(self.calls) - 1:  # else one before it is in memory only
             self.create()
             with self.path.open("a", encoding="utf-8") as stream:
-                stream.write(_line(asdict(call)))
-        except OSError:
-            self._in_memory.append(call)
-            raise
-        self._on_disk += 1
+                stream.write(_line(self.calls[-1]))
+            self._num_written += 1
 
     def replay(self, send: Callable[[MissedCall], object], skip: Callable[[MissedCall, str], object]) -> None:
         """Send every waiting call in order; what went through is not sent again, whatever happens after it.
@@ -170,82 +169,77 @@ class Backlog:
         Raises:
             Exception: what the tracker raised; it is still away.
         """
-        calls, before, through = self._calls(), len(self), 0
-        current: MissedCall | None = None
+        before, calls = len(self.calls), self.calls
         suspect: tuple[MissedCall, Exception] | None = None
         try:
-            for current in calls:
+            while calls:
+                missed = calls[0]
                 try:
-                    if lost := current.lost_file():
-                        skip(current, f"{lost} is gone or changed")
-                    else:
-                        send(current)
-                        if suspect is not None:  # it was not the tracker that failed, it was that call
-                            current, suspect = suspect[0], None
-                            through += 1
-                            _send_or_skip(current, send, skip)
+                    lost = missed.lost_file()
+                    skip(missed, f"{lost} is gone or changed") if lost else send(missed)
                 except Exception as error:
-                    if not current.method.startswith("log_"):
+                    if not missed.logs or isinstance(error, OSError):
                         raise
                     if isinstance(error, TrackingError):
-                        skip(current, first_line(error))
-                    elif suspect is None and not isinstance(error, OSError):
-                        suspect, current = (current, error), None
-                        continue
-                    else:
+                        skip(missed, first_line(error))
+                    elif suspect is not None:
                         raise
-                current = None
-                through += 1
+                    else:
+                        suspect = calls.popleft(), error
+                        continue
+                calls.popleft()
+                if suspect is not None and not lost:  # it was not the tracker that failed, it was that call
+                    _send_or_skip(suspect[0], send, skip)
+                    suspect = None
             if suspect is not None:
                 raise suspect[1]
         finally:
-            if through or not before:
-                self._rewrite([*([suspect[0]] if suspect else []), *([current] if current else []), *calls])
+            if suspect is not None:
+                calls.appendleft(suspect[0])
+            if len(calls) < before or not before:
+                self._rewrite()
 
-    def _calls(self) -> Iterator[MissedCall]:
-        if self.path.exists():
-            with self.path.open(encoding="utf-8") as stream:
-                stream.readline()
-                for line in stream:
-                    if line.endswith("\n"):  # else its writer was killed in the middle of it
-                        yield MissedCall(**json.loads(line))
-        yield from list(self._in_memory)
-
-    def _rewrite(self, calls: list[MissedCall]) -> None:
-        self._on_disk, self._in_memory = 0, []
-        if not calls:
+    def _rewrite(self) -> None:
+        self._num_written = 0
+        if not self.calls:
             self.path.unlink(missing_ok=True)
             return
         aside = self.path.with_name(f".{self.path.name}.partial")
         try:
             with aside.open("w", encoding="utf-8") as stream:
-                stream.writelines(_line(asdict(part)) for part in (self.header, *calls))
+                stream.writelines(map(_line, (self.header, *self.calls)))
             aside.replace(self.path)
         except OSError:  # a disk that is full takes no copy, but lets go of what it has
             aside.unlink(missing_ok=True)
             self.path.unlink(missing_ok=True)
-            self._in_memory = calls
             raise
-        self._on_disk = len(calls)
+        self._num_written = len(self.calls)
 
 
 def _send_or_skip(
-    call: MissedCall, send: Callable[[MissedCall], object], skip: Callable[[MissedCall, str], object]
+    missed: MissedCall, send: Callable[[MissedCall], object], skip: Callable[[MissedCall, str], object]
 ) -> None:
     try:
-        send(call)
+        send(missed)
     except OSError:
         raise
     except Exception as error:
-        skip(call, first_line(error))
+        skip(missed, first_line(error))
 
 
-def _state(method: str, path: Path) -> State | None:
-    return state_of(path, MODEL_FILES if method == "log_model" else ())
+def _state(method: str, path: Path) -> dict[str, list[int]] | None:
+    """State of a file or of all files in a folder, of those of a model for `log_model`; None if it is gone."""
+    roots = [path / name for name in MODEL_FILES] if method == "log_model" else [path]
+    files = [file for root in roots for file in ([root] if root.is_file() else sorted(root.rglob("*")))]
+    try:
+        found = {str(file.relative_to(path)): file.stat() for file in files if file.is_file()}
+    except OSError:
+        return None
+    return {name: [stat.st_size, stat.st_mtime_ns] for name, stat in found.items()} or None
 
 
-def _line(values: Mapping[str, object]) -> str:
-    return json.dumps(values, default=str) + "\n"
+def _line(part: Header | MissedCall) -> str:
+    return json.dumps(asdict(part), default=str) + "\n"
 
 
 def find_backlogs(places: Iterable[Path]) -> list[Path]:
@@ -281,31 +275,40 @@ def replay_backlog(path: Path) -> int:
             f"{path}: its run is still going on (process {backlog.header.process}) and sends this itself; "
             "wait for its end"
         )
-    tracker, waiting, skipped, ended = restore_tracker(backlog.header), len(backlog), [], []
+    tracker, sent = restore_tracker(backlog.header), []
 
-    def send(call: MissedCall) -> None:
-        getattr(tracker, call.method)(**call.arguments())
-        if call.method == "end_experiment":
-            ended.append(call)
+    def send(missed: MissedCall) -> None:
+        missed.send(tracker)
+        sent.append(missed.method)
 
-    def skip(call: MissedCall, reason: str) -> None:
-        skipped.append(call)
-        logger.warning("%s: %s left out: %s", path, call.method, reason)
+    def skip(missed: MissedCall, reason: str) -> None:
+        logger.warning("%s: %s left out: %s", path, missed.method, reason)
 
     try:
-        tracker.start_experiment(backlog.header.experiment, backlog.header.config, backlog.header.run_id)
+        backlog.header.begin(tracker)
         backlog.replay(send, skip)
-        if not ended:
-            tracker.end_experiment("KILLED")
+        if "end_experiment" not in sent:
+            call(tracker.end_experiment, status="KILLED")
     except TrackingError:
         raise
     except Exception as error:
         raise TrackingError(
-            f"{path}: tracker {tracker.name} does not take it ({first_line(error)}); {len(backlog)} calls are left, "
-            "try again when it answers"
+            f"{path}: tracker {tracker.name} does not take it ({first_line(error)}); {len(backlog.calls)} calls are "
+            "left, try again when it answers"
         ) from error
-    _tidy(path, backlog.header)
-    return waiting - len(skipped)
+    if path.parent.name == backlog.header.run_id and not any(path.parent.glob("*.jsonl")):
+        tidy(path.parent, path.parents[1])
+    return len(sent)
+
+
+def tidy(run: Path, top: Path) -> None:
+    """Remove the pictures that were kept for the backlogs of a run, and then its folders, up to `top`, if empty."""
+    if (run / "figures").is_dir():
+        shutil.rmtree(run / "figures")
+    for place in (run, *run.parents):
+        if not place.is_relative_to(top) or not place.is_dir() or any(place.iterdir()):
+            break
+        place.rmdir()
 
 
 def restore_tracker(header: Header) -> ExperimentTracker:
@@ -321,12 +324,3 @@ def restore_tracker(header: Header) -> ExperimentTracker:
             f"tracker {header.tracker} cannot be built again: {error}; its class must be importable, and its "
             "settings() must return the keywords of its constructor"
         ) from None
-
-
-def _tidy(path: Path, header: Header) -> None:
-    """Remove the pictures that were kept with a backlog, and its folders, where nothing waits for them any more."""
-    folder = path.parent
-    if folder.name == header.run_id and not any(folder.glob("*.jsonl")):
-        if (folder / "figures").is_dir():
-            shutil.rmtree(folder / "figures")
-        remove_empty(folder, folder.parent)

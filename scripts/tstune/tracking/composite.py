@@ -2,26 +2,24 @@
 
 from __future__ import annotations
 
-import shutil
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tstune.config.schema import TrackingSection
 from tstune.errors import ConfigError, TrackingError
 from tstune.runtime.logs import logger
-from tstune.tracking.backlog import Backlog, Header, MissedCall
+from tstune.tracking.backlog import Backlog, Header, MissedCall, tidy
 from tstune.tracking.interfaces import (
     ExperimentTracker,
+    PassingTracker,
     PrefixedTracker,
     RunStatus,
-    check_relative,
+    call,
     check_run_id,
     first_line,
     inside,
-    new_run_id,
-    remove_empty,
     tracker_class,
     write_figure,
 )
@@ -31,7 +29,7 @@ if TYPE_CHECKING:
     from torch import nn
 
 
-class GuardedTracker(ExperimentTracker):
+class GuardedTracker(PassingTracker):
     """Passes every call on to a tracker; once that fails, it is reported once and put aside.
 
     What it misses is kept on disk, in ``<folder>/<experiment>/<run_id>/<number>-<tracker>.jsonl``. It is tried
@@ -42,78 +40,83 @@ class GuardedTracker(ExperimentTracker):
         folder: where missed calls are kept.
         number: tells two trackers of a kind apart.
         retry_seconds: how long a failing tracker is left alone.
+
+    Attributes:
+        own_id: what the tracker itself calls the run.
     """
 
     def __init__(self, tracker: ExperimentTracker, folder: Path, number: int, retry_seconds: float) -> None:
         self.tracker, self.name = tracker, tracker.name
         self.backlog: Backlog | None = None
+        self.own_id: object = None
         self._folder, self._number, self._retry_seconds = folder, number, retry_seconds
         self._is_started = False
         self._failed_at: float | None = None
         self._told: set[str] = set()
 
-    def start_experiment(self, experiment_name: str, config: dict, run_id: str | None = None) -> str:
-        """Begin the run, now or when the tracker answers; never raises."""
-        run_id = run_id or new_run_id()
-        self._prepare(experiment_name, config, run_id)
+    def start_experiment(
+        self, experiment_name: str, config: dict, run_id: str | None = None, required: bool = False
+    ) -> str:
+        """Begin the run, now or, unless it is `required`, when the tracker answers."""
+        run_id = check_run_id(run_id)
+        self._is_started, self._failed_at = False, None
+        kind, settings = type(self.tracker), self.tracker.settings()
+        header = Header(f"{kind.__module__}:{kind.__qualname__}", settings, experiment_name, run_id, config)
+        path = self._folder / experiment_name / run_id / f"{self._number}-{self.name}.jsonl"
+        self.backlog = Backlog(path, header)
+        if path.exists():
+            self._write_down(self._take_over)
         try:
             self._start()
         except Exception as error:
+            if required:
+                raise
             self._report(error)
             self._write_down(self.backlog.create)
         else:
-            self._send_leftovers()
+            if self.backlog.calls:  # a run that is resumed left something behind when it was killed
+                self._replay()
         return run_id
 
-    def start_or_raise(self, experiment_name: str, config: dict, run_id: str) -> None:
-        """Begin the run.
-
-        Raises:
-            Exception: whatever keeps the tracker from it.
-        """
-        self._prepare(experiment_name, config, run_id)
-        self._start()
-        self._send_leftovers()
-
-    def log_params(self, params: Mapping[str, object]) -> None:
-        """Pass on, or keep."""
-        self._send("log_params", params=dict(params))
-
-    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
-        """Pass on, or keep."""
-        self._send("log_metrics", metrics=dict(metrics), step=step)
-
-    def log_model(self, model_path: Path, model_name: str) -> None:
-        """Pass on, or keep."""
-        self._send("log_model", model_path=Path(model_path), model_name=model_name)
-
-    def log_artifact(self, path: Path, name: str | None = None) -> None:
-        """Pass on, or keep."""
-        self._send("log_artifact", path=Path(path), name=name)
-
-    def log_figure(self, figure: Figure | Path, name: str) -> None:
+    def take(self, method: str, **keywords: object) -> None:
         """Pass on, or keep; a figure that is to be kept must be a file."""
-        self._send("log_figure", figure=figure, name=name)
+        if self.backlog is None:
+            raise TrackingError(f"tracker {self.name} has no run: call start_experiment before {method}")
+        if self.is_away:
+            self._write_down(lambda: self.backlog.add(method, keywords))
+            rested = self._failed_at is None or time.monotonic() - self._failed_at >= self._retry_seconds
+            if rested or method == "end_experiment":
+                self._replay()
+            return
+        try:
+            call(getattr(self.tracker, method), **keywords)
+        except Exception as error:
+            missed = MissedCall.of(method, keywords)
+            if missed.logs and (isinstance(error, TrackingError) or missed.lost_file()):
+                self._skip(missed, first_line(error))
+                return
+            self._report(error)
+            self._write_down(lambda: self.backlog.add(method, keywords))
 
     def end_experiment(self, status: RunStatus = "FINISHED") -> str:
         """End the run; a tracker that is away is tried one last time."""
-        self._send("end_experiment", now=True, status=status)
+        self.take("end_experiment", status=status)
         if self.is_away:
             logger.warning(
                 "tracker %s missed %d calls of this run: %s; send them with: python scripts/replay_tracking.py %s",
                 self.name,
-                len(self.backlog),
+                len(self.backlog.calls),
                 self.backlog.path,
                 self.backlog.path,
             )
         return self.backlog.header.run_id
 
-    def watch_model(self, module: nn.Module) -> None:
-        """Pass on; a network cannot be kept for later."""
+    def show(self, method: str, module: nn.Module) -> None:
+        """Hand the network to a method of the tracker, if it has that; it cannot be kept for later."""
         try:
-            self.tracker.watch_model(module)
+            getattr(self.tracker, method, lambda module: None)(module)
         except Exception as error:
-            self._warn_once(f"tracker {self.name} cannot watch the model ({first_line(error)})")
+            self._warn_once(f"tracker {self.name}: {method} failed ({first_line(error)})")
 
     def child(self, name: str) -> ExperimentTracker:
         """The tracker's own child, or a part of this run that is guarded with it."""
@@ -127,22 +130,7 @@ class GuardedTracker(ExperimentTracker):
     @property
     def is_away(self) -> bool:
         """True while something is waiting for the tracker."""
-        return not self._is_started or len(self.backlog) > 0
-
-    def _prepare(self, experiment_name: str, config: dict, run_id: str) -> None:
-        self._is_started, self._failed_at = False, None
-        kind = type(self.tracker)
-        header = Header(
-            tracker=f"{kind.__module__}:{kind.__qualname__}",
-            settings=self.tracker.settings(),
-            experiment=experiment_name,
-            run_id=run_id,
-            config=config,
-        )
-        path = self._folder / experiment_name / run_id / f"{self._number}-{self.name}.jsonl"
-        self.backlog = Backlog(path, header)
-        if path.exists():
-            self._write_down(self._take_over)
+        return not self._is_started or bool(self.backlog.calls)
 
     def _take_over(self) -> None:
         path = self.backlog.path
@@ -153,39 +141,15 @@ class GuardedTracker(ExperimentTracker):
             self._warn_once(f"{first_line(error)}; renamed to .damaged")
 
     def _start(self) -> None:
-        header = self.backlog.header
-        self.tracker.start_experiment(header.experiment, header.config, header.run_id)
+        self.own_id = self.backlog.header.begin(self.tracker)
         self._is_started = True
 
-    def _send_leftovers(self) -> None:
-        """A run that is resumed may have left something behind when it was killed."""
-        if len(self.backlog):
-            self._replay()
-
-    def _send(self, method: str, now: bool = False, **keywords: object) -> None:
-        if self.backlog is None:
-            raise TrackingError(f"tracker {self.name} has no run: call start_experiment before {method}")
-        if self.is_away:
-            self._write_down(lambda: self.backlog.add(method, keywords))
-            if now or self._failed_at is None or time.monotonic() - self._failed_at >= self._retry_seconds:
-                self._replay()
-            return
-        try:
-            getattr(self.tracker, method)(**keywords)
-        except Exception as error:
-            call = MissedCall.of(method, keywords)
-            if method.startswith("log_") and (isinstance(error, TrackingError) or call.lost_file()):
-                self._skip(call, first_line(error))
-                return
-            self._report(error)
-            self._write_down(lambda: self.backlog.add(method, keywords))
-
     def _replay(self) -> None:
-        waiting = len(self.backlog)
+        waiting = len(self.backlog.calls)
         try:
             if not self._is_started:
                 self._start()
-            self.backlog.replay(self._send_missed, self._skip)
+            self.backlog.replay(lambda missed: missed.send(self.tracker), self._skip)
         except Exception as error:
             self._failed_at = time.monotonic()
             logger.debug("tracker %s is still away: %s", self.name, first_line(error))
@@ -193,12 +157,9 @@ class GuardedTracker(ExperimentTracker):
             self._failed_at = None
             logger.info("tracker %s is back and got the %d calls it had missed", self.name, waiting)
 
-    def _send_missed(self, call: MissedCall) -> None:
-        getattr(self.tracker, call.method)(**call.arguments())
-
-    def _skip(self, call: MissedCall, reason: str) -> None:
-        named = call.keywords.get("name") or call.keywords.get("model_name") or ""
-        self._warn_once(f"tracker {self.name}: {' '.join((call.method, str(named))).strip()} left out: {reason}")
+    def _skip(self, missed: MissedCall, reason: str) -> None:
+        named = missed.keywords.get("name") or missed.keywords.get("model_name") or ""
+        self._warn_once(f"tracker {self.name}: {f'{missed.method} {named}'.strip()} left out: {reason}")
 
     def _report(self, error: Exception) -> None:
         if self._failed_at is None:
@@ -219,7 +180,7 @@ class GuardedTracker(ExperimentTracker):
             logger.warning("%s", message)
 
 
-class CompositeTracker(ExperimentTracker):
+class CompositeTracker(PassingTracker):
     """Passes every call on to each tracker; one that fails is reported once and put aside.
 
     What it misses is kept on disk. It is tried again after `retry_seconds` and at the end, and then gets all it
@@ -249,12 +210,12 @@ class CompositeTracker(ExperimentTracker):
         self._run_id = ""
 
     def start_experiment(self, experiment_name: str, config: dict, run_id: str | None = None) -> str:
-        """Start all, with one run id.
+        """Start all, with one run id; a single tracker that takes none names the run itself.
 
         Raises:
             TrackingError: a tracker cannot start, and `required`; those before it are ended as FAILED.
         """
-        self._run_id = check_run_id(run_id or new_run_id())
+        self._run_id = check_run_id(run_id)
         self._folder = inside(self._backlog_dir, experiment_name, "experiment") / self._run_id
         self._guards = [
             GuardedTracker(tracker, self._backlog_dir, number, self._retry_seconds)
@@ -262,10 +223,7 @@ class CompositeTracker(ExperimentTracker):
         ]
         for number, guard in enumerate(self._guards):
             try:
-                if self._required:
-                    guard.start_or_raise(experiment_name, config, self._run_id)
-                else:
-                    guard.start_experiment(experiment_name, config, self._run_id)
+                guard.start_experiment(experiment_name, config, self._run_id, self._required)
             except BaseException as error:
                 is_signal = not isinstance(error, Exception)
                 for started in self._guards[:number]:
@@ -276,45 +234,33 @@ class CompositeTracker(ExperimentTracker):
                     f"tracker {guard.name} cannot start: {first_line(error)}; mend it, take it out of "
                     "tracking.trackers, or set tracking.required=false to train without it"
                 ) from error
-        return self._run_id
+        ids = [str(guard.own_id) for guard in self._guards if guard.own_id]
+        return ids[0] if len(self.trackers) == len(ids) == 1 else self._run_id
 
-    def log_params(self, params: Mapping[str, object]) -> None:
-        """Pass on."""
+    def take(self, method: str, **keywords: object) -> None:
+        """Pass on to all."""
         for guard in self._started():
-            guard.log_params(params)
-
-    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
-        """Pass on."""
-        for guard in self._started():
-            guard.log_metrics(metrics, step)
-
-    def log_model(self, model_path: Path, model_name: str) -> None:
-        """Pass on."""
-        for guard in self._started():
-            guard.log_model(model_path, model_name)
-
-    def log_artifact(self, path: Path, name: str | None = None) -> None:
-        """Pass on."""
-        for guard in self._started():
-            guard.log_artifact(path, name)
+            guard.take(method, **keywords)
 
     def log_figure(self, figure: Figure | Path, name: str) -> None:
         """Pass on as a file, so that a tracker that is away can have it later."""
-        guards = self._started()
-        if not guards:
+        if not self._started():
             return
         try:
-            file = write_figure(figure, self._figures / check_relative(name))
+            file = write_figure(figure, inside(self._folder / "figures", name))
         except (OSError, TrackingError) as error:
             logger.warning("trackers: log_figure %s left out: %s", name, first_line(error))
-            return
-        for guard in guards:
-            guard.log_figure(file, name)
+        else:
+            super().log_figure(file, name)
 
     def watch_model(self, module: nn.Module) -> None:
-        """Pass on; a network cannot be kept for later."""
+        """Pass on."""
+        self.show("watch_model", module)
+
+    def show(self, method: str, module: nn.Module) -> None:
+        """Hand the network to this method of every tracker that has it."""
         for guard in self._started():
-            guard.watch_model(module)
+            guard.show(method, module)
 
     def child(self, name: str) -> ExperimentTracker:
         """The children of all, as guarded as their parents."""
@@ -326,14 +272,9 @@ class CompositeTracker(ExperimentTracker):
         guards, self._guards = self._started(), []
         for guard in guards:
             guard.end_experiment(status)
-        if not any(guard.is_away for guard in guards) and self._figures.is_dir():
-            shutil.rmtree(self._figures)
-            remove_empty(self._folder, self._backlog_dir)
+        if not any(guard.is_away for guard in guards) and (self._folder / "figures").is_dir():
+            tidy(self._folder, self._backlog_dir)
         return self._run_id
-
-    @property
-    def _figures(self) -> Path:
-        return self._folder / "figures"
 
     def _started(self) -> list[GuardedTracker]:
         if self.trackers and not self._guards:

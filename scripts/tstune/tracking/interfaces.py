@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import importlib
+import inspect
+import math
 import re
 import secrets
 import shutil
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
-from pathlib import Path, PurePosixPath
+from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from tstune.config.section import dotted
@@ -21,8 +23,10 @@ if TYPE_CHECKING:
 
     from tstune.config.schema import TrackingSection
 
+RunStatus = Literal["FINISHED", "FAILED", "KILLED"]
 
 _CREDENTIALS = re.compile(r"(?<=://)[^/@\s'\"]+@")
+_RUN_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,127}")
 
 
 def without_credentials(text: str) -> str:
@@ -36,15 +40,13 @@ def first_line(error: BaseException) -> str:
     return f"{type(error).__name__}: {lines[0][:200]}" if lines else type(error).__name__
 
 
-_RUN_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,127}")
-
-
-def check_run_id(run_id: str) -> str:
-    """Return the id.
+def check_run_id(run_id: str | None) -> str:
+    """Return the id, or a new one: the UTC time to the second and four random bytes.
 
     Raises:
         TrackingError: not letters, digits, ``.``, ``_`` and ``-``, at most 128 of them.
     """
+    run_id = run_id or new_run_id()
     if not _RUN_ID.fullmatch(run_id):
         raise TrackingError(
             f"tracking: run id {run_id!r} is not usable; use up to 128 letters, digits, '.', '_' and '-', "
@@ -53,21 +55,12 @@ def check_run_id(run_id: str) -> str:
     return run_id
 
 
-def check_relative(name: str) -> str:
-    """Return the name of a logged thing as a clean relative path.
-
-    Raises:
-        TrackingError: it is empty or leads out of the run's folder.
-    """
-    path = PurePosixPath(name)
-    if not path.parts or path.is_absolute() or ".." in path.parts or "\0" in name:
-        raise TrackingError(
-            f"tracking: the name {name!r} leads out of the run's folder; use one such as plots/loss.png"
-        )
-    return str(path)
+def new_run_id() -> str:
+    """Sortable, unique."""
+    return f"{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}-{secrets.token_hex(4)}"
 
 
-def inside(folder: Path, name: str, what: str) -> Path:
+def inside(folder: Path, name: str, what: str = "the name") -> Path:
     """Place of `name` below a folder.
 
     Raises:
@@ -79,13 +72,17 @@ def inside(folder: Path, name: str, what: str) -> Path:
     return target
 
 
-def run_name_of(config: Mapping[str, object], given: str | None, run_id: str) -> str:
-    """Name people read: the given one, else that of the run's output folder, else the run id."""
-    output_dir = config.get("output_dir")
-    return given or (Path(output_dir).name if isinstance(output_dir, str) else "") or run_id
+def numbers(metrics: Mapping[str, float | None]) -> dict[str, float]:
+    """The same as floats; null is NaN."""
+    return {name: math.nan if value is None else float(value) for name, value in metrics.items()}
 
 
-RunStatus = Literal["FINISHED", "FAILED", "KILLED"]
+def call(method: Callable[..., object], *arguments: object, **optional: object) -> object:
+    """Call a method of a tracker without the optional keywords that it does not take."""
+    known = inspect.signature(method).parameters.values()
+    takes_any = any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in known)
+    names = {parameter.name for parameter in known}
+    return method(*arguments, **{name: value for name, value in optional.items() if takes_any or name in names})
 
 
 class ExperimentTracker(ABC):
@@ -94,6 +91,10 @@ class ExperimentTracker(ABC):
     The order of calls is `start_experiment`, any of the ``log_…`` methods, `end_experiment`. A method that
     cannot do its work raises: `TrackingError` for a call that can never succeed, anything else for a back end
     that is away. `CompositeTracker` turns both into warnings, and keeps for later what a back end missed.
+
+    One of your own needs the five abstract methods; it may leave out `run_id` and `status`. If it has
+    ``log_gradients(model)`` or ``log_attention_weights(model)``, they are called with the network before each
+    optimizer step that makes a row of the history: gradients are there, on this process, before clipping.
     """
 
     name: str = "tracker"
@@ -138,18 +139,20 @@ class ExperimentTracker(ABC):
         """Log the model of a run folder."""
 
     @abstractmethod
-    def log_artifact(self, path: Path, name: str | None = None) -> None:
-        """Log a file, or a folder with all it holds, as `name` (a relative path; null is the name it has)."""
-
-    @abstractmethod
-    def log_figure(self, figure: Figure | Path, name: str) -> None:
-        """Log a picture: a matplotlib figure or a PNG file. `name` is a relative path, such as ``plots/loss.png``."""
-
-    @abstractmethod
     def end_experiment(self, status: RunStatus = "FINISHED") -> str:
         """End the run and return its id."""
 
-    def watch_model(self, module: nn.Module) -> None:  # noqa: B027  nothing to do is a fine answer
+    def log_metric(self, key: str, value: float, step: int | None = None) -> None:
+        """Log one number."""
+        self.log_metrics({key: value}, step)
+
+    def log_artifact(self, path: Path, name: str | None = None) -> None:  # noqa: B027  nothing to do is a fine answer
+        """Log a file, or a folder with all it holds, as `name` (a relative path; null is the name it has)."""
+
+    def log_figure(self, figure: Figure | Path, name: str) -> None:  # noqa: B027
+        """Log a picture: a matplotlib figure or a PNG file. `name` is a relative path, such as ``plots/loss.png``."""
+
+    def watch_model(self, module: nn.Module) -> None:  # noqa: B027
         """See the network just before its first training step, for example to hook gradients."""
 
     def child(self, name: str) -> ExperimentTracker:
@@ -157,21 +160,66 @@ class ExperimentTracker(ABC):
         return PrefixedTracker(self, name)
 
 
-def new_run_id() -> str:
-    """Sortable, unique: the UTC time to the second and four random bytes."""
-    return f"{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}-{secrets.token_hex(4)}"
+class RunTracker(ExperimentTracker):
+    """What our own trackers share.
+
+    Attributes:
+        run_id: id of the run, once begun.
+        run_name: name people read; null takes that of the output folder.
+        parent_run: id of the run this one is a part of.
+    """
+
+    def __init__(self, run_name: str | None = None, parent_run: str | None = None) -> None:
+        self.run_id: str | None = None
+        self.run_name, self.parent_run = run_name, parent_run
+        self._run: object | None = None
+        """What the back end calls a run, while one is going on."""
+
+    def settings(self) -> dict[str, object]:
+        """Every argument of the constructor is an attribute of the same name."""
+        given = {name: getattr(self, name) for name in inspect.signature(type(self)).parameters}
+        return {name: str(value.resolve()) if isinstance(value, Path) else value for name, value in given.items()}
+
+    @property
+    def _started(self) -> object:
+        if self._run is None:
+            raise TrackingError(f"the {self.name} tracker has no run: call start_experiment first")
+        return self._run
+
+    def _shown_name(self, config: Mapping[str, object]) -> str:
+        output_dir = config.get("output_dir")
+        return self.run_name or (Path(output_dir).name if isinstance(output_dir, str) else "") or str(self.run_id)
 
 
-def write_figure(figure: Figure | Path, path: Path) -> Path:
-    """A picture as PNG file at `path`; a file that is one already stays where it is."""
-    if isinstance(figure, Path):
-        return figure
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, format="png")
-    return path
+class PassingTracker(ExperimentTracker):
+    """Hands every ``log_…`` call to `take`."""
+
+    @abstractmethod
+    def take(self, method: str, **keywords: object) -> None:
+        """Do with a call what this tracker does with all of them."""
+
+    def log_params(self, params: Mapping[str, object]) -> None:
+        """See `take`."""
+        self.take("log_params", params=dict(params))
+
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        """See `take`."""
+        self.take("log_metrics", metrics=dict(metrics), step=step)
+
+    def log_model(self, model_path: Path, model_name: str) -> None:
+        """See `take`."""
+        self.take("log_model", model_path=Path(model_path), model_name=model_name)
+
+    def log_artifact(self, path: Path, name: str | None = None) -> None:
+        """See `take`."""
+        self.take("log_artifact", path=Path(path), name=name)
+
+    def log_figure(self, figure: Figure | Path, name: str) -> None:
+        """See `take`."""
+        self.take("log_figure", figure=figure, name=name)
 
 
-class PrefixedTracker(ExperimentTracker):
+class PrefixedTracker(PassingTracker):
     """Logs into another tracker's run, every name as ``prefix/name``.
 
     The configuration it is started with is taken to be the parent's: its values are not logged once more.
@@ -195,31 +243,21 @@ class PrefixedTracker(ExperimentTracker):
         nothing = object()
         own = {name: value for name, value in params.items() if self._known.get(name, nothing) != value}
         if own:
-            self._parent.log_params({f"{self._prefix}/{name}": value for name, value in own.items()})
+            super().log_params(own)
 
-    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+    def take(self, method: str, **keywords: object) -> None:
         """Log to the parent."""
-        self._parent.log_metrics({f"{self._prefix}/{name}": value for name, value in metrics.items()}, step)
-
-    def log_model(self, model_path: Path, model_name: str) -> None:
-        """Log to the parent."""
-        self._parent.log_model(model_path, f"{self._prefix}/{model_name}")
-
-    def log_artifact(self, path: Path, name: str | None = None) -> None:
-        """Log to the parent."""
-        self._parent.log_artifact(path, f"{self._prefix}/{name or path.name}")
-
-    def log_figure(self, figure: Figure | Path, name: str) -> None:
-        """Log to the parent."""
-        self._parent.log_figure(figure, f"{self._prefix}/{name}")
+        for kind, value in keywords.items():
+            if isinstance(value, dict):
+                keywords[kind] = {f"{self._prefix}/{name}": inner for name, inner in value.items()}
+            elif kind in ("name", "model_name"):
+                keywords[kind] = f"{self._prefix}/{value or keywords['path'].name}"
+        getattr(self._parent, method)(**keywords)
 
     def end_experiment(self, status: RunStatus = "FINISHED") -> str:
         """Only the parent ends its run."""
         return self._run_id
 
-
-State = dict[str, list[int]]
-"""Relative path of each file -> its size and time of change in ns."""
 
 MODEL_FILES = (
     "model",
@@ -256,23 +294,13 @@ def copy_model(run_folder: Path, target: Path) -> None:
             copy(run_folder / name, target / name)
 
 
-def state_of(path: Path, names: tuple[str, ...] = ()) -> State | None:
-    """State of a file or of all files in a folder, or only of those under some names in it; None if it is gone."""
-    roots = [path / name for name in names] or [path]
-    files = [file for root in roots for file in ([root] if root.is_file() else sorted(root.rglob("*")))]
-    try:
-        found = {str(file.relative_to(path)): file.stat() for file in files if file.is_file()}
-    except OSError:
-        return None
-    return {name: [stat.st_size, stat.st_mtime_ns] for name, stat in found.items()} or None
-
-
-def remove_empty(folder: Path, top: Path) -> None:
-    """Remove a folder and those above it, up to and with `top`, as far as they hold nothing."""
-    for place in (folder, *folder.parents):
-        if not place.is_relative_to(top) or not place.is_dir() or any(place.iterdir()):
-            break
-        place.rmdir()
+def write_figure(figure: Figure | Path, path: Path) -> Path:
+    """A picture as PNG file at `path`; a file that is one already stays where it is."""
+    if isinstance(figure, Path):
+        return figure
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, format="png")
+    return path
 
 
 TRACKERS = {
@@ -290,20 +318,18 @@ def tracker_class(name: str) -> type[ExperimentTracker]:
     Raises:
         ConfigError: unknown, not importable, or not an `ExperimentTracker`.
     """
-    place = TRACKERS.get(name, name)
-    module_name, _, class_name = place.partition(":")
+    module_name, _, class_name = TRACKERS.get(name, name).partition(":")
     if not module_name or not class_name:
         raise ConfigError(
             f"tracking.trackers: unknown tracker {name!r}; use {', '.join(TRACKERS)}, "
             "or your own class as package.module:Class"
         )
     try:
-        module = importlib.import_module(module_name)
+        found = getattr(importlib.import_module(module_name), class_name, None)
     except ImportError as error:
         raise ConfigError(
             f"tracking.trackers: {name} cannot be imported ({error}); is its folder on PYTHONPATH?"
         ) from None
-    found = getattr(module, class_name, None)
     if not (isinstance(found, type) and issubclass(found, ExperimentTracker)):
         raise ConfigError(f"tracking.trackers: {name} is not a class derived from tstune's ExperimentTracker")
     return found

@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib.metadata
 import json
 import logging
-import math
 import os
 import re
 import shutil
@@ -13,9 +12,8 @@ import tempfile
 import threading
 import time
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from itertools import islice
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
@@ -25,13 +23,13 @@ from tstune.runtime.logs import logger
 from tstune.tracking.interfaces import (
     ExperimentTracker,
     RunStatus,
-    check_relative,
+    RunTracker,
     check_run_id,
     copy,
     copy_model,
     first_line,
-    new_run_id,
-    run_name_of,
+    inside,
+    numbers,
     without_credentials,
     write_figure,
 )
@@ -39,7 +37,7 @@ from tstune.tracking.interfaces import (
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from mlflow import MlflowClient
-    from mlflow.entities import Experiment, Run
+    from mlflow.entities import Run
     from mlflow.models import Model, ModelSignature
 
 
@@ -116,18 +114,23 @@ RUN_TAG = "tstune.run_id"
 PARENT_TAG = "tstune.parent_run"
 PARAM_TAG = "tstune.param."
 
-_PATIENCE = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "10"}
-_QUIET = {
+_SETTINGS = {
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
 }
-_MAX_METRICS, _MAX_PARAMS, _MAX_VALUE, _MAX_KEY = 1000, 100, 6000, 250  # limits of MLflow
 _FORBIDDEN = re.compile(r"[^/\w.\- :]")
+_MAX_KEY = 250
 _REFUSALS = ("INVALID_PARAMETER_VALUE", "BAD_REQUEST")
+_FIX = (
+    "start the server, correct tracking.mlflow_uri or MLFLOW_TRACKING_URI, check the credentials in the environment, "
+    "or set tracking.required=false to train without it"
+)
 
 
-class MLflowExperimentTracker(ExperimentTracker):
+class MLflowExperimentTracker(RunTracker):
     """One MLflow run per run, found again by the tag ``tstune.run_id``.
 
     MLflow has rules of its own. Names hold letters, digits and ``_ - . : /`` and blanks: ``@`` becomes ``_at_``
@@ -150,8 +153,7 @@ class MLflowExperimentTracker(ExperimentTracker):
             once per run; null registers nothing.
 
     Attributes:
-        run_id: our id of the run.
-        mlflow_run_id: MLflow's id of it.
+        mlflow_run_id: MLflow's id of the run.
         model_uris: name of each logged model -> URI that `mlflow.pyfunc.load_model` takes.
     """
 
@@ -164,12 +166,10 @@ class MLflowExperimentTracker(ExperimentTracker):
         parent_run: str | None = None,
         registered_model_name: str | None = None,
     ) -> None:
-        self.tracking_uri = _resolved(tracking_uri)
-        self.run_id: str | None = None
+        super().__init__(run_name, parent_run)
+        self.tracking_uri, self.registered_model_name = _resolved(tracking_uri), registered_model_name
         self.mlflow_run_id: str | None = None
         self.model_uris: dict[str, str] = {}
-        self._run_name, self._parent_run = run_name, parent_run
-        self._registered_model_name = registered_model_name
         self._client: MlflowClient | None = None
         self._experiment_id = ""
         self._params: dict[str, str] = {}
@@ -183,9 +183,7 @@ class MLflowExperimentTracker(ExperimentTracker):
 
     def settings(self) -> dict[str, object]:
         """See `ExperimentTracker.settings`; credentials in the URI are left to the environment."""
-        uri = without_credentials(self.tracking_uri)
-        names = {"run_name": self._run_name, "parent_run": self._parent_run}
-        return {"tracking_uri": uri, **names, "registered_model_name": self._registered_model_name}
+        return super().settings() | {"tracking_uri": without_credentials(self.tracking_uri)}
 
     def start_experiment(self, experiment_name: str, config: dict, run_id: str | None = None) -> str:
         """Create experiment and run, or go on with the run that has this id.
@@ -193,61 +191,60 @@ class MLflowExperimentTracker(ExperimentTracker):
         Raises:
             TrackingError: MLflow does not answer, or does not take the names.
         """
-        known_id = run_id is not None
-        self.run_id = check_run_id(run_id or new_run_id())
+        self.run_id = check_run_id(run_id)
         try:
             with self._talking():
                 client = self._connect()
-                experiment = self._open_experiment(experiment_name)
-                self._experiment_id = experiment.experiment_id
-                run = self._find(self.run_id) if known_id else None
+                self._experiment_id = self._open_experiment(experiment_name)
+                run = self._find(self.run_id) if run_id is not None else None
                 if run is None:
-                    run = self._create(run_name_of(config, self._run_name, self.run_id))
+                    run = client.create_run(self._experiment_id, tags=self._tags(), run_name=self._shown_name(config))
                 else:
                     client.update_run(run.info.run_id, status="RUNNING")
                 self.mlflow_run_id, self._params = run.info.run_id, dict(run.data.params)
                 client.log_dict(self.mlflow_run_id, json.loads(json.dumps(config, default=str)), "config.json")
         except OSError as error:
-            raise TrackingError(
-                f"{error}; start the server, correct tracking.mlflow_uri or MLFLOW_TRACKING_URI, check the "
-                "credentials in the environment, or set tracking.required=false to train without it"
-            ) from error
+            raise TrackingError(f"{error}; {_FIX}") from error
+        self._run = client
         return self.run_id
 
     def log_params(self, params: Mapping[str, object]) -> None:
-        """Log in batches of 100; what MLflow cannot change becomes a tag."""
+        """Log in batches; what MLflow cannot change becomes a tag."""
         from mlflow.entities import Param, RunTag
+        from mlflow.utils import chunk_list, validation
 
+        limit = validation.MAX_PARAM_VAL_LENGTH
         texts = {_clean(name): _text(value) for name, value in params.items()}
-        long = [name for name, text in texts.items() if len(text) > _MAX_VALUE]
+        long = [name for name, text in texts.items() if len(text) > limit]
         if long:
-            logger.warning("mlflow: values of %s are cut at %d characters", ", ".join(long), _MAX_VALUE)
-        texts = {name: text[:_MAX_VALUE] for name, text in texts.items()}
+            logger.warning("mlflow: values of %s are cut at %d characters", ", ".join(long), limit)
+        texts = {name: text[:limit] for name, text in texts.items()}
         changed = {name: text for name, text in texts.items() if self._params.get(name, text) != text}
         if changed:
             logger.warning("mlflow keeps the first value of %s; the new one is a tag", ", ".join(sorted(changed)))
         new = [Param(name, text) for name, text in texts.items() if name not in self._params]
-        tags = [RunTag(f"{PARAM_TAG}{name}"[:_MAX_KEY], text) for name, text in changed.items()]
+        tags = [
+            RunTag(f"{PARAM_TAG}{name}"[: validation.MAX_ENTITY_KEY_LENGTH], text) for name, text in changed.items()
+        ]
         with self._talking():
-            for batch in _batches(new, _MAX_PARAMS):
-                self._running.log_batch(self.mlflow_run_id, params=batch)
+            for batch in chunk_list(new, validation.MAX_PARAMS_TAGS_PER_BATCH):
+                self._started.log_batch(self.mlflow_run_id, params=batch)
                 self._params |= {param.key: param.value for param in batch}
-            for batch in _batches(tags, _MAX_PARAMS):
-                self._running.log_batch(self.mlflow_run_id, tags=batch)
+            for batch in chunk_list(tags, validation.MAX_PARAMS_TAGS_PER_BATCH):
+                self._started.log_batch(self.mlflow_run_id, tags=batch)
 
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         """Log in one request; null counts as NaN."""
         from mlflow.entities import Metric
+        from mlflow.utils import chunk_list, validation
 
         # A row whose answer got lost may have arrived: sent again with the same time it is stored once.
         row = repr((step, list(metrics.items())))
         now = self._unanswered.setdefault(row, int(time.time() * 1000))
-        numbers = {_clean(name): math.nan if value is None else float(value) for name, value in metrics.items()}
+        points = [Metric(_clean(name), value, now, step or 0) for name, value in numbers(metrics).items()]
         with self._talking():
-            for batch in _batches(
-                [Metric(name, value, now, step or 0) for name, value in numbers.items()], _MAX_METRICS
-            ):
-                self._running.log_batch(self.mlflow_run_id, metrics=batch)
+            for batch in chunk_list(points, validation.MAX_METRICS_PER_BATCH):
+                self._started.log_batch(self.mlflow_run_id, metrics=batch)
         del self._unanswered[row]
 
     def log_model(self, model_path: Path, model_name: str) -> None:
@@ -255,66 +252,48 @@ class MLflowExperimentTracker(ExperimentTracker):
         from mlflow.entities import LoggedModelOutput
         from mlflow.models import Model
 
-        name = re.sub(r"[^\w-]", "_", model_name)
+        client, run, name = self._started, self.mlflow_run_id, re.sub(r"[^\w-]", "_", model_name)
         with self._talking(), tempfile.TemporaryDirectory() as folder:
-            logged = self._running.create_logged_model(
-                self._experiment_id,
-                name=name,
-                source_run_id=self.mlflow_run_id,
-                tags={RUN_TAG: str(self.run_id)},
+            logged = client.create_logged_model(
+                self._experiment_id, name=name, source_run_id=run, tags={RUN_TAG: str(self.run_id)}
             )
-            description = Model(
-                artifact_path=logged.artifact_location,
-                run_id=self.mlflow_run_id,
-                model_uuid=logged.model_id,
-                model_id=logged.model_id,
-            )
+            place, model_id = logged.artifact_location, logged.model_id
+            description = Model(artifact_path=place, run_id=run, model_uuid=model_id, model_id=model_id)
             packed = pack_model(Path(model_path), Path(folder), description)
-            self._running.log_outputs(self.mlflow_run_id, [LoggedModelOutput(logged.model_id, step=0)])
-            self._running.log_model_artifacts(logged.model_id, str(packed))
-            self._running.finalize_logged_model(logged.model_id, "READY")
-            self._register(logged.model_id)
-        self.model_uris[model_name] = f"models:/{logged.model_id}"
+            client.log_outputs(run, [LoggedModelOutput(model_id, step=0)])
+            client.log_model_artifacts(model_id, str(packed))
+            client.finalize_logged_model(model_id, "READY")
+            if self.registered_model_name is not None:
+                self._register(model_id, self.registered_model_name)
+        self.model_uris[model_name] = f"models:/{model_id}"
 
-    def _register(self, model_id: str) -> None:
-        """Make the logged model a version in MLflow's registry, if that was asked for and the run has none yet."""
-        from mlflow.exceptions import MlflowException
-
-        name = self._registered_model_name
-        if name is None:
-            return
-        try:
-            self._running.create_registered_model(name)
-        except MlflowException as error:
-            if error.error_code != "RESOURCE_ALREADY_EXISTS":
-                raise
-        if self._running.search_model_versions(f"name = '{name}' and run_id = '{self.mlflow_run_id}'"):
-            return
-        self._running.create_model_version(
-            name,
-            f"models:/{model_id}",
-            self.mlflow_run_id,
-            tags={RUN_TAG: str(self.run_id)},
-            await_creation_for=0,
-            model_id=model_id,
-        )
+    def _register(self, model_id: str, name: str) -> None:
+        """Make the logged model a version in MLflow's registry, if the run has none yet."""
+        client, run = self._started, self.mlflow_run_id
+        with _unless_it_exists():
+            client.create_registered_model(name)
+        if not client.search_model_versions(f"name = '{name}' and run_id = '{run}'"):
+            tags = {RUN_TAG: str(self.run_id)}
+            source = f"models:/{model_id}"
+            client.create_model_version(name, source, run, tags=tags, await_creation_for=0, model_id=model_id)
 
     def log_artifact(self, path: Path, name: str | None = None) -> None:
         """Upload a file or folder."""
         path = Path(path)
-        target = PurePosixPath(check_relative(name or path.name))
+        name = name or path.name
+        inside(Path("artifacts"), name)
+        target = PurePosixPath(name)
         if path.is_dir():
             with self._talking():
-                self._running.log_artifacts(self.mlflow_run_id, str(path), str(target))
-            return
-        if path.name != target.name:  # MLflow takes the name of the file
+                self._started.log_artifacts(self.mlflow_run_id, str(path), str(target))
+        elif path.name != target.name:  # MLflow takes the name of the file
             with tempfile.TemporaryDirectory() as folder:
                 copy(path, Path(folder) / target.name)
-                self.log_artifact(Path(folder) / target.name, str(target))
-            return
-        folder = None if target.parent == PurePosixPath(".") else str(target.parent)
-        with self._talking():
-            self._running.log_artifact(self.mlflow_run_id, str(path), folder)
+                self.log_artifact(Path(folder) / target.name, name)
+        else:
+            folder = None if target.parent == PurePosixPath(".") else str(target.parent)
+            with self._talking():
+                self._started.log_artifact(self.mlflow_run_id, str(path), folder)
 
     def log_figure(self, figure: Figure | Path, name: str) -> None:
         """Upload a picture."""
@@ -324,7 +303,7 @@ class MLflowExperimentTracker(ExperimentTracker):
     def end_experiment(self, status: RunStatus = "FINISHED") -> str:
         """End the run."""
         with self._talking():
-            self._running.set_terminated(self.mlflow_run_id, status)
+            self._started.set_terminated(self.mlflow_run_id, status)
         return str(self.run_id)
 
     def child(self, name: str) -> ExperimentTracker:
@@ -332,18 +311,12 @@ class MLflowExperimentTracker(ExperimentTracker):
         return type(self)(self.tracking_uri, run_name=name, parent_run=self.run_id)
 
     @property
-    def _running(self) -> MlflowClient:
-        if self._client is None or self.mlflow_run_id is None:
-            raise TrackingError("the mlflow tracker has no run yet: call start_experiment first")
-        return self._client
-
-    @property
     def _shown_uri(self) -> str:
         return without_credentials(self.tracking_uri)
 
     def _connect(self) -> MlflowClient:
         if self._client is None:
-            for name, value in (_PATIENCE | _QUIET).items():
+            for name, value in _SETTINGS.items():
                 os.environ.setdefault(name, value)
             try:
                 from mlflow import MlflowClient
@@ -357,40 +330,36 @@ class MLflowExperimentTracker(ExperimentTracker):
             self._client = MlflowClient(self.tracking_uri)
         return self._client
 
-    def _open_experiment(self, name: str) -> Experiment:
-        from mlflow.exceptions import MlflowException
-
+    def _open_experiment(self, name: str) -> str:
         experiment = self._client.get_experiment_by_name(name)
         if experiment is None:
             database = _sqlite_file(self.tracking_uri)
             beside = database.with_name("mlflow-artifacts").as_uri() if database else None  # not in the current folder
-            try:
+            with _unless_it_exists():  # another process was faster
                 self._client.create_experiment(name, artifact_location=beside)
-            except MlflowException as error:
-                if error.error_code != "RESOURCE_ALREADY_EXISTS":  # another process was faster
-                    raise
             experiment = self._client.get_experiment_by_name(name)
         if experiment.lifecycle_stage == "deleted":
             raise TrackingError(
                 f"experiment {name!r} was deleted from MLflow at {self._shown_uri}; set another tracking.experiment, "
                 f"or restore it: mlflow experiments restore --experiment-id {experiment.experiment_id}"
             )
-        return experiment
+        return experiment.experiment_id
 
     def _find(self, run_id: str) -> Run | None:
         found = self._client.search_runs([self._experiment_id], f"tags.`{RUN_TAG}` = '{run_id}'", max_results=1)
         return found[0] if found else None
 
-    def _create(self, run_name: str) -> Run:
+    def _tags(self) -> dict[str, str]:
+        """Of a new run."""
         tags = {RUN_TAG: str(self.run_id)}
-        if self._parent_run is not None:
-            tags[PARENT_TAG] = self._parent_run
-            parent = self._find(check_run_id(self._parent_run))
+        if self.parent_run is not None:
+            tags[PARENT_TAG] = self.parent_run
+            parent = self._find(check_run_id(self.parent_run))
             if parent is not None:
                 tags["mlflow.parentRunId"] = parent.info.run_id
             else:
-                logger.warning("mlflow knows no run %s: run %s is not nested in it", self._parent_run, self.run_id)
-        return self._client.create_run(self._experiment_id, tags=tags, run_name=run_name)
+                logger.warning("mlflow knows no run %s: run %s is not nested in it", self.parent_run, self.run_id)
+        return tags
 
     @contextmanager
     def _talking(self) -> Iterator[None]:
@@ -405,6 +374,26 @@ class MLflowExperimentTracker(ExperimentTracker):
             if error.error_code in _REFUSALS:
                 raise TrackingError(f"MLflow at {self._shown_uri} refuses: {_reason(error)}") from error
             raise ConnectionError(f"MLflow at {self._shown_uri} does not answer: {_reason(error)}") from error
+
+
+class MLflowExperimentLogger(MLflowExperimentTracker):
+    """An MLflow tracker whose one run begins with it; `log_metric` and `log_params` write it."""
+
+    def __init__(self, experiment_name: str) -> None:
+        super().__init__()
+        self.experiment_name = experiment_name
+        self.start_experiment(experiment_name, {})
+
+
+@contextmanager
+def _unless_it_exists() -> Iterator[None]:
+    from mlflow.exceptions import MlflowException
+
+    try:
+        yield
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_ALREADY_EXISTS":
+            raise
 
 
 def _resolved(uri: str | None) -> str:
@@ -434,20 +423,6 @@ def _text(value: object) -> str:
     return value if isinstance(value, str) else json.dumps(value, default=str)
 
 
-def _batches(values: Sequence, size: int) -> Iterator[list]:
-    remaining = iter(values)
-    while batch := list(islice(remaining, size)):
-        yield batch
-
-
 def _reason(error: Exception) -> str:
-    text = str(error)
-    for short in (
-        "Connection refused",
-        "timed out",
-        "Name or service not known",
-        "Temporary failure in name resolution",
-    ):
-        if short in text:
-            return short
-    return first_line(error)
+    known = "Connection refused", "timed out", "Name or service not known", "Temporary failure in name resolution"
+    return next((short for short in known if short in str(error)), first_line(error))

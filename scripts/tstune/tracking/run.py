@@ -4,16 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from tstune.config.schema import RunConfig
 from tstune.config.section import dotted
 from tstune.tracking.composite import CompositeTracker
 from tstune.tracking.interfaces import RunStatus
 from tstune.training.callbacks import Callback, TrainingState
-
-if TYPE_CHECKING:
-    pass
 
 _ARTIFACTS = (
     "config.yaml",
@@ -73,6 +69,13 @@ class TrackedRun(Callback):
     def on_train_begin(self, state: TrainingState) -> None:
         """Show the network to the trackers."""
         self.tracker.watch_model(state.module)
+
+    def on_pre_optimizer_step(self, state: TrainingState) -> None:
+        """Show gradients and gates to the trackers that look at them, where a row of the history follows."""
+        step = state.step + 1
+        if step % self._config.training.log_every_steps == 0 or step == state.total_steps:
+            self.tracker.show("log_gradients", state.module)
+            self.tracker.show("log_attention_weights", state.module)
 
     def on_log(self, _state: TrainingState, row: Mapping[str, float]) -> None:
         """A row of the history."""

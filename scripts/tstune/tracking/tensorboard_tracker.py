@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import struct
 import tempfile
 from collections.abc import Mapping
@@ -12,18 +11,17 @@ from typing import TYPE_CHECKING
 
 from tstune.config.schema import TrackingSection
 from tstune.errors import MissingDependencyError, TrackingError
-from tstune.tracking.interfaces import ExperimentTracker, RunStatus, check_run_id, inside, new_run_id, write_figure
+from tstune.tracking.interfaces import RunStatus, RunTracker, check_run_id, inside, numbers, write_figure
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-    from torch.utils.tensorboard import SummaryWriter
 
 _STATUS = {"FINISHED": "STATUS_SUCCESS", "FAILED": "STATUS_FAILURE", "KILLED": "STATUS_FAILURE"}
 _FLUSH_SECONDS = 10
 _FOLDER = Path(TrackingSection().folder) / "tensorboard"
 
 
-class TensorBoardExperimentTracker(ExperimentTracker):
+class TensorBoardExperimentTracker(RunTracker):
     """One folder of event files per run: ``<log_dir>/<experiment>/<run_id>/``.
 
     Numbers are single precision, and the file is written every 10 seconds. Metrics of the whole run are points at
@@ -38,9 +36,8 @@ class TensorBoardExperimentTracker(ExperimentTracker):
     name = "tensorboard"
 
     def __init__(self, log_dir: str | Path = _FOLDER) -> None:
+        super().__init__()
         self.log_dir = Path(log_dir)
-        self._writer: SummaryWriter | None = None
-        self._run_id = ""
         self._params: dict[str, object] = {}
         self._results: dict[str, float] = {}
 
@@ -49,44 +46,39 @@ class TensorBoardExperimentTracker(ExperimentTracker):
         """``tensorboard`` in `tracking.folder`."""
         return cls(Path(tracking.folder) / "tensorboard")
 
-    def settings(self) -> dict[str, object]:
-        """See `ExperimentTracker.settings`."""
-        return {"log_dir": str(self.log_dir.resolve())}
-
     def start_experiment(self, experiment_name: str, config: dict, run_id: str | None = None) -> str:
         """Open an event file."""
         try:
             from torch.utils.tensorboard import SummaryWriter
         except ImportError:
             raise MissingDependencyError("the tensorboard tracker needs: pip install 'tensorboard>=2.19,<3'") from None
-        self._run_id = check_run_id(run_id or new_run_id())
-        folder = inside(self.log_dir, experiment_name, "experiment") / self._run_id
+        self.run_id = check_run_id(run_id)
+        folder = inside(self.log_dir, experiment_name, "experiment") / self.run_id
         self._params, self._results = {}, {}
-        self._writer = SummaryWriter(str(folder), flush_secs=_FLUSH_SECONDS)
-        self._writer.add_text("config", f"```json\n{json.dumps(config, indent=2, default=str)}\n```")
-        return self._run_id
+        self._run = SummaryWriter(str(folder), flush_secs=_FLUSH_SECONDS)
+        self._run.add_text("config", f"```json\n{json.dumps(config, indent=2, default=str)}\n```")
+        return self.run_id
 
     def log_params(self, params: Mapping[str, object]) -> None:
         """Write them as a text table; they also go to the HPARAMS tab at the end."""
         self._params |= params
         rows = [f"| {name} | {json.dumps(value, default=str)} |" for name, value in self._params.items()]
-        self._started().add_text("params", "\n".join(["| name | value |", "|---|---|", *rows]))
+        self._started.add_text("params", "\n".join(["| name | value |", "|---|---|", *rows]))
 
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         """Add a point to each curve."""
-        values = {name: math.nan if value is None else float(value) for name, value in metrics.items()}
-        for name, value in values.items():
-            self._started().add_scalar(name, value, step or 0)
+        for name, value in numbers(metrics).items():
+            self._started.add_scalar(name, value, step or 0)
         if step is None:
-            self._results |= values
+            self._results |= numbers(metrics)
 
     def log_model(self, model_path: Path, model_name: str) -> None:
         """Write down where it lies."""
-        self._started().add_text(f"models/{model_name}", str(Path(model_path).resolve()))
+        self._started.add_text(f"models/{model_name}", str(Path(model_path).resolve()))
 
     def log_artifact(self, path: Path, name: str | None = None) -> None:
         """Write down where it lies."""
-        self._started().add_text(f"artifacts/{name or path.name}", str(Path(path).resolve()))
+        self._started.add_text(f"artifacts/{name or path.name}", str(Path(path).resolve()))
 
     def log_figure(self, figure: Figure | Path, name: str) -> None:
         """Store the PNG file byte by byte."""
@@ -98,21 +90,15 @@ class TensorBoardExperimentTracker(ExperimentTracker):
             raise TrackingError(f"tensorboard: {figure} is not a PNG file")
         width, height = struct.unpack(">II", content[16:24])
         image = Summary.Image(height=height, width=width, colorspace=4, encoded_image_string=content)
-        self._started()._get_file_writer().add_summary(Summary(value=[Summary.Value(tag=name, image=image)]), 0)
+        self._started._get_file_writer().add_summary(Summary(value=[Summary.Value(tag=name, image=image)]), 0)
 
     def end_experiment(self, status: RunStatus = "FINISHED") -> str:
         """Write the line of the HPARAMS tab and close the file."""
-        writer = self._started()
         for summary in _hparams(self._params, self._results, status):
-            writer._get_file_writer().add_summary(summary)  # add_hparams would make a run of its own
-        writer.close()
-        self._writer = None
-        return self._run_id
-
-    def _started(self) -> SummaryWriter:
-        if self._writer is None:
-            raise TrackingError("the tensorboard tracker has no run: call start_experiment first")
-        return self._writer
+            self._started._get_file_writer().add_summary(summary)  # add_hparams would make a run of its own
+        self._started.close()
+        self._run = None
+        return str(self.run_id)
 
 
 def _hparams(params: Mapping[str, object], results: Mapping[str, float], status: RunStatus) -> list:

@@ -15,21 +15,19 @@ from tstune.config.section import dotted
 from tstune.errors import MissingDependencyError, TrackingError
 from tstune.runtime.logs import logger
 from tstune.tracking.interfaces import (
-    ExperimentTracker,
     RunStatus,
+    RunTracker,
     check_run_id,
     copy,
     copy_model,
     first_line,
     inside,
-    new_run_id,
-    run_name_of,
+    numbers,
     write_figure,
 )
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-    from wandb import Run
 
 MODES = ("online", "offline", "disabled")
 
@@ -39,7 +37,7 @@ _STEP = "step"
 _FOLDER = TrackingSection().folder
 
 
-class WandbExperimentTracker(ExperimentTracker):
+class WandbExperimentTracker(RunTracker):
     """One W&B run per run, with our run id.
 
     Metrics of a step are rows of the history with a column ``step``, which is the x axis of every chart: W&B's own
@@ -73,33 +71,14 @@ class WandbExperimentTracker(ExperimentTracker):
     ) -> None:
         if mode is not None and mode not in MODES:
             raise TrackingError(f"wandb: unknown mode {mode!r}; use {', '.join(MODES)}")
-        self.project, self.entity, self.mode = project, entity, mode
-        self.folder = Path(folder)
-        self._run_name, self._parent_run = run_name, parent_run
-        self._run: Run | None = None
+        super().__init__(run_name, parent_run)
+        self.project, self.entity, self.mode, self.folder = project, entity, mode, Path(folder)
 
     @classmethod
     def from_config(cls, tracking: TrackingSection) -> WandbExperimentTracker:
         """The ``wandb_…`` keys of `tracking`."""
-        return cls(
-            tracking.wandb_project,
-            tracking.wandb_entity,
-            tracking.wandb_mode,
-            tracking.folder,
-            tracking.run_name,
-            tracking.parent_run,
-        )
-
-    def settings(self) -> dict[str, object]:
-        """See `ExperimentTracker.settings`."""
-        return {
-            "project": self.project,
-            "entity": self.entity,
-            "mode": self.mode,
-            "folder": str(self.folder.resolve()),
-            "run_name": self._run_name,
-            "parent_run": self._parent_run,
-        }
+        where = tracking.wandb_project, tracking.wandb_entity, tracking.wandb_mode
+        return cls(*where, tracking.folder, tracking.run_name, tracking.parent_run)
 
     def start_experiment(self, experiment_name: str, config: dict, run_id: str | None = None) -> str:
         """Begin a run, or go on with the one that has this id.
@@ -107,7 +86,7 @@ class WandbExperimentTracker(ExperimentTracker):
         Raises:
             TrackingError: no key, or W&B does not answer.
         """
-        run_id = check_run_id(run_id or new_run_id())
+        self.run_id = check_run_id(run_id)
         mode = self.mode or os.environ.get("WANDB_MODE") or "online"
         os.environ.setdefault("WANDB_SILENT", "true")  # it neither chats nor asks for a key
         os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
@@ -121,9 +100,9 @@ class WandbExperimentTracker(ExperimentTracker):
             self._run = wandb.init(
                 project=self.project or experiment_name,
                 entity=self.entity,
-                id=run_id,
-                name=run_name_of(config, self._run_name, run_id),
-                group=self._parent_run,
+                id=self.run_id,
+                name=self._shown_name(config),
+                group=self.parent_run,
                 resume="allow" if mode == "online" else None,
                 mode=mode,
                 dir=str(self.folder),
@@ -137,65 +116,59 @@ class WandbExperimentTracker(ExperimentTracker):
         finally:
             sys.exit, sys.excepthook = exits  # W&B puts its own there; this run is ended by us
         self._run.define_metric("*", step_metric=_STEP)
-        return run_id
+        return self.run_id
 
     def log_params(self, params: Mapping[str, object]) -> None:
         """Put them into the config."""
-        self._started().config.update(_json(params), allow_val_change=True)
+        self._started.config.update(_json(params), allow_val_change=True)
 
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         """Add a row to the history, or results of the whole run to the summary."""
-        values = {name: float("nan") if value is None else float(value) for name, value in metrics.items()}
         if step is None:
-            self._started().summary.update(values)
+            self._started.summary.update(numbers(metrics))
         else:
-            self._started().log({_STEP: step} | values)
+            self._started.log({_STEP: step} | numbers(metrics))
 
     def log_model(self, model_path: Path, model_name: str) -> None:
         """Log an artifact of type ``model``; its files lie beside the run's other files until they are sent."""
         import wandb
 
-        run = self._started()
-        files = inside(Path(run.dir).parent / "models", model_name, "the name")
+        run = self._started
+        files = inside(Path(run.dir).parent / "models", model_name)
         copy_model(Path(model_path), files)
         artifact = wandb.Artifact(re.sub(r"[^\w.-]", "_", f"{model_name}-{run.id}"), type="model")
-        for file in sorted(file for file in files.rglob("*") if file.is_file()):
+        for file in _files(files):
             # "immutable" spares a copy in the home of the user: this one stays
             artifact.add_file(str(file), str(file.relative_to(files)), skip_cache=True, policy="immutable")
         run.log_artifact(artifact)
 
     def log_artifact(self, path: Path, name: str | None = None) -> None:
         """Put a file or folder under ``artifacts/``: the names beside it are W&B's own."""
-        run, path = self._started(), Path(path)
-        target = inside(Path(run.dir) / "artifacts", name or path.name, "the name")
+        run, path = self._started, Path(path)
+        target = inside(Path(run.dir) / "artifacts", name or path.name)
         copy(path, target)
-        for file in [target] if target.is_file() else sorted(file for file in target.rglob("*") if file.is_file()):
+        for file in _files(target):
             run.save(str(file), base_path=run.dir, policy="now", glob=False)
 
     def log_figure(self, figure: Figure | Path, name: str) -> None:
         """Log a picture under its name."""
         import wandb
 
-        run = self._started()
-        file = write_figure(figure, inside(Path(run.dir).parent / "figures", name, "the name"))
+        run = self._started
+        file = write_figure(figure, inside(Path(run.dir).parent / "figures", name))
         run.log({name: wandb.Image(str(file))})
 
     def end_experiment(self, status: RunStatus = "FINISHED") -> str:
         """End the run with exit code 0, 1 (failed) or 255 (killed), and wait until it is sent or on disk."""
         import wandb
 
-        run, self._run = self._started(), None
+        run, self._run = self._started, None
         run.finish(exit_code=_EXIT_CODES[status])
         if run.settings.mode == "offline":
             if wandb.setup().most_recent_active_run is None:
                 wandb.teardown()  # what `finish` only asks for is done when this returns; a new run starts it anew
             logger.info("wandb: send this run with: wandb sync %s", Path(run.dir).parent)
         return run.id
-
-    def _started(self) -> Run:
-        if self._run is None:
-            raise TrackingError("the wandb tracker has no run: call start_experiment first")
-        return self._run
 
 
 _FIX = (
@@ -220,6 +193,10 @@ _SETTINGS = {
     "x_disable_stats": True,
     "x_save_requirements": False,
 }
+
+
+def _files(path: Path) -> list[Path]:
+    return [path] if path.is_file() else sorted(file for file in path.rglob("*") if file.is_file())
 
 
 def _json(values: Mapping[str, object]) -> dict:
