@@ -19,7 +19,9 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 
+from tstune.config.command_line import add_trust_argument
 from tstune.errors import EXIT_OK, exits_cleanly
+from tstune.named_code import trusting
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -27,6 +29,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config", required=True, metavar="FILE", help="a recipe with models:")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="changes to it, models.<name>.… among them")
+    add_trust_argument(parser)
     return parser.parse_args(argv)
 
 
@@ -41,7 +44,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     from tstune.runs.compare.recipe import load_comparison
 
     comparison = load_comparison(args.config, args.overrides)
-    evaluation = compare_members(comparison)
+    with trusting(args.trust_code):
+        evaluation = compare_members(comparison)
     listed = evaluation.environment["members"]
     missing = [one for one in listed if one["reason"] is not None]
     print(f"\n{evaluation.scoreboard()}\n")

@@ -20,8 +20,9 @@ import argparse
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from tstune.config.command_line import add_config_arguments, load_config
+from tstune.config.command_line import add_config_arguments, add_trust_argument, load_config
 from tstune.errors import EXIT_DIFFERENT, EXIT_OK, exits_cleanly
+from tstune.named_code import trusting
 
 if TYPE_CHECKING:
     from tstune.runs.compare.evaluate import Evaluation
@@ -40,6 +41,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--registry", help="for registry:…, as in manage_registry.py (default: TSTUNE_REGISTRY, registry/)"
     )
+    add_trust_argument(parser)
     args = parser.parse_intermixed_args(argv)
     given = args.config is not None or args.hydra is not None
     if args.run is not None and (given or args.part != "test"):
@@ -56,9 +58,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     from tstune.runtime.logs import setup_logging
 
     setup_logging()
-    if args.run is not None:
-        return _rebuild(args)
+    with trusting(args.trust_code):
+        return _evaluate(args) if args.run is None else _rebuild(args)
 
+
+def _evaluate(args: argparse.Namespace) -> int:
     config = load_config(args)
     from tstune.runs.compare.evaluate import evaluate_models
 

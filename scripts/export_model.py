@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 
+from tstune.config.command_line import add_trust_argument
 from tstune.errors import EXIT_OK, exits_cleanly
 
 
@@ -28,6 +29,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--registry", help="for registry:…, as in manage_registry.py (default: TSTUNE_REGISTRY, registry/)"
     )
+    add_trust_argument(parser)
     return parser.parse_args(argv)
 
 
@@ -44,7 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     from tstune.registry import load_saved_model
 
     output_file(args.output, args.format, args.overwrite)  # refused before anything is loaded
-    model = load_saved_model(args.model, args.registry)
+    model = load_saved_model(args.model, args.registry, args.trust_code)
     if args.item is not None:
         choose_item(model, args.item)
     exported = export_model(model, args.format, args.output, args.overwrite)

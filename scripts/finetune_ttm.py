@@ -18,12 +18,13 @@ from collections.abc import Sequence
 
 from tstune.config.command_line import load_config
 from tstune.errors import EXIT_OK, exits_cleanly
+from tstune.named_code import trusting
 from tstune.runs.command_line import parse_finetune_args, print_results
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
-    return parse_finetune_args(__doc__, argv)
+    return parse_finetune_args(__doc__, argv, loads_folders=True)
 
 
 @exits_cleanly
@@ -39,7 +40,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     processes = DistributedManager.for_run(config)  # asked for = given, or stop
     model = model_class(config.model.type)(config)
     resume = config.training.resume_from_checkpoint
-    with FineTuning(model, config.output_dir, config.overwrite, resume, processes) as run:  # owns output_dir
+    tuning = FineTuning(model, config.output_dir, config.overwrite, resume, processes)  # owns output_dir
+    with trusting(args.trust_code), tuning as run:
         if run.has("registered"):
             print(f"run folder: {config.output_dir} is complete, there is nothing to go on with")
             return EXIT_OK

@@ -19,6 +19,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from tstune.config.command_line import add_trust_argument
 from tstune.errors import EXIT_OK, DataError, OutputError, exits_cleanly
 
 if TYPE_CHECKING:
@@ -43,6 +44,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--unit", help="mmol/L or mg/dL, for a model that does not know the unit of its target")
     parser.add_argument("--allow-overlap", action="store_true", help="go on with a model that was trained on test.csv")
     parser.add_argument("--overwrite", action="store_true", help="replace an existing output file")
+    add_trust_argument(parser)
     return parser.parse_args(argv)
 
 
@@ -85,7 +87,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         raise DataError(f"{paths['sample_submission']}: {lost[0]!r} is not in {paths['test']} ({len(lost)} rows)")
 
     with model_folder(args.model, args.registry) as place:
-        model = load_model(place)
+        model = load_model(place, args.trust_code)
         refuse_known_rows(table, file_sha256(paths["test"]), place, args.allow_overlap)
     section, per_mmol = model.config.model, glucose_per_mmol(model.preprocessor.unit, args.unit)
     if model.module is not None and section.context_length > ROW_STEPS and not model.config.training.context_dropping:

@@ -13,6 +13,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
+from tstune.config.command_line import add_trust_argument
 from tstune.errors import EXIT_OK, OutputError, exits_cleanly
 
 
@@ -27,6 +28,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--output", required=True, help="forecast to write (.csv, .csv.gz, .parquet)")
     parser.add_argument("--future", help="table with known-future columns, for models that use them")
     parser.add_argument("--overwrite", action="store_true", help="replace an existing output file")
+    add_trust_argument(parser)
     return parser.parse_args(argv)
 
 
@@ -53,7 +55,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     from tstune.data.files import read_table
     from tstune.registry import load_saved_model
 
-    model = load_saved_model(args.model, args.registry)
+    model = load_saved_model(args.model, args.registry, args.trust_code)
     future = read_table(Path(args.future)) if args.future else None
     forecast = model.predict(args.input, future)
     aside = output.with_name(f".partial-{output.name}")

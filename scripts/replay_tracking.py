@@ -14,6 +14,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from tstune.config.command_line import add_trust_argument
 from tstune.errors import EXIT_OK, EXIT_USER_ERROR, TrackingError, exits_cleanly
 
 
@@ -21,6 +22,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("backlogs", nargs="+", type=Path, metavar="BACKLOG", help="a .jsonl file, or a folder of them")
+    add_trust_argument(parser)
     return parser.parse_args(argv)
 
 
@@ -28,6 +30,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
 def main(argv: Sequence[str] | None = None) -> int:
     """Send one backlog after the other."""
     args = parse_args(argv)
+    from tstune.named_code import trusting
     from tstune.runtime.logs import setup_logging
     from tstune.tracking.backlog import find_backlogs, replay_backlog
 
@@ -35,7 +38,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     exit_code = EXIT_OK
     for backlog in find_backlogs(args.backlogs):
         try:
-            sent = replay_backlog(backlog)
+            with trusting(args.trust_code):
+                sent = replay_backlog(backlog)
         except TrackingError as error:
             print(f"error: {error}", file=sys.stderr)
             exit_code = EXIT_USER_ERROR

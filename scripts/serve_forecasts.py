@@ -16,6 +16,7 @@ import argparse
 from collections.abc import Sequence
 from dataclasses import fields
 
+from tstune.config.command_line import add_trust_argument
 from tstune.errors import ConfigError, MissingDependencyError, exits_cleanly
 from tstune.serving import ServingLimits
 
@@ -35,6 +36,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         parser.add_argument(
             f"--{limit.name.replace('_', '-')}", type=type(limit.default), default=limit.default, help=about
         )
+    add_trust_argument(parser)
     return parser.parse_args(argv)
 
 
@@ -59,7 +61,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     with bind(args.host, args.port) as listening:  # before the model is loaded, which takes seconds
         torch.set_num_threads(args.threads)
-        service = ForecastService(*open_model(args.model, args.registry), limits)
+        service = ForecastService(*open_model(args.model, args.registry, args.trust_code), limits)
         logger.setLevel("ERROR")  # models warn of gaps by the name of the series, which may be a patient's
         return serve(service, listening)
 

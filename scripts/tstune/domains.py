@@ -7,7 +7,6 @@ its dotted name in a table, and loads what its hooks need when they are called.
 
 from __future__ import annotations
 
-import importlib
 import importlib.util
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
@@ -17,6 +16,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from tstune.errors import ConfigError
+from tstune.named_code import resolve
 
 _DOMAINS = {"glucose": "tstune.glucose:DOMAIN"}
 
@@ -193,8 +193,7 @@ def source_files() -> list[Path]:
 
 
 def _load(place: str) -> Domain:
-    module, _, name = place.partition(":")
     try:
-        return getattr(importlib.import_module(module), name)
+        return resolve(place)
     except (ImportError, AttributeError) as error:
         raise ConfigError(f"domain {place} cannot be loaded ({error}); is its folder on PYTHONPATH?") from None

@@ -95,7 +95,10 @@ def test_own_metrics(own_metrics, windows):
         ("rsme", "unknown metric 'rsme'; use rmse, mae, .* or your own function as package.module:function"),
         ("own_metrics", "unknown metric 'own_metrics'"),
         (":two", "unknown metric ':two'"),
-        ("own_metric:two", r"own_metric:two cannot be imported \(No module named 'own_metric'\); is its folder on"),
+        (
+            "own_metric:two",
+            r"own_metric:two cannot be imported \(ModuleNotFoundError: .* 'own_metric'\); is its folder on",
+        ),
         ("own_metrics:three", "own_metrics:three is not a function of own_metrics"),
         ("own_metrics:FACTOR", "own_metrics:FACTOR is not a function of own_metrics"),
     ],

@@ -55,7 +55,10 @@ def test_one_of_your_own() -> None:
         (["mlfow"], r"unknown tracker 'mlfow'; use file, mlflow, wandb, tensorboard, or your own class as package"),
         ([":Recorder"], r"unknown tracker ':Recorder'"),
         (["tracker_doubles:"], r"unknown tracker 'tracker_doubles:'"),
-        (["absent.module:Class"], r"absent.module:Class cannot be imported \(No module named 'absent'\)"),
+        (
+            ["absent.module:Class"],
+            r"absent.module:Class cannot be imported \(ModuleNotFoundError: No module named 'absent'\)",
+        ),
         (["tracker_doubles:Absent"], r"tracker_doubles:Absent is not a class derived from tstune's ExperimentTracker"),
         (["pathlib:Path"], r"pathlib:Path is not a class derived from tstune's ExperimentTracker"),
         (["test_build:Unfinished"], r"test_build:Unfinished cannot be built: Can't instantiate abstract class"),

@@ -23,6 +23,13 @@ def add_config_arguments(parser: argparse.ArgumentParser, required: bool = True)
     )
 
 
+def add_trust_argument(parser: argparse.ArgumentParser) -> None:
+    """Add ``--trust-code``: folders that are loaded may name code."""
+    parser.add_argument(
+        "--trust-code", action="store_true", help="import code that a loaded folder names: a model, source, metric"
+    )
+
+
 def config_path(args: argparse.Namespace) -> str:
     """The file that was given, whichever manager reads it."""
     return args.config if args.hydra is None else args.hydra

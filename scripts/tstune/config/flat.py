@@ -17,6 +17,7 @@ from tstune.config.section import section_classes
 from tstune.config.validation import leaf_paths, section_at, validate
 from tstune.errors import ConfigError
 from tstune.models.registry import flat_classes, model_class
+from tstune.named_code import ours
 
 
 @cache
@@ -55,6 +56,7 @@ class ModelConfig:
 
     def __init__(self, **keywords: object) -> None:
         values = nested({"model_type": self.model_type} | keywords)
+        ours(values)
         self.run_config: RunConfig = validate(values, origin=type(self).__name__)
 
     @classmethod

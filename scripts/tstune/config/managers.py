@@ -25,6 +25,7 @@ from tstune.config.layouts import as_recipe
 from tstune.config.schema import RunConfig
 from tstune.config.validation import validate
 from tstune.errors import ConfigError
+from tstune.named_code import foreign, ours
 
 
 class ConfigManager(ABC):
@@ -58,10 +59,12 @@ class SimpleConfigManager(ConfigManager):
         """Read a YAML file, apply overrides such as ``training.learning_rate=5e-4`` and validate the result."""
         path = Path(config_path)
         if path.is_file() and path.read_bytes().startswith(_SAVED.encode()):
-            return load_saved_config(path, overrides)
-        values = read_values(path, overrides)
+            values = _saved_values(path, overrides)
+        else:
+            values = read_values(path, overrides)
         if "models" in values:
             raise ConfigError(f"{path} lists several models: give it to scripts/compare_models.py")
+        ours(values)
         return validate(values, origin=str(path))
 
     def validate_config(self, config: RunConfig | dict) -> bool:
@@ -96,7 +99,7 @@ _SAVED = "# Resolved by tstune: values are what they are, nothing is interpolate
 
 
 def load_saved_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
-    """Read what `save_config` wrote, without interpolation: values of a foreign folder are data.
+    """Read what `save_config` wrote into a folder: nothing is interpolated, and code that it names is not imported.
 
     Args:
         path: the file.
@@ -105,8 +108,13 @@ def load_saved_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
     Raises:
         ConfigError: it cannot be read, or is no configuration.
     """
-    changes = _override(OmegaConf.create({}), overrides)
-    return validate(_changed(read_saved_values(path), changes), origin=str(path))
+    values = _saved_values(path, overrides)
+    foreign(values, path)
+    return validate(values, origin=str(path))
+
+
+def _saved_values(path: Path, overrides: Sequence[str]) -> dict:
+    return _changed(read_saved_values(path), _override(OmegaConf.create({}), overrides))
 
 
 def read_saved_values(path: Path) -> dict:
@@ -301,7 +309,9 @@ class HydraConfigManager(ConfigManager):
         _check_primary(path)
         translated = [to_hydra(override, path.parent) for override in overrides]
         tree = _compose(path, translated, overrides)
-        return validate(as_recipe(resolve(tree, path)), origin=str(path))
+        values = as_recipe(resolve(tree, path))
+        ours(values)
+        return validate(values, origin=str(path))
 
     def validate_config(self, config: RunConfig | dict) -> bool:
         """Return True, or raise one `ConfigError` that lists every problem."""

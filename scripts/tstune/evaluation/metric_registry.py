@@ -11,7 +11,6 @@ in `my_metrics.py` on PYTHONPATH, as `my_metrics:worst_error`; its column is `wo
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from numbers import Real
@@ -20,6 +19,7 @@ from tstune.domains import domains
 from tstune.errors import ConfigError
 from tstune.evaluation import calibration, point_metrics, probabilistic
 from tstune.evaluation.scored_windows import ScoredWindows
+from tstune.named_code import import_named
 
 Metric = Callable[[ScoredWindows], float | Mapping[str, float]]
 
@@ -112,13 +112,7 @@ def find_metric(name: str) -> Metric:
             f"evaluation.metrics: unknown metric {name!r}; use {', '.join(builtin_metrics())}, "
             "or your own function as package.module:function"
         )
-    try:
-        module = importlib.import_module(module_name)
-    except ImportError as error:
-        raise ConfigError(
-            f"evaluation.metrics: {name} cannot be imported ({error}); is its folder on PYTHONPATH?"
-        ) from None
-    found = getattr(module, function_name, None)
+    found = import_named("evaluation.metrics:", name)
     if not callable(found):
         raise ConfigError(f"evaluation.metrics: {name} is not a function of {module_name}")
     return found

@@ -16,6 +16,7 @@ from tstune.evaluation.intervals import load_method, save_method
 from tstune.models.adapters import Adapter, ItemAdapters, ParameterCount, count_parameters
 from tstune.models.contract import ADAPTER_FOLDER, MODEL_FOLDER, ForecastModel, weights_folder
 from tstune.models.predict import predict_frame
+from tstune.named_code import ours, trusting
 
 if TYPE_CHECKING:
     from tstune.runtime.distributed import DistributedManager
@@ -141,13 +142,18 @@ class BaseTimeSeriesFoundationModel(ForecastModel):
         SimpleConfigManager().save_config(self.config, folder / "config.yaml")
 
     @classmethod
-    def load(cls, folder: str | Path) -> BaseTimeSeriesFoundationModel:
+    def load(cls, folder: str | Path, trust_code: bool = False) -> BaseTimeSeriesFoundationModel:
         """Load a saved model on the CPU, ready to predict.
+
+        Args:
+            folder: run folder or published folder.
+            trust_code: import the code that the folder names, a source or a metric, when it is used.
 
         Raises:
             CheckpointError: the folder is not a saved model of this family.
         """
         folder = Path(folder)
+        ours(cls.model_type)
         adapter_only = (folder / "adapter_config.json").is_file()
         needed = ["config.yaml", "preprocessor.json"]
         if not adapter_only and weights_folder(folder) != folder:
@@ -163,7 +169,8 @@ class BaseTimeSeriesFoundationModel(ForecastModel):
             raise CheckpointError(f"{folder / 'preprocessor.json'} is damaged: {error}") from None
         if model_type != cls.model_type:
             raise CheckpointError(f"{folder} holds a {model_type} model, not {cls.model_type}")
-        model = cls(load_saved_config(folder / "config.yaml"))
+        with trusting(trust_code):
+            model = cls(load_saved_config(folder / "config.yaml"))
         model.preprocessor = preprocessor
         if adapter_only:
             model._build_under(folder)

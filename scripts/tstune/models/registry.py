@@ -1,17 +1,18 @@
 """Model families and baselines by name: a table of dotted names, imported when one is asked for.
 
-Nothing of `tstune` but its errors is imported here, types neither, so that configurations and runs find families by it.
+Of `tstune` only what lies below everything is imported here, types neither, so that configurations and runs find
+families by it.
 """
 
 from __future__ import annotations
 
 import difflib
-import importlib
 import json
 from pathlib import Path
 from typing import Any
 
 from tstune.errors import CheckpointError, ConfigError
+from tstune.named_code import foreign, import_named, resolve, trusting
 
 # what `model.type` may be -> module:class
 _MODELS = {
@@ -76,14 +77,19 @@ def model_class(name: str) -> type[Any]:
             f"unknown model {name!r}; {hint}available: {', '.join(available_models())}, or your own class as "
             "package.module:Class"
         )
-    return _resolved(_MODELS[name])
+    return resolve(_MODELS[name])
 
 
-def load_model(folder: str | Path) -> Any:
+def load_model(folder: str | Path, trust_code: bool = False) -> Any:
     """Load a saved model, a `BaseTimeSeriesFoundationModel`, of whatever family the folder holds.
+
+    Args:
+        folder: run folder or published folder.
+        trust_code: import the code that the folder names: a class, source or metric of somebody's own.
 
     Raises:
         CheckpointError: the folder is not a saved model.
+        ConfigError: it names code that is not trusted.
     """
     path = Path(folder) / "preprocessor.json"
     if not path.is_file():
@@ -92,25 +98,17 @@ def load_model(folder: str | Path) -> Any:
         model_type = json.loads(path.read_text(encoding="utf-8"))["model_type"]
     except (ValueError, KeyError, TypeError):
         raise CheckpointError(f"{path} is damaged") from None
-    return model_class(model_type).load(folder)
-
-
-def _resolved(path: str) -> type[Any]:
-    module, _, name = path.partition(":")
-    return getattr(importlib.import_module(module), name)
+    with trusting(trust_code):
+        foreign(model_type, path)
+        return model_class(model_type).load(folder)
 
 
 def _own_class(name: str) -> type[Any]:
     """Import a class that somebody else wrote, and check what a saved model of it will need."""
-    module_name, _, class_name = name.partition(":")
-    try:
-        found = getattr(importlib.import_module(module_name), class_name, None)
-    except Exception as error:  # it runs code that is not ours
-        reason = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no reason given'}"
-        raise ConfigError(f"model {name} cannot be imported ({reason}); is its folder on PYTHONPATH?") from None
+    found = import_named("model", name)
     if found is None:
-        raise ConfigError(f"model {name}: {module_name} has no {class_name}")
-    if not isinstance(found, type) or not issubclass(found, _resolved(_BASE)):
+        raise ConfigError("model {}: {} has no {}".format(name, *name.split(":", 1)))
+    if not isinstance(found, type) or not issubclass(found, resolve(_BASE)):
         raise ConfigError(f"model {name} is not a subclass of tstune.BaseTimeSeriesFoundationModel")
     missing = sorted(found.__abstractmethods__)
     if missing:

@@ -269,12 +269,12 @@ class ModelRegistry:
             self._fetch(version, folder)
         return version
 
-    def load(self, reference: str) -> BaseTimeSeriesFoundationModel:
-        """Load a version on the CPU, ready to predict, once every file has been checked."""
+    def load(self, reference: str, trust_code: bool = False) -> BaseTimeSeriesFoundationModel:
+        """Load a version on the CPU, ready to predict, once every file has been checked; see `load_model`."""
         from tstune.models.registry import load_model
 
         with _temporary(f"{reference} cannot be read") as folder:
-            return load_model(self.download(reference, folder / "run"))
+            return load_model(self.download(reference, folder / "run"), trust_code)
 
     def export_archive(self, reference: str, path: str | Path, overwrite: bool = False) -> Path:
         """Write a version as one archive, .tar.gz or .zip by the name of `path`."""
@@ -482,18 +482,22 @@ def open_registry(location: str | Path | None = None) -> ModelRegistry:
     return ModelRegistry(place)
 
 
-def load_saved_model(model: str | Path, registry: str | Path | None = None) -> BaseTimeSeriesFoundationModel:
+def load_saved_model(
+    model: str | Path, registry: str | Path | None = None, trust_code: bool = False
+) -> BaseTimeSeriesFoundationModel:
     """Load a run folder, or ``registry:name@alias`` and ``registry:name:version`` from a model registry.
+
+    `trust_code` imports the code that it names, see `load_model`.
 
     Raises:
         CheckpointError: the folder is not a saved model.
         RegistryError: there is no such version, or it is damaged.
     """
     if str(model).startswith(PREFIX):
-        return open_registry(registry).load(str(model).removeprefix(PREFIX))
+        return open_registry(registry).load(str(model).removeprefix(PREFIX), trust_code)
     from tstune.models.registry import load_model
 
-    return load_model(model)
+    return load_model(model, trust_code)
 
 
 @contextmanager

@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from tstune.config.command_line import add_config_arguments
+from tstune.config.command_line import add_config_arguments, add_trust_argument
 from tstune.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -23,11 +23,15 @@ class _ListSources(argparse.Action):
         parser.exit()
 
 
-def parse_finetune_args(description: str | None, argv: Sequence[str] | None = None) -> argparse.Namespace:
-    """Read the command line of a script with this docstring."""
+def parse_finetune_args(
+    description: str | None, argv: Sequence[str] | None = None, loads_folders: bool = False
+) -> argparse.Namespace:
+    """Read the command line of a script with this docstring; one whose models may be made of run folders says so."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_config_arguments(parser)
     parser.add_argument("--list-sources", action=_ListSources, nargs=0, help="describe the data sources and stop")
+    if loads_folders:
+        add_trust_argument(parser)
     return parser.parse_args(argv)
 
 

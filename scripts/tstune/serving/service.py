@@ -39,12 +39,12 @@ _LOADED = ("config.yaml", "preprocessor.json", SETTINGS, TENSORS, MODEL_FOLDER, 
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 
 
-def open_model(model: str, registry: str | None = None) -> tuple[ForecastModel, str, str]:
+def open_model(model: str, registry: str | None = None, trust_code: bool = False) -> tuple[ForecastModel, str, str]:
     """Load a run folder, or ``registry:name@alias`` and ``registry:name:version``: the model, its name, its version."""
     if not model.startswith(PREFIX):
-        return load_saved_model(model), Path(model).resolve().name, fingerprint(Path(model))
+        return load_saved_model(model, trust_code=trust_code), Path(model).resolve().name, fingerprint(Path(model))
     version = open_registry(registry).get(model.removeprefix(PREFIX))  # once: an alias may move between two looks
-    return load_saved_model(f"{PREFIX}{version.reference}", registry), version.name, str(version.version)
+    return load_saved_model(f"{PREFIX}{version.reference}", registry, trust_code), version.name, str(version.version)
 
 
 def fingerprint(folder: Path) -> str:

@@ -14,6 +14,7 @@ from pathlib import Path
 import psutil
 
 from tstune.errors import ConfigError, TrackingError
+from tstune.named_code import foreign
 from tstune.runtime.logs import logger
 from tstune.tracking.interfaces import MODEL_FILES, ExperimentTracker, call, first_line, tracker_class
 

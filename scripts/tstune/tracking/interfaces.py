@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import inspect
 import math
 import re
@@ -16,6 +15,7 @@ from typing import TYPE_CHECKING, Literal
 
 from tstune.config.section import dotted
 from tstune.errors import ConfigError, TrackingError
+from tstune.named_code import import_named, resolve
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -318,18 +318,15 @@ def tracker_class(name: str) -> type[ExperimentTracker]:
     Raises:
         ConfigError: unknown, not importable, or not an `ExperimentTracker`.
     """
-    module_name, _, class_name = TRACKERS.get(name, name).partition(":")
+    if name in (*TRACKERS, *TRACKERS.values()):
+        return resolve(TRACKERS.get(name, name))
+    module_name, _, class_name = name.partition(":")
     if not module_name or not class_name:
         raise ConfigError(
             f"tracking.trackers: unknown tracker {name!r}; use {', '.join(TRACKERS)}, "
             "or your own class as package.module:Class"
         )
-    try:
-        found = getattr(importlib.import_module(module_name), class_name, None)
-    except ImportError as error:
-        raise ConfigError(
-            f"tracking.trackers: {name} cannot be imported ({error}); is its folder on PYTHONPATH?"
-        ) from None
+    found = import_named("tracking.trackers:", name)
     if not (isinstance(found, type) and issubclass(found, ExperimentTracker)):
         raise ConfigError(f"tracking.trackers: {name} is not a class derived from tstune's ExperimentTracker")
     return found

@@ -18,7 +18,8 @@ class RunFolderModel(PythonModel):
         """Load the run folder."""
         from tstune.models.registry import load_model
 
-        self._model = load_model(context.artifacts["run"])
+        # whoever loads this model runs the code beside it already
+        self._model = load_model(context.artifacts["run"], trust_code=True)
 
     def predict(self, context: PythonModelContext, model_input: pd.DataFrame, params: dict | None = None) -> object:
         """One row per series and future step, in original units."""

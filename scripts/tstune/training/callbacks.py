@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 import math
 import sys
@@ -15,6 +14,7 @@ from torch import nn
 from tqdm.auto import tqdm
 
 from tstune.errors import ConfigError
+from tstune.named_code import import_named
 
 
 @dataclass
@@ -73,13 +73,13 @@ def load_callbacks(names: Sequence[str]) -> list[Callback]:
     """
     found = []
     for name in names:
-        module, _, attribute = name.partition(":")
+        cls = import_named("training.callbacks:", name)
         try:
-            made = getattr(importlib.import_module(module), attribute)()
-        except (ImportError, AttributeError, TypeError, ValueError) as error:
+            made = cls()
+        except (AttributeError, TypeError, ValueError) as error:
             raise ConfigError(
-                f"training.callbacks: {name} cannot be made ({error}); give package.module:Class, with its folder on "
-                "PYTHONPATH and a constructor without arguments"
+                f"training.callbacks: {name} cannot be made ({error}); give package.module:Class, with a constructor "
+                "without arguments"
             ) from None
         if not isinstance(made, Callback):
             raise ConfigError(f"training.callbacks: {name} is no tstune.training.callbacks.Callback")

@@ -11,6 +11,7 @@ from pathlib import Path
 from tstune.config.schema import DataSection
 from tstune.data.table import SourceTable, TableStream
 from tstune.errors import ConfigError, DataError
+from tstune.named_code import import_named
 
 _OF_ALL = """\
 data.source is one of these names, or your own function as package.module:function: it takes the data section and
@@ -208,12 +209,8 @@ def _module(name: str) -> object:
 
 def _own_function(place: str) -> Callable[[DataSection], SourceTable]:
     """A function of the user's, wrapped so that what it returns is checked."""
-    module_name, _, function_name = place.partition(":")
-    try:
-        module = importlib.import_module(module_name) if module_name else None
-    except ImportError as error:
-        raise ConfigError(f"data.source: {place} cannot be imported ({error}); is its folder on PYTHONPATH?") from None
-    function = getattr(module, function_name, None) if function_name else None
+    module, _, name = place.partition(":")
+    function = import_named("data.source:", place) if module and name else None
     if not callable(function):
         raise ConfigError(
             f"data.source: {place} names no function; write package.module:function, "

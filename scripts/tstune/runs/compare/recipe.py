@@ -15,6 +15,7 @@ from tstune.config.validation import validate
 from tstune.errors import ConfigError, FolderError
 from tstune.evaluation.verdict import OURS
 from tstune.models.registry import available_models
+from tstune.named_code import ours
 from tstune.runs.folder import ENVIRONMENT, RunFolder
 
 _SHARED = ("data", "evaluation", "seed", "output_dir", "overwrite", "tracking", "pretraining", "models")
@@ -65,6 +66,7 @@ def load_comparison(path: str | Path, overrides: Sequence[str] = ()) -> Comparis
     """
     path = Path(path)
     values = read_values(path, overrides)
+    ours(values)
     listed = values.pop("models", None)
     if not isinstance(listed, Mapping) or len(listed) < 2:
         raise ConfigError(f"{path}: models must hold two models or more, each a name with its sections")
