@@ -165,7 +165,7 @@ class TestFailure:
         (backlog,) = backlogs(tmp_path)
         assert last == (
             f"tracker recorder missed 6 calls of this run: {backlog}; "
-            f"send them with: python scripts/replay_tracking.py {backlog}"
+            f"send them with: python scripts/replay_tracking.py {backlog} --trust-code"
         )
         assert backlog == tmp_path / "backlog" / "e" / "run-1" / "0-recorder.jsonl"
 

@@ -47,7 +47,7 @@ def calls(log: Path) -> list[list]:
 
 def test_a_backlog_is_sent_and_gone(tmp_path: Path, log: Path, capsys: pytest.CaptureFixture[str]) -> None:
     backlog = leave_backlog(tmp_path, log)
-    assert replay_tracking.main([str(backlog)]) == 0
+    assert replay_tracking.main([str(backlog), "--trust-code"]) == 0
     assert calls(log) == [
         ["start_experiment", "e", CONFIG, "run-1"],
         ["log_metrics", {"a": 2.0}, 2],
@@ -94,7 +94,7 @@ def test_a_run_that_was_killed_ends_as_killed(tmp_path: Path, log: Path) -> None
     backlog = leave_backlog(tmp_path, log, end=False)
     with backlog.open("a") as stream:
         stream.write('{"method": "log_met')  # in the middle of a line
-    assert replay_tracking.main([str(backlog)]) == 0
+    assert replay_tracking.main([str(backlog), "--trust-code"]) == 0
     assert calls(log)[-2:] == [["log_metrics", {"a": 3.0}, 3], ["end_experiment", "KILLED"]]
 
 
@@ -103,7 +103,7 @@ def test_a_process_with_the_same_number_is_not_the_same(tmp_path: Path, log: Pat
     header, *rest = backlog.read_text().splitlines()
     other = json.loads(header) | {"process": psutil.Process().ppid(), "process_started": 1.0}
     backlog.write_text("\n".join([json.dumps(other), *rest]) + "\n")
-    assert replay_tracking.main([str(backlog)]) == 0
+    assert replay_tracking.main([str(backlog), "--trust-code"]) == 0
 
 
 def test_a_file_that_is_gone_does_not_hold_up_the_rest(
@@ -113,7 +113,7 @@ def test_a_file_that_is_gone_does_not_hold_up_the_rest(
     artifact.write_text("{}")
     backlog = leave_backlog(tmp_path, log, artifact=artifact)
     artifact.unlink()
-    assert replay_tracking.main([str(backlog)]) == 0
+    assert replay_tracking.main([str(backlog), "--trust-code"]) == 0
     assert [call[0] for call in calls(log)] == ["start_experiment", "log_metrics", "log_metrics", "end_experiment"]
     assert f"{backlog}: log_artifact left out: {artifact} is gone or changed" in heard.text
 
@@ -129,7 +129,7 @@ def test_pictures_that_were_kept_go_with_the_backlog(tmp_path: Path, log: Path) 
     composite.end_experiment()
     picture = tmp_path / "backlog" / "e" / "run-1" / "figures" / "plots" / "drawn.png"
     assert picture.is_file()
-    assert replay_tracking.main([str(tmp_path / "backlog")]) == 0
+    assert replay_tracking.main([str(tmp_path / "backlog"), "--trust-code"]) == 0
     assert ["log_figure", str(picture), "plots/drawn.png"] in calls(log)
     assert not (tmp_path / "backlog" / "e").exists()
 
@@ -138,7 +138,7 @@ def test_nothing_beside_a_backlog_that_was_moved_is_removed(tmp_path: Path, log:
     moved = leave_backlog(tmp_path, log).rename(tmp_path / "mine.jsonl")
     (tmp_path / "figures").mkdir()
     (tmp_path / "figures" / "precious.png").touch()
-    assert replay_tracking.main([str(moved)]) == 0
+    assert replay_tracking.main([str(moved), "--trust-code"]) == 0
     assert (tmp_path / "figures" / "precious.png").exists()
     assert not moved.exists()
 
@@ -156,7 +156,7 @@ class TestNotYet:
             take(self, method, *arguments)
 
         monkeypatch.setattr(Recorder, "_take", away_after_two)
-        assert replay_tracking.main([str(backlog)]) == 2
+        assert replay_tracking.main([str(backlog), "--trust-code"]) == 2
         assert capsys.readouterr().err == (
             f"error: {backlog}: tracker recorder does not take it (ConnectionError: away); 2 calls are left, "
             "try again when it answers\n"
@@ -164,7 +164,7 @@ class TestNotYet:
         assert [call[0] for call in calls(log)] == ["start_experiment", "log_metrics"]
         monkeypatch.undo()
         log.unlink()
-        assert replay_tracking.main([str(backlog)]) == 0
+        assert replay_tracking.main([str(backlog), "--trust-code"]) == 0
         assert [call[-1] for call in calls(log)] == ["run-1", 3, "FINISHED"]
 
     def test_one_that_fails_does_not_stop_the_others(
@@ -174,7 +174,7 @@ class TestNotYet:
         first = leave_backlog(tmp_path, log, "run-1")
         header, *rest = first.read_text().splitlines()
         first.write_text("\n".join([json.dumps(json.loads(header) | {"tracker": "absent.module:Class"}), *rest]) + "\n")
-        assert replay_tracking.main([str(tmp_path / "backlog")]) == 2
+        assert replay_tracking.main([str(tmp_path / "backlog"), "--trust-code"]) == 2
         captured = capsys.readouterr()
         assert captured.out == f"3 calls sent: {later}\n"
         assert captured.err.startswith("error: tracker absent.module:Class cannot be built again: ")
@@ -196,10 +196,10 @@ class TestNotYet:
         path = tmp_path / "some.jsonl"
         if content is not None:
             path.write_text(content)
-        assert replay_tracking.main([str(path)]) == 2
+        assert replay_tracking.main([str(path), "--trust-code"]) == 2
         (error,) = capsys.readouterr().err.splitlines()
         assert error.startswith(f"error: {message.format(path=path)}")
 
     def test_an_empty_folder(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-        assert replay_tracking.main([str(tmp_path)]) == 2
+        assert replay_tracking.main([str(tmp_path), "--trust-code"]) == 2
         assert capsys.readouterr().err.startswith(f"error: no backlog in {tmp_path}")

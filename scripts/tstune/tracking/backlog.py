@@ -276,6 +276,7 @@ def replay_backlog(path: Path) -> int:
             f"{path}: its run is still going on (process {backlog.header.process}) and sends this itself; "
             "wait for its end"
         )
+    foreign(backlog.header.tracker, path)
     tracker, sent = restore_tracker(backlog.header), []
 
     def send(missed: MissedCall) -> None:

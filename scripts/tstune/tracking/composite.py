@@ -12,6 +12,7 @@ from tstune.errors import ConfigError, TrackingError
 from tstune.runtime.logs import logger
 from tstune.tracking.backlog import Backlog, Header, MissedCall, tidy
 from tstune.tracking.interfaces import (
+    TRACKERS,
     ExperimentTracker,
     PassingTracker,
     PrefixedTracker,
@@ -103,11 +104,12 @@ class GuardedTracker(PassingTracker):
         self.take("end_experiment", status=status)
         if self.is_away:
             logger.warning(
-                "tracker %s missed %d calls of this run: %s; send them with: python scripts/replay_tracking.py %s",
+                "tracker %s missed %d calls of this run: %s; send them with: python scripts/replay_tracking.py %s%s",
                 self.name,
                 len(self.backlog.calls),
                 self.backlog.path,
                 self.backlog.path,
+                "" if self.backlog.header.tracker in TRACKERS.values() else " --trust-code",
             )
         return self.backlog.header.run_id
 
