@@ -91,6 +91,7 @@ def test_too_many_windows_leave_it_out_with_a_line(
     assert metrics["auto_theta"]["rmse"] != metrics["persistence"]["rmse"]
     values["model"] = {"type": "auto_theta", "context_length": tiny.CONTEXT, "prediction_length": tiny.PREDICTION}
     values["tuning"] = {}
+    del values["data"]["test_stride"]
     with pytest.raises(ConfigError, match=r"model\.type=auto_theta: it is fitted to each window anew, to at most 20 "):
         model_class("auto_theta")(validate(values, "test")).fit()
 
