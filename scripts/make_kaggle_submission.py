@@ -137,6 +137,8 @@ def forecast_one_hour(model: BaseTimeSeriesFoundationModel, contexts: Contexts) 
     import numpy as np
     import torch
 
+    from tstune.models.contract import require_numbers
+
     people = sorted(set(contexts.participants))
     item = np.searchsorted(people, contexts.participants)
     forecaster, size = model.for_items(people), model.evaluation_batch_size(torch.device("cpu"))
@@ -152,6 +154,7 @@ def forecast_one_hour(model: BaseTimeSeriesFoundationModel, contexts: Contexts) 
         }
         with torch.inference_mode():
             path = forecaster.forecast(batch)[..., contexts.target].double().numpy()
+        require_numbers(path, contexts.row_ids[rows])
         ahead = contexts.steps_ahead[rows] - 1  # step 1 is the first of the forecast
         below = np.floor(ahead).astype(np.int64)
         above = np.minimum(below + 1, num_steps - 1)

@@ -14,6 +14,7 @@ import pytest
 from bad_input import Case, errors_in, names
 from support import tiny
 
+import eval_forecast
 import finetune_ttm
 import predict_forecast
 from tstune.models.registry import load_model
@@ -125,3 +126,24 @@ def test_from_the_shell(desk: Path) -> None:
     assert again.stderr == "error: --output forecast.csv exists; add --overwrite or choose another file\n"
     assert predict("--overwrite") == 0, "another process gives the same forecast"
     assert len(pd.read_csv(desk / "forecast.csv")) == 16
+
+
+@pytest.mark.parametrize("script", ["predict", "evaluate"])
+def test_a_forecast_that_is_no_number_is_an_error_that_names_it(
+    script: str, desk: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """1e30 in a context makes it infinite: it was written into the file, and into the scoreboard as inf."""
+    table = pd.read_csv("series.csv")
+    table.loc[table.index[-12], "load"] = 3e38
+    table.to_csv("huge.csv", index=False)
+    if script == "predict":
+        assert predict("--input", "huge.csv") == 2
+        begin = "error: the forecast of series 'b' from 2024-01-17 16:00:00 on is "
+    else:
+        words = ["--config", "run/config.yaml", "--model", "run", "data.path=huge.csv", "data.split.allow_overlap=true"]
+        assert eval_forecast.main(words) == 2
+        begin = "error: run: the forecast of series 'b' from 2024-01-17 05:00:00 on is "
+    (error,) = errors_in(capsys.readouterr().err)
+    assert error.startswith(begin)
+    assert "at step 1 of 8; look for readings before it that are far too large" in error
+    assert not Path("forecast.csv").exists()

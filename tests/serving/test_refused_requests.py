@@ -13,6 +13,7 @@ from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
+import torch
 from fastapi.testclient import TestClient
 from serving_stock import future_plan, rich_series, rows_of
 from support import tiny
@@ -170,6 +171,18 @@ def test_other_paths_methods_and_types(client: TestClient) -> None:
         answer = client.post("/forecast", content=b"{}", headers=headers)
         assert answer.status_code == 415, headers
         assert answer.json()["error"].startswith("the request ")
+
+
+def test_a_forecast_that_is_no_number_names_its_series(
+    client: TestClient, plain: tuple, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = plain[0].forecast
+    monkeypatch.setattr(plain[0], "forecast", lambda batch: whole(batch).index_fill(1, torch.tensor([2]), math.nan))
+    answer = client.post("/forecast", content=rows(), headers=JSON)
+    assert answer.status_code == 422
+    assert answer.json()["error"].startswith(
+        "the forecast of series 'a' from 2024-01-02 16:00:00 on is nan at step 3 of "
+    )
 
 
 def test_a_fault_of_ours_is_500_without_its_reason(

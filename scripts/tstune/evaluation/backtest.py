@@ -23,7 +23,7 @@ from tstune.data.splits import Split
 from tstune.data.windows import Batch, WindowDataset, evaluation_batch_size, window_loader
 from tstune.errors import ConfigError
 from tstune.evaluation.scored_windows import ScoredWindows
-from tstune.models.contract import Forecaster
+from tstune.models.contract import Forecaster, require_numbers
 from tstune.runtime.distributed import DistributedManager
 
 
@@ -208,10 +208,19 @@ class Backtest:
         batch_size = evaluation_batch_size(config.batch_size, len(data.panel.roles.channels), manager.device)
         self._loader = manager.accelerator.prepare_data_loader(window_loader(self.windows, batch_size))
 
-    def score(self, model: Forecaster) -> Scores:
-        """Forecast every window once and return the metrics; every rank gets the same result."""
+    def score(self, model: Forecaster, name: str = "") -> Scores:
+        """Forecast every window once and return the metrics; every rank gets the same result.
+
+        Args:
+            model: who forecasts.
+            name: what to call it in errors.
+
+        Raises:
+            DataError: a forecast that is not a number.
+        """
         sums = ErrorSums(self.windows.prediction_length, self._std, self._mase_scale)
         kept: list[tuple[np.ndarray, np.ndarray]] = []  # start and forecast of each batch
+        items, first = self.windows.panel.item_ids, self.windows.panel.timestamps[self.windows.context_length :]
         for batch, forecast in self._forecasts(model):
             targets = slice(0, self._num_targets)
             gathered = self._manager.accelerator.gather_for_metrics(
@@ -224,6 +233,7 @@ class Backtest:
                 )
             )
             arrays = [tensor.cpu().numpy() for tensor in gathered]
+            require_numbers(arrays[0], [items[number] for number in arrays[3]], first[arrays[4]], name)
             sums.add(*arrays)
             if self.keeps_forecasts:
                 kept.append((arrays[-1], arrays[0]))

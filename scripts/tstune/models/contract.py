@@ -13,6 +13,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
+import numpy as np
 import pandas as pd
 import torch
 from torch import nn
@@ -25,7 +26,7 @@ from tstune.data.frame import table_from_frame
 from tstune.data.prepared import PreparedData, Preprocessor, prepare_data
 from tstune.data.trained_on import refuse_trained_on
 from tstune.data.windows import Batch, WindowDataset, context_dropping, evaluation_batch_size
-from tstune.errors import ConfigError, MissingDependencyError
+from tstune.errors import ConfigError, DataError, MissingDependencyError
 from tstune.models.adapters import Adapter, ItemAdapters, LoRAManager, PerItemForecaster, count_parameters
 from tstune.runtime.logs import logger
 
@@ -346,6 +347,32 @@ def context_spread(batch: Batch, num_targets: int) -> torch.Tensor:
     mean = past.sum(dim=1) / count
     deviation = torch.where(usable, past - mean[:, None], 0.0)
     return (deviation.square().sum(dim=1) / count).sqrt().float()
+
+
+def require_numbers(
+    forecast: np.ndarray, series: Sequence[str], origins: np.ndarray | None = None, who: str = ""
+) -> None:
+    """Stop at the first forecast that is not a number; whatever makes forecasts passes here before anybody sees them.
+
+    Args:
+        forecast: [windows, steps, ...].
+        series: [windows] names.
+        origins: [windows] time of the first step; None does not say it.
+        who: made it, for the message.
+
+    Raises:
+        DataError: naming series, step and value.
+    """
+    wrong = ~np.isfinite(forecast)
+    if not wrong.any():
+        return
+    place = tuple(np.argwhere(wrong)[0])
+    window, step = place[:2]
+    name, begin = series[window], "" if origins is None else f" from {pd.Timestamp(origins[window])} on"
+    raise DataError(
+        f"{who and f'{who}: '}the forecast of series {name!r}{begin} is {forecast[place]:g} at step {step + 1} of "
+        f"{forecast.shape[1]}; look for readings before it that are far too large, else the weights diverged in training"
+    )
 
 
 def optional_module(name: str, user: str, package: str) -> ModuleType:

@@ -18,7 +18,7 @@ from tstune.data.scaler import category_codes
 from tstune.data.table import ITEM, TIMESTAMP, SourceTable
 from tstune.data.windows import Batch, padded_context, seconds
 from tstune.errors import DataError
-from tstune.models.contract import ForecastModel
+from tstune.models.contract import ForecastModel, require_numbers
 from tstune.runtime.logs import logger
 
 Forward = Callable[[Batch, Sequence[str]], tuple[torch.Tensor, torch.Tensor | None]]
@@ -80,9 +80,11 @@ def predict_frame(
         if categories is not None:
             batch["static"] = torch.from_numpy(categories[begin : begin + len(rows)])
         point, levels = forward(batch, panel.item_ids)
-        forecasts.append(point.numpy())
-        if levels is not None:
-            quantiles.append(levels.numpy())
+        for found, kept in ((point, forecasts), (levels, quantiles)):
+            if found is not None:
+                where = slice(begin, begin + len(rows))
+                require_numbers(found.numpy(), panel.item_ids[where], stamps[where, 0])
+                kept.append(found.numpy())
     values = np.concatenate(forecasts).reshape(-1, panel.roles.num_targets)
     table = pd.DataFrame(values, columns=list(preprocessor.roles.target))
     if quantiles:

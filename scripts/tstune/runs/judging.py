@@ -75,9 +75,9 @@ class Judge:
         if remember:
             budget = self.config.training.feature_cache_gb * 1e9 / 2
             on_test = self._remembered[name] = RememberedForecasts(forecaster, self.test.windows, budget)
-        self.scores[name] = self.test.score(on_test)
+        self.scores[name] = self.test.score(on_test, name)
         if self._validation is not None:
-            self.validation_windows[name] = self._validation.score(forecaster).windows
+            self.validation_windows[name] = self._validation.score(forecaster, name).windows
 
     def score_average(self, name: str, first: str, second: str) -> None:
         """Add the mean of two remembered forecasts."""

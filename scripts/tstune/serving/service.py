@@ -30,7 +30,7 @@ from tstune.models.predict import forecast_batch, predict_frame
 from tstune.registry.model_registry import PREFIX, load_saved_model, open_registry
 from tstune.runtime.logs import logger
 from tstune.serving import ServingLimits
-from tstune.serving.reading import FUTURE, ROWS, RequestError, RequestForm, shown
+from tstune.serving.reading import FUTURE, ROWS, RequestError, RequestForm
 
 if TYPE_CHECKING:
     from tstune.models.contract import ForecastModel
@@ -206,19 +206,14 @@ class ForecastService:
         """Forecast what a request body asks for.
 
         Raises:
-            RequestError: the request is wrong, see `RequestForm.read`, or its forecast is not a number.
-            TstuneError: the model cannot forecast from it, for example because the history is too short.
+            RequestError: the request is wrong, see `RequestForm.read`.
+            TstuneError: the model cannot forecast from it: the history is too short, or what comes is not a number.
         """
         forecast = predict_frame(self.model, *self.form.read(content), self._queue.forecast)
-        values = list(forecast.columns[2:])
-        finite = np.isfinite(forecast[values]).all(axis=1)
-        if not finite.all():
-            item = shown(forecast[ITEM][finite.idxmin()])
-            raise RequestError(f"the forecast of series {item} is not a number; check its readings")
         stamps = forecast[TIMESTAMP].to_numpy("datetime64[ns]")
         is_whole = (stamps == stamps.astype("datetime64[s]")).all()
         forecast[TIMESTAMP] = np.datetime_as_string(stamps, unit="s" if is_whole else "ns")
-        preprocessor = self.model.preprocessor
+        preprocessor, values = self.model.preprocessor, list(forecast.columns[2:])
         about = {"model": self.label, "unit": preprocessor.unit, "frequency": preprocessor.frequency, "columns": values}
         return json.dumps(about | {"forecast": forecast.to_dict("records")}, allow_nan=False).encode()
 
