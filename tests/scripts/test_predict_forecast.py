@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from bad_input import Case, errors_in, names
+from safetensors.torch import load_file, save_file
 from support import tiny
 
 import eval_forecast
@@ -132,17 +133,15 @@ def test_from_the_shell(desk: Path) -> None:
 def test_a_forecast_that_is_no_number_is_an_error_that_names_it(
     script: str, desk: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """1e30 in a context makes it infinite: it was written into the file, and into the scoreboard as inf."""
-    table = pd.read_csv("series.csv")
-    table.loc[table.index[-12], "load"] = 3e38
-    table.to_csv("huge.csv", index=False)
+    """It was written into the file, and into the scoreboard as inf or nan."""
+    weights = load_file("run/model/model.safetensors")
+    save_file({name: values * float("inf") for name, values in weights.items()}, "run/model/model.safetensors")
     if script == "predict":
-        assert predict("--input", "huge.csv") == 2
-        begin = "error: the forecast of series 'b' from 2024-01-17 16:00:00 on is "
+        assert predict() == 2
+        begin = "error: the forecast of series 'a' from 2024-01-17 16:00:00 on is "
     else:
-        words = ["--config", "run/config.yaml", "--model", "run", "data.path=huge.csv", "data.split.allow_overlap=true"]
-        assert eval_forecast.main(words) == 2
-        begin = "error: run: the forecast of series 'b' from 2024-01-17 05:00:00 on is "
+        assert eval_forecast.main(["--config", "run/config.yaml", "--model", "run"]) == 2
+        begin = "error: run: the forecast of series 'a' from 2024-01-1"
     (error,) = errors_in(capsys.readouterr().err)
     assert error.startswith(begin)
     assert "at step 1 of 8; look for readings before it that are far too large" in error

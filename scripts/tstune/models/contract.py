@@ -371,7 +371,7 @@ def require_numbers(
     name, begin = series[window], "" if origins is None else f" from {pd.Timestamp(origins[window])} on"
     raise DataError(
         f"{who and f'{who}: '}the forecast of series {name!r}{begin} is {forecast[place]:g} at step {step + 1} of "
-        f"{forecast.shape[1]}; look for readings before it that are far too large, else the weights diverged in training"
+        f"{forecast.shape[1]}; look for readings before it that are far too large, else training diverged"
     )
 
 
