@@ -135,6 +135,9 @@ class DataSection(Section):
     """strptime format of the timestamps, for example `%d/%m/%Y %H:%M`; null reads ISO 8601."""
     item_id_column: str | None = None
     """Column that tells the series apart; null means the table holds one series."""
+    item_from: Literal["folder", "file", "device"] | None = None
+    """Exports of sensors: whose a file is. `folder`: everything below one folder is of one person; `file`: each file is
+    somebody's; `device`: each sensor or receiver. Null takes the folder, and stops where it seems to hold several people."""
     columns_as: Literal["channels", "items"] = "channels"
     """Without an item column: value columns are channels of one series, or each is a series of its own."""
     target_columns: list[str] | None = Field(None, min_length=1)

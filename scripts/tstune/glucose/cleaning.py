@@ -17,7 +17,9 @@ VALID_RANGE = {MG_DL: (20.0, 600.0), MMOL_L: (1.1, 33.3)}
 """Sensors end at 40 or 39 and at 400 or 500 mg/dL; a reading outside these wider limits is no measurement."""
 SENSOR_LIMITS = {MG_DL: (40.0, 400.0, 500.0), MMOL_L: (2.2, 22.2, 27.8)}
 """Where sensors end: what lies beyond is written down as the limit."""
-SENSOR_WORDS = {"low": 0, "lo": 0, "high": 1, "hi": 1}
+SENSOR_WORDS = dict.fromkeys(("low", "lo", "niedrig", "bas", "bajo", "basso", "laag", "låg", "lav", "baixo"), 0) | (
+    dict.fromkeys(("high", "hi", "hoch", "haut", "alto", "hoog", "hög", "høj", "høy", "élevé", "elevado"), 1)
+)
 """What sensors write instead of a reading beyond their range, and which of `SENSOR_LIMITS` it means."""
 
 # medians that only one of the two units can explain; between them lies no-man's-land

@@ -21,6 +21,7 @@ convert_to, valid_range, out_of_range, conflicting_readings, timezone, scaling, 
 # name -> module with a function load(config) -> SourceTable and its INFO; loaded on first use
 _SOURCES = {
     "brist1d_open": "tstune.data.sources.brist1d_open",
+    "cgm_export": "tstune.data.sources.cgm_export",
     "cgm_sample": "tstune.data.sources.cgm_sample",
     "csv": "tstune.data.sources.csv",
     "ett": "tstune.data.sources.ett",

@@ -85,15 +85,15 @@ def fill_of(amounts: Sequence[str]) -> dict[str, str]:
     return dict.fromkeys(amounts, "none")
 
 
-def grid_between(first: pd.Timestamp, last: pd.Timestamp) -> pd.DatetimeIndex:
-    """Five-minute grid that covers two times."""
-    return pd.date_range(first.floor(STEP), last.ceil(STEP), freq=STEP)
+def grid_between(first: pd.Timestamp, last: pd.Timestamp, step: pd.Timedelta = STEP) -> pd.DatetimeIndex:
+    """Grid that covers two times."""
+    return pd.date_range(first.floor(step), last.ceil(step), freq=step)
 
 
 def doses_on_grid(
     stamps: pd.Series, amounts: pd.Series, grid: pd.DatetimeIndex, silence: pd.Timedelta | None = SILENCE
 ) -> np.ndarray:
-    """[steps] amount of the five minutes up to each step, so that no dose is seen before it was given.
+    """[steps] amount from the step before up to each step, so that no dose is seen before it was given.
 
     No entry is 0 where the log covers the time: between its first and last entry, and not inside a stretch longer
     than `silence` without any. Elsewhere it is NaN, unknown. `silence=None` leaves only entries, and NaN between.
@@ -107,7 +107,8 @@ def doses_on_grid(
     if silence is not None:
         result[_covered(grid, when, silence)] = 0.0
     step = np.searchsorted(grid, stamps.to_numpy("datetime64[ns]"), side="left")
-    inside = (step < len(grid)) & (stamps.to_numpy("datetime64[ns]") > (grid[0] - STEP).to_datetime64())
+    before = grid[0] - (grid[1] - grid[0] if len(grid) > 1 else STEP)
+    inside = (step < len(grid)) & (stamps.to_numpy("datetime64[ns]") > before.to_datetime64())
     total = np.bincount(step[inside], amounts.to_numpy(np.float64)[inside], len(grid))
     has_entry = np.bincount(step[inside], minlength=len(grid)) > 0
     result[has_entry] = total[has_entry]
