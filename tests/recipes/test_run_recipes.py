@@ -253,6 +253,7 @@ def test_a_table_of_one_folder_has_only_its_recipes(book, first_call):
 
 SMOKED = (
     "ttm/brist1d_open/per_item",
+    "ttm/cgm_export/decoder",
     "ttm/cgm_sample/quantile_head",
     "ttm/etth1/few_shot_5pct",
     "ttm/kaggle_brisT1D/insulin_carbs",

@@ -64,6 +64,21 @@ def _t1d_uom(folder: Path) -> Path:
     return folder
 
 
+def _cgm_export(folder: Path) -> Path:
+    """Ten days of two people, one from Clarity with doses and one from LibreView."""
+    stamps, glucose = pd.date_range("2024-05-01 00:02", periods=10 * 288, freq=_FIVE_MINUTES), _glucose(10 * 288, 0)
+    rows = [f"{time:%Y-%m-%dT%H:%M:%S},EGV,{value},," for time, value in zip(stamps, glucose, strict=True)]
+    rows += [f"{time:%Y-%m-%dT%H:%M:%S},Insulin,,4.5," for time in stamps[96::96]]
+    rows += [f"{time:%Y-%m-%dT%H:%M:%S},Carbs,,,40" for time in stamps[97::96]]
+    clarity = "Timestamp (YYYY-MM-DDThh:mm:ss),Event Type,Glucose Value (mmol/L),Insulin Value (u),Carb Value (grams)"
+    libre = [f"Libre,S1,{time:%d-%m-%Y %H:%M},0,{value}" for time, value in zip(stamps, glucose[::-1], strict=True)]
+    names = "Device,Serial Number,Device Timestamp,Record Type,Historic Glucose mmol/L"
+    for person, lines in (("P01", [clarity, *rows]), ("P02", [names, *libre])):
+        (folder / person).mkdir(exist_ok=True)
+        (folder / person / "export.csv").write_text("\n".join(lines), encoding="utf-8")
+    return folder
+
+
 def _kaggle_brist1d(folder: Path) -> Path:
     """train.csv of one person: each row has six hours of every channel and the glucose one hour ahead."""
     steps, lags, ahead = 1300, 72, 12
@@ -88,5 +103,6 @@ _WRITERS: dict[str, Callable[[Path], Path]] = {
     "ett": _ett,
     "brist1d_open": _brist1d_open,
     "t1d_uom": _t1d_uom,
+    "cgm_export": _cgm_export,
     "kaggle_brisT1D": _kaggle_brist1d,
 }

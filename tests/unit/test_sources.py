@@ -51,7 +51,7 @@ def test_an_unknown_source(name: str, suggestion: str | None):
     with pytest.raises(ConfigError) as caught:
         load_source(DataSection(source=name))
     assert f"data.source: unknown source {name!r}" in str(caught.value)
-    assert "available: brist1d_open, cgm_sample, csv, ett, " in str(caught.value)
+    assert "available: brist1d_open, cgm_export, cgm_sample, csv, ett, " in str(caught.value)
     if suggestion:
         assert f"did you mean {suggestion}?" in str(caught.value)
 

@@ -136,8 +136,8 @@ class DataSection(Section):
     item_id_column: str | None = None
     """Column that tells the series apart; null means the table holds one series."""
     item_from: Literal["folder", "file", "device"] | None = None
-    """Exports of sensors: whose a file is. `folder`: everything below one folder is of one person; `file`: each file is
-    somebody's; `device`: each sensor or receiver. Null takes the folder, and stops where it seems to hold several people."""
+    """Exports of sensors (cgm_export), whose a file is. `folder`: all below one folder is one person's; `file`: each is
+    somebody's; `device`: each sensor's or receiver's. Null takes the folder, and stops if it seems to be of several."""
     columns_as: Literal["channels", "items"] = "channels"
     """Without an item column: value columns are channels of one series, or each is a series of its own."""
     target_columns: list[str] | None = Field(None, min_length=1)

@@ -14,10 +14,8 @@ import numpy as np
 import pandas as pd
 
 from tstune.data.cleaning.report import CleaningReport
-from tstune.data.sources.cgm_export import vendors as v
+from tstune.data.sources import cgm_export_vendors as v
 from tstune.errors import DataError
-from tstune.glucose.cleaning import unit_of_values, words_as_limits
-from tstune.glucose.units import MG_DL, MGDL_PER_MMOL_CONVERTED, unit_factor, unit_of
 
 KINDS = (".csv", ".tsv", ".txt", ".json", ".jsonl", ".xml", ".xlsx")
 
@@ -50,7 +48,7 @@ class Table:
     Attributes:
         vendor: whose it is.
         names: of all columns.
-        kinds: kind, see `vendors` -> places of the columns that are it.
+        kinds: kind, see `cgm_export_vendors` -> places of the columns that are it.
         cells: one column per place that has a kind.
     """
 
@@ -74,8 +72,8 @@ class Export:
     Attributes:
         path: the file.
         vendor: whose export it is.
-        rows: `time`, `kind` (see `vendors`), `value`, `minutes` (how long a rate holds; NaN until the next) and
-            `device`, in the order of the file.
+        rows: `time`, `kind` (see `cgm_export_vendors`), `value`, `minutes` (how long a rate holds; NaN until the next)
+            and `device`, in the order of the file.
         unit: of the readings; None without any.
         zoned: the times are UTC, else the local time of the device.
         day_first: how its dates were read; None where the year comes first.
@@ -389,25 +387,24 @@ def _events(table: Table, cells: pd.Series, timed: pd.Series, report: CleaningRe
 def _in_one_unit(
     table: Table, name: str, cells: pd.Series, path: Path, report: CleaningReport
 ) -> tuple[str | None, pd.Series]:
-    """(unit, readings in it): by the header, a column of units, the vendor, or the size of the readings."""
+    """(unit, readings in it): by the header, a column of units, or the vendor."""
     cells = cells.replace(r"^[<≤].*", "low", regex=True).replace(r"^[>≥].*", "high", regex=True)
     numbers = _numbers(cells)
     by_row = table.first(v.UNIT)
-    stated = pd.Series(None, cells.index, dtype=object) if by_row is None else by_row.map(unit_of).astype(object)
-    stated = stated[numbers.notna()].dropna()
-    unit = unit_of(name) or (
-        stated.mode()[0] if len(stated) else table.vendor.unit or unit_of_values(numbers.to_numpy())
+    stated = (
+        pd.Series(None, cells.index, dtype=object) if by_row is None else by_row.map(v.glucose().unit_of).astype(object)
     )
-    if unit is None and numbers.notna().any():
-        raise DataError(
-            f"{path}: nothing tells whether its readings are mg/dL or mmol/L; set data.unit, with data.source=csv"
-        )
+    stated = stated[numbers.notna()].dropna()
+    rows_say = stated.mode()[0] if len(stated) else None
+    unit = v.glucose().unit_of(name) or rows_say or table.vendor.unit
+    if unit is None:
+        raise DataError(f"{path}: its header does not say whether readings are mg/dL or mmol/L; take data.source=csv")
     other = stated.index[stated != unit]
     if len(other):
-        numbers[other] *= unit_factor(stated[other[0]], unit, MGDL_PER_MMOL_CONVERTED)
+        numbers[other] *= v.glucose().cleaning_factor(stated[other[0]], unit)
         report.add("readings_in_the_other_unit", len(other), f"converted to {unit}")
     text = (cells != "") & numbers.isna()
-    found = words_as_limits(f"glucose {unit}", cells.where(text, "")) if unit and text.any() else None
+    found = v.glucose().read_words(f"glucose {unit}", cells.where(text, "")) if text.any() else None
     if found is not None:
         limits, worded, action = found
         numbers = numbers.where(~worded, pd.to_numeric(limits.where(worded), errors="coerce"))
@@ -462,4 +459,4 @@ def _read_by_cgm_format(path: Path) -> Export | None:
             )
         )
     rows = pd.concat([part for part in parts if len(part)] or parts[:1], ignore_index=True)
-    return Export(path, f"{known.value} (cgm-format)", rows, MG_DL)
+    return Export(path, f"{known.value} (cgm-format)", rows, v.MG_DL)

@@ -1,8 +1,8 @@
 """Exports of glucose sensors as their makers write them: one item per person, in one unit, with doses as channels.
 
-A file is known by its header, see `vendors`, and read into readings, doses and meals, see `reading`. Here the files of
-a person are merged. Names, serial numbers and dates of birth stay in the files: nothing that is returned or said holds
-a word of theirs.
+A file is known by its header, see `cgm_export_vendors`, and read into readings, doses and meals, see
+`cgm_export_reading`. Here the files of a person are merged. Names, serial numbers and dates of birth stay in the files:
+nothing that is returned or said holds a word of theirs.
 """
 
 from __future__ import annotations
@@ -20,12 +20,11 @@ from tstune.data.cleaning.clock import local_to_utc
 from tstune.data.cleaning.report import CleaningReport
 from tstune.data.frequency import fixed_step, parse_frequency
 from tstune.data.sources import Option, SourceInfo
-from tstune.data.sources.cgm_export import vendors as v
-from tstune.data.sources.cgm_export.reading import KINDS, Export, read_export, words_of
+from tstune.data.sources import cgm_export_vendors as v
+from tstune.data.sources.cgm_export_reading import KINDS, Export, read_export, words_of
 from tstune.data.sources.channels import choose_channels, doses_on_grid, grid_between, join_channels
 from tstune.data.table import TIMESTAMP, SourceTable
 from tstune.errors import ConfigError, DataError
-from tstune.glucose.units import MGDL_PER_MMOL_CONVERTED, unit_factor
 from tstune.runtime.logs import logger
 
 TARGET, CHANNELS = "glucose", {"bolus": (v.BOLUS,), "basal": (v.RATE, v.PERCENT, v.INJECTED), "carbs": (v.CARBS,)}
@@ -39,7 +38,7 @@ INFO = SourceInfo(
     keys={
         "path": "file or folder",
         "item_from": "whose a file is: folder, file or device",
-        "conditional_columns": f"any of {', '.join(CHANNELS)}: units, units and grams of a step; all that the files hold",
+        "conditional_columns": f"any of {', '.join(CHANNELS)}: units, units and grams of a step; all there are",
         "timezone": "zone of local clock times, e.g. Europe/London; needed where other files of a person say UTC",
     },
     options=(Option("doses", True, "false leaves insulin and meals out"),),
@@ -169,7 +168,9 @@ def _devices(exports: list[Export]) -> dict[str, list[Export]]:
 def _refuse_several_people(exports: Sequence[Export]) -> None:
     first: dict[frozenset[str], Export] = {}
     for export in exports:
-        other = next((one for words, one in first.items() if not (words <= export.person or export.person <= words)), None)
+        other = next(
+            (one for words, one in first.items() if not (words <= export.person or export.person <= words)), None
+        )
         if export.person and other is not None:
             raise _several_people(other, export, "name different people")
         if export.person:
@@ -216,7 +217,7 @@ def _merge(item: str, exports: list[Export], unit: str, timezone: str | None, re
             rows["time"] = local_to_utc(rows["time"], pd.Series(item, rows.index), timezone, report)
         readings = rows["kind"].isin((v.GLUCOSE, v.SCAN))
         if export.unit not in (None, unit):
-            rows["value"] *= np.where(readings, unit_factor(export.unit, unit, MGDL_PER_MMOL_CONVERTED), 1.0)
+            rows["value"] *= np.where(readings, v.glucose().cleaning_factor(export.unit, unit), 1.0)
             report.add("readings_in_the_other_unit", int(readings.sum()), f"converted to {unit}")
         parts.append(rows)
     if timezone is not None:  # so that nobody takes UTC for local times after us
@@ -298,7 +299,9 @@ def _by_pump(rows: pd.DataFrame, grid: pd.DatetimeIndex, step: pd.Timedelta) -> 
     places = ((rows["time"] - begin) // minute).to_numpy()
     lasting = rows["minutes"].isna().to_numpy() & (rows["kind"] == v.RATE).to_numpy()
     scheduled, amounts = places[lasting], rows["value"].to_numpy()[lasting]
-    for place, end, rate in zip(scheduled, scheduled[1:], amounts, strict=False):  # until when the last holds is not known
+    for place, end, rate in zip(
+        scheduled, scheduled[1:], amounts, strict=False
+    ):  # until when the last holds is not known
         rates[place : min(end, place + _LONGEST_RATE)] = rate
     for row, place in zip(rows.itertuples(), places, strict=True):
         if row.kind in (v.RATE, v.PERCENT) and not np.isnan(row.minutes):

@@ -7,6 +7,10 @@ import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from tstune.domains import Domain, domain_of
+
+MG_DL, MMOL_L = "mg/dL", "mmol/L"
+
 GLUCOSE, SCAN, BOLUS, INJECTED, RATE, PERCENT, CARBS = (
     "glucose",
     "scan",
@@ -26,7 +30,10 @@ MARKER, PERSON = "marker", "person"
 # What a column is, by its name in small letters without accents; the first that fits counts, "" is left out. Words of
 # English, German, French, Spanish, Italian, Dutch, Portuguese and the Scandinavian languages.
 _COLUMNS = (
-    ("", r"\bratio|verhaltnis|serving|portion|racion|non.?numer|nicht numer|no.?numer|niet.?numer|ikke.?numer|ej numer"),
+    (
+        "",
+        r"\bratio|verhaltnis|serving|portion|racion|non.?numer|nicht numer|no.?numer|niet.?numer|ikke.?numer|ej numer",
+    ),
     (
         "",
         r"rate of change|anderungsrate|variation|variacion|variazione|verandering|andring|transmitter time|new device",
@@ -100,24 +107,24 @@ _JUGGLUCO = {r"^unixtime$": TIME, r"^m(g/dl|mol/l)$": GLUCOSE, r"^sensorid$": DE
 
 VENDORS = (
     Vendor("Tidepool", r"tidepool data type|^(?=.*(upload|deviceid|devicetime))(?=.*\btype\b)(?=.*\btime\b)", _TIDEPOOL,
-           r"^cbg$"),
-    Vendor("Nightscout", r"\bsgv\b|\beventtype\b", _NIGHTSCOUT, r"^sgv$", unit="mg/dL"),
+           r"^cbg$", unit=MMOL_L),
+    Vendor("Nightscout", r"\bsgv\b|\beventtype\b", _NIGHTSCOUT, r"^sgv$", unit=MG_DL),
     Vendor("Nightscout exporter", r"^date\|time\|(glucose.*\|type\|device|event type\|insulin)", {}, r"^sgv$"),
     Vendor("Dexcom Clarity", r"\((\w)\1{3}-(\w)\2-(\w)\3|source device id"),
     Vendor("LibreView", r"record type|aufzeichnungstyp|type d.enregistrement|tipo d[ei] regist|opnametype|recordtype|"
            r"(historic|scan) glucose|glukosewert-verlauf|historique de la gly|historial de glu|storico"),
     Vendor("Medtronic", r"isig|sensor glucose|sensorgluk|glucose du capteur|glucosa del sensor|bwz|new device time"),
-    Vendor("xDrip", r"udt_cgms"),
+    Vendor("xDrip", r"udt_cgms", unit=MG_DL),
     Vendor("Juggluco", r"sensorid.*unixtime", _JUGGLUCO),
     Vendor("Levels", r"time \(utc\).*glucose", {r"^time \(utc\)$": TIME, r"^time \(local\)$": ""}, r"^timeseries$",
            r"^directread$"),
     Vendor("Nutrisense", r"class\|value.*occurred_at", {r"^value$": GLUCOSE, r"^occurred_at$": TIME, r"^class$": EVENT,
-           r".*": ""}, r"^glucosemeasurement$", day_first=False),
-    Vendor("D1NAMO", r"^date\|time\|(glucose\|type|fast_insulin)", {}, r"^cgm$"),
+           r".*": ""}, r"^glucosemeasurement$", unit=MG_DL, day_first=False),
+    Vendor("D1NAMO", r"^date\|time\|(glucose\|type|fast_insulin)", {}, r"^cgm$", unit=MMOL_L),
     Vendor("Glooko", r"cgm.?glu[ck]|insulin.?typ|^(timestamp|zeitstempel)\|(carbs|kohlenhydrate)"),
 )  # fmt: skip
 """In the order in which they are asked."""
-OHIO = Vendor("OhioT1DM", "(?!)", day_first=True)
+OHIO = Vendor("OhioT1DM", "(?!)", unit=MG_DL, day_first=True)
 """XML with elements of fixed names: it has no header."""
 
 
@@ -145,3 +152,8 @@ def recognise(names: Sequence[str]) -> tuple[Vendor, dict[str, list[int]]] | Non
             kinds.setdefault(kind, []).append(place)
     has_time = TIME in kinds or DATE in kinds or CLOCK in kinds
     return (vendor, kinds) if has_time and any(kind in kinds for kind in (*AMOUNTS, MARKER)) else None
+
+
+def glucose() -> Domain:
+    """What is known about glucose: its units, and what sensors write in the place of a reading."""
+    return domain_of(MG_DL)
