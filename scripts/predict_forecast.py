@@ -28,6 +28,9 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--output", required=True, help="forecast to write (.csv, .csv.gz, .parquet)")
     parser.add_argument("--future", help="table with known-future columns, for models that use them")
     parser.add_argument("--overwrite", action="store_true", help="replace an existing output file")
+    parser.add_argument(
+        "--keep-formulas", action="store_true", help="leave names such as =A1 as they are; a CSV gets '=A1 otherwise"
+    )
     add_trust_argument(parser)
     return parser.parse_args(argv)
 
@@ -54,20 +57,19 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     from tstune.data.files import read_table
     from tstune.registry import load_saved_model
+    from tstune.runtime.files import aside
+    from tstune.runtime.harmless import without_formulas
 
     model = load_saved_model(args.model, args.registry, args.trust_code)
     future = read_table(Path(args.future)) if args.future else None
     forecast = model.predict(args.input, future)
-    aside = output.with_name(f".partial-{output.name}")
-    try:
+    with aside(output, "--output ") as file:
         if output.suffix == ".parquet":
-            forecast.to_parquet(aside, index=False)
+            forecast.to_parquet(file, index=False)
         else:
-            forecast.to_csv(aside, index=False)
-        aside.replace(output)
-    except OSError as error:
-        aside.unlink(missing_ok=True)
-        raise OutputError(f"--output {output} cannot be written: {error.strerror}") from None
+            compression = "gzip" if output.suffix == ".gz" else None
+            table = forecast if args.keep_formulas else without_formulas(forecast)
+            table.to_csv(file, index=False, compression=compression)
     print(f"{len(forecast)} forecast rows: {output}")
     return EXIT_OK
 

@@ -446,17 +446,6 @@ class TrackingSection(Section):
     registry: str | None = None
     """Folder of the model registry; null takes TSTUNE_REGISTRY, else `registry`."""
 
-    @model_validator(mode="after")
-    def _no_credentials(self) -> TrackingSection:
-        for key in ("mlflow_uri", "registry"):
-            value = getattr(self, key)
-            if value is not None and "@" in value.partition("://")[2].partition("/")[0]:
-                raise ValueError(
-                    f"{key} holds a user name or password; "
-                    "put them into MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"
-                )
-        return self
-
 
 class RunConfig(Section):
     """Everything that defines a run."""

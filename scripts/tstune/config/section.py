@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+import re
 import typing
 from collections.abc import Iterator, Mapping
 from datetime import date, datetime, timedelta
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr, SerializeAsAny, WrapValidator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PrivateAttr,
+    SerializeAsAny,
+    WrapValidator,
+    model_validator,
+)
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticCustomError
 
@@ -48,6 +58,17 @@ def dotted(values: Mapping, prefix: str = "") -> Iterator[tuple[str, object]]:
             yield f"{prefix}{name}", value
 
 
+_USER = re.compile(r"(?<=://)[^/@\s'\"]+@")
+_SECRET = re.compile(
+    r"(?i)(?<=[?&;#])([\w.%-]*(?:passw|pwd|token|secret|key|credential|signature|sig|auth)[\w.%-]*=)[^&;#\s'\"]+"
+)
+
+
+def without_credentials(text: str) -> str:
+    """The same without what lets somebody in: ``user:password@`` and the value of ``?token=`` in any address."""
+    return _SECRET.sub(r"\1…", _USER.sub("", text))
+
+
 DEFAULT_FAMILY = "ttm"
 OWN = "package.module:Class"
 """Stands for every `model.type` with a colon."""
@@ -59,6 +80,17 @@ class Section(BaseModel):
     model_config = ConfigDict(
         extra="forbid", frozen=True, allow_inf_nan=False, protected_namespaces=(), use_attribute_docstrings=True
     )
+
+    @model_validator(mode="after")
+    def _no_credentials(self) -> Self:
+        for key in type(self).model_fields:
+            text = str(getattr(self, key))
+            if text != without_credentials(text):
+                raise ValueError(
+                    f"{key} holds a user name, password or token, and would be written down; put it into the "
+                    "environment, for MLflow into MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"
+                )
+        return self
 
 
 class ModelSection(Section):

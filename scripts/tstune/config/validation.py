@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pydantic import BaseModel, ValidationError
 
 from tstune.config.schema import RunConfig
-from tstune.config.section import DEFAULT_FAMILY, known_family, paths_of, subsection
+from tstune.config.section import DEFAULT_FAMILY, known_family, paths_of, subsection, without_credentials
 from tstune.errors import ConfigError
 
 
@@ -37,7 +37,7 @@ def _explain_all(error: ValidationError, family: str) -> list[str]:
         location = problem["loc"]
         whose = family if location[:1] == ("model",) else DEFAULT_FAMILY
         by_key.setdefault(_key(location, whose), []).append(problem | {"family": whose})
-    return [_explain(key, problems) for key, problems in by_key.items()]
+    return [without_credentials(_explain(key, problems)) for key, problems in by_key.items()]
 
 
 def _key(location: tuple, family: str) -> str:

@@ -14,6 +14,7 @@ from tstune.data.panel import OBSERVED, Panel, item_rows
 from tstune.data.splits import PARTS
 from tstune.domains import domain_of
 from tstune.errors import OutputError
+from tstune.runtime.harmless import escape, without_formulas
 
 if TYPE_CHECKING:
     from tstune.data.prepared import PreparedData
@@ -81,7 +82,7 @@ def write_cohort(prepared: PreparedData, folder: str | Path) -> pd.DataFrame:
     """Write `cohort.csv` and `cohort.md` into a folder and return the table."""
     table = describe_cohort(prepared)
     try:
-        table.to_csv(Path(folder) / COHORT_FILE, index=False)
+        without_formulas(table).to_csv(Path(folder) / COHORT_FILE, index=False)
         (Path(folder) / "cohort.md").write_text(format_cohort(table) + "\n", encoding="utf-8")
     except OSError as error:
         raise OutputError(f"{folder} cannot be written: {error.strerror}") from None
@@ -132,4 +133,4 @@ def _per_cent(share: float) -> float:
 def _cell(value: object) -> str:
     if value is None or value is pd.NA or (isinstance(value, float) and np.isnan(value)):
         return ""
-    return f"{value:g}" if isinstance(value, float) else str(value)
+    return f"{value:g}" if isinstance(value, float) else escape(str(value))

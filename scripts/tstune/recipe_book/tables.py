@@ -10,9 +10,9 @@ from pathlib import Path
 
 from tstune.errors import OutputError
 from tstune.recipe_book.rows import Row
-from tstune.runs.report.render import escape
 from tstune.runs.report.words import MISSING, counts, duration, measured, percents, significant_digits
 from tstune.runtime.files import aside
+from tstune.runtime.harmless import escape
 
 _BEGIN = "<!-- results of scripts/run_recipes.py"
 _END = "<!-- end of results -->"
@@ -103,7 +103,7 @@ def _head(block: Block) -> list[str]:
 def _line(row: Row, block: Block, book: Path) -> str:
     target = Path(os.path.relpath(book / f"{row.recipe}.yaml", block.file.parent)).as_posix()
     shown = row.recipe.removeprefix(f"{block.folder}/") if block.folder else row.recipe
-    changed = "".join(f", `{override}`" for override in row.changed)
+    changed = "".join(f", `{escape(override)}`" for override in row.changed)
     cells = {
         "recipe": f"[{shown}]({target}){changed}",
         "model": escape(row.model),
@@ -115,7 +115,7 @@ def _line(row: Row, block: Block, book: Path) -> str:
         "memory": measured(row.peak_memory_mib, "MiB"),
         "RMSE": _score(row.scores, row.unit),
         "untuned": _number(row.untuned),
-        "best baseline": MISSING if row.baseline is None else f"{row.baseline} {_number(row.baseline_scores)}",
+        "best baseline": MISSING if row.baseline is None else f"{escape(row.baseline)} {_number(row.baseline_scores)}",
         "verdict": _verdict(row),
         "commit": row.commit or MISSING,
         "date": row.date or MISSING,

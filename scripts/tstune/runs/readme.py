@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import tstune
 from tstune.data.prepared import PreparedData
 from tstune.evaluation.verdict import format_comparisons
+from tstune.runtime.harmless import escape, escape_lines
 from tstune.training.contract import TrainingResult
 
 if TYPE_CHECKING:
@@ -90,20 +91,21 @@ def render_readme(model: ForecastModel, data: PreparedData, results: dict, envir
         )
     )
     comparisons = format_comparisons(results["verdict"])
+    source, licence = escape(data.manifest["source"]), escape(data.manifest["licence"])
     text = _TEMPLATE.format(
-        title=f"{model.model_type} on {data.manifest['source']}, {config.tuning.mode}",
-        scoreboard=results["scoreboard"],
-        comparisons=f"{comparisons}\n\n" if comparisons else "",
+        title=f"{escape(model.model_type)} on {source}, {config.tuning.mode}",
+        scoreboard=escape_lines(results["scoreboard"]),
+        comparisons=f"{escape_lines(comparisons)}\n\n" if comparisons else "",
         kept=results["kept"].replace("_", "-"),
         reason=_why_kept(results["kept"], training),
-        source=data.manifest["source"],
+        source=source,
         num_items=data.manifest["num_items"],
         frequency=preprocessor.frequency,
-        targets=", ".join(roles.target),
+        targets=escape(", ".join(roles.target)),
         windows=_windows(data),
         context=config.model.context_length,
         ahead=config.model.prediction_length,
-        pretrained=_origin(model),
+        pretrained=escape(_origin(model)),
         mode=config.tuning.mode,
         trainable=results["parameters"]["trainable"],
         total=results["parameters"]["total"],
@@ -112,12 +114,12 @@ def render_readme(model: ForecastModel, data: PreparedData, results: dict, envir
         num_processes=environment["num_processes"],
         seconds=environment["seconds"],
         memory=environment["peak_memory_mb"]["host"],
-        licence=data.manifest["licence"],
+        licence=licence,
         commit=environment["git_commit"] or "unknown",
         seed=config.seed,
         module="tstune" if type(model).__name__ in tstune.__all__ else type(model).__module__,
         class_name=type(model).__name__,
-        columns=", ".join(f"`{column}`" for column in columns if column),
+        columns=" ".join(", ".join(f"`{column}`" for column in columns if column).split()),
     )
     absent = [] if config.evaluation.report else ["| `report."]
     absent += [] if model.uncertainty is not None else ["| `uncertainty."]

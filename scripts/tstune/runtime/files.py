@@ -12,8 +12,12 @@ from tstune.errors import OutputError
 
 
 @contextmanager
-def aside(path: Path) -> Iterator[Path]:
+def aside(path: Path, key: str = "") -> Iterator[Path]:
     """A file to write to, which replaces `path` when it is whole; each process has its own.
+
+    Args:
+        path: the file.
+        key: what errors call it by, before its path.
 
     Raises:
         OutputError: it cannot be written.
@@ -23,6 +27,6 @@ def aside(path: Path) -> Iterator[Path]:
         yield partial
         partial.replace(path)
     except OSError as error:
-        raise OutputError(f"{path} cannot be written: {error.strerror}") from None
+        raise OutputError(f"{key}{path} cannot be written: {error.strerror}") from None
     finally:
         partial.unlink(missing_ok=True)

@@ -5,6 +5,7 @@ Its words are in `model_card.md.jinja`; here is what they are told.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import date
 from pathlib import Path, PurePath
 
@@ -12,6 +13,7 @@ import yaml
 from jinja2 import Environment, FileSystemLoader
 
 import tstune
+from tstune.runtime.harmless import escape_all
 from tstune.sharing.contents import Base, FinishedRun, Published
 
 _LICENCES = {
@@ -33,8 +35,8 @@ def render_card(run: FinishedRun, published: Published, base: Base, licence: str
         repo: Hub id it goes to; None for a folder.
         today: date of the publication.
     """
-    manifest, environment, verdict = run.manifest, run.environment, run.verdict
-    scores = run.metrics.get("test", {})
+    manifest, environment, verdict = (escape_all(part) for part in (run.manifest, run.environment, run.verdict))
+    scores, said = escape_all(run.metrics.get("test", {})), escape_all(run.preprocessor)
     kept = verdict.get("kept", "fine_tuned" if "fine_tuned" in scores else "zero_shot")
     order = sorted(scores, key=lambda name: scores[name].get("rmse") or float("inf"))
     columns = (
@@ -47,13 +49,15 @@ def render_card(run: FinishedRun, published: Published, base: Base, licence: str
     return words.get_template("model_card.md.jinja").render(
         head=yaml.safe_dump(metadata(run, published, base, licence), sort_keys=False, allow_unicode=True),
         title=repo.partition("/")[2] if repo else f"{run.model_type} on {manifest.get('source', 'own data')}",
-        **{
-            name: getattr(run, name)
-            for name in ("family", "config", "preprocessor", "domain", "manifest", "environment")
-        },
-        base=base,
+        family=run.family,
+        config=run.config,
+        domain=run.domain,
+        preprocessor=said,
+        manifest=manifest,
+        environment=environment,
+        base=replace(base, name=escape_all(base.name)),
         adapter=published.adapter,
-        unit=run.preprocessor.get("unit"),
+        unit=said.get("unit"),
         per_item=(run.folder / "adapters" / "index.json").is_file(),
         split=_split(manifest),
         windows=", ".join(f"{part} {count:,}" for part, count in manifest.get("windows", {}).items()) or None,

@@ -19,6 +19,7 @@ from tstune.config.managers import SimpleConfigManager
 from tstune.config.schema import RunConfig
 from tstune.runs.folder import RunFolder
 from tstune.runtime.files import aside
+from tstune.runtime.harmless import cell, escape, escape_lines
 from tstune.runtime.launch import Launch
 from tstune.sweeps.space import METRIC, Dimension, as_text
 from tstune.sweeps.storage import Point, points
@@ -64,7 +65,7 @@ def write_report(plan: SweepPlan, base: RunConfig, study: optuna.Study) -> Point
     folder, found = plan.folder, points(study)
     best, shares = best_point(found), _importances(study, found, base.seed)
     with aside(folder / "trials.csv") as file, file.open("w", newline="", encoding="utf-8") as stream:
-        csv.writer(stream).writerows(_csv_rows(plan.space, found))
+        csv.writer(stream).writerows(map(cell, row) for row in _csv_rows(plan.space, found))
     pictures = {"history": _history(found)} | ({} if isinstance(shares, str) else {"importance": _bars(shares)})
     for name, figure in pictures.items():
         with aside(folder / f"{name}.png") as file:
@@ -86,7 +87,7 @@ def as_table(space: Sequence[Dimension], found: Sequence[Point]) -> str:
     rows = [header, *(_cells(space, point) for point in ranked)]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     rows.insert(1, ["-" * width for width in widths])
-    padded = ([cell.ljust(width) for cell, width in zip(row, widths, strict=True)] for row in rows)
+    padded = ([text.ljust(width) for text, width in zip(row, widths, strict=True)] for row in rows)
     return "\n".join(f"| {' | '.join(row)} |" for row in padded)
 
 
@@ -127,7 +128,7 @@ def _values(space: Sequence[Dimension], point: Point, show: Callable[[object], s
 def _readme(plan: SweepPlan, found: Sequence[Point], best: Point | None, shares: dict[str, float] | str) -> str:
     counts = Counter(point.state for point in found).most_common()
     said = ", ".join(f"{count} {state}" for state, count in counts) or "none begun"
-    lines = [f"# Sweep {plan.name}", "", f"Sampler {plan.sampler}, {plan.trials} trials planned: {said}.", ""]
+    lines = [f"# Sweep {escape(plan.name)}", "", f"Sampler {plan.sampler}, {plan.trials} trials planned: {said}.", ""]
     if best is None:
         lines += ["No trial has finished.", ""]
     else:
@@ -135,8 +136,8 @@ def _readme(plan: SweepPlan, found: Sequence[Point], best: Point | None, shares:
         lines += [f"    {plan.launch.shown(plan.folder / 'best.yaml')}", ""]
         lines += ["The validation part chose it. Its test scores, which had no say, are in"]
         lines += [f"`trials/{best.number}/metrics.json`.", ""]
-    lines += [as_table(plan.space, found), "", "## Search space", ""]
-    lines += [f"- `{dimension.key}`: {dimension.text}" for dimension in plan.space]
+    lines += [escape_lines(as_table(plan.space, found)), "", "## Search space", ""]
+    lines += [f"- `{dimension.key}`: {escape(dimension.text)}" for dimension in plan.space]
     lines += ["", "## History", "", "![history](history.png)", "", "## Importance", ""]
     if isinstance(shares, str):
         return "\n".join([*lines, f"Not known: {shares}.", ""])

@@ -25,6 +25,7 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
 
+from tstune.config.section import without_credentials
 from tstune.errors import ConfigError, MissingDependencyError, OutputError
 from tstune.runtime.children import are_gone, sign_of_life
 from tstune.sweeps.space import Dimension, Value
@@ -39,7 +40,13 @@ _STATES = {TrialState.RUNNING: "running", TrialState.COMPLETE: "finished", Trial
 
 
 def storage_url(given: str | None, output: Path) -> str:
-    """What the command line says, else the environment, else a SQLite file in the output folder."""
+    """What the command line says, else the environment, else a SQLite file in the output folder.
+
+    Raises:
+        ConfigError: the command line, which every user of the machine can read, holds a password.
+    """
+    if given is not None and given != without_credentials(given):
+        raise ConfigError(f"--storage holds a user name or password; give the address in {ENVIRONMENT_VARIABLE}")
     return given or os.environ.get(ENVIRONMENT_VARIABLE) or f"sqlite:///{output}/study.db"
 
 

@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from tstune.config.section import dotted
+from tstune.config.section import dotted, without_credentials
 from tstune.errors import ConfigError, TrackingError
 from tstune.named_code import import_named, resolve
 
@@ -25,13 +25,7 @@ if TYPE_CHECKING:
 
 RunStatus = Literal["FINISHED", "FAILED", "KILLED"]
 
-_CREDENTIALS = re.compile(r"(?<=://)[^/@\s'\"]+@")
 _RUN_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,127}")
-
-
-def without_credentials(text: str) -> str:
-    """The same without the ``user:password@`` of any URL in it."""
-    return _CREDENTIALS.sub("", text)
 
 
 def first_line(error: BaseException) -> str:

@@ -18,7 +18,8 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
 from tstune.config.schema import TrackingSection
-from tstune.errors import MissingDependencyError, TrackingError
+from tstune.config.section import without_credentials
+from tstune.errors import ConfigError, MissingDependencyError, TrackingError
 from tstune.runtime.logs import logger
 from tstune.tracking.interfaces import (
     ExperimentTracker,
@@ -30,7 +31,6 @@ from tstune.tracking.interfaces import (
     first_line,
     inside,
     numbers,
-    without_credentials,
     write_figure,
 )
 
@@ -402,6 +402,11 @@ def _resolved(uri: str | None) -> str:
     uri = uri or default or _database_in(TrackingSection().folder)
     if default and uri == without_credentials(default):
         return default
+    if uri not in (default, without_credentials(uri)):
+        raise ConfigError(
+            "the address of MLflow holds a user name, password or token, and would be written down; put them into "
+            "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"
+        )
     database = _sqlite_file(uri)
     return uri if database is None else f"sqlite:///{database}"
 

@@ -13,6 +13,7 @@ from markupsafe import Markup
 
 from tstune.errors import OutputError
 from tstune.runs.report.blocks import Omitted, ReportBlock, ReportSection, Table
+from tstune.runtime.harmless import escape
 
 _ASSETS = Path(__file__).parent / "assets"
 
@@ -46,14 +47,8 @@ def as_markdown(title: str, sections: Sequence[ReportSection | Omitted], warning
         if isinstance(section, Omitted):
             lines += [f"*{escape(section.reason)}*", ""]
         else:
-            lines += [f"## {section.title}", "", *_blocks(section.blocks, 3)]
+            lines += [f"## {escape(section.title)}", "", *_blocks(section.blocks, 3)]
     return "\n".join([*lines, *warned])
-
-
-def escape(text: str) -> str:
-    """Text that Markdown and HTML leave as it is, on one line."""
-    text = " ".join(text.split()).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
-    return re.sub(r"([\\`*|\[\]])", r"\\\1", text)
 
 
 def write_page(file: Path, page: str, name: str | None = None) -> None:
@@ -96,7 +91,7 @@ def _block(block: ReportBlock, level: int) -> list[str]:
         case "Facts":
             notes = [f" ({escape(fact.note)})" if fact.note else "" for fact in block.facts]
             lines = zip(block.facts, notes, strict=True)
-            return [*(f"- {escape(f.label)}: {f.value} {f.unit}{note}" for f, note in lines), ""]
+            return [*(f"- {escape(f.label)}: {escape(f.value)} {escape(f.unit)}{note}" for f, note in lines), ""]
         case "Definitions":
             return ["| | |", "|---|---|", *(f"| {escape(term)} | {escape(what)} |" for term, what in block.pairs), ""]
         case "Code":

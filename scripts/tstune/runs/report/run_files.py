@@ -11,6 +11,7 @@ from tstune.domains import Domain, domain_of
 from tstune.errors import ReportError
 from tstune.runs.folder import COHORT, CONFIG, ENVIRONMENT, EVALUATION, MANIFEST, METRICS, VERDICT, RunFolder
 from tstune.runs.report.words import duration
+from tstune.runtime.harmless import as_read
 
 
 @dataclass(frozen=True)
@@ -130,7 +131,10 @@ def read_run(path: Path) -> RunFiles:
         evaluation=folder.read_json(
             EVALUATION, "judged", "models", "rmse_by_step", "per_item", "examples", "prediction_length"
         ),
-        cohort=list(csv.DictReader(io.StringIO(folder.read_text(COHORT)))),
+        cohort=[
+            {name: as_read(text) for name, text in row.items()}
+            for row in csv.DictReader(io.StringIO(folder.read_text(COHORT)))
+        ],
         history=folder.history,
         config=folder.read_yaml(CONFIG),
         config_text=folder.read_text(CONFIG),
