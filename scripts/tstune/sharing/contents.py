@@ -55,7 +55,7 @@ class FinishedRun:
         family = model_class(model_type) if model_type in families() else None
         if family is not None and family.not_published:
             raise ConfigError(f"{folder} is a {model_type} model, which cannot be published: {family.not_published}")
-        if family is None or not files.has("model/config.json"):
+        if family is None or family.is_baseline or not files.has("model/config.json"):
             raise ConfigError(
                 f"{folder} is a {model_type} model without weights in the format of a library, so there is nothing to "
                 "publish; give a run of a pretrained family such as ttm, chronos_bolt or chronos2"
