@@ -120,7 +120,9 @@ def test_fault_23_nor_does_any_table_of_a_run(wicked: Path):
 )
 def test_a_cell_is_read_back(text: str):
     assert as_read(cell(text)) == text
-    assert cell(text) == (text if text[:1] not in ("=", "+", "-", "@", "\t") or text in ("-5", "+3.5", "-inf") else f"'{text}")
+    assert cell(text) == (
+        text if text[:1] not in ("=", "+", "-", "@", "\t") or text in ("-5", "+3.5", "-inf") else f"'{text}"
+    )
 
 
 def test_numbers_and_plain_names_stay():
