@@ -1,6 +1,7 @@
 """Score models on exactly the same windows, or rebuild the scoreboard of a run from its folder alone.
 
     python scripts/eval_forecast.py --run runs/ttm/cgm_sample/demo
+    python scripts/eval_forecast.py --forecasts runs/mine 'evaluation.metrics=[smape]'
     python scripts/eval_forecast.py --model runs/mine --model builtin --config recipes/ttm/cgm_sample/demo.yaml
     python scripts/eval_forecast.py --model runs/mine --config recipes/ttm/cgm_sample/demo.yaml data.test_stride=1
     python scripts/eval_forecast.py --model registry:cgm@champion --hydra recipes/hydra/ttm.yaml --output runs/evaluated
@@ -8,10 +9,11 @@
 A model is a run folder, registry:name@alias or registry:name:version, builtin, a folder of weights or a Hub id (both as
 they are, zero-shot; of the family of the config, or as family:weights), or the name of a baseline. The first one is
 judged against the others. --config says data, split, windows and metrics. With --run the numbers are compared with
-metrics.json to the last digit; data.path=… and model.pretrained=… say where its files lie now.
+metrics.json to the last digit; data.path=… and model.pretrained=… say where its files lie now. --forecasts does it from
+the forecasts that evaluation.keep_forecasts=true kept, without data and model, and adds metrics and horizons.
 
-Exit codes: 0 done (with --run: identical), 1 with --run: numbers differ, 2 your input needs a change (one `error:` line
-says which).
+Exit codes: 0 done (with --run and --forecasts: identical), 1 with these two: numbers differ, 2 your input needs a
+change (one `error:` line says which).
 """
 
 from __future__ import annotations
@@ -33,6 +35,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("--run", help="run folder whose scoreboard is rebuilt")
+    what.add_argument("--forecasts", metavar="RUN", help="run folder whose kept forecasts are scored once more")
     what.add_argument("--model", action="append", dest="models", help="may be given several times")
     add_config_arguments(parser, required=False)
     parser.add_argument("--part", choices=("test", "validation", "train"), default="test", help="default: test")
@@ -44,8 +47,10 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add_trust_argument(parser)
     args = parser.parse_intermixed_args(argv)
     given = args.config is not None or args.hydra is not None
-    if args.run is not None and (given or args.part != "test"):
-        parser.error("--run takes everything from the run's own config.yaml: leave out --config, --hydra and --part")
+    if args.models is None and (given or args.part != "test"):
+        parser.error("--run and --forecasts take everything from the run: leave out --config, --hydra and --part")
+    if args.forecasts is not None and args.output is not None:
+        parser.error("--forecasts prints; leave out --output")
     if args.models is not None and not given:
         parser.error("--model needs --config or --hydra, which say the data, the split and the windows")
     return args
@@ -59,6 +64,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     setup_logging()
     with trusting(args.trust_code):
+        if args.forecasts is not None:
+            return _from_forecasts(args)
         return _evaluate(args) if args.run is None else _rebuild(args)
 
 
@@ -69,6 +76,14 @@ def _evaluate(args: argparse.Namespace) -> int:
     found = evaluate_models(args.models, config, args.part, args.output, args.overwrite, args.registry)
     _print(found, args.output)
     return EXIT_OK
+
+
+def _from_forecasts(args: argparse.Namespace) -> int:
+    from tstune.runs.rebuild import from_forecasts
+
+    scoreboard, conclusion, is_same = from_forecasts(args.forecasts, args.overrides)
+    print(f"\n{scoreboard}\n\n{conclusion}")
+    return EXIT_OK if is_same else EXIT_DIFFERENT
 
 
 def _rebuild(args: argparse.Namespace) -> int:

@@ -184,6 +184,83 @@ class TestRun:
             torch.set_num_threads(1)
 
 
+class TestForecasts:
+    """Metrics from `forecasts.parquet` alone: no series, no weights."""
+
+    @pytest.fixture(scope="class")
+    def kept(self, trained: Path) -> Path:
+        """A run of two targets with gaps and quantiles, whose series and weights are gone."""
+        table = tiny.series().drop(index=range(370, 373))
+        table.to_csv(trained / "gaps.csv", index=False)
+        changes = {
+            "data": {"target_columns": ["load", "dose"], "path": str(trained / "gaps.csv"), "max_gap": "4h"},
+            "forecast": {"quantiles": [0.1, 0.5, 0.9]},
+            "evaluation": QUICK | {"metrics": ["bias", "wql"], "keep_forecasts": True},
+        }
+        values = tiny.recipe(Path("unused"), trained / "kept", trained / "checkpoint", **changes)
+        assert finetune_ttm.main(["--config", str(tiny.write_recipe(trained / "kept.yaml", values))]) == 0
+        (trained / "gaps.csv").unlink()
+        shutil.rmtree(trained / "kept" / "model")
+        return trained / "kept"
+
+    def test_the_table(self, kept: Path) -> None:
+        table = pd.read_parquet(kept / "forecasts.parquet")
+        metrics = metrics_of(kept)
+        models, windows = list(metrics), metrics["ridge"]["num_windows"]
+        assert [name for name in table if name.startswith("forecast/")] == [f"forecast/{name}" for name in models]
+        assert [name for name in table if "quantile/" in name] == [f"quantile/fine_tuned/{q}" for q in (0.1, 0.5, 0.9)]
+        assert {str(table[name].dtype) for name in table if "/" in name or name == "truth"} == {"float32"}
+        assert len(table) == windows * tiny.PREDICTION * 2
+        row = table.query("item_id == 'b' and target == 'dose' and step == 3").iloc[0]
+        assert row["timestamp"] == row["origin"] + pd.Timedelta("2h")
+        series = tiny.series().set_index(["item_id", "timestamp"])
+        assert row["truth"] == np.float32(series.loc[("b", row["timestamp"]), "dose"])
+        error = (table["forecast/ridge"].astype(float) - table["truth"]).dropna()
+        assert len(error) < len(table), "a gap is no truth"
+        assert np.sqrt((error**2).mean()) == pytest.approx(metrics["ridge"]["rmse"], rel=1e-9)
+
+    def test_the_metrics_of_the_run(self, kept: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        assert eval_forecast.main(["--forecasts", str(kept)]) == 0
+        lines = capsys.readouterr().out.strip().splitlines()
+        assert lines[-1] == "identical to metrics.json: 5 models, 12 metrics"
+        assert [cell.strip() for cell in lines[0].split("|")][-3:-1] == ["bias", "wql"]
+        assert lines[-3].endswith(tiny.read_json(kept / "verdict.json")["sentence"])
+        (ridge,) = [line for line in lines if line.startswith("| ridge")]
+        assert ridge.rstrip("| ").endswith("–"), "it forecasts no quantiles"
+
+    def test_a_metric_thought_of_later(self, kept: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        more = ["evaluation.metrics=[smape,calibration_error]", "evaluation.horizons=[3h]"]
+        assert eval_forecast.main(["--forecasts", str(kept), *more]) == 0
+        header, _, best, *_, last = capsys.readouterr().out.strip().splitlines()
+        names = [cell.strip() for cell in header.strip("|").split("|")]
+        assert names == ["model", "rmse", "mae", "rmse@3h", "mase", "smape", "calibration_error"]
+        assert last == "identical to metrics.json: 5 models, 6 metrics"
+        found = dict(zip(names, (cell.strip() for cell in best.strip("|").split("|")), strict=True))
+        table = pd.read_parquet(kept / "forecasts.parquet").dropna(subset="truth")
+        forecast, truth = table[f"forecast/{found['model']}"].astype(float), table["truth"]
+        smape = (200 * (forecast - truth).abs() / (forecast.abs() + truth.abs())).mean()
+        assert float(found["smape"]) == pytest.approx(smape, rel=1e-3)
+
+    def test_a_number_that_differs(self, kept: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        shutil.copytree(kept, tmp_path / "other")
+        path = tmp_path / "other/forecasts.parquet"
+        table = pd.read_parquet(path)
+        table.loc[0, "forecast/ridge"] += 1
+        table.to_parquet(path)
+        assert eval_forecast.main(["--forecasts", str(tmp_path / "other")]) == 1
+        assert "ridge rmse: metrics.json " in capsys.readouterr().out
+
+    def test_what_cannot_be(self, kept: Path, desk: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        assert "run it again with evaluation.keep_forecasts=true" in refused(capsys, "--forecasts", "run")
+        assert "seed=3 would change that (only evaluation" in refused(capsys, "--forecasts", str(kept), "seed=3")
+        assert "unknown metric 'x'" in refused(capsys, "--forecasts", str(kept), "evaluation.metrics=[x]")
+        shutil.copytree(kept, desk / "cut")
+        pd.read_parquet(kept / "forecasts.parquet").iloc[1:].to_parquet(desk / "cut/forecasts.parquet")
+        assert "are not whole windows of 8 steps and 2 targets" in refused(capsys, "--forecasts", "cut")
+        pd.read_parquet(kept / "windows.parquet").to_parquet(desk / "cut/forecasts.parquet")
+        assert "these are no kept forecasts of a run" in refused(capsys, "--forecasts", "cut")
+
+
 class TestModels:
     def test_one_table(self, desk: Path, capsys: pytest.CaptureFixture[str]) -> None:
         models = ["run", "checkpoint", "ridge", "persistence"]
@@ -387,8 +464,8 @@ class TestModels:
     [
         ([], "is required"),
         (["--run", "a", "--model", "b"], "not allowed with"),
-        (["--run", "a", "--config", "b"], "--run takes everything from the run's own config.yaml"),
-        (["--run", "a", "--part", "train"], "--run takes everything from the run's own config.yaml"),
+        (["--run", "a", "--config", "b"], "--run and --forecasts take everything from the run"),
+        (["--run", "a", "--part", "train"], "--run and --forecasts take everything from the run"),
         (["--model", "a"], "--model needs --config or --hydra"),
     ],
 )

@@ -344,7 +344,7 @@ def test_what_a_killed_run_left_is_removed(tmp_path: Path):
         ("config.yaml", b"- a", lambda run: run.read_yaml("config.yaml")),
         ("config.yaml", None, lambda run: run.config),
         ("history.jsonl", b"{}\nno", lambda run: run.history),
-        ("windows.parquet", b"PAR1", lambda run: run.read_windows()),
+        ("windows.parquet", b"PAR1", lambda run: run.read_table("windows.parquet")),
         ("tracking.json", b'{"run_id": 1}', lambda run: run.run_id),
     ],
 )

@@ -202,10 +202,11 @@ class Backtest:
         self.horizons = horizon_steps(config, data.panel.frequency, self.windows.prediction_length)
         self._manager = manager
         self._num_targets = data.panel.roles.num_targets
-        self._std = data.preprocessor.scaler.std[: self._num_targets]
+        self.target_std = data.preprocessor.scaler.std[: self._num_targets]
         seasonality = config.seasonality or default_seasonality(data.panel.frequency)
         self._mase_scale = seasonal_scale(data.panel, data.split, seasonality)
         batch_size = evaluation_batch_size(config.batch_size, len(data.panel.roles.channels), manager.device)
+        self.windows_at_once = batch_size * manager.num_processes
         self._loader = manager.accelerator.prepare_data_loader(window_loader(self.windows, batch_size))
 
     def score(self, model: Forecaster, name: str = "") -> Scores:
@@ -218,7 +219,7 @@ class Backtest:
         Raises:
             DataError: a forecast that is not a number.
         """
-        sums = ErrorSums(self.windows.prediction_length, self._std, self._mase_scale)
+        sums = ErrorSums(self.windows.prediction_length, self.target_std, self._mase_scale)
         kept: list[tuple[np.ndarray, np.ndarray]] = []  # start and forecast of each batch
         items, first = self.windows.panel.item_ids, self.windows.panel.timestamps[self.windows.context_length :]
         for batch, forecast in self._forecasts(model):

@@ -16,7 +16,7 @@ from tstune.evaluation.point_metrics import rmse
 from tstune.evaluation.scored_windows import ScoredWindows
 from tstune.evaluation.verdict import window_blocks
 
-EVALUATION_FILE, WINDOWS_FILE = "evaluation.json", "windows.parquet"
+WINDOWS_FILE = "windows.parquet"
 
 _HISTORY_SHOWN = 144  # steps of an example's context
 

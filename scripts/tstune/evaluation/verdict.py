@@ -39,8 +39,10 @@ def format_metrics(
     """The same table from the numbers of `metrics.json`."""
     metrics = {name: {key: np.nan if v is None else v for key, v in row.items()} for name, row in metrics.items()}
     first = next(iter(metrics.values()))
-    columns = [name for name in first if name.startswith(("rmse", "mae")) and name != "mae_scaled"]
-    columns = [name for name in columns if not name.startswith("mae@")] + ["mase"]
+    columns = [name for name in first if name in ("rmse", "mae") or name.startswith("rmse@")] + ["mase"]
+    beside = {*columns, "mse_scaled", "mae_scaled", "num_windows"}  # what else there is was asked for by its name
+    further = dict.fromkeys(name for row in metrics.values() for name in row if name not in beside)
+    columns += [name for name in further if not name.startswith("mae@")]
     order = _best_first(metrics, "rmse")
     width = max(map(len, order))
     lines = [
@@ -49,7 +51,8 @@ def format_metrics(
     ]
     for name in order:
         values = metrics[name]
-        lines.append(f"| {name:<{width}} | " + " | ".join(f"{values[column]:>11.4g}" for column in columns) + " |")
+        cells = (f"{values[column]:.4g}" if column in values else "–" for column in columns)
+        lines.append(f"| {name:<{width}} | " + " | ".join(f"{cell:>11}" for cell in cells) + " |")
     measured_in = f", RMSE and MAE in {unit}" if unit else ""
     lines.append("")
     lines.append(f"{first['num_windows']:,} {part} windows, the same for every model{measured_in}.")

@@ -21,6 +21,7 @@ from tstune.data.trained_on import CHECK, refuse_trained_on
 from tstune.data.windows import Batch
 from tstune.errors import CheckpointError
 from tstune.evaluation.backtest import thinned
+from tstune.evaluation.kept_forecasts import FORECASTS_FILE
 from tstune.evaluation.record import WINDOWS_FILE
 from tstune.models.adapters import ParameterCount
 from tstune.models.baselines import WithoutNetwork
@@ -33,7 +34,7 @@ from tstune.runtime.logs import logger
 MEMBERS_FOLDER = "members"
 MAX_WINDOWS = 4_096
 """Validation windows that weights are computed on at most, evenly spaced."""
-NOT_COPIED = {"checkpoints", "plots", "report.html", "report.md", "history.jsonl", WINDOWS_FILE}
+NOT_COPIED = {"checkpoints", "plots", "report.html", "report.md", "history.jsonl", WINDOWS_FILE, FORECASTS_FILE}
 """What a member's run folder holds beyond the model and what is known of its training data."""
 
 

@@ -9,12 +9,10 @@ from pathlib import Path
 import pandas as pd
 
 from tstune.config.schema import PretrainingSection, RunConfig
-from tstune.data.cohort import write_cohort
 from tstune.data.frequency import fixed_step, parse_frequency
 from tstune.data.prepared import PreparedData
 from tstune.errors import ConfigError
 from tstune.evaluation.backtest import Scores
-from tstune.evaluation.record import windows_table
 from tstune.evaluation.verdict import Verdict, best_model, format_metrics, format_per_item, format_scoreboard, verdict
 from tstune.models.contract import ForecastModel
 from tstune.registry import check_name, open_registry
@@ -22,8 +20,6 @@ from tstune.runs.folder import (
     ENVIRONMENT,
     EVALUATION,
     HISTORY,
-    MANIFEST,
-    METRICS,
     PER_ITEM,
     PLOTS,
     README,
@@ -181,12 +177,7 @@ class FineTuning(ModelRun):
         self.model.save(folder.path)
         if not folder.has(HISTORY):  # nothing was trained
             folder.write_text(HISTORY, "")
-        folder.write_json(METRICS, {"test": results["metrics"]})
-        folder.write_json(VERDICT, results["verdict"].to_dict())
-        folder.write_json(MANIFEST, self.data.manifest)
-        write_cohort(self.data, folder.path)
-        folder.write_json(EVALUATION, self.judge.record(results["verdict"].model))
-        folder.write_windows(windows_table(self.judge.scores, self.data, self.judge.test))
+        self.judge.save(folder, "test", results["verdict"])
         if results["per_item"] is not None:
             folder.write_json(PER_ITEM, results["per_item"])
         folder.write_json(ENVIRONMENT, environment)

@@ -22,7 +22,8 @@ from tstune.errors import FolderError, OutputError
 
 CONFIG, METRICS, VERDICT, MANIFEST = "config.yaml", "metrics.json", "verdict.json", "manifest.json"
 EVALUATION, WINDOWS, ENVIRONMENT, HISTORY = "evaluation.json", "windows.parquet", "environment.json", "history.jsonl"
-COHORT, PER_ITEM, TRACKING, README = "cohort.csv", "per_item.json", "tracking.json", "README.md"
+FORECASTS, COHORT, PER_ITEM = "forecasts.parquet", "cohort.csv", "per_item.json"
+TRACKING, README = "tracking.json", "README.md"
 PREPROCESSOR, MODEL, ADAPTER, PLOTS, CHECKPOINTS = "preprocessor.json", "model", "adapter", "plots", "checkpoints"
 
 _KEYS = {
@@ -145,12 +146,12 @@ class RunFolder:
         except ValueError as error:
             raise FolderError(f"{self.path / HISTORY} is damaged: {error}") from None
 
-    def read_windows(self, columns: list[str] | None = None) -> pd.DataFrame:
-        """Errors of every test window, one row each; see `tstune.evaluation.record`."""
+    def read_table(self, name: str, columns: list[str] | None = None) -> pd.DataFrame:
+        """Content of a Parquet file: `windows.parquet`, see `tstune.evaluation.record`, or `forecasts.parquet`."""
         try:
-            return pd.read_parquet(self.path / WINDOWS, columns=columns)
+            return pd.read_parquet(self.path / name, columns=columns)
         except (ValueError, OSError, KeyError) as error:
-            raise FolderError(f"{self.path / WINDOWS} is damaged: {str(error).splitlines()[0]}") from None
+            raise FolderError(f"{self.path / name} is damaged: {str(error).splitlines()[0]}") from None
 
     @property
     def run_id(self) -> str | None:
@@ -171,9 +172,9 @@ class RunFolder:
         """Write a JSON file; NaN and infinity, which JSON does not have, become null."""
         self.write_text(name, json.dumps(finite(content), indent=2, allow_nan=False) + "\n")
 
-    def write_windows(self, table: pd.DataFrame) -> None:
-        """Write what `read_windows` reads."""
-        with writing(self.path / WINDOWS) as path:
+    def write_table(self, name: str, table: pd.DataFrame) -> None:
+        """Write what `read_table` reads."""
+        with writing(self.path / name) as path:
             table.to_parquet(path, index=False)
 
 

@@ -7,18 +7,22 @@ from dataclasses import replace
 import numpy as np
 
 from tstune.config.schema import RunConfig
+from tstune.data.cohort import write_cohort
 from tstune.data.frequency import default_seasonality, fixed_step, parse_frequency
 from tstune.data.prepared import PreparedData
 from tstune.domains import domain_of, domains
 from tstune.errors import ConfigError
 from tstune.evaluation.backtest import Backtest, Scores
-from tstune.evaluation.metric_registry import builtin_metric, compute_metrics, find_metric, missing_for
-from tstune.evaluation.record import evaluation_record
+from tstune.evaluation.kept_forecasts import forecasts_table, further_metrics
+from tstune.evaluation.metric_registry import builtin_metric, find_metric
+from tstune.evaluation.record import evaluation_record, windows_table
 from tstune.evaluation.scored_windows import ScoredWindows
 from tstune.evaluation.uncertainty import fit_uncertainty, judge_uncertainty
+from tstune.evaluation.verdict import Verdict
 from tstune.models.combined import AveragedForecasts, RememberedForecasts
 from tstune.models.contract import Forecaster, ForecastModel
 from tstune.models.registry import model_class
+from tstune.runs.folder import EVALUATION, FORECASTS, MANIFEST, METRICS, VERDICT, WINDOWS, RunFolder
 from tstune.runtime.distributed import DistributedManager
 from tstune.runtime.logs import logger
 
@@ -124,12 +128,22 @@ class Judge:
             if scores.windows is None:
                 logger.warning("evaluation.metrics left out: the forecasts of a model are too large for memory")
                 return
-            windows = scores.windows
-            if windows.truth.shape[2] == 1:  # metrics of a domain are about one target
-                windows = windows.one_target()
-            wanted = [name for name in names if not missing_for(name, windows)]
-            found = compute_metrics(wanted, windows) if wanted else {}
+            found = further_metrics(names, scores.windows)
             scores.metrics.update({column: value for column, value in found.items() if column not in scores.metrics})
+
+    def save(self, folder: RunFolder, part: str, judged: Verdict) -> None:
+        """Write what is known of the forecasts: every number, and where asked the forecasts themselves."""
+        folder.write_json(METRICS, {part: {name: scores.metrics for name, scores in self.scores.items()}})
+        folder.write_json(VERDICT, judged.to_dict())
+        folder.write_json(MANIFEST, self.data.manifest)
+        write_cohort(self.data, folder.path)
+        folder.write_json(EVALUATION, self.record(judged.model))
+        folder.write_table(WINDOWS, windows_table(self.scores, self.data, self.test))
+        if self.config.evaluation.keep_forecasts and not self.test.keeps_forecasts:
+            logger.warning("evaluation.keep_forecasts left out: too large for memory; raise data.test_stride")
+        elif self.config.evaluation.keep_forecasts:
+            names = self.data.panel.item_ids, self.data.panel.roles.target
+            folder.write_table(FORECASTS, forecasts_table(self.scores, self.test, *names))
 
     def record(self, judged: str) -> dict:
         """Values for `evaluation.json`.

@@ -73,6 +73,7 @@ The input needs the last {context} steps of each series; values are in original 
 | `report.md` | the same tables to read |
 | `evaluation.json` | what the report is drawn from |
 | `windows.parquet` | errors of every model on every test window, for paired comparisons |
+| `forecasts.parquet` | every forecast of every model on the test windows, with what happened |
 | `plots/` | loss, forecasts, error by lead time |
 """
 
@@ -122,6 +123,7 @@ def render_readme(model: ForecastModel, data: PreparedData, results: dict, envir
         columns=" ".join(", ".join(f"`{column}`" for column in columns if column).split()),
     )
     absent = [] if config.evaluation.report else ["| `report."]
+    absent += [] if config.evaluation.keep_forecasts else ["| `forecasts."]
     absent += [] if model.uncertainty is not None else ["| `uncertainty."]
     kept = (line for line in text.splitlines() if not line.startswith(tuple(absent)))
     return "\n".join(kept) + "\n"

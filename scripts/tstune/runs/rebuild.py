@@ -15,13 +15,16 @@ from tstune.config.schema import RunConfig
 from tstune.data.manifest import compare_manifests
 from tstune.data.prepared import PreparedData
 from tstune.errors import ConfigError, DataError, FolderError
-from tstune.evaluation.verdict import verdict
+from tstune.evaluation.backtest import horizon_steps
+from tstune.evaluation.kept_forecasts import KeptForecasts
+from tstune.evaluation.verdict import format_metrics, verdict
 from tstune.models.contract import ForecastModel
 from tstune.models.registry import load_model, model_class
 from tstune.runs.compare.evaluate import Evaluation, write_evaluation
 from tstune.runs.folder import (
     CONFIG,
     ENVIRONMENT,
+    FORECASTS,
     MANIFEST,
     METRICS,
     VERDICT,
@@ -38,6 +41,8 @@ from tstune.runtime.memory import GPUManager
 
 MOVABLE = ("data.path", "model.pretrained", "evaluation.report")
 """Keys that may be given anew: where the files of the run lie now, what they hold is compared."""
+ADDED = ("evaluation.metrics", "evaluation.horizons")
+"""Keys that may be given anew where metrics are computed from kept forecasts."""
 
 _SHAPES_THE_DIGITS = ("device", "device_name", "num_processes", "num_threads", "packages")
 """Parts of `environment.json` that another sum order or another kernel can come from."""
@@ -59,14 +64,51 @@ class Rebuilt:
 
     def summary(self) -> str:
         """One line if all is the same, else one per number and what may explain it."""
-        if not self.deviations:
-            metrics = self.evaluation.metrics
-            models = "1 model" if len(metrics) == 1 else f"{len(metrics)} models"
-            return f"identical to metrics.json: {models}, {len(set().union(*metrics.values()))} metrics"
-        lines = [f"not identical to metrics.json: {len(self.deviations)} numbers differ", *self.deviations]
-        if self.otherwise:
-            lines.append(f"the run was made elsewhere: {'; '.join(self.otherwise)}")
-        return "\n".join(lines)
+        return _summary(self.evaluation.metrics, self.deviations, self.otherwise)
+
+
+def _summary(metrics: dict, deviations: Sequence[str], otherwise: Sequence[str] = ()) -> str:
+    if not deviations:
+        models = "1 model" if len(metrics) == 1 else f"{len(metrics)} models"
+        return f"identical to metrics.json: {models}, {len(set().union(*metrics.values()))} metrics"
+    lines = [f"not identical to metrics.json: {len(deviations)} numbers differ", *deviations]
+    if otherwise:
+        lines.append(f"the run was made elsewhere: {'; '.join(otherwise)}")
+    return "\n".join(lines)
+
+
+def from_forecasts(path: str | Path, overrides: Sequence[str] = ()) -> tuple[str, str, bool]:
+    """The metrics of a run from its kept forecasts alone: no data, no model, no forward pass.
+
+    Args:
+        path: a run folder, or one that `eval_forecast.py --output` wrote.
+        overrides: further metrics and other horizons; see `ADDED`.
+
+    Returns:
+        scoreboard · how what `metrics.json` holds compares · whether it is the same.
+
+    Raises:
+        FolderError, DataError: no run folder, or one without `forecasts.parquet`.
+        ConfigError: another key, or a metric that does not fit.
+    """
+    folder = RunFolder(path).require(CONFIG, METRICS, VERDICT)
+    refused = [override for override in overrides if override.partition("=")[0] not in ADDED]
+    if refused:
+        raise ConfigError(f"--forecasts computes metrics from what was forecast; {refused[0]} would change that (only "
+                          f"{', '.join(ADDED)} may be given)")  # fmt: skip
+    if not folder.has(FORECASTS):
+        raise FolderError(f"{folder.path} holds no {FORECASTS}; run it again with evaluation.keep_forecasts=true")
+    config, table = folder.config_with(overrides), folder.read_table(FORECASTS)
+    kept = KeptForecasts.of(table)
+    unit, steps, frequency = (table.attrs[name] for name in ("unit", "num_steps", "frequency"))
+    check_metrics(config, unit)
+    found = finite(kept.metrics(horizon_steps(config.evaluation, frequency, steps), config.evaluation.metrics))
+    [(part, recorded)] = folder.metrics.items()
+    old = {name: {m: v for m, v in found.get(name, {}).items() if m in row} for name, row in recorded.items()}
+    same = {name: {m: v for m, v in row.items() if m in old[name]} for name, row in recorded.items()}
+    deviations = tuple(_deviations(same, old))
+    board = format_metrics(found, unit, folder.read_json(VERDICT, "sentence")["sentence"], part)
+    return board, _summary(old, deviations), not deviations
 
 
 def rebuild(

@@ -16,12 +16,10 @@ import numpy as np
 
 from tstune.config.managers import SimpleConfigManager
 from tstune.config.schema import RunConfig
-from tstune.data.cohort import write_cohort
 from tstune.data.leaks import more_findings
 from tstune.data.prepared import PreparedData, prepare_data
 from tstune.data.trained_on import CHECK, overlap_with
 from tstune.errors import ConfigError, LeakError, TstuneError
-from tstune.evaluation.record import windows_table
 from tstune.evaluation.uncertainty import details, scored, with_evidence
 from tstune.evaluation.verdict import Verdict, format_scoreboard, verdict
 from tstune.models.combined import FittedForecaster, fitted, shorter_than_asked
@@ -32,11 +30,7 @@ from tstune.runs.compare.recipe import ComparisonRecipe, ListedModel
 from tstune.runs.folder import (
     CONFIG,
     ENVIRONMENT,
-    EVALUATION,
     HISTORY,
-    MANIFEST,
-    METRICS,
-    VERDICT,
     NewFolder,
     RunFolder,
     refuse_full,
@@ -94,12 +88,7 @@ def write_evaluation(run: NewFolder, evaluation: Evaluation, config: RunConfig) 
         return
     judge, folder = evaluation.judge, run.folder
     folder.write_text(HISTORY, "")
-    folder.write_json(METRICS, {evaluation.part: evaluation.metrics})
-    folder.write_json(VERDICT, evaluation.verdict.to_dict())
-    folder.write_json(MANIFEST, judge.data.manifest)
-    write_cohort(judge.data, folder.path)
-    folder.write_json(EVALUATION, judge.record(evaluation.verdict.model))
-    folder.write_windows(windows_table(judge.scores, judge.data, judge.test))
+    judge.save(folder, evaluation.part, evaluation.verdict)
     folder.write_json(ENVIRONMENT, evaluation.environment)
     SimpleConfigManager().save_config(config, folder / CONFIG)
     if evaluation.has_report:

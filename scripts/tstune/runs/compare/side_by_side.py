@@ -125,7 +125,7 @@ def _read(spec: str, registry: str | None, stack: ExitStack) -> ComparedRun:
 
 def _read_windows(folder: RunFolder, judged: str) -> pd.DataFrame:
     """Columns item_id, origin, count, square, absolute; the sums are those of the judged row."""
-    table = folder.read_windows(["item_id", "origin", "count", f"square/{judged}", f"absolute/{judged}"])
+    table = folder.read_table(WINDOWS, ["item_id", "origin", "count", f"square/{judged}", f"absolute/{judged}"])
     table.columns = ["item_id", "origin", "count", "square", "absolute"]
     return table
 
