@@ -5,6 +5,7 @@
     accelerate launch scripts/finetune_ttm.py --hydra recipes/hydra/ttm.yaml data=cgm_sample tuning=lora
     accelerate launch --num_processes 2 --config_file accelerate_configs/ddp.yaml scripts/finetune_ttm.py --config …
     python scripts/finetune_ttm.py --config recipes/ttm/cgm_sample/demo.yaml output_dir=runs/mine
+    python scripts/finetune_ttm.py --config recipes/ttm/cgm_sample/demo.yaml --experiment-dir ./experiments
 
 Any other `model.type` runs too. The run folder `output_dir` appears when the run is done. Exit codes: 0 done, 2 your
 input needs a change (one `error:` line says which), 75 preempted (start it again with
@@ -19,12 +20,12 @@ from collections.abc import Sequence
 from tstune.config.command_line import load_config
 from tstune.errors import EXIT_OK, exits_cleanly
 from tstune.named_code import trusting
-from tstune.runs.command_line import parse_finetune_args, print_results
+from tstune.runs.command_line import parse_finetune_args, print_results, track_in
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
-    return parse_finetune_args(__doc__, argv, loads_folders=True)
+    return parse_finetune_args(__doc__, argv, loads_folders=True, experiments=True)
 
 
 @exits_cleanly
@@ -40,10 +41,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     processes = DistributedManager.for_run(config)  # asked for = given, or stop
     model = model_class(config.model.type)(config)
     resume = config.training.resume_from_checkpoint
-    tuning = FineTuning(model, config.output_dir, config.overwrite, resume, processes)  # owns output_dir
+    tracker, output_dir = track_in(args.experiment_dir, config)
+    output_dir = processes.from_main(output_dir)  # one folder for all
+    tuning = FineTuning(model, output_dir, config.overwrite, resume, processes, tracker)  # owns output_dir
     with trusting(args.trust_code), tuning as run:
         if run.has("registered"):
-            print(f"run folder: {config.output_dir} is complete, there is nothing to go on with")
+            print(f"run folder: {output_dir} is complete, there is nothing to go on with")
             return EXIT_OK
         if not run.has("judged"):  # a run that was stopped at its end has only the rest to do
             run.prepare()  # source, panel, split, windows; leaks are refused
@@ -60,7 +63,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         run.track()  # the trackers get it
         run.register()  # and the model registry, if tracking.register_as names a model
     if processes.is_main:
-        print_results(run.results, config)
+        print_results(run.results, config, args.experiment_dir)
     return EXIT_OK
 
 

@@ -5,12 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from tstune.config.layouts import as_run_config
 from tstune.config.managers import ConfigManager
 from tstune.config.schema import RunConfig
+from tstune.errors import ConfigError
 from tstune.models.base import BaseTimeSeriesFoundationModel
 from tstune.models.registry import model_class
+from tstune.runs.life import own_folder
 from tstune.runtime.distributed import DistributedManager
 from tstune.tracking.interfaces import ExperimentTracker
+from tstune.tracking.simple_tracker import SimpleExperimentTracker
 
 
 class TTMTrainer:
@@ -39,25 +43,33 @@ class TTMTrainer:
         config_path: str | Path,
         overrides: Sequence[str] = (),
     ) -> None:
-        self.config: RunConfig = config_manager.load_config(config_path, overrides)
-        config_manager.validate_config(self.config)
+        loaded = config_manager.load_config(config_path, *([overrides] if overrides else []))
+        if not config_manager.validate_config(loaded):
+            raise ConfigError(
+                f"Invalid configuration: {config_path}, says {type(config_manager).__name__}.validate_config"
+            )
+        self.config: RunConfig = as_run_config(loaded, str(config_path))
         self.experiment_tracker = experiment_tracker
         self.model: BaseTimeSeriesFoundationModel | None = None
         self.manager: DistributedManager | None = None
 
     def train(self) -> dict:
-        """Tune the model of the configuration into its `output_dir`.
+        """Tune the model of the configuration into its `output_dir`, or into ``output_dir-2``, ``-3``, … beside runs.
 
         Returns:
             what `BaseTimeSeriesFoundationModel.fit` returns, ``run_id`` and ``metrics`` among it, also when a
             tracker died on the way.
         """
-        config = self.config
-        self.manager = DistributedManager.for_run(config)
-        self.model = model_class(config.model.type)(config)
+        self.manager = DistributedManager.for_run(self.config)
+        self.model = model_class(self.config.model.type)(self.config)
         return self.model.fit(
-            output_dir=config.output_dir,
-            overwrite=config.overwrite,
+            output_dir=self.manager.from_main(own_folder(self.config, self._tracked_in())),
+            overwrite=self.config.overwrite,
             manager=self.manager,
             tracker=self.experiment_tracker,
         )
+
+    def _tracked_in(self) -> list[Path]:
+        """Folders that trackers write files to."""
+        trackers = getattr(self.experiment_tracker, "trackers", [self.experiment_tracker])
+        return [tracker.base_dir for tracker in trackers if isinstance(tracker, SimpleExperimentTracker)]

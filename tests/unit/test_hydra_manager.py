@@ -153,10 +153,10 @@ def test_what_is_saved_is_one_plain_file(groups: Path, tmp_path: Path):
     assert "defaults" not in (tmp_path / "saved.yaml").read_text()
 
 
-def test_validate_config_takes_a_mapping_or_a_run():
-    assert MANAGER.validate_config(RunConfig())
-    with pytest.raises(ConfigError, match="sed: unknown key, did you mean seed"):
-        MANAGER.validate_config({"sed": 1})
+def test_validate_config_takes_a_mapping_or_a_run(caplog):
+    assert MANAGER.validate_config(RunConfig()) is True
+    assert MANAGER.validate_config({"sed": 1}) is False
+    assert "sed: unknown key, did you mean seed" in caplog.text
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
 import re
 from abc import ABC, abstractmethod
@@ -21,7 +22,7 @@ from omegaconf.basecontainer import BaseContainer
 from omegaconf.errors import InterpolationKeyError, MissingMandatoryValue, OmegaConfBaseException
 from yaml import YAMLError
 
-from tstune.config.layouts import as_recipe
+from tstune.config.layouts import TTMExperimentConfig, as_recipe, as_run_config
 from tstune.config.schema import RunConfig
 from tstune.config.validation import validate
 from tstune.errors import ConfigError
@@ -29,7 +30,10 @@ from tstune.named_code import foreign, ours
 
 
 class ConfigManager(ABC):
-    """Loads, validates and saves a `RunConfig`."""
+    """Loads, validates and saves a run.
+
+    One of your own may return a `TTMExperimentConfig`, and may leave out `overrides`.
+    """
 
     @abstractmethod
     def load_config(self, config_path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
@@ -40,15 +44,11 @@ class ConfigManager(ABC):
         """
 
     @abstractmethod
-    def validate_config(self, config: RunConfig | dict) -> bool:
-        """Return True for a valid configuration.
-
-        Raises:
-            ConfigError: with every problem found, in one message.
-        """
+    def validate_config(self, config: RunConfig | TTMExperimentConfig | dict) -> bool:
+        """Return True for a valid configuration; False, with every problem in the log, for any other."""
 
     @abstractmethod
-    def save_config(self, config: RunConfig, output_path: str | Path) -> None:
+    def save_config(self, config: RunConfig | TTMExperimentConfig, output_path: str | Path) -> None:
         """Write the resolved configuration so that loading it reruns the same run."""
 
 
@@ -67,15 +67,18 @@ class SimpleConfigManager(ConfigManager):
         ours(values)
         return validate(values, origin=str(path))
 
-    def validate_config(self, config: RunConfig | dict) -> bool:
-        """Return True, or raise one `ConfigError` that lists every problem."""
-        values = config.model_dump() if isinstance(config, RunConfig) else config
-        validate(values, origin="configuration")
+    def validate_config(self, config: RunConfig | TTMExperimentConfig | dict) -> bool:
+        """Return True for a valid configuration; False, with every problem in the log, for any other."""
+        try:
+            as_run_config(config)
+        except ConfigError as error:
+            logging.getLogger(__name__).error("%s", error)
+            return False
         return True
 
-    def save_config(self, config: RunConfig, output_path: str | Path) -> None:
+    def save_config(self, config: RunConfig | TTMExperimentConfig, output_path: str | Path) -> None:
         """Write every key with its resolved value; `load_saved_config` reads them back as they are."""
-        values = config.model_dump(mode="json")
+        values = as_run_config(config).model_dump(mode="json")
         text = yaml.dump(values, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=1000)
         Path(output_path).write_text(f"{_SAVED}\n{text}", encoding="utf-8")
 
@@ -294,18 +297,22 @@ def _escape(key: str) -> str:
 
 
 VERSION_BASE = "1.3"
+DEFAULT_COMPOSITION = Path(__file__).resolve().parents[3] / "recipes/hydra/ttm.yaml"
 
 
-class HydraConfigManager(ConfigManager):
+class HydraConfigManager(SimpleConfigManager):
     """A primary config and the options it names in its defaults list are one run.
 
     Schema default < options in the order of the list < ``key=value``. The groups are the folders beside the file. A
     file without a defaults list is read as `SimpleConfigManager` reads it.
     """
 
-    def load_config(self, config_path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
-        """Compose a YAML file with overrides such as ``tuning=lora training.learning_rate=5e-4`` and validate it."""
-        path = Path(config_path)
+    def load_config(self, config_path: str | Path | None = None, overrides: Sequence[str] = ()) -> RunConfig:
+        """Compose a YAML file with overrides such as ``tuning=lora training.learning_rate=5e-4`` and validate it.
+
+        None takes the composition that comes with the project, `recipes/hydra/ttm.yaml`.
+        """
+        path = DEFAULT_COMPOSITION if config_path is None else Path(config_path)
         _check_primary(path)
         translated = [to_hydra(override, path.parent) for override in overrides]
         tree = _compose(path, translated, overrides)
@@ -313,13 +320,11 @@ class HydraConfigManager(ConfigManager):
         ours(values)
         return validate(values, origin=str(path))
 
-    def validate_config(self, config: RunConfig | dict) -> bool:
-        """Return True, or raise one `ConfigError` that lists every problem."""
-        return SimpleConfigManager().validate_config(config)
-
-    def save_config(self, config: RunConfig, output_path: str | Path) -> None:
-        """Write every key with its resolved value, as one file without groups."""
-        SimpleConfigManager().save_config(config, output_path)
+    def load_with_hydra(self, cfg: DictConfig) -> RunConfig:
+        """Validate what a function under `hydra.main`, or `hydra.compose`, was given."""
+        origin = "the composed configuration"
+        run = OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key != "hydra"])
+        return as_run_config(resolve(run, Path(origin)), origin)
 
 
 def _check_primary(path: Path) -> None:

@@ -32,6 +32,7 @@ ALIASES: dict[str, str] = {
     "batch_size": "per_device_batch_size",
     "gradient_clip_val": "max_grad_norm",
     "data_source_name": "data_source",
+    "experiment_name": "tracking_experiment",
 }
 """Other names people know -> flat keyword."""
 

@@ -27,9 +27,9 @@ TimeFeature = Literal["hour_of_day", "day_of_week", "day_of_year"]
 TuningMode = Literal["zero_shot", "head", "decoder", "bias", "lora", "dora", "full", "from_scratch"]
 
 
-def _yaml_no(value: object) -> object:
-    """YAML reads an unquoted `no` as false."""
-    return "no" if value is False else value
+def _precision(value: object) -> object:
+    """YAML reads an unquoted `no` as false; true is what the hardware does best."""
+    return {True: "auto", False: "no"}[value] if isinstance(value, bool) else value
 
 
 class SplitSection(Section):
@@ -310,7 +310,7 @@ class TrainingSection(Section):
     """Loss on scaled values, over observed targets only."""
     huber_delta: float = Field(1.0, gt=0)
     """Where the Huber loss turns from square to linear, in scaled units."""
-    mixed_precision: Annotated[Literal["no", "fp16", "bf16", "auto"], BeforeValidator(_yaml_no)] | None = None
+    mixed_precision: Annotated[Literal["no", "fp16", "bf16", "auto"], BeforeValidator(_precision)] | None = None
     """Null takes what `accelerate launch` was given; `auto` what the hardware does best (bf16, fp16 or no)."""
     precision_fallback: bool = False
     """Where the machine has no fp16, or only emulates bf16, run what `auto` picks, and say so; false stops at fp16 and
@@ -347,6 +347,18 @@ class TrainingSection(Section):
     """Classes that look on while it trains, each `package.module:Class`; see docs/contributing.md."""
     num_workers: int = Field(0, ge=0)
     """Loader processes; 0 is fastest, a batch is one gather."""
+
+    _lora_rank: int | None = None
+
+    @property
+    def batch_size(self) -> int:
+        """Another name of `per_device_batch_size`."""
+        return self.per_device_batch_size
+
+    @property
+    def lora_rank(self) -> int | None:
+        """Rank of the run's adapters; None where it tunes none."""
+        return self._lora_rank
 
 
 class ForecastSection(Section):
@@ -512,6 +524,8 @@ class RunConfig(Section):
         update = {"enabled": adapts or lora.enabled, "use_dora": mode == "dora" or (lora.use_dora and not adapts)}
         object.__setattr__(self, "tuning", self.tuning.model_copy(update={"mode": mode}))
         object.__setattr__(self, "lora", lora.model_copy(update=update))
+        object.__setattr__(self, "training", self.training.model_copy())
+        self.training._lora_rank = lora.rank if adapts else None
         if mode == "zero_shot" and self.model.pretrained is None:
             raise ValueError(
                 "tuning.mode=zero_shot needs weights but model.pretrained is null; "

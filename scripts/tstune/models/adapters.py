@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from tstune.config.schema import LoRAConfig
+from tstune.config.validation import validate
 from tstune.data.windows import Batch
 from tstune.errors import CheckpointError, ConfigError
 from tstune.models.registry import available_models, families, model_class
@@ -106,54 +107,81 @@ def train_mode(module: nn.Module) -> None:
             child.eval()
 
 
+def adapt(model: nn.Module, model_type: str, config: LoRAConfig, fresh: Collection[str] = ()) -> nn.Module:
+    """Wrap `model` in a `peft.PeftModel` whose adapters, and nothing else, learn.
+
+    Args:
+        model: the network; its linear layers are replaced in place.
+        model_type: family, decides what ``target_modules="auto"`` means.
+        config: adapter settings.
+        fresh: names of randomly initialised parameters; their layers are trained in full and stored
+            with the adapter.
+
+    Raises:
+        ConfigError: target names that match no linear layer, or an unknown family.
+    """
+    import peft
+
+    targets = find_targets(model, config.target_modules, model_type)
+    to_save = sorted({name.rpartition(".")[0] for name in fresh} | set(config.modules_to_save))
+    targets = [name for name in targets if name not in to_save]
+    ranks = {name: _layer_rank(model.get_submodule(name), config) for name in targets}
+    capped = {name: rank for name, rank in ranks.items() if rank != config.rank}
+    return peft.get_peft_model(
+        model,
+        peft.LoraConfig(
+            r=config.rank,
+            lora_alpha=config.alpha,
+            lora_dropout=config.dropout,
+            target_modules=targets,
+            modules_to_save=to_save or None,
+            bias=config.bias,
+            use_dora=config.use_dora,
+            use_rslora=config.use_rslora,
+            rank_pattern=capped,
+            # keep alpha / rank the same in capped layers
+            alpha_pattern={name: config.alpha * rank / config.rank for name, rank in capped.items()},
+        ),
+    )
+
+
+_ALSO_CALLED = {"chronos": "chronos_t5"}
+
+
 class LoRAManager:
-    """Adds low-rank adapters to a model, through peft."""
+    """Adds low-rank adapters to a network of one's own hands; runs do it by `tuning.mode`."""
+
+    @property
+    def supported_models(self) -> dict[str, dict[str, list[str]]]:
+        """Family -> its ``target_modules``, the layers that `add_lora_to_model` adapts if it is not told."""
+        targets = {
+            name: model_class(_ALSO_CALLED.get(name, name)).lora_targets for name in (*families(), *_ALSO_CALLED)
+        }
+        return {name: {"target_modules": list(layers)} for name, layers in targets.items() if layers}
 
     def add_lora_to_model(
         self,
         model: nn.Module,
         model_type: str = "ttm",
-        config: LoRAConfig | None = None,
-        fresh: Collection[str] = (),
+        rank: int = 16,
+        alpha: float = 32,
+        dropout: float = 0.1,
+        bias: str = "none",
         **options: object,
     ) -> nn.Module:
-        """Wrap `model` in a `peft.PeftModel` whose adapters, and nothing else, learn.
+        """Wrap a network in a `peft.PeftModel` whose adapters, and nothing else, learn.
 
         Args:
             model: the network; its linear layers are replaced in place.
-            model_type: family, decides what ``target_modules="auto"`` means.
-            config: adapter settings; None takes the defaults with `options` on top.
-            fresh: names of randomly initialised parameters; their layers are trained in full and stored
-                with the adapter.
-            **options: fields of `LoRAConfig`, for example ``rank=16``.
+            model_type: a key of `supported_models`; any other needs ``target_modules=[…]``.
+            rank, alpha, dropout, bias: see `LoRAConfig`, as the **options, which are its other fields.
 
         Raises:
-            ConfigError: target names that match no linear layer, or an unknown family.
+            ConfigError: an unknown family, a setting that cannot be, or target names that match no linear layer.
         """
-        import peft
-
-        config = (config or LoRAConfig()).model_copy(update={"enabled": True, **options})
-        targets = find_targets(model, config.target_modules, model_type)
-        to_save = sorted({name.rpartition(".")[0] for name in fresh} | set(config.modules_to_save))
-        targets = [name for name in targets if name not in to_save]
-        ranks = {name: _layer_rank(model.get_submodule(name), config) for name in targets}
-        capped = {name: rank for name, rank in ranks.items() if rank != config.rank}
-        return peft.get_peft_model(
-            model,
-            peft.LoraConfig(
-                r=config.rank,
-                lora_alpha=config.alpha,
-                lora_dropout=config.dropout,
-                target_modules=targets,
-                modules_to_save=to_save or None,
-                bias=config.bias,
-                use_dora=config.use_dora,
-                use_rslora=config.use_rslora,
-                rank_pattern=capped,
-                # keep alpha / rank the same in capped layers
-                alpha_pattern={name: config.alpha * rank / config.rank for name, rank in capped.items()},
-            ),
-        )
+        settings = {"rank": rank, "alpha": alpha, "dropout": dropout, "bias": bias} | options
+        config = validate({"lora": settings | {"enabled": True}}, "add_lora_to_model").lora
+        return adapt(model, _ALSO_CALLED.get(model_type, model_type), config)
 
     def get_lora_params_count(self, model: nn.Module) -> dict[str, float]:
         """Total and trainable parameters and their percentage."""
@@ -171,7 +199,7 @@ LoRATrainer = LoRAManager
 
 def add_lora_adapters(model: nn.Module, rank: int = 16, model_type: str = "ttm", **options: object) -> nn.Module:
     """Short form of `LoRAManager.add_lora_to_model`."""
-    return LoRAManager().add_lora_to_model(model, model_type, rank=rank, **options)
+    return LoRAManager().add_lora_to_model(model, model_type, rank, **options)
 
 
 def find_targets(model: nn.Module, targets: str | Collection[str], model_type: str) -> list[str]:

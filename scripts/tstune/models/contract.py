@@ -27,7 +27,7 @@ from tstune.data.prepared import PreparedData, Preprocessor, prepare_data
 from tstune.data.trained_on import refuse_trained_on
 from tstune.data.windows import Batch, WindowDataset, context_dropping, evaluation_batch_size
 from tstune.errors import ConfigError, DataError, MissingDependencyError
-from tstune.models.adapters import Adapter, ItemAdapters, LoRAManager, PerItemForecaster, count_parameters
+from tstune.models.adapters import Adapter, ItemAdapters, PerItemForecaster, adapt, count_parameters
 from tstune.runtime.logs import logger
 
 if TYPE_CHECKING:
@@ -266,7 +266,7 @@ class ForecastModel(ABC):
 
     def add_adapter(self) -> None:
         """Put a new low-rank adapter on the network; it, and nothing else, learns."""
-        self.network = LoRAManager().add_lora_to_model(self.network, self.model_type, self.config.lora, self.fresh)
+        self.network = adapt(self.network, self.model_type, self.config.lora, self.fresh)
 
     def load_adapter(self, folder: str | Path, merge: bool = True) -> None:
         """Put a saved adapter on this model, which must be its base, and merge it into the weights."""

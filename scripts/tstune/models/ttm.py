@@ -494,6 +494,15 @@ def start_at_the_forecast(ttm: TinyTimeMixerForPrediction) -> None:
     head.pw2.bias[1:] = torch.log(torch.expm1(outward))  # inverse of softplus
 
 
+def gated_attention_weights(network: nn.Module) -> dict[str, torch.Tensor]:
+    """Block -> weights of its gated attention [size, size]: what each patch (or feature) says about every gate.
+
+    A tracker's ``log_attention_weights(model)`` reads them from the network that it is shown.
+    """
+    found = {name: getattr(block, "attn_layer", None) for name, block in network.named_modules()}
+    return {name: layer.weight.detach() for name, layer in found.items() if layer is not None}
+
+
 def builtin_folder(context_length: int, prediction_length: int) -> Path:
     """The shipped checkpoint for these lengths: the same context, and the shortest forecast that is long enough.
 

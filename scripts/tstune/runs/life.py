@@ -13,13 +13,14 @@ on with from the last state on disk, and nothing is done twice.
 from __future__ import annotations
 
 import fcntl
+import itertools
 import json
 import os
 import shutil
 import socket
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -355,6 +356,25 @@ def is_finished(config: RunConfig, output_dir: str | Path | None = None) -> bool
     """True if the run of this configuration is done: its folder is there, whole, and of the same settings."""
     folder = RunFolder(output_dir or config.output_dir)
     return folder.has(CONFIG) and is_same_run(config, folder.config)
+
+
+def own_folder(config: RunConfig, taken: Iterable[Path] = ()) -> str:
+    """`output_dir`, or the first of ``output_dir-2``, ``-3``, … that holds no finished run and nothing of `taken`.
+
+    A run that overwrites another or goes on stays where it was put.
+    """
+    first = Path(config.output_dir)
+    if config.overwrite or config.training.resume_from_checkpoint is not None:
+        return config.output_dir
+    others = [path.resolve() for path in taken]
+    places = itertools.chain([first], (first.with_name(f"{first.name}-{number}") for number in itertools.count(2)))
+    return str(
+        next(
+            place
+            for place in places
+            if not (place / CONFIG).is_file() and not any(other.is_relative_to(place.resolve()) for other in others)
+        )
+    )
 
 
 def _among(name: str, keys: tuple[str, ...]) -> bool:

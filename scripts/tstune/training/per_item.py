@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager
 
 from tstune.data.prepared import PreparedData
 from tstune.data.windows import WindowDataset
-from tstune.models.adapters import Adapter, ItemAdapters, ItemResult, LoRAManager
+from tstune.models.adapters import Adapter, ItemAdapters, ItemResult, adapt
 from tstune.models.contract import ForecastModel
 from tstune.runtime.distributed import DistributedManager
 from tstune.runtime.environment import set_seed
@@ -77,7 +77,7 @@ def _tune_item(
     set_seed(config.seed)
     for parameter in model.module.parameters():
         parameter.requires_grad = False
-    model.network = LoRAManager().add_lora_to_model(model.network, model.model_type, config.lora)
+    model.network = adapt(model.network, model.model_type, config.lora)
     model.to(manager.device)
     batch_size = model.evaluation_batch_size(manager.device)
     result = train(
