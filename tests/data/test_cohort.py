@@ -10,7 +10,7 @@ import pytest
 from unit.builders import grid_table
 
 from tstune.config.schema import DataSection
-from tstune.data.cohort import describe_cohort, format_cohort, write_cohort
+from tstune.data.cohort import describe_cohort, format_cohort, remarks, write_cohort
 from tstune.data.prepared import PreparedData, prepare_data
 from tstune.data.table import Roles
 from tstune.errors import OutputError
@@ -81,6 +81,24 @@ def test_few_shot_and_nobody_left():
     assert cohort.loc["long", "windows_train"] == len(data.train)
     assert cohort.loc["short", ["windows_train", "windows_validation", "windows_test"]].tolist() == [0, 0, 0]
     assert cohort.loc["short", "dropped"].startswith("no window at all; 15 steps in 1 piece shorter")
+
+
+def test_blank_doses_and_people_without_windows_are_said():
+    values = np.hstack([glucose(0, 400), np.full((400, 1), NAN)])
+    values[10:160:50, 1] = 5
+    gaps = values.copy()
+    gaps[200:390, 0] = NAN
+    roles = Roles(("glucose",), conditional=("insulin",))
+    table = grid_table({"P01": values, "P02": gaps}, roles, frequency="5min", max_gap="45min")
+    split = {"train": 0.5, "validation": 0.2, "test": 0.3}
+    lines = remarks(prepare_data(DataSection(split=split), 12, 4, table))
+    assert lines == [
+        "insulin: 99.0% of its steps are blank and taken as unknown (mean of the others 5); if blank means none "
+        "(mean 0.049), set data.fill={insulin: zero}",
+        "no validation window of P02 (48% of its time lies in long gaps): it takes 16 steps without a gap above 45min",
+        "no test window of P02 (48% of its time lies in long gaps): it takes 16 steps without a gap above 45min",
+    ]
+    assert len(remarks(prepare_data(DataSection(split=split, fill={"insulin": "zero"}), 12, 4, table))) == 2
 
 
 def test_mmol_and_things_that_are_no_glucose():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,7 +11,9 @@ import numpy as np
 import pandas as pd
 import pytest
 from data.series import reader
+from support import tiny
 
+import finetune_ttm
 from tstune.data.cleaning.report import CleaningReport
 from tstune.data.sources.cgm_export_reading import read_export
 from tstune.data.table import ITEM, TIMESTAMP, SourceTable
@@ -39,8 +42,8 @@ MEDTRONIC = (
 read, problem = reader("cgm_export")
 
 
-def times(layout: str, minutes: int = 5, count: int = COUNT) -> list[str]:
-    return [(START + pd.Timedelta(minutes=minutes * step)).strftime(layout) for step in range(count)]
+def times(layout: str, minutes: int = 5) -> list[str]:
+    return [(START + pd.Timedelta(minutes=minutes * step)).strftime(layout) for step in range(COUNT)]
 
 
 def at(minute: float, layout: str = "%Y-%m-%dT%H:%M:%S") -> str:
@@ -529,6 +532,47 @@ def test_a_name_in_a_file_name_becomes_a_number(tmp_path: Path, caplog: pytest.L
     table = read(write(tmp_path / "Clarity_Export_Quellenbach_Ada.csv", clarity()))
     assert list(table.frame[ITEM].unique()) == ["person_1"]
     assert "rename them first" in caplog.text
+
+
+def test_no_word_of_a_person_leaves_the_files_of_a_run(tmp_path: Path, monkeypatch, capfd, caplog):
+    """A run on seven vendors' files with names, birthdays and serial numbers in them; doses are inputs."""
+    for name, values in (
+        ("COUNT", 200),
+        ("MG_DL", 130 + np.arange(200) % 60),
+        ("MMOL_L", 7 + np.arange(200) % 30 / 10),
+    ):
+        monkeypatch.setitem(globals(), name, values)
+    folder, run = tmp_path / "exports", tmp_path / "run"
+    for number, text in enumerate([clarity, lambda: libre("mg/dL", "%d-%m-%Y %H:%M"), nutrisense, levels, juggluco]):
+        write(folder / f"P{number}" / "export.csv", text())
+    write(folder / "P5" / "guardian.csv", medtronic("Guardian Connect"))
+    write(folder / "P6" / "entries.json", nightscout_entries())
+    write(folder / "P6" / "treatments.json", nightscout_treatments())
+    recipe = tiny.recipe(folder, run, data={"source": "cgm_export", "item_id_column": None, "target_columns": None})
+    recipe["evaluation"] |= {"num_plots": 1, "baselines": ["persistence"], "horizons": ["30min"]}
+    assert finetune_ttm.main(["--config", str(tiny.write_recipe(tmp_path / "recipe.yaml", recipe))]) == 0
+    planted = [b"Quellenbach", b"quellenbach", b"Ada", b"1979", b"SM77ABCDE", b"77AB-SERIAL", b"77-SERIAL", b"77SENSOR"]
+    sources = b"".join(path.read_bytes() for path in folder.rglob("*.*"))
+    assert [word for word in planted if word not in sources] == [b"quellenbach"], "all of them are in the files"
+    written = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+    written["the console"] = "".join([*capfd.readouterr(), caplog.text]).encode()
+    found = {(str(path), word) for path, content in written.items() for word in planted if _holds(content, word)}
+    assert not found
+    assert len(written) > 15
+    manifest = json.loads(written[run / "manifest.json"])
+    assert [one["item_id"] for one in manifest["items"]] == [f"P{number}" for number in range(7)]
+    assert manifest["notes"]["exports"]["Nightscout"] == 2
+    example = json.loads(written[run / "evaluation.json"])["examples"][0]
+    assert list(example["inputs"]) == ["bolus", "basal", "carbs"]
+    assert all(len(values) == len(example["history"]) for values in example["inputs"].values())
+    report = written[run / "report.html"].decode()
+    assert "Inputs: the history itself, and bolus, basal, carbs (known in the past only)." in report
+    assert "bars at the foot: bolus, basal, carbs, each on its own scale" in report
+
+
+def _holds(content: bytes, word: bytes) -> bool:
+    """As a word of its own: letters of an encoded picture or of `Adapter` are no name."""
+    return re.search(rb"(?<![A-Za-z0-9+/])" + re.escape(word) + rb"(?![A-Za-z0-9+/])", content) is not None
 
 
 # The files people sent, which lie beside the project

@@ -11,7 +11,7 @@ import pandas as pd
 from tstune.data.frequency import fixed_step, parse_frequency
 from tstune.data.manifest import windows_by_item
 from tstune.data.panel import OBSERVED, Panel, item_rows
-from tstune.data.splits import PARTS
+from tstune.data.splits import PARTS, some_names
 from tstune.domains import domain_of
 from tstune.errors import OutputError
 from tstune.runtime.harmless import escape, without_formulas
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from tstune.data.prepared import PreparedData
 
 COHORT_FILE = "cohort.csv"
+_MOSTLY = 0.5
 
 
 def describe_cohort(prepared: PreparedData) -> pd.DataFrame:
@@ -134,3 +135,40 @@ def _cell(value: object) -> str:
     if value is None or value is pd.NA or (isinstance(value, float) and np.isnan(value)):
         return ""
     return f"{value:g}" if isinstance(value, float) else escape(str(value))
+
+
+def remarks(prepared: PreparedData) -> list[str]:
+    """What somebody should hear before a run: inputs that are mostly blank, and items that a part has no window of."""
+    panel, split = prepared.panel, prepared.split
+    lines = [_blank(prepared, place) for place in range(panel.roles.num_targets, len(panel.roles.columns))]
+    kept = np.bincount(panel.segment_item, weights=panel.segment_length, minlength=len(panel.item_ids))
+    lost = 1 - kept / panel.item_length
+    for index, part in enumerate(PARTS):
+        windows = prepared.windows[part]
+        empty = windows_by_item(windows) == 0
+        if split.takes_part is not None:
+            empty &= split.takes_part[:, index]
+        shown = [
+            f"{panel.item_ids[item]}" + (f" ({lost[item]:.0%} of its time lies in long gaps)" if lost[item] > 0 else "")
+            for item in np.flatnonzero(empty)
+        ]
+        if shown:
+            steps = windows.context_length - windows.padding + windows.prediction_length
+            gap = prepared.preprocessor.max_gap
+            lines.append(f"no {part} window of {some_names(shown)}: it takes {steps} steps without a gap above {gap}")
+    return [line for line in lines if line]
+
+
+def _blank(prepared: PreparedData, place: int) -> str | None:
+    """A line about an input whose blanks are taken as unknown, where most of it is blank."""
+    panel, name = prepared.panel, prepared.panel.roles.columns[place]
+    if prepared.preprocessor.fill.get(name, "interpolate") not in ("interpolate", "hold"):
+        return None
+    seen = panel.status[:, place] == OBSERVED
+    given = panel.values[seen, place]
+    if not len(given) or seen.mean() >= _MOSTLY:
+        return None
+    return (
+        f"{name}: {1 - seen.mean():.1%} of its steps are blank and taken as unknown (mean of the others "
+        f"{given.mean():.3g}); if blank means none (mean {given.sum() / len(seen):.2g}), set data.fill={{{name}: zero}}"
+    )

@@ -9,6 +9,8 @@ import pandas as pd
 
 from tstune.data.frequency import fixed_step, parse_frequency
 from tstune.data.prepared import PreparedData
+from tstune.data.table import Roles
+from tstune.data.windows import Batch
 from tstune.domains import Domain, domain_names
 from tstune.evaluation.backtest import Backtest, Scores
 from tstune.evaluation.bootstrap import rmse_band
@@ -182,6 +184,7 @@ def _examples(
                 "origin": str(np.datetime_as_string(windows.timestamps[index, 0], unit="s")),
                 "target": data.panel.roles.target[0],
                 "history": _with_gaps(past["past_values"][0, -_HISTORY_SHOWN:, 0].numpy(), usable),
+                "inputs": _inputs(past, data.panel.roles),
                 "truth": _with_gaps(windows.truth[index, :, 0], windows.observed[index, :, 0]),
                 "forecasts": {n: _rounded(v.windows.forecast[index, :, 0]) for n, v in scores.items() if v.windows},
                 "quantiles": None
@@ -192,6 +195,18 @@ def _examples(
                 },
             }
         )
+    return found
+
+
+def _inputs(batch: Batch, roles: Roles) -> dict[str, list[float | None]]:
+    """Of each other column that the model read: the history shown, and the future where it is known ahead."""
+    found = {}
+    for place, name in enumerate(roles.columns[roles.num_targets :], start=roles.num_targets):
+        known = batch["past_observed_mask"][0, -_HISTORY_SHOWN:, place].numpy()
+        found[name] = _with_gaps(batch["past_values"][0, -_HISTORY_SHOWN:, place].numpy(), known)
+        if name in roles.control:
+            known = batch["future_observed_mask"][0, :, place].numpy()
+            found[name] += _with_gaps(batch["future_values"][0, :, place].numpy(), known)
     return found
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import pandas as pd
 
 from tstune.config.schema import PretrainingSection, RunConfig
+from tstune.data.cohort import remarks
 from tstune.data.frequency import fixed_step, parse_frequency
 from tstune.data.prepared import PreparedData
 from tstune.errors import ConfigError
@@ -96,6 +97,8 @@ class FineTuning(ModelRun):
         self.data = self.model.prepare(train_data)
         parts = (f"{part} {len(windows):,}" for part, windows in self.data.windows.items())
         logger.info("windows: %s", ", ".join(parts))
+        for line in remarks(self.data):
+            logger.warning("%s", line)
         check_metrics(self.config, self.data.preprocessor.unit)
         if (reason := too_many_windows(self.model, self.data)) is not None:
             raise ConfigError(f"model.type={self.config.model.type}: {reason}")

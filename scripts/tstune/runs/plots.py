@@ -12,7 +12,7 @@ import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from tstune.data.windows import WindowDataset
+from tstune.data.windows import Batch, WindowDataset
 from tstune.evaluation.backtest import Scores
 from tstune.evaluation.verdict import OURS
 from tstune.models.contract import Forecaster
@@ -77,8 +77,26 @@ def plot_forecasts(
         item = windows.panel.item_ids[int(batch["item"][index])]
         axes.set_title(f"{label}: {item}, {pd.Timestamp(stamps[context]):%Y-%m-%d %H:%M}", fontsize=10)
         axes.set_ylabel(_with_unit(windows.panel.roles.target[0], unit))
+        _draw_inputs(axes, batch, index, windows, stamps[context - shown :])
     rows[0, 0].legend(fontsize=8, loc="best")
     _save(figure, path)
+
+
+def _draw_inputs(axes: Axes, batch: Batch, index: int, windows: WindowDataset, stamps: np.ndarray) -> None:
+    """Bars, at the foot, of the other columns that were read; known ahead or not, each on a scale of its own."""
+    roles, ahead = windows.panel.roles, windows.prediction_length
+    for place, name in enumerate(roles.columns[roles.num_targets :], start=roles.num_targets):
+        values = batch["past_values"][index, ahead - len(stamps) :, place].numpy()
+        if name in roles.control:
+            values = np.concatenate([values, batch["future_values"][index, :, place].numpy()])
+        foot = axes.twinx()
+        foot.bar(
+            stamps[: len(values)], values, width=stamps[1] - stamps[0], color=f"C{4 + place}", alpha=0.5, label=name
+        )
+        low, high = min(0.0, float(values.min())), float(values.max())
+        foot.set_ylim(low, low + 4.5 * ((high - low) or 1.0))
+        foot.set_axis_off()
+        axes.plot([], [], color=f"C{4 + place}", alpha=0.5, linewidth=6, label=f"{name}, up to {high:g}")
 
 
 def choose_windows(scores: Scores, count: int, seed: int) -> dict[str, int]:

@@ -6,14 +6,16 @@ Text keeps its size on both, since each plot is drawn once per width. Colours ar
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from itertools import pairwise
 
 from markupsafe import Markup, escape
 
 WIDE, NARROW, SQUARE = 860.0, 350.0, 370.0
 """Widths, in CSS pixels, of a plot on a desktop and on a phone, and of one that suits both."""
+
+_INPUT_HEIGHT = 0.22  # of the plot: bars of what the model read besides
 
 Point = tuple[float, float]
 Values = Sequence[float | None]
@@ -200,6 +202,7 @@ class Axes:
         marks: (x, label) of vertical lines.
         expected: (begin, end), a dashed line that the others are held against.
         stops: indices of x that have a row in the table, where the crosshair stops; None is all.
+        inputs: name -> what was read besides, bars at the foot of the plot, each on a scale of its own.
     """
 
     x: Sequence[float]
@@ -213,6 +216,7 @@ class Axes:
     marks: Ticks = ()
     expected: tuple[Point, Point] | None = None
     stops: Sequence[int] | None = None
+    inputs: Mapping[str, Values] = field(default_factory=dict)
 
 
 def line_chart(axes: Axes, series: Sequence[Line], width: float, description: str) -> Markup:
@@ -230,6 +234,13 @@ def line_chart(axes: Axes, series: Sequence[Line], width: float, description: st
         top, bottom = y.inside(axes.zone[1]), y.inside(axes.zone[0])
         parts.append(tag("rect", x=x.start, y=top, width=x.end - x.start, height=max(bottom - top, 0), class_="zone"))
     parts += frame
+    for number, (name, values) in enumerate(axes.inputs.items(), start=1):
+        given = [(p, v) for p, v in zip(axes.x, values, strict=False) if v]
+        lowest, most = min(0.0, *(v for _, v in given), 0.0), max((v for _, v in given), default=1.0)
+        for position, value in given:
+            top = y.start + _INPUT_HEIGHT * (y.end - y.start) * (value - lowest) / (most - lowest or 1.0)
+            bar = stroke((x(position), y.start), (x(position), top), "input-bar")
+            parts.append(titled(f"{name} {value:g}", bar, class_=f"input c{5 + number % 4}"))
     if axes.expected is not None:
         parts.append(stroke(*((x(a), y(b)) for a, b in axes.expected), "reference"))
     for position, label in axes.marks:

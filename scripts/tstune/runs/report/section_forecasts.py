@@ -109,6 +109,7 @@ def _example(run: RunFiles, example: dict, number: int, models: list[str], shown
         zone=run.domain.band(run.unit) if run.domain else None,
         marks=[(0.0, "")],
         stops=stops,
+        inputs=example.get("inputs") or {},
     )
     moment = f"{datetime.fromisoformat(example['origin']):%Y-%m-%d %H:%M}"
     kinds = _KINDS | dict(run.domain.examples if run.domain else {})
@@ -121,6 +122,8 @@ def _example(run: RunFiles, example: dict, number: int, models: list[str], shown
         words.append(f"RMSE of {label(run.judged)} {measured(error, run.unit, 3)}")
     if bands:
         words.append("bands " + " and ".join(f"{_nominal(*pair):g} %" for pair in pairs))
+    if axes.inputs:
+        words.append(f"bars at the foot: {', '.join(axes.inputs)}, each on its own scale")
     brief = whole.only([len(history) + row for row in run.horizon_rows])
     return Figure(f"forecast-{number}", title, [chart], whole.only(stops), " · ".join(words), brief=brief)
 
@@ -136,6 +139,8 @@ def _example_columns(
         if model in example["forecasts"]:
             values = past + list(example["forecasts"][model])
             columns.append(Cells.number(f"{label(model)} ({run.unit})", values, key=model))
+    for name, values in (example.get("inputs") or {}).items():
+        columns.append(Cells.number(name, list(values) + [None] * (len(places) - len(values))))
     for level in (level for pair in pairs for level in pair):
         values = past + list(example["quantiles"][level])
         columns.append(Cells.number(f"{float(level):g} quantile ({run.unit})", values, key=run.judged))

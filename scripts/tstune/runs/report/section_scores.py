@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from markupsafe import Markup
@@ -48,6 +49,13 @@ from tstune.runs.report.words import (
 
 _EFFECT_STYLE = {"helped": "better", "no clear difference": "neutral", "hurt": "worse"}
 _MOST_ROWS = 400
+_INPUTS = {
+    "conditional": "known in the past only",
+    "control": "known ahead",
+    "time_features": "of the time",
+    "static_real": "constant",
+    "static_categorical": "constant",
+}
 _MOST_COLOUR = 0.30  # a change of 30 % or more has the full colour
 
 
@@ -224,8 +232,14 @@ def _task(run: RunFiles) -> str:
     items = plural(run.manifest.get("num_items", len(run.manifest["items"])), "item")
     return (
         f"Task: {targets or 'the target'} {run.path_length} ahead from {seen} of history{every}. "
-        f"Data: {run.manifest['source']}, {items}."
+        f"Data: {run.manifest['source']}, {items}. {_inputs(run.manifest.get('channels') or {})}"
     )
+
+
+def _inputs(channels: Mapping[str, Sequence[str]]) -> str:
+    """What the forecasts are made from."""
+    named = [f"{', '.join(channels[role])} ({words})" for role, words in _INPUTS.items() if channels.get(role)]
+    return f"Inputs: the history itself{', and ' if named else ' alone'}{'; '.join(named)}."
 
 
 def _facts(run: RunFiles) -> list[Fact]:
