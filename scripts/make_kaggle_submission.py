@@ -149,6 +149,8 @@ def forecast_one_hour(model: BaseTimeSeriesFoundationModel, contexts: Contexts) 
         batch = {
             "past_values": values,
             "past_observed_mask": torch.from_numpy(contexts.usable[rows]),
+            "past_read_mask": torch.from_numpy(contexts.read[rows]),
+            "origin": torch.from_numpy(contexts.origin[rows]),
             "future_values": torch.from_numpy(contexts.known[rows]),
             "item": torch.from_numpy(item[rows]),
         }

@@ -3,8 +3,8 @@
     python scripts/export_model.py runs/ttm/cgm_sample/demo --format onnx --output demo.onnx
     python scripts/examples/onnx_forecast.py demo.onnx readings.csv
 
-`readings.csv` has a time in its first column (not read), then one column per channel, with one row per step of the
-model's grid and nothing where nothing was read.
+`readings.csv` has a time in its first column (used where the model knows the hour), then one column per channel, with
+one row per step of the model's grid and nothing where nothing was read.
 """
 
 import json
@@ -21,7 +21,11 @@ if len(table) < facts["context_length"]:
 past = np.stack([table[name] for name in facts["past_channels"]], axis=-1)[None]  # [1, context, channels]
 if np.isinf(past).any():
     raise SystemExit("error: a reading is infinite; leave cells empty where nothing was read")
-outputs = dict(zip([output.name for output in session.get_outputs()], session.run(None, {"past": past}), strict=True))
+inputs = {"past": past}
+if "origin" in facts:  # the time of the first forecast step
+    times = np.genfromtxt(sys.argv[2], delimiter=",", usecols=0, dtype=str, skip_header=1)[-2:].astype("datetime64[s]")
+    inputs["origin"] = (times[-1:] + np.diff(times)).astype(np.int64)
+outputs = dict(zip([output.name for output in session.get_outputs()], session.run(None, inputs), strict=True))
 if not np.isfinite(outputs["forecast"]).all():
     step = int(np.argwhere(~np.isfinite(outputs["forecast"][0]))[0][0]) + 1
     raise SystemExit(f"error: the forecast of step {step} is not a number; check the readings")

@@ -91,6 +91,7 @@ class WindowDataset(Dataset):
 
     A batch of B windows is a dict of tensors:
         past_values [B, context, channels] float32 · past_observed_mask, same shape, bool: usable as input
+        past_read_mask, same shape, bool: really observed, not interpolated
         future_values [B, prediction, channels] float32 · future_observed_mask, same shape, bool: really observed
         future_known_mask, same shape, bool: not missing; with control columns only
         item [B] int64: index into `panel.item_ids` · start [B] int64: panel row of the window's first step
@@ -141,7 +142,8 @@ class WindowDataset(Dataset):
         usable = status if panel.is_mapped else status != MISSING
         self._past_usable = _window_view(usable, context_length)
         self._future_usable = _window_view(usable, prediction_length)
-        self._future_observed = _window_view(status if panel.is_mapped else status == OBSERVED, prediction_length)
+        read = status if panel.is_mapped else status == OBSERVED
+        self._past_read, self._future_read = _window_view(read, context_length), _window_view(read, prediction_length)
 
     def __len__(self) -> int:
         return self.ranges.num_windows if self.chosen is None else len(self.chosen)
@@ -211,7 +213,7 @@ class WindowDataset(Dataset):
         item = self.panel.segment_item[segment].astype(np.int64, copy=False)
         batch = {
             "future_values": self._shaped(self._future_values, origins),
-            "future_observed_mask": self._observed(origins),
+            "future_observed_mask": self._read(self._future_read, origins),
             "item": torch.from_numpy(item),
             "start": rows,
             "origin": torch.from_numpy(seconds(self.panel.timestamps[starts + self.context_length])),
@@ -220,45 +222,47 @@ class WindowDataset(Dataset):
             batch["static"] = torch.from_numpy(self.categories[item])
         if self.panel.roles.control:
             batch["future_known_mask"] = self._usable(self._future_usable, origins)
-        if past:
-            batch["past_values"], batch["past_observed_mask"] = self._past(rows, starts, segment)
-        return batch
+        return batch | self._past(rows, starts, segment) if past else batch
 
-    def _past(self, rows: torch.Tensor, starts: np.ndarray, segment: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
+    def _past(self, rows: torch.Tensor, starts: np.ndarray, segment: np.ndarray) -> Batch:
         """Values and masks of the contexts."""
         short = starts < self.panel.segment_start[segment] if self.padding else None
         if short is None or not short.any():
             past, usable = self._shaped(self._past_values, rows), self._usable(self._past_usable, rows)
+            read = self._read(self._past_read, rows)
         else:
-            past, usable = self._some_padded(rows, starts, short)
+            past, usable, read = self._some_padded(rows, starts, short)
         stale = (self.panel.status[starts + self.context_length - 1] == INTERPOLATED).any(axis=1)
         if stale.any():
             past[stale] = self._held(past[stale], starts[stale])
         if self.visible_steps is not None:
-            hide_oldest(past, usable, np.full(len(starts), self.context_length - self.visible_steps))
+            hide_oldest(np.full(len(starts), self.context_length - self.visible_steps), past, usable, read)
         if self.dropping is not None:
-            hide_oldest(past, usable, self.context_length - self.dropping.kept_steps(starts, self.context_length))
-        return past, usable
+            kept = self.dropping.kept_steps(starts, self.context_length)
+            hide_oldest(self.context_length - kept, past, usable, read)
+        return {"past_values": past, "past_observed_mask": usable, "past_read_mask": read}
 
     def _some_padded(
         self, rows: torch.Tensor, starts: np.ndarray, short: np.ndarray
-    ) -> tuple[torch.Tensor, torch.Tensor]:
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         past = torch.zeros(len(starts), self.context_length, self._channels)
-        usable = torch.zeros(past.shape, dtype=torch.bool)
+        usable, read = torch.zeros(2, *past.shape, dtype=torch.bool)
         whole = torch.from_numpy(~short)
         if whole.any():
             past[whole] = self._shaped(self._past_values, rows[whole])
             usable[whole] = self._usable(self._past_usable, rows[whole])
+            read[whole] = self._read(self._past_read, rows[whole])
         values, status = padded_context(self.panel, starts[short], self.context_length)
         past[~whole], usable[~whole] = torch.from_numpy(values), torch.from_numpy(status != MISSING)
-        return past, usable
+        read[~whole] = torch.from_numpy(status == OBSERVED)
+        return past, usable, read
 
     def _usable(self, view: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
         flags = self._shaped(view, rows)
         return flags != MISSING if self.panel.is_mapped else flags
 
-    def _observed(self, rows: torch.Tensor) -> torch.Tensor:
-        flags = self._shaped(self._future_observed, rows)
+    def _read(self, view: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
+        flags = self._shaped(view, rows)
         return flags == OBSERVED if self.panel.is_mapped else flags
 
     def _shaped(self, view: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
@@ -290,10 +294,11 @@ def padded_context(panel: Panel, starts: np.ndarray, length: int) -> tuple[np.nd
     return values, status
 
 
-def hide_oldest(past: torch.Tensor, usable: torch.Tensor, hidden: np.ndarray) -> None:
-    """Mask the first `hidden` [B] steps of contexts, in place."""
-    gone = torch.arange(past.shape[1])[None, :] < torch.from_numpy(hidden)[:, None]
-    past[gone], usable[gone] = 0, False
+def hide_oldest(hidden: np.ndarray, *contexts: torch.Tensor) -> None:
+    """Set the first `hidden` [B] steps of values and masks [B, context, channels] to 0, in place."""
+    gone = torch.arange(contexts[0].shape[1])[None, :] < torch.from_numpy(hidden)[:, None]
+    for values in contexts:
+        values[gone] = 0
 
 
 class MirroredWindows(Dataset):

@@ -11,13 +11,13 @@ import pandas as pd
 import torch
 
 import tstune
-from tstune.data.panel import MISSING
+from tstune.data.panel import MISSING, OBSERVED
 from tstune.data.preprocess import build_panel
 from tstune.data.table import ITEM, TIMESTAMP, SourceTable
 from tstune.data.windows import Batch, padded_context
 from tstune.errors import CheckpointError, OutputError
 from tstune.export.formats import OPSET, RUNNERS, SUFFIXES, WRITERS, Run, trace
-from tstune.export.graph import FORECAST, FUTURE, PAST, QUANTILES, STATIC, ForecastGraph
+from tstune.export.graph import FORECAST, FUTURE, ORIGIN, PAST, QUANTILES, STATIC, ForecastGraph
 from tstune.models.contract import ForecastModel
 
 TOLERANCE = 1e-5
@@ -92,8 +92,11 @@ def make_examples(model: ForecastModel, num_windows: int, seed: int = 0) -> Exam
     known = roles.control_indices
     future[..., known] = scaler.mean[known] + scaler.std[known] * random.standard_normal(future[..., known].shape)
     batch = {"past_values": torch.from_numpy(values), "past_observed_mask": torch.from_numpy(status != MISSING)}
+    batch["past_read_mask"] = torch.from_numpy(status == OBSERVED)
     batch["future_values"] = torch.from_numpy(future)
     inputs = {PAST: torch.from_numpy(np.concatenate([past, values[..., columns:]], axis=-1))}
+    if getattr(model.module, "reads_clock", False):
+        inputs[ORIGIN] = batch["origin"] = torch.from_numpy(random.integers(0, 2_000_000_000, num_windows))
     if known:
         inputs[FUTURE] = batch["future_values"][..., known].contiguous()
     if roles.static_categorical:
@@ -190,6 +193,8 @@ def describe(model: ForecastModel, graph: ForecastGraph, kind: str) -> dict[str,
     if STATIC in graph.inputs:
         facts[f"{STATIC}_columns"] = roles.static_categorical
         facts[f"{STATIC}_codes"] = [["unknown", *values] for values in roles.categories]
+    if ORIGIN in graph.inputs:
+        facts[ORIGIN] = "time of the first forecast step in seconds since 1970, on the clock of the readings"
     if QUANTILES in graph.outputs:
         facts["quantile_levels"] = model.quantile_levels
     return facts | ({"opset": OPSET} if kind == "onnx" else {})

@@ -17,7 +17,7 @@ from tstune.evaluation.intervals import OffsetMethod, QuantileHead
 from tstune.models.contract import ForecastModel, context_spread
 from tstune.models.network_forecaster import NetworkForecaster
 
-PAST, FUTURE, STATIC = "past", "future", "static"
+PAST, FUTURE, STATIC, ORIGIN = "past", "future", "static", "origin"
 FORECAST, QUANTILES = "forecast", "quantiles"
 
 
@@ -36,14 +36,14 @@ class GapFilling(nn.Module):
         self.register_buffer("holds", torch.tensor([policy == "hold" for policy in policies]), persistent=False)
         self.register_buffer("is_zero", torch.tensor([policy == "zero" for policy in policies]), persistent=False)
 
-    def forward(self, readings: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Values and mask [batch, context, channels] of readings with NaN where there is none."""
+    def forward(self, readings: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Values, what is usable and what was read [batch, context, channels] of readings, NaN where there is none."""
         seen = readings.abs() <= LARGEST  # neither NaN nor what cleaning drops
         if self.zeros:
             readings, seen = torch.where(self.is_zero & ~seen, 0.0, readings), seen | self.is_zero
         values = torch.where(seen, readings, 0.0)
         if not self.longest:
-            return values, seen
+            return values, seen, seen
         length = readings.shape[1]
         rows = torch.arange(length, device=readings.device)[None, :, None]
         last, before = self._nearest(torch.where(seen, rows, -1), values, -1)
@@ -54,7 +54,7 @@ class GapFilling(nn.Module):
         inside = (last >= 0) & (following < length) & (following - last - 1 <= self.gaps)
         at_end = (last >= 0) & (following >= length) & (length - 1 - last <= self.gaps)
         filled = torch.where(inside, line, torch.where(at_end, before, 0.0))
-        return torch.where(seen, values, filled), seen | inside | at_end
+        return torch.where(seen, values, filled), seen | inside | at_end, seen
 
     def _nearest(self, rows: torch.Tensor, values: torch.Tensor, none: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Row and value of the last reading at or before each row, as far back as a gap may be long.
@@ -78,7 +78,7 @@ class ForecastGraph(nn.Module):
         model: loaded, and used for nothing else afterwards.
 
     Attributes:
-        inputs: names of the arguments of `forward`, of `past`, `future` and `static` those that the model needs.
+        inputs: names of the arguments of `forward`: of `past`, `future`, `static`, `origin` those that the model needs.
         outputs: names of what it returns.
     """
 
@@ -90,7 +90,8 @@ class ForecastGraph(nn.Module):
         self._model, self._roles = model, model.preprocessor.roles
         self._length = model.config.model.prediction_length
         controls, statics = self._roles.control_indices, self._roles.static_categorical
-        self.inputs = [PAST, *[FUTURE] * bool(controls), *[STATIC] * bool(statics)]
+        needed = {PAST: True, FUTURE: controls, STATIC: statics, ORIGIN: getattr(self.network, "reads_clock", False)}
+        self.inputs = [name for name, is_needed in needed.items() if is_needed]
         self.outputs = [FORECAST, *[QUANTILES] * bool(model.quantile_levels)]
         if isinstance(model.uncertainty, OffsetMethod):
             self.register_buffer("offsets", torch.from_numpy(model.uncertainty.offsets), persistent=False)
@@ -101,7 +102,8 @@ class ForecastGraph(nn.Module):
 
         Args:
             *inputs: by `inputs`: past [batch, context, channels] with NaN where nothing was read · future
-                [batch, prediction, channels known in the future] · static [batch, static categories] int64 codes.
+                [batch, prediction, channels known in the future] · static [batch, static categories] int64 codes ·
+                origin [batch] int64 time of the first forecast step, seconds since 1970 on the clock of the data.
         """
         batch = self._batch(dict(zip(self.inputs, inputs, strict=True)))
         model = self._model
@@ -118,13 +120,13 @@ class ForecastGraph(nn.Module):
         return point, base if method is None else base.sort(dim=-1).values
 
     def _batch(self, inputs: dict[str, torch.Tensor]) -> Batch:
-        values, observed = self.gap_filling(inputs[PAST])
+        values, observed, read = self.gap_filling(inputs[PAST])
         future = values.new_zeros(values.shape[0], self._length, len(self._roles.channels))
         if FUTURE in inputs:  # the channels that are known come last
             before = future[..., : len(self._roles.channels) - len(self._roles.control_indices)]
             future = torch.cat([before, inputs[FUTURE]], dim=-1)
-        batch = {"past_values": values, "past_observed_mask": observed, "future_values": future}
-        return batch | ({STATIC: inputs[STATIC]} if STATIC in inputs else {})
+        batch = {"past_values": values, "past_observed_mask": observed, "past_read_mask": read, "future_values": future}
+        return batch | {name: inputs[name] for name in (STATIC, ORIGIN) if name in inputs}
 
 
 @contextmanager

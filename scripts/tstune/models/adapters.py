@@ -32,8 +32,8 @@ _WEIGHTS = "adapter_model.safetensors"
 # mode -> parts of the model that learn; None means all of them
 LEARNING_PARTS: Mapping[str, tuple[str, ...] | None] = {
     "zero_shot": (),
-    "head": ("head", "quantile_head"),
-    "decoder": ("decoder", "head", "quantile_head"),
+    "head": ("head", "quantile_head", "skip_head"),
+    "decoder": ("decoder", "head", "quantile_head", "skip_head"),
     "full": None,
     "from_scratch": None,
 }

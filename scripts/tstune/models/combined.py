@@ -17,7 +17,7 @@ from tstune.errors import DataError
 from tstune.models.contract import Forecaster, ForecastModel
 from tstune.runtime.logs import logger
 
-_PER_STEP = ("past_values", "past_observed_mask", "future_values", "future_observed_mask")
+_PER_STEP = ("past_values", "past_observed_mask", "past_read_mask", "future_values", "future_observed_mask")
 _INPUT_ROLES = ("conditional", "control", "static_real", "time_features")
 
 

@@ -12,7 +12,7 @@ import torch
 
 from tstune.data.files import read_table
 from tstune.data.frequency import encode_times, fixed_step, parse_frequency
-from tstune.data.panel import MISSING, Panel
+from tstune.data.panel import MISSING, OBSERVED, Panel
 from tstune.data.prepared import context_windows
 from tstune.data.scaler import category_codes
 from tstune.data.table import ITEM, TIMESTAMP, SourceTable
@@ -73,6 +73,7 @@ def predict_frame(
         batch = {
             "past_values": torch.from_numpy(values),
             "past_observed_mask": torch.from_numpy(status != MISSING),
+            "past_read_mask": torch.from_numpy(status == OBSERVED),
             "future_values": torch.from_numpy(known[begin : begin + len(rows)]),
             "item": torch.arange(begin, begin + len(rows)),
             "origin": torch.from_numpy(seconds(stamps[begin : begin + len(rows), 0])),

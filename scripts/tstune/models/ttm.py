@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
+from functools import cache
 from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Literal
@@ -35,6 +36,7 @@ from tstune.models.network_weights import (
     scratch_values,
     unreadable,
 )
+from tstune.models.skip_head import SkipHead
 from tstune.runtime.logs import logger
 
 if TYPE_CHECKING:
@@ -45,6 +47,9 @@ BUILTIN = "builtin"
 ASSETS = Path(__file__).parents[1] / "assets"
 QUANTILE_HEAD = "multi_quantile_head_block"
 """Name of the part in granite-tsfm's network; it lies behind `head`, whose forecast it takes as the centre."""
+
+SKIP_HEAD = "skip_head"
+"""Name of our own part, see `SkipHead`; `TinyTimeMixerForPrediction` of granite-tsfm leaves it out."""
 
 # Architecture of TTM-r2 512-96, for models built from scratch.
 SCRATCH_DEFAULTS = {
@@ -62,7 +67,7 @@ SCRATCH_DEFAULTS = {
     "head_dropout": 0.2,
 }
 # Layers that exist only with some channel roles; a checkpoint without them is still the same backbone.
-_MAY_BE_FRESH = ("decoder.", "head.", f"{QUANTILE_HEAD}.", "backbone.encoder.freq_mod.")
+_MAY_BE_FRESH = ("decoder.", "head.", f"{QUANTILE_HEAD}.", f"{SKIP_HEAD}.", "backbone.encoder.freq_mod.")
 
 
 class TTMSection(ModelSection):
@@ -103,6 +108,9 @@ class TTMSection(ModelSection):
     """Dropout inside the mixers; null keeps the checkpoint's (0.2 from scratch)."""
     head_dropout: float | None = Field(None, ge=0, lt=1)
     """Dropout before the forecast head; null keeps the checkpoint's (0.2 from scratch). ETT recipes use 0.7."""
+    skip_steps: int | None = Field(None, ge=0)
+    """Last readings that reach each step of the forecast past the network's normalisation, with when they were taken
+    and the time of day; 0 leaves that out, null does as the checkpoint does. 48 suits glucose every 5 minutes."""
     fcm_context_length: int | None = Field(None, ge=0)
     """Forecast channel mixing (known-future columns): steps around each step; 1 by default."""
     fcm_mix_layers: int | None = Field(None, ge=1)
@@ -131,27 +139,28 @@ class TTMModule(ScaledModule):
             values = self._decode(batch, None, None, None, static)
         else:
             past, observed = self.scaled_context(batch)
-            encoded, patches = self._encode(past, observed, static)
+            encoded, patches = self._encode(batch, past, observed)
             values = self._decode(encoded, past, patches, self._known_future(batch), static)
         return values, *self.target_scale
 
     def encode(self, batch: Batch) -> Batch:
         """First half: features [batch, channels, patches, width] with loc and scale [batch, 1, targets]."""
-        encoded, _ = self._encode(*self.scaled_context(batch), batch.get("static"))
+        encoded, _ = self._encode(batch, *self.scaled_context(batch))
         return encoded
 
-    def _encode(
-        self, past: torch.Tensor, observed: torch.Tensor, static: torch.Tensor | None
-    ) -> tuple[Batch, torch.Tensor]:
+    def _encode(self, batch: Batch, past: torch.Tensor, observed: torch.Tensor) -> tuple[Batch, torch.Tensor]:
         token = None
         if self.frequency_token is not None:
             token = torch.full((len(past),), self.frequency_token, device=past.device)
         output = self.network.backbone(past, past_observed_mask=observed, freq_token=token, return_dict=True)
         features = output.last_hidden_state
         if self.encode_decoder:
-            features = self._through_decoder(features, output.patch_input, static)
+            features = self._through_decoder(features, output.patch_input, batch.get("static"))
         loc, scale = (values[..., : self.num_targets] for values in (output.loc, output.scale))
-        return {"features": features, "loc": loc, "scale": scale}, output.patch_input
+        encoded = {"features": features, "loc": loc, "scale": scale}
+        if self.skip_head is not None:
+            encoded |= self.skip_head.read(batch, past[..., : self.num_targets], loc, scale)
+        return encoded, output.patch_input
 
     def _through_decoder(
         self, hidden: torch.Tensor, patches: torch.Tensor | None, static: torch.Tensor | None
@@ -169,12 +178,26 @@ class TTMModule(ScaledModule):
         hidden = encoded["features"]
         if not self.encode_decoder:
             hidden = self._through_decoder(hidden, patches, static)
+        loc, scale = encoded["loc"], encoded["scale"]
         point = self.network.head(hidden, past_values=past, future_values=known)
+        values = point[..., None]
         if self.levels:
             hidden = hidden[:, : self.num_targets]  # covariates have a hidden state, but no quantiles
-            quantiles = self.network.multi_quantile_head_block(point, decoder_hidden_state=hidden)
-            return quantiles.permute(0, 2, 3, 1) * encoded["scale"][..., None] + encoded["loc"][..., None]
-        return (point * encoded["scale"] + encoded["loc"])[..., None]
+            values = self.network.multi_quantile_head_block(point, decoder_hidden_state=hidden).permute(0, 2, 3, 1)
+        values = values * scale[..., None] + loc[..., None]
+        if self.skip_head is not None:
+            values = values + self.skip_head(encoded, point * scale + loc, scale)
+        return values[:, : self.num_steps]
+
+    @property
+    def skip_head(self) -> SkipHead | None:
+        """Our own part of the network, or peft's copies of it; None for a network without."""
+        return getattr(self.plain, SKIP_HEAD, None)
+
+    @property
+    def reads_clock(self) -> bool:
+        """True if a forecast depends on the time of its first step."""
+        return self.skip_head is not None
 
     def _known_future(self, batch: Batch) -> torch.Tensor | None:
         """Control channels over the forecast; all others are zero, so that no target can leak in."""
@@ -206,6 +229,7 @@ class TTMForecaster(NetworkForecaster):
         "decoder": "decoder",
         "head": "head",
         QUANTILE_HEAD: "quantile_head",
+        SKIP_HEAD: SKIP_HEAD,
     }
     block_classes: ClassVar[tuple[str, ...]] = ("TinyTimeMixerLayer",)
     lora_targets = ("fc1", "fc2", "attn_layer", "base_forecast_block")
@@ -229,9 +253,13 @@ class TTMForecaster(NetworkForecaster):
         return [*lines, f"# it reads and returns (value - mean) / std, by channel: mean {means}; std {stds}"]
 
     def starts_from_weights(self) -> bool:
-        """True if the untuned model is worth something: a new quantile head starts at the pretrained forecast."""
+        """True if the untuned model is worth something: new quantile and skip heads start at its forecast."""
         pretrained = self.config.model.pretrained is not None and self.config.tuning.mode != "from_scratch"
-        return pretrained and all(part_of(name, self.parts) == "quantile_head" for name in self.fresh)
+        return pretrained and all(part_of(name, self.parts) in ("quantile_head", SKIP_HEAD) for name in self.fresh)
+
+    def native_quantiles(self, batch: Batch) -> torch.Tensor:
+        """[batch, prediction, targets, native levels] float32 in original units, those that cross put in order."""
+        return super().native_quantiles(batch).sort(dim=-1).values
 
     def learned_from(self, data: PreparedData) -> None:
         """Make a category that training never saw the mean of those that it saw."""
@@ -277,6 +305,8 @@ class TTMForecaster(NetworkForecaster):
         random = section.pretrained is None or random_weights
         if ttm.config.multi_quantile_head and (random or any(name.startswith(QUANTILE_HEAD) for name in self.fresh)):
             start_at_the_forecast(ttm)
+        if random or any(name.startswith(SKIP_HEAD) for name in self.fresh):
+            start_without_skip(ttm)
         return ttm
 
     def _module_for(self, network: nn.Module, roles: Roles) -> TTMModule:
@@ -350,7 +380,7 @@ def build_from_scratch(
             f"model.d_model={options['d_model']} is too narrow for model.adaptive_patching_levels={levels}: "
             f"it must be greater than {4 * widest}; raise it or lower the levels"
         )
-    from tsfm_public import TinyTimeMixerConfig, TinyTimeMixerForPrediction
+    from tsfm_public import TinyTimeMixerConfig
 
     config = TinyTimeMixerConfig(
         context_length=section.context_length,
@@ -360,8 +390,31 @@ def build_from_scratch(
         **options,
         **channel_options(section, roles),
         **head_options(quantiles),
+        skip_steps=section.skip_steps or 0,
     )
-    return TinyTimeMixerForPrediction(config)
+    return network_class()(config)
+
+
+@cache
+def network_class() -> type[TinyTimeMixerForPrediction]:
+    """TTM of granite-tsfm with our skip head, if its config.json says so; in files it has the name of the original."""
+    from tsfm_public import TinyTimeMixerForPrediction
+
+    class WithSkipHead(TinyTimeMixerForPrediction):
+        def __init__(self, config: TinyTimeMixerConfig) -> None:
+            super().__init__(config)
+            if getattr(config, "skip_steps", 0):
+                levels = len(config.quantile_levels) if config.multi_quantile_head else 1
+                setattr(self, SKIP_HEAD, SkipHead(config.skip_steps, config.prediction_length, levels))
+
+    WithSkipHead.__name__ = TinyTimeMixerForPrediction.__name__
+    return WithSkipHead
+
+
+def start_without_skip(ttm: TinyTimeMixerForPrediction) -> None:
+    """Let a new skip head start with nothing to add."""
+    if hasattr(ttm, SKIP_HEAD):
+        getattr(ttm, SKIP_HEAD).start_at_nothing()
 
 
 def load_pretrained(
@@ -386,7 +439,7 @@ def load_pretrained(
     Raises:
         CheckpointError: not found, damaged, or of another shape or architecture.
     """
-    from tsfm_public import TinyTimeMixerConfig, TinyTimeMixerForPrediction
+    from tsfm_public import TinyTimeMixerConfig
 
     if section.pretrained == BUILTIN:
         folder = builtin_folder(section.context_length, section.prediction_length)
@@ -411,12 +464,21 @@ def load_pretrained(
         setattr(config, key, value)
     if section.prediction_length > config.prediction_length:
         config.prediction_length = section.prediction_length  # a longer head, fresh
+    if section.skip_steps is not None:
+        config.skip_steps = section.skip_steps
     shorter = section.prediction_length < config.prediction_length
-    config.prediction_filter_length = section.prediction_length if shorter else None
+    filters = shorter and not getattr(config, "skip_steps", 0)  # the skip head reads the whole forecast
+    if shorter and not filters and roles.control_indices:
+        raise ConfigError(
+            f"model.prediction_length={section.prediction_length} is shorter than the {config.prediction_length} steps "
+            "of the checkpoint, and with columns that are known in the future its skip head needs them all; set "
+            f"model.skip_steps=0 or model.prediction_length={config.prediction_length}"
+        )
+    config.prediction_filter_length = section.prediction_length if filters else None
     if random_weights:
-        return TinyTimeMixerForPrediction(config), [], []
+        return network_class()(config), [], []
     try:
-        model, report = TinyTimeMixerForPrediction.from_pretrained(
+        model, report = network_class().from_pretrained(
             name, revision=revision, config=config, ignore_mismatched_sizes=True, output_loading_info=True
         )
     except UNREADABLE as error:

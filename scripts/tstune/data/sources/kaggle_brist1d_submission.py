@@ -13,7 +13,7 @@ from tstune.data.cleaning import CleaningRules
 from tstune.data.fingerprints import CHECK
 from tstune.data.frequency import encode_times, fixed_step, parse_frequency, to_steps
 from tstune.data.leaks import more_findings
-from tstune.data.panel import MISSING, Panel, item_rows
+from tstune.data.panel import MISSING, OBSERVED, Panel, item_rows
 from tstune.data.prepared import Preprocessor
 from tstune.data.preprocess import build_panel
 from tstune.data.sources.kaggle_brist1d import DATELESS, TARGET, channel_frame
@@ -66,7 +66,8 @@ class Contexts:
     Attributes:
         row_ids, participants: [rows] names.
         values: [rows, context, channels] float32 in the model's unit, 0 where masked.
-        usable: [rows, context, channels] bool.
+        usable, read: [rows, context, channels] bool: of use as input, and really read.
+        origin: [rows] time of the first forecast step in seconds; the day of a row is not known, its hour is.
         known: [rows, prediction, channels] float32, what is known of the future in the model's unit, 0 elsewhere.
         steps_ahead: [rows] from the end of the context to the target, in steps of the model; may be a fraction.
         target: which of the model's targets is glucose.
@@ -77,6 +78,8 @@ class Contexts:
     participants: list[str]
     values: np.ndarray
     usable: np.ndarray
+    read: np.ndarray
+    origin: np.ndarray
     known: np.ndarray
     steps_ahead: np.ndarray
     target: int
@@ -124,7 +127,7 @@ def build_contexts(
     due = (rows["timestamp"].to_numpy() + HORIZON - last) / step
     late = np.maximum(np.ceil(due - prediction_length - 1e-9), 0).astype(np.int64)
     gap = to_steps(preprocessor.max_gap, preprocessor.frequency, "data.max_gap")
-    values, usable = _padded(panel, context_length, late, gap)
+    values, usable, read = _padded(panel, context_length, late, gap)
     after = (last + late * step)[:, None] + np.arange(1, prediction_length + 1) * step
     known = np.zeros((*after.shape, len(roles.channels)), np.float32)
     known[..., len(roles.columns) :] = encode_times(after.reshape(-1), roles.time_features).reshape(*after.shape, -1)
@@ -133,6 +136,8 @@ def build_contexts(
         participants=rows["item_id"].tolist(),
         values=values,
         usable=usable,
+        read=read,
+        origin=after[:, 0].astype("datetime64[s]").astype(np.int64),
         known=known,
         steps_ahead=np.maximum(due - late, 1.0),
         target=target,
@@ -205,18 +210,19 @@ def _channels(preprocessor: Preprocessor) -> tuple[list[str], int]:
     return names, names.index(TARGET)
 
 
-def _padded(panel: Panel, length: int, late: np.ndarray, gap: int) -> tuple[np.ndarray, np.ndarray]:
+def _padded(panel: Panel, length: int, late: np.ndarray, gap: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Contexts that end `late` steps after the last reading of each item."""
     shape = (len(panel.item_ids), length, panel.values.shape[1])
-    values, usable = np.zeros(shape, np.float32), np.zeros(shape, bool)
+    values, usable, read = np.zeros(shape, np.float32), np.zeros(shape, bool), np.zeros(shape, bool)
     for item, (begin, end) in enumerate(zip(panel.segment_start[:-1], panel.segment_start[1:], strict=True)):
         stop = max(length - late[item], 0)
         first = max(begin, end - stop)
         there = slice(stop - (end - first), stop)
         values[item, there] = panel.values[first:end]
         usable[item, there] = panel.status[first:end] != MISSING
+        read[item, there] = panel.status[first:end] == OBSERVED
         held = slice(stop, min(length, stop + gap))
         targets = slice(0, panel.roles.num_targets)
         values[item, held, targets] = panel.values[end - 1, targets]
         usable[item, held, targets] = panel.status[end - 1, targets] != MISSING
-    return values, usable
+    return values, usable, read
