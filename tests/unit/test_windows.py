@@ -56,6 +56,8 @@ def test_every_window_equals_the_reference(mode: str, max_gap: int, seed: int):
         readings = np.stack([window.future_readings for window in expected])
         np.testing.assert_array_equal(batch["past_observed_mask"], usable)
         np.testing.assert_allclose(batch["past_values"], past, rtol=1e-6)
+        rows = batch["start"].numpy()[:, None] + np.arange(CONTEXT)
+        np.testing.assert_array_equal(batch["past_read_mask"], data.panel.status[rows] == OBSERVED)
         seen = ~np.isnan(readings)
         np.testing.assert_array_equal(batch["future_observed_mask"], seen)
         np.testing.assert_array_equal(batch["future_values"].numpy()[seen], readings[seen].astype(np.float32))
@@ -73,6 +75,7 @@ def test_a_batch_has_the_promised_types_and_shapes():
     assert {name: (tuple(tensor.shape), tensor.dtype) for name, tensor in batch.items()} == {
         "past_values": ((3, CONTEXT, 4), torch.float32),
         "past_observed_mask": ((3, CONTEXT, 4), torch.bool),
+        "past_read_mask": ((3, CONTEXT, 4), torch.bool),
         "future_values": ((3, PREDICTION, 4), torch.float32),
         "future_observed_mask": ((3, PREDICTION, 4), torch.bool),
         "future_known_mask": ((3, PREDICTION, 4), torch.bool),  # with control columns
@@ -121,6 +124,7 @@ def test_the_last_reading_is_held_up_to_the_origin():
     window = data.train[0]
     assert window["past_values"][:, 0].tolist() == [1, 2, 3, 4, 4, 4]  # the gap inside is a line, the open one is flat
     assert window["past_observed_mask"].all()
+    assert window["past_read_mask"][:, 0].tolist() == [True, True, False, True, False, False]
     assert window["future_observed_mask"][:, 0].tolist() == [False, True]
     later = data.train[2]
     assert later["past_values"][:, 0].tolist() == [3, 4, 5, 6, 7, 8]  # now 8 is known
