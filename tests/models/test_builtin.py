@@ -10,8 +10,9 @@ from launched import ROOT
 from safetensors.numpy import load_file
 
 from tstune.config.managers import SimpleConfigManager
+from tstune.data.defaults import ASSETS
 from tstune.errors import CheckpointError
-from tstune.models.ttm import ASSETS, TTMForecaster, builtin_folder
+from tstune.models.ttm import TTMForecaster, builtin_folder
 
 SHIPPED = {"ttm-512-96-synthetic": (512, 96, 805_280), "ttm-96-24-synthetic": (96, 24, 297_432)}
 QUIET = ["evaluation.num_plots=0", "evaluation.horizons=[]", "tuning.mode=zero_shot"]

@@ -120,7 +120,9 @@ def test_all_mistakes_come_in_one_message_with_their_fix(write_config: Write):
     text = message(path, "evaluation.batch_sise=8", "training.max_steps=-1")
     assert "8 problems" in text
     assert "model.contextlength: unknown key, did you mean model.context_length?" in text
-    assert "model.prediction_length: input should be greater than or equal to 1 (got 0)" in text
+    assert (
+        "model.prediction_length: input should be greater than or equal to 1 or input should be 'auto' (got 0)" in text
+    )
     assert "data.split.trian: unknown key, did you mean data.split.train?" in text
     assert "training.num_epochs: input should be a valid integer" in text
     assert "(got 'many')" in text

@@ -185,7 +185,7 @@ def test_the_manifest_names_the_files_with_their_checksums(tmp_path: Path):
 
 def test_the_manifest_counts_what_lies_in_no_part_and_who_has_no_window():
     grids = {"a": np.arange(100.0)[:, None], "nothing": np.full((100, 1), NAN), "short": np.arange(20.0)[:, None]}
-    split = {"train": 0.5, "validation": 0.2, "test": 0.2, "purge": 3}
+    split = {"train": 0.5, "validation": 0.2, "test": 0.2, "purge": 3, "mode": "strict"}
     manifest = prepared(grid_table(grids, Roles(("y",))), CONTEXT, PREDICTION, split=split).manifest
     assert manifest["num_items"] == 2, "an item without readings is not counted"
     assert manifest["items_without_windows"] == ["short"]

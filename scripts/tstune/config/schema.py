@@ -6,12 +6,14 @@ Defaults are the values of the published TTM recipe where there is one. Unknown 
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable
+from functools import reduce
 from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
 from tstune.config.names import flat_value
-from tstune.config.section import DEFAULT_FAMILY, AnyModelSection, Moment, Section, end_of, section_class
+from tstune.config.section import AUTO, DEFAULT_FAMILY, AnyModelSection, Moment, Section, end_of, section_class
 
 Duration = Annotated[str | Annotated[int, Field(ge=0)], Field(union_mode="left_to_right")]
 """A length of time: text such as ``45min`` or ``2h``, or a whole number of steps of the series."""
@@ -22,6 +24,15 @@ HeldOut = (
 )
 """Items by name, or the share of the items that is drawn."""
 
+Stride = Annotated[int, Field(ge=1)] | Literal["auto"]
+
+FOLLOW_THE_DATA = (
+    *("model.context_length", "model.prediction_length", "data.max_gap", "data.split.mode"),
+    *("data.train_stride", "data.validation_stride", "data.test_stride"),
+    *("evaluation.horizons", "evaluation.seasonality", "evaluation.baselines"),
+)
+"""Keys that may be left to the data (`auto`, or null); a saved configuration holds what they became."""
+
 Fill = Literal["interpolate", "hold", "zero", "none"]
 TimeFeature = Literal["hour_of_day", "day_of_week", "day_of_year"]
 TuningMode = Literal["zero_shot", "head", "decoder", "bias", "lora", "dora", "full", "from_scratch"]
@@ -30,6 +41,10 @@ TuningMode = Literal["zero_shot", "head", "decoder", "bias", "lora", "dora", "fu
 def _precision(value: object) -> object:
     """YAML reads an unquoted `no` as false; true is what the hardware does best."""
     return {True: "auto", False: "no"}[value] if isinstance(value, bool) else value
+
+
+def _null_for_auto(value: object) -> object:
+    return None if value == AUTO else value
 
 
 class SplitSection(Section):
@@ -63,8 +78,9 @@ class SplitSection(Section):
     """Draw of the held-out items, apart from the run's seed: every run of a comparison has the same items."""
     purge: Duration = 0
     """Time left out between two parts of an item, taken off the end of the earlier one."""
-    mode: Literal["strict", "deployment"] = "strict"
-    """`strict`: a window lies in one part as a whole. `deployment`: only its targets do, the context may look back."""
+    mode: Literal["auto", "strict", "deployment"] = AUTO
+    """`strict`: a window lies in one part as a whole. `deployment`: only its targets do, the context may look back.
+    `auto` is strict, unless that takes validation or test windows from half of the series or more."""
     allow_overlap: bool = False
     """Go on although two items hold the same readings, or the pretrained weights were trained on what is scored."""
 
@@ -156,9 +172,9 @@ class DataSection(Section):
     """Several rows with one timestamp: stop, or take their mean."""
     frequency: str | None = None
     """Grid of the series (`5min`, `h`, `D`, `MS`); null takes the most common step."""
-    max_gap: Duration | None = None
-    """Longest gap that is interpolated inside a context; longer ones cut the series.
-    Null takes the source's own (45 min for glucose, else no gap at all)."""
+    max_gap: Annotated[Duration | None, BeforeValidator(_null_for_auto)] = None
+    """Longest gap that is interpolated inside a context; longer ones cut the series. Null (or `auto`) takes the
+    source's own, for tables 45 min of steps below an hour, 3 hours or days, 1 week, month or quarter."""
     fill: dict[str, Fill] = {}
     """What stands where a channel has no reading, for example `{dose: zero}`: `interpolate` a line (levels), `hold` the
     last reading, both up to max_gap; `zero` no reading is a 0, however long; `none` masked. It overrides the source."""
@@ -190,12 +206,12 @@ class DataSection(Section):
     mirror_train_windows: bool = False
     """Train on every window upside down too (2 x mean - value): twice the windows, and no trend to learn by heart.
     Helps when few windows come from one season; needs data without conditional and control columns."""
-    train_stride: int = Field(1, ge=1)
-    """Steps between the starts of two training windows."""
-    validation_stride: int = Field(1, ge=1)
-    """Steps between the starts of two validation windows."""
-    test_stride: int = Field(1, ge=1)
-    """Steps between the starts of two test windows."""
+    train_stride: Stride = AUTO
+    """Steps between the starts of two training windows; `auto` is 1 up to 131,072 windows."""
+    validation_stride: Stride = AUTO
+    """Steps between the starts of two validation windows; `auto` is 1 up to 8,192 windows."""
+    test_stride: Stride = AUTO
+    """Steps between the starts of two test windows; `auto` is 1 up to 16,384 windows."""
 
     @model_validator(mode="after")
     def _valid_range_grows(self) -> DataSection:
@@ -399,12 +415,14 @@ class EvaluationSection(Section):
     context_steps: Duration | None = None
     """Judge on short histories: all but the last so many steps of a context are masked, in validation and test windows,
     for every model; ridge is fitted on as many. Null shows the whole context."""
-    horizons: list[Duration] = []
-    """Lead times with a metric of their own, for example `[30min, 60min]`."""
-    seasonality: int | None = Field(None, ge=1)
-    """Steps of a season, for MASE and the seasonal naive forecast; null derives it from the frequency."""
-    baselines: list[str] = ["persistence", "seasonal_naive", "context_mean", "ridge"]
-    """Models every run is compared with, trained and scored on the same windows; your own as `package.module:Class`."""
+    horizons: list[Duration] | Literal["auto"] = AUTO
+    """Lead times with a metric of their own, for example `[30min, 60min]`; `auto` takes a few by the frequency."""
+    seasonality: Annotated[Annotated[int, Field(ge=1)] | None, BeforeValidator(_null_for_auto)] = None
+    """Steps of a season, for MASE and the seasonal naive forecast; null (or `auto`) takes a day below a day, a week of
+    days, a year of weeks, months or quarters."""
+    baselines: list[str] | Literal["auto"] = AUTO
+    """Models every run is compared with, trained and scored on the same windows; your own as `package.module:Class`.
+    `auto`: persistence, seasonal_naive where a season fits into the context, context_mean and ridge."""
     metrics: list[str] = []
     """Further metrics, by name (`mard`, `smape`, `clarke`, `wql`, …) or your own as `package.module:function`."""
     keep_forecasts: bool = False
@@ -486,6 +504,22 @@ class RunConfig(Section):
         """Flat names too, as `TTMConfig` has them: `config.model_path` is `config.model.pretrained`."""
         return super().__getattr__(name) if name.startswith("_") else flat_value(self, name)
 
+    def setting(self, key: str) -> object:
+        """Value of a dotted key."""
+        return reduce(getattr, key.split("."), self)
+
+    def open_settings(self) -> list[str]:
+        """Keys that are left to the data."""
+        return [key for key in FOLLOW_THE_DATA if self.setting(key) in (AUTO, None)]
+
+    def settled(self, became: Callable[[str], object]) -> RunConfig:
+        """The same with values for the keys that it leaves open."""
+        values = self.model_dump()
+        for key in self.open_settings():
+            *sections, name = key.split(".")
+            reduce(dict.__getitem__, sections, values)[name] = became(key)
+        return self.model_validate(values)
+
     @model_validator(mode="after")
     def _quantiles_fit_the_head(self) -> RunConfig:
         """The head of granite-tsfm forecasts a median and as many quantiles on either side of it."""
@@ -502,7 +536,7 @@ class RunConfig(Section):
                 "forecast.method=quantile_head with tuning.per_item=true: the adapters of the items change the point "
                 "forecast only; use split_conformal"
             )
-        if self.model.prediction_length < 2:
+        if self.model.prediction_length == 1:
             raise ValueError(
                 "forecast.method=quantile_head normalises over the steps of a forecast and needs "
                 "model.prediction_length of 2 or more; use split_conformal"

@@ -37,6 +37,8 @@ def _as_text(value: object) -> object:
     return text
 
 
+AUTO = "auto"
+"""Value of a key that follows the data: what it becomes is printed and stands in the saved `config.yaml`."""
 Moment = Annotated[str, BeforeValidator(_as_text)]
 """A day (`2023-08-17`, all of it) or a time (`2023-08-17T23:55`) without time zone."""
 
@@ -103,10 +105,11 @@ class ModelSection(Section):
     revision: str | None = None
     """Branch of the Hub repository; null lets the family's library choose (granite-tsfm picks TTM's from the two
     lengths and the frequency)."""
-    context_length: int = Field(512, ge=4)
-    """Past steps the model sees."""
-    prediction_length: int = Field(96, ge=1)
-    """Future steps the model forecasts."""
+    context_length: Annotated[int, Field(ge=4)] | Literal["auto"] = AUTO
+    """Past steps the model sees; `auto`: the longest that the weights know and that leaves enough windows."""
+    prediction_length: Annotated[int, Field(ge=1)] | Literal["auto"] = AUTO
+    """Future steps the model forecasts; `auto`: 96 below an hour, else the horizons of the M4 competition (hourly 48,
+    daily 14, weekly 13, monthly 18, quarterly 8, yearly 6), no longer than weights and parts of the split allow."""
     quantization: Literal["none", "int8", "nf4"] = "none"
     """Keep the frozen base in 8 or 4 bits (bitsandbytes); needs tuning.mode lora or dora, or zero_shot."""
 

@@ -9,7 +9,6 @@ import numpy as np
 import pandas as pd
 
 from tstune.data.frequency import fixed_step, parse_frequency
-from tstune.data.manifest import windows_by_item
 from tstune.data.panel import OBSERVED, Panel, item_rows
 from tstune.data.splits import PARTS, some_names
 from tstune.domains import domain_of
@@ -34,7 +33,7 @@ def describe_cohort(prepared: PreparedData) -> pd.DataFrame:
     """
     panel = prepared.panel
     step = fixed_step(parse_frequency(panel.frequency))
-    windows = {part: windows_by_item(prepared.windows[part]) for part in PARTS}
+    windows = {part: prepared.windows[part].by_item() for part in PARTS}
     unit = prepared.preprocessor.unit
     domain = domain_of(unit)
     rows, bounds = [], item_rows(panel)

@@ -81,6 +81,7 @@ def table_from_frame(
     return SourceTable(
         frame=frame,
         roles=roles,
+        max_gap=None,
         files=(str(name),) if isinstance(name, Path) else (),
         notes=notes,
         cleaning=report.to_dict(),

@@ -105,7 +105,7 @@ def to_steps(duration: str | int, frequency: str, key: str) -> int:
 
 
 def default_seasonality(frequency: str) -> int:
-    """Steps per day (sub-daily), per week (daily, business days), per year (longer); 1 where none fits."""
+    """Steps per day (sub-daily), per week (daily, business days), per year (weeks and longer); 1 where none fits."""
     offset = parse_frequency(frequency)
     step = fixed_step(offset)
     if step is None:
@@ -113,7 +113,8 @@ def default_seasonality(frequency: str) -> int:
         return max(1, per_season // offset.n)
     if step < _DAY:
         return int(_DAY // step) if not _DAY % step else 1
-    return 7 if step == _DAY else 1
+    weeks, rest = divmod(step, 7 * _DAY)
+    return 52 // weeks if weeks and not rest else 7 if step == _DAY else 1
 
 
 def encode_times(stamps: np.ndarray, features: Sequence[str]) -> np.ndarray:

@@ -12,8 +12,7 @@ from tstune.config.schema import DataSection
 from tstune.config.section import dotted
 from tstune.data.leaks import LeakReport
 from tstune.data.panel import OBSERVED, Origin, Panel, item_rows, row_blocks
-from tstune.data.splits import PARTS, Split, some_names
-from tstune.data.windows import WindowDataset
+from tstune.data.splits import PARTS, Split, WindowIndex, some_names
 
 MANIFEST = "manifest.json"
 
@@ -30,7 +29,7 @@ def describe_data(
     origin: Origin,
     panel: Panel,
     split: Split,
-    windows: dict[str, WindowDataset],
+    windows: dict[str, WindowIndex],
     leak_check: LeakReport,
     trained_on: dict,
 ) -> dict:
@@ -44,7 +43,7 @@ def describe_data(
     table = origin.table
     items = len(panel.item_ids)
     kept = np.bincount(panel.segment_item, weights=panel.segment_length, minlength=items).astype(int)
-    per_part = np.stack([windows_by_item(windows[part]) for part in PARTS], axis=1)
+    per_part = np.stack([windows[part].by_item() for part in PARTS], axis=1)
     rows = item_rows(panel)
     in_a_part = np.stack([_steps_in(panel, split, part) for part in PARTS], axis=1)
     return {
@@ -101,20 +100,10 @@ def describe_data(
     }
 
 
-def windows_by_item(windows: WindowDataset) -> np.ndarray:
-    """[items] windows of each item."""
-    ranges, items = windows.ranges, len(windows.panel.item_ids)
-    if windows.chosen is None:
-        owner, count = windows.panel.segment_item[windows.segment_of(ranges.first)], ranges.count
-        return np.bincount(owner, weights=count, minlength=items).astype(int)
-    rows = windows.starts(np.arange(len(windows)))
-    return np.bincount(windows.panel.segment_item[windows.segment_of(rows)], minlength=items)
-
-
-def unseen_items(panel: Panel, split: Split, windows: dict[str, WindowDataset]) -> list[str]:
+def unseen_items(panel: Panel, split: Split, windows: dict[str, WindowIndex]) -> list[str]:
     """Names of the items that are tested although no step of theirs belongs to train."""
     begin, end = split.bounds("train")
-    return [panel.item_ids[item] for item in np.flatnonzero((windows_by_item(windows["test"]) > 0) & (end <= begin))]
+    return [panel.item_ids[item] for item in np.flatnonzero((windows["test"].by_item() > 0) & (end <= begin))]
 
 
 def _steps_in(panel: Panel, split: Split, part: str) -> np.ndarray:

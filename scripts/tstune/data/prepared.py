@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 
 import numpy as np
 import pandas as pd
 
-from tstune.config.schema import DataSection
+from tstune.config.schema import DataSection, RunConfig
+from tstune.config.section import AUTO
 from tstune.data.cleaning import CleaningRules, clean_table
 from tstune.data.fingerprints import bin_levels, hash_readings, kept_rate, training_record
 from tstune.data.frame import table_from_frame
@@ -17,9 +18,10 @@ from tstune.data.leaks import check_leaks, extents
 from tstune.data.manifest import describe_data
 from tstune.data.panel import Origin, Panel
 from tstune.data.panel_cache import read_panel
-from tstune.data.preprocess import build_panel
+from tstune.data.plan import plan_windows, settle, steps_within
+from tstune.data.preprocess import build_panel, longest_gap
 from tstune.data.scaler import Scaler, fit_scaler, learn_categories
-from tstune.data.splits import PARTS, Split, require_windows, split_panel, window_ranges
+from tstune.data.splits import Split
 from tstune.data.table import ITEM, Roles, SourceTable
 from tstune.data.windows import WindowDataset
 from tstune.errors import ConfigError, DataError
@@ -102,13 +104,14 @@ class Preprocessor:
 
 @dataclass(frozen=True)
 class PreparedData:
-    """A panel, how it was cut, and the windows of each part."""
+    """A panel, how it was cut, the windows of each part, and the settings they came of, with what `auto` became."""
 
     panel: Panel
     split: Split
     preprocessor: Preprocessor
     windows: dict[str, WindowDataset]
     manifest: dict
+    config: DataSection
 
     @property
     def train(self) -> WindowDataset:
@@ -138,7 +141,7 @@ class PreparedData:
         """
         if context_steps is None:
             return self
-        steps = _within(context_steps, self.train.context_length, self.panel.frequency, "evaluation.context_steps")
+        steps = steps_within(context_steps, self.train.context_length, self.panel.frequency, "evaluation.context_steps")
         if to_steps(self.preprocessor.max_gap, self.panel.frequency, "data.max_gap") >= steps:
             raise ConfigError(
                 f"data.max_gap={self.preprocessor.max_gap} is not shorter than evaluation.context_steps={context_steps}"
@@ -174,6 +177,10 @@ class PreparedData:
         halves = {"validation": windows.only(chosen[earlier]), "calibration": windows.only(chosen[later])}
         return replace(self, windows=self.windows | halves)
 
+    def settle(self, config: RunConfig) -> RunConfig:
+        """The run with what its `auto` settings became here."""
+        return settle(config, self.config, self.train, self.panel.frequency)
+
     def as_judged(self) -> PreparedData:
         """The same with training contexts as short as those of the test, for baselines."""
         return replace(self, windows=self.windows | {"train": self.train.showing(self.test.visible_steps)})
@@ -185,16 +192,22 @@ class PreparedData:
 
 
 def prepare_data(
-    config: DataSection, context_length: int, prediction_length: int, table: SourceTable | None = None, seed: int = 0
+    config: DataSection,
+    context_length: int | str,
+    prediction_length: int | str,
+    table: SourceTable | None = None,
+    seed: int = 0,
+    known_lengths: Sequence[tuple[int, int]] = (),
 ) -> PreparedData:
     """Source → panel → split → windows → scaler from train → leak check.
 
     Args:
         config: the `data` section of a run.
-        context_length: past steps of a window.
-        prediction_length: future steps of a window.
+        context_length: past steps of a window, or ``auto``.
+        prediction_length: future steps of a window, or ``auto``.
         table: readings to use instead of the configured source.
         seed: draw of a uniform few-shot part.
+        known_lengths: see `plan_windows`.
 
     Raises:
         ConfigError, DataError: naming what is wrong with the configuration or the data.
@@ -202,6 +215,11 @@ def prepare_data(
     """
     rules = CleaningRules.from_config(config)
     panel, origin = read_panel(config, rules, table)
+    usual = longest_gap(origin.table, panel.frequency, config.max_gap)
+    follows = config.max_gap is None and origin.table.max_gap is None
+    if follows and context_length != AUTO and usual >= context_length:  # a context is never interpolation alone
+        config = config.model_copy(update={"max_gap": context_length // 2})
+        panel, origin = read_panel(config, rules, table)
     table = origin.table
     asked = (*config.static_categorical_columns, *config.static_real_columns)
     if asked and (asked != table.roles.statics or table.statics is None):
@@ -209,57 +227,34 @@ def prepare_data(
             f"source {config.source} reads no static columns such as {asked[0]!r}; take csv or parquet, or leave out "
             "data.static_categorical_columns and data.static_real_columns"
         )
-    max_gap = table.max_gap if config.max_gap is None else config.max_gap
-    if to_steps(max_gap, panel.frequency, "data.max_gap") >= context_length:
-        raise ConfigError(
-            f"data.max_gap={max_gap} is not shorter than model.context_length={context_length}: "
-            "a context could be nothing but interpolation"
-        )
-    min_context = None
-    if config.min_context is not None:
-        min_context = _within(config.min_context, context_length, panel.frequency, "data.min_context")
-    split = split_panel(panel, config.split, table.standard_borders)
+    plan = plan_windows(config, context_length, prediction_length, panel, table, known_lengths, seed)
+    split = plan.split
     roles, categories = learn_categories(table, panel, split)
-    strides = {"train": config.train_stride, "validation": config.validation_stride, "test": config.test_stride}
-    windows = {}
-    for part in PARTS:
-        fraction = config.train_fraction if part == "train" and config.train_fraction_from != "uniform" else 1.0
-        shortest = min_context if part == "train" else None
-        padding = 0 if shortest is None else context_length - shortest
-        lengths = context_length, prediction_length
-        ranges = window_ranges(
-            panel, split, part, *lengths, strides[part], fraction, config.train_fraction_from, padding
+    windows = {
+        part: WindowDataset(
+            panel,
+            found.ranges,
+            found.context_length,
+            found.prediction_length,
+            found.chosen,
+            plan.min_context if part == "train" else None,
+            categories,
         )
-        require_windows(ranges, panel, split, part, sum(lengths), padding)
-        chosen = None
-        if part == "train" and config.train_fraction < 1 and config.train_fraction_from == "uniform":
-            count = max(1, int(ranges.num_windows * config.train_fraction))
-            chosen = np.sort(np.random.default_rng(seed).choice(ranges.num_windows, count, replace=False))
-        windows[part] = WindowDataset(panel, ranges, *lengths, chosen, shortest, categories)
+        for part, found in plan.windows.items()
+    }
     preprocessor = Preprocessor(
         roles=roles,
         frequency=panel.frequency,
-        max_gap=max_gap,
+        max_gap=plan.max_gap,
         scaler=fit_scaler(panel, split, config.scaling),
         unit=table.unit,
         **{name: getattr(config, name) for name in _READ_AS},
         cleaning=rules.for_new_data(table),
         fill=dict(table.fill),
-        min_context=min_context,
+        min_context=plan.min_context,
     )
-    manifest = _checked_manifest(config, origin, panel, split, windows, preprocessor.scaler)
-    return PreparedData(panel, split, preprocessor, windows, manifest)
-
-
-def _within(duration: str | int, context_length: int, frequency: str, key: str) -> int:
-    """Steps of a part of a context."""
-    steps = to_steps(duration, frequency, key)
-    if not 1 <= steps <= context_length:
-        raise ConfigError(
-            f"{key}={duration} is {steps} steps of {frequency}; it must be from 1 to "
-            f"model.context_length={context_length}"
-        )
-    return steps
+    manifest = _checked_manifest(plan.config, origin, panel, split, windows, preprocessor.scaler)
+    return PreparedData(panel, split, preprocessor, windows, manifest, plan.config)
 
 
 def _checked_manifest(

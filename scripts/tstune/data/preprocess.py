@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
+from tstune.data.defaults import default_max_gap
 from tstune.data.frequency import encode_times, fixed_step, infer_frequency, parse_frequency, to_steps
 from tstune.data.panel import INTERPOLATED, MISSING, OBSERVED, Panel
 from tstune.data.table import ITEM, TIMESTAMP, SourceTable
@@ -34,7 +35,7 @@ def build_panel(table: SourceTable, frequency: str | None, max_gap: str | int | 
     Args:
         table: readings in any order.
         frequency: grid step; None takes the table's, else the most common one.
-        max_gap: longest gap to fill, as a duration or in steps; None takes the table's.
+        max_gap: longest gap to fill, as a duration or in steps; None takes the table's, or what is usual.
         cut: False keeps each item in one piece and leaves long gaps missing (for forecasting).
     """
     frame = table.frame.sort_values([ITEM, TIMESTAMP], kind="stable")
@@ -43,7 +44,7 @@ def build_panel(table: SourceTable, frequency: str | None, max_gap: str | int | 
     stamps = frame[TIMESTAMP].to_numpy("datetime64[ns]")
     readings = frame[list(table.roles.columns)].to_numpy(np.float64)
     frequency = frequency or table.frequency or infer_frequency(stamps, item_starts)
-    gap_steps = to_steps(table.max_gap if max_gap is None else max_gap, frequency, "data.max_gap")
+    gap_steps = to_steps(longest_gap(table, frequency, max_gap), frequency, "data.max_gap")
     if gap_steps < 0:
         raise ConfigError(f"data.max_gap={max_gap} is negative; 0 interpolates nothing")
     policies = np.array([table.fill.get(column, "interpolate") for column in table.roles.columns])
@@ -85,6 +86,13 @@ def build_panel(table: SourceTable, frequency: str | None, max_gap: str | int | 
         roles=table.roles,
         frequency=frequency,
     )
+
+
+def longest_gap(table: SourceTable, frequency: str, max_gap: str | int | None) -> str | int:
+    """What is interpolated at most: as configured, as the source advises, or what is usual for the frequency."""
+    if max_gap is None:
+        max_gap = table.max_gap
+    return default_max_gap(frequency) if max_gap is None else max_gap
 
 
 def _to_grid(stamps: np.ndarray, readings: np.ndarray, frequency: str, item: str) -> tuple[np.ndarray, np.ndarray]:

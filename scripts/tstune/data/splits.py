@@ -5,7 +5,9 @@ from __future__ import annotations
 import difflib
 import itertools
 from collections.abc import Sequence
+from copy import copy
 from dataclasses import dataclass
+from typing import Self
 
 import numpy as np
 
@@ -38,6 +40,79 @@ class WindowRanges:
     def num_windows(self) -> int:
         """Windows in all ranges."""
         return int(self.count.sum())
+
+
+class WindowIndex:
+    """Which windows of a panel there are, and which of them take part; `WindowDataset` fetches their readings.
+
+    Args:
+        panel, ranges: the series and where windows begin.
+        context_length, prediction_length: steps of a window.
+        chosen: windows that take part (few-shot), as indices into the ranges; None: all.
+        min_context: steps of a context that must be there; None: all, nothing is padded.
+    """
+
+    def __init__(
+        self,
+        panel: Panel,
+        ranges: WindowRanges,
+        context_length: int,
+        prediction_length: int,
+        chosen: np.ndarray | None = None,
+        min_context: int | None = None,
+    ) -> None:
+        self.panel = panel
+        self.ranges = ranges
+        self.chosen = chosen
+        self.padding = 0 if min_context is None else max(context_length - min_context, 0)
+        self.context_length = context_length
+        self.prediction_length = prediction_length
+        self._range_end = np.cumsum(ranges.count)
+
+    def __len__(self) -> int:
+        return self.ranges.num_windows if self.chosen is None else len(self.chosen)
+
+    def of_item(self, item: int) -> Self:
+        """The windows of one item, an index into `panel.item_ids`."""
+        mine = self.panel.segment_item[self.segment_of(self.ranges.first)] == item
+        ranges = WindowRanges(self.ranges.first[mine], self.ranges.count[mine], self.ranges.stride)
+        chosen = None
+        if self.chosen is not None:  # number the item's windows anew
+            offset = np.cumsum(self.ranges.count) - self.ranges.count
+            numbers = [np.arange(n) + o for n, o in zip(ranges.count, offset[mine], strict=True)]
+            chosen = np.flatnonzero(np.isin(np.concatenate(numbers), self.chosen)) if numbers else np.zeros(0, np.int64)
+        windows = self.only(chosen)
+        windows.ranges, windows._range_end = ranges, np.cumsum(ranges.count)
+        return windows
+
+    def only(self, chosen: np.ndarray | None) -> Self:
+        """The same with other windows taking part, as indices into the ranges; None: all."""
+        windows = copy(self)
+        windows.chosen = chosen
+        return windows
+
+    def segment_of(self, starts: np.ndarray) -> np.ndarray:
+        """[B] segment of the windows that begin at these rows; a padded one begins before its segment."""
+        rows = starts + self.context_length - 1 if self.padding else starts
+        return np.searchsorted(self.panel.segment_start, rows, side="right") - 1
+
+    def starts(self, indices: Sequence[int] | np.ndarray) -> np.ndarray:
+        """[B] panel row of the first step of each window."""
+        indices = np.asarray(indices, dtype=np.int64)
+        if self.chosen is not None:
+            indices = self.chosen[indices]
+        which = np.searchsorted(self._range_end, indices, side="right")
+        within = indices - (self._range_end[which] - self.ranges.count[which])
+        return self.ranges.first[which] + within * self.ranges.stride
+
+    def by_item(self) -> np.ndarray:
+        """[items] windows of each item."""
+        ranges, items = self.ranges, len(self.panel.item_ids)
+        if self.chosen is None:
+            owner, count = self.panel.segment_item[self.segment_of(ranges.first)], ranges.count
+            return np.bincount(owner, weights=count, minlength=items).astype(int)
+        rows = self.starts(np.arange(len(self)))
+        return np.bincount(self.panel.segment_item[self.segment_of(rows)], minlength=items)
 
 
 @dataclass(frozen=True)
@@ -131,39 +206,6 @@ def window_ranges(
     kept = count > 0
     rows = panel.segment_start[:-1] + first - segment_first
     return WindowRanges(rows[kept], count[kept], stride)
-
-
-def require_windows(ranges: WindowRanges, panel: Panel, split: Split, part: str, length: int, padding: int = 0) -> None:
-    """Stop with the reason if a part has no window.
-
-    Args:
-        ranges, panel, split, part: what `window_ranges` found, and where.
-        length: context plus prediction length in steps.
-        padding: as in `window_ranges`.
-    """
-    if ranges.num_windows:
-        return
-    begin, end = split.bounds(part)
-    longest = int((end - begin).max(initial=0))
-    segment = int(panel.segment_length.max(initial=0))
-    length -= padding
-    context = "data.min_context" if padding else "model.context_length"
-    needed = f"a window needs {length} steps ({context} + model.prediction_length)"
-    if int(panel.item_length.max()) < length:
-        raise DataError(
-            f"series too short: {needed}, the longest series has {int(panel.item_length.max())}; shorten the lengths"
-        )
-    if segment < length:
-        raise DataError(
-            f"no window without a long gap: {needed}, the longest stretch has {segment}; raise data.max_gap "
-            "or shorten the lengths"
-        )
-    raise DataError(
-        f"the {part} part has no window: {needed}, the part spans {longest} steps at most; shorten the lengths, "
-        f"enlarge data.split.{part}, or use data.split.mode=deployment"
-        + (f", or lower data.split.purge (here {split.purge} steps)" if split.purge else "")
-        + (", or hold out other series" if split.held_out.any() else "")
-    )
 
 
 def parts_of_items(item_ids: tuple[str, ...], config: SplitSection) -> np.ndarray:

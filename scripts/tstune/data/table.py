@@ -86,7 +86,8 @@ class SourceTable:
         frame: columns `item_id` (str), `timestamp` (datetime64[ns]) and one float column per channel.
         roles: what the channels are.
         frequency: grid step, or None to infer it.
-        max_gap: longest gap to interpolate (text such as ``45min``, or steps), the source's own advice.
+        max_gap: longest gap to interpolate (text such as ``45min``, or steps), the source's own advice; None: what
+            is usual for the frequency.
         unit: unit of the targets, for display.
         licence: terms of the data, for the manifest.
         files: files that were read, for the manifest.
@@ -101,7 +102,7 @@ class SourceTable:
     frame: pd.DataFrame
     roles: Roles
     frequency: str | None = None
-    max_gap: str | int = 0
+    max_gap: str | int | None = 0
     unit: str | None = None
     licence: str = "not stated"
     files: tuple[str, ...] = ()

@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from tstune.config.schema import RunConfig
 from tstune.data.frequency import to_steps
 from tstune.data.panel import INTERPOLATED, MISSING, OBSERVED, Panel
-from tstune.data.splits import WindowRanges
+from tstune.data.splits import WindowIndex, WindowRanges
 from tstune.errors import ConfigError
 
 _KEY = "training.context_dropping_range"
@@ -86,7 +86,7 @@ def context_dropping(config: RunConfig, frequency: str) -> ContextDropping | Non
 Batch = dict[str, torch.Tensor]
 
 
-class WindowDataset(Dataset):
+class WindowDataset(WindowIndex, Dataset):
     """Context and target of every window, in original units.
 
     A batch of B windows is a dict of tensors:
@@ -98,8 +98,6 @@ class WindowDataset(Dataset):
         static [B, static categories] int64: codes of the item, if it has any
         origin [B] int64: time of the first forecast step, seconds since 1970 on the clock of the data
 
-    `chosen`, if given, lists the windows that take part (few-shot), as indices into the ranges.
-
     Short gaps inside a context are interpolated. A gap that reaches the end of the context is not:
     a line through it would carry a future reading into the past, so the last reading is held instead.
 
@@ -107,10 +105,7 @@ class WindowDataset(Dataset):
     segment, as if the history had begun earlier.
 
     Args:
-        panel, ranges: the series and where windows begin.
-        context_length, prediction_length: steps of a window.
-        chosen: see above.
-        min_context: steps of a context that must be there; None: all, nothing is padded.
+        panel, ranges, context_length, prediction_length, chosen, min_context: as of `WindowIndex`.
         categories: [items, static categories] codes.
     """
 
@@ -124,16 +119,10 @@ class WindowDataset(Dataset):
         min_context: int | None = None,
         categories: np.ndarray | None = None,
     ) -> None:
-        self.panel = panel
-        self.ranges = ranges
-        self.chosen = chosen
+        super().__init__(panel, ranges, context_length, prediction_length, chosen, min_context)
         self.categories = categories
-        self.padding = 0 if min_context is None else max(context_length - min_context, 0)
         self.visible_steps: int | None = None
         self.dropping: ContextDropping | None = None
-        self.context_length = context_length
-        self.prediction_length = prediction_length
-        self._range_end = np.cumsum(ranges.count)
         self._channels = panel.values.shape[1]
         values, status = _shared(panel.values), _shared(panel.status)
         self._past_values = _window_view(values, context_length)
@@ -144,28 +133,6 @@ class WindowDataset(Dataset):
         self._future_usable = _window_view(usable, prediction_length)
         read = status if panel.is_mapped else status == OBSERVED
         self._past_read, self._future_read = _window_view(read, context_length), _window_view(read, prediction_length)
-
-    def __len__(self) -> int:
-        return self.ranges.num_windows if self.chosen is None else len(self.chosen)
-
-    def of_item(self, item: int) -> WindowDataset:
-        """The windows of one item, an index into `panel.item_ids`."""
-        mine = self.panel.segment_item[self.segment_of(self.ranges.first)] == item
-        ranges = WindowRanges(self.ranges.first[mine], self.ranges.count[mine], self.ranges.stride)
-        chosen = None
-        if self.chosen is not None:  # number the item's windows anew
-            offset = np.cumsum(self.ranges.count) - self.ranges.count
-            numbers = [np.arange(n) + o for n, o in zip(ranges.count, offset[mine], strict=True)]
-            chosen = np.flatnonzero(np.isin(np.concatenate(numbers), self.chosen)) if numbers else np.zeros(0, np.int64)
-        windows = self.only(chosen)
-        windows.ranges, windows._range_end = ranges, np.cumsum(ranges.count)
-        return windows
-
-    def only(self, chosen: np.ndarray | None) -> WindowDataset:
-        """The same with other windows taking part, as indices into the ranges; None: all."""
-        windows = copy(self)
-        windows.chosen = chosen
-        return windows
 
     def showing(self, visible_steps: int | None) -> WindowDataset:
         """The same with all but the last so many steps of each context masked; None: the whole context."""
@@ -178,20 +145,6 @@ class WindowDataset(Dataset):
         windows = copy(self)
         windows.dropping = dropping
         return windows
-
-    def segment_of(self, starts: np.ndarray) -> np.ndarray:
-        """[B] segment of the windows that begin at these rows; a padded one begins before its segment."""
-        rows = starts + self.context_length - 1 if self.padding else starts
-        return np.searchsorted(self.panel.segment_start, rows, side="right") - 1
-
-    def starts(self, indices: Sequence[int] | np.ndarray) -> np.ndarray:
-        """[B] panel row of the first step of each window."""
-        indices = np.asarray(indices, dtype=np.int64)
-        if self.chosen is not None:
-            indices = self.chosen[indices]
-        which = np.searchsorted(self._range_end, indices, side="right")
-        within = indices - (self._range_end[which] - self.ranges.count[which])
-        return self.ranges.first[which] + within * self.ranges.stride
 
     def __getitems__(self, indices: Sequence[int]) -> Batch:
         return self.gather(self.starts(indices))

@@ -16,7 +16,9 @@ import numpy as np
 import torch
 
 from tstune.config.schema import EvaluationSection
-from tstune.data.frequency import default_seasonality, to_steps
+from tstune.config.section import AUTO
+from tstune.data.defaults import default_horizons, season_of
+from tstune.data.frequency import to_steps
 from tstune.data.panel import OBSERVED, Panel, row_blocks, rows_between, segment_of
 from tstune.data.prepared import PreparedData
 from tstune.data.splits import Split
@@ -202,8 +204,13 @@ class Backtest:
         self.horizons = horizon_steps(config, data.panel.frequency, self.windows.prediction_length)
         self._manager = manager
         self._num_targets = data.panel.roles.num_targets
+<<<<<<< HEAD
         self.target_std = data.preprocessor.scaler.std[: self._num_targets]
-        seasonality = config.seasonality or default_seasonality(data.panel.frequency)
+        seasonality = season_of(config.seasonality, data.panel.frequency)
+=======
+        self._std = data.preprocessor.scaler.std[: self._num_targets]
+        seasonality = season_of(config.seasonality, data.panel.frequency)
+>>>>>>> 6eb1d93 (Lengths, split mode, gaps, strides, season, horizons and baselines follow the data where a recipe does not say)
         self._mase_scale = seasonal_scale(data.panel, data.split, seasonality)
         batch_size = evaluation_batch_size(config.batch_size, len(data.panel.roles.channels), manager.device)
         self.windows_at_once = batch_size * manager.num_processes
@@ -301,7 +308,8 @@ def horizon_steps(config: EvaluationSection, frequency: str, prediction_length: 
         ConfigError: a horizon off the grid or beyond the forecast.
     """
     steps = {}
-    for horizon in config.horizons:
+    shown = config.horizons
+    for horizon in default_horizons(frequency, prediction_length) if shown == AUTO else shown:
         step = to_steps(horizon, frequency, "evaluation.horizons")
         label = f"{step}steps" if isinstance(horizon, int) or horizon.isdigit() else horizon
         if not 1 <= step <= prediction_length:

@@ -20,7 +20,7 @@ from torch import nn
 
 from tstune.config.flat import ModelConfig
 from tstune.config.schema import DistributedConfig, LoRAConfig, RunConfig
-from tstune.config.section import ModelSection, OwnModelSection
+from tstune.config.section import AUTO, ModelSection, OwnModelSection
 from tstune.config.validation import validate
 from tstune.data.frame import table_from_frame
 from tstune.data.prepared import PreparedData, Preprocessor, prepare_data
@@ -164,6 +164,13 @@ class ForecastModel(ABC):
         """Stop if an optional package that this model needs is not installed."""
         return
 
+    def known_lengths(self) -> Sequence[tuple[int, int]]:
+        """(context, longest forecast) pairs that the configured weights are made for, longest context first.
+
+        Empty: any lengths will do.
+        """
+        return ()
+
     def learned_from(self, data: PreparedData) -> None:
         """What is left to do once the loop has trained on this data."""
         return
@@ -291,6 +298,7 @@ class ForecastModel(ABC):
         fresh = self.config.tuning.mode == "from_scratch"  # takes the architecture of the checkpoint, not its weights
         weights = None if fresh else self.config.model.pretrained
         prepared = refuse_trained_on(self._windows(data), weights, self.config.data.split.allow_overlap)
+        self.config = prepared.settle(self.config)
         context_dropping(self.config, prepared.panel.frequency)  # refused before anything is trained
         prepared = prepared.judged_on(self.config.evaluation.context_steps)
         chooses = self.config.tuning.mode != "zero_shot" or self.config.tuning.per_item
@@ -324,7 +332,8 @@ class ForecastModel(ABC):
         elif data is not None:
             table = table_from_frame(data, section, "train_data")
         lengths = self.config.model.context_length, self.config.model.prediction_length
-        prepared = prepare_data(section, *lengths, table, self.config.seed)
+        known = self.known_lengths() if AUTO in lengths else ()
+        prepared = prepare_data(section, *lengths, table, self.config.seed, known)
         roles = prepared.panel.roles
         if section.mirror_train_windows and roles.num_targets < len(roles.channels):
             raise ConfigError(

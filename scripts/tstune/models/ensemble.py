@@ -97,6 +97,12 @@ class Ensemble(WithoutNetwork):
         self._forecaster: WeightedForecasts | None = None
         self._downloads: tempfile.TemporaryDirectory | None = None
 
+    def known_lengths(self) -> list[tuple[int, int]]:
+        """The longest context and the shortest forecast of the members."""
+        self._open()
+        lengths = [member.model.config.model for member in self.members]
+        return [(max(one.context_length for one in lengths), min(one.prediction_length for one in lengths))]
+
     def prepare(self, data: str | pd.DataFrame | PreparedData | None = None) -> PreparedData:
         """Windows; members that were trained on those that judge are refused."""
         prepared = super().prepare(data)

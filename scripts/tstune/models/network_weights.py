@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -200,6 +201,15 @@ def checkpoint_of(name: str) -> str:
             f"model; start from that base instead, {folder / MODEL_FOLDER}"
         )
     return str(folder / MODEL_FOLDER)
+
+
+def lengths_of(folder: Path) -> list[tuple[int, int]]:
+    """Context and prediction length that the config.json of a folder names; none where it is no such folder."""
+    try:
+        values = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        return [(int(values["context_length"]), int(values["prediction_length"]))]
+    except (OSError, ValueError, KeyError, TypeError):
+        return []
 
 
 def not_found(name: str, error: Exception) -> str:

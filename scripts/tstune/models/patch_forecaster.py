@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 import torch
@@ -14,7 +15,7 @@ from tstune.data.table import Roles
 from tstune.data.windows import Batch
 from tstune.errors import CheckpointError, ConfigError
 from tstune.models.network_forecaster import NetworkForecaster, ScaledModule
-from tstune.models.network_weights import Architecture, require_same, scratch_values
+from tstune.models.network_weights import Architecture, lengths_of, require_same, scratch_values
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel
@@ -103,6 +104,10 @@ class PatchForecaster(NetworkForecaster):
         """Key of the section -> key of config.json, of what the weights fix."""
         fixed = [*(key for key in cls.defaults if key not in cls.dropouts), "patch_stride"]
         return {key: cls.renamed.get(key, key) for key in fixed}
+
+    def known_lengths(self) -> list[tuple[int, int]]:
+        """Those of the checkpoint."""
+        return [] if self.config.model.pretrained is None else lengths_of(Path(self.config.model.pretrained))
 
     def _module_for(self, network: PreTrainedModel, roles: Roles) -> PatchModule:
         return PatchModule(network, self.preprocessor, self.config.model.prediction_length, self.mask_name)

@@ -314,7 +314,7 @@ def plan_run(config: RunConfig, data: PreparedData) -> SendingPlan:
     roles, tunes = data.panel.roles, config.tuning.mode != "zero_shot"
     models = 2 if tunes else 1
     limit = config.forecast.calibration_windows
-    every = max(1, round(config.data.test_stride / config.data.validation_stride))
+    every = max(1, round(data.test.ranges.stride / data.validation.ranges.stride))
     domain = domain_of(data.preprocessor.unit, roles.num_targets)
     judged_on_validation = bool(config.forecast.quantiles) or domain is not None
     num_validation = len(data.validation)

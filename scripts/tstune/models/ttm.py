@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from importlib import resources
@@ -16,7 +15,7 @@ from torch import nn
 
 from tstune.config.schema import ForecastSection
 from tstune.config.section import ModelSection
-from tstune.data.manifest import windows_by_item
+from tstune.data.defaults import CONTEXTS, shipped_weights
 from tstune.data.prepared import PreparedData, Preprocessor
 from tstune.data.scaler import UNKNOWN
 from tstune.data.table import Roles
@@ -31,6 +30,7 @@ from tstune.models.network_weights import (
     Architecture,
     checkpoint_of,
     first_line,
+    lengths_of,
     not_found,
     require_same,
     scratch_values,
@@ -44,7 +44,6 @@ if TYPE_CHECKING:
 
 BUILTIN = "builtin"
 """Value of `model.pretrained` that stands for the weights this project ships, trained on generated series."""
-ASSETS = Path(__file__).parents[1] / "assets"
 QUANTILE_HEAD = "multi_quantile_head_block"
 """Name of the part in granite-tsfm's network; it lies behind `head`, whose forecast it takes as the centre."""
 
@@ -82,7 +81,7 @@ class TTMSection(ModelSection):
     """`builtin` (shipped, trained on generated series), folder of a checkpoint, Hub id
     (`ibm-granite/granite-timeseries-ttm-r2`), or null for random weights."""
     patch_length: int | None = Field(None, ge=1)
-    """Steps per patch; 64 when built from scratch."""
+    """Steps per patch; 64 when built from scratch, less for a context that is no multiple of 64."""
     d_model: int | None = Field(None, ge=1)
     """Backbone width; 192 when built from scratch."""
     num_layers: int | None = Field(None, ge=1)
@@ -252,6 +251,15 @@ class TTMForecaster(NetworkForecaster):
         means, stds = (", ".join(f"{value:.6g}" for value in scaler[key]) for key in ("mean", "std"))
         return [*lines, f"# it reads and returns (value - mean) / std, by channel: mean {means}; std {stds}"]
 
+    def known_lengths(self) -> Sequence[tuple[int, int | None]]:
+        """Those of the checkpoint; of an id of the Hub those of the published recipe, whatever others it has."""
+        section = self.config.model
+        if section.pretrained is None:
+            return [(length, None) for length in CONTEXTS if length % _patch_length(section, length) == 0]
+        if section.pretrained == BUILTIN:
+            return sorted(shipped_weights(), reverse=True)
+        return lengths_of(Path(section.pretrained)) or [(512, 96)]
+
     def starts_from_weights(self) -> bool:
         """True if the untuned model is worth something: new quantile and skip heads start at its forecast."""
         pretrained = self.config.model.pretrained is not None and self.config.tuning.mode != "from_scratch"
@@ -265,7 +273,7 @@ class TTMForecaster(NetworkForecaster):
         """Make a category that training never saw the mean of those that it saw."""
         if data.train.categories is None:
             return
-        trained = data.train.categories[windows_by_item(data.train) > 0]
+        trained = data.train.categories[data.train.by_item() > 0]
         layers = self.network.decoder.decoder_cat_embedding_layer.embedding_layers
         with torch.no_grad():
             for layer, seen in zip(layers, trained.T, strict=True):
@@ -365,7 +373,7 @@ def build_from_scratch(
     Raises:
         ConfigError: an architecture whose sizes do not fit together.
     """
-    options = scratch_values(section, SCRATCH_DEFAULTS)
+    options = scratch_values(section, SCRATCH_DEFAULTS) | {"patch_length": _patch_length(section)}
     patch, levels = options["patch_length"], options["adaptive_patching_levels"]
     if section.context_length % patch:
         raise ConfigError(f"model.context_length={section.context_length} is no multiple of model.patch_length={patch}")
@@ -415,6 +423,14 @@ def start_without_skip(ttm: TinyTimeMixerForPrediction) -> None:
     """Let a new skip head start with nothing to add."""
     if hasattr(ttm, SKIP_HEAD):
         getattr(ttm, SKIP_HEAD).start_at_nothing()
+
+
+def _patch_length(section: TTMSection, context_length: int | None = None) -> int:
+    """Steps of a patch: as configured, else 64, or as many as make four patches or more of a context that has no 64."""
+    context, usual = context_length or section.context_length, SCRATCH_DEFAULTS["patch_length"]
+    if section.patch_length is not None or context % usual == 0:
+        return section.patch_length or usual
+    return next((steps for steps in range(min(usual, context // 4), 0, -1) if context % steps == 0), 1)
 
 
 def load_pretrained(
@@ -571,10 +587,7 @@ def builtin_folder(context_length: int, prediction_length: int) -> Path:
     Raises:
         CheckpointError: none fits; the message lists what there is.
     """
-    shipped = {}
-    for path in sorted(ASSETS.glob("ttm-*/config.json")):
-        config = json.loads(path.read_text(encoding="utf-8"))
-        shipped[config["context_length"], config["prediction_length"]] = path.parent
+    shipped = shipped_weights()
     fitting = [key for key in shipped if key[0] == context_length and key[1] >= prediction_length]
     if not fitting:
         choices = "; ".join(f"context_length={context}, up to {steps} steps" for context, steps in sorted(shipped))

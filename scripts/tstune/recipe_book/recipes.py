@@ -78,7 +78,7 @@ class Recipe:
         if done is None or not RunFolder(folder).has(METRICS):
             return False
         beside = {"output_dir": None, "overwrite": False, "tracking": None}
-        return done.model_copy(update=beside) == config.model_copy(update=beside)
+        return done.model_copy(update=beside) == config.settled(done.setting).model_copy(update=beside)
 
     def script(self, model_type: str) -> Path:
         """The script that runs it."""

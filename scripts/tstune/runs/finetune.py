@@ -95,6 +95,7 @@ class FineTuning(ModelRun):
     def prepare(self, train_data: str | pd.DataFrame | PreparedData | None = None) -> None:
         """Source → panel → split → windows; leaks are refused."""
         self.data = self.model.prepare(train_data)
+        self.config = self.model.config  # with what `auto` became
         parts = (f"{part} {len(windows):,}" for part, windows in self.data.windows.items())
         logger.info("windows: %s", ", ".join(parts))
         for line in remarks(self.data):

@@ -9,6 +9,7 @@ import numpy as np
 from tstune.config.schema import RunConfig
 from tstune.data.cohort import write_cohort
 from tstune.data.frequency import default_seasonality, fixed_step, parse_frequency
+            found |= own(scores.windows) if own is not None else {}
 from tstune.data.prepared import PreparedData
 from tstune.domains import domain_of, domains
 from tstune.errors import ConfigError
@@ -63,7 +64,7 @@ class Judge:
             self.domain.check_readings(happened.truth[happened.observed], happened.unit)
         if (config.forecast.quantiles or self.domain) and self.test.keeps_forecasts and part == "test":
             # as far apart as the test windows, so that an alarm has the same chances to be raised
-            every = max(1, round(config.data.test_stride / config.data.validation_stride))
+            every = max(1, round(data.test.ranges.stride / data.validation.ranges.stride))
             limit = config.forecast.calibration_windows
             self._validation = Backtest(data, config.evaluation, manager, "validation", every, limit)
 
@@ -192,12 +193,12 @@ def build_baselines(model: ForecastModel, data: PreparedData, manager: Distribut
     The one that the model is of itself has its row already.
     """
     config = model.config
-    baselines = {}
-    for name in config.evaluation.baselines:
+    baselines, seasonality = {}, season_of(config.evaluation.seasonality, data.panel.frequency)
+    names = config.evaluation.baselines
+    for name in default_baselines(seasonality, data.test.context_length) if names == AUTO else names:
         if name == model.model_type:
             continue
         baseline = model_class(name)(config)
-        seasonality = config.evaluation.seasonality or default_seasonality(data.panel.frequency)
         if name == "seasonal_naive" and seasonality > config.model.context_length:
             logger.warning("seasonal_naive left out: a season has %d steps, the context is shorter", seasonality)
             continue
@@ -216,7 +217,7 @@ def too_many_windows(model: ForecastModel, data: PreparedData) -> str | None:
     most, asked = model.most_windows(data.panel.roles.num_targets), len(data.test)
     if most is None or asked <= most:
         return None
-    every = -(-asked * model.config.data.test_stride // most)
+    every = -(-asked * data.test.ranges.stride // most)
     return (
         f"it is fitted to each window anew, to at most {most:,} test windows, and there are {asked:,}; "
         f"data.test_stride={every} gives as few"
@@ -230,7 +231,7 @@ def check_baselines(config: RunConfig) -> None:
         ConfigError: naming the one.
         MissingDependencyError: one needs a package that is not installed.
     """
-    for name in config.evaluation.baselines:
+    for name in config.evaluation.baselines if config.evaluation.baselines != AUTO else ():
         if not model_class(name).is_baseline:
             raise ConfigError(f"evaluation.baselines: {name} is not a baseline")
         model_class(name).require_packages()

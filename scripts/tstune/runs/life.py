@@ -344,10 +344,10 @@ def training_identity(config: RunConfig) -> dict[str, object]:
 
 
 def is_same_run(config: RunConfig, other: RunConfig) -> bool:
-    """True if both configurations give the same run folder."""
+    """True if both configurations give the same run folder: what one leaves open, it became in the other."""
     one, two = (
         {name: value for name, value in dotted(found.model_dump(mode="json")) if not _among(name, _MAY_MOVE)}
-        for found in (config, other)
+        for found in (config.settled(other.setting), other)
     )
     return one == two
 

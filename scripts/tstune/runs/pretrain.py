@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 
 from tstune.config.schema import DataSection, EvaluationSection, ForecastSection, RunConfig
+from tstune.config.section import AUTO
 from tstune.data.prepared import Preprocessor
 from tstune.data.scaler import Scaler
 from tstune.data.synthetic import FixedSyntheticWindows, SeriesRecipe, SyntheticWindows
@@ -168,6 +169,8 @@ def _check(config: RunConfig) -> None:
         raise ConfigError("the stream of series has no end: set training.max_steps, and training.num_epochs=1")
     if config.model.type != "ttm":
         raise ConfigError(f"model.type={config.model.type}: pre-training is for ttm")
+    if AUTO in (config.model.context_length, config.model.prediction_length):
+        raise ConfigError("pre-training has no data to follow: set model.context_length and model.prediction_length")
     if config.training.context_dropping:
         raise ConfigError("training.context_dropping: generated series have whole contexts; leave it out")
     unused = {"data": DataSection(), "evaluation": EvaluationSection(), "forecast": ForecastSection()}

@@ -179,7 +179,7 @@ def check_base(config: RunConfig, space: Sequence[Dimension]) -> None:
         raise ConfigError("tuning.mode=zero_shot trains nothing, so there is no validation loss to choose by")
     if config.training.resume_from_checkpoint is not None:
         raise ConfigError("training.resume_from_checkpoint: leave it out, a sweep goes on with its trials by itself")
-    if config.data.split.mode == "strict" and any(dimension.key == "model.context_length" for dimension in space):
+    if config.data.split.mode != "deployment" and any(dimension.key == "model.context_length" for dimension in space):
         logger.warning(
             "model.context_length: in data.split.mode=strict a longer context leaves fewer validation windows, so the "
             "losses are not of quite the same windows; data.split.mode=deployment keeps them all"

@@ -139,7 +139,8 @@ def table_from_series(rows: pd.DataFrame, config: DataSection, name: str) -> Sou
         frames.append(frame)
     static = [column for column in _STATIC if column in rows.columns]
     notes = {"static_features_not_used": static} if static else {}
-    return SourceTable(pd.concat(frames, ignore_index=True), roles, frequency=frequency, notes=notes)
+    frame = pd.concat(frames, ignore_index=True)
+    return SourceTable(frame, roles, frequency=frequency, max_gap=None, notes=notes)
 
 
 def _open(path: str, options: dict[str, Any]) -> Dataset | IterableDataset:

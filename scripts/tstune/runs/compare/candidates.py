@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from tstune.config.schema import RunConfig
+from tstune.config.section import AUTO
 from tstune.config.validation import validate
 from tstune.data.prepared import PreparedData, Preprocessor
 from tstune.data.scaler import Scaler
@@ -137,8 +138,9 @@ def _weights(spec: str, place: str, family: str, config: RunConfig) -> Candidate
     """Pretrained weights as they are."""
     folder = Path(place) if place != BUILTIN and Path(place).is_dir() else None
     own_context, own_prediction = _lengths(folder) if folder is not None else (None, None)
-    context_length = own_context or config.model.context_length
-    prediction_length = min(own_prediction or config.model.prediction_length, config.model.prediction_length)
+    asked = config.model.prediction_length
+    asked_context = None if config.model.context_length == AUTO else config.model.context_length
+    shortest = min(own_prediction or asked, asked) if asked != AUTO else own_prediction
 
     def make(data: PreparedData, config: RunConfig, manager: DistributedManager) -> ForecastModel:
         values = config.model_dump()
@@ -146,8 +148,8 @@ def _weights(spec: str, place: str, family: str, config: RunConfig) -> Candidate
             "type": family,
             "pretrained": place,
             "revision": config.model.revision if place == config.model.pretrained else None,
-            "context_length": context_length,
-            "prediction_length": prediction_length,
+            "context_length": own_context or asked_context or config.model.context_length,
+            "prediction_length": shortest or config.model.prediction_length,
         }
         values |= {"tuning": {"mode": "zero_shot"}, "lora": {}, "forecast": {"quantiles": config.forecast.quantiles}}
         model = model_class(family)(validate(values, origin=f"--model {spec}"))
@@ -155,7 +157,7 @@ def _weights(spec: str, place: str, family: str, config: RunConfig) -> Candidate
         return model
 
     name = spec if folder is None else folder.resolve().name
-    return Candidate(name, spec, make, folder, context_length, prediction_length)
+    return Candidate(name, spec, make, folder, own_context or asked_context, shortest)
 
 
 def _build_as_it_is(model: ForecastModel, preprocessor: Preprocessor, spec: str) -> None:

@@ -16,6 +16,10 @@ import numpy as np
 
 from tstune.config.managers import SimpleConfigManager
 from tstune.config.schema import RunConfig
+<<<<<<< HEAD
+=======
+from tstune.config.section import AUTO
+>>>>>>> 6eb1d93 (Lengths, split mode, gaps, strides, season, horizons and baselines follow the data where a recipe does not say)
 from tstune.data.leaks import more_findings
 from tstune.data.prepared import PreparedData, prepare_data
 from tstune.data.trained_on import CHECK, overlap_with
@@ -140,7 +144,9 @@ def evaluate_models(
         )
         config = _with_lengths(config, candidates)
         lengths = config.model.context_length, config.model.prediction_length
-        data = prepare_data(config.data, *lengths, seed=config.seed)
+        known = model_class(config.model.type)(config).known_lengths() if AUTO in lengths else ()
+        data = prepare_data(config.data, *lengths, seed=config.seed, known_lengths=known)
+        config = data.settle(config)
         logger.info("windows: %s %d", part, len(data.windows[part]))
         check_metrics(config, data.preprocessor.unit)
         _refuse_trained_on(candidates, data, part, config.data.split.allow_overlap)
@@ -210,12 +216,17 @@ def compare_members(comparison: ComparisonRecipe) -> Evaluation:
 
 def _with_lengths(config: RunConfig, candidates: Sequence[Candidate]) -> RunConfig:
     """The configuration with the longest context; a forecast that is too short for one is an error."""
-    asked = config.model.prediction_length
+    asked, context = config.model.prediction_length, config.model.context_length
+    ahead = [one.prediction_length for one in candidates if one.prediction_length is not None]
+    if asked == AUTO:
+        asked = min(ahead, default=AUTO)
     for one in candidates:
         if one.prediction_length is not None and one.prediction_length < asked:
             raise shorter_than_asked(f"--model {one.spec}", one.prediction_length, asked)
-    longest = max([config.model.context_length, *(one.context_length or 0 for one in candidates)])
-    return config.model_copy(update={"model": config.model.model_copy(update={"context_length": longest})})
+    known = [one.context_length for one in candidates if one.context_length is not None]
+    context = max([*known, *([] if context == AUTO else [context])], default=AUTO)
+    lengths = {"context_length": context, "prediction_length": asked}
+    return config.model_copy(update={"model": config.model.model_copy(update=lengths)})
 
 
 def _add_quantiles(judge: Judge, name: str, model: ForecastModel, forecaster: Forecaster) -> None:

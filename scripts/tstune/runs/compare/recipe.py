@@ -11,7 +11,9 @@ from pathlib import Path
 
 from tstune.config.managers import read_values
 from tstune.config.schema import RunConfig
+from tstune.config.section import AUTO
 from tstune.config.validation import validate
+from tstune.data.defaults import BASELINES
 from tstune.errors import ConfigError, FolderError
 from tstune.evaluation.verdict import OURS
 from tstune.models.registry import available_models
@@ -72,7 +74,8 @@ def load_comparison(path: str | Path, overrides: Sequence[str] = ()) -> Comparis
         raise ConfigError(f"{path}: models must hold two models or more, each a name with its sections")
     shared = validate(values, origin=str(path))
     members = tuple(_member(str(name), own, values, shared, path) for name, own in listed.items())
-    return ComparisonRecipe(shared, members, tuple(shared.evaluation.baselines))
+    listed = BASELINES if shared.evaluation.baselines == AUTO else shared.evaluation.baselines
+    return ComparisonRecipe(shared, members, tuple(listed))
 
 
 def is_compared(comparison: ComparisonRecipe, folder: Path) -> bool:
@@ -100,7 +103,7 @@ def _member(name: str, own: object, values: Mapping, shared: RunConfig, path: Pa
     }
     config = validate(_merged(_merged(values, own), beside), origin=where)
     ahead, asked = config.model.prediction_length, shared.model.prediction_length
-    if ahead < asked:
+    if AUTO not in (ahead, asked) and ahead < asked:
         raise ConfigError(f"{where}.model.prediction_length={ahead}: the comparison forecasts {asked} steps")
     return ListedModel(name, config)
 
