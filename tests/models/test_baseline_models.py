@@ -11,6 +11,7 @@ from sklearn.linear_model import Ridge as RidgeRegression
 from support import tiny
 
 from tstune.config.validation import validate
+from tstune.data.defaults import BASELINES as BY_DEFAULT
 from tstune.data.prepared import PreparedData, prepare_data
 from tstune.errors import ConfigError
 from tstune.models.baselines import ContextMean, Persistence, Ridge, SeasonalNaive
@@ -113,5 +114,4 @@ class TestRidge:
 def test_every_baseline_is_covered() -> None:
     assert {cls.model_type for cls in BASELINES} <= set(available_models())
     assert all(model_class(cls.model_type) is cls for cls in BASELINES)
-    default = validate({}, "test").evaluation.baselines
-    assert set(default) <= {cls.model_type for cls in BASELINES}
+    assert set(BY_DEFAULT) <= {cls.model_type for cls in BASELINES}
