@@ -7,9 +7,10 @@ from dataclasses import replace
 import numpy as np
 
 from tstune.config.schema import RunConfig
+from tstune.config.section import AUTO
 from tstune.data.cohort import write_cohort
-from tstune.data.frequency import default_seasonality, fixed_step, parse_frequency
-            found |= own(scores.windows) if own is not None else {}
+from tstune.data.defaults import default_baselines, season_of
+from tstune.data.frequency import fixed_step, parse_frequency
 from tstune.data.prepared import PreparedData
 from tstune.domains import domain_of, domains
 from tstune.errors import ConfigError
