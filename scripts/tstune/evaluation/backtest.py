@@ -204,13 +204,8 @@ class Backtest:
         self.horizons = horizon_steps(config, data.panel.frequency, self.windows.prediction_length)
         self._manager = manager
         self._num_targets = data.panel.roles.num_targets
-<<<<<<< HEAD
         self.target_std = data.preprocessor.scaler.std[: self._num_targets]
         seasonality = season_of(config.seasonality, data.panel.frequency)
-=======
-        self._std = data.preprocessor.scaler.std[: self._num_targets]
-        seasonality = season_of(config.seasonality, data.panel.frequency)
->>>>>>> 6eb1d93 (Lengths, split mode, gaps, strides, season, horizons and baselines follow the data where a recipe does not say)
         self._mase_scale = seasonal_scale(data.panel, data.split, seasonality)
         batch_size = evaluation_batch_size(config.batch_size, len(data.panel.roles.channels), manager.device)
         self.windows_at_once = batch_size * manager.num_processes

@@ -16,10 +16,7 @@ import numpy as np
 
 from tstune.config.managers import SimpleConfigManager
 from tstune.config.schema import RunConfig
-<<<<<<< HEAD
-=======
 from tstune.config.section import AUTO
->>>>>>> 6eb1d93 (Lengths, split mode, gaps, strides, season, horizons and baselines follow the data where a recipe does not say)
 from tstune.data.leaks import more_findings
 from tstune.data.prepared import PreparedData, prepare_data
 from tstune.data.trained_on import CHECK, overlap_with
