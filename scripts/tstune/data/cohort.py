@@ -144,7 +144,7 @@ def remarks(prepared: PreparedData) -> list[str]:
     lost = 1 - kept / panel.item_length
     for index, part in enumerate(PARTS):
         windows = prepared.windows[part]
-        empty = windows_by_item(windows) == 0
+        empty = windows.by_item() == 0
         if split.takes_part is not None:
             empty &= split.takes_part[:, index]
         shown = [
