@@ -549,6 +549,7 @@ def test_no_word_of_a_person_leaves_the_files_of_a_run(tmp_path: Path, monkeypat
     write(folder / "P6" / "entries.json", nightscout_entries())
     write(folder / "P6" / "treatments.json", nightscout_treatments())
     recipe = tiny.recipe(folder, run, data={"source": "cgm_export", "item_id_column": None, "target_columns": None})
+    recipe["training"]["max_steps"] = 2
     recipe["evaluation"] |= {"num_plots": 1, "baselines": ["persistence"], "horizons": ["30min"]}
     assert finetune_ttm.main(["--config", str(tiny.write_recipe(tmp_path / "recipe.yaml", recipe))]) == 0
     planted = [b"Quellenbach", b"quellenbach", b"Ada", b"1979", b"SM77ABCDE", b"77AB-SERIAL", b"77-SERIAL", b"77SENSOR"]

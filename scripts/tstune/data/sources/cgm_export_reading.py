@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 import re
 from collections.abc import Iterator, Sequence
@@ -24,11 +25,13 @@ _HEADERLESS_NAMES = "dateString,date,sgv,direction,device"  # what Nightscout's 
 _HEADER_WORD = re.compile(
     "gluco|gluk|glyc|glic|insulin|carb|kohlenh|glucides|data type|udt_cgms|unixtime|occurred_at|sgv", re.IGNORECASE
 )
+_CLOCKED = re.compile(r"\d:\d\d")  # what no header has, and nearly every other line
 _END_OF_BLOCK = ("-------", "#")
-_TIME = re.compile(
-    r"^\s*(\d{1,4})[-./](\d{1,2})[-./](\d{1,4})(?:[T,\s-]+(\d{1,2}):(\d{2})(?::(\d{2}(?:[.,]\d+)?))?"
-    r"\s*([AaPp])?\.?\s?[Mm]?\.?)?\s*(Z|UTC|GMT|[+-]\d{2}:?\d{2})?\s*$"
+_DATE = re.compile(r"(\d{1,4})[-./](\d{1,2})[-./](\d{1,4})")
+_CLOCK = re.compile(
+    r"(\d{1,2}):(\d{2})(?::(\d{2}(?:[.,]\d+)?))?\s*([AaPp])?\.?\s?[Mm]?\.?\s*(Z|UTC|GMT|[+-]\d{2}:?\d{2})?"
 )
+_ZONE = re.compile(r"(?:Z|UTC|GMT|[+-]\d{2}:?\d{2})$")
 _OHIO = {  # element of the XML file -> kind of its events, and the attribute with the value
     "glucose_level": (v.GLUCOSE, "value"),
     "basal": (v.RATE, "value"),
@@ -62,6 +65,8 @@ class Table:
         places = self.kinds.get(kind)
         if not places:
             return None
+        if len(places) == 1:
+            return self.cells[places[0]]
         return self.cells[places].replace("", pd.NA).bfill(axis=1).iloc[:, 0].fillna("").astype(str)
 
 
@@ -158,7 +163,7 @@ def _tables_of_text(text: str) -> tuple[list[Table], list[str]]:
     own, titles = None, []
     for line in lines:
         header = None
-        if _HEADER_WORD.search(line):
+        if not _CLOCKED.search(line) and _HEADER_WORD.search(line):
             separator = max((",", ";", "\t", "|"), key=line.count)
             header = next(csv.reader([line], delimiter=separator))
         if header is not None and v.recognise(header):
@@ -170,8 +175,20 @@ def _tables_of_text(text: str) -> tuple[list[Table], list[str]]:
             own.append(line)
         elif not blocks:
             titles.append(line)
-    tables = [_table(names, list(csv.reader(rows, delimiter=separator))) for names, separator, rows in blocks]
-    return [table for table in tables if table is not None], titles
+    return [_table_of_lines(names, separator, rows) for names, separator, rows in blocks], titles
+
+
+def _table_of_lines(names: list[str], separator: str, lines: list[str]) -> Table:
+    vendor, kinds = v.recognise(names)
+    width = max([len(names), *(line.count(separator) + 1 for line in lines)])
+    options = {"sep": separator, "dtype": str, "keep_default_na": False, "skipinitialspace": True}
+    text = "\n".join([separator * (width - 1), *lines])  # a first line of blanks, so that there is one
+    cells = pd.read_csv(io.StringIO(text), header=None, names=range(width), usecols=_places(kinds), **options)
+    return Table(vendor, names, kinds, cells[1:].reset_index(drop=True))
+
+
+def _places(kinds: dict[str, list[int]]) -> list[int]:
+    return sorted({place for own in kinds.values() for place in own})
 
 
 def _tables_of_sheet(sheet: pd.DataFrame) -> Iterator[Table]:
@@ -221,9 +238,7 @@ def _table(names: Sequence[str], rows: list[list[str]]) -> Table | None:
     if found is None:
         return None
     vendor, kinds = found
-    places = sorted({place for own in kinds.values() for place in own})
-    rows = [row for row in rows if any(row)]
-    cells = {place: [row[place].strip() if place < len(row) else "" for row in rows] for place in places}
+    cells = {place: [row[place].strip() for row in rows] for place in _places(kinds)}
     return Table(vendor, names, kinds, pd.DataFrame(cells, dtype=object))
 
 
@@ -289,36 +304,54 @@ def _times(texts: pd.Series, day_first: bool | None, path: Path | None = None) -
         numbers = pd.to_numeric(texts.where(digits), errors="coerce")
         seconds = numbers.where(numbers < 1e11, numbers / 1000)
         return pd.to_datetime(seconds, unit="s").dt.round("ms").astype("datetime64[ns]"), True, None
-    parts = texts.str.extract(_TIME)
-    numbers = parts[[0, 1, 2, 3, 4]].apply(pd.to_numeric)
-    seconds = pd.to_numeric(parts[5].str.replace(",", "."))
+    written = texts.str.replace("/", "-", regex=False)
+    stamps = pd.to_datetime(written, format="ISO8601", errors="coerce", utc=True).dt.tz_localize(None)
+    stamps, rest = stamps.astype("datetime64[ns]"), stamps.isna() & (texts != "")
+    zoned = bool(texts[~rest].str.contains(_ZONE).any())
+    if not rest.any():
+        return stamps, zoned, None
+    parts = [(*text.replace(",", " ").split(None, 1), "", "")[:2] for text in texts[rest]]
+    dates, date_of = pd.factorize(np.array([date for date, _ in parts], dtype=object))[::-1]
+    clocks, clock_of = pd.factorize(np.array([clock.strip() for _, clock in parts], dtype=object))[::-1]
+    after_midnight, at_zone, halves = _clocks(clocks)
+    days, day_first = _dates(dates, day_first, halves, path)
+    stamps[rest] = days[date_of] + after_midnight[clock_of]
+    return stamps, zoned or at_zone, day_first
+
+
+def _dates(
+    texts: np.ndarray, day_first: bool | None, halves: bool, path: Path | None
+) -> tuple[np.ndarray, bool | None]:
+    """([dates] days, was the day read first)."""
+    numbers = pd.Series(texts, dtype=object).str.extract(f"^{_DATE.pattern}$").apply(pd.to_numeric)
     first, second, third = numbers[0], numbers[1], numbers[2]
     year_first = first > 31
     short = first.notna() & ~year_first
     if not short.any():
         day_first = None
     elif day_first is None:
-        american = parts[6].notna() | texts.str.contains("/") & (third < 100)
-        day_first = _is_day_first(first[short], second[short], third[short], bool(american[short].any()), path)
+        american = halves or any("/" in text and year < 100 for text, year in zip(texts, third, strict=True))
+        day_first = _is_day_first(first[short], second[short], third[short], american, path)
     day, month = (first, second) if day_first else (second, first)
     year = third.where(third >= 100, third + 2000)
-    date = pd.DataFrame({
-        "year": first.where(year_first, year), "month": second.where(year_first, month),
-        "day": third.where(year_first, day),
-    })  # fmt: skip
-    half = parts[6].str.lower()
-    hour = numbers[3].where(half.isna(), numbers[3] % 12) + 12 * (half == "p")
-    clock = pd.to_timedelta(hour.fillna(0) * 3600 + numbers[4].fillna(0) * 60 + seconds.fillna(0), unit="s")
-    offset = parts[7].str.extract(r"([+-])(\d{2}):?(\d{2})")
-    ahead = pd.to_timedelta(pd.to_numeric(offset[1]) * 60 + pd.to_numeric(offset[2]), unit="min").fillna(
-        pd.Timedelta(0)
-    )
-    stamps = pd.to_datetime(date, errors="coerce") + clock.dt.round("ms")
-    return (
-        (stamps - ahead.where(offset[0] != "-", -ahead)).astype("datetime64[ns]"),
-        bool(parts[7].notna().any()),
-        day_first,
-    )
+    named = {"year": first.where(year_first, year), "month": second.where(year_first, month)}
+    days = pd.to_datetime(pd.DataFrame(named | {"day": third.where(year_first, day)}), errors="coerce")
+    return days.to_numpy("datetime64[ns]"), day_first
+
+
+def _clocks(texts: np.ndarray) -> tuple[np.ndarray, bool, bool]:
+    """([clocks] time since midnight, in UTC where one names its zone, has any a zone, has any an am or pm)."""
+    parts = pd.Series(texts, dtype=object).str.extract(f"^(?:{_CLOCK.pattern})?$")
+    hour, minute = pd.to_numeric(parts[0]), pd.to_numeric(parts[1]).fillna(0)
+    half = parts[3].str.lower()
+    hour = hour.where(half.isna(), hour % 12) + 12 * (half == "p")
+    seconds = hour.fillna(0) * 3600 + minute * 60 + pd.to_numeric(parts[2].str.replace(",", ".")).fillna(0)
+    offset = parts[4].str.extract(r"([+-])(\d{2}):?(\d{2})")
+    ahead = (pd.to_numeric(offset[1]) * 3600 + pd.to_numeric(offset[2]) * 60).fillna(0)
+    utc = seconds - ahead.where(offset[0] != "-", -ahead)
+    unread = parts[0].isna() & (pd.Series(texts, dtype=object) != "")
+    found = pd.to_timedelta(utc.where(~unread), unit="s").dt.round("ms")
+    return found.to_numpy("timedelta64[ns]"), bool(parts[4].notna().any()), bool(half.notna().any())
 
 
 def _is_day_first(first: pd.Series, second: pd.Series, years: pd.Series, is_american: bool, path: Path | None) -> bool:
@@ -334,12 +367,17 @@ def _is_day_first(first: pd.Series, second: pd.Series, years: pd.Series, is_amer
 
 def _numbers(cells: pd.Series) -> pd.Series:
     """Numbers with a point or a comma; of both in one cell the last is the decimal one. Text is NaN."""
-    both = cells.str.contains(",", regex=False) & cells.str.contains(".", regex=False)
-    if both.any():
-        comma_last = cells.str.rfind(",") > cells.str.rfind(".")
-        cells = cells.where(~both | comma_last, cells.str.replace(",", "", regex=False))
-        cells = cells.where(~both | ~comma_last, cells.str.replace(".", "", regex=False))
-    return pd.to_numeric(cells.str.replace(",", ".", regex=False), errors="coerce")
+    numbers = pd.to_numeric(cells, errors="coerce")
+    texts = cells[numbers.isna() & cells.str.contains(",", regex=False)]
+    if len(texts):
+        english = texts.str.rfind(".") > texts.str.rfind(",")
+        texts = texts.str.replace(",", "", regex=False).where(english, texts.str.replace(".", "", regex=False))
+        numbers[texts.index] = pd.to_numeric(texts.str.replace(",", ".", regex=False), errors="coerce")
+    return numbers.astype("float64")
+
+
+def _plain(cells: pd.Series) -> pd.Series:
+    return cells.map({text: v.plain(text) for text in cells.unique()})
 
 
 def _minutes(cells: pd.Series) -> pd.Series:
@@ -375,7 +413,7 @@ def _events(table: Table, cells: pd.Series, timed: pd.Series, report: CleaningRe
     events = table.first(v.EVENT)
     if events is None:
         return held | ~timed, pd.Series(False, cells.index)
-    events, vendor = events.map(v.plain), table.vendor
+    events, vendor = _plain(events), table.vendor
     if vendor.readings:
         own, by_hand = events.str.contains(vendor.readings), events.str.contains(vendor.scans)
     else:  # calibrations and entries by hand are few, whatever they are called
@@ -388,7 +426,6 @@ def _in_one_unit(
     table: Table, name: str, cells: pd.Series, path: Path, report: CleaningReport
 ) -> tuple[str | None, pd.Series]:
     """(unit, readings in it): by the header, a column of units, or the vendor."""
-    cells = cells.replace(r"^[<≤].*", "low", regex=True).replace(r"^[>≥].*", "high", regex=True)
     numbers = _numbers(cells)
     by_row = table.first(v.UNIT)
     stated = (
@@ -403,14 +440,14 @@ def _in_one_unit(
     if len(other):
         numbers[other] *= v.glucose().cleaning_factor(stated[other[0]], unit)
         report.add("readings_in_the_other_unit", len(other), f"converted to {unit}")
-    text = (cells != "") & numbers.isna()
-    found = v.glucose().read_words(f"glucose {unit}", cells.where(text, "")) if text.any() else None
+    words = cells[(cells != "") & numbers.isna()].replace({r"^[<≤].*": "low", r"^[>≥].*": "high"}, regex=True)
+    found = v.glucose().read_words(f"glucose {unit}", words) if len(words) else None
     if found is not None:
         limits, worded, action = found
-        numbers = numbers.where(~worded, pd.to_numeric(limits.where(worded), errors="coerce"))
+        numbers[words.index] = pd.to_numeric(limits, errors="coerce")
         report.add("sensor_words", int(worded.sum()), action)
-        text &= ~worded
-    report.add("words_that_are_no_reading", int(text.sum()), "left out")
+        words = words[~worded]
+    report.add("words_that_are_no_reading", len(words), "left out")
     return unit, numbers
 
 
@@ -420,7 +457,7 @@ def _doses(table: Table) -> list[tuple[str, pd.Series]]:
     values = []
     if v.BOLUS in kinds and not (vendor.name == "Glooko" and v.RATE in kinds):  # there it is what the rate came to
         subtype = table.first(v.SUBTYPE)
-        lasting = False if subtype is None else subtype.map(v.plain).str.contains(v.LONG_ACTING)
+        lasting = False if subtype is None else _plain(subtype).str.contains(v.LONG_ACTING)
         for place in kinds[v.BOLUS]:
             amounts = _numbers(table.cells[place])
             values += [(v.BOLUS, amounts.where(~pd.Series(lasting, amounts.index)))]
