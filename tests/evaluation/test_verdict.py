@@ -183,7 +183,8 @@ def test_blocks_last_at_least_as_long_as_the_forecast(num_days: int, path: np.ti
 def test_two_windows_by_hand():
     """Draws of two blocks: the first twice (1/4), both (1/2), the second twice (1/4)."""
     blocks = Blocks(np.zeros(2, int), np.arange(2), 1)
-    found = one_interval([1, 4], [4, 4], blocks, draws=200_000)
+    found = one_interval([1, 4], [4, 4], blocks, draws=200_000, min_blocks=2)
+    assert one_interval([1, 4], [4, 4], blocks).low is None, "two blocks are too few for a verdict"
     assert found.change == pytest.approx(math.sqrt(5 / 8) - 1, rel=1e-12)
     logs, weights = np.log([1 / 2, math.sqrt(5 / 8), 1.0]), np.array([1, 2, 1]) / 4
     variance = (weights * logs**2).sum() - (weights * logs).sum() ** 2
@@ -234,10 +235,10 @@ def test_one_day_has_no_interval():
     assert found.num_blocks == 1
     assert comparison["change"] == pytest.approx(-0.5)
     assert (comparison["low"], comparison["high"]) == (None, None)
-    assert comparison["effect"] == found.effect == "no clear difference"
+    assert (comparison["effect"], found.effect) == ("no clear difference", None)
     assert found.sentence == (
-        "Fine-tuning: no clear difference: RMSE 50.0 % lower than zero_shot. "
-        "The test windows are too few days for an interval."
+        "No verdict: the test windows are 1 block of days of this item, and it takes 5. "
+        "fine_tuned: RMSE 50.0 % lower than zero_shot."
     )
     assert "none: too few days" in format_comparisons(found)
 

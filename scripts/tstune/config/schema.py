@@ -87,10 +87,14 @@ class SplitSection(Section):
     @model_validator(mode="after")
     def _one_way_to_split(self) -> SplitSection:
         if self.preset is not None:
-            fixed = ("borders", "borders_at", "by", "validation_items", "test_items", "folds", "fold")
+            shares = ("train", "validation", "test")
+            fixed = (*shares, "borders", "borders_at", "by", "validation_items", "test_items", "folds", "fold")
             given = [name for name in fixed if getattr(self, name) != type(self).model_fields[name].default]
             if given:
-                raise ValueError(f"preset {self.preset} says what {given[0]} would say; leave out one of the two")
+                raise ValueError(
+                    f"preset {self.preset} says what {given[0]} would say; "
+                    "leave out one of the two, or set preset to null"
+                )
             return self
         if self.borders is not None and self.borders_at is not None:
             raise ValueError("borders and borders_at both place the borders; leave out one of the two")

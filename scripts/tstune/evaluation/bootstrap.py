@@ -21,6 +21,10 @@ _LARGEST_LOG = 50.0  # of a ratio of RMSEs; beyond it there is nothing to tell
 _TINY = np.finfo(np.float64).tiny
 
 
+MIN_BLOCKS = 5
+"""With fewer blocks of days of fewer items there is no interval, and so no verdict."""
+
+
 @dataclass(frozen=True)
 class Blocks:
     """Which windows belong together because their errors are not independent.
@@ -97,7 +101,12 @@ class Interval:
 
 
 def relative_rmse(
-    judged: np.ndarray, references: np.ndarray, blocks: Blocks, draws: int = DRAWS, seed: int = 0
+    judged: np.ndarray,
+    references: np.ndarray,
+    blocks: Blocks,
+    draws: int = DRAWS,
+    seed: int = 0,
+    min_blocks: int = MIN_BLOCKS,
 ) -> list[Interval]:
     """Relative RMSE difference of one model against others on the same windows.
 
@@ -120,14 +129,16 @@ def relative_rmse(
         blocks: which windows are drawn together.
         draws: bootstrap samples.
         seed: of the draws.
+        min_blocks: with fewer blocks of fewer items than `MIN_ITEMS` their spread says next to nothing: no interval.
     """
+    enough = blocks.speaks_of_other_items or blocks.num_blocks >= min_blocks
     squares = np.column_stack([judged, references]).astype(np.float64)
     ratio = _log_ratio(squares.sum(axis=0)[None], squares)[0]
     variance, freedom = _variance(squares, blocks, draws, np.random.default_rng(seed))
     intervals = []
     for value, spread, degrees in zip(ratio, variance, freedom, strict=True):
         low = high = None
-        if degrees > 0:
+        if degrees > 0 and enough:
             half = stdtrit(degrees, (1 + LEVEL) / 2) * math.sqrt(spread) if spread > 0 else 0.0
             low, high = (math.expm1(np.clip(value + side * half, -_LARGEST_LOG, _LARGEST_LOG)) for side in (-1, 1))
         intervals.append(Interval(math.expm1(value), low, high))

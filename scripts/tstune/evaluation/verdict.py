@@ -11,7 +11,7 @@ import numpy as np
 from tstune.data.windows import WindowDataset
 from tstune.errors import DataError
 from tstune.evaluation.backtest import Scores
-from tstune.evaluation.bootstrap import DRAWS, LEVEL, ROUNDING, Blocks, Interval, relative_rmse
+from tstune.evaluation.bootstrap import DRAWS, LEVEL, MIN_BLOCKS, ROUNDING, Blocks, Interval, relative_rmse
 
 OURS = ("per_item", "fine_tuned", "zero_shot", "average")
 """Forecasts of the run's own model, the one that is judged first; the others are baselines."""
@@ -95,6 +95,7 @@ Effect = Literal["helped", "no clear difference", "hurt"]
 
 EFFECTS: dict[int, Effect] = {-1: "helped", 0: "no clear difference", 1: "hurt"}
 
+_NOT_TUNED = "No step lowered the validation loss, so the saved model is the zero-shot model."
 _RIVAL_EFFECT = {
     "helped": "{model} beats the best {kind}, {reference}",
     "no clear difference": "{model} does not clearly differ from the best {kind}, {reference}",
@@ -133,7 +134,8 @@ class Verdict:
 
     Attributes:
         model: the run's own forecast that is judged: per_item, else fine_tuned, else zero_shot.
-        effect: of tuning against the zero-shot model, or without one against the best baseline; None without either.
+        effect: of tuning against the zero-shot model, or without one against the best baseline; None without either, or
+            with too few days to tell.
         sentence: the same in words, with numbers.
         kept: what the saved model is, ``fine_tuned`` or ``zero_shot``.
         comparisons: the model against every other row of the scoreboard, in its order.
@@ -221,7 +223,7 @@ def verdict(
     main = tuning or baseline
     return Verdict(
         model=model,
-        effect=main.effect if main else None,
+        effect=main.effect if main and main.low is not None else None,
         sentence=_sentence(model, kept, tuning, baseline, average, blocks, kind),
         kept=kept,
         comparisons=comparisons,
@@ -313,13 +315,20 @@ def _sentence(
     blocks: Blocks,
     kind: str = "baseline",
 ) -> str:
+    shown = [comparison for comparison in (tuning, baseline) if comparison is not None]
+    if shown and all(comparison.low is None for comparison in shown):
+        number = "1 block" if blocks.num_blocks == 1 else f"{blocks.num_blocks} blocks"
+        differences = "; ".join(_numbers(comparison) for comparison in shown)
+        reason = f"the test windows are {number} of days of {_items(blocks)}, and it takes {MIN_BLOCKS}"
+        saved = f" {_NOT_TUNED}" if tuning is not None and kept == "zero_shot" else ""
+        return f"No verdict: {reason}. {model}: {differences}.{saved}"
     parts = []
     if tuning is not None:
         what = "Fine-tuning with an adapter per item" if model == "per_item" else "Fine-tuning"
         effect = ": no clear difference" if tuning.effect == "no clear difference" else f" {tuning.effect}"
         parts.append(f"{what}{effect}: {_numbers(tuning)}.")
         if kept == "zero_shot":
-            parts.append("No step lowered the validation loss, so the saved model is the zero-shot model.")
+            parts.append(_NOT_TUNED)
         elif tuning.effect == "hurt":
             parts.append(
                 "The validation windows had said otherwise, so the tuned weights were saved; "
@@ -330,11 +339,8 @@ def _sentence(
     if baseline is not None:
         relation = _RIVAL_EFFECT[baseline.effect].format(model=model, kind=kind, reference=baseline.reference)
         parts.append(f"{relation}: {_numbers(baseline)}.")
-    shown = [comparison for comparison in (tuning, baseline) if comparison is not None]
-    if any(comparison.low is not None for comparison in shown):
+    if shown:
         parts.append(_scope(blocks))
-    elif shown:
-        parts.append("The test windows are too few days for an interval.")
     return " ".join(parts) or f"Nothing to compare {model} with."
 
 
@@ -342,8 +348,11 @@ def _scope(blocks: Blocks) -> str:
     days = "1 day" if blocks.days == 1 else f"{blocks.days} days"
     if blocks.speaks_of_other_items:
         return f"Intervals are for other items like these {blocks.num_items}: items and blocks of {days} drawn anew."
-    items = "this item" if blocks.num_items == 1 else f"these {blocks.num_items} items"
-    return f"Intervals are for other days of {items}: {blocks.num_blocks} blocks of {days} drawn anew."
+    return f"Intervals are for other days of {_items(blocks)}: {blocks.num_blocks} blocks of {days} drawn anew."
+
+
+def _items(blocks: Blocks) -> str:
+    return "this item" if blocks.num_items == 1 else f"these {blocks.num_items} items"
 
 
 def _numbers(comparison: Comparison) -> str:
