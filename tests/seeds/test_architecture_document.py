@@ -320,9 +320,13 @@ def test_one_that_fails_to_look_does_not_stop_the_training(here, caplog):
 @pytest.mark.printed("002", 272, "class SimpleExperimentTracker(ExperimentTracker):")
 @pytest.mark.printed("002", 275, 'def __init__(self, base_dir: str = "./experiments"):')
 @pytest.mark.printed("002", 280, "def start_experiment(")
+@pytest.mark.printed("002", 288, '"config.json"')
 @pytest.mark.printed("002", 294, "def log_params(self, params: dict) -> None:")
+@pytest.mark.printed("002", 295, '"params.json"')
 @pytest.mark.printed("002", 299, "def log_metrics(")
+@pytest.mark.printed("002", 300, '"metrics.jsonl"')
 @pytest.mark.printed("002", 322, "def end_experiment(self) -> str:")
+@pytest.mark.printed("002", 329, '"run_summary.json"')
 @pytest.mark.printed("002", 554, 'experiment_tracker = SimpleExperimentTracker("./experiments")')
 def test_files(here):
     assert SimpleExperimentTracker().base_dir == Path("./experiments")
@@ -338,6 +342,8 @@ def test_files(here):
     assert tiny.read_json(folder / "params.json") == {"batch_size": 32}
     row = json.loads((folder / "metrics.jsonl").read_text())
     assert (row["step"], row["loss"]) == (1, 0.5)
+    said = tiny.read_json(folder / "run_summary.json")
+    assert (said["run_id"], said["status"]) == (run_id, "completed")
 
 
 @pytest.mark.printed("002", 55, "class SimpleExperimentLogger:")
@@ -404,6 +410,7 @@ def test_several_at_once(mlflow_uri, here):
 
 
 @pytest.mark.printed("002", 311, "def log_model(")
+@pytest.mark.printed("002", 318, '"model_info.json"')
 @pytest.mark.printed("002", 460, "trainer = TTMTrainer(")
 @pytest.mark.printed("002", 467, "results = trainer.train()")
 @pytest.mark.printed("002", 505, "def log_model(")
@@ -432,6 +439,8 @@ def test_three_trackers_one_after_the_other_with_one_file(here, mlflow_uri):
     simple, mlflow_tracker, _ = trackers
     summary = tiny.read_json(simple.current_run_dir / "summary.json")
     assert (summary["run_id"], summary["status"]) == (results[0]["run_id"], "FINISHED")
+    info = tiny.read_json(simple.current_run_dir / "model_info.json")
+    assert (info["model_name"], info["model_path"]) == ("model", "experiments")
     assert TTMForecaster.load(simple.current_run_dir / "models/model").predict(tiny.series()).equals(forecasts[0])
     client = MlflowClient(mlflow_uri)
     run = client.get_run(mlflow_tracker.mlflow_run_id)

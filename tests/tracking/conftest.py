@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 import torch
@@ -22,19 +20,19 @@ SECRET_NAMES = (
 
 
 @pytest.fixture(scope="session", autouse=True)
-def one_thread() -> None:
+def one_thread():
     torch.set_num_threads(1)
 
 
 @pytest.fixture(autouse=True)
-def plain_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+def plain_environment(monkeypatch):
     """Whatever the developer uses, these tests do not."""
     for name in SECRET_NAMES:
         monkeypatch.delenv(name, raising=False)
 
 
 @pytest.fixture(autouse=True)
-def heard(caplog: pytest.LogCaptureFixture) -> Iterator[pytest.LogCaptureFixture]:
+def heard(caplog):
     """What our logger says."""
     logger = logging.getLogger("tstune")
     logger.addHandler(caplog.handler)
@@ -44,7 +42,7 @@ def heard(caplog: pytest.LogCaptureFixture) -> Iterator[pytest.LogCaptureFixture
 
 
 @pytest.fixture(scope="session")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+def server(tmp_path_factory):
     """A real server; a test that stops it starts it again."""
     server = Server(tmp_path_factory.mktemp("mlflow"))
     yield server
@@ -52,18 +50,18 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 
 @pytest.fixture(scope="session")
-def mlflow_uri(server: Server) -> str:
+def mlflow_uri(server):
     return server.uri
 
 
 @pytest.fixture(scope="session")
-def desk(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def desk(tmp_path_factory):
     """series.csv, checkpoint/ and recipe.yaml."""
     return tiny.write_desk(tmp_path_factory.mktemp("desk"))
 
 
 @pytest.fixture(scope="session")
-def run_folder(desk: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def run_folder(desk, tmp_path_factory):
     """A finished run with plots, made without trackers."""
     import finetune_ttm
 

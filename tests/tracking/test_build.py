@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 from tracker_doubles import Recorder
 
@@ -18,7 +16,7 @@ class Unfinished(ExperimentTracker):
     """Somebody forgot the methods."""
 
 
-def test_every_name(tmp_path: Path) -> None:
+def test_every_name(tmp_path):
     section = TrackingSection(trackers=list(TRACKERS), folder=str(tmp_path), wandb_mode="offline")
     composite = build_tracker(section)
     assert [tracker.name for tracker in composite.trackers] == list(TRACKERS)
@@ -27,7 +25,7 @@ def test_every_name(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", TRACKERS)
-def test_every_tracker_can_be_built_again(name: str, tmp_path: Path) -> None:
+def test_every_tracker_can_be_built_again(name, tmp_path):
     from tstune.tracking.backlog import Header
 
     section = TrackingSection(
@@ -40,11 +38,11 @@ def test_every_tracker_can_be_built_again(name: str, tmp_path: Path) -> None:
     assert again.settings() == tracker.settings()
 
 
-def test_only_the_main_process_has_trackers(tmp_path: Path) -> None:
+def test_only_the_main_process_has_trackers(tmp_path):
     assert build_tracker(TrackingSection(trackers=["file"], folder=str(tmp_path)), is_main=False).trackers == []
 
 
-def test_one_of_your_own() -> None:
+def test_one_of_your_own():
     (tracker,) = build_tracker(TrackingSection(trackers=["tracker_doubles:Recorder"])).trackers
     assert isinstance(tracker, Recorder)
 
@@ -65,6 +63,6 @@ def test_one_of_your_own() -> None:
         (["file", "mlflow", "file"], r"file is named twice; name it once"),
     ],
 )
-def test_wrong_names(trackers: list[str], message: str) -> None:
+def test_wrong_names(trackers, message):
     with pytest.raises(ConfigError, match=rf"^tracking.trackers: {message}"):
         build_tracker(TrackingSection(trackers=trackers))

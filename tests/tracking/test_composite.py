@@ -18,37 +18,37 @@ from tstune.tracking.simple_tracker import SimpleExperimentTracker
 CONFIG = {"training": {"max_steps": 3}}
 
 
-def warnings(heard: pytest.LogCaptureFixture) -> list[str]:
+def warnings(heard):
     return [record.getMessage() for record in heard.records if record.levelno >= logging.WARNING]
 
 
-def backlogs(folder: Path) -> list[Path]:
+def backlogs(folder):
     return sorted((folder / "backlog").rglob("*.jsonl"))
 
 
 @pytest.fixture
-def switch() -> Switch:
+def switch():
     return Switch()
 
 
 @pytest.fixture
-def flaky(switch: Switch) -> Recorder:
+def flaky(switch):
     return Recorder(fails=switch)
 
 
 @pytest.fixture
-def healthy() -> Recorder:
+def healthy():
     return Recorder()
 
 
-def started(trackers: list, folder: Path, retry_seconds: float = 0.0, required: bool = True) -> CompositeTracker:
+def started(trackers, folder, retry_seconds=0.0, required=True):
     composite = CompositeTracker(trackers, folder / "backlog", retry_seconds, required)
     composite.start_experiment("e", CONFIG, "run-1")
     return composite
 
 
 class TestAllIsWell:
-    def test_every_call_reaches_every_tracker(self, tmp_path: Path, run_folder: Path) -> None:
+    def test_every_call_reaches_every_tracker(self, tmp_path, run_folder):
         recorders = [Recorder(), Recorder()]
         composite = started(recorders, tmp_path)
         module, picture = object(), run_folder / "plots" / "loss.png"
@@ -72,7 +72,7 @@ class TestAllIsWell:
             ]
         assert not (tmp_path / "backlog").exists()
 
-    def test_no_tracker_at_all(self, tmp_path: Path) -> None:
+    def test_no_tracker_at_all(self, tmp_path):
         composite = CompositeTracker([], tmp_path / "backlog")
         run_id = composite.start_experiment("e", CONFIG)
         composite.log_metrics({"a": 1.0}, 1)
@@ -80,7 +80,7 @@ class TestAllIsWell:
         assert composite.end_experiment() == run_id
         assert not list(tmp_path.iterdir())
 
-    def test_a_drawn_figure_is_written_once_and_tidied_away(self, healthy: Recorder, tmp_path: Path) -> None:
+    def test_a_drawn_figure_is_written_once_and_tidied_away(self, healthy, tmp_path):
         from matplotlib.figure import Figure
 
         files = SimpleExperimentTracker(tmp_path / "files")
@@ -91,7 +91,7 @@ class TestAllIsWell:
         assert (files.run_folder / "artifacts/plots/drawn.png").is_file()
         assert not (tmp_path / "backlog").exists()
 
-    def test_misuse(self, healthy: Recorder, tmp_path: Path) -> None:
+    def test_misuse(self, healthy, tmp_path):
         composite = CompositeTracker([healthy], tmp_path)
         for call in (
             lambda: composite.log_metrics({"a": 1.0}),
@@ -103,14 +103,14 @@ class TestAllIsWell:
                 call()
 
     @pytest.mark.parametrize(("experiment", "run_id"), [("../e", "r"), ("/e", "r"), ("e", "../r"), ("e", "a/b")])
-    def test_names_that_lead_out(self, experiment: str, run_id: str, healthy: Recorder, tmp_path: Path) -> None:
+    def test_names_that_lead_out(self, experiment, run_id, healthy, tmp_path):
         with pytest.raises(TrackingError, match=r"leads out of|is not usable"):
             CompositeTracker([healthy], tmp_path / "backlog").start_experiment(experiment, {}, run_id)
         assert healthy.calls == []
 
 
 class TestStart:
-    def test_a_required_tracker_that_cannot_start_stops_the_run(self, healthy: Recorder, tmp_path: Path) -> None:
+    def test_a_required_tracker_that_cannot_start_stops_the_run(self, healthy, tmp_path):
         broken = Recorder(fails=Switch(OSError, is_down=True))
         composite = CompositeTracker([healthy, broken], tmp_path / "backlog")
         with pytest.raises(
@@ -120,14 +120,12 @@ class TestStart:
         assert healthy.calls[-1] == ("end_experiment", ("FAILED",)), "what had begun is ended"
         assert not (tmp_path / "backlog").exists()
 
-    def test_its_own_words_are_kept(self, tmp_path: Path) -> None:
+    def test_its_own_words_are_kept(self, tmp_path):
         broken = Recorder(fails=Switch(TrackingError, is_down=True))
         with pytest.raises(TrackingError, match=r"^away$"):
             CompositeTracker([broken], tmp_path).start_experiment("e", CONFIG)
 
-    def test_one_that_is_not_required_gets_all_later(
-        self, flaky: Recorder, healthy: Recorder, switch: Switch, tmp_path: Path, heard: pytest.LogCaptureFixture
-    ) -> None:
+    def test_one_that_is_not_required_gets_all_later(self, flaky, healthy, switch, tmp_path, heard):
         switch.is_down = True
         composite = started([flaky, healthy], tmp_path, required=False)
         composite.log_metrics({"a": 1.0}, 1)
@@ -139,7 +137,7 @@ class TestStart:
         assert backlogs(tmp_path) == []
         assert "got the 2 calls it had missed" in heard.text
 
-    def test_even_if_it_refuses_to_start(self, flaky: Recorder, switch: Switch, tmp_path: Path) -> None:
+    def test_even_if_it_refuses_to_start(self, flaky, switch, tmp_path):
         switch.is_down, switch.error = True, TrackingError
         composite = started([flaky], tmp_path, required=False)
         composite.log_metrics({"a": 1.0}, 1)
@@ -149,9 +147,7 @@ class TestStart:
 
 
 class TestFailure:
-    def test_the_others_go_on_and_one_line_says_so(
-        self, flaky: Recorder, healthy: Recorder, switch: Switch, tmp_path: Path, heard: pytest.LogCaptureFixture
-    ) -> None:
+    def test_the_others_go_on_and_one_line_says_so(self, flaky, healthy, switch, tmp_path, heard):
         composite = started([flaky, healthy], tmp_path)
         composite.log_metrics({"a": 1.0}, 1)
         switch.is_down = True
@@ -169,7 +165,7 @@ class TestFailure:
         )
         assert backlog == tmp_path / "backlog" / "e" / "run-1" / "0-recorder.jsonl"
 
-    def test_what_is_on_disk(self, flaky: Recorder, switch: Switch, tmp_path: Path, run_folder: Path) -> None:
+    def test_what_is_on_disk(self, flaky, switch, tmp_path, run_folder):
         composite = started([flaky], tmp_path)
         switch.is_down = True
         composite.log_metrics({"a": 1.0}, 2)
@@ -180,9 +176,7 @@ class TestFailure:
         assert (row["method"], row["keywords"]) == ("log_metrics", {"metrics": {"a": 1.0}, "step": 2})
         assert artifact["keywords"] == {"path": str(run_folder / "metrics.json"), "name": "metrics.json"}
 
-    def test_it_comes_back_and_gets_all_in_order(
-        self, flaky: Recorder, healthy: Recorder, switch: Switch, tmp_path: Path, heard: pytest.LogCaptureFixture
-    ) -> None:
+    def test_it_comes_back_and_gets_all_in_order(self, flaky, healthy, switch, tmp_path, heard):
         composite = started([flaky, healthy], tmp_path)
         switch.is_down = True
         composite.log_params({"p": 1})
@@ -197,7 +191,7 @@ class TestFailure:
         composite.log_metrics({"a": 4.0}, 4)
         assert len(warnings(heard)) == 2, "a second failure is news again"
 
-    def test_it_is_left_alone_for_a_while(self, flaky: Recorder, switch: Switch, tmp_path: Path) -> None:
+    def test_it_is_left_alone_for_a_while(self, flaky, switch, tmp_path):
         composite = started([flaky], tmp_path, retry_seconds=0.3)
         switch.is_down = True
         begin = time.monotonic()
@@ -209,7 +203,7 @@ class TestFailure:
         assert flaky.attempts[-1] == "log_metrics", "one last try at the end, in order"
         assert len(backlogs(tmp_path)[0].read_text().splitlines()) == 1 + 1000 + 1
 
-    def test_it_fails_in_the_middle_of_a_replay(self, flaky: Recorder, switch: Switch, tmp_path: Path) -> None:
+    def test_it_fails_in_the_middle_of_a_replay(self, flaky, switch, tmp_path):
         composite = started([flaky], tmp_path)
         switch.is_down = True
         for step in (1, 2, 3):
@@ -224,9 +218,7 @@ class TestFailure:
         assert flaky.steps() == [1, 2, 3, 4]
         assert flaky.methods()[-1] == "end_experiment"
 
-    def test_a_full_disk_too(
-        self, flaky: Recorder, switch: Switch, tmp_path: Path, heard: pytest.LogCaptureFixture
-    ) -> None:
+    def test_a_full_disk_too(self, flaky, switch, tmp_path, heard):
         composite = started([flaky], tmp_path)
         (tmp_path / "backlog").write_text("a file where a folder should be")  # refuses like a full disk: OSError
         switch.is_down = True
@@ -238,15 +230,13 @@ class TestFailure:
         composite.end_experiment()
         assert flaky.steps() == [1, 2]
 
-    def test_a_disk_that_fills_up_later_loses_nothing(
-        self, flaky: Recorder, switch: Switch, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
+    def test_a_disk_that_fills_up_later_loses_nothing(self, flaky, switch, tmp_path, monkeypatch):
         composite = started([flaky], tmp_path)
         switch.is_down = True
         composite.log_metrics({"a": 1.0}, 1)
         opened = Path.open
 
-        def full(path: Path, mode: str = "r", **options: object) -> object:
+        def full(path, mode="r", **options):
             if "a" in mode or "w" in mode:
                 raise OSError(28, "No space left on device")
             return opened(path, mode, **options)
@@ -262,7 +252,7 @@ class TestFailure:
         assert flaky.steps() == [1, 2, 3, 4]
         assert backlogs(tmp_path) == []
 
-    def test_passwords_in_an_error_are_not_repeated(self, tmp_path: Path, heard: pytest.LogCaptureFixture) -> None:
+    def test_passwords_in_an_error_are_not_repeated(self, tmp_path, heard):
         broken = Recorder(fails=lambda method, *_: OSError("no http://me:geheim@host/x") if "log" in method else None)
         composite = started([broken], tmp_path)
         composite.log_metrics({"a": 1.0}, 1)
@@ -273,9 +263,7 @@ class TestFailure:
 class TestRefusedCalls:
     """A call that can never succeed must not hold up the rest."""
 
-    def test_a_tracker_that_refuses_is_not_put_aside(
-        self, tmp_path: Path, run_folder: Path, heard: pytest.LogCaptureFixture
-    ) -> None:
+    def test_a_tracker_that_refuses_is_not_put_aside(self, tmp_path, run_folder, heard):
         files = SimpleExperimentTracker(tmp_path / "files")
         composite = started([files], tmp_path)
         composite.log_artifact(run_folder / "metrics.json", "../../../out.json")
@@ -286,7 +274,7 @@ class TestRefusedCalls:
         assert "log_artifact ../../../out.json left out" in warning
         assert backlogs(tmp_path) == []
 
-    def test_a_file_that_is_not_there(self, tmp_path: Path, heard: pytest.LogCaptureFixture) -> None:
+    def test_a_file_that_is_not_there(self, tmp_path, heard):
         files = SimpleExperimentTracker(tmp_path / "files")
         composite = started([files], tmp_path)
         composite.log_artifact(tmp_path / "absent.json", "absent.json")
@@ -295,9 +283,7 @@ class TestRefusedCalls:
         assert backlogs(tmp_path) == []
 
     @pytest.mark.parametrize("change", ["removed", "replaced"])
-    def test_a_file_that_went_away_while_it_waited(
-        self, change: str, flaky: Recorder, switch: Switch, tmp_path: Path, heard: pytest.LogCaptureFixture
-    ) -> None:
+    def test_a_file_that_went_away_while_it_waited(self, change, flaky, switch, tmp_path, heard):
         file = tmp_path / "scores.json"
         file.write_text("{}")
         composite = started([flaky], tmp_path)
@@ -313,9 +299,7 @@ class TestRefusedCalls:
         assert flaky.methods() == ["start_experiment", "log_metrics", "end_experiment"]
         assert [message for message in warnings(heard) if f"{file} is gone or changed" in message]
 
-    def test_the_model_of_another_run_is_not_sent(
-        self, flaky: Recorder, switch: Switch, tmp_path: Path, run_folder: Path
-    ) -> None:
+    def test_the_model_of_another_run_is_not_sent(self, flaky, switch, tmp_path, run_folder):
         import shutil
 
         mine = shutil.copytree(run_folder, tmp_path / "mine")
@@ -336,9 +320,7 @@ class TestRefusedCalls:
         composite.end_experiment()
         assert flaky.methods()[3:] == ["log_metrics", "end_experiment"]
 
-    def test_a_call_that_always_fails_while_others_do_not(
-        self, tmp_path: Path, heard: pytest.LogCaptureFixture
-    ) -> None:
+    def test_a_call_that_always_fails_while_others_do_not(self, tmp_path, heard):
         picky = Recorder(fails=lambda method, *arguments: KeyError("bug") if arguments[-1] == 2 else None)
         composite = started([picky], tmp_path)
         for step in range(1, 6):
@@ -349,7 +331,7 @@ class TestRefusedCalls:
         assert [message for message in warnings(heard) if "log_metrics left out: KeyError: 'bug'" in message]
         assert backlogs(tmp_path) == []
 
-    def test_a_back_end_that_is_away_is_no_such_call(self, flaky: Recorder, switch: Switch, tmp_path: Path) -> None:
+    def test_a_back_end_that_is_away_is_no_such_call(self, flaky, switch, tmp_path):
         composite = started([flaky], tmp_path)
         switch.is_down, switch.error = True, RuntimeError
         for step in range(1, 6):
@@ -361,7 +343,7 @@ class TestRefusedCalls:
 
 class TestSignals:
     @pytest.mark.parametrize("kind", [KeyboardInterrupt, Preempted])
-    def test_they_pass_through(self, kind: type[BaseException], healthy: Recorder, tmp_path: Path) -> None:
+    def test_they_pass_through(self, kind, healthy, tmp_path):
         hit = Recorder(fails=lambda method, *_: kind() if method == "log_metrics" else None)
         composite = started([healthy, hit], tmp_path)
         with pytest.raises(kind):
@@ -371,15 +353,13 @@ class TestSignals:
 
     @pytest.mark.parametrize("kind", [KeyboardInterrupt, Preempted])
     @pytest.mark.parametrize("required", [True, False])
-    def test_at_the_start_too(
-        self, kind: type[BaseException], required: bool, healthy: Recorder, tmp_path: Path
-    ) -> None:
+    def test_at_the_start_too(self, kind, required, healthy, tmp_path):
         hit = Recorder(fails=lambda method, *_: kind() if method == "start_experiment" else None)
         with pytest.raises(kind):
             started([healthy, hit], tmp_path, required=required)
         assert healthy.calls[-1] == ("end_experiment", ("KILLED",)), "what had begun is ended"
 
-    def test_in_a_replay_too_and_nothing_is_lost(self, flaky: Recorder, switch: Switch, tmp_path: Path) -> None:
+    def test_in_a_replay_too_and_nothing_is_lost(self, flaky, switch, tmp_path):
         composite = started([flaky], tmp_path)
         switch.is_down = True
         for step in (1, 2):
@@ -394,7 +374,7 @@ class TestSignals:
 
 
 class TestResumedRuns:
-    def test_what_a_killed_process_left_is_sent_first(self, flaky: Recorder, switch: Switch, tmp_path: Path) -> None:
+    def test_what_a_killed_process_left_is_sent_first(self, flaky, switch, tmp_path):
         dying = started([flaky], tmp_path)
         switch.is_down = True
         dying.log_metrics({"a": 1.0}, 1)
@@ -409,7 +389,7 @@ class TestResumedRuns:
         assert back.methods() == ["start_experiment", *["log_metrics"] * 3, "end_experiment"]
         assert backlogs(tmp_path) == []
 
-    def test_its_end_is_not_the_end(self, flaky: Recorder, switch: Switch, tmp_path: Path) -> None:
+    def test_its_end_is_not_the_end(self, flaky, switch, tmp_path):
         preempted = started([flaky], tmp_path)
         switch.is_down = True
         preempted.log_metrics({"a": 1.0}, 1)
@@ -419,9 +399,7 @@ class TestResumedRuns:
         assert back.methods() == ["start_experiment", "log_metrics", "end_experiment"]
         assert back.calls[-1] == ("end_experiment", ("FINISHED",))
 
-    def test_a_damaged_backlog_is_put_aside(
-        self, healthy: Recorder, tmp_path: Path, heard: pytest.LogCaptureFixture
-    ) -> None:
+    def test_a_damaged_backlog_is_put_aside(self, healthy, tmp_path, heard):
         damaged = tmp_path / "backlog" / "e" / "run-1" / "0-recorder.jsonl"
         damaged.parent.mkdir(parents=True)
         damaged.write_text("not a backlog\n")
@@ -432,7 +410,7 @@ class TestResumedRuns:
 
 
 class TestChildren:
-    def test_names_get_a_prefix(self, healthy: Recorder, tmp_path: Path, run_folder: Path) -> None:
+    def test_names_get_a_prefix(self, healthy, tmp_path, run_folder):
         composite = started([healthy], tmp_path)
         child = composite.child("P01")
         child.start_experiment("e", CONFIG)
@@ -456,9 +434,7 @@ class TestChildren:
         composite.end_experiment()
         assert healthy.calls[-1] == ("end_experiment", ("FINISHED",))
 
-    def test_they_share_the_backlog_of_their_parent(
-        self, flaky: Recorder, switch: Switch, tmp_path: Path, heard: pytest.LogCaptureFixture
-    ) -> None:
+    def test_they_share_the_backlog_of_their_parent(self, flaky, switch, tmp_path, heard):
         composite = started([flaky], tmp_path)
         switch.is_down = True
         composite.log_metrics({"a": 1.0}, 1)
@@ -475,9 +451,9 @@ class TestChildren:
             {"P01/a": 1.0},
         ]
 
-    def test_a_tracker_without_children_keeps_them_with_the_run(self, tmp_path: Path) -> None:
+    def test_a_tracker_without_children_keeps_them_with_the_run(self, tmp_path):
         class Childless(Recorder):
-            def child(self, name: str) -> Recorder:
+            def child(self, name):
                 raise ConnectionError("away")
 
         childless = Childless()

@@ -15,12 +15,10 @@ import psutil
 import pytest
 from launched import ROOT, free_port
 from mlflow import MlflowClient
-from mlflow.entities import Run
-from mortal_server import Server
 from support import tiny
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
-from wandb_reader import OfflineRun, read_offline_runs
+from wandb_reader import read_offline_runs
 
 from tstune.config.managers import SimpleConfigManager
 from tstune.config.section import dotted
@@ -57,7 +55,7 @@ EXPERIMENT = "all trackers"
 
 
 @pytest.fixture(scope="module")
-def place(desk: Path, mlflow_uri: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def place(desk, mlflow_uri, tmp_path_factory):
     """Where the run took place: run/, tracked/, registry/, wandb_home/ and what it said."""
     place = tmp_path_factory.mktemp("place")
     command = [Path(sys.executable).parent / "accelerate", "launch", "--config_file", "accelerate_configs/ddp.yaml"]
@@ -79,17 +77,17 @@ def place(desk: Path, mlflow_uri: str, tmp_path_factory: pytest.TempPathFactory)
 
 
 @pytest.fixture(scope="module")
-def finished(place: Path) -> Path:
+def finished(place):
     return place / "run"
 
 
 @pytest.fixture(scope="module")
-def run_id(finished: Path) -> str:
+def run_id(finished):
     return tiny.read_json(finished / "tracking.json")["run_id"]
 
 
 @pytest.fixture(scope="module")
-def rows(finished: Path) -> list[tuple[int, dict[str, float]]]:
+def rows(finished):
     """(step, metrics) of every row of the history."""
     rows = [json.loads(line) for line in (finished / "history.jsonl").read_text().splitlines()]
     assert len(rows) == 6 + 3, "6 steps and 3 validations"
@@ -97,7 +95,7 @@ def rows(finished: Path) -> list[tuple[int, dict[str, float]]]:
 
 
 @pytest.fixture(scope="module")
-def results(finished: Path) -> dict[str, float]:
+def results(finished):
     """Every metric of every model."""
     scores = tiny.read_json(finished / "metrics.json")["test"]
     results = {f"test/{model}/{name}": value for model, values in scores.items() for name, value in values.items()}
@@ -107,7 +105,7 @@ def results(finished: Path) -> dict[str, float]:
 
 
 @pytest.fixture(scope="module")
-def params(finished: Path) -> dict[str, object]:
+def params(finished):
     """Every setting, resolved, and the parameter counts."""
     config = SimpleConfigManager().load_config(str(finished / "config.yaml"), [])
     counts = tiny.read_json(finished / "environment.json")["parameters"]
@@ -117,28 +115,28 @@ def params(finished: Path) -> dict[str, object]:
 
 
 @pytest.fixture(scope="module")
-def series(desk: Path) -> pd.DataFrame:
+def series(desk):
     return pd.read_csv(desk / "series.csv", parse_dates=["timestamp"])
 
 
 class TestFile:
     @pytest.fixture(scope="class")
-    def folder(self, place: Path, run_id: str) -> Path:
+    def folder(self, place, run_id):
         (folder,) = (place / "tracked" / "files" / EXPERIMENT).iterdir()
         assert folder.name == run_id, "two processes, one run"
         return folder
 
-    def test_metrics(self, folder: Path, rows: list, results: dict) -> None:
+    def test_metrics(self, folder, rows, results):
         lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
         assert all(line.pop("time") for line in lines)
         assert [(line.pop("step"), line) for line in lines] == [*rows, (None, results)]
 
-    def test_params_and_status(self, folder: Path, params: dict, finished: Path) -> None:
+    def test_params_and_status(self, folder, params, finished):
         assert tiny.read_json(folder / "params.json") == params
         summary = tiny.read_json(folder / "summary.json")
         assert (summary["status"], summary["run_name"]) == ("FINISHED", "run")
 
-    def test_artifacts_and_model(self, folder: Path, finished: Path, series: pd.DataFrame) -> None:
+    def test_artifacts_and_model(self, folder, finished, series):
         logged = {name for name in tiny.snapshot(folder / "artifacts") if name != "plots"}
         assert logged == {*ARTIFACTS, *PLOTS}
         for name in logged:
@@ -150,19 +148,19 @@ class TestFile:
 
 class TestMLflow:
     @pytest.fixture(scope="class")
-    def client(self, mlflow_uri: str) -> MlflowClient:
+    def client(self, mlflow_uri):
         return MlflowClient(mlflow_uri)
 
     @pytest.fixture(scope="class")
-    def run(self, client: MlflowClient, place: Path, run_id: str) -> Run:
+    def run(self, client, place, run_id):
         (run,) = client.search_runs([client.get_experiment_by_name(EXPERIMENT).experiment_id])
         assert run.data.tags["tstune.run_id"] == run_id, "two processes, one run"
         return run
 
-    def test_it_is_registered_there_too(self, client: MlflowClient, run: Run) -> None:
+    def test_it_is_registered_there_too(self, client, run):
         assert [version.run_id for version in client.search_model_versions("name = 'tiny'")] == [run.info.run_id]
 
-    def test_metrics(self, client: MlflowClient, run: Run, rows: list, results: dict) -> None:
+    def test_metrics(self, client, run, rows, results):
         expected: dict[str, list] = {name.replace("@", "_at_"): [(0, value)] for name, value in results.items()}
         for step, metrics in rows:
             for name, value in metrics.items():
@@ -172,21 +170,21 @@ class TestMLflow:
             logged = [(point.step, point.value) for point in client.get_metric_history(run.info.run_id, name)]
             assert logged == points, name
 
-    def test_params_and_status(self, client: MlflowClient, run: Run, params: dict, tmp_path: Path) -> None:
+    def test_params_and_status(self, client, run, params, tmp_path):
         assert (run.info.status, run.info.run_name) == ("FINISHED", "run")
         texts = {name: value if isinstance(value, str) else json.dumps(value) for name, value in params.items()}
         assert run.data.params == texts
         config = json.loads(Path(client.download_artifacts(run.info.run_id, "config.json", str(tmp_path))).read_text())
         assert dict(dotted(config)) == {name: value for name, value in params.items() if "parameters." not in name}
 
-    def test_artifacts(self, client: MlflowClient, run: Run, finished: Path, tmp_path: Path) -> None:
+    def test_artifacts(self, client, run, finished, tmp_path):
         downloaded = Path(client.download_artifacts(run.info.run_id, "", str(tmp_path)))
         logged = {str(path.relative_to(downloaded)) for path in downloaded.rglob("*") if path.is_file()}
         assert logged == {*ARTIFACTS, *PLOTS, "config.json"}
         for name in (*ARTIFACTS, *PLOTS):
             assert (downloaded / name).read_bytes() == (finished / name).read_bytes(), name
 
-    def test_the_model_predicts_the_same(self, run: Run, finished: Path, series: pd.DataFrame, mlflow_uri: str) -> None:
+    def test_the_model_predicts_the_same(self, run, finished, series, mlflow_uri):
         mlflow.set_tracking_uri(mlflow_uri)
         try:
             loaded = mlflow.pyfunc.load_model(f"runs:/{run.info.run_id}/model")
@@ -198,9 +196,7 @@ class TestMLflow:
         pd.testing.assert_frame_equal(forecast, load_model(finished).predict(series), check_exact=True)
 
     @pytest.mark.slow
-    def test_the_model_loads_without_this_checkout(
-        self, run: Run, mlflow_uri: str, series: pd.DataFrame, finished: Path, desk: Path, tmp_path: Path
-    ) -> None:
+    def test_the_model_loads_without_this_checkout(self, run, mlflow_uri, series, finished, desk, tmp_path):
         code = "import sys, mlflow.pyfunc, pandas as pd; m = mlflow.pyfunc.load_model(sys.argv[1]); "
         code += "f = m.predict(pd.read_csv(sys.argv[2], parse_dates=['timestamp'])); "
         code += "f.to_csv(sys.argv[3], index=False); import tstune; print(tstune.__file__)"
@@ -222,21 +218,21 @@ class TestMLflow:
 
 class TestWandb:
     @pytest.fixture(scope="class")
-    def run(self, place: Path, run_id: str) -> OfflineRun:
+    def run(self, place, run_id):
         (run,) = read_offline_runs(place / "tracked" / "wandb")
         assert run.run_id == run_id, "two processes, one run"
         return run
 
-    def test_metrics(self, run: OfflineRun, rows: list, results: dict) -> None:
+    def test_metrics(self, run, rows, results):
         logged = [row for row in run.history if not any(name.startswith("plots/") for name in row)]
         assert [(row.pop("step"), row) for row in logged] == rows
         assert {name: value for name, value in run.summary.items() if name.startswith("test/")} == results
 
-    def test_params_and_status(self, run: OfflineRun, params: dict) -> None:
+    def test_params_and_status(self, run, params):
         assert (run.project, run.name, run.exit_code) == ("project", "run", 0)
         assert run.config == params
 
-    def test_artifacts_and_model(self, run: OfflineRun, finished: Path) -> None:
+    def test_artifacts_and_model(self, run, finished):
         files = run.folder / "files"
         assert {name for name in run.files if name.startswith("artifacts/")} == {f"artifacts/{n}" for n in ARTIFACTS}
         for name in ARTIFACTS:
@@ -250,13 +246,13 @@ class TestWandb:
         for name, local in model.items():
             assert local.read_bytes() == (finished / name).read_bytes(), name
 
-    def test_no_process_stays(self, place: Path) -> None:
+    def test_no_process_stays(self, place):
         marker = str(place / "wandb_home" / "CACHE")  # in the environment of all that the run started
         started = [process for process in psutil.process_iter() if marker in _environment(process).values()]
         assert started == []
 
 
-def _environment(process: psutil.Process) -> dict[str, str]:
+def _environment(process):
     try:
         return process.environ()
     except psutil.Error:  # it ended meanwhile
@@ -265,7 +261,7 @@ def _environment(process: psutil.Process) -> dict[str, str]:
 
 class TestTensorBoard:
     @pytest.fixture(scope="class")
-    def events(self, place: Path, run_id: str) -> EventAccumulator:
+    def events(self, place, run_id):
         (folder,) = (place / "tracked" / "tensorboard" / EXPERIMENT).iterdir()
         assert folder.name == run_id
         assert len(list(folder.iterdir())) == 1, "two processes, one file"
@@ -273,7 +269,7 @@ class TestTensorBoard:
         events.Reload()
         return events
 
-    def test_metrics(self, events: EventAccumulator, rows: list, results: dict) -> None:
+    def test_metrics(self, events, rows, results):
         expected: dict[str, list] = {name: [(0, value)] for name, value in results.items()}
         for step, metrics in rows:
             for name, value in metrics.items():
@@ -283,7 +279,7 @@ class TestTensorBoard:
             logged = [(event.step, event.value) for event in events.Scalars(name)]
             assert logged == [(step, pytest.approx(value, rel=1e-6)) for step, value in points], name
 
-    def test_params_and_status(self, events: EventAccumulator, params: dict) -> None:
+    def test_params_and_status(self, events, params):
         tags = events.summary_metadata
         begin = HParamsPluginData.FromString(tags["_hparams_/session_start_info"].plugin_data.content)
         given = begin.session_start_info.hparams
@@ -297,7 +293,7 @@ class TestTensorBoard:
         success = 1
         assert end.session_end_info.status == success
 
-    def test_pictures_and_paths(self, events: EventAccumulator, finished: Path) -> None:
+    def test_pictures_and_paths(self, events, finished):
         assert events.Tags()["images"] == PLOTS
         for name in PLOTS:
             assert events.Images(name)[0].encoded_image_string == (finished / name).read_bytes(), name
@@ -308,7 +304,7 @@ class TestTensorBoard:
 
 
 class TestSecrets:
-    def test_no_file_holds_one(self, place: Path, server: Server) -> None:
+    def test_no_file_holds_one(self, place, server):
         folders = [place, server.folder]
         files = [path for folder in folders for path in sorted(folder.rglob("*")) if path.is_file()]
         names = {path.name for path in files}
@@ -325,18 +321,18 @@ class TestSecrets:
         ]
         assert found == []
 
-    def test_the_search_finds_what_is_there(self, tmp_path: Path) -> None:
+    def test_the_search_finds_what_is_there(self, tmp_path):
         (tmp_path / "packed.gz").write_bytes(gzip.compress(SECRETS["HF_TOKEN"].encode()))
         assert any(SECRETS["HF_TOKEN"].encode() in content for content in _contents(tmp_path / "packed.gz"))
 
 
-def _contents(path: Path) -> list[bytes]:
+def _contents(path):
     """The bytes of a file, unpacked too."""
     content = path.read_bytes()
     return [content, gzip.decompress(content)] if content[:2] == b"\x1f\x8b" else [content]
 
 
-def test_it_says_little(place: Path) -> None:
+def test_it_says_little(place):
     said = (place / "stderr.txt").read_text() + (place / "stdout.txt").read_text()
     assert said.count("wandb: send this run with: wandb sync") == 1
     noise = ("mlflow", "alembic", "urllib3", "View run", "Add type hints", "input example", "Downloading")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 
 import pytest
 import torch
@@ -14,11 +13,11 @@ import finetune_ttm
 from examples.gradient_norm_tracker import GradientNormTracker
 
 
-def rows(tracker: GradientNormTracker) -> list[dict]:
+def rows(tracker):
     return [json.loads(line) for line in (tracker.run_folder / "metrics.jsonl").read_text().splitlines()]
 
 
-def test_norms_of_a_small_network(tmp_path: Path) -> None:
+def test_norms_of_a_small_network(tmp_path):
     torch.manual_seed(0)
     network = nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2))
     network[0].weight.requires_grad = False
@@ -47,7 +46,7 @@ def test_norms_of_a_small_network(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("wrapper", ["module.", "_orig_mod."])
-def test_wrappers_do_not_show(wrapper: str, tmp_path: Path) -> None:
+def test_wrappers_do_not_show(wrapper, tmp_path):
     network = nn.ModuleDict({wrapper.rstrip("."): nn.ModuleDict({"head": nn.Linear(2, 1)})})
     tracker = GradientNormTracker(tmp_path)
     tracker.start_experiment("e", {}, "run-1")
@@ -57,7 +56,7 @@ def test_wrappers_do_not_show(wrapper: str, tmp_path: Path) -> None:
     assert rows(tracker)[0]["grad_norm/head"] == pytest.approx(3**0.5)
 
 
-def test_named_in_a_recipe(desk: Path, tmp_path: Path) -> None:
+def test_named_in_a_recipe(desk, tmp_path):
     settings = [f"output_dir={tmp_path / 'run'}", f"tracking.folder={tmp_path / 'tracked'}", "evaluation.baselines=[]"]
     settings += ["tracking.trackers=[examples.gradient_norm_tracker:GradientNormTracker]"]
     assert finetune_ttm.main(["--config", str(desk / "recipe.yaml"), *settings]) == 0

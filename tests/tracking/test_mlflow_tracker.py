@@ -12,7 +12,6 @@ import pandas as pd
 import pytest
 from launched import free_port
 from mlflow import MlflowClient
-from mlflow.entities import Run
 from support import tiny
 
 from tstune.config.schema import TrackingSection
@@ -25,35 +24,35 @@ CONFIG = {"training": {"max_steps": 3}, "output_dir": "runs/mine"}
 
 
 @pytest.fixture(scope="module")
-def client(mlflow_uri: str) -> MlflowClient:
+def client(mlflow_uri):
     return MlflowClient(mlflow_uri)
 
 
 @pytest.fixture
-def experiment(request: pytest.FixtureRequest) -> str:
+def experiment(request):
     return f"experiment {request.node.name}"
 
 
 @pytest.fixture
-def tracker(mlflow_uri: str, experiment: str) -> MLflowExperimentTracker:
+def tracker(mlflow_uri, experiment):
     tracker = MLflowExperimentTracker(mlflow_uri)
     tracker.start_experiment(experiment, CONFIG)
     return tracker
 
 
-def runs(client: MlflowClient, experiment: str) -> list[Run]:
+def runs(client, experiment):
     return client.search_runs([client.get_experiment_by_name(experiment).experiment_id])
 
 
-def logged(tracker: MLflowExperimentTracker, client: MlflowClient, name: str) -> list[tuple[int, float]]:
+def logged(tracker, client, name):
     return [(point.step, point.value) for point in client.get_metric_history(tracker.mlflow_run_id, name)]
 
 
-def text_of(tracker: MLflowExperimentTracker, client: MlflowClient, path: str, folder: Path) -> str:
+def text_of(tracker, client, path, folder):
     return Path(client.download_artifacts(tracker.mlflow_run_id, path, str(folder))).read_text()
 
 
-def load_logged(tracker: MLflowExperimentTracker, folder: str | None = None) -> mlflow.pyfunc.PyFuncModel:
+def load_logged(tracker, folder=None):
     mlflow.set_tracking_uri(tracker.tracking_uri)
     try:
         return mlflow.pyfunc.load_model(tracker.model_uris["model"], dst_path=folder)
@@ -62,7 +61,7 @@ def load_logged(tracker: MLflowExperimentTracker, folder: str | None = None) -> 
 
 
 class TestRuns:
-    def test_begin_and_end(self, tracker: MLflowExperimentTracker, client: MlflowClient, experiment: str) -> None:
+    def test_begin_and_end(self, tracker, client, experiment):
         (run,) = runs(client, experiment)
         assert run.info.run_id == tracker.mlflow_run_id
         assert (run.info.status, run.info.run_name) == ("RUNNING", "mine")
@@ -72,12 +71,10 @@ class TestRuns:
         assert run.info.status == "KILLED"
         assert run.info.end_time >= run.info.start_time
 
-    def test_the_configuration(self, tracker: MLflowExperimentTracker, client: MlflowClient, tmp_path: Path) -> None:
+    def test_the_configuration(self, tracker, client, tmp_path):
         assert json.loads(text_of(tracker, client, "config.json", tmp_path)) == CONFIG
 
-    def test_it_goes_on_with_a_run_it_knows(
-        self, tracker: MLflowExperimentTracker, client: MlflowClient, experiment: str, mlflow_uri: str
-    ) -> None:
+    def test_it_goes_on_with_a_run_it_knows(self, tracker, client, experiment, mlflow_uri):
         tracker.log_params({"a": 1, "b": "x"})
         tracker.log_metrics({"train_loss": 1.0}, 1)
         tracker.end_experiment("KILLED")
@@ -92,15 +89,11 @@ class TestRuns:
         assert run.data.params == {"a": "1", "b": "x", "c": "true"}
         assert logged(again, client, "train_loss") == [(1, 1.0), (2, 0.5)]
 
-    def test_another_id_is_another_run(
-        self, tracker: MLflowExperimentTracker, client: MlflowClient, experiment: str, mlflow_uri: str
-    ) -> None:
+    def test_another_id_is_another_run(self, tracker, client, experiment, mlflow_uri):
         MLflowExperimentTracker(mlflow_uri).start_experiment(experiment, CONFIG, "another")
         assert {run.data.tags["tstune.run_id"] for run in runs(client, experiment)} == {tracker.run_id, "another"}
 
-    def test_children_are_nested_runs(
-        self, tracker: MLflowExperimentTracker, client: MlflowClient, experiment: str
-    ) -> None:
+    def test_children_are_nested_runs(self, tracker, client, experiment):
         child = tracker.child("P01")
         child.start_experiment(experiment, CONFIG)
         child.log_metrics({"train_loss": 1.0}, 1)
@@ -111,14 +104,7 @@ class TestRuns:
         assert client.get_parent_run(child.mlflow_run_id).info.run_id == tracker.mlflow_run_id
         assert client.get_run(tracker.mlflow_run_id).info.status == "RUNNING"
 
-    def test_a_trial_is_nested_in_its_sweep(
-        self,
-        tracker: MLflowExperimentTracker,
-        client: MlflowClient,
-        experiment: str,
-        mlflow_uri: str,
-        heard: pytest.LogCaptureFixture,
-    ) -> None:
+    def test_a_trial_is_nested_in_its_sweep(self, tracker, client, experiment, mlflow_uri, heard):
         section = TrackingSection(mlflow_uri=mlflow_uri, parent_run=tracker.run_id, run_name="trial 7")
         trial = MLflowExperimentTracker.from_config(section)
         trial.start_experiment(experiment, CONFIG)
@@ -130,17 +116,17 @@ class TestRuns:
         assert "mlflow knows no run unknown" in heard.text
         assert client.get_run(orphan.mlflow_run_id).data.tags["tstune.parent_run"] == "unknown"
 
-    def test_no_run_is_left_active(self, tracker: MLflowExperimentTracker) -> None:
+    def test_no_run_is_left_active(self, tracker):
         assert mlflow.active_run() is None
 
 
 class TestParams:
-    def test_more_than_a_request_takes(self, tracker: MLflowExperimentTracker, client: MlflowClient) -> None:
+    def test_more_than_a_request_takes(self, tracker, client):
         params = {f"section.key_{number}": number for number in range(250)}
         tracker.log_params(params)
         assert client.get_run(tracker.mlflow_run_id).data.params == {name: str(n) for name, n in params.items()}
 
-    def test_values_are_json(self, tracker: MLflowExperimentTracker, client: MlflowClient) -> None:
+    def test_values_are_json(self, tracker, client):
         tracker.log_params({"none": None, "flag": True, "list": [1, "a"], "number": 1e-3, "text": "a b", "empty": ""})
         assert client.get_run(tracker.mlflow_run_id).data.params == {
             "none": "null",
@@ -151,17 +137,13 @@ class TestParams:
             "empty": "",
         }
 
-    def test_long_values_are_cut_and_it_says_so(
-        self, tracker: MLflowExperimentTracker, client: MlflowClient, heard: pytest.LogCaptureFixture
-    ) -> None:
+    def test_long_values_are_cut_and_it_says_so(self, tracker, client, heard):
         tracker.log_params({"long": "x" * 10_000, "fits": "y" * 6000})
         params = client.get_run(tracker.mlflow_run_id).data.params
         assert (len(params["long"]), len(params["fits"])) == (6000, 6000)
         assert "mlflow: values of long are cut at 6000 characters" in heard.text
 
-    def test_a_changed_value_becomes_a_tag(
-        self, tracker: MLflowExperimentTracker, client: MlflowClient, heard: pytest.LogCaptureFixture
-    ) -> None:
+    def test_a_changed_value_becomes_a_tag(self, tracker, client, heard):
         tracker.log_params({"a": 1, "b": 2})
         tracker.log_params({"a": 3, "b": 2, "c": 4})
         run = client.get_run(tracker.mlflow_run_id)
@@ -172,21 +154,21 @@ class TestParams:
 
 
 class TestMetrics:
-    def test_steps_and_results(self, tracker: MLflowExperimentTracker, client: MlflowClient) -> None:
+    def test_steps_and_results(self, tracker, client):
         for step in (1, 2, 3):
             tracker.log_metrics({"train_loss": 1 / step, "learning_rate": 0.1}, step)
         tracker.log_metrics({"test/fine_tuned/rmse": 3.5})
         assert logged(tracker, client, "train_loss") == [(1, 1.0), (2, 0.5), (3, 1 / 3)]
         assert logged(tracker, client, "test/fine_tuned/rmse") == [(0, 3.5)]
 
-    def test_what_is_not_finite(self, tracker: MLflowExperimentTracker, client: MlflowClient) -> None:
+    def test_what_is_not_finite(self, tracker, client):
         tracker.log_metrics({"nan": math.nan, "inf": math.inf, "minus": -math.inf, "none": None}, 1)
         values = client.get_run(tracker.mlflow_run_id).data.metrics
         assert math.isnan(values["nan"])
         assert math.isnan(values["none"])
         assert values["inf"] == -values["minus"] > 1e308
 
-    def test_names_mlflow_does_not_take(self, tracker: MLflowExperimentTracker, client: MlflowClient) -> None:
+    def test_names_mlflow_does_not_take(self, tracker, client):
         tracker.log_metrics({"test/ridge/rmse@30min": 1.0, "P01/../loss": 2.0, "/a//b": 3.0, "größe (mg)": 4.0})
         assert client.get_run(tracker.mlflow_run_id).data.metrics == {
             "test/ridge/rmse_at_30min": 1.0,
@@ -195,16 +177,14 @@ class TestMetrics:
             "größe _mg_": 4.0,
         }
 
-    def test_more_than_a_request_takes(self, tracker: MLflowExperimentTracker, client: MlflowClient) -> None:
+    def test_more_than_a_request_takes(self, tracker, client):
         tracker.log_metrics({f"m{number}": float(number) for number in range(1500)}, 1)
         assert len(client.get_run(tracker.mlflow_run_id).data.metrics) == 1500
 
-    def test_a_row_whose_answer_got_lost_is_stored_once(
-        self, tracker: MLflowExperimentTracker, client: MlflowClient, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
+    def test_a_row_whose_answer_got_lost_is_stored_once(self, tracker, client, monkeypatch):
         send = tracker._client.log_batch
 
-        def send_and_lose_the_answer(*arguments: object, **keywords: object) -> None:
+        def send_and_lose_the_answer(*arguments, **keywords):
             send(*arguments, **keywords)
             raise ConnectionError("answer lost")
 
@@ -219,9 +199,7 @@ class TestMetrics:
 
 
 class TestFiles:
-    def test_artifacts_under_their_names(
-        self, tracker: MLflowExperimentTracker, client: MlflowClient, run_folder: Path, tmp_path: Path
-    ) -> None:
+    def test_artifacts_under_their_names(self, tracker, client, run_folder, tmp_path):
         tracker.log_artifact(run_folder / "metrics.json")
         tracker.log_artifact(run_folder / "metrics.json", "deep/er/scores.json")
         tracker.log_artifact(run_folder / "plots", "pictures/all")
@@ -233,7 +211,7 @@ class TestFiles:
         loss = client.download_artifacts(tracker.mlflow_run_id, "plots/loss.png", str(tmp_path))
         assert Path(loss).read_bytes() == (run_folder / "plots" / "loss.png").read_bytes()
 
-    def test_drawn_figures(self, tracker: MLflowExperimentTracker, client: MlflowClient, tmp_path: Path) -> None:
+    def test_drawn_figures(self, tracker, client, tmp_path):
         from matplotlib.figure import Figure
 
         tracker.log_figure(Figure(), "plots/drawn.png")
@@ -241,18 +219,11 @@ class TestFiles:
         assert Path(drawn).read_bytes()[:4] == b"\x89PNG"
 
     @pytest.mark.parametrize("name", ["../out.json", "/out.json", "a/../../out.json"])
-    def test_names_that_lead_out(self, name: str, tracker: MLflowExperimentTracker, run_folder: Path) -> None:
+    def test_names_that_lead_out(self, name, tracker, run_folder):
         with pytest.raises(TrackingError, match="leads out of"):
             tracker.log_artifact(run_folder / "metrics.json", name)
 
-    def test_a_model_predicts_the_same(
-        self,
-        tracker: MLflowExperimentTracker,
-        client: MlflowClient,
-        run_folder: Path,
-        desk: Path,
-        tmp_path: Path,
-    ) -> None:
+    def test_a_model_predicts_the_same(self, tracker, client, run_folder, desk, tmp_path):
         begin = time.process_time()
         tracker.log_model(run_folder, "model")
         assert time.process_time() - begin < 5, "requirements are stated, not found out by loading the model"
@@ -274,9 +245,7 @@ class TestFiles:
         (stored,) = client.search_logged_models([client.get_run(tracker.mlflow_run_id).info.experiment_id])
         assert (stored.name, stored.status.name, stored.source_run_id) == ("model", "READY", tracker.mlflow_run_id)
 
-    def test_a_model_becomes_a_version_of_mlflows_registry(
-        self, mlflow_uri: str, client: MlflowClient, experiment: str, run_folder: Path, desk: Path
-    ) -> None:
+    def test_a_model_becomes_a_version_of_mlflows_registry(self, mlflow_uri, client, experiment, run_folder, desk):
         section = TrackingSection(mlflow_uri=mlflow_uri, register_as="cgm")
         for number in (1, 2):
             tracker = MLflowExperimentTracker.from_config(section)
@@ -301,7 +270,7 @@ class TestFiles:
         tracker.child("P01").start_experiment(experiment, CONFIG)
         assert tracker.child("P01").settings()["registered_model_name"] is None, "a part of a run is no version"
 
-    def test_a_model_with_a_known_future(self, desk: Path, tmp_path: Path, mlflow_uri: str) -> None:
+    def test_a_model_with_a_known_future(self, desk, tmp_path, mlflow_uri):
         import finetune_ttm
 
         settings = ["data.control_columns=[plan]", "training.max_steps=1", "evaluation.baselines=[]"]
@@ -319,7 +288,7 @@ class TestFiles:
         busy = loaded.predict(pd.concat([past, future.assign(plan=5.0)]))
         assert not busy["load"].equals(expected["load"]), "the plan is read"
 
-    def test_a_model_of_a_wide_table(self, desk: Path, tmp_path: Path, mlflow_uri: str) -> None:
+    def test_a_model_of_a_wide_table(self, desk, tmp_path, mlflow_uri):
         import finetune_ttm
 
         long = pd.read_csv(desk / "series.csv", parse_dates=["timestamp"])
@@ -339,7 +308,7 @@ class TestFiles:
 
 
 class TestServersThatAreAway:
-    def test_at_the_start(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_at_the_start(self, tmp_path, monkeypatch):
         port = free_port()
         monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://me:geheim@127.0.0.1:{port}")
         tracker = MLflowExperimentTracker()
@@ -357,7 +326,7 @@ class TestServersThatAreAway:
 
 
 class TestOwnDatabase:
-    def test_a_file_in_the_folder(self, tmp_path: Path, run_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_a_file_in_the_folder(self, tmp_path, run_folder, monkeypatch):
         monkeypatch.chdir(tmp_path)
         tracker = MLflowExperimentTracker.from_config(TrackingSection(folder="tracked"))
         monkeypatch.chdir(tmp_path.parent)
@@ -377,14 +346,14 @@ class TestOwnDatabase:
         with pytest.raises(TrackingError, match=r"experiment 'glucose' was deleted .* experiments restore"):
             tracker.start_experiment("glucose", CONFIG)
 
-    def test_the_environment_comes_before_the_folder(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_the_environment_comes_before_the_folder(self, tmp_path, monkeypatch):
         monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:1")
         section = TrackingSection(folder=str(tmp_path))
         assert MLflowExperimentTracker.from_config(section).tracking_uri == "http://127.0.0.1:1"
         given = TrackingSection(folder=str(tmp_path), mlflow_uri="http://127.0.0.1:2")
         assert MLflowExperimentTracker.from_config(given).tracking_uri == "http://127.0.0.1:2"
 
-    def test_misuse(self) -> None:
+    def test_misuse(self):
         tracker = MLflowExperimentTracker("http://127.0.0.1:1")
         for call in (lambda: tracker.log_metrics({"a": 1.0}, 1), lambda: tracker.end_experiment()):
             with pytest.raises(TrackingError, match="call start_experiment first"):

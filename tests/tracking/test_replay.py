@@ -19,12 +19,12 @@ CONFIG = {"training": {"max_steps": 3}}
 
 
 @pytest.fixture
-def log(tmp_path: Path) -> Path:
+def log(tmp_path):
     """What the recorder that is built again writes."""
     return tmp_path / "log.jsonl"
 
 
-def leave_backlog(folder: Path, log: Path, run_id: str = "run-1", end: bool = True, **extra: Path) -> Path:
+def leave_backlog(folder, log, run_id="run-1", end=True, **extra):
     """A run whose tracker died after its first row."""
     switch = Switch()
     composite = CompositeTracker([Recorder(str(log), switch)], folder / "backlog", retry_seconds=0)
@@ -41,11 +41,11 @@ def leave_backlog(folder: Path, log: Path, run_id: str = "run-1", end: bool = Tr
     return folder / "backlog" / "e" / run_id / "0-recorder.jsonl"
 
 
-def calls(log: Path) -> list[list]:
+def calls(log):
     return [json.loads(line) for line in log.read_text().splitlines()]
 
 
-def test_a_backlog_is_sent_and_gone(tmp_path: Path, log: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_backlog_is_sent_and_gone(tmp_path, log, capsys):
     backlog = leave_backlog(tmp_path, log)
     assert replay_tracking.main([str(backlog), "--trust-code"]) == 0
     assert calls(log) == [
@@ -58,7 +58,7 @@ def test_a_backlog_is_sent_and_gone(tmp_path: Path, log: Path, capsys: pytest.Ca
     assert not (tmp_path / "backlog" / "e").exists(), "no empty folders stay"
 
 
-def test_in_another_process(tmp_path: Path, run_folder: Path) -> None:
+def test_in_another_process(tmp_path, run_folder):
     files = SimpleExperimentTracker(tmp_path / "files")
     composite = CompositeTracker([files], tmp_path / "backlog", retry_seconds=0)
     composite.start_experiment("e", CONFIG, "run-1")
@@ -90,7 +90,7 @@ def test_in_another_process(tmp_path: Path, run_folder: Path) -> None:
     assert (files.run_folder / "artifacts" / "metrics.json").is_file()
 
 
-def test_a_run_that_was_killed_ends_as_killed(tmp_path: Path, log: Path) -> None:
+def test_a_run_that_was_killed_ends_as_killed(tmp_path, log):
     backlog = leave_backlog(tmp_path, log, end=False)
     with backlog.open("a") as stream:
         stream.write('{"method": "log_met')  # in the middle of a line
@@ -98,7 +98,7 @@ def test_a_run_that_was_killed_ends_as_killed(tmp_path: Path, log: Path) -> None
     assert calls(log)[-2:] == [["log_metrics", {"a": 3.0}, 3], ["end_experiment", "KILLED"]]
 
 
-def test_a_process_with_the_same_number_is_not_the_same(tmp_path: Path, log: Path) -> None:
+def test_a_process_with_the_same_number_is_not_the_same(tmp_path, log):
     backlog = leave_backlog(tmp_path, log)
     header, *rest = backlog.read_text().splitlines()
     other = json.loads(header) | {"process": psutil.Process().ppid(), "process_started": 1.0}
@@ -106,9 +106,7 @@ def test_a_process_with_the_same_number_is_not_the_same(tmp_path: Path, log: Pat
     assert replay_tracking.main([str(backlog), "--trust-code"]) == 0
 
 
-def test_a_file_that_is_gone_does_not_hold_up_the_rest(
-    tmp_path: Path, log: Path, heard: pytest.LogCaptureFixture
-) -> None:
+def test_a_file_that_is_gone_does_not_hold_up_the_rest(tmp_path, log, heard):
     artifact = tmp_path / "scores.json"
     artifact.write_text("{}")
     backlog = leave_backlog(tmp_path, log, artifact=artifact)
@@ -118,7 +116,7 @@ def test_a_file_that_is_gone_does_not_hold_up_the_rest(
     assert f"{backlog}: log_artifact left out: {artifact} is gone or changed" in heard.text
 
 
-def test_pictures_that_were_kept_go_with_the_backlog(tmp_path: Path, log: Path) -> None:
+def test_pictures_that_were_kept_go_with_the_backlog(tmp_path, log):
     from matplotlib.figure import Figure
 
     switch = Switch()
@@ -134,7 +132,7 @@ def test_pictures_that_were_kept_go_with_the_backlog(tmp_path: Path, log: Path) 
     assert not (tmp_path / "backlog" / "e").exists()
 
 
-def test_nothing_beside_a_backlog_that_was_moved_is_removed(tmp_path: Path, log: Path) -> None:
+def test_nothing_beside_a_backlog_that_was_moved_is_removed(tmp_path, log):
     moved = leave_backlog(tmp_path, log).rename(tmp_path / "mine.jsonl")
     (tmp_path / "figures").mkdir()
     (tmp_path / "figures" / "precious.png").touch()
@@ -144,13 +142,11 @@ def test_nothing_beside_a_backlog_that_was_moved_is_removed(tmp_path: Path, log:
 
 
 class TestNotYet:
-    def test_what_went_through_is_not_sent_again(
-        self, tmp_path: Path, log: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-    ) -> None:
+    def test_what_went_through_is_not_sent_again(self, tmp_path, log, capsys, monkeypatch):
         backlog = leave_backlog(tmp_path, log)
         take = Recorder._take
 
-        def away_after_two(self: Recorder, method: str, *arguments: object) -> None:
+        def away_after_two(self, method, *arguments):
             if arguments[-1] == 3:
                 raise ConnectionError("away")
             take(self, method, *arguments)
@@ -167,9 +163,7 @@ class TestNotYet:
         assert replay_tracking.main([str(backlog), "--trust-code"]) == 0
         assert [call[-1] for call in calls(log)] == ["run-1", 3, "FINISHED"]
 
-    def test_one_that_fails_does_not_stop_the_others(
-        self, tmp_path: Path, log: Path, capsys: pytest.CaptureFixture[str]
-    ) -> None:
+    def test_one_that_fails_does_not_stop_the_others(self, tmp_path, log, capsys):
         later = leave_backlog(tmp_path, log, "run-2")
         first = leave_backlog(tmp_path, log, "run-1")
         header, *rest = first.read_text().splitlines()
@@ -190,9 +184,7 @@ class TestNotYet:
             ('{"train_loss": 1.0}\n', "{path} is not a backlog of a tracker"),
         ],
     )
-    def test_other_files(
-        self, content: str | None, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-    ) -> None:
+    def test_other_files(self, content, message, tmp_path, capsys):
         path = tmp_path / "some.jsonl"
         if content is not None:
             path.write_text(content)
@@ -200,6 +192,6 @@ class TestNotYet:
         (error,) = capsys.readouterr().err.splitlines()
         assert error.startswith(f"error: {message.format(path=path)}")
 
-    def test_an_empty_folder(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def test_an_empty_folder(self, tmp_path, capsys):
         assert replay_tracking.main([str(tmp_path), "--trust-code"]) == 2
         assert capsys.readouterr().err.startswith(f"error: no backlog in {tmp_path}")

@@ -6,14 +6,12 @@ import json
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from launched import free_port
 from mlflow import MlflowClient
-from mlflow.entities import Run
-from mortal_server import Server
 from support import tiny
 
 import finetune_ttm
@@ -26,7 +24,7 @@ CONFIG = {"training": {"max_steps": 3}}
 
 
 @pytest.fixture(autouse=True)
-def signals() -> Iterator[None]:
+def signals():
     """Signals that a test raises are taken as a script takes them."""
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
@@ -34,15 +32,15 @@ def signals() -> Iterator[None]:
 
 
 @pytest.fixture
-def experiment(request: pytest.FixtureRequest) -> str:
+def experiment(request):
     return request.node.name
 
 
 @pytest.fixture
-def train(desk: Path, tmp_path: Path, mlflow_uri: str, experiment: str) -> Train:
+def train(desk, tmp_path, mlflow_uri, experiment):
     """scripts/finetune_ttm.py with the file tracker, MLflow and others; returns the exit code."""
 
-    def train(*settings: str, trackers: str = "file, mlflow") -> int:
+    def train(*settings, trackers="file, mlflow"):
         arguments = [f"output_dir={tmp_path / 'run'}", f"tracking.folder={tmp_path / 'tracked'}"]
         arguments += [f"tracking.trackers=[{trackers}]", f"tracking.mlflow_uri={mlflow_uri}"]
         arguments += [f"tracking.experiment={experiment}", "evaluation.baselines=[persistence]", *settings]
@@ -52,25 +50,25 @@ def train(desk: Path, tmp_path: Path, mlflow_uri: str, experiment: str) -> Train
 
 
 @pytest.fixture
-def client(mlflow_uri: str) -> MlflowClient:
+def client(mlflow_uri):
     return MlflowClient(mlflow_uri)
 
 
-def runs(client: MlflowClient, experiment: str) -> list[Run]:
+def runs(client, experiment):
     return client.search_runs([client.get_experiment_by_name(experiment).experiment_id])
 
 
-def tracked(folder: Path, experiment: str) -> Path:
+def tracked(folder, experiment):
     """The one run of the file tracker."""
     (run,) = (folder / "tracked" / "files" / experiment).iterdir()
     return run
 
 
-def summary(folder: Path, experiment: str) -> dict:
+def summary(folder, experiment):
     return tiny.read_json(tracked(folder, experiment) / "summary.json")
 
 
-def logged_steps(folder: Path, experiment: str, metric: str = "train_loss") -> list[int]:
+def logged_steps(folder, experiment, metric="train_loss"):
     lines = (tracked(folder, experiment) / "metrics.jsonl").read_text().splitlines()
     return [row["step"] for row in map(json.loads, lines) if metric in row]
 
@@ -78,17 +76,7 @@ def logged_steps(folder: Path, experiment: str, metric: str = "train_loss") -> l
 class TestServerThatDies:
     """The server is killed when step 8 of 30 is logged, and comes back after the run."""
 
-    def test_nothing_is_lost(
-        self,
-        train: Train,
-        server: Server,
-        client: MlflowClient,
-        experiment: str,
-        tmp_path: Path,
-        monkeypatch: pytest.MonkeyPatch,
-        heard: pytest.LogCaptureFixture,
-        run_folder: Path,
-    ) -> None:
+    def test_nothing_is_lost(self, train, server, client, experiment, tmp_path, monkeypatch, heard, run_folder):
         waiting = CompositeTracker([MLflowExperimentTracker(server.uri)], tmp_path / "waiting", retry_seconds=0)
         waiting.start_experiment("outlives its server", CONFIG)
         waiting.log_metrics({"train_loss": 1.0}, 1)
@@ -128,9 +116,7 @@ class TestServerThatDies:
         self._comes_back_during_a_run(waiting, client, run_folder, tmp_path)
         self._is_replayed_after_the_run(backlog, client, experiment, history, whole)
 
-    def _comes_back_during_a_run(
-        self, waiting: CompositeTracker, client: MlflowClient, run_folder: Path, tmp_path: Path
-    ) -> None:
+    def _comes_back_during_a_run(self, waiting, client, run_folder, tmp_path):
         """The composite itself sends what was missed."""
         waiting.log_metrics({"train_loss": 3.0}, 3)
         assert not list((tmp_path / "waiting").rglob("*.jsonl")), "sent at once"
@@ -144,9 +130,7 @@ class TestServerThatDies:
         assert Path(downloaded).read_bytes() == (run_folder / "metrics.json").read_bytes()
         assert list(waiting.trackers[0].model_uris) == ["model"]
 
-    def _is_replayed_after_the_run(
-        self, backlog: Path, client: MlflowClient, experiment: str, history: list[dict], whole: Path
-    ) -> None:
+    def _is_replayed_after_the_run(self, backlog, client, experiment, history, whole):
         """scripts/replay_tracking.py sends it, from another process."""
         (run,) = runs(client, experiment)
         assert run.info.status == "RUNNING", "as the server last saw it"
@@ -174,7 +158,7 @@ class TestServerThatDies:
 
 
 class TestHowRunsEnd:
-    def test_a_run_that_fails(self, train: Train, client: MlflowClient, experiment: str, tmp_path: Path) -> None:
+    def test_a_run_that_fails(self, train, client, experiment, tmp_path):
         assert train("training.learning_rate=1e30", "training.max_grad_norm=null") == 2
         assert not (tmp_path / "run").exists()
         assert summary(tmp_path, experiment)["status"] == "FAILED"
@@ -182,9 +166,7 @@ class TestHowRunsEnd:
         assert run.info.status == "FAILED"
         assert logged_steps(tmp_path, experiment, "validation_loss") == [0], "what came before is kept"
 
-    def test_ctrl_c(
-        self, train: Train, client: MlflowClient, experiment: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
+    def test_ctrl_c(self, train, client, experiment, tmp_path, monkeypatch):
         monkeypatch.setenv("AT_STEP", "3")
         assert train(trackers="file, mlflow, tracker_doubles:CtrlC") == 130
         assert not (tmp_path / "run").exists()
@@ -193,9 +175,7 @@ class TestHowRunsEnd:
         (run,) = runs(client, experiment)
         assert run.info.status == "KILLED"
 
-    def test_a_preempted_run_goes_on_as_the_same_run(
-        self, train: Train, client: MlflowClient, experiment: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
+    def test_a_preempted_run_goes_on_as_the_same_run(self, train, client, experiment, tmp_path, monkeypatch):
         monkeypatch.setenv("AT_STEP", "4")
         monkeypatch.setenv("AT_STEP_ONCE", str(tmp_path / "was_preempted"))
         trackers = "file, mlflow, tracker_doubles:Preemption"
@@ -212,9 +192,7 @@ class TestHowRunsEnd:
 
 
 class TestStart:
-    def test_a_server_that_is_not_there(
-        self, train: Train, tmp_path: Path, experiment: str, capsys: pytest.CaptureFixture[str]
-    ) -> None:
+    def test_a_server_that_is_not_there(self, train, tmp_path, experiment, capsys):
         uri = f"http://127.0.0.1:{free_port()}"
         assert train(f"tracking.mlflow_uri={uri}") == 2
         (error,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
@@ -222,7 +200,7 @@ class TestStart:
         assert not (tmp_path / "run").exists()
         assert summary(tmp_path, experiment)["status"] == "FAILED", "the tracker that had begun"
 
-    def test_training_without_it(self, train: Train, tmp_path: Path, experiment: str) -> None:
+    def test_training_without_it(self, train, tmp_path, experiment):
         uri = f"http://127.0.0.1:{free_port()}"
         assert train(f"tracking.mlflow_uri={uri}", "tracking.required=false") == 0
         assert summary(tmp_path, experiment)["status"] == "FINISHED"
@@ -231,9 +209,7 @@ class TestStart:
         assert header["settings"]["tracking_uri"] == uri
         assert header["run_id"] == tracked(tmp_path, experiment).name
 
-    def test_online_wandb_without_a_key(
-        self, train: Train, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-    ) -> None:
+    def test_online_wandb_without_a_key(self, train, tmp_path, capsys, monkeypatch):
         monkeypatch.setenv("NETRC", str(tmp_path / "none"))
         assert train("tracking.wandb_mode=online", trackers="wandb") == 2
         (error,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
@@ -242,9 +218,7 @@ class TestStart:
         assert not (tmp_path / "run").exists()
 
 
-def test_adapters_of_items_are_runs_in_the_run(
-    train: Train, client: MlflowClient, experiment: str, tmp_path: Path
-) -> None:
+def test_adapters_of_items_are_runs_in_the_run(train, client, experiment, tmp_path):
     assert train("tuning.per_item=true", "tuning.per_item_epochs=1", "training.max_steps=2") == 0
     by_name = {run.info.run_name: run for run in runs(client, experiment)}
     assert set(by_name) == {"run", "a", "b"}

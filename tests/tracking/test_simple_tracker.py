@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-from pathlib import Path
 
 import pytest
 from support import tiny
@@ -17,18 +16,18 @@ from tstune.tracking.simple_tracker import SimpleExperimentTracker
 CONFIG = {"training": {"learning_rate": 0.001}, "output_dir": "runs/mine"}
 
 
-def lines(folder: Path) -> list[dict]:
+def lines(folder):
     return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
 
 
 @pytest.fixture
-def tracker(tmp_path: Path) -> SimpleExperimentTracker:
+def tracker(tmp_path):
     tracker = SimpleExperimentTracker(tmp_path / "files")
     assert tracker.start_experiment("glucose", CONFIG, "run-1") == "run-1"
     return tracker
 
 
-def test_a_whole_run(tracker: SimpleExperimentTracker, tmp_path: Path, run_folder: Path) -> None:
+def test_a_whole_run(tracker, tmp_path, run_folder):
     folder = tmp_path / "files" / "glucose" / "run-1"
     assert tiny.read_json(folder / "summary.json")["status"] == "RUNNING"
     tracker.log_params({"a": 1, "b": None, "c": [1, 2]})
@@ -70,12 +69,12 @@ def test_a_whole_run(tracker: SimpleExperimentTracker, tmp_path: Path, run_folde
     assert logged.items() <= original.items()
 
 
-def test_rows_are_on_disk_at_once(tracker: SimpleExperimentTracker) -> None:
+def test_rows_are_on_disk_at_once(tracker):
     tracker.log_metrics({"train_loss": 0.5}, step=1)
     assert lines(tracker.run_folder)[0]["train_loss"] == 0.5
 
 
-def test_a_run_goes_on(tracker: SimpleExperimentTracker, tmp_path: Path) -> None:
+def test_a_run_goes_on(tracker, tmp_path):
     tracker.log_params({"a": 1})
     tracker.log_metrics({"train_loss": 0.5}, step=1)
     tracker.end_experiment("KILLED")
@@ -94,7 +93,7 @@ def test_a_run_goes_on(tracker: SimpleExperimentTracker, tmp_path: Path) -> None
     assert summary["resumed_at"] >= started
 
 
-def test_a_model_is_replaced_as_a_whole(tracker: SimpleExperimentTracker, run_folder: Path) -> None:
+def test_a_model_is_replaced_as_a_whole(tracker, run_folder):
     tracker.log_model(run_folder, "model")
     stale = tracker.run_folder / "models" / "model" / "stale.json"
     stale.touch()
@@ -103,7 +102,7 @@ def test_a_model_is_replaced_as_a_whole(tracker: SimpleExperimentTracker, run_fo
     assert [path.name for path in stale.parent.parent.iterdir()] == ["model"], "nothing half-written stays"
 
 
-def test_matplotlib_figures(tracker: SimpleExperimentTracker) -> None:
+def test_matplotlib_figures(tracker):
     from matplotlib.figure import Figure
 
     tracker.log_figure(Figure(), "plots/empty.png")
@@ -111,9 +110,7 @@ def test_matplotlib_figures(tracker: SimpleExperimentTracker) -> None:
 
 
 @pytest.mark.parametrize("name", ["../out.json", "/etc/out.json", "..", ".", "", "a/../../../out", "a\0b"])
-def test_names_that_lead_elsewhere(
-    name: str, tracker: SimpleExperimentTracker, run_folder: Path, tmp_path: Path
-) -> None:
+def test_names_that_lead_elsewhere(name, tracker, run_folder, tmp_path):
     before = tiny.snapshot(tmp_path)
     with pytest.raises(TrackingError, match="leads out of"):
         inside(tracker.run_folder, name)
@@ -128,20 +125,20 @@ def test_names_that_lead_elsewhere(
 
 
 @pytest.mark.parametrize("experiment", ["../elsewhere", "/elsewhere", "..", ""])
-def test_experiments_that_lead_elsewhere(experiment: str, tmp_path: Path) -> None:
+def test_experiments_that_lead_elsewhere(experiment, tmp_path):
     with pytest.raises(TrackingError, match="leads out of"):
         SimpleExperimentTracker(tmp_path / "files").start_experiment(experiment, {}, "run-1")
     assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("run_id", ["../x", "a/b", "a b", "a'b", ".hidden", "x" * 200])
-def test_run_ids_that_are_no_plain_names(run_id: str, tmp_path: Path) -> None:
+def test_run_ids_that_are_no_plain_names(run_id, tmp_path):
     with pytest.raises(TrackingError, match=r"run id .* is not usable"):
         SimpleExperimentTracker(tmp_path / "files").start_experiment("e", {}, run_id)
     assert not list(tmp_path.iterdir())
 
 
-def test_misuse(tmp_path: Path, run_folder: Path) -> None:
+def test_misuse(tmp_path, run_folder):
     tracker = SimpleExperimentTracker(tmp_path)
     for call in (
         lambda: tracker.log_params({"a": 1}),
@@ -157,7 +154,7 @@ def test_misuse(tmp_path: Path, run_folder: Path) -> None:
         tracker.log_model(tmp_path, "model")
 
 
-def test_new_ids_are_unique_and_from_config_fills_in(tmp_path: Path) -> None:
+def test_new_ids_are_unique_and_from_config_fills_in(tmp_path):
     section = TrackingSection(folder=str(tmp_path), run_name="given", parent_run="sweep-1")
     trackers = [SimpleExperimentTracker.from_config(section) for _ in range(20)]
     ids = {tracker.start_experiment("e", CONFIG) for tracker in trackers}

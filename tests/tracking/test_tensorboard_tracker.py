@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from pathlib import Path
 
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -16,21 +15,21 @@ from tstune.tracking.tensorboard_tracker import TensorBoardExperimentTracker
 CONFIG = {"training": {"max_steps": 3}}
 
 
-def read(folder: Path) -> EventAccumulator:
+def read(folder):
     events = EventAccumulator(str(folder), size_guidance={"scalars": 0, "images": 0, "tensors": 0})
     events.Reload()
     return events
 
 
-def points(events: EventAccumulator, tag: str) -> list[tuple[int, float]]:
+def points(events, tag):
     return [(event.step, event.value) for event in events.Scalars(tag)]
 
 
-def text(events: EventAccumulator, tag: str) -> str:
+def text(events, tag):
     return events.Tensors(f"{tag}/text_summary")[-1].tensor_proto.string_val[0].decode()
 
 
-def hparams(events: EventAccumulator) -> dict[str, HParamsPluginData]:
+def hparams(events):
     tags = events.summary_metadata
     return {
         tag: HParamsPluginData.FromString(tags[tag].plugin_data.content)
@@ -40,13 +39,13 @@ def hparams(events: EventAccumulator) -> dict[str, HParamsPluginData]:
 
 
 @pytest.fixture
-def tracker(tmp_path: Path) -> TensorBoardExperimentTracker:
+def tracker(tmp_path):
     tracker = TensorBoardExperimentTracker(tmp_path)
     tracker.start_experiment("glucose", CONFIG, "run-1")
     return tracker
 
 
-def test_a_whole_run(tracker: TensorBoardExperimentTracker, tmp_path: Path, run_folder: Path) -> None:
+def test_a_whole_run(tracker, tmp_path, run_folder):
     tracker.log_params({"training.max_steps": 3, "flag": True, "none": None, "list": [1, 2], "name": "x"})
     tracker.log_params({"training.max_steps": 4})
     tracker.log_metrics({"train_loss": 0.1, "grad_norm": math.nan}, 1)
@@ -89,7 +88,7 @@ def test_a_whole_run(tracker: TensorBoardExperimentTracker, tmp_path: Path, run_
     assert plugin["_hparams_/session_end_info"].session_end_info.status == failure
 
 
-def test_a_run_goes_on_in_its_folder(tracker: TensorBoardExperimentTracker, tmp_path: Path) -> None:
+def test_a_run_goes_on_in_its_folder(tracker, tmp_path):
     tracker.log_metrics({"train_loss": 1.0}, 1)
     tracker.end_experiment("KILLED")
     again = TensorBoardExperimentTracker(**tracker.settings())
@@ -99,12 +98,12 @@ def test_a_run_goes_on_in_its_folder(tracker: TensorBoardExperimentTracker, tmp_
     assert sorted(points(read(tmp_path / "glucose" / "run-1"), "train_loss")) == [(1, 1.0), (2, 0.5)]
 
 
-def test_what_is_not_a_picture(tracker: TensorBoardExperimentTracker, run_folder: Path) -> None:
+def test_what_is_not_a_picture(tracker, run_folder):
     with pytest.raises(TrackingError, match="is not a PNG file"):
         tracker.log_figure(run_folder / "metrics.json", "plots/loss.png")
 
 
-def test_misuse(tmp_path: Path) -> None:
+def test_misuse(tmp_path):
     tracker = TensorBoardExperimentTracker.from_config(TrackingSection(folder=str(tmp_path)))
     assert tracker.log_dir == tmp_path / "tensorboard"
     with pytest.raises(TrackingError, match="call start_experiment first"):

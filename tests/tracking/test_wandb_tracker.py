@@ -5,12 +5,11 @@ from __future__ import annotations
 import math
 import signal
 import sys
-from pathlib import Path
 
 import psutil
 import pytest
 from support import tiny
-from wandb_reader import OfflineRun, read_offline_runs
+from wandb_reader import read_offline_runs
 
 from tstune.config.schema import TrackingSection
 from tstune.errors import TrackingError
@@ -20,7 +19,7 @@ CONFIG = {"training": {"max_steps": 3}, "output_dir": "runs/mine"}
 
 
 @pytest.fixture(autouse=True)
-def own_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def own_home(tmp_path, monkeypatch):
     """No netrc of the developer, and a place to see what is written outside of the folder."""
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     monkeypatch.setenv("NETRC", str(tmp_path / "home" / "netrc"))
@@ -28,7 +27,7 @@ def own_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture
-def run(tmp_path: Path, run_folder: Path) -> OfflineRun:
+def run(tmp_path, run_folder):
     """A whole run, read back."""
     tracker = WandbExperimentTracker("glucose", mode="offline", folder=tmp_path / "tracked", parent_run="sweep-1")
     tracker.start_experiment("experiment", CONFIG, "run-1")
@@ -47,7 +46,7 @@ def run(tmp_path: Path, run_folder: Path) -> OfflineRun:
     return run
 
 
-def test_a_whole_run(run: OfflineRun, run_folder: Path, own_home: Path) -> None:
+def test_a_whole_run(run, run_folder, own_home):
     assert (run.run_id, run.project, run.name, run.group) == ("run-1", "glucose", "mine", "sweep-1")
     assert run.config == {"training.max_steps": 4, "output_dir": "runs/mine", "note": None}
     rows = [row for row in run.history if "plots/loss.png/path" not in row]
@@ -79,16 +78,16 @@ def test_a_whole_run(run: OfflineRun, run_folder: Path, own_home: Path) -> None:
     assert large == [], "no copies of artifacts in the user's home"
 
 
-def test_it_records_nothing_of_the_process(run: OfflineRun) -> None:
+def test_it_records_nothing_of_the_process(run):
     names = {path.name for path in run.folder.rglob("*") if path.is_file()}
     assert not names & {"wandb-metadata.json", "requirements.txt", "output.log", "diff.patch", "conda-environment.yaml"}
     assert not list(run.folder.rglob("*.py"))
 
 
-def test_it_leaves_the_process_as_it_was(tmp_path: Path) -> None:
+def test_it_leaves_the_process_as_it_was(tmp_path):
     import wandb
 
-    def before() -> list[object]:
+    def before():
         return [sys.exit, sys.excepthook, signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)]
 
     hooks = before()
@@ -103,7 +102,7 @@ def test_it_leaves_the_process_as_it_was(tmp_path: Path) -> None:
     assert not [child for child in psutil.Process().children() if "wandb" in child.name()], "no process stays"
 
 
-def test_disabled_writes_nothing(tmp_path: Path, run_folder: Path) -> None:
+def test_disabled_writes_nothing(tmp_path, run_folder):
     tracker = WandbExperimentTracker(mode="disabled", folder=tmp_path / "tracked")
     tracker.start_experiment("experiment", CONFIG, "run-1")
     tracker.log_params({"a": 1})
@@ -114,7 +113,7 @@ def test_disabled_writes_nothing(tmp_path: Path, run_folder: Path) -> None:
     assert not list((tmp_path / "tracked").rglob("*"))
 
 
-def test_online_without_a_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_online_without_a_key(tmp_path, monkeypatch):
     monkeypatch.setattr("sys.stdin", None)  # it must not ask
     monkeypatch.setattr("wandb.errors.term._sys_stderr_isatty", lambda: True)
     monkeypatch.setattr("wandb.errors.term._sys_stdin_isatty", lambda: True)
@@ -122,14 +121,14 @@ def test_online_without_a_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         WandbExperimentTracker(mode="online", folder=tmp_path).start_experiment("experiment", CONFIG)
 
 
-def test_online_with_a_wrong_key_does_not_repeat_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_online_with_a_wrong_key_does_not_repeat_it(tmp_path, monkeypatch):
     monkeypatch.setenv("WANDB_API_KEY", "geheim")
     with pytest.raises(TrackingError, match=r"wandb does not start: .*WANDB_API_KEY invalid") as caught:
         WandbExperimentTracker(mode="online", folder=tmp_path).start_experiment("experiment", CONFIG)
     assert "geheim" not in str(caught.value)
 
 
-def test_names_that_lead_out(tmp_path: Path, run_folder: Path) -> None:
+def test_names_that_lead_out(tmp_path, run_folder):
     tracker = WandbExperimentTracker(mode="offline", folder=tmp_path)
     tracker.start_experiment("experiment", CONFIG)
     before = set(tmp_path.rglob("*"))
@@ -144,7 +143,7 @@ def test_names_that_lead_out(tmp_path: Path, run_folder: Path) -> None:
     tracker.end_experiment()
 
 
-def test_misuse(tmp_path: Path) -> None:
+def test_misuse(tmp_path):
     with pytest.raises(TrackingError, match="unknown mode 'of'; use online, offline, disabled"):
         WandbExperimentTracker(mode="of")
     with pytest.raises(TrackingError, match="call start_experiment first"):

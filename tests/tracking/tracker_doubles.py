@@ -7,7 +7,6 @@ import os
 import signal
 import socket
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 from tstune.tracking.interfaces import ExperimentTracker
@@ -25,13 +24,13 @@ class Recorder(ExperimentTracker):
 
     name = "recorder"
 
-    def __init__(self, log: str | None = None, fails: Callable[..., Exception | None] | None = None) -> None:
+    def __init__(self, log=None, fails=None):
         self.calls: list[Call] = []
         self.attempts: list[str] = []
         self.fails = fails or (lambda method, *arguments: None)
         self.log = log
 
-    def settings(self) -> dict[str, object]:
+    def settings(self):
         return {"log": self.log}
 
     def start_experiment(self, experiment_name, config, run_id=None):
@@ -60,10 +59,10 @@ class Recorder(ExperimentTracker):
         self._take("end_experiment", status)
         return "done"
 
-    def steps(self) -> list[int | None]:
+    def steps(self):
         return [arguments[1] for method, arguments in self.calls if method == "log_metrics"]
 
-    def methods(self) -> list[str]:
+    def methods(self):
         return [method for method, _ in self.calls]
 
     def _take(self, method, *arguments):
@@ -80,10 +79,10 @@ class Recorder(ExperimentTracker):
 class Switch:
     """A `fails` that is on while `is_down`."""
 
-    def __init__(self, error: type[Exception] = ConnectionError, is_down: bool = False) -> None:
+    def __init__(self, error=ConnectionError, is_down=False):
         self.is_down, self.error = is_down, error
 
-    def __call__(self, method: str, *arguments: object) -> Exception | None:
+    def __call__(self, method, *arguments):
         return self.error("away") if self.is_down else None
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import struct
 import zlib
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -42,12 +41,12 @@ class OfflineRun:
     exit_code: int | None = None
 
 
-def read_offline_runs(folder: Path) -> list[OfflineRun]:
+def read_offline_runs(folder):
     """All runs in a ``wandb`` folder, the oldest first."""
     return [_read(path) for path in sorted(folder.glob("offline-run-*"))]
 
 
-def _read(folder: Path) -> OfflineRun:
+def _read(folder):
     run = OfflineRun(folder)
     (log,) = folder.glob("*.wandb")
     for record in _records(log.read_bytes()):
@@ -73,12 +72,12 @@ def _read(folder: Path) -> OfflineRun:
     return run
 
 
-def _items(updates: list) -> dict:
+def _items(updates):
     items = {update.key or "/".join(update.nested_key): json.loads(update.value_json) for update in updates}
     return {name: value for name, value in items.items() if not name.startswith("_")}
 
 
-def _records(data: bytes) -> Iterator[Record]:
+def _records(data):
     assert data[:4] == b":W&B"
     position, parts = 7, b""
     while position + _HEADER.size <= len(data):

@@ -7,7 +7,8 @@ import os
 import shutil
 import socket
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -15,6 +16,7 @@ import psutil
 
 from tstune.errors import ConfigError, TrackingError
 from tstune.named_code import foreign
+from tstune.runtime.children import are_gone
 from tstune.runtime.logs import logger
 from tstune.tracking.interfaces import MODEL_FILES, ExperimentTracker, call, first_line, tracker_class
 
@@ -47,12 +49,8 @@ class Header:
 
     def writer_lives(self) -> bool:
         """True if another process of this machine is still writing."""
-        if self.host != socket.gethostname() or self.process == os.getpid():
-            return False
-        try:
-            return abs(psutil.Process(self.process).create_time() - self.process_started) < 1
-        except psutil.Error:
-            return False
+        writer = {"host": self.host, "processes": [[self.process, self.process_started]]}
+        return self.host == socket.gethostname() and self.process != os.getpid() and not are_gone(writer)
 
 
 @dataclass(frozen=True)
@@ -104,14 +102,17 @@ class MissedCall:
 class Backlog:
     """A JSONL file of calls, in order, below a header. It exists as long as something is waiting.
 
+    A disk that refuses it is a warning, and no reason to stop: what waits is in memory too.
+
     Attributes:
-        calls: what waits. The later ones are in memory only while the disk is full.
+        calls: what waits.
     """
 
     def __init__(self, path: Path, header: Header) -> None:
         self.path, self.header = path, header
         self.calls: deque[MissedCall] = deque()
-        self._num_written = 0
+        self._num_written: int | None = None  # the first so many; None without a file
+        self._is_refused = False
 
     @classmethod
     def read(cls, path: Path) -> Backlog:
@@ -135,97 +136,93 @@ class Backlog:
     def take_over(self, earlier: Backlog) -> None:
         """Go on with what an earlier process could not send for the same run; begin and end are this one's to say."""
         self.calls.extend(missed for missed in earlier.calls if missed.logs)
-        self._rewrite()
+        self.write()
 
-    def create(self) -> None:
-        """Write the header if there is no file yet.
+    def add(self, missed: MissedCall) -> None:
+        """Append a call; it is on disk when this returns."""
+        self.calls.append(missed)
+        if self._num_written is None and not self._is_refused:
+            self.write()
+        elif self._num_written == len(self.calls) - 1:
+            with self._writing(), self.path.open("a", encoding="utf-8") as stream:
+                stream.write(_line(missed))
+                self._num_written += 1
 
-        Raises:
-            OSError: the disk refuses it.
-        """
-        if not self.path.exists():
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            self.path.write_text(_line(self.header), encoding="utf-8")
-
-    def add(self, method: str, keywords: Mapping[str, object]) -> None:
-        """Append a call; it is on disk when this returns.
-
-        Raises:
-            OSError: the disk refuses it; it is kept in memory.
-        """
-        self.calls.append(MissedCall.of(method, keywords))
-        if self._num_written == len(self.calls) - 1:  # else one before it is in memory only
-            self.create()
-            with self.path.open("a", encoding="utf-8") as stream:
-                stream.write(_line(self.calls[-1]))
-            self._num_written += 1
-
-    def replay(self, send: Callable[[MissedCall], object], skip: Callable[[MissedCall, str], object]) -> None:
+    def replay(self, tracker: ExperimentTracker, skip: Callable[[MissedCall, str], object]) -> list[str]:
         """Send every waiting call in order; what went through is not sent again, whatever happens after it.
 
         A call that can never succeed is handed to `skip` with the reason, so that it does not hold up the rest:
         its file is gone, the tracker refuses it (`TrackingError`), or it fails again while the call after it
         goes through.
 
+        Returns:
+            the methods that were called.
+
         Raises:
             Exception: what the tracker raised; it is still away.
         """
-        before, calls = len(self.calls), self.calls
-        suspect: tuple[MissedCall, Exception] | None = None
+        before, calls, sent = len(self.calls), self.calls, []
+        suspect: MissedCall | None = None
+        is_there = False  # something went through since the suspect failed
         try:
             while calls:
                 missed = calls[0]
                 try:
-                    lost = missed.lost_file()
-                    skip(missed, f"{lost} is gone or changed") if lost else send(missed)
+                    if lost := missed.lost_file():
+                        skip(missed, f"{lost} is gone or changed")
+                    else:
+                        missed.send(tracker)
+                        sent.append(missed.method)
+                        is_there = True
                 except Exception as error:
                     if not missed.logs or isinstance(error, OSError):
                         raise
-                    if isinstance(error, TrackingError):
+                    if isinstance(error, TrackingError) or (missed is suspect and is_there):
                         skip(missed, first_line(error))
-                    elif suspect is not None:
-                        raise
-                    else:
-                        suspect = calls.popleft(), error
+                    elif suspect is None and len(calls) > 1:
+                        suspect, is_there = missed, False
+                        calls[0], calls[1] = calls[1], missed  # is it this call, or the tracker?
                         continue
+                    else:
+                        raise
                 calls.popleft()
-                if suspect is not None and not lost:  # it was not the tracker that failed, it was that call
-                    _send_or_skip(suspect[0], send, skip)
-                    suspect = None
-            if suspect is not None:
-                raise suspect[1]
+                suspect = None if missed is suspect else suspect
         finally:
-            if suspect is not None:
-                calls.appendleft(suspect[0])
+            if suspect is not None and len(calls) > 1 and calls[1] is suspect:
+                calls[0], calls[1] = suspect, calls[0]
             if len(calls) < before or not before:
-                self._rewrite()
+                self.write()
+        return sent
 
-    def _rewrite(self) -> None:
-        self._num_written = 0
-        if not self.calls:
-            self.path.unlink(missing_ok=True)
-            return
+    def write(self, keep: bool = False) -> None:
+        """Write the header and all that waits; where nothing does, there is no file unless told to `keep` one."""
         aside = self.path.with_name(f".{self.path.name}.partial")
+        with self._writing():
+            self._num_written = None
+            try:
+                if not (self.calls or keep):
+                    self.path.unlink(missing_ok=True)
+                    return
+                self.path.parent.mkdir(parents=True, exist_ok=True)
+                with aside.open("w", encoding="utf-8") as stream:
+                    stream.writelines(map(_line, (self.header, *self.calls)))
+                aside.replace(self.path)
+            except OSError:  # a disk that is full takes no copy, but lets go of what it has
+                aside.unlink(missing_ok=True)
+                self.path.unlink(missing_ok=True)
+                raise
+            self._num_written = len(self.calls)
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
         try:
-            with aside.open("w", encoding="utf-8") as stream:
-                stream.writelines(map(_line, (self.header, *self.calls)))
-            aside.replace(self.path)
-        except OSError:  # a disk that is full takes no copy, but lets go of what it has
-            aside.unlink(missing_ok=True)
-            self.path.unlink(missing_ok=True)
-            raise
-        self._num_written = len(self.calls)
-
-
-def _send_or_skip(
-    missed: MissedCall, send: Callable[[MissedCall], object], skip: Callable[[MissedCall, str], object]
-) -> None:
-    try:
-        send(missed)
-    except OSError:
-        raise
-    except Exception as error:
-        skip(missed, first_line(error))
+            yield
+        except OSError as error:
+            if not self._is_refused:
+                logger.warning("%s cannot be written (%s): kept in memory", self.path, first_line(error))
+            self._is_refused = True
+        else:
+            self._is_refused = False
 
 
 def _state(method: str, path: Path) -> dict[str, list[int]] | None:
@@ -277,18 +274,14 @@ def replay_backlog(path: Path) -> int:
             "wait for its end"
         )
     foreign(backlog.header.tracker, path)
-    tracker, sent = restore_tracker(backlog.header), []
-
-    def send(missed: MissedCall) -> None:
-        missed.send(tracker)
-        sent.append(missed.method)
+    tracker = restore_tracker(backlog.header)
 
     def skip(missed: MissedCall, reason: str) -> None:
         logger.warning("%s: %s left out: %s", path, missed.method, reason)
 
     try:
         backlog.header.begin(tracker)
-        backlog.replay(send, skip)
+        sent = backlog.replay(tracker, skip)
         if "end_experiment" not in sent:
             call(tracker.end_experiment, status="KILLED")
     except TrackingError:

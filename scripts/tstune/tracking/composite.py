@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -66,14 +66,14 @@ class GuardedTracker(PassingTracker):
         path = self._folder / experiment_name / run_id / f"{self._number}-{self.name}.jsonl"
         self.backlog = Backlog(path, header)
         if path.exists():
-            self._write_down(self._take_over)
+            self._take_over()
         try:
             self._start()
         except Exception as error:
             if required:
                 raise
             self._report(error)
-            self._write_down(self.backlog.create)
+            self.backlog.write(keep=True)
         else:
             if self.backlog.calls:  # a run that is resumed left something behind when it was killed
                 self._replay()
@@ -83,21 +83,20 @@ class GuardedTracker(PassingTracker):
         """Pass on, or keep; a figure that is to be kept must be a file."""
         if self.backlog is None:
             raise TrackingError(f"tracker {self.name} has no run: call start_experiment before {method}")
-        if self.is_away:
-            self._write_down(lambda: self.backlog.add(method, keywords))
-            rested = self._failed_at is None or time.monotonic() - self._failed_at >= self._retry_seconds
-            if rested or method == "end_experiment":
-                self._replay()
-            return
-        try:
-            call(getattr(self.tracker, method), **keywords)
-        except Exception as error:
-            missed = MissedCall.of(method, keywords)
-            if missed.logs and (isinstance(error, TrackingError) or missed.lost_file()):
-                self._skip(missed, first_line(error))
+        was_away, missed = self.is_away, MissedCall.of(method, keywords)
+        if not was_away:
+            try:
+                call(getattr(self.tracker, method), **keywords)
                 return
-            self._report(error)
-            self._write_down(lambda: self.backlog.add(method, keywords))
+            except Exception as error:
+                if missed.logs and (isinstance(error, TrackingError) or missed.lost_file()):
+                    self._skip(missed, first_line(error))
+                    return
+                self._report(error)
+        self.backlog.add(missed)
+        rested = self._failed_at is None or time.monotonic() - self._failed_at >= self._retry_seconds
+        if was_away and (rested or method == "end_experiment"):
+            self._replay()
 
     def end_experiment(self, status: RunStatus = "FINISHED") -> str:
         """End the run; a tracker that is away is tried one last time."""
@@ -151,7 +150,7 @@ class GuardedTracker(PassingTracker):
         try:
             if not self._is_started:
                 self._start()
-            self.backlog.replay(lambda missed: missed.send(self.tracker), self._skip)
+            self.backlog.replay(self.tracker, self._skip)
         except Exception as error:
             self._failed_at = time.monotonic()
             logger.debug("tracker %s is still away: %s", self.name, first_line(error))
@@ -168,13 +167,6 @@ class GuardedTracker(PassingTracker):
             what = first_line(error).partition("; ")[0]  # the fix is for runs that need it
             logger.warning("tracker %s failed (%s); training goes on, what it misses is kept", self.name, what)
         self._failed_at = time.monotonic()
-
-    def _write_down(self, write: Callable[[], object]) -> None:
-        """Keep something in the backlog; a disk that refuses it is no reason to stop either."""
-        try:
-            write()
-        except OSError as error:
-            self._warn_once(f"{self.backlog.path} cannot be written ({first_line(error)}): kept in memory")
 
     def _warn_once(self, message: str) -> None:
         if message not in self._told:
@@ -240,7 +232,6 @@ class CompositeTracker(PassingTracker):
         return ids[0] if len(self.trackers) == len(ids) == 1 else self._run_id
 
     def take(self, method: str, **keywords: object) -> None:
-        """Pass on to all."""
         for guard in self._started():
             guard.take(method, **keywords)
 
@@ -256,7 +247,6 @@ class CompositeTracker(PassingTracker):
             super().log_figure(file, name)
 
     def watch_model(self, module: nn.Module) -> None:
-        """Pass on."""
         self.show("watch_model", module)
 
     def show(self, method: str, module: nn.Module) -> None:

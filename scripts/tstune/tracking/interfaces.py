@@ -193,23 +193,18 @@ class PassingTracker(ExperimentTracker):
         """Do with a call what this tracker does with all of them."""
 
     def log_params(self, params: Mapping[str, object]) -> None:
-        """See `take`."""
         self.take("log_params", params=dict(params))
 
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
-        """See `take`."""
         self.take("log_metrics", metrics=dict(metrics), step=step)
 
     def log_model(self, model_path: Path, model_name: str) -> None:
-        """See `take`."""
         self.take("log_model", model_path=Path(model_path), model_name=model_name)
 
     def log_artifact(self, path: Path, name: str | None = None) -> None:
-        """See `take`."""
         self.take("log_artifact", path=Path(path), name=name)
 
     def log_figure(self, figure: Figure | Path, name: str) -> None:
-        """See `take`."""
         self.take("log_figure", figure=figure, name=name)
 
 
@@ -240,7 +235,6 @@ class PrefixedTracker(PassingTracker):
             super().log_params(own)
 
     def take(self, method: str, **keywords: object) -> None:
-        """Log to the parent."""
         for kind, value in keywords.items():
             if isinstance(value, dict):
                 keywords[kind] = {f"{self._prefix}/{name}": inner for name, inner in value.items()}

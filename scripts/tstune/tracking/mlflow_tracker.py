@@ -278,7 +278,6 @@ class MLflowExperimentTracker(RunTracker):
             client.create_model_version(name, source, run, tags=tags, await_creation_for=0, model_id=model_id)
 
     def log_artifact(self, path: Path, name: str | None = None) -> None:
-        """Upload a file or folder."""
         path = Path(path)
         name = name or path.name
         inside(Path("artifacts"), name)
@@ -296,12 +295,10 @@ class MLflowExperimentTracker(RunTracker):
                 self._started.log_artifact(self.mlflow_run_id, str(path), folder)
 
     def log_figure(self, figure: Figure | Path, name: str) -> None:
-        """Upload a picture."""
         with tempfile.TemporaryDirectory() as folder:
             self.log_artifact(write_figure(figure, Path(folder) / PurePosixPath(name).name), name)
 
     def end_experiment(self, status: RunStatus = "FINISHED") -> str:
-        """End the run."""
         with self._talking():
             self._started.set_terminated(self.mlflow_run_id, status)
         return str(self.run_id)

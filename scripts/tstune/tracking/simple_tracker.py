@@ -31,8 +31,9 @@ class SimpleExperimentTracker(RunTracker):
     """One folder per run: ``<base_dir>/<experiment>/<run_id>/``.
 
     It holds `config.json`, `params.json`, `metrics.jsonl` (one line per call: ``time``, ``step``, the metrics; on
-    disk when `log_metrics` returns), `summary.json` (status, times, the last value of each metric), `artifacts/`
-    and `models/`. A run that is gone on with keeps its lines; those of steps that are done again come twice.
+    disk when `log_metrics` returns), `summary.json` (status, times, the last value of each metric; `run_summary.json`
+    is short), `artifacts/`, `models/` and `model_info.json`. A run that is gone on with keeps its lines; those of
+    steps that are done again come twice.
 
     Args:
         base_dir: where experiments lie.
@@ -102,6 +103,8 @@ class SimpleExperimentTracker(RunTracker):
         copy_model(Path(model_path), aside)
         shutil.rmtree(target, ignore_errors=True)
         aside.rename(target)
+        logged = {"model_name": model_name, "model_path": str(model_path), "logged_at": _now()}
+        self._write("model_info.json", logged)
 
     def log_artifact(self, path: Path, name: str | None = None) -> None:
         """Copy a file or folder to ``artifacts/``."""
@@ -118,6 +121,8 @@ class SimpleExperimentTracker(RunTracker):
         """Write `summary.json`."""
         self._summary["ended_at"] = _now()
         self._write("summary.json", self._summary | {"status": status})
+        said = {"FINISHED": "completed"}.get(status, status.lower())
+        self._write("run_summary.json", {"run_id": self.run_id, "ended_at": self._summary["ended_at"], "status": said})
         return str(self.run_id)
 
     def _write(self, name: str, content: object) -> None:
