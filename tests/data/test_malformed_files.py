@@ -41,26 +41,28 @@ def save(folder: Path, content: str | bytes, name: str = "export.csv") -> Path:
     return path
 
 
-def assert_same_as_good(table: SourceTable, columns: tuple[str, ...] = ("y", "dose")) -> None:
+def assert_same_as_good(
+    table: SourceTable, columns: tuple[str, ...] = ("y", "dose"), renamed: dict[str, str] | None = None
+) -> None:
     frame = table.frame.sort_values(TIMESTAMP, ignore_index=True)
     assert table.roles.channels == columns
     assert frame[TIMESTAMP].tolist() == GOOD["timestamp"].tolist()
     for column in columns:
-        np.testing.assert_array_equal(frame[column], GOOD[column])
+        np.testing.assert_array_equal(frame[column], GOOD[(renamed or {}).get(column, column)])
 
 
 # 1 bad encoding
 
 
-def test_bad_encoding(tmp_path: Path):
+def test_other_encodings(tmp_path: Path):
     content = text_of(GOOD).replace("dose", "dosis_für_müller")
-    path = save(tmp_path, content.encode("latin-1"))
-    text = problem(path)
-    assert "cannot be read: 'utf-8' codec can't decode byte 0xfc" in text
-    assert "save it as UTF-8" in text
-    assert "save it as UTF-8" in problem(save(tmp_path, text_of(GOOD).encode("utf-16"), "wide.csv"))
+    table = read(save(tmp_path, content.encode("latin-1")))
+    assert_same_as_good(table, ("y", "dosis_für_müller"), {"dosis_für_müller": "dose"})
+    assert table.cleaning["not_utf8"]["action"].startswith("read as Windows-1252")
+    for encoding in ("utf-16", "utf-16-le", "utf-16-be"):  # with a mark, and without
+        assert_same_as_good(read(save(tmp_path, text_of(GOOD).encode(encoding), "wide.csv")))
     late = text_of(GOOD).encode() + b"2024-02-03 00:00:00,1.0,\xff\n"  # far below the header
-    assert "save it as UTF-8" in problem(save(tmp_path, late, "late.csv"))
+    assert "row 50: 'ÿ' in column 'dose' is not a number" in problem(save(tmp_path, late, "late.csv"))
 
 
 # 2 byte order mark
@@ -78,11 +80,14 @@ def test_byte_order_mark_and_windows_line_ends(tmp_path: Path, name: str):
 
 def test_day_first_dates(tmp_path: Path):
     path = save(tmp_path, text_of(GOOD.assign(timestamp=HOURS.strftime("%d/%m/%Y %H:%M"))))
-    text = problem(path)
-    assert "row 2: '01/02/2024 00:00' in column 'timestamp' is not a timestamp" in text
-    assert "set data.timestamp_format, e.g. '%d/%m/%Y %H:%M'" in text
+    table = read(path)  # two days in a row, if the day is first, or a day in January and one in February
+    assert_same_as_good(table)
+    assert table.cleaning["times"]["action"] == "read as %d/%m/%Y %H:%M"
     assert_same_as_good(read(path, timestamp_format="%d/%m/%Y %H:%M"))
-    # month first is read as it is told: 1 to 2 February become 2 January and 2 February, no format can know better
+    text = problem(save(tmp_path, path.read_text().partition("02/02/2024")[0], "day.csv"))  # one day tells nothing
+    assert "'01/02/2024 00:00' in column 'timestamp' could be day first or month first" in text
+    assert "set data.timestamp_format='%d/%m/%Y %H:%M' or '%m/%d/%Y %H:%M'" in text
+    # a format that is given is believed
     wrong = read(path, timestamp_format="%m/%d/%Y %H:%M").frame[TIMESTAMP]
     assert wrong.iloc[0] == pd.Timestamp("2024-01-02")
 
@@ -112,8 +117,9 @@ def test_a_comma_that_could_be_either(tmp_path: Path):
     text = problem(save(tmp_path, text_of(frame, sep=";")))
     assert "'100,100' in column 'y' is either a decimal comma or a thousand" in text
     quoted = GOOD.assign(y=[f"{value}".replace(".", ",") for value in GOOD["y"]])
-    text = problem(save(tmp_path, text_of(quoted)))
-    assert "row 2: '1,5' in column 'y' is not a number; is it a decimal comma? write 1.5" in text
+    assert_same_as_good(read(save(tmp_path, text_of(quoted))))
+    mixed = quoted.assign(y=["2.5", *quoted["y"].iloc[1:]])
+    assert "'1,67' in column 'y' is not a number; is it a decimal comma?" in problem(save(tmp_path, text_of(mixed)))
 
 
 # 5 mixed time zones
@@ -227,12 +233,21 @@ def test_names_with_spaces_and_columns_without_a_name(tmp_path: Path):
     assert "column 1 has no name; name it or delete it" in problem(save(tmp_path, other))
 
 
-def test_empty_rows_at_the_end(tmp_path: Path):
+def test_empty_rows(tmp_path: Path):
     table = read(save(tmp_path, text_of(GOOD) + ",,\n,,\n\n"))
     assert_same_as_good(table)
-    assert table.cleaning["empty_rows_at_the_end"]["count"] == 2
+    assert table.cleaning["empty_rows"]["count"] == 2
     middle = text_of(GOOD).replace("\n2024-02-01 03:00:00", "\n,,\n2024-02-01 03:00:00")
-    assert "row 5: nan in column 'timestamp' is not a timestamp" in problem(save(tmp_path, middle))
+    table = read(save(tmp_path, middle))
+    assert_same_as_good(table)
+    assert table.cleaning["empty_rows"] | {"by_item": {}} == {
+        "count": 1,
+        "action": "left out",
+        "by_item": {},
+        "examples": ["first in row 5"],
+    }
+    without_time = text_of(GOOD).replace("\n2024-02-01 03:00:00", "\n,1,1\n2024-02-01 03:00:00")
+    assert "row 5: nothing in column 'timestamp' is not a timestamp" in problem(save(tmp_path, without_time))
 
 
 def test_what_was_found_in_several_files_is_added_up(tmp_path: Path):
@@ -243,9 +258,7 @@ def test_what_was_found_in_several_files_is_added_up(tmp_path: Path):
     assert table.cleaning["decimal_commas"]["count"] == 4 * 48
 
 
-@pytest.mark.parametrize(
-    "content", [text_of(GOOD).replace("dose", "für").encode("latin-1"), text_of(GOOD).replace("dose", "y"), ""]
-)
+@pytest.mark.parametrize("content", [text_of(GOOD).replace("timestamp,", ""), text_of(GOOD).replace("dose", "y"), ""])
 def test_a_script_says_one_line_and_exits_with_2(tmp_path: Path, content: str | bytes, capsys: pytest.CaptureFixture):
     path, recipe = save(tmp_path, content), tmp_path / "recipe.yaml"
     recipe.write_text(

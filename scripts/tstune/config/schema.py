@@ -149,10 +149,18 @@ class DataSection(Section):
     everything in memory."""
     source_options: dict[str, bool | int | float | str | list[str | int]] = {}
     """What only this source understands, for example `{people: 20}`; scripts/list_sources.py names them."""
-    timestamp_column: str = "timestamp"
-    """Column with the time of each row."""
+    skip_rows: int = Field(0, ge=0)
+    """Lines at the top of a text file that are not looked at; titles, comments and units are found without it."""
+    keep_rows: str | None = Field(None, pattern=r"^\s*\S.*?(==|!=)")
+    """Only these rows of a table: `type == cgm`, or `type != manual`."""
+    missing_values: list[str | int | float] = []
+    """What stands for no reading, besides `?`, `--`, `NA` and the like: words, or numbers such as -999."""
+    timestamp_column: str | list[str] = "timestamp"
+    """Column with the time of each row, or several that hold its parts: `[date, time]`. Where there is no `timestamp`,
+    the only column of times is taken."""
     timestamp_format: str | None = None
-    """strptime format of the timestamps, for example `%d/%m/%Y %H:%M`; null reads ISO 8601."""
+    """strptime format of the timestamps, for example `%d/%m/%Y %H:%M` or `%Y`; null reads ISO 8601, time since 1970 by
+    its size, and dates of a country where they leave no doubt."""
     item_id_column: str | None = None
     """Column that tells the series apart; null means the table holds one series."""
     item_from: Literal["folder", "file", "device"] | None = None

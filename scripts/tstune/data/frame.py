@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import re
-import warnings
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -13,8 +12,11 @@ import pandas as pd
 from tstune.config.schema import DataSection
 from tstune.data.cleaning.clock import local_to_utc
 from tstune.data.cleaning.report import CleaningReport
-from tstune.data.files import KINDS
+from tstune.data.files import kind_of
+from tstune.data.numbers import AmbiguousCommaError, Cells, file_style, read_cells
 from tstune.data.table import ITEM, TIMESTAMP, Roles, SourceTable
+from tstune.data.text_table import ROW
+from tstune.data.times import Times, find_time_columns, join_time_columns, no_time, parse_times
 from tstune.domains import domain_of_column
 from tstune.errors import ConfigError, DataError
 
@@ -24,7 +26,8 @@ _LAYOUTS = {"Nixtla": ("unique_id", "ds", "y"), "GluonTS": ("item_id", "timestam
 
 _BESIDE_TARGETS = ("conditional", "control", "static_real", "static_categorical")
 DUPLICATES_AVERAGED = "duplicate_timestamps_averaged"
-_OFFSET = re.compile(r"\d[T ]\d.*(?:Z|[+-]\d{2}(?::?\d{2})?)\s*$")
+ROW_NUMBERS = ("no", "no.", "nr", "nr.", "#", "index", "row", "idx", "lfd. nr.", "unnamed: 0")
+_MOST_FOOTERS = 10
 
 
 def table_from_frame(
@@ -43,29 +46,29 @@ def table_from_frame(
         DataError: missing column, text in a number, bad or repeated timestamp, no value at all.
     """
     report = CleaningReport() if report is None else report
-    raw = raw.reset_index(drop=True)  # rows are told apart by position, whatever index the caller's frame has
     if raw.empty:
         raise DataError(f"{name}: the table has no rows")
     twice = raw.columns[raw.columns.duplicated()]
     if len(twice):
         raise DataError(f"{name}: column {twice[0]!r} occurs twice; rename or delete one")
+    raw = _with_row_numbers(_kept_rows(raw, config, name, report))
     config, notes = recognise_layout(raw, config)
-    _require(raw, config.timestamp_column, "data.timestamp_column", name)
+    raw, config, columns = _with_one_time(raw, config, name, report)
+    raw, times, zone = _read_times(raw, config, name, report)
     if config.item_id_column is not None:
         _require(raw, config.item_id_column, "data.item_id_column", name)
-        nameless = raw[config.item_id_column].isna()
+        nameless = raw[config.item_id_column].isna().to_numpy()
         if nameless.any():
-            raise DataError(f"{name}: row {int(nameless.idxmax()) + 2}: no value in column {config.item_id_column!r}")
-    raw = _without_words(raw, config, report)
+            row = raw.index[nameless.argmax()]
+            raise DataError(f"{name}: row {row}: no value in column {config.item_id_column!r}")
     roles = roles_of(raw, config, name)
-    frame = read_numbers(raw, roles.columns, name)
-    items = raw[config.item_id_column].astype(str) if config.item_id_column else pd.Series(series_name(name), raw.index)
-    stamps = _read_times(raw[config.timestamp_column], items, config, name, report)
-    frame.insert(0, TIMESTAMP, stamps)
+    frame = read_numbers(raw, roles.columns, name, report, config.missing_values).reset_index(drop=True)
+    items = id_texts(raw[config.item_id_column]) if config.item_id_column else pd.Series(series_name(name), raw.index)
+    frame.insert(0, TIMESTAMP, _on_one_clock(times, items, config, report))
     if config.columns_as == "items":
         frame, roles = _columns_to_items(frame, roles, config)
     else:
-        frame.insert(0, ITEM, items.to_numpy())
+        frame.insert(0, ITEM, items.to_numpy(object))
     again = frame.duplicated([ITEM, TIMESTAMP])
     duplicates = int(again.sum())
     if duplicates and config.on_duplicate == "error":
@@ -86,6 +89,8 @@ def table_from_frame(
         notes=notes,
         cleaning=report.to_dict(),
         statics=_read_statics(raw, items, roles, name),
+        zone=zone,
+        read_as={"timestamp_column": columns, "item_id_column": config.item_id_column},
     )
 
 
@@ -108,9 +113,8 @@ def recognise_layout(raw: pd.DataFrame, config: DataSection) -> tuple[DataSectio
 
 def series_name(name: object) -> str:
     """File name without its endings, for a table that holds one series."""
-    text = Path(str(name)).name
-    ending = next((kind for kind in sorted(KINDS, key=len, reverse=True) if text.endswith(kind)), "")
-    return text.removesuffix(ending)
+    path = Path(str(name))
+    return path.name[: len(path.name) - len(kind_of(path) or "")]
 
 
 def _require(raw: pd.DataFrame, column: str, key: str, name: object) -> None:
@@ -127,63 +131,88 @@ def _reject_duplicates(frame: pd.DataFrame, name: object, count: int) -> None:
     )
 
 
+def id_texts(cells: pd.Series) -> pd.Series:
+    """Names of series as text, exactly as they are written; a number that a reader made a fraction is whole again."""
+    if pd.api.types.is_float_dtype(cells) and (cells % 1 == 0).all():
+        cells = cells.astype("int64")
+    return cells.astype(str).astype(object)
+
+
+def _with_row_numbers(raw: pd.DataFrame) -> pd.DataFrame:
+    """Rows are told apart by the lines of their file; in a frame, by those it would have under a header."""
+    return raw if raw.index.name == ROW else raw.set_axis(pd.RangeIndex(2, len(raw) + 2, name=ROW))
+
+
+def _kept_rows(raw: pd.DataFrame, config: DataSection, name: object, report: CleaningReport) -> pd.DataFrame:
+    """Rows that `data.keep_rows` asks for, such as ``type == cgm``."""
+    if config.keep_rows is None:
+        return raw
+    column, sign, wanted = re.fullmatch(r"\s*(.+?)\s*(==|!=)\s*(.*?)\s*", config.keep_rows).groups()
+    _require(raw, column, "data.keep_rows", name)
+    cells = raw[column].astype("string").str.strip()
+    kept = (cells.fillna("") == wanted.strip("'\"")).to_numpy() == (sign == "==")
+    if not kept.any():
+        found = ", ".join(cells.dropna().unique()[:6])
+        raise DataError(f"{name}: data.keep_rows={config.keep_rows!r} keeps no row; column {column!r} holds {found}")
+    report.add("rows_not_kept", int((~kept).sum()), f"left out by data.keep_rows={config.keep_rows}")
+    return raw[kept]
+
+
+def _with_one_time(
+    raw: pd.DataFrame, config: DataSection, name: object, report: CleaningReport
+) -> tuple[pd.DataFrame, DataSection, str | list[str]]:
+    """The table with its times in one column, and those it had; found where the usual one is not there."""
+    named = config.timestamp_column
+    columns = [named] if isinstance(named, str) else list(named)
+    other = {config.item_id_column, *(config.target_columns or ()), *_beside_targets(config)}
+    if columns == [TIMESTAMP] and TIMESTAMP not in raw.columns:
+        columns = find_time_columns(raw, other) or columns
+        report.add("times_found", len(raw), f"in {' and '.join(map(repr, columns))} (data.timestamp_column)")
+    for column in columns:
+        _require(raw, column, "data.timestamp_column", name)
+    if len(columns) == 1:
+        return raw, config.model_copy(update={"timestamp_column": columns[0]}), columns[0]
+    joined = join_time_columns(raw, columns)
+    raw = raw.drop(columns=[column for column in columns if column not in other])
+    return raw.assign(**{joined.name: joined}), config.model_copy(update={"timestamp_column": joined.name}), columns
+
+
 def _read_times(
-    column: pd.Series, items: pd.Series, config: DataSection, name: object, report: CleaningReport
-) -> pd.Series:
-    """Times without zone; local ones become UTC if the configuration knows their zone."""
-    stamps, zoned = _parse(column, config.timestamp_format, name)
-    if zoned.any() and not zoned.all() and config.timezone is None:
-        with_zone, without = int(zoned.argmax()), int((~zoned).argmax())
-        raise DataError(
-            f"{name}: row {with_zone + 2}: {column.iloc[with_zone]!r} has a time zone and row {without + 2}: "
-            f"{column.iloc[without]!r} has none; write all alike, or set data.timezone for those without"
+    raw: pd.DataFrame, config: DataSection, name: object, report: CleaningReport
+) -> tuple[pd.DataFrame, Times, str | None]:
+    """(the table without rows below it that hold no time, its times, the zone in which forecasts come back)."""
+    column = raw[config.timestamp_column]
+    times = parse_times(column, config.timestamp_format, name)
+    if times.read_as is not None:
+        report.add("times", len(column), times.read_as)
+    missing = times.stamps.isna().to_numpy()
+    if missing.any():
+        last = len(missing) - int(np.argmin(missing[::-1]))
+        if missing.all() or last == len(missing) or missing[:last].any() or len(missing) - last > _MOST_FOOTERS:
+            place = int(missing.argmax())
+            raise no_time(column, place, column.index[place], name)
+        report.add(
+            "rows_below_the_table", len(missing) - last, "left out", examples=[f"first in row {raw.index[last]}"]
         )
-    if config.timezone is None:
-        return stamps
-    local = ~zoned
-    result = stamps.copy()
-    result[local] = local_to_utc(stamps[local], items[local], config.timezone, report)
-    return result
-
-
-def parse_timestamps(column: pd.Series, timestamp_format: str | None, name: object) -> pd.Series:
-    """Return timestamps without time zone (zoned ones as UTC).
-
-    Raises:
-        DataError: naming the first row that is not a time.
-    """
-    return _parse(column, timestamp_format, name)[0]
-
-
-def _parse(column: pd.Series, timestamp_format: str | None, name: object) -> tuple[pd.Series, np.ndarray]:
-    """(times without zone, zoned ones as UTC; [rows] which were zoned)."""
-    if pd.api.types.is_numeric_dtype(column):
-        raise DataError(f"{name}: column {column.name!r} holds numbers, not timestamps such as 2024-01-31 08:05")
-    text_format = timestamp_format or "ISO8601"
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", FutureWarning)  # of mixed time zones, which the second look is for
-            stamps = pd.to_datetime(column, format=text_format, errors="coerce")
-    except ValueError:  # mixed time zones, or no format at all
-        stamps = None
-    zoned = np.zeros(len(column), bool)
-    if stamps is None or not pd.api.types.is_datetime64_dtype(stamps):
-        try:
-            stamps = pd.to_datetime(column, format=text_format, errors="coerce", utc=True)
-        except ValueError as error:
-            raise ConfigError(f"data.timestamp_format={timestamp_format!r} is not a strptime format: {error}") from None
-        if isinstance(column.dtype, pd.DatetimeTZDtype):
-            zoned = np.ones(len(column), bool)
-        else:
-            zoned = np.array([_OFFSET.search(text) is not None for text in column.astype(str)], bool)
-        stamps = stamps.dt.tz_localize(None)
-    if stamps.isna().any():
-        row = int(np.flatnonzero(stamps.isna())[0])
+        raw, times = raw.iloc[:last], Times(times.stamps.iloc[:last], times.zoned[:last], times.zone, times.read_as)
+    if times.zoned.any() and not times.zoned.all() and config.timezone is None:
+        with_zone, without = int(times.zoned.argmax()), int((~times.zoned).argmax())
         raise DataError(
-            f"{name}: row {row + 2}: {column.iloc[row]!r} in column {column.name!r} is not a timestamp; "
-            "for other formats set data.timestamp_format, e.g. '%d/%m/%Y %H:%M'"
+            f"{name}: row {raw.index[with_zone]}: {column.iloc[with_zone]!r} has a time zone and row "
+            f"{raw.index[without]}: {column.iloc[without]!r} has none; write all alike, or set data.timezone for those "
+            "without"
         )
-    return stamps.astype("datetime64[ns]"), zoned
+    return raw, times, config.timezone or times.zone
+
+
+def _on_one_clock(times: Times, items: pd.Series, config: DataSection, report: CleaningReport) -> np.ndarray:
+    """[rows] times without zone; local ones become UTC if the configuration knows their zone."""
+    stamps = times.stamps
+    if config.timezone is not None:
+        local = ~times.zoned
+        stamps = stamps.copy()
+        stamps[local] = local_to_utc(stamps[local], items[local], config.timezone, report)
+    return stamps.to_numpy("datetime64[ns]")
 
 
 def roles_of(raw: pd.DataFrame, config: DataSection, name: object) -> Roles:
@@ -191,10 +220,7 @@ def roles_of(raw: pd.DataFrame, config: DataSection, name: object) -> Roles:
     targets = config.target_columns
     if targets is None:
         taken = {config.timestamp_column, config.item_id_column, *_beside_targets(config)}
-        targets = [column for column in raw.columns if column not in taken]
-        text = [column for column in targets if not pd.api.types.is_numeric_dtype(raw[column])]
-        if text:
-            read_numbers(raw, text, name)  # names the first cell that is not a number, if there is one
+        targets = [column for column in raw.columns if column not in taken and not _numbers_rows(raw[column])]
         if not targets:
             raise DataError(f"{name}: no column left to forecast; name them in data.target_columns")
     roles = Roles(tuple(targets), **{role: tuple(getattr(config, f"{role}_columns")) for role in _BESIDE_TARGETS})
@@ -212,6 +238,14 @@ def roles_of(raw: pd.DataFrame, config: DataSection, name: object) -> Roles:
     return roles
 
 
+def _numbers_rows(cells: pd.Series) -> bool:
+    """True for a column such as ``No`` that counts the rows: nobody wants to forecast it."""
+    if str(cells.name).strip().lower() not in ROW_NUMBERS:
+        return False
+    numbers = pd.to_numeric(cells, errors="coerce").to_numpy(np.float64, na_value=np.nan)
+    return len(numbers) > 1 and bool((np.diff(numbers) == 1).all())
+
+
 def _beside_targets(config: DataSection) -> list[str]:
     return [column for role in _BESIDE_TARGETS for column in getattr(config, f"{role}_columns")]
 
@@ -223,48 +257,92 @@ def _columns_to_items(frame: pd.DataFrame, roles: Roles, config: DataSection) ->
     return long[[ITEM, TIMESTAMP, "target"]], Roles(target=("target",))
 
 
-def read_numbers(raw: pd.DataFrame, columns: Sequence[str], name: object) -> pd.DataFrame:
+def read_numbers(
+    raw: pd.DataFrame,
+    columns: Sequence[str],
+    name: object,
+    report: CleaningReport | None = None,
+    missing: Collection[str] = (),
+) -> pd.DataFrame:
     """Return the columns as float64.
+
+    Args:
+        raw: table with numbers or text.
+        columns: of them.
+        name: what to call the table in errors.
+        report: gets what was read as something else.
+        missing: what stands for no reading, see `tstune.data.numbers`.
 
     Raises:
         DataError: naming the first cell that is not a number.
     """
+    report = CleaningReport() if report is None else report
+    style = file_style(raw)
     numbers = {}
     for column in columns:
-        values = pd.to_numeric(raw[column], errors="coerce")
-        bad = np.flatnonzero(values.isna() & raw[column].notna())
-        if bad.size:
-            cell = raw[column].iloc[int(bad[0])]
-            comma = "; is it a decimal comma? write 1.5, or separate the columns with ;"
-            words = (
-                "; encode words as numbers first (1 where an activity is declared, else 0), or say what they are in "
-                "data.item_id_column or data.static_categorical_columns"
-            )
-            text = str(cell).strip()
-            hint = comma if re.fullmatch(r"[+-]?\d+,\d+", text) else "" if re.search(r"\d", text) else words
-            raise DataError(f"{name}: row {bad[0] + 2}: {cell!r} in column {column!r} is not a number{hint}")
-        numbers[column] = values.astype("float64").replace([np.inf, -np.inf], np.nan).to_numpy()
-    return pd.DataFrame(numbers)
+        if pd.api.types.is_datetime64_any_dtype(raw[column]):
+            raise DataError(f"{name}: column {column!r} holds times; name what to forecast in data.target_columns")
+        try:
+            found = read_cells(raw[column], missing, style)
+        except AmbiguousCommaError as error:
+            raise DataError(
+                f"{name} cannot be read: {str(error)!r} in column {column!r} is either a decimal comma or a thousand; "
+                "write numbers with a decimal point"
+            ) from None
+        if found.unread.any():
+            found.values, found.unread = _read_domain_words(raw[column], found, report)
+        if found.unread.any():
+            raise _not_a_number(raw[column], found.unread, name)
+        _note_cells(column, found, report)
+        numbers[column] = found.values
+    return pd.DataFrame(numbers, index=raw.index)
 
 
-def _without_words(raw: pd.DataFrame, config: DataSection, report: CleaningReport) -> pd.DataFrame:
-    """Put numbers where a column says something else that its domain knows, as exports of sensors do."""
-    taken = {config.timestamp_column, config.item_id_column}
-    names = raw.columns if config.target_columns is None else config.target_columns
-    for column in names:
-        domain = domain_of_column(str(column))
-        if domain is None or column in taken or column not in raw.columns:
-            continue
-        if pd.api.types.is_numeric_dtype(raw[column]):
-            continue
-        found = domain.read_words(str(column), raw[column])
-        if found is not None:
-            cells, worded, action = found
-            words = [(row, str(raw[column].iloc[row]).strip().lower()) for row in np.flatnonzero(worded)[:3]]
-            examples = [f"row {row + 2}: {word}" for row, word in words]
-            report.add("sensor_words", int(worded.sum()), action, examples=examples)
-            raw = raw.assign(**{column: cells})
-    return raw
+def _read_domain_words(cells: pd.Series, found: Cells, report: CleaningReport) -> tuple[np.ndarray, np.ndarray]:
+    """Numbers where a column says something else that its domain knows, as exports of sensors do; what is left."""
+    domain = domain_of_column(str(cells.name))
+    mixed = pd.Series(np.where(found.unread, cells.astype(object), found.values.astype(object)), cells.index)
+    read = domain and domain.read_words(str(cells.name), mixed)
+    if not read:
+        return found.values, found.unread
+    replaced, worded, action = read
+    examples = [
+        f"row {cells.index[place]}: {str(cells.iloc[place]).strip().lower()}" for place in np.flatnonzero(worded)
+    ]
+    report.add("sensor_words", int(worded.sum()), action, examples=examples[:3])
+    values = found.values.copy()
+    values[worded] = pd.to_numeric(replaced[worded]).to_numpy(np.float64)
+    return values, found.unread & ~worded
+
+
+def _not_a_number(cells: pd.Series, unread: np.ndarray, name: object) -> DataError:
+    place = int(unread.argmax())
+    cell, row = cells.iloc[place], cells.index[place] if cells.index.name == ROW else place + 2
+    text = str(cell).strip()
+    if re.fullmatch(r"[+-]?\d+,\d+", text):
+        hint = "; is it a decimal comma? others in the column have a decimal point"
+    elif unread.sum() * 2 < cells.notna().sum():
+        hint = f"; if it stands for no reading: 'data.missing_values=[{text}]'"
+    else:
+        hint = (
+            "; encode words as numbers first (1 where an activity is declared, else 0), say what they are in "
+            "data.item_id_column or data.static_categorical_columns, or name what to forecast in data.target_columns"
+        )
+    return DataError(f"{name}: row {row}: {cell!r} in column {cells.name!r} is not a number{hint}")
+
+
+def _note_cells(column: str, found: Cells, report: CleaningReport) -> None:
+    if found.restyled:
+        what = "decimal_commas" if found.style == "comma" else "thousands"
+        action = "read as decimal points" if found.style == "comma" else "read without their separators"
+        report.add(what, found.restyled, action, examples=[f"column {column}"])
+    if found.words:
+        shown = ", ".join(f"{count} x {word}" for word, count in list(found.words.items())[:3])
+        report.add(
+            "words_for_no_reading", sum(found.words.values()), "read as missing", examples=[f"{column}: {shown}"]
+        )
+    if found.infinite:
+        report.add("infinite", found.infinite, "read as missing", examples=[f"column {column}"])
 
 
 def _read_statics(raw: pd.DataFrame, items: pd.Series, roles: Roles, name: object) -> pd.DataFrame | None:
@@ -273,7 +351,7 @@ def _read_statics(raw: pd.DataFrame, items: pd.Series, roles: Roles, name: objec
         return None
     columns = {}
     for column in roles.statics:
-        values = raw[column]
+        values = raw[column].astype(object)
         known = values.notna()
         first = values[known].groupby(items[known].to_numpy(), sort=False).first()
         changed = known & (values != items.map(first)).to_numpy()
@@ -281,8 +359,9 @@ def _read_statics(raw: pd.DataFrame, items: pd.Series, roles: Roles, name: objec
             row = int(np.flatnonzero(changed)[0])
             item = items.iloc[row]
             raise DataError(
-                f"{name}: row {row + 2}: static column {column!r} of series {item!r} is {values.iloc[row]!r}, before "
-                f"it was {first[item]!r}; it must not change within a series: give it another role, or leave it out"
+                f"{name}: row {raw.index[row]}: static column {column!r} of series {item!r} is {values.iloc[row]!r}, "
+                f"before it was {first[item]!r}; it must not change within a series: give it another role, or leave it "
+                "out"
             )
         columns[column] = first.reindex(items.unique())
     table = pd.DataFrame(columns, index=pd.Index(items.unique(), dtype=object))
@@ -290,8 +369,8 @@ def _read_statics(raw: pd.DataFrame, items: pd.Series, roles: Roles, name: objec
         texts = [str(value) if pd.notna(value) else None for value in table[column]]
         table[column] = pd.Series(texts, table.index, dtype=object)
     for column in roles.static_real:
-        numbers = pd.to_numeric(table[column], errors="coerce")
-        bad = np.flatnonzero(~np.isfinite(numbers))
+        numbers = read_cells(table[column].convert_dtypes()).values
+        bad = np.flatnonzero(np.isnan(numbers))
         if bad.size:
             cell = table[column].iloc[int(bad[0])]
             problem = "no value" if pd.isna(cell) else f"{cell!r}, which is not a number"
@@ -299,5 +378,5 @@ def _read_statics(raw: pd.DataFrame, items: pd.Series, roles: Roles, name: objec
                 f"{name}: static column {column!r} of series {table.index[bad[0]]!r} has {problem}; fill it, or leave "
                 "the column out"
             )
-        table[column] = numbers.astype("float64")
+        table[column] = numbers
     return table

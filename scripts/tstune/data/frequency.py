@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 
 from tstune.errors import ConfigError, DataError
+from tstune.runtime.logs import logger
 
 _DAY = pd.Timedelta("1D")
 
@@ -44,17 +45,30 @@ def infer_frequency(timestamps: np.ndarray, item_starts: np.ndarray) -> str:
     return steps.most_common()
 
 
+_ROUND = [
+    *(pd.Timedelta(seconds=n) for n in (1, 2, 5, 10, 15, 20, 30)),
+    *(pd.Timedelta(minutes=n) for n in (1, 2, 3, 4, 5, 6, 10, 12, 15, 20, 30)),
+    *(pd.Timedelta(hours=n) for n in (1, 2, 3, 4, 6, 8, 12)),
+    *(pd.Timedelta(days=n) for n in (1, 7)),
+]
+_NEAR = 0.02
+_MONTH = pd.Timedelta("28D")
+
+
 class StepCounts:
     """How often neighbouring rows are how far apart, in one table or in pieces of whole items."""
 
     def __init__(self) -> None:
         self._steps, self._counts = np.zeros(0, np.int64), np.zeros(0, np.int64)
         self._first_item: np.ndarray | None = None
+        self._weekend = False
 
     def add(self, timestamps: np.ndarray, item_starts: np.ndarray) -> None:
         """Count the steps of a table, see `infer_frequency`."""
         if self._first_item is None:
             self._first_item = timestamps[: item_starts[1] if len(item_starts) > 1 else None].copy()
+        days = timestamps.astype("datetime64[D]").astype(np.int64)
+        self._weekend |= bool(((days + 3) % 7 >= 5).any())  # 1970 began on a Thursday
         steps = np.diff(timestamps).astype("timedelta64[ns]").astype(np.int64)
         steps, counts = np.unique(np.delete(steps, item_starts[1:] - 1), return_counts=True)
         self._steps, place = np.unique(np.concatenate([self._steps, steps]), return_inverse=True)
@@ -63,7 +77,7 @@ class StepCounts:
         self._counts = total
 
     def most_common(self) -> str:
-        """The step as pandas text.
+        """The step as pandas text: round, where the most common one is a little off and others differ from it.
 
         Raises:
             DataError: there is no step, or it is not one of a calendar.
@@ -71,13 +85,34 @@ class StepCounts:
         if self._steps.size == 0:
             raise DataError("no series has two rows, so the sampling step is unknown; set data.frequency")
         step = pd.Timedelta(int(self._steps[self._counts.argmax()]), unit="ns")
-        if step >= pd.Timedelta("28D"):  # a month is not a fixed number of days
-            first_item = pd.DatetimeIndex(self._first_item)
-            name = pd.infer_freq(first_item) if len(first_item) > 2 else None
-            if name is None:
-                raise DataError(f"the most common step is {step.days} days and irregular; set data.frequency, e.g. MS")
-            return name
+        if step >= _MONTH:  # a month is not a fixed number of days
+            return _calendar_step(pd.DatetimeIndex(self._first_item), step)
+        if step == _DAY and not self._weekend and self._counts.sum() >= 10:
+            logger.info("daily rows without a weekend: the step is B, business days (data.frequency=D for all days)")
+            return "B"
+        near = min(_ROUND, key=lambda one: abs(one - step))
+        if step != near and abs(step - near) <= _NEAR * near and len(self._steps) > 1:
+            logger.info("the most common step is %s: the grid has %s (data.frequency)", _said(step), _said(near))
+            step = near
         return pd.tseries.frequencies.to_offset(step).freqstr
+
+
+def _said(step: pd.Timedelta) -> str:
+    return pd.tseries.frequencies.to_offset(step).freqstr
+
+
+def _calendar_step(stamps: pd.DatetimeIndex, step: pd.Timedelta) -> str:
+    """Months, quarters or years, from their first or last day; a few may be missing."""
+    name = pd.infer_freq(stamps) if len(stamps) > 2 else None
+    if name is not None:
+        return name
+    months = np.unique(stamps.year * 12 + stamps.month)
+    every = int(np.bincount(np.diff(months)).argmax()) if len(months) > 2 else 0
+    begins, ends = (stamps.day == 1).all(), stamps.is_month_end.all()
+    if every == 0 or not (begins or ends):
+        raise DataError(f"the most common step is {step.days} days and irregular; set data.frequency, e.g. MS")
+    sign, anchor = "S" if begins else "E", stamps[0].strftime("%b").upper()
+    return {3: f"Q{sign}-{anchor}", 12: f"Y{sign}-{anchor}"}.get(every, f"{every if every > 1 else ''}M{sign}")
 
 
 def to_steps(duration: str | int, frequency: str, key: str) -> int:
@@ -109,7 +144,8 @@ def default_seasonality(frequency: str) -> int:
     offset = parse_frequency(frequency)
     step = fixed_step(offset)
     if step is None:
-        per_season = {"M": 12, "B": 5, "Q": 4}.get(offset.name[0], 1)
+        unit = offset.name.partition("-")[0]
+        per_season = 5 if unit == "B" else {"M": 12, "Q": 4}.get(unit.lstrip("B")[0], 1)
         return max(1, per_season // offset.n)
     if step < _DAY:
         return int(_DAY // step) if not _DAY % step else 1

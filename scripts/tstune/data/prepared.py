@@ -22,14 +22,17 @@ from tstune.data.plan import plan_windows, settle, steps_within
 from tstune.data.preprocess import build_panel, longest_gap
 from tstune.data.scaler import Scaler, fit_scaler, learn_categories
 from tstune.data.splits import Split
-from tstune.data.table import ITEM, Roles, SourceTable
+from tstune.data.table import ITEM, TIMESTAMP, Roles, SourceTable
 from tstune.data.windows import WindowDataset
 from tstune.errors import ConfigError, DataError
 from tstune.runtime.logs import logger
 
 _MOST_STRETCHES = 1 << 15
 """Hashed stretches to look for duplicates with: enough to find some 130 shared readings among a million."""
-_READ_AS = ("timestamp_column", "timestamp_format", "item_id_column", "columns_as", "on_duplicate")
+_READ_AS = (
+    *("timestamp_column", "timestamp_format", "item_id_column", "columns_as", "on_duplicate"),
+    *("skip_rows", "keep_rows", "missing_values"),
+)
 """Settings of how a table is read, which new data are read by too."""
 
 
@@ -43,7 +46,8 @@ class Preprocessor:
         max_gap: longest gap to interpolate.
         scaler: fitted on the training part.
         unit: unit of the targets, for display.
-        timestamp_column, timestamp_format, item_id_column, columns_as, on_duplicate: how a table is read.
+        timestamp_column, timestamp_format, item_id_column, columns_as, on_duplicate, skip_rows, keep_rows,
+            missing_values: how a table is read.
         cleaning: what is done with its readings.
         fill: channel -> what stands where there is no reading, where that is no line.
         min_context: steps of history that a forecast needs; None: a whole context.
@@ -54,7 +58,7 @@ class Preprocessor:
     max_gap: str | int
     scaler: Scaler
     unit: str | None
-    timestamp_column: str
+    timestamp_column: str | list[str]
     timestamp_format: str | None
     item_id_column: str | None
     columns_as: str
@@ -62,6 +66,14 @@ class Preprocessor:
     cleaning: CleaningRules = field(default_factory=CleaningRules)
     fill: Mapping[str, str] = field(default_factory=dict)
     min_context: int | None = None
+    skip_rows: int = 0
+    keep_rows: str | None = None
+    missing_values: Sequence[str | float] = ()
+
+    @property
+    def time_columns(self) -> list[str]:
+        """Columns with the time of each row, or a part of it."""
+        return [self.timestamp_column] if isinstance(self.timestamp_column, str) else list(self.timestamp_column)
 
     def to_dict(self) -> dict:
         """Values for `preprocessor.json`."""
@@ -77,12 +89,16 @@ class Preprocessor:
     def read_frame(self, frame: pd.DataFrame, name: object, is_future: bool = False) -> SourceTable:
         """Read new data with the columns of the training data; those of the future hold no static columns.
 
-        Series are told apart as in training, or by the column `item_id`, the name that sources and forecasts give it.
+        Series are told apart as in training, or by the column `item_id`, the name that sources and forecasts give it;
+        `timestamp` serves where the time columns of training are not there.
         """
         item_id_column = self.item_id_column
         if item_id_column is None and self.columns_as == "channels" and ITEM in frame.columns:
             item_id_column = ITEM
         read_as = {name: getattr(self, name) for name in _READ_AS} | {"item_id_column": item_id_column}
+        read_as["missing_values"] = list(self.missing_values)
+        if TIMESTAMP in frame.columns and not set(self.time_columns) <= set(frame.columns):
+            read_as |= {"timestamp_column": TIMESTAMP, "timestamp_format": None}
         config = DataSection(
             source="csv",
             **read_as,
@@ -248,7 +264,7 @@ def prepare_data(
         max_gap=plan.max_gap,
         scaler=fit_scaler(panel, split, config.scaling),
         unit=table.unit,
-        **{name: getattr(config, name) for name in _READ_AS},
+        **{name: getattr(config, name) for name in _READ_AS} | dict(table.read_as),
         cleaning=rules.for_new_data(table),
         fill=dict(table.fill),
         min_context=plan.min_context,

@@ -11,15 +11,7 @@ from tstune.data.panel import INTERPOLATED, MISSING, OBSERVED, Panel
 from tstune.data.table import ITEM, TIMESTAMP, SourceTable
 from tstune.errors import ConfigError, DataError
 
-# steps that vary in length and have a pandas period: months, calendar quarters and years, business days
-_CALENDAR = tuple(
-    pd.tseries.frequencies.to_offset(name)
-    for name in (
-        *("MS", "ME", "B", "YS", "YE"),
-        *("QS-JAN", "QS-APR", "QS-JUL", "QS-OCT"),  # four names of one grid, and so are these
-        *("QE-DEC", "QE-MAR", "QE-JUN", "QE-SEP"),
-    )
-)
+_DAY = pd.Timedelta("1D").value
 
 
 def build_panel(table: SourceTable, frequency: str | None, max_gap: str | int | None, cut: bool = True) -> Panel:
@@ -97,22 +89,14 @@ def longest_gap(table: SourceTable, frequency: str, max_gap: str | int | None) -
 
 def _to_grid(stamps: np.ndarray, readings: np.ndarray, frequency: str, item: str) -> tuple[np.ndarray, np.ndarray]:
     """Average the readings of each grid step; steps without one are NaN."""
-    step = fixed_step(parse_frequency(frequency))
+    offset = parse_frequency(frequency)
+    step = fixed_step(offset)
     if step is None:
-        offset = parse_frequency(frequency)
-        if offset not in _CALENDAR:
-            raise ConfigError(
-                f"data.frequency={frequency!r} is not supported; calendar steps are MS, ME, QS, QE, YS, YE, B"
-            )
-        periods = pd.DatetimeIndex(stamps).to_period(offset.name[0])  # M, Q, Y or B
-        bins = periods.asi8 - periods.asi8[0]
-        every = pd.period_range(periods[0], periods=int(bins[-1]) + 1, freq=periods.freq)
-        at_end = frequency.rstrip("0123456789").partition("-")[0].endswith("E")
-        grid = every.to_timestamp(how="end" if at_end else "start").normalize().to_numpy("datetime64[ns]")
+        grid = _calendar_grid(stamps, offset)
+        bins = _calendar_bins(stamps, grid, offset)
     else:
         nanos = stamps.astype(np.int64)
-        # A series that is regular but not on whole steps (hourly at half past) keeps its own phase.
-        anchor = int(nanos[0]) if not ((nanos - nanos[0]) % step.value).any() else 0
+        anchor = _phase(nanos, step.value)
         bins = (nanos - anchor + step.value // 2) // step.value
         _refuse_huge_grid(int(bins[-1] - bins[0]) + 1, len(stamps), frequency, item)
         grid = ((np.arange(bins[0], bins[-1] + 1)) * step.value + anchor).astype("datetime64[ns]")
@@ -124,6 +108,38 @@ def _to_grid(stamps: np.ndarray, readings: np.ndarray, frequency: str, item: str
         total = np.bincount(bins[seen], weights=readings[seen, channel], minlength=len(grid))
         np.divide(total, count, out=values[:, channel], where=count > 0)
     return values, grid
+
+
+def _phase(nanos: np.ndarray, step: int) -> int:
+    """What most rows have beyond whole steps since 1970, as rows at half past have; 0 where no phase has most rows.
+
+    Steps of days have their day and time of day each from most rows: a reading at noon is one of its day.
+    """
+    phases, counts = np.unique(nanos % step, return_counts=True)
+    if counts.max() * 2 > len(nanos):
+        return int(phases[counts.argmax()])
+    return _phase(nanos - nanos % _DAY, step) if step > _DAY else 0
+
+
+def _calendar_grid(stamps: np.ndarray, offset: pd.tseries.offsets.BaseOffset) -> np.ndarray:
+    """Steps of a calendar from the one that the first stamp belongs to, to that of the last."""
+    days = pd.DatetimeIndex(stamps[[0, -1]]).normalize()
+    first, last = (map(offset.rollforward, days)) if _names_its_end(offset) else map(offset.rollback, days)
+    return pd.date_range(first, last, freq=offset).to_numpy("datetime64[ns]")
+
+
+def _calendar_bins(stamps: np.ndarray, grid: np.ndarray, offset: pd.tseries.offsets.BaseOffset) -> np.ndarray:
+    """[rows] step of each stamp: that which it follows, or, where steps are named by their end, that which ends it."""
+    days = stamps.astype("datetime64[D]")
+    if _names_its_end(offset):
+        return np.minimum(np.searchsorted(grid, days, side="left"), len(grid) - 1)
+    return np.searchsorted(grid, days, side="right") - 1
+
+
+def _names_its_end(offset: pd.tseries.offsets.BaseOffset) -> bool:
+    """True for month, quarter and year ends, and for business days, which weekends are counted to."""
+    unit = offset.name.partition("-")[0]
+    return unit in ("B", "C") or unit.endswith("E")
 
 
 def _refuse_huge_grid(num_steps: int, num_rows: int, frequency: str, item: str) -> None:

@@ -97,6 +97,8 @@ class SourceTable:
         fill: channel -> what is put where there is no reading, see `tstune.data.preprocess`; ``interpolate`` if not
             named.
         statics: one row per item with the columns `roles.statics`, or None if there are none.
+        zone: in which forecasts of these readings come back, while the table is in UTC; None if it has none.
+        read_as: names of the columns of series and times that were found, by the keys of the configuration.
     """
 
     frame: pd.DataFrame
@@ -111,6 +113,8 @@ class SourceTable:
     cleaning: dict[str, dict] = field(default_factory=dict)
     fill: Mapping[str, str] = field(default_factory=dict)
     statics: pd.DataFrame | None = None
+    zone: str | None = None
+    read_as: Mapping[str, object] = field(default_factory=dict)
 
     def check(self, name: str) -> None:
         """Stop with one line if the table is not what this class describes.

@@ -54,10 +54,11 @@ def predict_frame(
     name: object = "input"
     if not isinstance(frame, pd.DataFrame):
         name = Path(frame)
-        frame = read_table(name)
+        frame = read_table(name, skip_rows=model.preprocessor.skip_rows)
     preprocessor, config = model.preprocessor, model.config
     length = config.model.context_length
     table = preprocessor.read_frame(frame, name)
+    zone = table.zone
     _require_readings(table)
     panel, starts = context_windows(table, preprocessor, length)
     _warn_about_gaps(panel, starts, length)
@@ -92,7 +93,8 @@ def predict_frame(
         values = np.concatenate(quantiles).reshape(len(table), -1)
         names = [f"{name}_q{level:g}" for name in preprocessor.roles.target for level in model.quantile_levels]
         table = pd.concat([table, pd.DataFrame(values, columns=names)], axis=1)
-    table.insert(0, TIMESTAMP, stamps.reshape(-1))
+    times = pd.DatetimeIndex(stamps.reshape(-1))
+    table.insert(0, TIMESTAMP, times if zone is None else times.tz_localize("UTC").tz_convert(zone))
     table.insert(0, ITEM, np.repeat(panel.item_ids, config.model.prediction_length))
     return table
 

@@ -82,7 +82,7 @@ def render_readme(model: ForecastModel, data: PreparedData, results: dict, envir
     """Fill the template from the run."""
     config, training, preprocessor = model.config, results["training"], data.preprocessor
     roles = preprocessor.roles
-    columns = [preprocessor.item_id_column or "", preprocessor.timestamp_column, *roles.columns, *roles.statics]
+    columns = [preprocessor.item_id_column or "", *preprocessor.time_columns, *roles.columns, *roles.statics]
     trained = (
         "none"
         if training is None

@@ -160,7 +160,7 @@ class ForecastService:
         refuse_paid_service(model, name)
         model.require_built()
         columns = {"timestamp_column": TIMESTAMP, "item_id_column": ITEM, "columns_as": "channels"}
-        model.preprocessor = replace(model.preprocessor, timestamp_format=None, **columns)
+        model.preprocessor = replace(model.preprocessor, timestamp_format=None, keep_rows=None, **columns)
         self.model, self.limits, self.form = model, limits, RequestForm(model.preprocessor, limits)
         self.label = {"name": name, "version": version, "type": model.model_type}
         self.loaded, self.is_ready = datetime.now(UTC).isoformat(timespec="seconds"), True
@@ -210,9 +210,9 @@ class ForecastService:
             TstuneError: the model cannot forecast from it: the history is too short, or what comes is not a number.
         """
         forecast = predict_frame(self.model, *self.form.read(content), self._queue.forecast)
-        stamps = forecast[TIMESTAMP].to_numpy("datetime64[ns]")
-        is_whole = (stamps == stamps.astype("datetime64[s]")).all()
-        forecast[TIMESTAMP] = np.datetime_as_string(stamps, unit="s" if is_whole else "ns")
+        stamps = forecast[TIMESTAMP]
+        is_whole = (stamps == stamps.dt.floor("s")).all()
+        forecast[TIMESTAMP] = [stamp.isoformat(timespec="seconds" if is_whole else "nanoseconds") for stamp in stamps]
         preprocessor, values = self.model.preprocessor, list(forecast.columns[2:])
         about = {"model": self.label, "unit": preprocessor.unit, "frequency": preprocessor.frequency, "columns": values}
         return json.dumps(about | {"forecast": forecast.to_dict("records")}, allow_nan=False).encode()

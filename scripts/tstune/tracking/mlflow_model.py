@@ -33,7 +33,11 @@ class RunFolderModel(PythonModel):
 def _is_known(frame: pd.DataFrame, targets: list[str], preprocessor: object) -> pd.Series:
     """True for rows up to the last reading of their series."""
     read = frame[targets].notna().any(axis=1)
-    stamps = pd.to_datetime(frame[preprocessor.timestamp_column], format=preprocessor.timestamp_format)
+    from tstune.data.times import join_time_columns, parse_timestamps
+
+    columns = preprocessor.time_columns
+    column = frame[columns[0]] if len(columns) == 1 else join_time_columns(frame, columns)
+    stamps = parse_timestamps(column, preprocessor.timestamp_format, "input")
     item = preprocessor.item_id_column
     items = frame[item] if item is not None else pd.Series(0, index=frame.index)
     last = stamps.where(read).groupby(items).transform("max")

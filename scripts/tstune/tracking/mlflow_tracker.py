@@ -94,7 +94,8 @@ def _signature(run_folder: Path) -> ModelSignature:
     inputs = None
     if saved["columns_as"] != "items":
         inputs = [ColSpec(AnyType(), item)] if item else []
-        inputs.append(ColSpec("string" if saved["timestamp_format"] else "datetime", stamp))
+        stamps, as_text = ([stamp], saved["timestamp_format"]) if isinstance(stamp, str) else (stamp, True)
+        inputs += [ColSpec("string" if as_text else "datetime", name) for name in stamps]
         inputs += [ColSpec(AnyType(), name) for role in ("target", "conditional", "control") for name in roles[role]]
     outputs = [ColSpec("string", "item_id"), ColSpec("datetime", "timestamp")]
     outputs += [ColSpec("double", name) for name in roles["target"]]

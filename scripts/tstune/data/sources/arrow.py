@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from tstune.config.schema import DataSection
-from tstune.data.frame import recognise_layout, roles_of, table_from_frame
+from tstune.data.frame import ROW_NUMBERS, recognise_layout, roles_of, table_from_frame
 from tstune.data.table import PIECE_ROWS, Pieces, SourceTable, TableStream
 from tstune.errors import DataError
 
@@ -115,14 +115,18 @@ def stream_of_batches(
         files: what is read.
 
     Returns:
-        None for a table that has to be seen as a whole: without a column of series, with times or numbers as text, or
-        with static columns.
+        None for a table that has to be seen as a whole: without a column of series, with times or numbers as text, with
+        static columns, or of some of its rows.
     """
+    if not isinstance(config.timestamp_column, str):
+        return None
     probe = schema.empty_table().to_pandas()
     config, notes = recognise_layout(probe, config)
     if config.item_id_column not in probe or config.timestamp_column not in probe:
         return None
-    if config.static_categorical_columns or config.static_real_columns:
+    if config.static_categorical_columns or config.static_real_columns or config.keep_rows is not None:
+        return None
+    if config.target_columns is None and any(str(name).lower() in ROW_NUMBERS for name in probe):
         return None
     columns = roles_of(probe, config, name).columns
     if not _is_typed(schema, config.item_id_column, config.timestamp_column, columns):
@@ -191,7 +195,7 @@ class _LongTable:
             stamps = time.cast(pa.timestamp("ns", self.zone)).cast(pa.int64()).to_numpy(zero_copy_only=False)
         except pa.ArrowInvalid as error:
             raise DataError(f"{self.name}: column {self.config.timestamp_column!r}: {error}") from None
-        names = [str(value) for value in item.dictionary.to_pylist()]
+        names = [str(value) for value in item.dictionary.to_pylist()]  # as `id_texts` writes text and whole numbers
         codes = item.indices.to_numpy(zero_copy_only=False).astype(np.int64)
         numbers = [
             _one_array(batch.column(name)).cast(pa.float64(), safe=False).to_numpy(zero_copy_only=False)

@@ -17,7 +17,7 @@ from tstune.config.schema import DataSection
 from tstune.data.cleaning.clock import local_to_utc
 from tstune.data.cleaning.report import CleaningReport
 from tstune.data.files import read_table
-from tstune.data.frame import parse_timestamps, read_numbers
+from tstune.data.frame import read_numbers
 from tstune.data.sources import Option, SourceInfo
 from tstune.data.sources.channels import (
     choose_channels,
@@ -29,6 +29,7 @@ from tstune.data.sources.channels import (
     mean_on_grid,
 )
 from tstune.data.table import TIMESTAMP, SourceTable
+from tstune.data.times import parse_timestamps
 from tstune.errors import DataError
 
 TARGET = "glucose"

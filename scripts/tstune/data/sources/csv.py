@@ -17,7 +17,7 @@ import pandas as pd
 
 from tstune.config.schema import DataSection
 from tstune.data.cleaning.report import CleaningReport
-from tstune.data.files import find_files, read_header, read_table
+from tstune.data.files import find_files, read_columns, read_table
 from tstune.data.frame import DUPLICATES_AVERAGED, recognise_layout, series_name, table_from_frame
 from tstune.data.sources import SourceInfo
 from tstune.data.sources.arrow import BATCH_ROWS, stream_of_batches
@@ -58,14 +58,14 @@ def load(config: DataSection) -> SourceTable:
     INFO.read_options(config)
     files, report = find_files(config.path), CleaningReport()
     if len(files) == 1 and files[0] == Path(config.path):
-        return table_from_frame(read_table(files[0], report), config, files[0], report)
+        return table_from_frame(read_table(files[0], report, config.skip_rows), config, files[0], report)
     if config.columns_as == "items":
         raise ConfigError(
             f"data.path={config.path} names several files, one series each; data.columns_as=items is for a single file"
         )
     if config.item_id_column is not None:
         return _join_parts(files, config, report)
-    tables = [table_from_frame(read_table(file, report), config, file, report) for file in files]
+    tables = [table_from_frame(read_table(file, report, config.skip_rows), config, file, report) for file in files]
     names = [series_name(file) for file in files]
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice is not None:
@@ -90,7 +90,7 @@ def _join_series(tables: Sequence[SourceTable]) -> SourceTable:
 
 def _join_parts(files: Sequence[Path], config: DataSection, report: CleaningReport) -> SourceTable:
     """One long table in several files."""
-    parts = [read_table(file, report) for file in files]
+    parts = [read_table(file, report, config.skip_rows) for file in files]
     different = next((place for place, part in enumerate(parts) if set(part) != set(parts[0])), None)
     if different is not None:
         raise DataError(
@@ -145,26 +145,19 @@ def _batches(files: list[Path], columns: list[str]) -> Iterator[pa.RecordBatch]:
 
 def _series_per_file(files: list[Path], config: DataSection) -> TableStream | None:
     names = [series_name(file) for file in files]
-    if len(set(names)) < len(names) or recognise_layout(_columns(files[0]), config)[0].item_id_column is not None:
+    columns = pd.DataFrame(columns=read_columns(files[0], config.skip_rows))
+    if len(set(names)) < len(names) or recognise_layout(columns, config)[0].item_id_column is not None:
         return None
     order = sorted(range(len(files)), key=names.__getitem__)
     pieces = Pieces(partial(_groups, [files[place] for place in order], config), order == sorted(order))
     return TableStream(tuple(map(str, files)), lambda _: pieces)
 
 
-def _columns(file: Path) -> pd.DataFrame:
-    """A table with the columns of a file and no row."""
-    if file.suffix == ".parquet":
-        schemas = _schemas([file])
-        return schemas[0].empty_table().to_pandas() if schemas else pd.DataFrame()
-    return pd.DataFrame(columns=read_header(file)[0])
-
-
 def _groups(files: list[Path], config: DataSection) -> Iterator[SourceTable]:
     """Tables of some files each."""
     report, tables, rows = CleaningReport(), [], 0
     for place, file in enumerate(files, start=1):
-        tables.append(table_from_frame(read_table(file, report), config, file, report))
+        tables.append(table_from_frame(read_table(file, report, config.skip_rows), config, file, report))
         rows += len(tables[-1].frame)
         if rows >= PIECE_ROWS or place == len(files):
             yield replace(_join_series(tables), cleaning=report.to_dict())
