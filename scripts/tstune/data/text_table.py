@@ -248,7 +248,9 @@ def _counts(cells: pd.Series) -> bool:
 
 
 def _cells(line: str, separator: str) -> list[str]:
-    return next(csv.reader([line], delimiter=separator), [""]) if '"' in line else line.split(separator)
+    if '"' not in line:
+        return line.split(separator)
+    return next(csv.reader(line.splitlines(keepends=True), delimiter=separator), [""])
 
 
 def _width(line: str, separator: str) -> int:

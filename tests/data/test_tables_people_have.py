@@ -1,0 +1,297 @@
+"""Tables as people have them: every kind of them once in a few lines, and the real files that once went wrong."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from data.series import reader
+from support import tiny
+
+from tstune.config.schema import DataSection
+from tstune.config.validation import validate
+from tstune.data.prepared import prepare_data
+from tstune.data.sources import load_source
+from tstune.data.table import ITEM, TIMESTAMP, SourceTable
+from tstune.models.registry import model_class
+
+HOURS = pd.date_range("2024-02-01", periods=24, freq="h")
+SPLIT = {"train": 0.4, "validation": 0.3, "test": 0.3}
+read, problem = reader("csv")
+
+
+def save(folder: Path, content: str | bytes, name: str = "x.csv") -> Path:
+    (folder / name).write_bytes(content.encode() if isinstance(content, str) else content)
+    return folder / name
+
+
+def lines(times: list[str], *columns: list[str], header: str = "timestamp,load") -> str:
+    return "\n".join([header, *(",".join(cells) for cells in zip(times, *columns, strict=True))]) + "\n"
+
+
+ISO = [f"{hour:%Y-%m-%d %H:%M}" for hour in HOURS]
+VALUES = [f"{1400 + 10 * number}.5" for number in range(24)]
+PLAIN = lines(ISO, VALUES)
+GERMAN = [f"1.{400 + 10 * number},5" for number in range(24)]
+
+
+def semicolons(times: list[str], values: list[str], header: str) -> str:
+    return "\n".join([header, *(f"{time};{value}" for time, value in zip(times, values, strict=True))])
+
+
+def since_1970(nanoseconds: int, name: str) -> str:
+    return lines([str(hour.value // nanoseconds) for hour in HOURS], VALUES, header=f"{name},load")
+
+
+SEMICOLONS = semicolons(ISO, GERMAN, "timestamp;load")
+DAYS, CLOCKS = [f"{hour:%d.%m.%Y}" for hour in HOURS], [f"{hour:%H:%M}" for hour in HOURS]
+PARTS = ("year", "month", "day", "hour")
+
+# name -> (content, keys, findings of the cleaning report)
+DIALECTS = {
+    "a title, a comment, units and a footer": (
+        "Load of one house\n\n# by the hour\n" + PLAIN.replace("load\n", "load\n,kW\n") + "Total,,\nend of file\n",
+        {},
+        {"title_lines": 1, "comment_lines": 1, "rows_of_units": 1, "rows_below_the_table": 0, "other_lines": 2},
+    ),
+    "blank rows, and the header again": (
+        PLAIN.replace("2024-02-01 05:00", "\n,\ntimestamp,load\n2024-02-01 05:00"),
+        {},
+        {"empty_rows": 2, "repeated_headers": 1},
+    ),
+    "a sum below the table": (PLAIN + "Sum,36360.0\n", {}, {"rows_below_the_table": 1}),
+    "an unnamed index": (PLAIN.replace("timestamp,", ","), {}, {}),
+    "row numbers": (lines([str(n) for n in range(24)], ISO, VALUES, header="No,timestamp,load"), {}, {}),
+    "a separator line of Excel": ("sep=;\n" + SEMICOLONS, {}, {"separator_lines": 1, "decimal_commas": 24}),
+    "pipes": (PLAIN.replace(",", "|"), {}, {}),
+    "tabs and decimal commas": (SEMICOLONS.replace(";", "\t"), {}, {"decimal_commas": 24}),
+    "thousands between quotes": (
+        lines(ISO, [f'"1,{400 + 10 * number}.5"' for number in range(24)]), {}, {"thousands": 24},
+    ),
+    "blanks as thousands": (SEMICOLONS.replace("1.", "1 "), {}, {"decimal_commas": 24}),
+    "UTF-16": (PLAIN.encode("utf-16"), {}, {}),
+    "old line ends": (PLAIN.replace("\n", "\r"), {}, {}),
+    "a comment over several lines in a cell": (
+        PLAIN.replace("load\n", "load,note\n").replace(".5\n", '.5,"a\nb"\n', 3).replace(".5\n", ".5,\n"),
+        {"target_columns": ["load"]},
+        {},
+    ),
+    "cells at the end left out": (
+        PLAIN.replace("load\n", "load,dose,note\n").replace(".5\n", ".5,,\n", 20),
+        {"target_columns": ["load"]},
+        {},
+    ),
+    "skipped by hand": ("a,b\n1,2\n" + PLAIN, {"skip_rows": 2}, {"lines_skipped": 2}),
+    "only some rows": (
+        PLAIN.replace("load\n", "load,type\n").replace(".5\n", ".5,cgm\n") + "2024-02-01 03:30,9,manual\n",
+        {"keep_rows": "type == cgm", "target_columns": ["load"]},
+        {"rows_not_kept": 1},
+    ),
+    "seconds since 1970": (since_1970(10**9, "time"), {}, {"times": 24}),
+    "milliseconds": (since_1970(10**6, "date"), {}, {"times": 24}),
+    "microseconds": (since_1970(10**3, "epoch"), {}, {"times": 24}),
+    "am and pm": (lines([f"{h:%m/%d/%Y %I:%M %p}" for h in HOURS + pd.Timedelta("24D")], VALUES), {}, {"times": 24}),
+    "an offset": (lines([f"{h + pd.Timedelta('1h'):%Y-%m-%dT%H:%M}+01:00" for h in HOURS], VALUES), {}, {}),
+    "date and clock": (
+        lines(DAYS, CLOCKS, VALUES, header="Datum,Uhrzeit,load"), {}, {"times_found": 24},
+    ),
+    "date and clock, named": (
+        lines(DAYS, CLOCKS, VALUES, header="a,b,load"),
+        {"timestamp_column": ["a", "b"]},
+        {"times": 24},
+    ),
+    "year, month, day, hour": (
+        lines(*([str(getattr(h, part)) for h in HOURS] for part in PARTS), VALUES, header=",".join([*PARTS, "load"])),
+        {},
+        {"times_found": 24},
+    ),
+    "a digit for every part": (
+        lines([f"{h:%Y%m%d%H}" for h in HOURS], VALUES), {"timestamp_format": "%Y%m%d%H"}, {},
+    ),
+}  # fmt: skip
+
+
+def counts(table: SourceTable) -> dict[str, int]:
+    return {name: finding["count"] for name, finding in table.cleaning.items()}
+
+
+@pytest.mark.parametrize("kind", DIALECTS)
+def test_the_same_table_in_every_dialect(tmp_path: Path, kind: str):
+    content, section, expected = DIALECTS[kind]
+    table = read(save(tmp_path, content), **section)
+    shift = pd.Timedelta("24D") if kind == "am and pm" else pd.Timedelta(0)
+    assert table.roles.target == ("load",)
+    assert table.frame[TIMESTAMP].tolist() == list(HOURS + shift)
+    assert table.frame["load"].tolist() == [float(value) for value in VALUES]
+    found = counts(table)
+    assert {name: found.get(name, 0) for name in expected} == expected
+    assert table.zone == {"an offset": "+01:00"}.get(kind, "UTC" if "seconds" in kind else None)
+
+
+@pytest.mark.parametrize("ending", [".txt", ".tsv", ".CSV", ".csv.gz", ".TXT"])
+def test_every_ending(tmp_path: Path, ending: str):
+    import gzip
+
+    content = PLAIN.encode()
+    table = read(save(tmp_path, gzip.compress(content) if ending.endswith("gz") else content, f"house{ending}"))
+    assert table.frame[ITEM].unique().tolist() == ["house"]
+    assert len(table.frame) == 24
+
+
+def test_years(tmp_path: Path):
+    path = save(tmp_path, "year,sunspots\n" + "".join(f"{year},{year / 10}\n" for year in range(1760, 1800)))
+    data = prepare_data(DataSection(source="csv", path=str(path), split=SPLIT), 4, 1)
+    assert data.panel.frequency.startswith("YS")
+    assert data.panel.timestamps[0] == np.datetime64("1760-01-01")
+
+
+def test_words_for_no_reading_and_infinities_are_counted(tmp_path: Path):
+    values = [*VALUES[:15], "?", "--", "n/a", "inf", "-inf", "-999", "bad", *VALUES[:2]]
+    text = problem(save(tmp_path, lines(ISO, values)))
+    assert (
+        "row 23: 'bad' in column 'load' is not a number; if it stands for no reading: 'data.missing_values=[bad]'"
+        in text
+    )
+    table = read(tmp_path / "x.csv", missing_values=["bad", -999])
+    assert table.frame["load"].isna().sum() == 7
+    assert counts(table)["words_for_no_reading"] == 5
+    assert counts(table)["infinite"] == 2
+    frame = pd.DataFrame({TIMESTAMP: HOURS, "load": [np.inf, -999.0, *map(float, VALUES[2:])]})
+    frame.to_parquet(tmp_path / "x.parquet")
+    table = read(tmp_path / "x.parquet", missing_values=[-999])
+    assert counts(table) | {"infinite": 1, "words_for_no_reading": 1} == counts(table)
+    assert table.frame["load"].isna().sum() == 2
+
+
+def test_a_headerless_table_says_so(tmp_path: Path):
+    text = problem(save(tmp_path, PLAIN.partition("\n")[2]))
+    assert "its first row, '2024-02-01 00:00,1400.5', holds a time, not names; write a header line above it" in text
+
+
+# Ids
+
+
+@pytest.mark.parametrize("kind", ["csv", "parquet", "cache"])
+def test_ids_are_text_as_they_are_written(tmp_path: Path, kind: str):
+    ids = ["01", "1", "NA", "null", "1e5", "007", "1.0"]
+    frame = pd.concat([pd.DataFrame({"id": one, TIMESTAMP: HOURS, "load": np.arange(24.0)}) for one in ids])
+    path = tmp_path / ("x.csv" if kind == "csv" else "x.parquet")
+    frame.to_csv(path, index=False) if kind == "csv" else frame.to_parquet(path)
+    cache = str(tmp_path / "cache") if kind == "cache" else None
+    section = DataSection(source="csv", path=str(path), item_id_column="id", cache=cache, split=SPLIT)
+    data = prepare_data(section, 4, 2)
+    assert set(data.panel.item_ids) == set(ids)
+    again = data.preprocessor.read_frame(frame, "frame")
+    assert set(again.frame[ITEM]) == set(ids)
+
+
+def test_ids_that_a_reader_made_numbers_are_whole(tmp_path: Path):
+    frame = pd.DataFrame({"id": [7.0] * 24, TIMESTAMP: HOURS, "load": np.arange(24.0)})
+    frame.to_parquet(tmp_path / "x.parquet")
+    assert read(tmp_path / "x.parquet", item_id_column="id").frame[ITEM].unique().tolist() == ["7"]
+
+
+# Forecasts
+
+
+def fitted(path: Path, **section: object):
+    """Persistence that read a file, which is quick and forecasts like any model."""
+    data = {
+        "source": "csv",
+        "path": str(path),
+        "item_id_column": None,
+        "target_columns": None,
+        "split": SPLIT,
+        **section,
+    }
+    recipe = tiny.recipe(
+        path,
+        Path("unused"),
+        data=data,
+        model={"context_length": 4, "prediction_length": 2},
+        evaluation={"horizons": []},
+    )
+    model = model_class("persistence")(validate(recipe, "test"))
+    prepared = model.prepare()
+    model.build(prepared.preprocessor)
+    return model
+
+
+@pytest.mark.parametrize(
+    ("times", "section", "first"),
+    [
+        (ISO, {}, "2024-02-02 00:00:00"),
+        (ISO, {"timezone": "Europe/Berlin"}, "2024-02-02 00:00:00+01:00"),
+        ([f"{h:%Y-%m-%dT%H:%M}+05:30" for h in HOURS], {}, "2024-02-02 00:00:00+05:30"),
+        ([f"{h:%Y-%m-%dT%H:%M}Z" for h in HOURS], {}, "2024-02-02 00:00:00+00:00"),
+        ([f"{h + pd.Timedelta('30min'):%Y-%m-%d %H:%M}" for h in HOURS], {}, "2024-02-02 00:30:00"),
+    ],
+    ids=["naive", "data.timezone", "offset", "UTC", "half past"],
+)
+def test_forecasts_come_back_on_the_clock_of_the_input(tmp_path: Path, times: list[str], section: dict, first: str):
+    path = save(tmp_path, lines(times, VALUES))
+    forecast = fitted(path, **section).predict(path)
+    assert str(forecast[TIMESTAMP].iloc[0]) == first
+
+
+# The real files: folder -> (keys, rows, series, time of the first step after the last row, findings)
+
+MEDTRONIC = {"target_columns": ["Sensor Glucose (mg/dL)"], "on_duplicate": "mean"}
+FILES = {
+    "f01-unnamed-index": ({}, 300, 1, "2024-01-13 12:00", {}),
+    "f02-year-month-day": ({}, 400, 1, "2010-01-17 16:00", {"times_found": 400}),
+    "f07-units-row": ({}, 300, 1, "2024-01-13 12:00", {"rows_of_units": 1}),
+    "f11-blank-lines-inside": ({}, 300, 1, "2024-01-13 12:00", {"empty_rows": 1}),
+    "f12-txt-suffix": ({}, 300, 1, "2024-01-13 12:00", {}),
+    "f14-pipe-separated": ({"item_id_column": "PtID"}, 400, 2, None, {}),
+    "g01-epoch-s": ({}, 300, 1, "2024-01-13 12:00", {"times": 300}),
+    "g02-epoch-ms": ({}, 300, 1, "2024-01-13 12:00", {"times": 300}),
+    "g04-year-int": ({}, 260, 1, "2020-01-01", {"times": 260}),
+    "g08-weekly-holiday": ({}, 300, 1, "2020-10-04", {}),
+    "g10-quarter-feb": ({}, 280, 1, "2020-02-01", {}),
+    "g12b-dst-timezone": ({"timezone": "Europe/Berlin"}, 500, 1, "2023-11-09 18:00", {"local_times": 500}),
+    "g14-step-301s": ({}, 500, 1, "2024-01-02 17:50", {}),
+    "g15-half-past": ({}, 400, 1, "2024-01-17 16:30", {}),
+    "g16-excel-date-time": ({}, 400, 1, "2024-02-05 04:00", {"times_found": 400, "decimal_commas": 800}),
+    "g17-excel-sep-line": ({}, 400, 1, "2024-02-05 04:00", {"separator_lines": 1, "decimal_commas": 800}),
+    "g18-german-thousands": ({}, 400, 1, "2024-02-05 04:00", {"decimal_commas": 800}),
+    "i01-leading-zeros": ({"item_id_column": "id"}, 450, 3, None, {}),
+    "i02-zeros-collide": ({"item_id_column": "id"}, 300, 2, None, {}),
+    "i03-id-NA": ({"item_id_column": "id"}, 450, 3, None, {}),
+    "i05-mixed-then-alone": ({"item_id_column": "id"}, 450, 3, None, {}),
+    "n03-meter-1e9": ({}, 300, 1, "2024-01-13 12:00", {}),
+    "n05-inf": ({}, 300, 1, "2024-01-13 12:00", {"infinite": 2}),
+    "n06-question-mark": ({}, 300, 1, "2024-01-13 12:00", {"words_for_no_reading": 3}),
+    "v07b-medtronic-block-cut": (MEDTRONIC, 494, 1, None, {"times_found": 494}),
+    "v12-d1namo": ({"target_columns": ["glucose"]}, 500, 1, "2014-10-03 03:40", {"times_found": 500}),
+    "v13-hupa-ucm": ({"target_columns": ["glucose"]}, 500, 1, "2018-06-15 12:20", {}),
+    "v14-cgmacros": ({"target_columns": ["Libre GL"]}, 480, 1, "2024-03-01 16:00", {"row_numbers_without_a_name": 1}),
+}  # fmt: skip
+
+
+@pytest.mark.shared
+@pytest.mark.parametrize("folder", FILES)
+def test_a_file_that_once_went_wrong(shared: Path, folder: str):
+    from tstune.data.cleaning import CleaningRules
+    from tstune.data.panel_cache import read_panel
+    from tstune.models.predict import _future_timestamps
+
+    section, rows, series, after, findings = FILES[folder]
+    (path,) = (shared / "cases" / "files" / folder).iterdir()
+    config = DataSection(source="csv", path=str(path), **section)
+    table = load_source(config)
+    assert len(table.frame) == rows
+    assert table.frame[ITEM].nunique() == series
+    found = counts(table)
+    assert {name: found.get(name, 0) for name in findings} == findings
+    panel, _ = read_panel(config, CleaningRules.from_config(config))
+    if after is not None:
+        assert _future_timestamps(panel, 1)[-1, 0] == np.datetime64(after)
+
+
+@pytest.mark.shared
+def test_every_file_of_the_cases_has_its_test(shared: Path):
+    there = {folder.name for folder in (shared / "cases" / "files").iterdir() if not folder.name.startswith("v")}
+    assert there == {name for name in FILES if not name.startswith("v")}
