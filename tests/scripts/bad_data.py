@@ -16,6 +16,7 @@ def _every_twentieth_row_lost(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def _european_dates(table: pd.DataFrame) -> pd.DataFrame:
+    table = table[table["timestamp"].str.startswith("2024-01-02")]  # a single day leaves open what is the month
     return table.assign(timestamp=pd.to_datetime(table["timestamp"]).dt.strftime("%d/%m/%Y %H:%M"))
 
 
@@ -38,9 +39,9 @@ CASES = (
     Case(
         "unknown kind of file",
         "missing file",
-        ("series.txt", "unknown kind of file", ".csv, .csv.gz or .parquet"),
-        ("data.path={folder}/series.txt",),
-        write_file("series.txt", "a"),
+        ("series.ods", "unknown kind of file", ".csv, .tsv, .txt"),
+        ("data.path={folder}/series.ods",),
+        write_file("series.ods", "a"),
     ),
     Case("empty file", "missing file", ("series.csv", "cannot be read"), (), write_file("series.csv", "")),
     Case(
@@ -53,16 +54,16 @@ CASES = (
     Case(
         "ragged rows",
         "missing file",
-        ("series.csv", "cannot be read", "line 3"),
+        ("series.csv", "cannot be read", "row 3"),
         (),
         write_file("series.csv", "item_id,timestamp,load\na,2024-01-01,1\na,2024-01-02,1,5,7\n"),
     ),
     Case(
-        "not UTF-8",
+        "a quotation without end",
         "missing file",
-        ("series.csv", "cannot be read", "utf-8"),
+        ("series.csv", "cannot be read", "row 2 opens a quotation"),
         (),
-        write_file("series.csv", "item_id,timestamp,load\nä,2024-01-01,1\n".encode("latin-1")),
+        write_file("series.csv", 'item_id,timestamp,load\n"a,2024-01-01,1\nb,2024-01-01,1\n'),
     ),
     Case(
         "gzip in name only",
@@ -177,7 +178,7 @@ CASES = (
     Case(
         "day before month",
         "unparsable timestamps",
-        ("series.csv", "row 2", "'01/01/2024 00:00'", "data.timestamp_format", "%d/%m/%Y %H:%M"),
+        ("series.csv", "'02/01/2024 00:00'", "day first or month first", "data.timestamp_format", "%d/%m/%Y %H:%M"),
         (),
         edit_series(_european_dates),
     ),

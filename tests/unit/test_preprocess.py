@@ -293,3 +293,21 @@ def test_a_forecast_context_holds_the_last_reading_as_training_windows_do():
     assert trained["past_values"][0, :, 1].tolist() == cut_off.values[11:21, 1].tolist()
     assert trained["past_observed_mask"][0, :, 1].tolist() == (cut_off.status[11:21, 1] > 0).tolist()
     assert cut_off.values[18:21, 1].tolist() == [17.0, 17.0, 17.0]
+
+
+# Levels
+
+
+@pytest.mark.parametrize("level", [1e2, 1e5, 1e9, 1e12])
+def test_a_series_keeps_its_changes_whatever_its_level(level: float):
+    rising = np.arange(50.0) * 10 + np.tile([0, 3], 25)
+    table = grid_table({"high": (rising + level)[:, None], "low": rising[:, None]}, ONE)
+    panel = build_panel(table, "h", 0)
+    first = slice(*panel.segment_start[:2])
+    np.testing.assert_array_equal(panel.values[first, 0] + panel.level_of(0, 0), rising + level)
+    np.testing.assert_array_equal(panel.values[panel.segment_start[1] :, 0], rising)
+    assert (panel.level is None) == (level < 1e7)
+    if panel.level is not None:
+        assert panel.level.tolist() == [[np.median(rising) + level], [0.0]]
+        again = build_panel(table, "h", 0, levels={"high": [level]})
+        assert again.level.tolist() == [[level], [0.0]]

@@ -40,7 +40,10 @@ def describe_cohort(prepared: PreparedData) -> pd.DataFrame:
     for item, item_id in enumerate(panel.item_ids):
         own = slice(bounds[item], bounds[item + 1])
         seen = panel.status[own, 0] == OBSERVED
-        places, values = _positions(panel, item)[seen], panel.values[own, 0][seen].astype(np.float64)
+        places, values = (
+            _positions(panel, item)[seen],
+            panel.values[own, 0][seen].astype(np.float64) + panel.level_of(item, 0),
+        )
         every = int(np.bincount(np.diff(places)).argmax()) if len(places) > 1 else 1
         length = int(panel.item_length[item])
         promised = max(1, -(-length // every))

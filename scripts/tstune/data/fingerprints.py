@@ -138,7 +138,10 @@ def hash_readings(panel: Panel, unit: str | None, levels: np.ndarray, rate: int)
         for begin in range(0, panel.num_rows, _BLOCK):
             rows = begin + np.flatnonzero(panel.status[begin : begin + _BLOCK, channel] == OBSERVED)
             scale = factors[0] if (factors == factors[0]).all() else np.repeat(factors, _per_item(rows, starts))
-            scaled = np.clip(panel.values[rows, channel] * scale + _OFFSET, -_FARTHEST_BIN, _FARTHEST_BIN)
+            readings = panel.values[rows, channel]
+            if panel.level is not None:
+                readings = readings + np.repeat(panel.level[:, channel], _per_item(rows, starts))
+            scaled = np.clip(readings * scale + _OFFSET, -_FARTHEST_BIN, _FARTHEST_BIN)
             bins = np.floor(scaled).astype(np.int64)
             rows, bins = np.concatenate([held_rows, rows]), np.concatenate([held_bins, bins])
             hashes = _rolling(bins)

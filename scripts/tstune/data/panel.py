@@ -23,7 +23,7 @@ class Panel:
     """Series cut into segments without long gaps; the segments lie one after another in flat arrays.
 
     Attributes:
-        values: [rows, channels] float32 in original units, finite everywhere.
+        values: [rows, channels] float32 in original units, finite everywhere, counted from `level`.
         status: [rows, channels] uint8, `MISSING`, `INTERPOLATED` or `OBSERVED`.
         timestamps: [rows] datetime64[ns].
         segment_start: [segments + 1] first row of each segment, and the number of rows.
@@ -33,6 +33,8 @@ class Panel:
         item_length: [items] grid steps from the item's first to its last reading.
         roles: names of the channels.
         frequency: grid step as pandas text.
+        level: [items, channels] float64 that `values` of an item are counted from, so that single precision keeps what
+            changes in a meter at a billion; 0 where it does so anyhow, None if that is everywhere.
         known_fingerprint: of a stored panel, so that it is not computed again.
     """
 
@@ -46,6 +48,7 @@ class Panel:
     item_length: np.ndarray
     roles: Roles
     frequency: str
+    level: np.ndarray | None = None
     known_fingerprint: str | None = None
 
     @property
@@ -69,7 +72,13 @@ class Panel:
             return self.known_fingerprint
         digest = hashlib.sha256(np.ascontiguousarray(self.values))
         digest.update(np.ascontiguousarray(self.status))
+        if self.level is not None:
+            digest.update(np.ascontiguousarray(self.level))
         return digest.hexdigest()
+
+    def level_of(self, items: np.ndarray | int, channels: slice | int = slice(None)) -> np.ndarray | float:
+        """[…, channels] what to add to `values` of these items; 0 where that is nothing."""
+        return 0.0 if self.level is None else self.level[items][..., channels]
 
     def row_position(self) -> np.ndarray:
         """[rows] steps from the item's first row to each row."""

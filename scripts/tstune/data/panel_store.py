@@ -18,7 +18,7 @@ from tstune.data.table import Roles
 from tstune.errors import DataError
 
 _LARGE = {"values": np.dtype("<f4"), "status": np.dtype("u1"), "timestamps": np.dtype("<M8[ns]")}
-_SMALL = ("segment_start", "segment_item", "segment_position", "item_length")
+_SMALL = ("segment_start", "segment_item", "segment_position", "item_length", "level")
 _ABOUT, _STATICS = "panel.json", "statics.parquet"
 _BLOCK = 1 << 22
 
@@ -64,6 +64,8 @@ class PanelWriter:
         self._small["segment_item"].append(panel.segment_item + len(self.item_ids))
         self._small["segment_position"].append(panel.segment_position)
         self._small["item_length"].append(panel.item_length)
+        none = np.zeros((len(panel.item_ids), panel.values.shape[1]))
+        self._small["level"].append(none if panel.level is None else panel.level)
         self.item_ids += panel.item_ids
         for name, array in self._arrays.items():
             array.append(getattr(panel, name))
@@ -74,14 +76,17 @@ class PanelWriter:
         rows = self._arrays["values"].rows
         self._small["segment_start"].append(np.array([rows]))
         for name, pieces in self._small.items():
-            values = np.concatenate(pieces).astype("<i8")
-            self._arrays[name] = _ArrayFile(self._folder / f"{name}.npy", values.dtype, ())
+            values = np.concatenate(pieces).astype("<f8" if name == "level" else "<i8")
+            self._arrays[name] = _ArrayFile(self._folder / f"{name}.npy", values.dtype, values.shape[1:])
             self._arrays[name].append(values)
         files = {name: array.finish() for name, array in self._arrays.items()}
         with self._arrays["status"].path.open("rb") as stream:  # `Panel.fingerprint` takes all values first
             stream.seek(self._arrays["status"].begin)
             while block := stream.read(_BLOCK):
                 self._digest.update(block)
+        level = np.concatenate(self._small["level"])
+        if level.any():
+            self._digest.update(level)
         if origin.table.statics is not None:
             origin.table.statics.to_parquet(self._folder / _STATICS)
             files["statics"] = _check_of(self._folder / _STATICS)
@@ -118,6 +123,7 @@ def open_panel(folder: Path) -> tuple[Panel, Origin]:
     # np.asarray: the same memory without the cost of np.memmap at every slice
     large = {name: np.asarray(np.load(folder / f"{name}.npy", mmap_mode="r")) for name in _LARGE}
     small = {name: np.load(folder / f"{name}.npy") for name in _SMALL}
+    small["level"] = small["level"] if small["level"].any() else None
     statics = pd.read_parquet(folder / _STATICS) if "statics" in about["files"] else None
     origin = Origin.from_dict(about["origin"], statics)
     panel = Panel(

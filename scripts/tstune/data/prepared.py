@@ -48,6 +48,7 @@ class Preprocessor:
         unit: unit of the targets, for display.
         timestamp_column, timestamp_format, item_id_column, columns_as, on_duplicate, skip_rows, keep_rows,
             missing_values: how a table is read.
+        levels: item -> what its channels are counted from, see `Panel.level`; only those that are.
         cleaning: what is done with its readings.
         fill: channel -> what stands where there is no reading, where that is no line.
         min_context: steps of history that a forecast needs; None: a whole context.
@@ -69,6 +70,7 @@ class Preprocessor:
     skip_rows: int = 0
     keep_rows: str | None = None
     missing_values: Sequence[str | float] = ()
+    levels: Mapping[str, Sequence[float]] = field(default_factory=dict)
 
     @property
     def time_columns(self) -> list[str]:
@@ -115,7 +117,7 @@ class Preprocessor:
         """Clean new readings and put them on the grid as it was done with the training data, items in one piece."""
         fill = {channel: policy for channel, policy in self.fill.items() if channel in table.roles.columns}
         table = clean_table(table, self.cleaning).with_settings(fill, self.roles.time_features)
-        return build_panel(table, self.frequency, self.max_gap, cut=False)
+        return build_panel(table, self.frequency, self.max_gap, cut=False, levels=self.levels)
 
 
 @dataclass(frozen=True)
@@ -268,6 +270,10 @@ def prepare_data(
         cleaning=rules.for_new_data(table),
         fill=dict(table.fill),
         min_context=plan.min_context,
+        levels={
+            panel.item_ids[item]: panel.level[item].tolist()
+            for item in np.flatnonzero(() if panel.level is None else panel.level.any(axis=1))
+        },
     )
     manifest = _checked_manifest(plan.config, origin, panel, split, windows, preprocessor.scaler)
     return PreparedData(panel, split, preprocessor, windows, manifest, plan.config)

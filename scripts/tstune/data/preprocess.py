@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
 import numpy as np
 import pandas as pd
 
@@ -11,10 +13,18 @@ from tstune.data.panel import INTERPOLATED, MISSING, OBSERVED, Panel
 from tstune.data.table import ITEM, TIMESTAMP, SourceTable
 from tstune.errors import ConfigError, DataError
 
+_MOST_LOST = 0.001
+"""Of a usual change from row to row may be lost by single precision; more, and a series is counted from its level."""
 _DAY = pd.Timedelta("1D").value
 
 
-def build_panel(table: SourceTable, frequency: str | None, max_gap: str | int | None, cut: bool = True) -> Panel:
+def build_panel(
+    table: SourceTable,
+    frequency: str | None,
+    max_gap: str | int | None,
+    cut: bool = True,
+    levels: Mapping[str, Sequence[float]] | None = None,
+) -> Panel:
     """Turn readings into a `Panel`.
 
     Readings that fall on one grid step are averaged. A gap of at most `max_gap` is interpolated
@@ -29,6 +39,7 @@ def build_panel(table: SourceTable, frequency: str | None, max_gap: str | int | 
         frequency: grid step; None takes the table's, else the most common one.
         max_gap: longest gap to fill, as a duration or in steps; None takes the table's, or what is usual.
         cut: False keeps each item in one piece and leaves long gaps missing (for forecasting).
+        levels: item -> what its channels were counted from in training, see `Panel.level`.
     """
     frame = table.frame.sort_values([ITEM, TIMESTAMP], kind="stable")
     codes, item_ids = pd.factorize(frame[ITEM])
@@ -44,6 +55,7 @@ def build_panel(table: SourceTable, frequency: str | None, max_gap: str | int | 
 
     pieces: list[tuple[np.ndarray, ...]] = []
     segment_item, segment_position, segment_length, item_length, kept_ids = [], [], [], [], []
+    item_level = []
     for name, start, stop in zip(item_ids, item_starts, np.append(item_starts[1:], len(codes)), strict=True):
         values, grid = _to_grid(stamps[start:stop], readings[start:stop], frequency, name)
         targets = slice(0, table.roles.num_targets)
@@ -54,7 +66,9 @@ def build_panel(table: SourceTable, frequency: str | None, max_gap: str | int | 
         item = len(kept_ids)
         kept_ids.append(str(name))
         item_length.append(len(values))
-        filled, status = _fill(values, gaps, policies == "hold", hold_end=not cut)
+        level = _levels(values, (levels or {}).get(str(name)))
+        item_level.append(np.concatenate([level, np.zeros(len(table.roles.channels) - len(level))]))
+        filled, status = _fill(values - level, gaps, policies == "hold", hold_end=not cut)
         filled, status = _with_known(filled, status, grid, table, name)
         broken = _long_gaps(values[:, targets], gaps[targets]) if cut else np.zeros(len(values), bool)
         for first, last in _runs(~broken):
@@ -77,6 +91,7 @@ def build_panel(table: SourceTable, frequency: str | None, max_gap: str | int | 
         item_length=np.asarray(item_length),
         roles=table.roles,
         frequency=frequency,
+        level=np.stack(item_level) if np.any(item_level) else None,
     )
 
 
@@ -148,6 +163,22 @@ def _refuse_huge_grid(num_steps: int, num_rows: int, frequency: str, item: str) 
             f"series {item!r}: {num_rows} rows spread over {num_steps} steps of {frequency}; "
             "check its timestamps, or set data.frequency"
         )
+
+
+def _levels(values: np.ndarray, known: Sequence[float] | None) -> np.ndarray:
+    """[channels] what to count the values of a series from, so that single precision keeps what changes in them."""
+    known = np.zeros(values.shape[1]) if known is None else np.asarray(known)[: values.shape[1]]
+    return np.array([_level(column[~np.isnan(column)], level) for column, level in zip(values.T, known, strict=True)])
+
+
+def _level(readings: np.ndarray, known: float) -> float:
+    changes = np.abs(np.diff(readings))
+    changes = changes[changes > 0]
+    if not changes.size:
+        return known
+    away = readings - known
+    lost = np.abs(away.astype(np.float32) - away).max()
+    return known if lost <= _MOST_LOST * np.median(changes) else float(np.median(readings))
 
 
 def _trim(values: np.ndarray, grid: np.ndarray, targets: slice) -> tuple[np.ndarray, np.ndarray]:

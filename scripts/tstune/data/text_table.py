@@ -126,7 +126,7 @@ def find_layout(lines: Sequence[str], skip_rows: int = 0) -> Layout:
     stated = _SEPARATOR_LINE.fullmatch(lines[sample[0]].strip())
     if stated:
         left_out["separator_lines"] = [sample.pop(0)]
-    spread = [*sample[:_SAMPLE], *range(len(lines) // 2, len(lines), max(1, len(lines) // 200))]
+    spread = sorted({*sample[:_SAMPLE], *range(len(lines) // 2, len(lines), max(1, len(lines) // 200))})
     widths = {}
     for separator in (stated[1],) if stated else _SEPARATORS:
         rows = [lines[place] for place in spread if not _is_blank(lines[place], separator)]
@@ -192,7 +192,7 @@ def _rows(lines: Sequence[str], layout: Layout) -> list[tuple[int, str]]:
             left["comment_lines"].append(place)
         elif line.strip() == header:
             left["repeated_headers"].append(place)
-        elif not _DATA.fullmatch((cells := _cells(line, separator))[0]) or len(cells) == 1:
+        elif len(cells := _cells(line, separator)) * 2 < width or not any(map(_DATA.fullmatch, cells)):
             left["other_lines"].append(place)
         elif any(cell.strip() for cell in cells[width:]):
             raise DataError(f"row {place + 1} has {len(cells)} cells, others {width}; quote what holds {separator!r}")

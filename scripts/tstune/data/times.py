@@ -275,7 +275,7 @@ def _guess(texts: pd.Series, name: object) -> Times | None:
     found = {day_first: read for day_first in (True, False) if (read := _read_in_order(texts, day_first))}
     if not found:
         return None
-    if len(found) == 2 and found[True][1] != found[False][1]:
+    if len(found) == 2 and not found[True][0].equals(found[False][0]):
         spans = {order: stamps.max() - stamps.min() for order, (stamps, _) in found.items()}
         shorter = min(spans, key=spans.__getitem__)
         first = texts.dropna().iloc[0]

@@ -276,6 +276,7 @@ class Backtest:
             mase_scale=self._mase_scale[item],
             start=starts,
             unit=self._unit,
+            level=None if windows.panel.level is None else windows.panel.level_of(item, targets),
         )
 
     def _forecasts(self, model: Forecaster) -> Iterator[tuple[Batch, torch.Tensor]]:

@@ -126,6 +126,7 @@ def compute_metrics(names: Iterable[str], windows: ScoredWindows) -> dict[str, f
             that give the same column.
     """
     found: dict[str, float] = {}
+    windows = windows.counted_from_zero()
     for name in names:
         compute = find_metric(name)
         missing = missing_for(name, windows)

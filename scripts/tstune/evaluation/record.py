@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -177,43 +178,46 @@ def _examples(
     for kind, index in choose_examples(windows.target(0), domain):
         past = backtest.windows.gather(windows.start[index : index + 1])
         usable = past["past_observed_mask"][0, -_HISTORY_SHOWN:, 0].numpy()
+        level = np.broadcast_to(data.panel.level_of(int(windows.item[index])), past["past_values"].shape[-1])
+        rounded, history = partial(_rounded, level=level[0]), past["past_values"][0, -_HISTORY_SHOWN:, 0].numpy()
         found.append(
             {
                 "kind": kind,
                 "item": data.panel.item_ids[int(windows.item[index])],
                 "origin": str(np.datetime_as_string(windows.timestamps[index, 0], unit="s")),
                 "target": data.panel.roles.target[0],
-                "history": _with_gaps(past["past_values"][0, -_HISTORY_SHOWN:, 0].numpy(), usable),
-                "inputs": _inputs(past, data.panel.roles),
-                "truth": _with_gaps(windows.truth[index, :, 0], windows.observed[index, :, 0]),
-                "forecasts": {n: _rounded(v.windows.forecast[index, :, 0]) for n, v in scores.items() if v.windows},
+                "history": _with_gaps(rounded(history), usable),
+                "inputs": _inputs(past, data.panel.roles, level),
+                "truth": _with_gaps(rounded(windows.truth[index, :, 0]), windows.observed[index, :, 0]),
+                "forecasts": {n: rounded(v.windows.forecast[index, :, 0]) for n, v in scores.items() if v.windows},
                 "quantiles": None
                 if windows.quantiles is None
                 else {
-                    f"{level:g}": _rounded(windows.quantiles[index, :, 0, number])
-                    for number, level in enumerate(windows.levels)
+                    f"{share:g}": rounded(windows.quantiles[index, :, 0, number])
+                    for number, share in enumerate(windows.levels)
                 },
             }
         )
     return found
 
 
-def _inputs(batch: Batch, roles: Roles) -> dict[str, list[float | None]]:
+def _inputs(batch: Batch, roles: Roles, level: np.ndarray) -> dict[str, list[float | None]]:
     """Of each other column that the model read: the history shown, and the future where it is known ahead."""
     found = {}
     for place, name in enumerate(roles.columns[roles.num_targets :], start=roles.num_targets):
         known = batch["past_observed_mask"][0, -_HISTORY_SHOWN:, place].numpy()
-        found[name] = _with_gaps(batch["past_values"][0, -_HISTORY_SHOWN:, place].numpy(), known)
+        past = batch["past_values"][0, -_HISTORY_SHOWN:, place].numpy()
+        found[name] = _with_gaps(_rounded(past, level[place]), known)
         if name in roles.control:
             known = batch["future_observed_mask"][0, :, place].numpy()
-            found[name] += _with_gaps(batch["future_values"][0, :, place].numpy(), known)
+            found[name] += _with_gaps(_rounded(batch["future_values"][0, :, place].numpy(), level[place]), known)
     return found
 
 
-def _with_gaps(values: np.ndarray, known: np.ndarray) -> list[float | None]:
-    return [value if here else None for value, here in zip(_rounded(values), known, strict=True)]
+def _with_gaps(values: Sequence[float], known: np.ndarray) -> list[float | None]:
+    return [value if here else None for value, here in zip(values, known, strict=True)]
 
 
-def _rounded(values: Sequence[float]) -> list[float]:
-    """For a drawing: six significant digits."""
-    return [float(f"{value:.6g}") for value in values]
+def _rounded(values: Sequence[float], level: float = 0.0) -> list[float]:
+    """For a drawing: six significant digits above the level."""
+    return [float(f"{value:.6g}") + float(level) for value in values]

@@ -61,7 +61,7 @@ def masked_mean(values: np.ndarray, observed: np.ndarray, axis: Axis = None) -> 
 
 @dataclass(frozen=True)
 class ScoredWindows:
-    """Windows with what happened and what was forecast, in original units.
+    """Windows with what happened and what was forecast, in original units, counted from `level`.
 
     Attributes:
         truth, forecast: [windows, steps] or [windows, steps, targets].
@@ -75,6 +75,7 @@ class ScoredWindows:
         start: [windows] panel row of each window's first step, ascending.
         spread: [windows, targets] standard deviation of the readings in each context, see `context_spread`.
         unit: unit of the readings.
+        level: [windows, targets] what all values are counted from, see `tstune.data.panel`; None for 0.
 
     Raises:
         DataError: shapes that do not belong together.
@@ -92,6 +93,7 @@ class ScoredWindows:
     start: np.ndarray | None = None
     spread: np.ndarray | None = None
     unit: str | None = None
+    level: np.ndarray | None = None
 
     def __post_init__(self) -> None:
         if np.shape(self.forecast) != np.shape(self.truth):
@@ -101,6 +103,18 @@ class ScoredWindows:
             value = getattr(self, name)
             if value is not None and len(value) != len(self.truth):
                 raise DataError(f"{name} has {len(value)} entries for {len(self.truth)} windows")
+
+    def counted_from_zero(self) -> ScoredWindows:
+        """The same with the level in every value, in double precision, for metrics that ask how large a value is."""
+        if self.level is None:
+            return self
+        level = self.level[:, None] if np.ndim(self.truth) == 3 else self.level[:, :1]
+        values = {name: getattr(self, name) + level for name in ("truth", "forecast")}
+        if self.quantiles is not None:
+            values["quantiles"] = self.quantiles + level[..., None]
+        if self.last_reading is not None:
+            values["last_reading"] = self.last_reading + self.level[:, 0]
+        return replace(self, **values, level=None)
 
     def one_target(self) -> ScoredWindows:
         """The same without the axis of targets: [windows, steps].
@@ -119,6 +133,7 @@ class ScoredWindows:
         chosen = {n: getattr(self, n)[:, :, number] for n in _PER_TARGET if getattr(self, n) is not None}
         by_window = ("mase_scale", "spread")
         chosen |= {name: getattr(self, name)[:, number] for name in by_window if np.ndim(getattr(self, name)) == 2}
+        chosen |= {} if self.level is None else {"level": self.level[:, number : number + 1]}
         return replace(self, **chosen)
 
     def select(self, windows: np.ndarray) -> ScoredWindows:

@@ -87,16 +87,22 @@ def predict_frame(
                 where = slice(begin, begin + len(rows))
                 require_numbers(found.numpy(), panel.item_ids[where], stamps[where, 0])
                 kept.append(found.numpy())
-    values = np.concatenate(forecasts).reshape(-1, panel.roles.num_targets)
+    values = _with_level(np.concatenate(forecasts), panel).reshape(-1, panel.roles.num_targets)
     table = pd.DataFrame(values, columns=list(preprocessor.roles.target))
     if quantiles:
-        values = np.concatenate(quantiles).reshape(len(table), -1)
+        values = np.moveaxis(_with_level(np.moveaxis(np.concatenate(quantiles), -1, 0), panel), 0, -1)
+        values = values.reshape(len(table), -1)
         names = [f"{name}_q{level:g}" for name in preprocessor.roles.target for level in model.quantile_levels]
         table = pd.concat([table, pd.DataFrame(values, columns=names)], axis=1)
     times = pd.DatetimeIndex(stamps.reshape(-1))
     table.insert(0, TIMESTAMP, times if zone is None else times.tz_localize("UTC").tz_convert(zone))
     table.insert(0, ITEM, np.repeat(panel.item_ids, config.model.prediction_length))
     return table
+
+
+def _with_level(values: np.ndarray, panel: Panel) -> np.ndarray:
+    """[…, items, steps, targets] forecasts counted from 0, in double precision where the panel's are not."""
+    return values if panel.level is None else values + panel.level[:, None, : panel.roles.num_targets]
 
 
 def _require_readings(table: SourceTable) -> None:
@@ -143,7 +149,8 @@ def _known_future(model: ForecastModel, future: pd.DataFrame | None, panel: Pane
                 f"future: series {item_id!r} needs {', '.join(roles.control)} at every step from "
                 f"{pd.Timestamp(stamps[item][0])} to {pd.Timestamp(stamps[item][-1])}"
             )
-        known[item][:, len(roles.columns) - len(roles.control) : len(roles.columns)] = rows.to_numpy(np.float32)
+        channels = slice(len(roles.columns) - len(roles.control), len(roles.columns))
+        known[item][:, channels] = rows.to_numpy(np.float64) - panel.level_of(item, channels)
     return known
 
 

@@ -69,10 +69,11 @@ def plot_forecasts(
         past, future = (batch[name][index, :, 0].numpy().copy() for name in ("past_values", "future_values"))
         past[~batch["past_observed_mask"][index, :, 0].numpy()] = np.nan
         future[~batch["future_observed_mask"][index, :, 0].numpy()] = np.nan
-        axes.plot(stamps[context - shown : context], past[-shown:], color="black", linewidth=1, label="history")
-        axes.plot(stamps[context:], future, color="black", linewidth=1, linestyle="--", label="what happened")
+        level = windows.panel.level_of(int(batch["item"][index]), 0)
+        axes.plot(stamps[context - shown : context], level + past[-shown:], color="black", linewidth=1, label="history")
+        axes.plot(stamps[context:], level + future, color="black", linewidth=1, linestyle="--", label="what happened")
         for name, values in forecasts.items():
-            axes.plot(stamps[context:], values[index], linewidth=1.6, label=name)
+            axes.plot(stamps[context:], level + values[index], linewidth=1.6, label=name)
         axes.axvline(stamps[context - 1], color="grey", linewidth=0.8)
         item = windows.panel.item_ids[int(batch["item"][index])]
         axes.set_title(f"{label}: {item}, {pd.Timestamp(stamps[context]):%Y-%m-%d %H:%M}", fontsize=10)
