@@ -24,7 +24,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--registry", help="for registry:…, as in manage_registry.py (default: TSTUNE_REGISTRY, registry/)"
     )
-    parser.add_argument("--input", required=True, help="table with the history (.csv, .csv.gz, .parquet)")
+    parser.add_argument("--input", required=True, help="table with the history (CSV and other text, Parquet, …)")
     parser.add_argument("--output", required=True, help="forecast to write (.csv, .csv.gz, .parquet)")
     parser.add_argument("--future", help="table with known-future columns, for models that use them")
     parser.add_argument("--overwrite", action="store_true", help="replace an existing output file")

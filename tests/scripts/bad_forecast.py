@@ -73,9 +73,9 @@ CASES = (
     Case(
         "input of an unknown kind",
         "history",
-        ("series.txt", ".csv, .csv.gz or .parquet"),
-        ("--input", "series.txt"),
-        write_file("series.txt", "a"),
+        ("series.ods", ".csv, .tsv, .txt"),
+        ("--input", "series.ods"),
+        write_file("series.ods", "a"),
     ),
     _last_rows_lost("short history"),
     Case(

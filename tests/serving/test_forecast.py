@@ -67,7 +67,10 @@ def test_rows_in_any_order_and_times_with_a_zone(start: Start, plain: tuple, his
     assert ask(client, rows=rows) == expected
     for row in rows:
         row["timestamp"] = (pd.Timestamp(row["timestamp"]) + pd.Timedelta("2h")).isoformat() + "+02:00"
-    assert ask(client, rows=rows) == expected
+    moved = ask(client, rows=rows)
+    for row in expected["forecast"]:  # it comes back on the clock of the request
+        row["timestamp"] = (pd.Timestamp(row["timestamp"]) + pd.Timedelta("2h")).isoformat() + "+02:00"
+    assert moved == expected
 
 
 def test_names_of_the_training_file_do_not_matter(start: Start, tmp_path: Path) -> None:

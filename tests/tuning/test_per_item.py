@@ -100,7 +100,7 @@ def test_an_adapter_of_the_real_architecture_fits_in_350_kb(r2_checkpoint, tmp_p
     assert 75_520 * 4 < size <= 350_000
 
 
-def test_predict_picks_by_item_and_unseen_items_use_the_base(run, items):
+def test_predict_picks_by_item_and_unseen_items_use_the_base(run, items, caplog):
     model, _, folder = run
     reloaded = TTMForecaster.load(folder)
     frame = pd.read_csv(items)
@@ -108,6 +108,11 @@ def test_predict_picks_by_item_and_unseen_items_use_the_base(run, items):
     asked = pd.concat([down.assign(item_id=name) for name in ("down", "stranger")])
     forecast = reloaded.predict(asked).set_index("item_id")["load"]
     own, base = forecast["down"].to_numpy(), forecast["stranger"].to_numpy()
+    reloaded.predict(asked)
+    said = [record.getMessage() for record in caplog.records if "no adapter for" in record.getMessage()]
+    assert said == [
+        "no adapter for stranger (1 of 2 series): the base forecasts what training did not have; it had down, short, up"
+    ]
     assert np.abs(own - base).max() > 1e-3
     assert np.array_equal(model.predict(asked).set_index("item_id")["load"]["down"].to_numpy(), own)
     reloaded.item_adapters = None

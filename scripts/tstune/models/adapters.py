@@ -6,7 +6,7 @@ import json
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +20,7 @@ from tstune.config.validation import validate
 from tstune.data.windows import Batch
 from tstune.errors import CheckpointError, ConfigError
 from tstune.models.registry import available_models, families, model_class
+from tstune.runtime.logs import logger
 
 if TYPE_CHECKING:
     import peft
@@ -341,6 +342,21 @@ class ItemAdapters:
 
     adapters: dict[str, Adapter]
     results: list[ItemResult]
+    _said: set[str] = field(default_factory=set, repr=False, compare=False)
+
+    def say_unknown(self, item_ids: Sequence[str]) -> None:
+        """Say once which items training did not have: the base forecasts them, and a slip of the pen looks the same."""
+        known = {result.item_id for result in self.results}
+        unknown = [item_id for item_id in item_ids if item_id not in known | self._said]
+        if unknown:
+            self._said.update(unknown)
+            logger.warning(
+                "no adapter for %s (%d of %d series): the base forecasts what training did not have; it had %s",
+                ", ".join(unknown[:3]),
+                len(unknown),
+                len(item_ids),
+                ", ".join(sorted(known)[:5]),
+            )
 
     def save(self, folder: Path) -> None:
         """Write `adapters/`: an index and one folder per kept adapter, in peft's format."""

@@ -269,7 +269,10 @@ class ForecastModel(ABC):
     def for_items(self, item_ids: Sequence[str]) -> Forecaster:
         """A forecaster for batches whose `item` counts in `item_ids`; picks each item's adapter if there are any."""
         adapters = self.item_adapters
-        return PerItemForecaster(self, adapters.adapters, item_ids) if adapters is not None else self
+        if adapters is None:
+            return self
+        adapters.say_unknown(item_ids)
+        return PerItemForecaster(self, adapters.adapters, item_ids)
 
     def add_adapter(self) -> None:
         """Put a new low-rank adapter on the network; it, and nothing else, learns."""
