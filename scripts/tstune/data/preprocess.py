@@ -172,13 +172,15 @@ def _levels(values: np.ndarray, known: Sequence[float] | None) -> np.ndarray:
 
 
 def _level(readings: np.ndarray, known: float) -> float:
-    changes = np.abs(np.diff(readings))
+    """The first reading, where counting from `known` loses too much by the first tenth, which is training data."""
+    first = readings[: max(10, len(readings) // 10)]
+    changes = np.abs(np.diff(first))
     changes = changes[changes > 0]
     if not changes.size:
         return known
-    away = readings - known
+    away = first - known
     lost = np.abs(away.astype(np.float32) - away).max()
-    return known if lost <= _MOST_LOST * np.median(changes) else float(np.median(readings))
+    return known if lost <= _MOST_LOST * np.median(changes) else float(first[0])
 
 
 def _trim(values: np.ndarray, grid: np.ndarray, targets: slice) -> tuple[np.ndarray, np.ndarray]:
