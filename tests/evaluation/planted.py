@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 from scipy.signal import lfilter
 from unit.builders import grid_table, prepared
@@ -9,6 +11,7 @@ from unit.builders import grid_table, prepared
 from tstune.data.table import Roles
 from tstune.data.windows import WindowDataset
 from tstune.evaluation.backtest import ErrorSums, Scores
+from tstune.evaluation.scored_windows import ScoredWindows
 
 CONTEXT, PREDICTION, STRIDE = 24, 12, 3
 TEST_DAYS = 60
@@ -58,15 +61,21 @@ def planted_errors(
     return errors[0], errors[1]
 
 
-def planted_scores(windows: WindowDataset, error: np.ndarray) -> Scores:
-    """Scores of a forecast that misses every reading by `error`, [items, steps] from the item's first row."""
+def planted_scores(windows: WindowDataset, error: np.ndarray, by_lead: np.ndarray | None = None) -> Scores:
+    """Scores of a forecast that misses every reading by `error`, [items, steps] from the item's first row.
+
+    With `by_lead`, [prediction], times that much at each lead time, and the forecasts are kept.
+    """
     batch = windows.__getitems__(np.arange(len(windows)))
     target = batch["future_values"].numpy()
     item, start = batch["item"].numpy(), batch["start"].numpy()
     position = windows.panel.row_position()[start] + windows.context_length
     missed = error[item[:, None], position[:, None] + np.arange(windows.prediction_length)]
+    missed = missed * (1 if by_lead is None else by_lead)
     items = len(windows.panel.item_ids)
     sums = ErrorSums(windows.prediction_length, np.ones(1), np.ones((items, 1)))
     observed = batch["future_observed_mask"].numpy()
-    sums.add(target.astype(np.float64) + missed[..., None], target, observed, item, start)
-    return sums.scores({})
+    forecast = target.astype(np.float64) + missed[..., None]
+    sums.add(forecast, target, observed, item, start)
+    kept = None if by_lead is None else ScoredWindows(target, forecast, observed, item)
+    return replace(sums.scores({}), windows=kept)

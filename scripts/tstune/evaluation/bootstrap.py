@@ -124,7 +124,7 @@ def relative_rmse(
     - With fewer, it speaks of other days of these items, but is never narrower than the spread between them tells.
 
     Args:
-        judged: [windows] sum of squared errors of the model.
+        judged: [windows] sum of squared errors of the model, or [windows, models] one column for each reference.
         references: [windows, models] the same of the others, over the same targets.
         blocks: which windows are drawn together.
         draws: bootstrap samples.
@@ -133,8 +133,9 @@ def relative_rmse(
     """
     enough = blocks.speaks_of_other_items or blocks.num_blocks >= min_blocks
     squares = np.column_stack([judged, references]).astype(np.float64)
-    ratio = _log_ratio(squares.sum(axis=0)[None], squares)[0]
-    variance, freedom = _variance(squares, blocks, draws, np.random.default_rng(seed))
+    ours = squares.shape[1] - references.shape[1]  # columns of the judged model, the first ones
+    ratio = _log_ratio(squares.sum(axis=0)[None], squares, ours)[0]
+    variance, freedom = _variance(squares, ours, blocks, draws, np.random.default_rng(seed))
     intervals = []
     for value, spread, degrees in zip(ratio, variance, freedom, strict=True):
         low = high = None
@@ -175,18 +176,18 @@ def rmse_band(
 
 
 def _variance(
-    squares: np.ndarray, blocks: Blocks, draws: int, random: np.random.Generator
+    squares: np.ndarray, ours: int, blocks: Blocks, draws: int, random: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray]:
     """([models], [models]) variance of the log ratio to each reference, and its degrees of freedom; 0 if unknown."""
     _, block = np.unique(blocks.block, return_inverse=True)
     _, item = np.unique(blocks.item, return_inverse=True)
-    by_block, block_freedom = _bootstrap(squares, block, draws, random)
+    by_block, block_freedom = _bootstrap(squares, ours, block, draws, random)
     if blocks.num_items < 2:
         return by_block, block_freedom
-    by_item, item_freedom = _bootstrap(squares, item, draws, random)
+    by_item, item_freedom = _bootstrap(squares, ours, item, draws, random)
     if not blocks.speaks_of_other_items:
         return np.maximum(by_block, by_item), block_freedom
-    by_cell, _ = _bootstrap(squares, item * blocks.num_blocks + block, draws, random)
+    by_cell, _ = _bootstrap(squares, ours, item * blocks.num_blocks + block, draws, random)
     shared = np.maximum(by_block - by_cell, 0.0)
     total = by_item + shared
     # degrees of freedom of a sum of variances (Satterthwaite 1946)
@@ -195,14 +196,14 @@ def _variance(
 
 
 def _bootstrap(
-    squares: np.ndarray, group: np.ndarray, draws: int, random: np.random.Generator
+    squares: np.ndarray, ours: int, group: np.ndarray, draws: int, random: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray]:
     """Variance of the log ratios when groups of windows are drawn with replacement, and its degrees of freedom."""
     models = squares.shape[1]
     names, group = np.unique(group, return_inverse=True)
     num = len(names)
     if num < 2:
-        return np.zeros(models - 1), np.zeros(models - 1)
+        return np.zeros(models - ours), np.zeros(models - ours)
     sums = np.stack([np.bincount(group, weights=squares[:, model]) for model in range(models)], axis=1)
     chunk = max(1, _CHUNK // num)
     ratios = []
@@ -210,10 +211,10 @@ def _bootstrap(
         rows = min(draws - begin, chunk)
         drawn = random.integers(num, size=(rows, num)) + num * np.arange(rows)[:, None]
         counts = np.bincount(drawn.ravel(), minlength=rows * num).reshape(rows, num)
-        ratios.append(_log_ratio(counts @ sums, squares))
+        ratios.append(_log_ratio(counts @ sums, squares, ours))
     # drawing n of n groups understates the variance by (n - 1) / n
     variance = np.concatenate(ratios).var(axis=0, ddof=1) * num / (num - 1)
-    return variance, _effective_number(sums[:, :1] + sums[:, 1:]) - 1
+    return variance, _effective_number(sums[:, :ours] + sums[:, ours:]) - 1
 
 
 def _effective_number(sums: np.ndarray) -> np.ndarray:
@@ -222,8 +223,8 @@ def _effective_number(sums: np.ndarray) -> np.ndarray:
     return np.divide(total, squared, out=np.full(sums.shape[1], float(len(sums))), where=squared > 0)
 
 
-def _log_ratio(totals: np.ndarray, squares: np.ndarray) -> np.ndarray:
-    """[draws, 1 + models] squared errors -> [draws, models] logarithm of the first's RMSE over each other's."""
+def _log_ratio(totals: np.ndarray, squares: np.ndarray, ours: int) -> np.ndarray:
+    """[draws, ours + models] squared errors -> [draws, models] logarithm of our RMSE over each other's."""
     floor = max(1e-12 * squares.sum(axis=0).max(initial=0.0), _TINY)  # a forecast without error has no logarithm
     logs = 0.5 * np.log(np.maximum(totals, floor))
-    return logs[:, :1] - logs[:, 1:]
+    return logs[:, :ours] - logs[:, ours:]

@@ -89,9 +89,8 @@ def _by_step(scores: Scores, backtest: Backtest) -> dict:
     if scores.windows is not None:
         seen = scores.window_count > 0
         windows = scores.windows.select(seen)
-        error = np.where(windows.observed, windows.forecast.astype(np.float64) - windows.truth, 0.0)
         blocks = window_blocks(scores, backtest.windows, seen)
-        band = rmse_band((error**2).sum(axis=2), windows.observed.sum(axis=2), blocks)
+        band = rmse_band(windows.squares(), windows.observed.sum(axis=2), blocks)
     low, high = (None, None) if band is None else (values.tolist() for values in band)
     return {"values": scores.rmse_by_step.tolist(), "low": low, "high": high}
 
@@ -120,10 +119,9 @@ def _per_item(scores: Mapping[str, Scores], data: PreparedData, horizons: Mappin
 
 
 def _rmse_by_item(windows: ScoredWindows, step: int, num_items: int) -> np.ndarray:
-    observed = windows.observed[:, step]
-    error = np.where(observed, windows.forecast[:, step].astype(np.float64) - windows.truth[:, step], 0.0)
-    square = np.bincount(windows.item, weights=(error**2).sum(axis=1), minlength=num_items)
-    count = np.bincount(windows.item, weights=observed.sum(axis=1), minlength=num_items)
+    windows = windows.steps(slice(step, step + 1))
+    square = np.bincount(windows.item, weights=windows.squares()[:, 0], minlength=num_items)
+    count = np.bincount(windows.item, weights=windows.observed.sum(axis=(1, 2)), minlength=num_items)
     with np.errstate(invalid="ignore", divide="ignore"):
         return np.sqrt(square / count)
 

@@ -116,6 +116,12 @@ class ScoredWindows:
             values["last_reading"] = self.last_reading + self.level[:, 0]
         return replace(self, **values, level=None)
 
+    def squares(self) -> np.ndarray:
+        """[windows, steps] squared errors, summed over the observed targets."""
+        truth, forecast, _ = paired(self.truth, self.forecast, self.observed)
+        error = (forecast - truth) ** 2
+        return error.sum(axis=2) if error.ndim == 3 else error
+
     def one_target(self) -> ScoredWindows:
         """The same without the axis of targets: [windows, steps].
 

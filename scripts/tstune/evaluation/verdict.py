@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from types import MappingProxyType
 from typing import Literal
 
 import numpy as np
+import pandas as pd
 
+from tstune.data.frequency import fixed_step, parse_frequency
 from tstune.data.windows import WindowDataset
 from tstune.errors import DataError
 from tstune.evaluation.backtest import Scores
@@ -91,9 +94,12 @@ def format_per_item(rows: Sequence[Mapping[str, object]]) -> str:
     return "\n".join(lines)
 
 
+_TOLD = 1e-3  # raw and scaled errors that differ by less do not contradict each other
+
 Effect = Literal["helped", "no clear difference", "hurt"]
 
 EFFECTS: dict[int, Effect] = {-1: "helped", 0: "no clear difference", 1: "hurt"}
+AT_STEP = {-1: "better", 0: "no clear difference", 1: "worse"}
 
 _NOT_TUNED = "No step lowered the validation loss, so the saved model is the zero-shot model."
 _RIVAL_EFFECT = {
@@ -101,6 +107,25 @@ _RIVAL_EFFECT = {
     "no clear difference": "{model} does not clearly differ from the best {kind}, {reference}",
     "hurt": "{model} loses to the best {kind}, {reference}",
 }
+
+
+@dataclass(frozen=True)
+class LeadTime:
+    """One model against another at one step of the forecast.
+
+    Attributes:
+        label: ``30min``, as in the metrics.
+        step: 1 is the first.
+        effect: ``better`` or ``worse`` if the interval excludes 0, else ``no clear difference``.
+        change, low, high: as in `Comparison`.
+    """
+
+    label: str
+    step: int
+    effect: str
+    change: float
+    low: float | None
+    high: float | None
 
 
 @dataclass(frozen=True)
@@ -115,6 +140,7 @@ class Comparison:
         low, high: 95 % interval of the change; None if the windows are too few for one.
         items_better, items_worse: items on which the RMSE is lower, higher.
         num_items: items with an observed target; `items_better / num_items` is the win rate.
+        lead_times: the same at the first step, the configured horizons and the last step.
     """
 
     model: str
@@ -126,6 +152,7 @@ class Comparison:
     items_better: int
     items_worse: int
     num_items: int
+    lead_times: tuple[LeadTime, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -161,12 +188,17 @@ class Verdict:
 
     def to_dict(self) -> dict:
         """Values for `verdict.json`."""
-        return asdict(self) | {"comparisons": [asdict(comparison) for comparison in self.comparisons]}
+        comparisons = [asdict(one) | {"lead_times": list(map(asdict, one.lead_times))} for one in self.comparisons]
+        return asdict(self) | {"comparisons": comparisons}
 
     @classmethod
     def from_dict(cls, values: dict) -> Verdict:
         """Read what `to_dict` gave."""
-        return cls(**(values | {"comparisons": tuple(Comparison(**found) for found in values["comparisons"])}))
+        comparisons = []
+        for found in values["comparisons"]:
+            lead_times = tuple(LeadTime(**one) for one in found.get("lead_times", ()))
+            comparisons.append(Comparison(**(found | {"lead_times": lead_times})))
+        return cls(**(values | {"comparisons": tuple(comparisons)}))
 
     def against(self, reference: str) -> Comparison | None:
         """The comparison with one row of the scoreboard; None if there is none."""
@@ -174,7 +206,12 @@ class Verdict:
 
 
 def verdict(
-    scores: Mapping[str, Scores], windows: WindowDataset, kept: str, seed: int = 0, judged_name: str | None = None
+    scores: Mapping[str, Scores],
+    windows: WindowDataset,
+    kept: str,
+    seed: int = 0,
+    judged_name: str | None = None,
+    horizons: Mapping[str, int] = MappingProxyType({}),
 ) -> Verdict:
     """Compare the run's forecast with all others by a paired block bootstrap; see `relative_rmse`.
 
@@ -190,6 +227,7 @@ def verdict(
         seed: of the bootstrap.
         judged_name: row that is judged, against the best of all others; None for the forecast of a training run,
             which is judged against its zero-shot model and the best baseline.
+        horizons: label -> step that is judged by itself, beside the first and the last one.
 
     Raises:
         DataError: two models were scored on different windows.
@@ -199,18 +237,20 @@ def verdict(
     judged = scores[model]
     seen = judged.window_count > 0
     blocks = window_blocks(judged, windows, seen)
-    names = [name for name in scores if name != model]
-    names = [name for name in names if all(np.isfinite(scores[n].window_square).all() for n in (name, model))]
-    if not seen.any():
-        names = []
+    names = [name for name in scores if name != model and seen.any()]
     comparisons = ()
     if names:
         others = np.column_stack([scores[name].window_square[seen] for name in names])
         intervals = relative_rmse(judged.window_square[seen], others, blocks, seed=seed)
-        pairs = zip(names, intervals, strict=True)
+        steps = {_lead_time(step, windows.panel.frequency): step for step in (1, windows.prediction_length)}
+        steps |= {label: step for label, step in horizons.items() if step not in steps.values()}
+        by_lead_time = _by_lead_time(scores, model, names, seen, blocks, steps, seed)
         comparisons = tuple(
-            compared(model, name, interval, scores[model].rmse_by_item, scores[name].rmse_by_item)
-            for name, interval in pairs
+            replace(
+                compared(model, name, interval, scores[model].rmse_by_item, scores[name].rmse_by_item),
+                lead_times=by_lead_time.get(name, ()),
+            )
+            for name, interval in zip(names, intervals, strict=True)
         )
     found = {comparison.reference: comparison for comparison in comparisons}
     if judged_name is None:
@@ -224,7 +264,7 @@ def verdict(
     return Verdict(
         model=model,
         effect=main.effect if main and main.low is not None else None,
-        sentence=_sentence(model, kept, tuning, baseline, average, blocks, kind),
+        sentence=_sentence(model, kept, tuning, baseline, average, blocks, scores, kind),
         kept=kept,
         comparisons=comparisons,
         num_windows=int(seen.sum()),
@@ -234,6 +274,45 @@ def verdict(
         speaks_of_other_items=blocks.speaks_of_other_items,
         seed=seed,
     )
+
+
+def _by_lead_time(
+    scores: Mapping[str, Scores],
+    model: str,
+    names: Sequence[str],
+    seen: np.ndarray,
+    blocks: Blocks,
+    steps: Mapping[str, int],
+    seed: int,
+) -> dict[str, tuple[LeadTime, ...]]:
+    """Reference -> the comparison at each of the steps; empty where the forecasts are too large to be kept."""
+    if any(scores[name].windows is None for name in (model, *names)):
+        return {}
+    observed = scores[model].windows.observed.any(axis=(0, 2))
+    steps = sorted(((step, label) for label, step in steps.items() if observed[step - 1]))
+    if not steps:
+        return {}
+    places = [step - 1 for step, _ in steps]
+    mine, *others = (scores[name].windows.squares()[np.ix_(seen, places)] for name in (model, *names))
+    intervals = iter(relative_rmse(np.tile(mine, len(names)), np.hstack(others), blocks, seed=seed))
+    return {
+        name: tuple(
+            LeadTime(label, step, AT_STEP[one.clear_sign], one.change, one.low, one.high)
+            for (step, label), one in zip(steps, intervals, strict=False)
+        )
+        for name in names
+    }
+
+
+def _lead_time(step: int, frequency: str) -> str:
+    """A step in the largest unit that counts it, ``30min`` or ``2d``; ``3steps`` where steps have no one length."""
+    length = fixed_step(parse_frequency(frequency))
+    if length is None:
+        return f"{step}steps"
+    for unit in ("d", "h", "min", "s"):
+        if step * length % pd.Timedelta(1, unit) == pd.Timedelta(0):
+            return f"{step * length // pd.Timedelta(1, unit)}{unit}"
+    return f"{step}steps"
 
 
 def format_comparisons(verdict: Verdict) -> str:
@@ -313,6 +392,7 @@ def _sentence(
     baseline: Comparison | None,
     average: Comparison | None,
     blocks: Blocks,
+    scores: Mapping[str, Scores],
     kind: str = "baseline",
 ) -> str:
     shown = [comparison for comparison in (tuning, baseline) if comparison is not None]
@@ -326,7 +406,7 @@ def _sentence(
     if tuning is not None:
         what = "Fine-tuning with an adapter per item" if model == "per_item" else "Fine-tuning"
         effect = ": no clear difference" if tuning.effect == "no clear difference" else f" {tuning.effect}"
-        parts.append(f"{what}{effect}: {_numbers(tuning)}.")
+        parts += [f"{what}{effect}: {_numbers(tuning)}.", *_otherwise(tuning, scores)]
         if kept == "zero_shot":
             parts.append(_NOT_TUNED)
         elif tuning.effect == "hurt":
@@ -338,10 +418,35 @@ def _sentence(
             parts.append(f"The mean of both forecasts is better still: against it {model} has {_numbers(average)}.")
     if baseline is not None:
         relation = _RIVAL_EFFECT[baseline.effect].format(model=model, kind=kind, reference=baseline.reference)
-        parts.append(f"{relation}: {_numbers(baseline)}.")
+        parts += [f"{relation}: {_numbers(baseline)}.", *_otherwise(baseline, scores)]
     if shown:
         parts.append(_scope(blocks))
     return " ".join(parts) or f"Nothing to compare {model} with."
+
+
+def _otherwise(comparison: Comparison, scores: Mapping[str, Scores]) -> list[str]:
+    """Where single lead times, or errors scaled by channel or item, contradict the whole path."""
+    agrees = {"helped": "better", "hurt": "worse"}.get(comparison.effect)
+    told: dict[str, list[str]] = {}
+    for one in comparison.lead_times:
+        if one.effect not in (agrees, "no clear difference"):
+            interval = _interval_in_words(one.low, one.high)
+            told.setdefault(one.effect, []).append(
+                f"{one.label} (RMSE {_in_words(one.change)}, 95 % interval {interval})"
+            )
+    parts = []
+    if told:
+        which = " and ".join(f"{effect} at {', '.join(times)}" for effect, times in told.items())
+        parts.append(f"At single lead times it is {which}.")
+    mine, other = scores[comparison.model].metrics, scores[comparison.reference].metrics
+    scaled = []
+    for raw, metric in (("rmse", "mse_scaled"), ("mae", "mase")):
+        before, after = (mine[name] / other[name] - 1 if other[name] else np.nan for name in (raw, metric))
+        if before * after < 0 and min(abs(before), abs(after)) > _TOLD:
+            scaled.append(f"{metric} {_in_words(after)}")
+    if scaled:
+        parts.append(f"Scaled errors say otherwise: {' and '.join(scaled)} than {comparison.reference}.")
+    return parts
 
 
 def _scope(blocks: Blocks) -> str:

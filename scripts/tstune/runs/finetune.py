@@ -151,7 +151,7 @@ class FineTuning(ModelRun):
         scores = self.judge.scores
         went_back = self.training is not None and self.training.best_step == 0
         kept = "fine_tuned" if "fine_tuned" in scores and not went_back else "zero_shot"
-        judged = verdict(scores, self.judge.test.windows, kept, self.config.seed)
+        judged = verdict(scores, self.judge.test.windows, kept, self.config.seed, horizons=self.judge.test.horizons)
         per_item = per_item_table(self.model, scores, self.data) if self.config.tuning.per_item else None
         scoreboard = format_scoreboard(scores, self.data.preprocessor.unit, judged.sentence)
         if per_item is not None:

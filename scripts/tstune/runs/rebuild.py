@@ -159,7 +159,7 @@ def rebuild(
         judge = Judge(data, config, manager)
         _score(judge, config, saved, with_zero_shot="zero_shot" in recorded["test"])
         kept = folder.read_json(VERDICT).get("kept", "fine_tuned")
-        judged = verdict(judge.scores, judge.test.windows, kept, config.seed)
+        judged = verdict(judge.scores, judge.test.windows, kept, config.seed, horizons=judge.test.horizons)
         here = describe_environment(manager.device, manager.num_processes)
         otherwise = _otherwise(environment, here)
         here |= {name: environment.get(name) for name in ("parameters", "training", "quantization")}

@@ -166,7 +166,7 @@ def evaluate_models(
             del model, forecaster
         judge.add_metrics()
         first = candidates[0].name
-        judged = verdict(judge.scores, judge.test.windows, first, config.seed, judged_name=first)
+        judged = verdict(judge.scores, judge.test.windows, first, config.seed, first, judge.test.horizons)
         environment = describe_environment(manager.device, manager.num_processes) | {
             "seconds": round(time.perf_counter() - begin, 2),
             "peak_memory_mb": gpu.peak_memory(),

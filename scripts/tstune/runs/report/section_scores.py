@@ -129,7 +129,22 @@ def comparisons(run: RunFiles) -> ReportSection | Omitted:
     known = any(row.low is not None for row in rows)
     title, table = f"RMSE of {model} against each other model", Table(f"{model} against the others", columns)
     figure = Figure("forest-plot", title, plots, table, caption if known else "")
-    return ReportSection("comparisons", "Comparisons", [figure, Text(_drawn_from(run.verdict, known), note=True)])
+    blocks = [figure, Text(_drawn_from(run.verdict, known), note=True)]
+    if found[0].get("lead_times"):
+        blocks.insert(1, _by_lead_time(model, found))
+    return ReportSection("comparisons", "Comparisons", blocks)
+
+
+def _by_lead_time(model: str, rows: list[dict]) -> Table:
+    """The change at single lead times; what is clear says so."""
+    columns = [Cells.text(f"{model} against", [label(row["reference"]) for row in rows])]
+    for number, lead in enumerate(rows[0]["lead_times"]):
+        cells = [row["lead_times"][number] for row in rows]
+        words = [f" {one['effect']}" if one["effect"] in ("better", "worse") else "" for one in cells]
+        changes = percents([one["change"] for one in cells], signed=True)
+        column = Cells(f"At {horizon_label(lead['label'])} (%)", [a + b for a, b in zip(changes, words, strict=True)])
+        columns.append(column)
+    return Table("Change of RMSE at single lead times; better and worse where its 95 % interval says so", columns)
 
 
 def horizons(run: RunFiles) -> ReportSection | Omitted:
