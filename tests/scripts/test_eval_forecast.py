@@ -189,8 +189,8 @@ class TestForecasts:
 
     @pytest.fixture(scope="class")
     def kept(self, trained: Path) -> Path:
-        """A run of two targets with gaps and quantiles, whose series and weights are gone."""
-        table = tiny.series().drop(index=range(370, 373))
+        """A run of two targets, one at a high level, with gaps and quantiles; its series and weights are gone."""
+        table = tiny.series().drop(index=range(370, 373)).assign(dose=lambda frame: frame["dose"] + 1e8)
         table.to_csv(trained / "gaps.csv", index=False)
         changes = {
             "data": {"target_columns": ["load", "dose"], "path": str(trained / "gaps.csv"), "max_gap": "4h"},
@@ -214,7 +214,8 @@ class TestForecasts:
         row = table.query("item_id == 'b' and target == 'dose' and step == 3").iloc[0]
         assert row["timestamp"] == row["origin"] + pd.Timedelta("2h")
         series = tiny.series().set_index(["item_id", "timestamp"])
-        assert row["truth"] == np.float32(series.loc[("b", row["timestamp"]), "dose"])
+        assert abs(row["truth"]) < 10 < row["level"]
+        assert row["truth"] + row["level"] == pytest.approx(1e8 + series.loc[("b", row["timestamp"]), "dose"], abs=1e-6)
         error = (table["forecast/ridge"].astype(float) - table["truth"]).dropna()
         assert len(error) < len(table), "a gap is no truth"
         assert np.sqrt((error**2).mean()) == pytest.approx(metrics["ridge"]["rmse"], rel=1e-9)
@@ -237,7 +238,7 @@ class TestForecasts:
         assert last == "identical to metrics.json: 5 models, 6 metrics"
         found = dict(zip(names, (cell.strip() for cell in best.strip("|").split("|")), strict=True))
         table = pd.read_parquet(kept / "forecasts.parquet").dropna(subset="truth")
-        forecast, truth = table[f"forecast/{found['model']}"].astype(float), table["truth"]
+        forecast, truth = (table["level"] + table[name] for name in (f"forecast/{found['model']}", "truth"))
         smape = (200 * (forecast - truth).abs() / (forecast.abs() + truth.abs())).mean()
         assert float(found["smape"]) == pytest.approx(smape, rel=1e-3)
 

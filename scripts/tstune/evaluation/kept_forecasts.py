@@ -20,10 +20,10 @@ _FORECAST, _QUANTILE = "forecast/", "quantile/"
 def forecasts_table(
     scores: Mapping[str, Scores], backtest: Backtest, item_ids: Sequence[str], targets: Sequence[str]
 ) -> pd.DataFrame:
-    """One row per window, step and target, in original units.
+    """One row per window, step and target, in original units, counted from the `level` of the series (mostly 0).
 
     Columns: `item_id`, `origin` (time of the first forecast step), `step` (from 1 on), `timestamp`, `target`, `truth`
-    (missing where nothing was read), `last_reading` and `mase_scale` of the window, then for every model
+    (missing where nothing was read), `level`, `last_reading` and `mase_scale` of the window, then for every model
     `forecast/<model>` and, where it has quantiles, `quantile/<model>/<level>`. What metrics need beyond is in the
     table's `attrs`, which Parquet keeps.
     """
@@ -37,6 +37,7 @@ def forecasts_table(
         "timestamp": windows.timestamps[grid[0], grid[1]],
         "target": pd.Categorical.from_codes(grid[2], list(targets)),
         "truth": np.where(windows.observed, windows.truth, np.nan).reshape(-1),
+        "level": 0.0 if windows.level is None else windows.level[grid[0], grid[2]],
         "last_reading": windows.last_reading[grid[0]],
         "mase_scale": windows.mase_scale[grid[0], grid[2]],
     }
@@ -82,7 +83,7 @@ class KeptForecasts:
             if np.prod(shape) != len(table):
                 raise ValueError(f"{len(table)} rows are not whole windows of {steps} steps and {targets} targets")
             values = {name: table[name].to_numpy().reshape(shape) for name in table if "/" in name or name == "truth"}
-            truth = values["truth"]
+            truth, level = values["truth"], table["level"].to_numpy().reshape(shape)[:, 0]
             happened = ScoredWindows(
                 truth=np.nan_to_num(truth),
                 forecast=truth,
@@ -93,6 +94,7 @@ class KeptForecasts:
                 mase_scale=table["mase_scale"].to_numpy().reshape(shape)[:, 0],
                 start=np.arange(shape[0]),
                 unit=table.attrs["unit"],
+                level=level if level.any() else None,
             )
         except (KeyError, ValueError) as error:
             raise DataError(f"these are no kept forecasts of a run: {error}") from None
