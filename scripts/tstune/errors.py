@@ -91,6 +91,12 @@ DEAD_WORKER = (
     "a process that loads windows was killed, most often for want of memory; lower training.num_workers (0 needs no "
     "such process)"
 )
+DEAD_RANK = (
+    "another process of this run has ended, and this one cannot go on without it; mend what its own lines say, then "
+    "start the same command with training.resume_from_checkpoint=auto"
+)
+_TOLD_BY_TORCH = {"DataLoader worker": DEAD_WORKER, "gloo": DEAD_RANK, "NCCL": DEAD_RANK, "TCPStore": DEAD_RANK}
+"""Words in a RuntimeError -> what has happened."""
 
 
 def describe_os_error(error: OSError) -> str:
@@ -120,10 +126,11 @@ def exits_cleanly(main: Callable[..., int]) -> Callable[..., int]:
             print(f"error: {describe_os_error(error)}", file=sys.stderr)
             return EXIT_USER_ERROR
         except RuntimeError as error:
-            if "DataLoader worker" not in str(error):
+            told = next((line for words, line in _TOLD_BY_TORCH.items() if words in str(error)), None)
+            if told is None:
                 raise
-            # torch says so by a signal, which may come again while the first error is on its way out
-            print(f"error: {DEAD_WORKER}", file=sys.stderr)
+            # of a dead worker torch tells by a signal, which may come again while the first error is on its way out
+            print(f"error: {told}", file=sys.stderr)
             return EXIT_USER_ERROR
         except Preempted as stop:
             if os.environ.get("RANK", "0") == "0":
