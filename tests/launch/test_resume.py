@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
+import io
 import json
-import os
 import random
+import resource
 import signal
-import subprocess
-import sys
 import time
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 
 import pytest
 from killing import Run
-from launched import ROOT
 from support import tiny
 
+import finetune_ttm
 from tstune.errors import EXIT_REQUEUE, EXIT_USER_ERROR
 
 STEPS, EVERY = 90, 3
@@ -158,34 +158,29 @@ def test_a_damaged_newest_checkpoint_is_passed_over(desk: Path, whole: dict[int,
     assert_same(run.output_dir, whole[1])
 
 
-@pytest.mark.parametrize("limit", [6_000, pytest.param(20_000, marks=pytest.mark.slow)])  # weights; optimizer
-def test_a_full_disk_stops_with_one_line_and_leaves_nothing(limit: int, desk: Path):
-    run = Run(desk / "recipe.yaml", desk / f"full{limit}", 1, ["training.max_steps=6"])
-    command = [
-        sys.executable,
-        "-c",
-        LIMITED.format(limit=limit),
-        "--config",
-        run.recipe,
-        f"output_dir={run.output_dir}",
-    ]
-    environment = os.environ | {"PYTHONPATH": str(ROOT / "scripts"), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        list(map(str, command)), env=environment, capture_output=True, text=True, timeout=300, check=False
-    )
-    assert done.returncode == EXIT_USER_ERROR, done.stderr
-    (error,) = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
-    assert error.startswith(f"error: checkpoint of step {EVERY} cannot be written to {run.checkpoints}: ")
-    assert not list(desk.glob(f"full{limit}*/")), "neither a run folder nor what a run keeps beside it"
+# lock, history, weights and optimizer of a checkpoint; weights and report of the finished run
+LIMITS = [10, 6_000, 40_000, *(pytest.param(limit, marks=pytest.mark.slow) for limit in (100, 12_000, 24_000))]
 
 
-# The system refuses to let any file of this process grow beyond the limit, as a full disk would.
-LIMITED = """
-import resource, sys
-import finetune_ttm
-resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, {limit}))
-raise SystemExit(finetune_ttm.main(sys.argv[1:]))
-"""
+@pytest.mark.parametrize("limit", LIMITS)
+def test_fault_10_a_full_disk_of_any_size_is_one_line(limit: int, desk: Path):
+    """The system refuses to let any file of this process grow beyond the limit, as a full disk would."""
+    run = Run(desk / "recipe.yaml", desk / f"full{limit}", 1)
+    arguments = ["--config", str(run.recipe), f"output_dir={run.output_dir}", "training.max_steps=6"]
+    before, said = resource.getrlimit(resource.RLIMIT_FSIZE), io.StringIO()
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, before[1]))
+    try:
+        with redirect_stderr(said), redirect_stdout(said):
+            assert finetune_ttm.main(arguments) == EXIT_USER_ERROR
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    (error,) = [line for line in said.getvalue().splitlines() if line.startswith("error: ")]
+    assert str(run.output_dir) in error
+    assert " cannot be written" in error
+    trained = limit == 40_000
+    assert list(desk.glob(f"full{limit}*/")) == ([run.checkpoints] if trained else []), "nothing, or what is whole"
+    if trained:  # there is room again
+        assert finetune_ttm.main([*arguments, "training.resume_from_checkpoint=auto"]) == 0
 
 
 @pytest.fixture(scope="module")

@@ -17,6 +17,7 @@ from tstune.models.adapters import Adapter, ItemAdapters, ParameterCount, count_
 from tstune.models.contract import ADAPTER_FOLDER, MODEL_FOLDER, ForecastModel, weights_folder
 from tstune.models.predict import predict_frame
 from tstune.named_code import ours, trusting
+from tstune.runs.folder import writing
 
 if TYPE_CHECKING:
     from tstune.runtime.distributed import DistributedManager
@@ -129,17 +130,18 @@ class BaseTimeSeriesFoundationModel(ForecastModel):
         """Write `model/`, `preprocessor.json`, `config.yaml` and what else there is; `load` reads them back."""
         self.require_built()
         folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        self.save_weights(folder)
-        if self.adapter is not None:
-            self.adapter.save(folder / ADAPTER_FOLDER)
-        if self.item_adapters is not None:
-            self.item_adapters.save(folder)
-        if self.uncertainty is not None:
-            save_method(self.uncertainty, folder)
-        text = json.dumps(self.preprocessor.to_dict() | {"model_type": self.model_type}, indent=2)
-        (folder / "preprocessor.json").write_text(text, encoding="utf-8")
-        SimpleConfigManager().save_config(self.config, folder / "config.yaml")
+        with writing(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+            self.save_weights(folder)
+            if self.adapter is not None:
+                self.adapter.save(folder / ADAPTER_FOLDER)
+            if self.item_adapters is not None:
+                self.item_adapters.save(folder)
+            if self.uncertainty is not None:
+                save_method(self.uncertainty, folder)
+            text = json.dumps(self.preprocessor.to_dict() | {"model_type": self.model_type}, indent=2)
+            (folder / "preprocessor.json").write_text(text, encoding="utf-8")
+            SimpleConfigManager().save_config(self.config, folder / "config.yaml")
 
     @classmethod
     def load(cls, folder: str | Path, trust_code: bool = False) -> BaseTimeSeriesFoundationModel:

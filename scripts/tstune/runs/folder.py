@@ -19,6 +19,7 @@ import yaml
 from tstune.config.managers import load_saved_config
 from tstune.config.schema import RunConfig
 from tstune.errors import FolderError, OutputError
+from tstune.runtime.files import is_disk_trouble
 
 CONFIG, METRICS, VERDICT, MANIFEST = "config.yaml", "metrics.json", "verdict.json", "manifest.json"
 EVALUATION, WINDOWS, ENVIRONMENT, HISTORY = "evaluation.json", "windows.parquet", "environment.json", "history.jsonl"
@@ -327,9 +328,11 @@ def writing(path: Path, key: str = "") -> Iterator[Path]:
     """
     try:
         yield path
-    except OSError as error:
+    except Exception as error:
+        if not is_disk_trouble(error):
+            raise
         named = f"{key}={path}" if key else path
-        raise OutputError(f"{named} cannot be written: {error.strerror or error}") from None
+        raise OutputError(f"{named} cannot be written: {getattr(error, 'strerror', None) or error}") from None
 
 
 def make_parents(path: Path) -> list[Path]:

@@ -453,19 +453,20 @@ class _Lock:
             stream.seek(0)
             stream.truncate()
             began = psutil.Process().create_time()
-            json.dump({"host": socket.gethostname(), "pid": os.getpid(), "began": began}, stream)
-            stream.flush()
-            os.fsync(stream.fileno())
+            try:
+                json.dump({"host": socket.gethostname(), "pid": os.getpid(), "began": began}, stream)
+                stream.flush()
+                os.fsync(stream.fileno())
+            except OSError:
+                _remove_lock(path)
+                raise
         return cls(path)
 
     def release(self) -> None:
         """Give the folder up; it goes away if the lock is all it holds."""
         self._released.set()
         self._thread.join()
-        self._path.unlink(missing_ok=True)
-        place = self._path.parent
-        if place.is_dir() and not any(place.iterdir()):
-            place.rmdir()
+        _remove_lock(self._path)
 
     def _beat(self) -> None:
         while not self._released.wait(_HEARTBEAT_SECONDS):
@@ -473,6 +474,13 @@ class _Lock:
                 os.utime(self._path)
             except OSError as error:
                 logger.debug("%s cannot be touched: %s", self._path, error)
+
+
+def _remove_lock(path: Path) -> None:
+    path.unlink(missing_ok=True)
+    place = path.parent
+    if place.is_dir() and not any(place.iterdir()):
+        place.rmdir()
 
 
 @contextmanager

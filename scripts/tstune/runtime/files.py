@@ -1,4 +1,4 @@
-"""Files that are replaced as a whole."""
+"""Files that are replaced as a whole, and what the disk refuses."""
 
 from __future__ import annotations
 
@@ -30,3 +30,9 @@ def aside(path: Path, key: str = "") -> Iterator[Path]:
         raise OutputError(f"{key}{path} cannot be written: {error.strerror}") from None
     finally:
         partial.unlink(missing_ok=True)
+
+
+def is_disk_trouble(error: Exception) -> bool:
+    """Whether the disk refused something; torch and safetensors tell of a full one by errors of their own."""
+    text, signs = str(error).lower(), ("no space left", "file write failed", "unexpected pos", "i/o error", "iostream")
+    return isinstance(error, OSError) or any(sign in text for sign in signs)

@@ -15,6 +15,7 @@ from tqdm.auto import tqdm
 
 from tstune.errors import ConfigError
 from tstune.named_code import import_named
+from tstune.runs.folder import writing
 
 
 @dataclass
@@ -137,7 +138,7 @@ class History:
         """Add a row; it is on disk when this returns."""
         self.rows.append(row)
         if self._path is not None:
-            with self._path.open("a", encoding="utf-8") as stream:
+            with writing(self._path), self._path.open("a", encoding="utf-8") as stream:
                 stream.write(json.dumps(row) + "\n")
         self._tell(row)
 

@@ -12,12 +12,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
 from tstune.errors import CheckpointError, DistributedError, OutputError
 from tstune.runtime.distributed import DistributedManager
+from tstune.runtime.files import is_disk_trouble
 from tstune.runtime.logs import logger
 
 _WEIGHTS, _OPTIMIZER, _SHARDS = "learning.safetensors", "optimizer", "shards"
@@ -137,8 +137,8 @@ class CheckpointStore:
                 aside.rename(final)
                 _sync(self.folder)
                 self._prune(best_step)
-        except (OSError, RuntimeError, SafetensorError) as error:
-            if not isinstance(error, OSError) and not _is_disk_trouble(error):
+        except Exception as error:
+            if not is_disk_trouble(error):
                 raise
             shutil.rmtree(aside, ignore_errors=True)
             reason = getattr(error, "strerror", None) or str(error)
@@ -276,9 +276,3 @@ def _sync(path: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
-
-
-def _is_disk_trouble(error: Exception) -> bool:
-    """Torch and safetensors report a full disk as a RuntimeError."""
-    text, signs = str(error).lower(), ("no space left", "file write failed", "unexpected pos", "i/o error", "iostream")
-    return any(sign in text for sign in signs)
