@@ -5,14 +5,16 @@
 
 POST /forecast takes {"rows": [{"item_id": …, "timestamp": …, <columns of the model>}, …]} and, for models that know
 columns of the future, "future": […]; the answer holds a row per series and step, in original units. GET /model shows a
-complete example, GET /openapi.json the exact form, GET /health and GET /metrics the state. The page /docs loads its
-look from a CDN, everything else works without a network. There is no authentication: only this machine can reach the
-server unless --host says otherwise. SIGTERM and Ctrl-C finish the answers that were begun.
+complete example, GET /openapi.json and the page /docs the exact form, GET /health and GET /metrics the state; none
+needs a network. Only this machine can reach the server unless --host says otherwise. With TSTUNE_SERVE_TOKEN in the
+environment, /forecast, /model and /metrics want it as `Authorization: Bearer …`. SIGTERM and Ctrl-C finish the answers
+that were begun.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import Sequence
 from dataclasses import fields
 
@@ -31,6 +33,8 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--threads", type=int, default=1, help="of the forward pass, more help large models (default: 1)"
     )
+    parser.add_argument("--root-path", default="", help="path under which a reverse proxy shows the server, e.g. /cgm")
+    parser.add_argument("--allow-host", action="append", default=[], help="further name, e.g. of a reverse proxy")
     for limit in fields(ServingLimits):
         about = f"{limit.metadata['help']} (default: %(default)s)"
         parser.add_argument(
@@ -53,17 +57,17 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     setup_logging()
     try:
-        from tstune.serving.app import bind, serve
+        from tstune.serving.app import TOKEN, bind, serve
         from tstune.serving.service import ForecastService, open_model
     except ModuleNotFoundError as error:
-        packages = "'fastapi>=0.115,<1' 'uvicorn>=0.35,<1' 'prometheus-client>=0.22,<1'"
+        packages = "'fastapi>=0.115,<1' 'fastapi-offline>=1.7,<2' 'uvicorn>=0.35,<1' 'prometheus-client>=0.22,<1'"
         raise MissingDependencyError(f"serving needs the package {error.name}: pip install {packages}") from None
 
     with bind(args.host, args.port) as listening:  # before the model is loaded, which takes seconds
         torch.set_num_threads(args.threads)
         service = ForecastService(*open_model(args.model, args.registry, args.trust_code), limits)
         logger.setLevel("ERROR")  # models warn of gaps by the name of the series, which may be a patient's
-        return serve(service, listening)
+        return serve(service, listening, args.allow_host, args.root_path, os.environ.get(TOKEN))
 
 
 if __name__ == "__main__":

@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import json
 import math
+import re
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -236,12 +238,23 @@ class TestLimits:
             await asyncio.sleep(60)
             yield b""
 
+        on_the_way: Counter[str] = Counter()
+
+        def read(stream: Callable, client: str = "a", **limits: int) -> bytes:
+            request = SimpleNamespace(headers=JSON, stream=stream, client=SimpleNamespace(host=client))
+            return asyncio.run(read_body(request, ServingLimits(**limits), on_the_way))
+
         with pytest.raises(RequestError, match="larger than 5000 bytes"):
-            asyncio.run(read_body(SimpleNamespace(headers=JSON, stream=endless), 5_000, 30))
+            read(endless, max_bytes=5_000)
         assert len(parts) == 6
         with pytest.raises(RequestError, match="did not arrive within 1 s") as found:
-            asyncio.run(read_body(SimpleNamespace(headers=JSON, stream=slow), 5_000, 1))
+            read(slow, body_seconds=1)
         assert found.value.status == 408
+        on_the_way.update(greedy=5_000)
+        with pytest.raises(RequestError, match="5000 bytes of your requests are on their way") as found:
+            read(endless, "greedy", max_bytes=5_000, max_queue=1)
+        assert found.value.status == 503
+        assert on_the_way == {"greedy": 5_000}, "what was refused is forgotten"
 
     def test_a_full_house_says_when_to_come_again(
         self, plain: tuple, start: Start, monkeypatch: pytest.MonkeyPatch
@@ -306,3 +319,34 @@ def test_only_names_of_this_machine(plain: tuple) -> None:
     stopped = local.get("/health")
     assert (stopped.status_code, stopped.json()["ready"]) == (503, False)
     assert local.post("/forecast", json={"rows": history()}).status_code == 503
+
+
+def test_who_has_no_token_learns_nothing(plain: tuple) -> None:
+    service = ForecastService(*plain, ServingLimits())
+    client = TestClient(create_app(service, token="s3cret"), raise_server_exceptions=False)
+    key = {"Authorization": "Bearer s3cret"}
+    body = {"json": {"rows": history()}}
+    for method, path, more in (("GET", "/model", {}), ("GET", "/metrics", {}), ("POST", "/forecast", body)):
+        for sent in ({}, {"Authorization": "Bearer wrong"}, {"Authorization": "Basic s3cret"}):
+            refused = client.request(method, path, headers=sent, **more)
+            assert (refused.status_code, refused.headers["www-authenticate"]) == (401, "Bearer"), (path, sent)
+            assert refused.json()["error"].startswith("send the server's token: Authorization: Bearer …")
+        assert client.request(method, path, headers=key, **more).status_code == 200
+    assert client.get("/health").status_code == 200
+    document = client.get("/openapi.json").json()
+    assert "HTTPBearer" in document["components"]["securitySchemes"]
+    assert "examples" not in str(document["paths"]["/forecast"]["post"]["requestBody"])
+    service.close()
+
+
+def test_behind_a_proxy_and_without_a_network(plain: tuple) -> None:
+    service = ForecastService(*plain, ServingLimits())
+    client = TestClient(create_app(service, ("forecasts.example",)), "http://forecasts.example", root_path="/cgm")
+    page = client.get("/docs").text
+    addresses = re.findall(r"""(?:src|href|url)\s*[=:]\s*["']([^"']+)["']""", page)
+    assert len(addresses) >= 4
+    for address in addresses:
+        assert address.startswith("/cgm/"), "nothing of the page lies elsewhere"
+        assert client.get(address).status_code == 200
+    assert client.get("/openapi.json").json()["servers"] == [{"url": "/cgm"}]
+    service.close()

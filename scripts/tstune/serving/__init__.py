@@ -17,7 +17,11 @@ class ServingLimits:
     batch_wait: float = field(
         default=5.0, metadata={"help": "milliseconds that a request waits for others on their way"}
     )
-    body_seconds: float = field(default=30.0, metadata={"help": "seconds in which a request must have come"})
+    head_seconds: float = field(default=10.0, metadata={"help": "seconds in which a request's head must have come"})
+    body_seconds: float = field(default=30.0, metadata={"help": "seconds in which its body must have come"})
+    max_connections: int = field(
+        default=512, metadata={"help": "open connections; one more ends the longest waiting of who has most"}
+    )
 
     def __post_init__(self) -> None:
         for one in fields(self):

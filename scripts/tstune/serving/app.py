@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import os
+import resource
+import secrets
 import signal
 import socket
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Collection
 from ipaddress import ip_address
 
 import uvicorn
-from fastapi import FastAPI, Request, Response
+from fastapi import Depends, FastAPI, Request, Response
 from fastapi.responses import JSONResponse
+from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+from fastapi_offline import FastAPIOffline
 from prometheus_client import CONTENT_TYPE_PLAIN_0_0_4, generate_latest
 from starlette.exceptions import HTTPException
 from starlette.middleware.base import BaseHTTPMiddleware
@@ -22,24 +27,38 @@ from starlette.requests import ClientDisconnect
 
 from tstune.data.table import ITEM, TIMESTAMP
 from tstune.errors import EXIT_INTERRUPTED, EXIT_OK, ConfigError, TstuneError
+from tstune.serving import ServingLimits
+from tstune.serving.connections import protocol
 from tstune.serving.reading import RequestError, in_json_places, json_object
 from tstune.serving.service import ForecastService
 
+TOKEN = "TSTUNE_SERVE_TOKEN"
+"""Environment variable of the token that clients must send."""
 _JSON = "application/json"
 _ERROR = json_object("Error", {"error": str})
 _HEALTH = json_object("Health", {"live": bool, "ready": bool, "model": str, "version": str, "loaded": str})
 
 
-def create_app(service: ForecastService, hosts: Collection[str] | None = None) -> FastAPI:
+def create_app(service: ForecastService, hosts: Collection[str] | None = None, token: str | None = None) -> FastAPI:
     """The application of one model.
 
-    `hosts` are names by which the server may be addressed, None allows any: it keeps a page that claims a name of its
-    own for 127.0.0.1 from reading forecasts.
+    Args:
+        service: the model.
+        hosts: names by which the server may be addressed, None allows any: it keeps a page that claims a name of its
+            own for 127.0.0.1 from reading forecasts.
+        token: who asks about the model or a forecast must send it (`Authorization: Bearer …`); None asks nobody.
     """
     name, version = service.label["name"], service.label["version"]
     texts = {"title": f"Forecasts of {name}", "description": "`GET /model` says what the model expects."}
     errors = dict.fromkeys((HTTPException, TstuneError, ClientDisconnect, Exception), _error)
-    app = FastAPI(**texts, version=version, redoc_url=None, exception_handlers=errors)
+    app = FastAPIOffline(**texts, version=version, redoc_url=None, exception_handlers=errors)
+
+    def check(sent: HTTPAuthorizationCredentials | None = Depends(HTTPBearer(auto_error=False))) -> None:  # noqa: B008
+        if sent is None or not secrets.compare_digest(sent.credentials.encode(), token.encode()):
+            raise HTTPException(401, "send the server's token: Authorization: Bearer …", {"WWW-Authenticate": "Bearer"})
+
+    closed = {"dependencies": [Depends(check)]} if token else {}
+    refusals = {401: {"model": _ERROR}} if token else {}
 
     async def counted(request: Request, answer: Callable) -> Response:
         begin, status = time.perf_counter(), 500
@@ -62,19 +81,22 @@ def create_app(service: ForecastService, hosts: Collection[str] | None = None) -
     row = json_object("ForecastRow", {ITEM: str, TIMESTAMP: str} | dict.fromkeys(values, float))
     kinds = {"model": dict[str, str], "unit": str | None, "frequency": str, "columns": list[str], "forecast": list[row]}
     body = {"schema": {"$ref": "#/components/schemas/ForecastRequest"}}  # of the example in GET /model
-    if service.example:
+    if service.example and not token:  # its numbers are about those of the training data
         body["examples"] = {"complete": {"value": service.example}}
+
+    on_the_way: Counter[str] = Counter()
 
     @app.post(
         "/forecast",
         openapi_extra={"requestBody": {"required": True, "content": {_JSON: body}}},
         response_model=json_object("Forecast", kinds),
-        responses={status: {"model": _ERROR} for status in (400, 408, 413, 415, 422, 500, 503)},
+        responses={status: {"model": _ERROR} for status in (400, 408, 413, 415, 422, 500, 503)} | refusals,
+        **closed,
     )
     async def forecast(request: Request) -> Response:
         """Forecast what follows the last reading of every series, in original units."""
-        with service.admitted():
-            content = await read_body(request, service.limits.max_bytes, service.limits.body_seconds)
+        content = await read_body(request, service.limits, on_the_way)
+        with service.admitted():  # not before: who sends slowly takes no place
             loop = asyncio.get_running_loop()
             answer = await loop.run_in_executor(service.pool, service.answer, content)
         return Response(answer, media_type=_JSON)
@@ -87,14 +109,16 @@ def create_app(service: ForecastService, hosts: Collection[str] | None = None) -
 
     text = {"content": {"text/plain": {"schema": {"type": "string"}}}}
 
-    @app.get("/metrics", response_class=Response, responses={200: text})
+    @app.get("/metrics", response_class=Response, responses={200: text} | refusals, **closed)
     async def metrics() -> Response:
         """Counters in the text format of Prometheus."""
         return Response(generate_latest(service.registry), media_type=CONTENT_TYPE_PLAIN_0_0_4)
 
     facts = service.facts()
 
-    @app.get("/model", response_model=json_object("Model", {key: kind for key, (kind, _) in facts.items()}))
+    kinds = {key: kind for key, (kind, _) in facts.items()}
+
+    @app.get("/model", response_model=json_object("Model", kinds), responses=refusals, **closed)
     async def model() -> Response:
         """What the model expects, with a complete example request."""
         return JSONResponse({key: value for key, (_, value) in facts.items()})
@@ -102,13 +126,19 @@ def create_app(service: ForecastService, hosts: Collection[str] | None = None) -
     return app
 
 
-async def read_body(request: Request, max_bytes: int, seconds: float) -> bytes:
+async def read_body(request: Request, limits: ServingLimits, on_the_way: Counter[str]) -> bytes:
     """Read a body of plain JSON, no further than it may be.
 
     A page of another site cannot send this type without asking first, which the server does not allow.
 
+    Args:
+        request: its head has been read.
+        limits: of its bytes and of its time; bodies of one client may take a quarter of what all requests in hand may.
+        on_the_way: client -> bytes of its bodies that are being read.
+
     Raises:
-        RequestError: 415 it is something else, 413 it is too large, 408 it did not come in time.
+        RequestError: 415 it is something else, 413 it is too large, 408 it did not come in time, 503 its client has
+            too much on the way.
     """
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     coding = request.headers.get("content-encoding", "identity").strip().lower()
@@ -117,15 +147,28 @@ async def read_body(request: Request, max_bytes: int, seconds: float) -> bytes:
             f"the request has content type {kind or 'none'}, packed as {coding}; send plain {_JSON}", 415
         )
     content, stated = bytearray(), int(request.headers.get("content-length", 0))
+    client, share = request.client.host if request.client else "", max(1, limits.max_queue // 4) * limits.max_bytes
+    too_large = RequestError(
+        f"the request is larger than {limits.max_bytes} bytes; send fewer series, or the last readings of each", 413
+    )
+    if stated > limits.max_bytes:
+        raise too_large
     try:
-        async with asyncio.timeout(seconds):
+        async with asyncio.timeout(limits.body_seconds):
             async for part in request.stream():
                 content += part
-                if max(stated, len(content)) > max_bytes:
-                    fix = "send fewer series, or the last readings of each"
-                    raise RequestError(f"the request is larger than {max_bytes} bytes; {fix}", 413)
+                on_the_way[client] += len(part)
+                if len(content) > limits.max_bytes:
+                    raise too_large
+                if on_the_way[client] > share:
+                    raise RequestError(f"{share} bytes of your requests are on their way; ask again in a second", 503)
     except TimeoutError:
-        raise RequestError(f"the request did not arrive within {seconds:g} s; send it again", 408) from None
+        told = f"the request did not arrive within {limits.body_seconds:g} s; send it again"
+        raise RequestError(told, 408) from None
+    finally:
+        on_the_way[client] -= len(content)
+        if not on_the_way[client]:
+            del on_the_way[client]
     return bytes(content)
 
 
@@ -172,22 +215,43 @@ class _Server(uvicorn.Server):
         self.stopped_by, self.should_exit = sig, True
 
 
-def serve(service: ForecastService, listening: socket.socket) -> int:
+def serve(
+    service: ForecastService,
+    listening: socket.socket,
+    hosts: Collection[str] = (),
+    root_path: str = "",
+    token: str | None = None,
+) -> int:
     """Answer until a signal comes, then finish what was begun; a second signal ends it at once.
+
+    Args:
+        service: the model.
+        listening: see `bind`.
+        hosts: further names by which the server may be addressed, such as that of a reverse proxy.
+        root_path: where a reverse proxy, which takes it away, shows the server.
+        token: see `create_app`.
 
     Returns:
         exit code: 0 after SIGTERM, 130 after SIGINT.
+
+    Raises:
+        ConfigError: more connections than the system allows.
     """
     host, port = listening.getsockname()[:2]
     is_local = ip_address(host.partition("%")[0]).is_loopback
     if not is_local:
-        fix = "put a server with authentication and TLS in front, or use --host 127.0.0.1"
-        text = f"warning: {host} can be reached from other machines and asks nobody who they are; {fix}"
+        who = "and nothing is encrypted" if token else "and asks nobody who they are"
+        fix = "put a server with TLS in front" if token else f"put a server with TLS in front, set {TOKEN}"
+        text = f"warning: {host} can be reached from other machines {who}; {fix}, or use --host 127.0.0.1"
         print(text, file=sys.stderr, flush=True)
-    app = create_app(service, ("localhost", "127.0.0.1", "::1", "[::1]", host) if is_local else None)
+    names = ("localhost", "127.0.0.1", "::1", "[::1]", host, *hosts) if is_local or hosts else None
+    app = create_app(service, names, token)
+    most = service.limits.max_connections
+    _allow_files(2 * most + 256)  # as many again may be accepted before one is told to go
     # no log of requests: a line for each tells no more than /metrics
-    quiet = {"log_config": None, "log_level": "warning", "access_log": False, "server_header": False}
-    server = _Server(uvicorn.Config(app, http="h11", loop="asyncio", ws="none", timeout_graceful_shutdown=60, **quiet))
+    quiet = {"log_config": None, "log_level": "critical", "access_log": False, "server_header": False}
+    ways = {"http": protocol(service.limits), "loop": "asyncio", "ws": "none", "backlog": most, "root_path": root_path}
+    server = _Server(uvicorn.Config(app, timeout_graceful_shutdown=60, **ways, **quiet))
     address = f"http://{f'[{host}]' if ':' in host else host}:{port}/docs"
     server.announcement = f"serving {service.label['name']} {service.label['version']}: {address}"
     server.run(sockets=[listening])
@@ -196,3 +260,12 @@ def serve(service: ForecastService, listening: socket.socket) -> int:
         os._exit(code)  # the interpreter would wait for forecasts that nobody waits for any more
     service.close()
     return code
+
+
+def _allow_files(number: int) -> None:
+    """Let this process have so many open files, a connection is one."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard != resource.RLIM_INFINITY and hard < number:
+        raise ConfigError(f"--max-connections needs {number} open files and the system allows {hard}; lower it")
+    if soft != resource.RLIM_INFINITY and soft < number:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (number, hard))

@@ -1,0 +1,134 @@
+"""Fault 21: half-sent heads, slow bodies and floods stop nobody else."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import psutil
+import pytest
+from test_process import call, pending, started, until
+
+HEAD = b"POST /forecast HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n"
+
+
+@pytest.fixture(scope="module")
+def server(plain_run: Path) -> Iterator[tuple[psutil.Process, int]]:
+    limits = "--max-queue", 4, "--head-seconds", 2, "--body-seconds", 4
+    process, port = started("--model", plain_run, *limits, "--root-path", "/cgm", "--allow-host", "forecasts.example")
+    yield psutil.Process(process.pid), port
+    process.terminate()
+    assert process.wait(timeout=60) == 0
+    assert process.stderr.read() == ""
+
+
+def half_sent(port: int, content: bytes, client: str = "127.0.0.1") -> socket.socket:
+    connection = socket.create_connection(("127.0.0.1", port), timeout=30, source_address=(client, 0))
+    connection.sendall(content)
+    return connection
+
+
+def is_ended(connection: socket.socket) -> bool:
+    """Whether the server ends it, before the patience of the socket does; what it said is passed over."""
+    with contextlib.suppress(ConnectionResetError):
+        while connection.recv(1000):
+            continue
+    return True
+
+
+def seconds_until_ended(connection: socket.socket) -> float:
+    """How long one may go on sending little by little."""
+    begin = time.monotonic()
+    while time.monotonic() < begin + 20:
+        try:
+            connection.sendall(b"a")
+        except (BrokenPipeError, ConnectionResetError):
+            break
+        time.sleep(0.2)
+    return time.monotonic() - begin
+
+
+def test_fault_21_half_sent_heads_do_not_stop_health(server: tuple[psutil.Process, int]) -> None:
+    _, port = server
+    with ExitStack() as stack:
+        for _ in range(1100):
+            stack.enter_context(half_sent(port, HEAD))
+        begin = time.monotonic()
+        assert call(port, "GET", "/health")[0] == 200
+        assert time.monotonic() - begin < 2
+
+
+def test_fault_21_a_client_that_sends_little_by_little_is_left(server: tuple[psutil.Process, int]) -> None:
+    _, port = server
+    assert 1 < seconds_until_ended(half_sent(port, b"GET /health HTTP/1.1\r\nX-Slow: ")) < 10
+    endless = half_sent(port, HEAD + b"Content-Length: 99999999\r\n\r\n")
+    assert b"413" in endless.recv(100)
+    assert seconds_until_ended(endless) < 10, "refused, and goes on sending"
+    again = half_sent(port, b"GET /health HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
+    assert b"200" in again.recv(1000)
+    again.sendall(b"GET /health HTT")  # the second head on one connection
+    assert is_ended(again)
+
+
+def test_fault_21_slow_bodies_take_no_place(server: tuple[psutil.Process, int]) -> None:
+    _, port = server
+    with ExitStack() as stack:
+        slow = [stack.enter_context(half_sent(port, HEAD + b"Content-Length: 999\r\n\r\n{")) for _ in range(64)]
+        assert pending(port) == 0
+        assert call(port, "POST", "/forecast", b"{}")[0] == 422, "not 503"
+        answer = slow[0].recv(1000)
+        assert b"408" in answer
+        assert b"did not arrive within 4 s" in answer + slow[0].recv(1000)
+
+
+def test_fault_21_a_flood_pushes_out_itself(server: tuple[psutil.Process, int]) -> None:
+    _, port = server
+    patient = half_sent(port, HEAD + b"Content-Length: 2\r\n\r\n{", client="127.0.0.2")
+    time.sleep(0.2)
+    with ExitStack() as stack:
+        flood = [stack.enter_context(half_sent(port, HEAD, client="127.0.0.3")) for _ in range(700)]
+        assert is_ended(flood[0]), "the longest waiting of who has most"
+        patient.sendall(b"}")
+        assert b"422" in patient.recv(1000), "an older connection of another client lives on"
+
+
+def test_fault_21_behind_a_proxy(server: tuple[psutil.Process, int]) -> None:
+    _, port = server
+    asked = half_sent(port, b"GET /openapi.json HTTP/1.0\r\nHost: forecasts.example\r\n\r\n")
+    with asked.makefile("rb") as answer:
+        assert b'"servers":[{"url":"/cgm"}]' in answer.read()
+
+
+@pytest.mark.slow
+def test_fault_21_memory_is_flat_over_20_000_requests(server: tuple[psutil.Process, int]) -> None:
+    import http.client
+    import json
+
+    process, port = server
+    good = json.dumps(json.loads(call(port, "GET", "/model")[1])["example"]).encode()
+
+    def ask(count: int) -> None:
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
+        for number in range(count):
+            body = good if number % 20 == 0 else b'{"rows": [{"item_id": "%d"}]}' % number
+            connection.request("POST", f"/forecast?{number}", body, {"Content-Type": "application/json"})
+            answer = connection.getresponse()
+            assert answer.status in (200, 422, 503)
+            answer.read()
+
+    def ask_together(count: int) -> float:
+        clients = [threading.Thread(target=ask, args=(count // 4,)) for _ in range(4)]
+        for client in clients:
+            client.start()
+        for client in clients:
+            client.join()
+        until(lambda: pending(port) == 0)
+        return process.memory_info().rss / 2**20
+
+    warm = ask_together(4_000)
+    assert ask_together(20_000) - warm < 15, "MiB"
