@@ -20,7 +20,7 @@ from torch import nn
 
 from tstune.config.flat import ModelConfig
 from tstune.config.schema import DistributedConfig, LoRAConfig, RunConfig
-from tstune.config.section import AUTO, ModelSection, OwnModelSection
+from tstune.config.section import ModelSection, OwnModelSection
 from tstune.config.validation import validate
 from tstune.data.frame import table_from_frame
 from tstune.data.prepared import PreparedData, Preprocessor, prepare_data
@@ -335,8 +335,7 @@ class ForecastModel(ABC):
         elif data is not None:
             table = table_from_frame(data, section, "train_data")
         lengths = self.config.model.context_length, self.config.model.prediction_length
-        known = self.known_lengths() if AUTO in lengths else ()
-        prepared = prepare_data(section, *lengths, table, self.config.seed, known)
+        prepared = prepare_data(section, *lengths, table, self.config.seed, self.known_lengths())
         roles = prepared.panel.roles
         if section.mirror_train_windows and roles.num_targets < len(roles.channels):
             raise ConfigError(
