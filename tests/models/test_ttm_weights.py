@@ -85,8 +85,7 @@ def test_longer_forecast(make, heard: pytest.LogCaptureFixture, tmp_path: Path) 
     model = make(model={"prediction_length": 12})
     results = model.fit(output_dir=tmp_path / "run")
     assert plain(results["parameters"]["fresh_tensors"]) == HEAD
-    (line,) = [record.getMessage() for record in heard.records if "randomly initialised" in record.getMessage()]
-    assert plain(line.rsplit(": ", 1)[1].split(", ")) == HEAD
+    assert f"{len(HEAD)} tensors are not in the checkpoint and start random" in heard.messages
     assert list(results["metrics"]) == ["fine_tuned"], "a random head has no zero-shot score"
     grown = 4 * 4 * (12 - 8) + (12 - 8)  # from 4 patches of width 4 to 12 steps instead of 8, with bias
     assert (results["parameters"]["trainable"], results["parameters"]["total"]) == (412 + grown, 2_796 + grown)
@@ -120,6 +119,16 @@ def test_conditional_column(make) -> None:
     assert plain(model.fresh) == CHANNEL_MIXER
     assert model.network.config.decoder_mode == "mix_channel"
     assert model.network.config.prediction_channel_indices == [0]
+
+
+def test_inputs_do_not_take_the_untuned_model_off_the_scoreboard(make, heard: pytest.LogCaptureFixture) -> None:
+    results = make(data={"conditional_columns": ["dose"]}).fit()
+    alone = make().fit()
+    assert list(results["metrics"]) == ["zero_shot", "fine_tuned", "average"]
+    assert results["metrics"]["zero_shot"] == alone["metrics"]["zero_shot"], "it reads the target alone"
+    assert results["verdict"].against("zero_shot") is not None
+    assert f"{len(CHANNEL_MIXER)} tensors are not in the checkpoint and start random (for dose)" in heard.messages
+    assert "zero_shot forecasts load without dose" in heard.messages
 
 
 def test_conditional_column_without_mixing(make) -> None:

@@ -88,6 +88,12 @@ class Preprocessor:
         rules = CleaningRules.from_dict(values.get("cleaning", {}))
         return cls(**values | {"roles": roles, "scaler": Scaler.from_dict(values["scaler"]), "cleaning": rules})
 
+    def targets_only(self) -> Preprocessor:
+        """The same for a model that reads no other column."""
+        targets, scaler = slice(0, self.roles.num_targets), self.scaler
+        alone = Scaler(np.array(scaler.mean[targets]), np.array(scaler.std[targets]))
+        return replace(self, roles=Roles(self.roles.target), scaler=alone)
+
     def read_frame(self, frame: pd.DataFrame, name: object, is_future: bool = False) -> SourceTable:
         """Read new data with the columns of the training data; those of the future hold no static columns.
 

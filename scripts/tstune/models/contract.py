@@ -324,7 +324,10 @@ class ForecastModel(ABC):
         """Say how many parameters learn and which tensors are fresh."""
         logger.info("%s, tuning mode %s: %s", self.model_type, self.config.tuning.mode, count_parameters(self.module))
         if self.fresh:
-            logger.info("not in the checkpoint, randomly initialised: %s", ", ".join(self.fresh))
+            roles = self.preprocessor.roles
+            inputs = ", ".join([*roles.channels[roles.num_targets :], *roles.static_categorical])
+            what = f" (for {inputs})" if inputs else ""
+            logger.info("%d tensors are not in the checkpoint and start random%s", len(self.fresh), what)
 
     def _windows(self, data: str | pd.DataFrame | PreparedData | None) -> PreparedData:
         if isinstance(data, PreparedData):

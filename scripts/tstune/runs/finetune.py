@@ -29,7 +29,7 @@ from tstune.runs.folder import (
     RunFolder,
     writing,
 )
-from tstune.runs.judging import Judge, check_baselines, check_metrics, too_many_windows
+from tstune.runs.judging import Judge, check_baselines, check_metrics, too_many_windows, untuned
 from tstune.runs.plots import (
     choose_windows,
     plot_forecasts,
@@ -113,9 +113,10 @@ class FineTuning(ModelRun):
     def judge_before(self) -> None:
         """Zero-shot, where there are weights to begin with."""
         self.tracked.log_parameters(self.parameters)
-        if self.model.starts_from_weights():
+        before = untuned(self.model, self.data)
+        if before is not None:
             with self.gpu.phase("zero_shot"):
-                self.judge.score("zero_shot", self.model, remember=True)
+                self.judge.score("zero_shot", before, remember=True)
 
     def train(self) -> None:
         """The loop, unless nothing is tuned."""

@@ -5,9 +5,11 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
+import torch
 
 from tstune.config.schema import RunConfig
 from tstune.config.section import AUTO
+from tstune.config.validation import validate
 from tstune.data.cohort import write_cohort
 from tstune.data.defaults import default_baselines, season_of
 from tstune.data.frequency import fixed_step, parse_frequency
@@ -21,7 +23,7 @@ from tstune.evaluation.record import evaluation_record, windows_table
 from tstune.evaluation.scored_windows import ScoredWindows
 from tstune.evaluation.uncertainty import fit_uncertainty, judge_uncertainty
 from tstune.evaluation.verdict import Verdict
-from tstune.models.combined import AveragedForecasts, RememberedForecasts
+from tstune.models.combined import AveragedForecasts, RememberedForecasts, fitted
 from tstune.models.contract import Forecaster, ForecastModel
 from tstune.models.registry import model_class
 from tstune.runs.folder import EVALUATION, FORECASTS, MANIFEST, METRICS, VERDICT, WINDOWS, RunFolder
@@ -186,6 +188,31 @@ def check_metrics(config: RunConfig, unit: str | None) -> None:
         if metric.domain and (domain is None or domain.name != metric.domain):
             about = next(one.about for one in domains() if one.name == metric.domain)
             raise ConfigError(f"evaluation.metrics: {name} is about {about}; data.unit is {unit!r}")
+
+
+def untuned(model: ForecastModel, data: PreparedData) -> Forecaster | None:
+    """The weights as they are, built and not yet tuned; None where they are worth nothing.
+
+    Layers for inputs that the weights do not know start random: such a model is judged without those inputs, so that
+    what tuning and inputs are worth can be told.
+    """
+    config, roles = model.config, data.preprocessor.roles
+    if model.starts_from_weights():
+        return model
+    if config.model.pretrained is None or config.tuning.mode == "from_scratch" or not roles.has_covariates:
+        return None
+    values = config.model_dump() | {"tuning": {"mode": "zero_shot"}, "lora": {}, "forecast": {}}
+    alone = model_class(config.model.type)(validate(values, origin="zero_shot"))
+    with torch.random.fork_rng():  # the training draws what it would have drawn
+        try:
+            alone.build(data.preprocessor.targets_only())
+        except ConfigError:  # more is missing from the weights than the inputs
+            return None
+    alone.to(next(model.module.parameters()).device)
+    inputs = ", ".join([*roles.channels[roles.num_targets :], *roles.static_categorical])
+    logger.info("zero_shot forecasts %s without %s", ", ".join(roles.target), inputs)
+    lengths = data.test.context_length, data.test.prediction_length
+    return fitted(alone, "zero_shot", *lengths, data.panel.item_ids, data.preprocessor)
 
 
 def build_baselines(model: ForecastModel, data: PreparedData, manager: DistributedManager) -> dict[str, ForecastModel]:

@@ -33,7 +33,7 @@ from tstune.runs.folder import (
     finite,
     refuse_full,
 )
-from tstune.runs.judging import Judge, check_metrics
+from tstune.runs.judging import Judge, check_metrics, untuned
 from tstune.runtime.distributed import DistributedManager
 from tstune.runtime.environment import describe_environment, set_seed
 from tstune.runtime.logs import logger, setup_logging
@@ -179,7 +179,7 @@ def _score(judge: Judge, config: RunConfig, saved: ForecastModel, with_zero_shot
         set_seed(config.seed)
         before.build(judge.data.preprocessor)
         before.to(manager.device)
-        judge.score("zero_shot", before, remember=True)
+        judge.score("zero_shot", untuned(before, judge.data), remember=True)
         del before
     saved.to(manager.device)
     if mode != "zero_shot":

@@ -10,14 +10,10 @@ from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import numpy as np
-
 from tstune.config.schema import RunConfig
 from tstune.config.section import AUTO
 from tstune.config.validation import validate
 from tstune.data.prepared import PreparedData, Preprocessor
-from tstune.data.scaler import Scaler
-from tstune.data.table import Roles
 from tstune.errors import CheckpointError, ConfigError
 from tstune.evaluation.verdict import OURS
 from tstune.models.contract import ForecastModel
@@ -169,7 +165,7 @@ def _build_as_it_is(model: ForecastModel, preprocessor: Preprocessor, spec: str)
             logger.info("--model %s forecasts the targets from their own past alone: %.200s", spec, error)
         else:
             return
-    model.build(_targets_only(preprocessor))
+    model.build(preprocessor.targets_only())
 
 
 def _lengths(folder: Path) -> tuple[int | None, int | None]:
@@ -185,14 +181,6 @@ def _lengths(folder: Path) -> tuple[int | None, int | None]:
     except (ValueError, AttributeError) as error:
         raise CheckpointError(f"--model {folder}: its config.json cannot be read: {error}") from None
     return tuple(value if isinstance(value, int) and value > 0 else None for value in found)
-
-
-def _targets_only(preprocessor: Preprocessor) -> Preprocessor:
-    roles, scaler = Roles(preprocessor.roles.target), preprocessor.scaler
-    targets = slice(0, roles.num_targets)
-    return replace(
-        preprocessor, roles=roles, scaler=Scaler(np.array(scaler.mean[targets]), np.array(scaler.std[targets]))
-    )
 
 
 def _baselines() -> list[str]:
