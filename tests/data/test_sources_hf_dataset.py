@@ -12,7 +12,7 @@ from data.series import reader
 
 from tstune.config.schema import DataSection
 from tstune.data.prepared import prepare_data
-from tstune.data.sources.hf_dataset import table_from_series
+from tstune.data.series_rows import table_from_series
 from tstune.data.table import ITEM, TIMESTAMP, Roles, SourceTable
 from tstune.errors import ConfigError, DataError
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -168,6 +169,86 @@ def test_words_for_no_reading_and_infinities_are_counted(tmp_path: Path):
 def test_a_headerless_table_says_so(tmp_path: Path):
     text = problem(save(tmp_path, PLAIN.partition("\n")[2]))
     assert "its first row, '2024-02-01 00:00,1400.5', holds a time, not names; write a header line above it" in text
+
+
+# Other formats
+
+
+def test_excel(tmp_path: Path):
+    """A title, dates as dates and clocks as clocks, ids as text and a second sheet that is not read."""
+    openpyxl = pytest.importorskip("openpyxl")
+    book = openpyxl.Workbook()
+    sheet = book.active
+    sheet.append(["Load of the house"])
+    sheet.append([])
+    sheet.append(["id", "Date", "Time", "load"])
+    for hour, value in zip(HOURS, VALUES, strict=True):
+        sheet.append(["007", hour.to_pydatetime().date(), hour.time(), float(value)])
+    book.create_sheet("notes").append(["read me"])
+    book.save(tmp_path / "x.xlsx")
+    table = read(tmp_path / "x.xlsx", item_id_column="id")
+    assert table.frame[TIMESTAMP].tolist() == list(HOURS)
+    assert table.frame["load"].tolist() == [float(value) for value in VALUES]
+    assert table.frame[ITEM].unique().tolist() == ["007"]
+    assert counts(table) | {"title_lines": 1, "sheets_not_read": 1} == counts(table)
+    (tmp_path / "y.xlsx").write_bytes(b"no book")
+    assert "y.xlsx cannot be read: it is not an .xlsx file" in problem(tmp_path / "y.xlsx")
+
+
+@pytest.mark.parametrize("as_list", [False, True], ids=["lines", "list"])
+def test_json(tmp_path: Path, as_list: bool):
+    rows = [{"id": "01", "time": t, "load": float(v)} for t, v in zip(ISO, VALUES, strict=True)]
+    content = json.dumps(rows) if as_list else "\n".join(map(json.dumps, rows))
+    table = read(save(tmp_path, content, "x.json" if as_list else "x.jsonl"), item_id_column="id")
+    assert table.frame["load"].tolist() == [float(value) for value in VALUES]
+    assert table.frame[ITEM].unique().tolist() == ["01"]
+    assert "it is not JSON" in problem(save(tmp_path, '{"a": 1', "y.jsonl"))
+
+
+TSF = """# a data set
+@relation house
+@attribute series_name string
+@attribute start_timestamp date
+@frequency hourly
+@missing true
+@data
+01:2024-02-01 00-00-00:1.5,?,2.5
+2:2024-02-01 01-00-00:3,4,5,6
+"""
+GLUONTS = [
+    {"item_id": "01", "start": "2024-02-01 00:00", "target": [1.5, None, 2.5], "freq": "H"},
+    {"item_id": "2", "start": "2024-02-01 01:00", "target": [3, 4, 5, 6], "freq": "H"},
+]
+M4 = '"V1","V2","V3","V4","V5"\n"01",1.5,,2.5,\n"2",3,4,5,6\n'
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("x.tsf", TSF),
+        ("x.jsonl", "\n".join(map(json.dumps, GLUONTS))),
+        ("Hourly-train.csv", M4),
+    ],
+    ids=["Monash", "GluonTS", "M4"],
+)
+def test_files_of_whole_series(tmp_path: Path, name: str, content: str):
+    table = read(save(tmp_path, content, name))
+    values = {item: own["target"].tolist() for item, own in table.frame.groupby(ITEM, sort=False)}
+    assert list(values) == ["01", "2"]
+    np.testing.assert_array_equal(values["01"], [1.5, np.nan, 2.5])
+    assert values["2"] == [3, 4, 5, 6]
+    assert table.frequency == "h"
+    assert table.files == (str(tmp_path / name),)
+    first = table.frame.groupby(ITEM, sort=False)[TIMESTAMP].first().tolist()
+    assert first == ([pd.Timestamp("2000-01-01")] * 2 if "train" in name else [HOURS[0], HOURS[1]])
+
+
+@pytest.mark.shared
+def test_a_real_archive_of_monash(shared: Path):
+    table = load_source(DataSection(source="csv", path=str(shared / "data/monash/electricity_weekly_dataset.tsf.gz")))
+    assert table.frame[ITEM].nunique() == 321
+    assert len(table.frame) == 321 * 156
+    assert table.frequency == "W"
 
 
 # Ids

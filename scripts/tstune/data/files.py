@@ -1,25 +1,32 @@
-"""Find the files of a table, and read each as what its ending says."""
+"""Find the files of a table, and read each as what its ending says: text, Parquet, Excel, JSON, Monash."""
 
 from __future__ import annotations
 
+import csv
+import datetime
 import glob
 import gzip
+import io
+import json
+import zipfile
 import zlib
 from pathlib import Path
 
 import pandas as pd
 
 from tstune.data.cleaning.report import CleaningReport
+from tstune.data.series_rows import read_tsf
 from tstune.data.text_table import decode, find_layout, read_text, split_lines
-from tstune.errors import DataError
+from tstune.errors import DataError, MissingDependencyError
 
 _TEXT = (".csv", ".tsv", ".txt", ".csv.gz", ".tsv.gz", ".txt.gz")
-KINDS = (*_TEXT, ".parquet")
+_OTHER = (".parquet", ".xlsx", ".jsonl", ".jsonl.gz", ".ndjson", ".json", ".json.gz", ".tsf", ".tsf.gz")
+KINDS = (*_TEXT, *_OTHER)
 _HEADER_BYTES = 1 << 16
 
 
 def find_files(pattern: str) -> list[Path]:
-    """Files of a path, a folder or a glob pattern, sorted by name; notes (.txt) beside tables are no data.
+    """Files of a path, a folder or a glob pattern, sorted by name; notes (.txt, .json) beside tables are no data.
 
     Raises:
         DataError: there is none.
@@ -27,7 +34,7 @@ def find_files(pattern: str) -> list[Path]:
     path = Path(pattern)
     if path.is_dir():
         files = [file for file in path.iterdir() if kind_of(file) and not file.name.startswith(".")]
-        files = [file for file in files if not kind_of(file).startswith(".txt")] or files
+        files = [file for file in files if not kind_of(file).startswith((".txt", ".json"))] or files
     elif "*" in pattern or "?" in pattern:
         files = [Path(file) for file in glob.glob(pattern)]
     else:
@@ -62,10 +69,53 @@ def read_table(path: Path, report: CleaningReport | None = None, skip_rows: int 
     try:
         if kind == ".parquet":
             return pd.read_parquet(path)
+        if kind == ".xlsx":
+            return read_text(_sheet_as_text(path, report), report, skip_rows)
         content = gzip.decompress(path.read_bytes()) if kind.endswith(".gz") else path.read_bytes()
-        return read_text(decode(content, report), report, skip_rows)
+        text = decode(content, report)
+        if kind.startswith(".tsf"):
+            return read_tsf(text)
+        return _records(text) if "js" in kind else read_text(text, report, skip_rows)
     except (ValueError, OSError, EOFError, zlib.error) as error:  # pandas and pyarrow parse errors are ValueErrors
         raise DataError(f"{path} cannot be read: {' '.join(str(error).split())}") from None
+
+
+def _records(text: str) -> pd.DataFrame:
+    """Objects with the cells of a row each: one a line, or in a list."""
+    try:
+        rows = json.loads(text) if text.lstrip().startswith("[") else [json.loads(x) for x in text.splitlines() if x]
+    except json.JSONDecodeError as error:
+        raise DataError(f"it is not JSON: {error}") from None
+    if not rows or not all(isinstance(row, dict) for row in rows):
+        raise DataError("it holds no objects with the cells of a row each")
+    return pd.DataFrame(rows)
+
+
+def _sheet_as_text(path: Path, report: CleaningReport) -> str:
+    """The first sheet with cells, tabs between them, so that titles and units are found as in a text."""
+    try:
+        import openpyxl
+    except ImportError:
+        raise MissingDependencyError("Excel files need a package: pip install 'openpyxl>=3.1'") from None
+    try:
+        book = openpyxl.load_workbook(path, read_only=True, data_only=True)
+    except (zipfile.BadZipFile, KeyError) as error:
+        raise DataError(f"it is not an .xlsx file: {error}") from None
+    sheets = [[[_cell_text(cell) for cell in row] for row in sheet.iter_rows(values_only=True)] for sheet in book]
+    filled = [number for number, rows in enumerate(sheets) if any(map(any, rows))]
+    if not filled:
+        raise DataError("no sheet of it has a cell")
+    others = [book.sheetnames[number] for number in filled[1:]]
+    report.add("sheets_not_read", len(others), "left out; save one as a file of its own to read it", examples=others)
+    stream = io.StringIO()
+    csv.writer(stream, delimiter="\t", lineterminator="\n").writerows(sheets[filled[0]])
+    return stream.getvalue()
+
+
+def _cell_text(cell: object) -> str:
+    if isinstance(cell, datetime.datetime):
+        return cell.date().isoformat() if cell.time() == datetime.time() else cell.isoformat(" ")
+    return "" if cell is None else str(cell)
 
 
 def read_columns(path: Path, skip_rows: int = 0) -> list[str]:

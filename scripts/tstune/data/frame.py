@@ -14,6 +14,7 @@ from tstune.data.cleaning.clock import local_to_utc
 from tstune.data.cleaning.report import CleaningReport
 from tstune.data.files import kind_of
 from tstune.data.numbers import AmbiguousCommaError, Cells, file_style, read_cells
+from tstune.data.series_rows import holds_series, table_from_series
 from tstune.data.table import ITEM, TIMESTAMP, Roles, SourceTable
 from tstune.data.text_table import ROW
 from tstune.data.times import Times, find_time_columns, join_time_columns, no_time, parse_times
@@ -48,6 +49,8 @@ def table_from_frame(
     report = CleaningReport() if report is None else report
     if raw.empty:
         raise DataError(f"{name}: the table has no rows")
+    if holds_series(raw.columns):
+        return table_from_series(raw, config, name)
     twice = raw.columns[raw.columns.duplicated()]
     if len(twice):
         raise DataError(f"{name}: column {twice[0]!r} occurs twice; rename or delete one")

@@ -110,6 +110,7 @@ class Preprocessor:
         config = DataSection(
             source="csv",
             **read_as,
+            frequency=self.frequency,
             timezone=self.cleaning.timezone,
             target_columns=None if self.columns_as == "items" else list(self.roles.target),
             conditional_columns=list(self.roles.conditional),

@@ -1,4 +1,4 @@
-"""Your own table: CSV, gzipped CSV or Parquet, long or wide, column roles by name.
+"""Your own table: text, Parquet, Excel or JSON, long or wide, column roles by name.
 
 Long: one row per series and time (``data.item_id_column``). Wide: one row per time; each value column
 is a channel of one series, or with ``data.columns_as=items`` a series of its own. The long tables of Nixtla
@@ -19,6 +19,7 @@ from tstune.config.schema import DataSection
 from tstune.data.cleaning.report import CleaningReport
 from tstune.data.files import find_files, read_columns, read_table
 from tstune.data.frame import DUPLICATES_AVERAGED, recognise_layout, series_name, table_from_frame
+from tstune.data.series_rows import holds_series
 from tstune.data.sources import SourceInfo
 from tstune.data.sources.arrow import BATCH_ROWS, stream_of_batches
 from tstune.data.table import PIECE_ROWS, Pieces, SourceTable, TableStream
@@ -30,14 +31,18 @@ if TYPE_CHECKING:
 
 INFO = SourceInfo(
     name="csv",
-    summary="your own table, long or wide, CSV or Parquet (source parquet is the same); Nixtla, GluonTS and AutoGluon "
-    "tables are known by their columns",
+    summary="your own table, long or wide: text, Parquet, Excel, JSON lines (source parquet is the same); Nixtla, "
+    "GluonTS, AutoGluon, Monash and M4 files are known by their layout",
     licence="yours",
-    where="set data.path to a .csv, .csv.gz or .parquet file, a folder of them or a pattern such as data/P*.csv.gz",
+    where="set data.path to a .csv, .tsv, .txt, .parquet, .xlsx, .jsonl or .tsf file (text also gzipped), a folder of "
+    "them or a pattern such as data/P*.csv.gz",
     keys={
         "path": "file, folder or pattern; one file of several is one series, with item_id_column a part of one table",
-        "timestamp_column": "column with the times",
-        "timestamp_format": "strptime format where the times are not ISO 8601, e.g. '%d/%m/%Y %H:%M'",
+        "timestamp_column": "column with the times, or several with their parts: [date, time]",
+        "timestamp_format": "strptime format where it is not found, e.g. '%d/%m/%Y %H:%M'",
+        "missing_values": "words or numbers that stand for no reading, e.g. [-999, bad]",
+        "skip_rows": "lines at the top that are not looked at",
+        "keep_rows": "only these rows, e.g. type == cgm",
         "timezone": "zone of local clock times, e.g. Europe/London",
         "item_id_column": "column that tells the series of a long table apart",
         "columns_as": "wide table: channels of one series, or items, a series each",
@@ -146,6 +151,8 @@ def _batches(files: list[Path], columns: list[str]) -> Iterator[pa.RecordBatch]:
 def _series_per_file(files: list[Path], config: DataSection) -> TableStream | None:
     names = [series_name(file) for file in files]
     columns = pd.DataFrame(columns=read_columns(files[0], config.skip_rows))
+    if holds_series(columns):
+        return None
     if len(set(names)) < len(names) or recognise_layout(columns, config)[0].item_id_column is not None:
         return None
     order = sorted(range(len(files)), key=names.__getitem__)

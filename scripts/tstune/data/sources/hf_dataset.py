@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 import itertools
-import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import pandas as pd
 
 from tstune.config.schema import DataSection
 from tstune.data.frame import table_from_frame
-from tstune.data.frequency import fixed_step, parse_frequency
 from tstune.data.sources import Option, SourceInfo
 from tstune.data.sources.arrow import BATCH_ROWS, stream_of_batches
-from tstune.data.table import ITEM, PIECE_ROWS, TIMESTAMP, Pieces, Roles, SourceTable, TableStream
+from tstune.data.table import PIECE_ROWS, Pieces, SourceTable, TableStream
 from tstune.errors import ConfigError, DataError, MissingDependencyError
 
 if TYPE_CHECKING:
@@ -46,10 +43,6 @@ INFO = SourceInfo(
     ),
 )
 
-_PAST, _KNOWN = "past_feat_dynamic_real", "feat_dynamic_real"
-_OLD_STEPS = {"T": "min", "H": "h", "S": "s", "M": "MS", "Q": "QS", "A": "YS", "Y": "YS"}
-_STATIC = ("feat_static_cat", "feat_static_real", "static_feat")
-
 
 def load(config: DataSection) -> SourceTable:
     """Return the series of ``data.path``; the target is ``target`` (``target_0``, … if it has several dimensions)."""
@@ -66,10 +59,7 @@ def load(config: DataSection) -> SourceTable:
     rows = _first_rows(data, max_rows, options["streaming"])
     if not len(rows):
         raise DataError(f"{config.path}: the data set has no rows")
-    if {"start", "target"} <= set(rows.columns):
-        table = table_from_series(rows, config, config.path)
-    else:
-        table = table_from_frame(rows, config, config.path)
+    table = table_from_frame(rows, config, config.path)
     notes = table.notes | {"rows_read": len(rows), "row_limit": max_rows or None, "streamed": options["streaming"]}
     return replace(
         table, licence=_licence(data, config), files=() if options["streaming"] else _files(data), notes=notes
@@ -95,52 +85,6 @@ def _files(data: Dataset) -> tuple[str, ...]:
 
 def _licence(data: Dataset | IterableDataset, config: DataSection) -> str:
     return getattr(data.info, "license", None) or f"not stated by the data set {config.path}"
-
-
-def table_from_series(rows: pd.DataFrame, config: DataSection, name: str) -> SourceTable:
-    """Turn rows of one series each into a long table.
-
-    Args:
-        rows: columns ``start`` and ``target``, perhaps ``item_id``, ``freq`` and dynamic features.
-        config: says the frequency where the rows do not.
-        name: what to call the data set in errors.
-
-    Raises:
-        ConfigError: the frequency is not known.
-        DataError: features of another length, a start that is no time.
-    """
-    frequency = _frequency(rows, config, name)
-    offset = parse_frequency(frequency)
-    step = fixed_step(offset)
-    frames, roles = [], None
-    for number, row in enumerate(rows.to_dict("records")):
-        item = str(row.get("item_id", number))
-        target, features = _matrix(row, "target", name, item), {k: _matrix(row, k, name, item) for k in (_PAST, _KNOWN)}
-        length = target.shape[1]
-        for kind, values in features.items():
-            if len(values) and values.shape[1] < length:
-                raise DataError(f"{name}: series {item!r}: {kind} has {values.shape[1]} steps, its target {length}")
-        own = Roles(*(_names(kind, len(values)) for kind, values in [("target", target), *features.items()]))
-        roles = roles or own
-        if own != roles:
-            raise DataError(
-                f"{name}: series {item!r} has channels {', '.join(own.channels)}, the first one "
-                f"{', '.join(roles.channels)}"
-            )
-        start = _start(row["start"], name, item)
-        if step is None:
-            stamps = pd.period_range(start, periods=length, freq=offset.name[0]).to_timestamp()
-        else:
-            stamps = start + np.arange(length) * step
-        values = np.concatenate([target, *(kind[:, :length] for kind in features.values() if len(kind))])
-        frame = pd.DataFrame(values.T, columns=list(own.channels))
-        frame.insert(0, TIMESTAMP, pd.DatetimeIndex(stamps).as_unit("ns"))
-        frame.insert(0, ITEM, item)
-        frames.append(frame)
-    static = [column for column in _STATIC if column in rows.columns]
-    notes = {"static_features_not_used": static} if static else {}
-    frame = pd.concat(frames, ignore_index=True)
-    return SourceTable(frame, roles, frequency=frequency, max_gap=None, notes=notes)
 
 
 def _open(path: str, options: dict[str, Any]) -> Dataset | IterableDataset:
@@ -190,46 +134,6 @@ def _first_rows(data: Dataset | IterableDataset, max_rows: int, streaming: bool)
     return chosen.to_pandas()
 
 
-def _frequency(rows: pd.DataFrame, config: DataSection, name: str) -> str:
-    if config.frequency is not None:
-        return config.frequency
-    stated = sorted(set(rows["freq"].dropna().astype(str))) if "freq" in rows.columns else []
-    if len(stated) != 1:
-        reason = f"series of several steps ({', '.join(stated)})" if stated else "rows without freq"
-        raise ConfigError(f"{name}: {reason}; set data.frequency, e.g. h")
-    number, name = re.fullmatch(r"(\d*)(.*)", stated[0]).groups()
-    return number + _OLD_STEPS.get(name, name)  # as pandas wrote them when GluonTS began
-
-
-def _start(value: object, name: str, item: str) -> pd.Timestamp:
-    if isinstance(value, pd.Period):
-        return value.to_timestamp()
-    try:
-        stamp = pd.Timestamp(value)
-    except (ValueError, TypeError):
-        stamp = pd.NaT
-    if stamp is pd.NaT:
-        raise DataError(f"{name}: series {item!r}: start {value!r} is not a time")
-    return stamp.tz_convert("UTC").tz_localize(None) if stamp.tzinfo is not None else stamp
-
-
-def _matrix(row: dict[str, Any], kind: str, name: str, item: str) -> np.ndarray:
-    """[dimensions, steps] float64; one dimension may be written without its bracket, none as null."""
-    values = row.get(kind)
-    if values is None or (isinstance(values, float) and np.isnan(values)) or not len(values):
-        return np.zeros((0, 0))
-    rows = values if isinstance(values[0], Sequence | np.ndarray) and not isinstance(values[0], str) else [values]
-    try:
-        return np.stack([np.asarray(one, dtype=np.float64) for one in rows])
-    except (ValueError, TypeError):
-        raise DataError(f"{name}: series {item!r}: its {kind} holds no numbers, or rows of unlike length") from None
-
-
-def _names(kind: str, number: int) -> tuple[str, ...]:
-    """Names of the channels of one kind: numbered, except a lone target."""
-    return (kind,) if kind == "target" and number == 1 else tuple(f"{kind}_{place}" for place in range(number))
-
-
 def _stream(data: Dataset, config: DataSection, files: tuple[str, ...]) -> TableStream | None:
     """Stream a data set of one series per row, or of one time of one series per row; None if that cannot be."""
     if {"start", "target"} <= set(data.column_names):
@@ -254,7 +158,7 @@ def _groups(data: Dataset, names: list[str], order: list[int], config: DataSecti
         steps += _steps(row["target"])
         goes_on = place + 1 < len(order) and names[order[place + 1]] == names[number]
         if (steps >= PIECE_ROWS and not goes_on) or place + 1 == len(order):
-            yield table_from_series(pd.DataFrame(rows), config, config.path)
+            yield table_from_frame(pd.DataFrame(rows), config, config.path)
             rows, steps = [], 0
 
 
