@@ -133,9 +133,13 @@ class Backlog:
         backlog._num_written = len(backlog.calls)
         return backlog
 
-    def take_over(self, earlier: Backlog) -> None:
+    def take_over(self) -> None:
         """Go on with what an earlier process could not send for the same run; begin and end are this one's to say."""
-        self.calls.extend(missed for missed in earlier.calls if missed.logs)
+        try:
+            self.calls.extend(missed for missed in Backlog.read(self.path).calls if missed.logs)
+        except TrackingError as error:
+            damaged = self.path.replace(self.path.with_suffix(".damaged"))
+            logger.warning("%s; renamed to %s", first_line(error), damaged.name)
         self.write()
 
     def add(self, missed: MissedCall) -> None:

@@ -66,7 +66,7 @@ class GuardedTracker(PassingTracker):
         path = self._folder / experiment_name / run_id / f"{self._number}-{self.name}.jsonl"
         self.backlog = Backlog(path, header)
         if path.exists():
-            self._take_over()
+            self.backlog.take_over()
         try:
             self._start()
         except Exception as error:
@@ -132,14 +132,6 @@ class GuardedTracker(PassingTracker):
     def is_away(self) -> bool:
         """True while something is waiting for the tracker."""
         return not self._is_started or bool(self.backlog.calls)
-
-    def _take_over(self) -> None:
-        path = self.backlog.path
-        try:
-            self.backlog.take_over(Backlog.read(path))
-        except TrackingError as error:
-            path.replace(path.with_suffix(".damaged"))
-            self._warn_once(f"{first_line(error)}; renamed to .damaged")
 
     def _start(self) -> None:
         self.own_id = self.backlog.header.begin(self.tracker)

@@ -12,10 +12,9 @@ import tempfile
 import threading
 import time
 import warnings
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from tstune.config.schema import TrackingSection
 from tstune.config.section import without_credentials
@@ -36,7 +35,6 @@ from tstune.tracking.interfaces import (
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-    from mlflow import MlflowClient
     from mlflow.entities import Run
     from mlflow.models import Model, ModelSignature
 
@@ -171,7 +169,7 @@ class MLflowExperimentTracker(RunTracker):
         self.tracking_uri, self.registered_model_name = _resolved(tracking_uri), registered_model_name
         self.mlflow_run_id: str | None = None
         self.model_uris: dict[str, str] = {}
-        self._client: MlflowClient | None = None
+        self._client: _Client | None = None
         self._experiment_id = ""
         self._params: dict[str, str] = {}
         self._unanswered: dict[str, int] = {}
@@ -194,16 +192,15 @@ class MLflowExperimentTracker(RunTracker):
         """
         self.run_id = check_run_id(run_id)
         try:
-            with self._talking():
-                client = self._connect()
-                self._experiment_id = self._open_experiment(experiment_name)
-                run = self._find(self.run_id) if run_id is not None else None
-                if run is None:
-                    run = client.create_run(self._experiment_id, tags=self._tags(), run_name=self._shown_name(config))
-                else:
-                    client.update_run(run.info.run_id, status="RUNNING")
-                self.mlflow_run_id, self._params = run.info.run_id, dict(run.data.params)
-                client.log_dict(self.mlflow_run_id, json.loads(json.dumps(config, default=str)), "config.json")
+            client = self._connect()
+            self._experiment_id = self._open_experiment(experiment_name)
+            run = self._find(self.run_id) if run_id is not None else None
+            if run is None:
+                run = client.create_run(self._experiment_id, tags=self._tags(), run_name=self._shown_name(config))
+            else:
+                client.update_run(run.info.run_id, status="RUNNING")
+            self.mlflow_run_id, self._params = run.info.run_id, dict(run.data.params)
+            client.log_dict(self.mlflow_run_id, json.loads(json.dumps(config, default=str)), "config.json")
         except OSError as error:
             raise TrackingError(f"{error}; {_FIX}") from error
         self._run = client
@@ -224,15 +221,12 @@ class MLflowExperimentTracker(RunTracker):
         if changed:
             logger.warning("mlflow keeps the first value of %s; the new one is a tag", ", ".join(sorted(changed)))
         new = [Param(name, text) for name, text in texts.items() if name not in self._params]
-        tags = [
-            RunTag(f"{PARAM_TAG}{name}"[: validation.MAX_ENTITY_KEY_LENGTH], text) for name, text in changed.items()
-        ]
-        with self._talking():
-            for batch in chunk_list(new, validation.MAX_PARAMS_TAGS_PER_BATCH):
-                self._started.log_batch(self.mlflow_run_id, params=batch)
-                self._params |= {param.key: param.value for param in batch}
-            for batch in chunk_list(tags, validation.MAX_PARAMS_TAGS_PER_BATCH):
-                self._started.log_batch(self.mlflow_run_id, tags=batch)
+        tags = [RunTag(f"{PARAM_TAG}{name}"[:_MAX_KEY], text) for name, text in changed.items()]
+        for batch in chunk_list(new, validation.MAX_PARAMS_TAGS_PER_BATCH):
+            self._started.log_batch(self.mlflow_run_id, params=batch)
+            self._params |= {param.key: param.value for param in batch}
+        for batch in chunk_list(tags, validation.MAX_PARAMS_TAGS_PER_BATCH):
+            self._started.log_batch(self.mlflow_run_id, tags=batch)
 
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         """Log in one request; null counts as NaN."""
@@ -243,9 +237,8 @@ class MLflowExperimentTracker(RunTracker):
         row = repr((step, list(metrics.items())))
         now = self._unanswered.setdefault(row, int(time.time() * 1000))
         points = [Metric(_clean(name), value, now, step or 0) for name, value in numbers(metrics).items()]
-        with self._talking():
-            for batch in chunk_list(points, validation.MAX_METRICS_PER_BATCH):
-                self._started.log_batch(self.mlflow_run_id, metrics=batch)
+        for batch in chunk_list(points, validation.MAX_METRICS_PER_BATCH):
+            self._started.log_batch(self.mlflow_run_id, metrics=batch)
         del self._unanswered[row]
 
     def log_model(self, model_path: Path, model_name: str) -> None:
@@ -254,7 +247,7 @@ class MLflowExperimentTracker(RunTracker):
         from mlflow.models import Model
 
         client, run, name = self._started, self.mlflow_run_id, re.sub(r"[^\w-]", "_", model_name)
-        with self._talking(), tempfile.TemporaryDirectory() as folder:
+        with tempfile.TemporaryDirectory() as folder:
             logged = client.create_logged_model(
                 self._experiment_id, name=name, source_run_id=run, tags={RUN_TAG: str(self.run_id)}
             )
@@ -271,8 +264,7 @@ class MLflowExperimentTracker(RunTracker):
     def _register(self, model_id: str, name: str) -> None:
         """Make the logged model a version in MLflow's registry, if the run has none yet."""
         client, run = self._started, self.mlflow_run_id
-        with _unless_it_exists():
-            client.create_registered_model(name)
+        client.create_registered_model(name)
         if not client.search_model_versions(f"name = '{name}' and run_id = '{run}'"):
             tags = {RUN_TAG: str(self.run_id)}
             source = f"models:/{model_id}"
@@ -284,48 +276,40 @@ class MLflowExperimentTracker(RunTracker):
         inside(Path("artifacts"), name)
         target = PurePosixPath(name)
         if path.is_dir():
-            with self._talking():
-                self._started.log_artifacts(self.mlflow_run_id, str(path), str(target))
+            self._started.log_artifacts(self.mlflow_run_id, str(path), str(target))
         elif path.name != target.name:  # MLflow takes the name of the file
             with tempfile.TemporaryDirectory() as folder:
                 copy(path, Path(folder) / target.name)
                 self.log_artifact(Path(folder) / target.name, name)
         else:
             folder = None if target.parent == PurePosixPath(".") else str(target.parent)
-            with self._talking():
-                self._started.log_artifact(self.mlflow_run_id, str(path), folder)
+            self._started.log_artifact(self.mlflow_run_id, str(path), folder)
 
     def log_figure(self, figure: Figure | Path, name: str) -> None:
         with tempfile.TemporaryDirectory() as folder:
             self.log_artifact(write_figure(figure, Path(folder) / PurePosixPath(name).name), name)
 
     def end_experiment(self, status: RunStatus = "FINISHED") -> str:
-        with self._talking():
-            self._started.set_terminated(self.mlflow_run_id, status)
+        self._started.set_terminated(self.mlflow_run_id, status)
         return str(self.run_id)
 
     def child(self, name: str) -> ExperimentTracker:
         """A run inside this run."""
         return type(self)(self.tracking_uri, run_name=name, parent_run=self.run_id)
 
-    @property
-    def _shown_uri(self) -> str:
-        return without_credentials(self.tracking_uri)
-
-    def _connect(self) -> MlflowClient:
+    def _connect(self) -> _Client:
         if self._client is None:
             for name, value in _SETTINGS.items():
                 os.environ.setdefault(name, value)
-            try:
-                from mlflow import MlflowClient
-            except ImportError:
-                raise MissingDependencyError("the mlflow tracker needs mlflow: pip install 'mlflow>=3.17,<4'") from None
             for chatty in ("mlflow.store.db.utils", "alembic", "urllib3.connectionpool"):
                 logging.getLogger(chatty).setLevel(logging.ERROR)
             database = _sqlite_file(self.tracking_uri)
             if database is not None:
                 database.parent.mkdir(parents=True, exist_ok=True)
-            self._client = MlflowClient(self.tracking_uri)
+            try:
+                self._client = _Client(self.tracking_uri)
+            except ImportError:
+                raise MissingDependencyError("the mlflow tracker needs mlflow: pip install 'mlflow>=3.17,<4'") from None
         return self._client
 
     def _open_experiment(self, name: str) -> str:
@@ -333,13 +317,13 @@ class MLflowExperimentTracker(RunTracker):
         if experiment is None:
             database = _sqlite_file(self.tracking_uri)
             beside = database.with_name("mlflow-artifacts").as_uri() if database else None  # not in the current folder
-            with _unless_it_exists():  # another process was faster
-                self._client.create_experiment(name, artifact_location=beside)
+            self._client.create_experiment(name, artifact_location=beside)
             experiment = self._client.get_experiment_by_name(name)
         if experiment.lifecycle_stage == "deleted":
             raise TrackingError(
-                f"experiment {name!r} was deleted from MLflow at {self._shown_uri}; set another tracking.experiment, "
-                f"or restore it: mlflow experiments restore --experiment-id {experiment.experiment_id}"
+                f"experiment {name!r} was deleted from MLflow at {without_credentials(self.tracking_uri)}; set "
+                "another tracking.experiment, or restore it: mlflow experiments restore --experiment-id "
+                f"{experiment.experiment_id}"
             )
         return experiment.experiment_id
 
@@ -359,23 +343,9 @@ class MLflowExperimentTracker(RunTracker):
                 logger.warning("mlflow knows no run %s: run %s is not nested in it", self.parent_run, self.run_id)
         return tags
 
-    @contextmanager
-    def _talking(self) -> Iterator[None]:
-        """Tell a server that is away (OSError) from a request that it refuses (TrackingError)."""
-        try:
-            yield
-        except Exception as error:
-            from mlflow.exceptions import MlflowException
-
-            if not isinstance(error, MlflowException):
-                raise
-            if error.error_code in _REFUSALS:
-                raise TrackingError(f"MLflow at {self._shown_uri} refuses: {_reason(error)}") from error
-            raise ConnectionError(f"MLflow at {self._shown_uri} does not answer: {_reason(error)}") from error
-
 
 class MLflowExperimentLogger(MLflowExperimentTracker):
-    """An MLflow tracker whose one run begins with it; `log_metric` and `log_params` write it."""
+    """An MLflow tracker whose one run begins with it; `log_metric` and `log_params` write, `end_experiment` ends it."""
 
     def __init__(self, experiment_name: str) -> None:
         super().__init__()
@@ -383,15 +353,30 @@ class MLflowExperimentLogger(MLflowExperimentTracker):
         self.start_experiment(experiment_name, {})
 
 
-@contextmanager
-def _unless_it_exists() -> Iterator[None]:
-    from mlflow.exceptions import MlflowException
+class _Client:
+    """MLflow's client. A server that is away is an `OSError`, a request that it refuses a `TrackingError`."""
 
-    try:
-        yield
-    except MlflowException as error:
-        if error.error_code != "RESOURCE_ALREADY_EXISTS":
-            raise
+    def __init__(self, uri: str) -> None:
+        from mlflow import MlflowClient
+
+        self._client, self._uri = MlflowClient(uri), without_credentials(uri)
+
+    def __getattr__(self, name: str) -> Callable[..., Any]:
+        from mlflow.exceptions import MlflowException
+
+        method = getattr(self._client, name)
+
+        def ask(*arguments: object, **keywords: object) -> object:
+            try:
+                return method(*arguments, **keywords)
+            except MlflowException as error:
+                if error.error_code == "RESOURCE_ALREADY_EXISTS":  # another process was faster
+                    return None
+                if error.error_code in _REFUSALS:
+                    raise TrackingError(f"MLflow at {self._uri} refuses: {_reason(error)}") from error
+                raise ConnectionError(f"MLflow at {self._uri} does not answer: {_reason(error)}") from error
+
+        return ask
 
 
 def _resolved(uri: str | None) -> str:

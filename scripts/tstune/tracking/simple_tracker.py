@@ -132,7 +132,7 @@ class SimpleExperimentTracker(RunTracker):
 
 
 class SimpleExperimentLogger(SimpleExperimentTracker):
-    """A file tracker whose one run begins with it; `log_metric` and `log_params` write it."""
+    """A file tracker whose one run begins with it; `log_metric` and `log_params` write, `end_experiment` ends it."""
 
     def __init__(self, experiment_dir: str | Path) -> None:
         super().__init__(experiment_dir)
