@@ -101,12 +101,13 @@ def as_recipe(values: Mapping[str, object]) -> dict:
     return _merged(recipe, nested(flat if rank is None else flat | {"lora_rank": rank, "lora_enabled": True}))
 
 
-def _merged(recipe: dict, more: Mapping) -> dict:
+def _merged(recipe: dict, more: Mapping, above: str = "") -> dict:
     for name, value in more.items():
+        key = f"{above}{name}"
         if isinstance(value, Mapping):
-            recipe[name] = _merged(dict(recipe.get(name, {})), value)
+            recipe[name] = _merged(dict(recipe.get(name, {})), value, f"{key}.")
         elif name in recipe and recipe[name] != value:
-            raise ConfigError(f"{name} is given twice, as {recipe[name]!r} and as {value!r}; leave out one of the two")
+            raise ConfigError(f"{key} is given twice, as {recipe[name]!r} and as {value!r}; leave out one of the two")
         else:
             recipe[name] = value
     return recipe
