@@ -121,7 +121,7 @@ def test_the_layout_of_the_document_is_a_run(here, printed):
     assert config_manager.load_config(str(plain)).training.lora_rank is None
     assert config_manager.load_config(str(plain)).tuning.mode == "full"
     twice = tiny.write_recipe(here / "twice.yaml", tiny.merged(printed, {"model": {"pretrained": "elsewhere"}}))
-    with pytest.raises(ValueError, match="model.pretrained is given twice, as 'elsewhere' and as"):
+    with pytest.raises(ValueError, match=r"model.pretrained is given twice, as 'elsewhere' and as"):
         config_manager.load_config(str(twice))
 
 
