@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +27,8 @@ from tstune.evaluation.point_metrics import mase, rmse
 from tstune.evaluation.verdict import format_comparisons
 from tstune.models.combined import AveragedForecasts, RememberedForecasts
 from tstune.models.ttm import TTMForecaster
+from tstune.runs.report.run_files import read_run
+from tstune.runs.report.section_scores import scoreboard
 from tstune.runtime.distributed import DistributedManager
 
 CONTEXT, PREDICTION = 16, 6
@@ -278,6 +281,21 @@ def finished(desk: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path
         patch.syspath_prepend(str(folder))
         results = run(desk, folder / "run", evaluation={"metrics": ["bias", "smape", "rmse", "my_metrics:worst"]})
     return folder / "run", results
+
+
+def test_the_time_of_each_model_is_shown(finished: tuple[Path, dict]):
+    folder, results = finished
+    models = tiny.read_json(folder / "environment.json")["models"]
+    assert [name for name in results["metrics"] if name != "average"] == list(models)
+    assert all(one["forecast_seconds"] > 0 for one in models.values())
+    assert {name for name, one in models.items() if one.get("fit_seconds")} >= {"fine_tuned", "ridge"}
+    assert "fit_seconds" not in models["zero_shot"]
+    run = replace(read_run(folder), environment={"models": {"ridge": {"fit_seconds": 61.0, "validation_rmse": 0.5}}})
+    shown = {column.header: column.cells for column in scoreboard(run).blocks[0].columns}
+    place = run.models.index("ridge")
+    assert shown["RMSE, validation (unit of the data)"][place] == "0.5000"
+    assert shown["Time to fit"][place] == "1\u00a0min 1\u00a0s"
+    assert shown["Time to fit"].count("–") == len(run.models) - 1
 
 
 def test_a_run_says_whether_it_helped(finished: tuple[Path, dict]):

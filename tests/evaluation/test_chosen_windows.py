@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from glucose.glucose_windows import glucose_windows
@@ -33,6 +35,15 @@ def windows(errors, truth=100.0, observed=None) -> ScoredWindows:
 def test_best_typical_and_worst():
     assert choose_examples(windows([5, 1, -9, 3, 2])) == [("best", 1), ("typical", 3), ("worst", 2)]
     assert choose_examples(windows([4, 4, 4])) == [("best", 0), ("typical", 1), ("worst", 2)]
+
+
+def test_each_is_of_another_item_where_there_are_several():
+    def chosen(items: list[int]) -> list[tuple[str, int]]:
+        return choose_examples(replace(windows([1, 2, 3, 4, 5, 6]), item=np.array(items)))
+
+    assert chosen([0, 0, 0, 1, 0, 2]) == [("best", 0), ("typical", 3), ("worst", 5)]
+    assert chosen([0, 1, 2, 2, 0, 0]) == [("best", 0), ("typical", 1), ("worst", 3)], "the worst of the others"
+    assert chosen([0, 0, 0, 0, 1, 1]) == [("best", 0), ("typical", 2), ("worst", 5)], "two items"
 
 
 def test_that_of_a_domain_is_the_median_of_those_that_is_not_shown_yet():

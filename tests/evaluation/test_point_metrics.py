@@ -94,11 +94,10 @@ def test_mase_by_hand_leaves_out_what_has_no_scale():
     assert np.isnan(ours.mase(TRUTH, FORECAST, SEEN, np.array([np.nan, np.nan])))
 
 
-def test_at_a_horizon_and_up_to_it_are_two_things():
+def test_at_a_horizon_by_hand():
     truth, forecast = np.zeros((2, 4)), np.tile([1.0, 2.0, 3.0, 4.0], (2, 1))
     seen, horizons = np.ones((2, 4), bool), {"15min": 3, "20min": 4}
     assert ours.at_horizons(ours.mae, truth, forecast, seen, horizons) == {"15min": 3.0, "20min": 4.0}
-    assert ours.up_to_horizons(ours.mae, truth, forecast, seen, horizons) == {"15min": 2.0, "20min": 2.5}
     scale = np.array([0.5, 0.5])
     assert ours.at_horizons(ours.mase, truth, forecast, seen, {"15min": 3}, scale=scale) == {"15min": 6.0}
 

@@ -8,12 +8,11 @@ import scoringrules
 from evaluation.forecasts import LEVELS, STEPS, quantile_windows
 from gluonts.ev.metrics import MeanWeightedSumQuantileLoss, WeightedSumQuantileLoss
 from scipy.stats import norm
-from sklearn.isotonic import IsotonicRegression
 from sklearn.metrics import mean_pinball_loss
 
 from tstune.errors import DataError
 from tstune.evaluation import probabilistic as ours
-from tstune.evaluation.probabilistic import crossing, isotonic_quantiles, sort_quantiles
+from tstune.evaluation.probabilistic import crossing, sort_quantiles
 
 
 def test_pinball_against_scikit_learn():
@@ -124,29 +123,3 @@ def test_sorting_never_makes_the_pinball_loss_worse():
     )
     assert (after <= before + 1e-12).all()
     assert (after < before - 1e-6).any()
-
-
-def test_isotonic_against_scikit_learn():
-    quantiles = crossed()
-    fitted = isotonic_quantiles(quantiles)
-    expected = [IsotonicRegression().fit_transform(np.arange(7), row) for row in quantiles]
-    np.testing.assert_allclose(fitted, expected, atol=1e-12)
-    assert not crossing(fitted).any()
-
-
-@pytest.mark.parametrize("dtype", [np.float32, np.float64])
-def test_isotonic_leaves_ordered_forecasts_alone(dtype):
-    quantiles = crossed(dtype=dtype).reshape(20, 20, 7)
-    before, fitted = quantiles.copy(), isotonic_quantiles(quantiles)
-    straight = ~crossing(quantiles)
-    assert straight.any()
-    np.testing.assert_array_equal(fitted[straight], quantiles[straight])
-    np.testing.assert_array_equal(quantiles, before)
-    assert fitted.dtype == dtype
-    assert not crossing(fitted).any()
-
-
-def test_isotonic_over_more_rows_than_are_fitted_at_once(monkeypatch):
-    expected = isotonic_quantiles(crossed())
-    monkeypatch.setattr("tstune.evaluation.probabilistic._ROWS_AT_ONCE", 17)
-    np.testing.assert_array_equal(isotonic_quantiles(crossed()), expected)

@@ -37,6 +37,14 @@ def test_persistence_gains_nothing_and_a_perfect_forecast_the_horizon():
         assert temporal_gain(truth, truth, observed, last, step, 5) == 5 * step
 
 
+def test_what_resembles_the_readings_at_no_delay_gains_nothing():
+    """Yesterday's readings gained the whole horizon: their best correlation, a weak one, lay at delay 0."""
+    truth, _, observed, last = delayed_windows(0)
+    yesterday = np.roll(truth, 288, axis=0) + 0.01 * truth
+    assert np.nanmax(lag_correlations(truth, yesterday, observed, last, 6)) > 0
+    assert np.isnan(temporal_gain(truth, yesterday, observed, last, 6, 5))
+
+
 def test_correlations_against_numpy():
     truth, forecast, observed, last = delayed_windows(3, step=6)
     found = lag_correlations(truth, forecast, observed, last, 6)

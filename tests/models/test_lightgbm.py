@@ -212,7 +212,7 @@ def test_it_is_a_baseline_of_a_run(csv: Path) -> None:
     config = config_for(csv)
     data = prepared(config)
     manager = DistributedManager(config.distributed, None)
-    baselines = build_baselines(ContextMean(config), data, manager)
+    baselines = dict(build_baselines(ContextMean(config), data, manager))
     assert list(baselines) == ["persistence", "lightgbm"]
     assert np.isfinite(baselines["lightgbm"].evaluate(data)["rmse"])
 

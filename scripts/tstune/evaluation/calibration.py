@@ -85,7 +85,7 @@ def interval_coverage(
         truth, lower, upper: [windows, steps] or [windows, steps, targets] in original units.
         observed: bool, which readings are real.
         nominal: what the interval promises.
-        blocks: [windows] whole numbers, windows of one block are dependent: items, or `strata.day_blocks`. None takes
+        blocks: [windows] whole numbers, windows of one block are dependent: items, or blocks of days. None takes
             every window for itself, which only fits windows that do not overlap.
         confidence: of the interval of the coverage.
     """

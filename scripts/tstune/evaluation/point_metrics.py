@@ -96,37 +96,20 @@ def at_horizons(
     horizons: Mapping[str, int],
     **more: np.ndarray,
 ) -> dict[str, float]:
-    """The metric AT each horizon, that is at one step; not to be mixed with `up_to_horizons`.
+    """The metric AT each horizon, that is at one step.
 
     Args:
         metric: of this module, or one with the same arguments.
         horizons: label -> step; 1 is the first forecast step.
         more: what else the metric takes, such as `scale`.
     """
-    windows = {name: slice(step - 1, step) for name, step in _checked(horizons, truth).items()}
-    return {name: metric(truth[:, at], forecast[:, at], observed[:, at], **more) for name, at in windows.items()}
-
-
-def up_to_horizons(
-    metric: PointMetric,
-    truth: np.ndarray,
-    forecast: np.ndarray,
-    observed: np.ndarray,
-    horizons: Mapping[str, int],
-    **more: np.ndarray,
-) -> dict[str, float]:
-    """The metric along the path from the first step to each horizon. Arguments as in `at_horizons`."""
-    return {
-        name: metric(truth[:, :step], forecast[:, :step], observed[:, :step], **more)
-        for name, step in _checked(horizons, truth).items()
-    }
-
-
-def _checked(horizons: Mapping[str, int], truth: np.ndarray) -> Mapping[str, int]:
+    found = {}
     for name, step in horizons.items():
         if not 1 <= step <= truth.shape[1]:
             raise DataError(f"horizon {name} is step {step}, but the forecast has {truth.shape[1]} steps")
-    return horizons
+        at = slice(step - 1, step)
+        found[name] = metric(truth[:, at], forecast[:, at], observed[:, at], **more)
+    return found
 
 
 _FEWEST_PAIRS = 10
@@ -170,12 +153,15 @@ def temporal_gain(
 
     A forecast for time t looks like the truth some time before t: that delay is where their correlation is highest, and
     the temporal gain is the horizon less the delay. Persistence repeats the reading at the origin, its delay is the
-    horizon and its gain 0; a perfect forecast gains the whole horizon. Gani et al. 2009, doi:10.1109/TBME.2008.2005937;
-    used by Zecchin et al. 2016, doi:10.1177/1932296816654161. Arguments as in `lag_correlations`; of equally good lags
-    the shortest counts.
+    horizon and its gain 0; a perfect forecast gains the whole horizon. NaN too where no delay stands out: the forecast
+    (yesterday's readings, a mean) resembles the truth less, at any delay, than the reading at the origin resembles the
+    one at the horizon. Gani et al. 2009, doi:10.1109/TBME.2008.2005937; used by Zecchin et al. 2016,
+    doi:10.1177/1932296816654161. Arguments as in `lag_correlations`; of equally good lags the shortest counts.
     """
     correlation = lag_correlations(truth, forecast, observed, last_reading, step)
-    if np.isnan(correlation).all():
+    both = np.isfinite(last_reading) & paired(truth, forecast, observed)[2][:, step - 1]
+    held = _correlation(np.asarray(last_reading, dtype=np.float64)[both], np.asarray(truth, np.float64)[both, step - 1])
+    if np.isnan(correlation).all() or np.nanmax(correlation) < held:
         return float("nan")
     return float((step - np.nanargmax(correlation)) * step_minutes)
 

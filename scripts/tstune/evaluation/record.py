@@ -129,9 +129,9 @@ def _rmse_by_item(windows: ScoredWindows, step: int, num_items: int) -> np.ndarr
 def choose_examples(windows: ScoredWindows, domain: Domain | None = None) -> list[tuple[str, int]]:
     """(kind, window) of the best, typical and worst RMSE of a window, and of one more that a domain asks for.
 
-    Windows with less than half of their path observed are taken only if there are no others. Typical is the median;
-    the domain's is the median of those it names, one that is not shown yet if there is any. A kind without a window of
-    its own is left out, so that nothing is shown twice but for the domain's.
+    Windows with less than half of their path observed are taken only if there are no others. Typical is the median.
+    With several items each of the three is of another one. The domain's is the median of those it names, one that is
+    not shown yet if there is any. A kind without a window of its own is left out: only the domain's may come twice.
 
     Args:
         windows: of the model that is judged, one target.
@@ -146,19 +146,28 @@ def choose_examples(windows: ScoredWindows, domain: Domain | None = None) -> lis
     order = order[eligible[order]]
     if not len(order):
         return []
-    found: dict[str, int] = {}
-    for kind, window in (("typical", _middle(order)), ("best", int(order[0])), ("worst", int(order[-1]))):
-        if window not in found.values():
-            found[kind] = window
-    chosen = [(kind, found[kind]) for kind in ("best", "typical", "worst") if kind in found]
+    middle = order[np.argsort(np.abs(np.arange(len(order)) - (len(order) - 1) // 2), kind="stable")]
+    best = int(order[0])
+    worst = _of_another_item(order[::-1], windows.item, [best])
+    typical = _of_another_item(middle, windows.item, [best, worst])
+    found = {window: kind for kind, window in (("worst", worst), ("best", best), ("typical", typical))}
+    kinds = {kind: window for window, kind in found.items()}
+    chosen = [(kind, kinds[kind]) for kind in ("best", "typical", "worst") if kind in kinds]
     wanted = domain.example(windows) if domain else None
     if wanted is not None:
         kind, named = wanted
         named = order[named[order]]
-        unseen = named[~np.isin(named, list(found.values()))]
+        unseen = named[~np.isin(named, list(found))]
         if len(named):
             chosen.append((kind, _middle(unseen if len(unseen) else named)))
     return chosen
+
+
+def _of_another_item(order: np.ndarray, item: np.ndarray | None, taken: Sequence[int]) -> int:
+    """The first window of an item that has none yet; where each has one, the first that is not taken, if any is not."""
+    free = order[~np.isin(order, taken)]
+    others = free if item is None else free[~np.isin(item[free], item[list(taken)])]
+    return int((others if len(others) else free if len(free) else order)[0])
 
 
 def _middle(order: np.ndarray) -> int:

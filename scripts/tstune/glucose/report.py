@@ -148,7 +148,7 @@ def _gains(run: RunFiles) -> list[ReportBlock]:
     ]
     note = (
         "Temporal gain: how much earlier the forecast shows what comes than the readings do; 0 for "
-        "persistence, at most the horizon."
+        "persistence, at most the horizon. None where a forecast resembles the readings at no delay, as of another day."
     )
     return [_table(run, "Temporal gain", models, columns), Text(note, note=True)]
 
@@ -216,7 +216,8 @@ def _below(run: RunFiles, name: str, one: dict) -> list[ReportBlock]:
     spans = {f"whole {run.path_length}": one.get("windows") or {}}
     spans |= {f"next {horizon_label(until)}": windows for until, windows in (one.get("windows_up_to") or {}).items()}
     spans = {span: _of_models(run, windows) for span, windows in spans.items()}
-    if not _any_low(next(iter(spans.values()))) and not _of_models(run, one.get("events")):
+    events = _of_models(run, one.get("events")).values()
+    if not _any_low(next(iter(spans.values()))) and not any(found.get("num_events") for found in events):
         windows = max((found.get("num_windows") or 0 for found in next(iter(spans.values())).values()), default=0)
         return [Text(f"None of {windows:,} windows holds a reading below the limit: there is nothing to warn of.")]
     options = {

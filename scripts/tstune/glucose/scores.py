@@ -11,11 +11,11 @@ from tstune.evaluation import point_metrics
 from tstune.evaluation.metric_registry import BuiltinMetric, Metric
 from tstune.evaluation.point_metrics import temporal_gain
 from tstune.evaluation.scored_windows import ScoredWindows, paired
-from tstune.evaluation.strata import midnight_windows, sensor_steps, strata
 from tstune.glucose.alarms import alarm_steps, alarms_of_models, has_times
 from tstune.glucose.error_grids import ERROR_GRIDS, error_grid_section, zone_shares
 from tstune.glucose.hypoglycaemia import scores_below
 from tstune.glucose.ranges import RANGES, by_range, glycaemic_profile, profile_of_forecast, readings_by_range
+from tstune.glucose.strata import midnight_windows, sensor_steps, strata
 from tstune.glucose.units import UNITS, GlucoseUnit, from_mgdl, glucose_unit, limit, to_mgdl
 from tstune.runs.folder import finite
 

@@ -178,6 +178,9 @@ class FineTuning(ModelRun):
         if folder is None:
             return
         environment = self.environment()
+        if "fine_tuned" in self.judge.models:
+            self.judge.models["fine_tuned"]["fit_seconds"] = self.gpu.phases["training"]["seconds"]
+        environment["models"] = self.judge.models
         environment["quantization"] = self.model.quantization_report and str(self.model.quantization_report)
         self.model.save(folder.path)
         if not folder.has(HISTORY):  # nothing was trained

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Iterator
 from dataclasses import replace
 
 import numpy as np
@@ -50,6 +52,7 @@ class Judge:
         test: the windows that are judged.
         scores: name of a forecast -> its scores, in the order they were added.
         validation_windows: name -> forecasts of validation windows, where something is chosen from them.
+        models: name -> seconds to fit and to forecast the test windows, RMSE on validation windows, as far as known.
         uncertainty: coverage and calibration of the run's quantiles, if it has any.
     """
 
@@ -58,6 +61,7 @@ class Judge:
         self.test = Backtest(data, config.evaluation, manager, part)
         self.scores: dict[str, Scores] = {}
         self.validation_windows: dict[str, ScoredWindows] = {}
+        self.models: dict[str, dict[str, float]] = {}
         self.uncertainty: dict | None = None
         self._remembered: dict[str, RememberedForecasts] = {}
         self._validation: Backtest | None = None
@@ -83,9 +87,13 @@ class Judge:
         if remember:
             budget = self.config.training.feature_cache_gb * 1e9 / 2
             on_test = self._remembered[name] = RememberedForecasts(forecaster, self.test.windows, budget)
+        begin = time.perf_counter()
         self.scores[name] = self.test.score(on_test, name)
+        self.models[name] = {"forecast_seconds": round(time.perf_counter() - begin, 3)}
         if self._validation is not None:
-            self.validation_windows[name] = self._validation.score(forecaster, name).windows
+            on_validation = self._validation.score(forecaster, name)
+            self.validation_windows[name] = on_validation.windows
+            self.models[name]["validation_rmse"] = on_validation.metrics["rmse"]
 
     def score_average(self, name: str, first: str, second: str) -> None:
         """Add the mean of two remembered forecasts."""
@@ -93,8 +101,12 @@ class Judge:
 
     def score_baselines(self, model: ForecastModel) -> None:
         """Train and score the configured baselines; one that cannot exist for these lengths is left out with a line."""
-        for name, baseline in build_baselines(model, self.data, self.manager).items():
+        begin = time.perf_counter()
+        for name, baseline in build_baselines(model, self.data, self.manager):
+            seconds = round(time.perf_counter() - begin, 3)
             self.score(name, baseline)
+            self.models[name]["fit_seconds"] = seconds
+            begin = time.perf_counter()
 
     def add_quantiles(self, model: ForecastModel) -> None:
         """Calibrate the configured quantiles, judge them beside the other methods, and leave them with the model.
@@ -215,29 +227,28 @@ def untuned(model: ForecastModel, data: PreparedData) -> Forecaster | None:
     return fitted(alone, "zero_shot", *lengths, data.panel.item_ids, data.preprocessor)
 
 
-def build_baselines(model: ForecastModel, data: PreparedData, manager: DistributedManager) -> dict[str, ForecastModel]:
-    """Train the configured baselines; one that cannot exist for these lengths is left out with a line.
+def build_baselines(
+    model: ForecastModel, data: PreparedData, manager: DistributedManager
+) -> Iterator[tuple[str, ForecastModel]]:
+    """The configured baselines, trained one after the other; one that cannot exist is left out with a line.
 
     The one that the model is of itself has its row already.
     """
     config = model.config
-    baselines, seasonality = {}, season_of(config.evaluation.seasonality, data.panel.frequency)
-    names = config.evaluation.baselines
+    names, seasonality = config.evaluation.baselines, season_of(config.evaluation.seasonality, data.panel.frequency)
     for name in default_baselines(seasonality, data.test.context_length) if names == AUTO else names:
         if name == model.model_type:
             continue
         baseline = model_class(name)(config)
-        if name == "seasonal_naive" and seasonality > config.model.context_length:
-            logger.warning("seasonal_naive left out: a season has %d steps, the context is shorter", seasonality)
-            continue
         reason = too_many_windows(baseline, data)
+        if name == "seasonal_naive" and seasonality > config.model.context_length:
+            reason = f"a season has {seasonality} steps, the context is shorter"
         if reason is not None:
             logger.warning("%s left out: %s", name, reason)
             continue
         baseline.build(data.preprocessor)
         baseline.train_on(data.as_judged(), manager)
-        baselines[name] = baseline
-    return baselines
+        yield name, baseline
 
 
 def too_many_windows(model: ForecastModel, data: PreparedData) -> str | None:

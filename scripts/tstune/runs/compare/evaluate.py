@@ -159,10 +159,14 @@ def evaluate_models(
             model.to(manager.device)
             judge.score(one.name, forecaster)
             _add_quantiles(judge, one.name, model, forecaster)
-            described[one.name] = model.get_model_info() | {
-                "spec": one.spec,
-                "seconds": round(time.perf_counter() - started, 2),
-            }
+            described[one.name] = (
+                model.get_model_info()
+                | judge.models[one.name]
+                | {
+                    "spec": one.spec,
+                    "seconds": round(time.perf_counter() - started, 2),
+                }
+            )
             del model, forecaster
         judge.add_metrics()
         first = candidates[0].name

@@ -40,6 +40,8 @@ _COHORT_HEADERS = {
     "windows_test": "Test (windows)",
     "dropped": "Left out",
 }
+_DECISIVE = ("item_id", *(f"windows_{part}" for part in _PARTS), "dropped")
+"""Columns that say who is judged, and who is not: they stand first."""
 _CHECKS = {
     "held_out_item": "an item that is held out has no step in train",
     "window_over_gap": "no window crosses a long gap or the end of an item",
@@ -87,7 +89,7 @@ def cohort(run: RunFiles) -> ReportSection:
         blocks.append(Text("No timeline: the manifest of this run holds no dates.", note=True))
     if run.cohort:
         columns = []
-        for name in run.cohort[0]:
+        for name in dict.fromkeys([*(name for name in _DECISIVE if name in run.cohort[0]), *run.cohort[0]]):
             header = _COHORT_HEADERS.get(name, _in_words(name)).format(unit=run.unit)
             values = [row[name] for row in run.cohort]
             words = name in ("item_id", "step", "dropped")

@@ -37,6 +37,7 @@ from tstune.runs.report.charts import (
 from tstune.runs.report.run_files import RunFiles
 from tstune.runs.report.words import (
     MODELS_EXPLAINED,
+    duration,
     horizon_label,
     in_words,
     label,
@@ -76,6 +77,7 @@ def scoreboard(run: RunFiles) -> ReportSection:
     rows = {metric: [run.metrics[model].get(metric) for model in models] for metric in metrics}
     columns = [Cells.text("Model", [label(model) for model in models])]
     columns += [Cells.number(metric_header(metric, run.unit), rows[metric], lowest=True) for metric in key]
+    columns += _beside(run, models)
     ours = frozenset(number for number, model in enumerate(models) if model == run.judged)
     windows = next((run.metrics[model].get("num_windows") for model in models), None)
     counted = f"{round(windows):,} test windows, the same for every model; " if windows else ""
@@ -95,6 +97,18 @@ def scoreboard(run: RunFiles) -> ReportSection:
         Details("What the models are", [Definitions(explained)]),
     ]
     return ReportSection("scoreboard", "Scoreboard", blocks)
+
+
+def _beside(run: RunFiles, models: list[str]) -> list[Cells]:
+    """What a choice between models also asks for: their validation score, and their time."""
+    known = [(run.environment.get("models") or {}).get(model) or {} for model in models]
+    validation = [one.get("validation_rmse") for one in known]
+    times = {"Time to fit": "fit_seconds", "Time to forecast": "forecast_seconds"}
+    columns = [Cells.number(f"RMSE, validation ({run.unit})", validation, lowest=True)] if any(validation) else []
+    for header, key in times.items():
+        if any(key in one for one in known):
+            columns.append(Cells(header, [duration(one.get(key)) for one in known]))
+    return columns
 
 
 def comparisons(run: RunFiles) -> ReportSection | Omitted:
