@@ -62,7 +62,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     model = load_saved_model(args.model, args.registry, args.trust_code)
     future = read_table(Path(args.future)) if args.future else None
-    forecast = model.predict(args.input, future)
+    forecast = model.predict(args.input, future=future)
     with aside(output, "--output ") as file:
         if output.suffix == ".parquet":
             forecast.to_parquet(file, index=False)

@@ -44,18 +44,18 @@ def forecast_after(model: TTMForecaster, change: Callable[[dict], None]) -> tupl
 
 
 def test_train_save_load_predict(trained: TTMForecaster, future: pd.DataFrame, tmp_path: Path) -> None:
-    forecast = trained.predict(tiny.series(), future)
+    forecast = trained.predict(tiny.series(), future=future)
     assert list(forecast.columns) == ["item_id", "timestamp", "load"], "only the target is forecast"
     assert len(forecast) == 16
     loaded = TTMForecaster.load(tmp_path / "run")
-    pd.testing.assert_frame_equal(loaded.predict(tiny.series(), future), forecast, check_exact=True)
+    pd.testing.assert_frame_equal(loaded.predict(tiny.series(), future=future), forecast, check_exact=True)
     shuffled = future.sample(frac=1.0, random_state=0)[["plan", "timestamp", "item_id"]]
-    pd.testing.assert_frame_equal(loaded.predict(tiny.series(), shuffled), forecast, check_exact=True)
+    pd.testing.assert_frame_equal(loaded.predict(tiny.series(), future=shuffled), forecast, check_exact=True)
 
 
 def test_the_plan_matters_at_every_step(trained: TTMForecaster, future: pd.DataFrame) -> None:
-    without = trained.predict(tiny.series(), future.assign(plan=0.0))
-    assert not np.allclose(trained.predict(tiny.series(), future)["load"], without["load"], atol=1e-4)
+    without = trained.predict(tiny.series(), future=future.assign(plan=0.0))
+    assert not np.allclose(trained.predict(tiny.series(), future=future)["load"], without["load"], atol=1e-4)
 
 
 @pytest.mark.parametrize(("steps", "channel"), [(range(8), LOAD), ([0], LOAD), ([7], LOAD), (range(8), DOSE)])
@@ -108,7 +108,7 @@ def test_a_masked_value_is_not_read(trained: TTMForecaster) -> None:
 )
 def test_a_future_that_lacks_something(change, said: str, trained: TTMForecaster, future: pd.DataFrame) -> None:
     with pytest.raises(DataError, match=said):
-        trained.predict(tiny.series(), change(future))
+        trained.predict(tiny.series(), future=change(future))
 
 
 def test_future_on_the_shell(trained: TTMForecaster, future: pd.DataFrame, tmp_path: Path) -> None:
@@ -121,6 +121,6 @@ def test_future_on_the_shell(trained: TTMForecaster, future: pd.DataFrame, tmp_p
     assert predict_forecast.main(arguments) == 2
     assert not (tmp_path / "forecast.csv").exists()
     assert predict_forecast.main([*arguments, "--future", paths["future.csv"]]) == 0
-    direct = trained.predict(tiny.series(), future)
+    direct = trained.predict(tiny.series(), future=future)
     written = pd.read_csv(tmp_path / "forecast.csv")["load"].to_numpy(np.float32)
     np.testing.assert_array_equal(written, direct["load"].to_numpy())

@@ -37,6 +37,7 @@ RUN_FOLDER = {
     "preprocessor.json",
     "report.html",
     "report.md",
+    "training_metadata.json",
     "verdict.json",
     "windows.parquet",
 }

@@ -237,7 +237,7 @@ def _check_purge(panel: Panel, split: Split, earlier: Spans, later: Spans, earli
     last, first = np.full(items, -1), np.full(items, np.iinfo(np.int64).max)
     np.maximum.at(last, earlier.item, position_of(panel, earlier.last))
     np.minimum.at(first, later.item, position_of(panel, later.first))
-    close = np.flatnonzero((last >= 0) & (first - 1 - last < split.purge))
+    close = np.flatnonzero((last >= 0) & (first > last) & (first - 1 - last < split.purge))  # or it lies before
     if close.size:
         item = int(close[0])
         raise LeakError(

@@ -234,7 +234,7 @@ def _write_streamed(
     scratch = folder / "scratch"
     scratch.mkdir()
     pieces = stream.open(scratch)
-    frequency = config.frequency or _frequency(pieces)
+    frequency = config.frequency or frequency_of(pieces)
     merged = _Merged()
     with PanelWriter(folder) as writer:
         for table in pieces.tables():
@@ -248,7 +248,8 @@ def _write_streamed(
     shutil.rmtree(scratch)
 
 
-def _frequency(pieces: Pieces) -> str:
+def frequency_of(pieces: Pieces) -> str:
+    """The grid step that the pieces name, else the most common one."""
     steps = StepCounts()
     for table in pieces.tables():
         if table.frequency is not None:

@@ -53,6 +53,7 @@ def plan_windows(
     table: SourceTable,
     known_lengths: Sequence[tuple[int, int]] = (),
     seed: int = 0,
+    split: Split | None = None,
 ) -> WindowPlan:
     """Choose what the configuration leaves open and list the windows of each part.
 
@@ -63,11 +64,13 @@ def plan_windows(
         table: the source's advice: its standard borders and longest gap.
         known_lengths: (context, longest forecast) pairs of the weights; empty: any.
         seed: draw of a uniform few-shot part.
+        split: where the parts lie, if that is not for the configuration to say.
 
     Raises:
         ConfigError, DataError: naming what is wrong, with settings that work where there are any.
     """
-    cut = _Cut(config, panel, split_panel(panel, config.split, table.standard_borders), known_lengths)
+    split = split_panel(panel, config.split, table.standard_borders) if split is None else split
+    cut = _Cut(config, panel, split, known_lengths)
     context, ahead = cut.lengths(context_length, prediction_length)
     max_gap = longest_gap(table, panel.frequency, config.max_gap)
     if to_steps(max_gap, panel.frequency, "data.max_gap") >= context:

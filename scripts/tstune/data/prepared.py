@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from torch.utils.data import DataLoader
 
 from tstune.config.schema import DataSection, RunConfig
 from tstune.config.section import AUTO
@@ -16,15 +19,17 @@ from tstune.data.frame import table_from_frame
 from tstune.data.frequency import to_steps
 from tstune.data.leaks import check_leaks, extents
 from tstune.data.manifest import describe_data
-from tstune.data.panel import Origin, Panel
+from tstune.data.panel import OBSERVED, Origin, Panel, rows_between
 from tstune.data.panel_cache import read_panel
+from tstune.data.parts import join_parts, named_data
 from tstune.data.plan import plan_windows, settle, steps_within
 from tstune.data.preprocess import build_panel, longest_gap
 from tstune.data.scaler import Scaler, fit_scaler, learn_categories
-from tstune.data.splits import Split
+from tstune.data.sources import load_source
+from tstune.data.splits import PARTS, Split
 from tstune.data.table import ITEM, TIMESTAMP, Roles, SourceTable
 from tstune.data.windows import WindowDataset
-from tstune.errors import ConfigError, DataError
+from tstune.errors import CheckpointError, ConfigError, DataError
 from tstune.runtime.logs import logger
 
 _MOST_STRETCHES = 1 << 15
@@ -93,6 +98,20 @@ class Preprocessor:
         targets, scaler = slice(0, self.roles.num_targets), self.scaler
         alone = Scaler(np.array(scaler.mean[targets]), np.array(scaler.std[targets]))
         return replace(self, roles=Roles(self.roles.target), scaler=alone)
+
+    @classmethod
+    def read(cls, folder: Path) -> tuple[str, Preprocessor]:
+        """The family of a saved model, and its preprocessor.
+
+        Raises:
+            CheckpointError: it is damaged.
+        """
+        path = folder / "preprocessor.json"
+        try:
+            saved = json.loads(path.read_text(encoding="utf-8"))
+            return saved.pop("model_type"), cls.from_dict(saved)
+        except (ValueError, KeyError, TypeError) as error:
+            raise CheckpointError(f"{path} is damaged: {error}") from None
 
     def read_frame(self, frame: pd.DataFrame, name: object, is_future: bool = False) -> SourceTable:
         """Read new data with the columns of the training data; those of the future hold no static columns.
@@ -223,6 +242,7 @@ def prepare_data(
     table: SourceTable | None = None,
     seed: int = 0,
     known_lengths: Sequence[tuple[int, int]] = (),
+    others: Mapping[str, SourceTable] | None = None,
 ) -> PreparedData:
     """Source → panel → split → windows → scaler from train → leak check.
 
@@ -233,18 +253,24 @@ def prepare_data(
         table: readings to use instead of the configured source.
         seed: draw of a uniform few-shot part.
         known_lengths: see `plan_windows`.
+        others: ``validation``, ``test`` -> readings that are that part, instead of one of the source or table.
 
     Raises:
         ConfigError, DataError: naming what is wrong with the configuration or the data.
         LeakError: the parts of the split are not apart.
     """
     rules = CleaningRules.from_config(config)
-    panel, origin = read_panel(config, rules, table)
+    tables = {"train": load_source(config) if table is None else table, **others} if others else {}
+
+    def read(section: DataSection) -> tuple[Panel, Origin, Split | None]:
+        return join_parts(section, rules, tables) if tables else (*read_panel(section, rules, table), None)
+
+    panel, origin, given = read(config)
     usual = longest_gap(origin.table, panel.frequency, config.max_gap)
     follows = config.max_gap is None and origin.table.max_gap is None
     if follows and context_length != AUTO and usual >= context_length:  # a context is never interpolation alone
         config = config.model_copy(update={"max_gap": context_length // 2})
-        panel, origin = read_panel(config, rules, table)
+        panel, origin, given = read(config)
     table = origin.table
     asked = (*config.static_categorical_columns, *config.static_real_columns)
     if asked and (asked != table.roles.statics or table.statics is None):
@@ -252,7 +278,7 @@ def prepare_data(
             f"source {config.source} reads no static columns such as {asked[0]!r}; take csv or parquet, or leave out "
             "data.static_categorical_columns and data.static_real_columns"
         )
-    plan = plan_windows(config, context_length, prediction_length, panel, table, known_lengths, seed)
+    plan = plan_windows(config, context_length, prediction_length, panel, table, known_lengths, seed, given)
     split = plan.split
     roles, categories = learn_categories(table, panel, split)
     windows = {
@@ -283,7 +309,110 @@ def prepare_data(
         },
     )
     manifest = _checked_manifest(plan.config, origin, panel, split, windows, preprocessor.scaler)
-    return PreparedData(panel, split, preprocessor, windows, manifest, plan.config)
+    prepared = PreparedData(panel, split, preprocessor, windows, manifest, plan.config)
+    for part in windows.values():
+        part.prepared = prepared
+    return prepared
+
+
+@dataclass(frozen=True)
+class UnfittedPreprocessor:
+    """How a run reads its data, before there is any: `get_datasets` makes a `Preprocessor` by it.
+
+    It is `self.preprocessor` of a model while `_prepare_data` is called.
+    """
+
+    config: DataSection = field(default_factory=DataSection)
+    context_length: int | str = 512
+    prediction_length: int | str = 96
+    seed: int = 0
+    known_lengths: Sequence[tuple[int, int]] = ()
+
+
+def get_datasets(
+    data: SourceTable | pd.DataFrame | str, preprocessor: UnfittedPreprocessor | None = None
+) -> tuple[WindowDataset, WindowDataset, WindowDataset]:
+    """Windows to train, validate and test on.
+
+    Args:
+        data: `get_loader(…).processed_data`, a table, a file or the name of a source.
+        preprocessor: lengths, columns, split; None takes the defaults of a recipe.
+    """
+    how = preprocessor or UnfittedPreprocessor()
+    table = table_of(data, how.config, "train")
+    lengths = how.context_length, how.prediction_length
+    return tuple(prepare_data(how.config, *lengths, table, how.seed, how.known_lengths).windows.values())
+
+
+def table_of(
+    data: SourceTable | pd.DataFrame | PreparedData | str | Path, config: DataSection, part: str
+) -> SourceTable:
+    """The readings that are to be one part of a run; of prepared data, those of that part."""
+    if isinstance(data, SourceTable):
+        return data
+    if isinstance(data, str | Path):
+        return load_source(named_data(config, data))
+    if isinstance(data, PreparedData):
+        return _readings_of(data, part)
+    name = "train_data" if part == "train" else "val_data" if part == "validation" else "test_data"
+    if not isinstance(data, pd.DataFrame):
+        raise ConfigError(
+            f"{name} is a {type(data).__name__}; give the name of a source, a file, a table or prepared data"
+        )
+    table = table_from_frame(data, config, name)
+    if table.frame[ITEM].eq(name).all():  # one series without a name: it is the same in every part
+        table.frame[ITEM] = "train_data"
+    return table
+
+
+def _readings_of(data: PreparedData, part: str) -> SourceTable:
+    panel, roles = data.panel, replace(data.panel.roles, time_features=())
+    if roles.statics:
+        raise ConfigError(f"prepared data with static columns ({roles.statics[0]}) cannot be joined; give its table")
+    inside = rows_between(panel, *data.split.bounds(part), slice(0, panel.num_rows))
+    columns = slice(0, len(roles.columns))
+    seen, item = panel.status[inside, columns] == OBSERVED, panel.row_item()[inside]
+    values = panel.values[inside, columns] + panel.level_of(item, columns)
+    frame = pd.DataFrame(np.where(seen, values, np.nan), columns=list(roles.columns))
+    frame.insert(0, TIMESTAMP, panel.timestamps[inside])
+    frame.insert(0, ITEM, np.asarray(panel.item_ids, object)[item])
+    frame = frame[seen.any(axis=1)].reset_index(drop=True)
+    how = data.preprocessor
+    return SourceTable(frame, roles, panel.frequency, how.max_gap, how.unit, fill=how.fill)
+
+
+def prepared_of(found: object, asked: tuple[int | str, int | str], batch_size: int) -> PreparedData:
+    """What `_prepare_data` returned, as data of a run.
+
+    Args:
+        found: prepared data, or train, validation and test windows of one `get_datasets`, or loaders over them.
+        asked: context and prediction length of the run, or ``auto``.
+        batch_size: windows per step that the run asks for.
+
+    Raises:
+        ConfigError: something else, or windows of other lengths.
+    """
+    if isinstance(found, PreparedData):
+        return found
+    parts = list(found) if isinstance(found, tuple | list) else []
+    windows = [getattr(part, "dataset", part) for part in parts]
+    prepared = getattr(windows[0], "prepared", None) if len(windows) == len(PARTS) else None
+    if prepared is None or any(getattr(one, "prepared", None) is not prepared for one in windows):
+        raise ConfigError(
+            "_prepare_data must return prepared data, or train, validation and test of one get_datasets(…), or loaders "
+            "over these three"
+        )
+    lengths = windows[0].context_length, windows[0].prediction_length
+    if any(steps not in (AUTO, length) for steps, length in zip(asked, lengths, strict=True)):
+        raise ConfigError(
+            f"_prepare_data gave windows of {lengths[0]} + {lengths[1]} steps, the run asks for {asked[0]} + "
+            f"{asked[1]}; pass preprocessor=self.preprocessor to get_datasets"
+        )
+    if getattr(parts[0], "batch_size", batch_size) != batch_size:
+        logger.warning("the loader's batch_size is not used: training.per_device_batch_size=%d is", batch_size)
+    counts = {part: len(one) for part, one in zip(PARTS, windows, strict=True)}
+    manifest = prepared.manifest | {"windows": counts}
+    return replace(prepared, windows=dict(zip(PARTS, windows, strict=True)), manifest=manifest)
 
 
 def _checked_manifest(
@@ -298,6 +427,21 @@ def _checked_manifest(
         logger.warning("data.split.allow_overlap: %s", finding)
     record = training_record(panel, origin.table.unit, extents(panel, windows), levels, stretches)
     return describe_data(config, origin, panel, split, windows, report, record)
+
+
+def data_of_loader(loader: DataLoader, part: str) -> PreparedData:
+    """The data that the windows of a loader belong to, with these windows as that part.
+
+    Raises:
+        ConfigError: they are none of ours.
+    """
+    windows = loader.dataset
+    if getattr(windows, "prepared", None) is None:
+        raise ConfigError(
+            f"evaluate: the loader is over a {type(windows).__name__}; give one over windows of get_datasets(…) or of "
+            "prepared data, or the data itself"
+        )
+    return replace(windows.prepared, windows=windows.prepared.windows | {part: windows})
 
 
 def context_windows(table: SourceTable, preprocessor: Preprocessor, context_length: int) -> tuple[Panel, np.ndarray]:

@@ -10,6 +10,7 @@ import warnings
 from collections.abc import Iterator, Sequence
 from copy import copy
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -123,6 +124,7 @@ class WindowDataset(WindowIndex, Dataset):
         self.categories = categories
         self.visible_steps: int | None = None
         self.dropping: ContextDropping | None = None
+        self.prepared: Any = None  # the `PreparedData` that the windows are a part of
         self._channels = panel.values.shape[1]
         values, status = _shared(panel.values), _shared(panel.status)
         self._past_values = _window_view(values, context_length)

@@ -18,8 +18,9 @@ from torch import nn
 from tstune.config.schema import LoRAConfig
 from tstune.config.validation import validate
 from tstune.data.windows import Batch
-from tstune.errors import CheckpointError, ConfigError
+from tstune.errors import CheckpointError, ConfigError, FolderError
 from tstune.models.registry import available_models, families, model_class
+from tstune.runs.folder import ENVIRONMENT, TRAINING_METADATA, RunFolder
 from tstune.runtime.logs import logger
 
 if TYPE_CHECKING:
@@ -64,6 +65,20 @@ def count_parameters(module: nn.Module) -> ParameterCount:
     """Count parameters, shared ones once; a 4-bit weight counts as the values it stands for."""
     sizes = [(_num_values(parameter), parameter.requires_grad) for parameter in module.parameters()]
     return ParameterCount(total=sum(size for size, _ in sizes), trainable=sum(size for size, learns in sizes if learns))
+
+
+def read_training(folder: Path) -> dict:
+    """Parameter counts and adapter of a saved model as they were trained; empty where nobody wrote them down.
+
+    Raises:
+        FolderError: they are damaged.
+    """
+    run = RunFolder(folder)
+    values = run.read_optional(TRAINING_METADATA) or run.read_optional(ENVIRONMENT).get("parameters") or {}
+    found = {name: values[name] for name in ("total", "trainable", "percentage") if name in values}
+    if not all(isinstance(value, int | float) for value in found.values()):
+        raise FolderError(f"{folder}: the parameter counts of its training are damaged: {found}")
+    return found | ({"adapter": values["adapter"]} if "adapter" in values else {})
 
 
 def part_of(name: str, parts: Collection[str]) -> str | None:
@@ -263,6 +278,12 @@ class Adapter:
         state = peft.get_peft_model_state_dict(model)
         copies = {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in state.items()}
         return cls(model.peft_config["default"], copies)
+
+    def describe(self) -> dict[str, object]:
+        """Its settings and size, for people."""
+        targets = sorted({name.rpartition(".")[2] for name in self.config.target_modules})
+        size = sum(tensor.numel() for tensor in self.state.values())
+        return {"rank": self.config.r, "alpha": self.config.lora_alpha, "target_modules": targets, "parameters": size}
 
     def put_on(self, model: peft.PeftModel) -> None:
         """Overwrite the adapter of a model with the same settings."""

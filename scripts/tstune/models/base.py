@@ -8,16 +8,26 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pandas as pd
+from torch.utils.data import DataLoader
 
+from tstune.config.flat import ModelConfig
 from tstune.config.managers import SimpleConfigManager, load_saved_config
-from tstune.data.prepared import PreparedData, Preprocessor
+from tstune.config.schema import RunConfig
+from tstune.data.prepared import PreparedData, Preprocessor, data_of_loader
 from tstune.errors import CheckpointError
 from tstune.evaluation.intervals import load_method, save_method
-from tstune.models.adapters import Adapter, ItemAdapters, ParameterCount, count_parameters
-from tstune.models.contract import ADAPTER_FOLDER, MODEL_FOLDER, ForecastModel, weights_folder
-from tstune.models.predict import predict_frame
+from tstune.models.adapters import Adapter, ItemAdapters, ParameterCount, count_parameters, read_training
+from tstune.models.contract import (
+    ADAPTER_FOLDER,
+    ForecastModel,
+    require_saved,
+    with_sections,
+)
+from tstune.models.hooks import Readings
+from tstune.models.own_network import answer_by_hooks
+from tstune.models.predict import forecast_table
 from tstune.named_code import ours, trusting
-from tstune.runs.folder import writing
+from tstune.runs.folder import TRAINING_METADATA, RunFolder, writing
 
 if TYPE_CHECKING:
     from tstune.runtime.distributed import DistributedManager
@@ -29,12 +39,20 @@ if TYPE_CHECKING:
 class BaseTimeSeriesFoundationModel(ForecastModel):
     """A forecaster of one family, with what all of them do the same; see `ForecastModel` for its arguments.
 
-    A subclass defines `build`, `forecast`, `window_losses`, `save_weights` and `load_weights`.
+    A subclass defines `build`, `forecast`, `window_losses`, `save_weights` and `load_weights`, or `_initialize_model`,
+    which sets ``self.model`` to a network, and gets those of `tstune.models.own_network`.
     """
+
+    def __init_subclass__(cls, **keywords: object) -> None:
+        super().__init_subclass__(**keywords)
+        if "_initialize_model" in vars(cls):
+            answer_by_hooks(cls)
 
     def fit(
         self,
-        train_data: str | pd.DataFrame | PreparedData | None = None,
+        train_data: Readings = None,
+        val_data: Readings = None,
+        test_data: Readings = None,
         output_dir: str | Path | None = None,
         resume_from_checkpoint: str | Path | None = None,
         *,
@@ -46,7 +64,8 @@ class BaseTimeSeriesFoundationModel(ForecastModel):
         """Tune the model and judge it: before, after, and against the baselines, on the same test windows.
 
         Args:
-            train_data: name of a source, a table, or prepared data; None reads the configured source.
+            train_data: name of a source, a file, a table, or prepared data; None reads the configured source.
+            val_data, test_data: the same for what validates and tests; None cuts them off the train data.
             output_dir: run folder to write; None writes nothing.
             resume_from_checkpoint: ``auto`` or the path of a checkpoint; None takes the configuration's
                 `training.resume_from_checkpoint`.
@@ -66,7 +85,8 @@ class BaseTimeSeriesFoundationModel(ForecastModel):
         overwrite = self.config.overwrite if overwrite is None else overwrite
         resume = resume_from_checkpoint or self.config.training.resume_from_checkpoint
         resume = None if resume is None else str(resume)
-        return finetune(self, train_data, output_dir, overwrite, manager, resume, tracker, callbacks)
+        data = train_data, val_data, test_data
+        return finetune(self, data, output_dir, overwrite, manager, resume, tracker, callbacks)
 
     def train_on(
         self,
@@ -80,6 +100,7 @@ class BaseTimeSeriesFoundationModel(ForecastModel):
         from tstune.training.feature_cache import training_windows
         from tstune.training.loop import train
 
+        self.trained = count_parameters(self.module).to_dict()
         result = train(
             self,
             *training_windows(self, data, manager),
@@ -94,42 +115,75 @@ class BaseTimeSeriesFoundationModel(ForecastModel):
         )
         if self.config.lora.enabled and self.config.tuning.mode in ("lora", "dora"):
             self.adapter = Adapter.taken_from(self.network)
+            self.trained["adapter"] = self.adapter.describe()
             if self.config.model.quantization == "none":  # packed weights would lose the update in rounding
                 self.network = self.network.merge_and_unload()
                 self.module.eval()
         self.learned_from(data)
         return result
 
-    def predict(self, frame: pd.DataFrame | str | Path, future: pd.DataFrame | None = None) -> pd.DataFrame:
+    def predict(
+        self,
+        data: pd.DataFrame | str | Path,
+        batch_size: int | None = None,
+        return_dict: bool = False,
+        *,
+        future: pd.DataFrame | None = None,
+    ) -> pd.DataFrame | dict:
         """Forecast what follows the last reading of every series.
 
         Args:
-            frame: table with the columns of the training data, or a CSV or Parquet file. Only the last
+            data: table with the columns of the training data, or a CSV or Parquet file. Only the last
                 `context_length` steps of each series are used.
+            batch_size: series per forward pass; None takes `evaluation.batch_size`.
+            return_dict: return the arrays of `Forecasts` by name instead of a table.
             future: for models with control columns, their values over the forecast.
 
         Returns:
             one row per series and step: ``item_id``, ``timestamp`` and one column per target, original units; where the
             model has quantiles, behind them one column per target and level, ``<target>_q0.1`` and so on.
         """
-        return predict_frame(self, frame, future)
+        found = forecast_table(self, data, future, batch_size=batch_size)
+        return vars(found) if return_dict else found.to_frame()
 
-    def evaluate(self, data: str | pd.DataFrame | PreparedData | None = None, part: str = "test") -> dict[str, float]:
-        """Metrics on the windows of one part (``train``, ``validation``, ``test``); None reads the configured data."""
+    def evaluate(self, data: Readings | DataLoader = None, part: str = "test") -> dict[str, float]:
+        """Metrics on the windows of one part (``train``, ``validation``, ``test``); None reads the configured data.
+
+        Of a loader over windows of `get_datasets` or of prepared data, all are scored, whatever their part.
+        """
         from tstune.evaluation.backtest import Backtest
-        from tstune.runtime.distributed import DistributedManager
 
         self.require_built()
-        prepared = self.prepare(data)
-        manager = DistributedManager.for_run(self.config)
+        is_loader = isinstance(data, DataLoader)
+        prepared = data_of_loader(data, part) if is_loader else self.run_data(data, None, None)
+        manager = self.setup_distributed()
         self.to(manager.device)
         backtest = Backtest(prepared, self.config.evaluation, manager, part)
-        return backtest.score(self.for_items(prepared.panel.item_ids)).metrics
+        scores = backtest.score(self.for_items(prepared.panel.item_ids))
+        own = self.own_metrics
+        return scores.metrics | (own(scores.windows) if own and scores.windows else {})
 
-    def save(self, folder: str | Path) -> None:
-        """Write `model/`, `preprocessor.json`, `config.yaml` and what else there is; `load` reads them back."""
+    def setup_distributed(self) -> DistributedManager:
+        """Start Accelerate as the configuration asks for it, or stop where the launcher gave something else."""
+        from tstune.runtime.distributed import DistributedManager
+
+        return DistributedManager.for_run(self.config)
+
+    def enable_lora(self) -> None:
+        """Make low-rank adapters the tuning mode of the next `fit`, with the settings of `lora`."""
+        lora = self.config.lora.model_copy(update={"enabled": True})
+        self.config = with_sections(self.config, lora, None)
+
+    def save(self, output_dir: str | Path, save_config: bool = True, save_metadata: bool = True) -> None:
+        """Write `model/`, `preprocessor.json` and what else there is; `load` reads them back.
+
+        Args:
+            output_dir: folder to write into.
+            save_config: write `config.yaml` too; without it, `load` must be given the configuration.
+            save_metadata: write `training_metadata.json` too, what `get_model_info` says.
+        """
         self.require_built()
-        folder = Path(folder)
+        folder = Path(output_dir)
         with writing(folder):
             folder.mkdir(parents=True, exist_ok=True)
             self.save_weights(folder)
@@ -141,66 +195,56 @@ class BaseTimeSeriesFoundationModel(ForecastModel):
                 save_method(self.uncertainty, folder)
             text = json.dumps(self.preprocessor.to_dict() | {"model_type": self.model_type}, indent=2)
             (folder / "preprocessor.json").write_text(text, encoding="utf-8")
-            SimpleConfigManager().save_config(self.config, folder / "config.yaml")
+            if save_config:
+                SimpleConfigManager().save_config(self.config, folder / "config.yaml")
+        if save_metadata:
+            self._save_training_metadata(folder)
+
+    def _save_training_metadata(self, output_dir: Path, metrics: dict | None = None) -> None:
+        RunFolder(output_dir).write_json(TRAINING_METADATA, self.get_model_info() | {"metrics": metrics or {}})
 
     @classmethod
-    def load(cls, folder: str | Path, trust_code: bool = False) -> BaseTimeSeriesFoundationModel:
+    def load(
+        cls, model_dir: str | Path, config: ModelConfig | RunConfig | None = None, trust_code: bool = False
+    ) -> BaseTimeSeriesFoundationModel:
         """Load a saved model on the CPU, ready to predict.
 
         Args:
-            folder: run folder or published folder.
+            model_dir: run folder or published folder.
+            config: what to take instead of its `config.yaml`.
             trust_code: import the code that the folder names, a source or a metric, when it is used.
 
         Raises:
             CheckpointError: the folder is not a saved model of this family.
         """
-        folder = Path(folder)
+        folder = Path(model_dir)
         ours(cls.model_type)
-        adapter_only = (folder / "adapter_config.json").is_file()
-        needed = ["config.yaml", "preprocessor.json"]
-        if not adapter_only and weights_folder(folder) != folder:
-            needed.append(MODEL_FOLDER)
-        for name in needed:
-            if not (folder / name).exists():
-                raise CheckpointError(f"{folder} is not a run folder: {name} is missing")
-        try:
-            saved = json.loads((folder / "preprocessor.json").read_text(encoding="utf-8"))
-            model_type = saved.pop("model_type")
-            preprocessor = Preprocessor.from_dict(saved)
-        except (ValueError, KeyError, TypeError) as error:
-            raise CheckpointError(f"{folder / 'preprocessor.json'} is damaged: {error}") from None
+        adapter_only = require_saved(folder, config is None)
+        model_type, preprocessor = Preprocessor.read(folder)
         if model_type != cls.model_type:
             raise CheckpointError(f"{folder} holds a {model_type} model, not {cls.model_type}")
         with trusting(trust_code):
-            model = cls(load_saved_config(folder / "config.yaml"))
+            model = cls(config or load_saved_config(folder / "config.yaml"))
         model.preprocessor = preprocessor
         if adapter_only:
-            model._build_under(folder)
+            model.build_under(folder)
         else:
-            model.load_weights(folder)
+            model._load_model_weights(folder)
         if model.config.model.quantization != "none" and (folder / ADAPTER_FOLDER).is_dir():
             model.load_adapter(folder / ADAPTER_FOLDER, merge=False)
         model.item_adapters = ItemAdapters.load(folder)
-        model.uncertainty = load_method(folder)
+        model.uncertainty, model.trained = load_method(folder), read_training(folder)
         return model
 
-    def _build_under(self, folder: Path) -> None:
-        """Build the configured base and put a published adapter on it."""
-        config = self.config
-        whole = config.tuning.model_copy(update={"mode": "full"})  # a mode that adds no adapter of its own
-        self.config = config.model_copy(update={"tuning": whole})
-        self.build(self.preprocessor)
-        self.config = config
-        self.load_adapter(folder, merge=config.model.quantization == "none")
-
     def get_model_info(self) -> dict:
-        """Family, lengths, tuning mode, parameter counts and fresh tensors."""
+        """Family, lengths, mode, fresh tensors; parameters and adapter as they were trained, also of a loaded model."""
         count = count_parameters(self.module) if self.module is not None else ParameterCount(0, 0)
-        return {
+        about = {
             "model_type": self.model_type,
             "pretrained": self.config.model.pretrained,
             "context_length": self.config.model.context_length,
             "prediction_length": self.config.model.prediction_length,
             "tuning_mode": self.config.tuning.mode,
             "fresh_tensors": self.fresh,
-        } | count.to_dict()
+        }
+        return about | count.to_dict() | self.trained

@@ -15,7 +15,8 @@ from tstune.config.section import ModelSection
 from tstune.data.table import Roles
 from tstune.data.windows import Batch
 from tstune.errors import CheckpointError, ConfigError
-from tstune.models.network_forecaster import NetworkModule, QuantileForecaster, as_series, observed_or_nan
+from tstune.models.modules import NetworkModule, as_series, observed_or_nan
+from tstune.models.network_forecaster import QuantileForecaster
 from tstune.models.network_weights import Architecture, require_context, require_levels
 
 CHRONOS = "chronos-forecasting>=2.3.2,<3"

@@ -15,7 +15,8 @@ from tstune.data.table import Roles
 from tstune.data.windows import Batch
 from tstune.errors import CheckpointError
 from tstune.models.chronos import CHRONOS, ChronosSection
-from tstune.models.network_forecaster import NetworkModule, QuantileForecaster, as_series, observed_or_nan
+from tstune.models.modules import NetworkModule, as_series, observed_or_nan
+from tstune.models.network_forecaster import QuantileForecaster
 from tstune.models.network_weights import Architecture, require_context
 
 LEVELS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)

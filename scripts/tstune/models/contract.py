@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import importlib
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
@@ -22,12 +22,20 @@ from tstune.config.flat import ModelConfig
 from tstune.config.schema import DistributedConfig, LoRAConfig, RunConfig
 from tstune.config.section import ModelSection, OwnModelSection
 from tstune.config.validation import validate
-from tstune.data.frame import table_from_frame
-from tstune.data.prepared import PreparedData, Preprocessor, prepare_data
+from tstune.data.parts import named_data
+from tstune.data.prepared import (
+    PreparedData,
+    Preprocessor,
+    prepare_data,
+    table_of,
+)
+from tstune.data.splits import PARTS
 from tstune.data.trained_on import refuse_trained_on
 from tstune.data.windows import Batch, WindowDataset, context_dropping, evaluation_batch_size
-from tstune.errors import ConfigError, DataError, MissingDependencyError
+from tstune.errors import CheckpointError, ConfigError, DataError, MissingDependencyError
 from tstune.models.adapters import Adapter, ItemAdapters, PerItemForecaster, adapt, count_parameters
+from tstune.models.hooks import Hooks, Readings
+from tstune.models.modules import NetworkModule
 from tstune.runtime.logs import logger
 
 if TYPE_CHECKING:
@@ -44,7 +52,7 @@ class Forecaster(Protocol):
         """[batch, prediction, targets] float32 in original units."""
 
 
-class ForecastModel(ABC):
+class ForecastModel(Hooks, ABC):
     """A forecaster of one family.
 
     Args:
@@ -59,6 +67,7 @@ class ForecastModel(ABC):
         fresh: names of parameters that were not found in the pretrained weights.
         adapter: the trained low-rank adapter, if there is one.
         item_adapters: one adapter per item, if they were tuned.
+        trained: parameter counts and adapter as they were trained, also of a loaded model; empty before.
         uncertainty: the `UncertaintyMethod`, fitted on validation windows, that turns forecasts into quantiles; None
             without quantiles.
     """
@@ -102,7 +111,7 @@ class ForecastModel(ABC):
         self.require_packages()
         run_config = config.run_config if isinstance(config, ModelConfig) else config or RunConfig()
         self.config: RunConfig = _with_family_keys(
-            _with_sections(run_config, lora_config, distributed_config), type(self)
+            with_sections(run_config, lora_config, distributed_config), type(self)
         )
         self.module: nn.Module | None = None
         self.preprocessor: Preprocessor | None = None
@@ -111,6 +120,7 @@ class ForecastModel(ABC):
         self.item_adapters: ItemAdapters | None = None
         self.uncertainty: Any = None
         self.quantization_report: object | None = None
+        self.trained: dict = {}
 
     # What a family answers
 
@@ -157,6 +167,10 @@ class ForecastModel(ABC):
     def get_model_info(self) -> dict:
         """Family, lengths, tuning mode, parameter counts and fresh tensors."""
 
+    @abstractmethod
+    def _save_training_metadata(self, output_dir: Path, metrics: dict | None = None) -> None:
+        """Write `training_metadata.json`: what `get_model_info` says, and these metrics."""
+
     # What a family may answer
 
     @classmethod
@@ -195,11 +209,14 @@ class ForecastModel(ABC):
     @property
     def network(self) -> nn.Module:
         """The family's own network inside `module`; adapters go there."""
-        return self.module
+        return self.module.network if isinstance(self.module, NetworkModule) else self.module
 
     @network.setter
     def network(self, network: nn.Module) -> None:
-        self.module = network
+        if isinstance(self.module, NetworkModule):
+            self.module.network = network
+        else:
+            self.module = network
 
     @property
     def native_levels(self) -> tuple[float, ...]:
@@ -287,6 +304,15 @@ class ForecastModel(ABC):
             self.network = self.network.merge_and_unload()
         self.module.eval()
 
+    def build_under(self, folder: Path) -> None:
+        """Build the configured base and put a published adapter on it."""
+        config = self.config
+        whole = config.tuning.model_copy(update={"mode": "full"})  # a mode that adds no adapter of its own
+        self.config = config.model_copy(update={"tuning": whole})
+        self.build(self.preprocessor)
+        self.config = config
+        self.load_adapter(folder, merge=config.model.quantization == "none")
+
     def quantize(self) -> None:
         """Pack the linear layers of the network if the configuration asks for it, and say what it saved."""
         if self.config.model.quantization != "none":
@@ -296,11 +322,20 @@ class ForecastModel(ABC):
             logger.info("model.quantization=%s: %s", self.config.model.quantization, report)
             self.quantization_report = report
 
-    def prepare(self, data: str | pd.DataFrame | PreparedData | None = None) -> PreparedData:
-        """Windows of a source, a table or the configured source; weights that were trained on them are refused."""
+    def prepare(self, data: Readings = None, val_data: Readings = None, test_data: Readings = None) -> PreparedData:
+        """Windows of a source, a table, a file or the configured source; weights that were trained on them are refused.
+
+        Args:
+            data: what is split, or trained on where the others are given.
+            val_data, test_data: what validates and tests instead of a part of `data`.
+        """
+        given = {"train": data, "validation": val_data, "test": test_data}
+        return self._checked(self._windows({part: one for part, one in given.items() if one is not None}))
+
+    def _checked(self, prepared: PreparedData) -> PreparedData:
         fresh = self.config.tuning.mode == "from_scratch"  # takes the architecture of the checkpoint, not its weights
         weights = None if fresh else self.config.model.pretrained
-        prepared = refuse_trained_on(self._windows(data), weights, self.config.data.split.allow_overlap)
+        prepared = refuse_trained_on(prepared, weights, self.config.data.split.allow_overlap)
         self.config = prepared.settle(self.config)
         context_dropping(self.config, prepared.panel.frequency)  # refused before anything is trained
         prepared = prepared.judged_on(self.config.evaluation.context_steps)
@@ -329,16 +364,20 @@ class ForecastModel(ABC):
             what = f" (for {inputs})" if inputs else ""
             logger.info("%d tensors are not in the checkpoint and start random%s", len(self.fresh), what)
 
-    def _windows(self, data: str | pd.DataFrame | PreparedData | None) -> PreparedData:
-        if isinstance(data, PreparedData):
-            return data
-        section, table = self.config.data, None
-        if isinstance(data, str):
-            section = section.model_copy(update={"source": data})
-        elif data is not None:
-            table = table_from_frame(data, section, "train_data")
+    def _windows(self, given: Mapping[str, Readings]) -> PreparedData:
+        section, train = self.config.data, given.get("train")
+        if isinstance(train, PreparedData):
+            given = dict.fromkeys(PARTS, train) | given
+            if all(one is train for one in given.values()):
+                return train
         lengths = self.config.model.context_length, self.config.model.prediction_length
-        prepared = prepare_data(section, *lengths, table, self.config.seed, self.known_lengths())
+        if isinstance(train, str | Path):
+            section, train = named_data(section, train), None
+        parts = given | {"train": train}
+        tables = {part: table_of(one, section, part) for part, one in parts.items() if one is not None}
+        prepared = prepare_data(
+            section, *lengths, tables.pop("train", None), self.config.seed, self.known_lengths(), tables
+        )
         roles = prepared.panel.roles
         if section.mirror_train_windows and roles.num_targets < len(roles.channels):
             raise ConfigError(
@@ -423,7 +462,7 @@ def _with_family_keys(config: RunConfig, cls: type[ForecastModel]) -> RunConfig:
     return config.model_copy(update={"model": own.extending(family)})
 
 
-def _with_sections(
+def with_sections(
     config: RunConfig, lora_config: LoRAConfig | None, distributed_config: DistributedConfig | None
 ) -> RunConfig:
     """Put the extra sections into the configuration and check the whole again."""
@@ -437,3 +476,20 @@ def _with_sections(
         if lora_config.enabled:
             values["tuning"]["mode"] = "dora" if lora_config.use_dora else "lora"
     return validate(values, origin="configuration")
+
+
+def require_saved(folder: Path, with_config: bool) -> bool:
+    """Whether a saved model is an adapter without its base.
+
+    Raises:
+        CheckpointError: the folder is no saved model, or has no `config.yaml` where that is needed.
+    """
+    adapter_only = (folder / "adapter_config.json").is_file()
+    needed = ["config.yaml", "preprocessor.json"] if with_config else ["preprocessor.json"]
+    if not adapter_only and weights_folder(folder) != folder:
+        needed.append(MODEL_FOLDER)
+    for name in needed:
+        if not (folder / name).exists():
+            hint = "; give it as load(…, config=…)" if name == "config.yaml" and folder.is_dir() else ""
+            raise CheckpointError(f"{folder} is not a run folder: {name} is missing{hint}")
+    return adapter_only

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
-import pandas as pd
 import torch
 from pydantic import Field, model_validator
 
@@ -26,7 +25,7 @@ from tstune.evaluation.record import WINDOWS_FILE
 from tstune.models.adapters import ParameterCount
 from tstune.models.baselines import WithoutNetwork
 from tstune.models.combined import WeightedForecasts, fitted
-from tstune.models.contract import MODEL_FOLDER, Forecaster, ForecastModel
+from tstune.models.contract import MODEL_FOLDER, Forecaster, ForecastModel, Readings
 from tstune.models.registry import load_model
 from tstune.registry.model_registry import PREFIX, open_registry
 from tstune.runtime.logs import logger
@@ -103,9 +102,9 @@ class Ensemble(WithoutNetwork):
         lengths = [member.model.config.model for member in self.members]
         return [(max(one.context_length for one in lengths), min(one.prediction_length for one in lengths))]
 
-    def prepare(self, data: str | pd.DataFrame | PreparedData | None = None) -> PreparedData:
+    def prepare(self, *data: Readings) -> PreparedData:
         """Windows; members that were trained on those that judge are refused."""
-        prepared = super().prepare(data)
+        prepared = super().prepare(*data)
         self._open()
         records, overlap = [], []
         for number, member in enumerate(self.members):

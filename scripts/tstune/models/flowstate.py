@@ -20,7 +20,8 @@ from tstune.data.frequency import fixed_step, parse_frequency
 from tstune.data.table import Roles
 from tstune.data.windows import Batch
 from tstune.errors import CheckpointError, ConfigError
-from tstune.models.network_forecaster import NetworkModule, QuantileForecaster
+from tstune.models.modules import NetworkModule
+from tstune.models.network_forecaster import QuantileForecaster
 from tstune.models.network_weights import GRANITE, Architecture, require_context, require_levels
 from tstune.runtime.logs import logger
 

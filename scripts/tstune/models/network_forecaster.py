@@ -1,9 +1,8 @@
-"""What families share that wrap the network of another library: its module, build, loss, forecast, files."""
+"""What families share that wrap the network of another library: build, loss, forecast, files."""
 
 from __future__ import annotations
 
 import warnings
-from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
@@ -21,133 +20,13 @@ from tstune.errors import ConfigError
 from tstune.models.adapters import freeze_by_mode, part_of
 from tstune.models.base import BaseTimeSeriesFoundationModel
 from tstune.models.contract import MODEL_FOLDER, weights_folder
+from tstune.models.modules import NetworkModule
 from tstune.models.network_weights import Architecture, load_network
 from tstune.runtime.logs import logger, quiet_transformers
 from tstune.training.losses import quantile_window_losses, window_losses
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig
-
-
-class NetworkModule(nn.Module, ABC):
-    """A network of another library, or a peft model around it.
-
-    Args:
-        network: it; peft finds no embedding by itself, so it is told the one of `input_layer` (None: none is wanted).
-        roles: the channels; targets come first.
-        prediction_length: steps that are asked for.
-        native_length: most steps of one forward pass.
-        levels: ascending levels of its quantiles; empty for a network that forecasts points.
-
-    Attributes:
-        num_targets: channels that are forecast.
-        num_steps: steps of a forward pass here: what is asked for, or as much of it as one pass gives.
-    """
-
-    input_layer: ClassVar[str | None] = "shared"
-
-    def __init__(
-        self, network: nn.Module, roles: Roles, prediction_length: int, native_length: int, levels: tuple[float, ...]
-    ) -> None:
-        super().__init__()
-        if self.input_layer is not None:  # transformers would look for `embed_tokens`, and peft asks for it
-            network._input_embed_layer = self.input_layer
-        self.network = network
-        self.num_targets = roles.num_targets
-        self.native_length = native_length
-        self.num_steps = min(prediction_length, native_length)
-        self.levels = levels
-
-    @property
-    def plain(self) -> nn.Module:
-        """The network itself, within the peft model if there is one: `model` of that is something else."""
-        return getattr(self.network, "get_base_model", lambda: self.network)()
-
-    def part(self, kind: type[nn.Module]) -> nn.Module:
-        """The part of the network of this class, with the adapters on it if there are any."""
-        return next(part for part in self.network.modules() if isinstance(part, kind))
-
-    def target_series(self, batch: Batch) -> torch.Tensor:
-        """[batch * targets, context] with NaN where nothing was read; see `as_series`."""
-        return as_series(observed_or_nan(batch)[..., : self.num_targets])
-
-    @abstractmethod
-    def forward(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Values [batch, steps, targets, levels or 1] in normalised space, loc and scale [batch, 1, targets]."""
-
-    def normalise(self, values: torch.Tensor, loc: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
-        """Original units -> normalised space, [batch, steps, targets]."""
-        return (values - loc) / scale
-
-    def in_original_units(self, values: torch.Tensor, loc: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
-        """Normalised space -> original units, [batch, steps, targets, levels or 1] float32."""
-        return (values * scale[..., None] + loc[..., None]).float()
-
-    def has_scale(self, batch: Batch) -> torch.Tensor:
-        """[batch, 1, targets] True where the context varies.
-
-        One that is flat or empty has no scale: the network divides by 1e-5 or 1, and the loss of a single such window
-        would outweigh thousands of others.
-        """
-        if "has_scale" in batch:
-            return batch["has_scale"] > 0
-        context = observed_or_nan(batch)[..., : self.num_targets]
-        highest = torch.nan_to_num(context, nan=-torch.inf).amax(dim=1, keepdim=True)
-        return highest > torch.nan_to_num(context, nan=torch.inf).amin(dim=1, keepdim=True)
-
-
-class ScaledModule(NetworkModule):
-    """A network that reads windows in the units of the scaler of the training part, as those of granite-tsfm do.
-
-    It normalises each window by its own mean and deviation of what was observed, over at least 0.003: in scaled units
-    that is little, in the units of some readings it would be a lot. The loss lives in scaled units.
-    """
-
-    input_layer = None
-
-    def __init__(
-        self,
-        network: nn.Module,
-        preprocessor: Preprocessor,
-        prediction_length: int,
-        native_length: int,
-        levels: tuple[float, ...] = (),
-    ) -> None:
-        super().__init__(network, preprocessor.roles, prediction_length, native_length, levels)
-        scaler = preprocessor.scaler
-        self.register_buffer("mean", torch.tensor(scaler.mean, dtype=torch.float32), persistent=False)
-        self.register_buffer("std", torch.tensor(scaler.std, dtype=torch.float32), persistent=False)
-
-    @property
-    def target_scale(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """Mean and deviation of the targets in the training part, [targets] each."""
-        return self.mean[: self.num_targets], self.std[: self.num_targets]
-
-    def has_scale(self, batch: Batch) -> torch.Tensor:
-        """[batch, 1, targets] True: the loss is measured by the scaler, which every target has."""
-        future = batch["future_values"]
-        return torch.ones(len(future), 1, self.num_targets, dtype=torch.bool, device=future.device)
-
-    def scaled_context(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
-        """[batch, context, channels] in scaled units, and True where something was read.
-
-        The network leaves what was not observed out of its mean and deviation, but reads it: make it the mean.
-        """
-        observed = batch["past_observed_mask"]
-        past = (batch["past_values"] - self.mean) / self.std
-        count = observed.sum(dim=1, keepdim=True).clamp_min(1)
-        centre = (past * observed).sum(dim=1, keepdim=True) / count
-        return torch.where(observed, past, centre), observed
-
-
-def observed_or_nan(batch: Batch) -> torch.Tensor:
-    """[batch, context, channels] with NaN where nothing was read."""
-    return torch.where(batch["past_observed_mask"], batch["past_values"], torch.nan)
-
-
-def as_series(values: torch.Tensor) -> torch.Tensor:
-    """[batch, steps, channels] -> [batch * channels, steps], the channels of a window one after another."""
-    return values.transpose(1, 2).reshape(-1, values.shape[1])
 
 
 class NetworkForecaster(BaseTimeSeriesFoundationModel):
@@ -215,15 +94,6 @@ class NetworkForecaster(BaseTimeSeriesFoundationModel):
         """Let what the mode trains learn, and nothing else."""
         freeze_by_mode(self.network, mode, self.parts, self.fresh)
 
-    @property
-    def network(self) -> nn.Module:
-        """The library's network, or the peft model around it."""
-        return self.module.network
-
-    @network.setter
-    def network(self, network: nn.Module) -> None:
-        self.module.network = network
-
     def build(self, preprocessor: Preprocessor) -> None:
         """Load the network, choose what learns, and say so.
 
@@ -235,7 +105,7 @@ class NetworkForecaster(BaseTimeSeriesFoundationModel):
         self._check_roles(preprocessor.roles)
         quiet_transformers()
         self.fresh, self.preprocessor = [], preprocessor
-        self._wrap(self._load(preprocessor.roles, random_weights=mode == "from_scratch"), preprocessor)
+        self._initialize_model()
         self._check_mode()
         self._check_built()
         if mode in ("lora", "dora"):
@@ -243,6 +113,11 @@ class NetworkForecaster(BaseTimeSeriesFoundationModel):
         else:
             self._freeze(mode)
         self.log_parameters()
+
+    def _initialize_model(self) -> None:
+        """Load the network; a subclass may make `self.model` in its own way."""
+        random_weights = self.config.tuning.mode == "from_scratch"
+        self.model = self._load(self.preprocessor.roles, random_weights=random_weights)
 
     def forecast(self, batch: Batch) -> torch.Tensor:
         """[batch, prediction, targets] float32 in original units: the median where there are quantiles."""
@@ -295,7 +170,7 @@ class NetworkForecaster(BaseTimeSeriesFoundationModel):
     def load_weights(self, folder: Path) -> None:
         """Read `model/`; every tensor must be there."""
         quiet_transformers()
-        self._wrap(self._load(self.preprocessor.roles, str(weights_folder(folder))), self.preprocessor)
+        self._wrap(self._load(self.preprocessor.roles, str(weights_folder(folder))))
         # torch picks its kernel by requires_grad: frozen as it was saved, the forecast is the same bit for bit
         mode = self.config.tuning.mode
         self._freeze("zero_shot" if mode in ("lora", "dora") else mode)
@@ -336,9 +211,8 @@ class NetworkForecaster(BaseTimeSeriesFoundationModel):
     def _device(self) -> torch.device:
         return next(self.module.parameters()).device
 
-    def _wrap(self, network: nn.Module, preprocessor: Preprocessor) -> None:
-        self.preprocessor = preprocessor
-        self.module = self._module_for(network, preprocessor.roles)
+    def _wrap(self, network: nn.Module) -> None:
+        self.module = self._module_for(network, self.preprocessor.roles)
         self.quantize()
         self.module.eval()
 

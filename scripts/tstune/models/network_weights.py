@@ -14,7 +14,7 @@ from safetensors import SafetensorError, safe_open
 from tstune.config.managers import read_saved_values
 from tstune.config.section import ModelSection
 from tstune.errors import CheckpointError, ConfigError, MissingDependencyError, TstuneError
-from tstune.models.contract import MODEL_FOLDER, optional_module
+from tstune.models.contract import MODEL_FOLDER, optional_module, weights_folder
 from tstune.models.registry import families, model_class
 
 if TYPE_CHECKING:
@@ -204,9 +204,9 @@ def checkpoint_of(name: str) -> str:
 
 
 def lengths_of(folder: Path) -> list[tuple[int, int]]:
-    """Context and prediction length that the config.json of a folder names; none where it is no such folder."""
+    """Context and prediction length that the config.json of a folder or run names; none where it is no such folder."""
     try:
-        values = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        values = json.loads((weights_folder(folder) / "config.json").read_text(encoding="utf-8"))
         return [(int(values["context_length"]), int(values["prediction_length"]))]
     except (OSError, ValueError, KeyError, TypeError):
         return []

@@ -14,7 +14,8 @@ from tstune.data.prepared import Preprocessor
 from tstune.data.table import Roles
 from tstune.data.windows import Batch
 from tstune.errors import CheckpointError, ConfigError
-from tstune.models.network_forecaster import NetworkForecaster, ScaledModule
+from tstune.models.modules import ScaledModule
+from tstune.models.network_forecaster import NetworkForecaster
 from tstune.models.network_weights import Architecture, lengths_of, require_same, scratch_values
 
 if TYPE_CHECKING:

@@ -15,7 +15,8 @@ from tstune.config.section import ModelSection
 from tstune.data.table import Roles
 from tstune.data.windows import Batch
 from tstune.errors import CheckpointError
-from tstune.models.network_forecaster import NetworkModule, QuantileForecaster, as_series
+from tstune.models.modules import NetworkModule, as_series
+from tstune.models.network_forecaster import QuantileForecaster
 from tstune.models.network_weights import GRANITE, Architecture, require_context, require_levels
 
 if TYPE_CHECKING:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from tstune.data.prepared import context_windows
 from tstune.data.scaler import category_codes
 from tstune.data.table import ITEM, TIMESTAMP, SourceTable
 from tstune.data.windows import Batch, padded_context, seconds
-from tstune.errors import DataError
+from tstune.errors import ConfigError, DataError
 from tstune.models.contract import ForecastModel, require_numbers
 from tstune.runtime.logs import logger
 
@@ -36,12 +37,60 @@ def forecast_batch(
         return point.cpu(), quantiles
 
 
+@dataclass(frozen=True)
+class Forecasts:
+    """Forecasts of several series, in original units.
+
+    Attributes:
+        forecasts: [items, steps, targets].
+        timestamps: [items, steps] datetime64, in UTC where there is a zone.
+        timezone: of the readings; None where they have none.
+        item_ids: [items] names.
+        targets: names of the columns.
+        quantiles: [items, steps, targets, levels], ascending; None where there are none.
+        quantile_levels: [levels].
+    """
+
+    forecasts: np.ndarray
+    timestamps: np.ndarray
+    timezone: str | None
+    item_ids: tuple[str, ...]
+    targets: tuple[str, ...]
+    quantiles: np.ndarray | None
+    quantile_levels: tuple[float, ...]
+
+    def to_frame(self) -> pd.DataFrame:
+        """One row per series and step; see `BaseTimeSeriesFoundationModel.predict`."""
+        num_rows = self.timestamps.size
+        table = pd.DataFrame(self.forecasts.reshape(num_rows, -1), columns=list(self.targets))
+        if self.quantiles is not None:
+            names = [f"{name}_q{level:g}" for name in self.targets for level in self.quantile_levels]
+            quantiles = pd.DataFrame(self.quantiles.reshape(num_rows, -1), columns=names)
+            table = pd.concat([table, quantiles], axis=1)
+        times = pd.DatetimeIndex(self.timestamps.reshape(-1))
+        times = times if self.timezone is None else times.tz_localize("UTC").tz_convert(self.timezone)
+        table.insert(0, TIMESTAMP, times)
+        table.insert(0, ITEM, np.repeat(self.item_ids, self.timestamps.shape[1]))
+        return table
+
+
 def predict_frame(
     model: ForecastModel,
     frame: pd.DataFrame | str | Path,
     future: pd.DataFrame | None,
     forward: Forward | None = None,
 ) -> pd.DataFrame:
+    """`forecast_table` as a table."""
+    return forecast_table(model, frame, future, forward).to_frame()
+
+
+def forecast_table(
+    model: ForecastModel,
+    frame: pd.DataFrame | str | Path,
+    future: pd.DataFrame | None,
+    forward: Forward | None = None,
+    batch_size: int | None = None,
+) -> Forecasts:
     """Forecast each series of a table; see `BaseTimeSeriesFoundationModel.predict`.
 
     Args:
@@ -49,8 +98,11 @@ def predict_frame(
         frame: history.
         future: what is known of it.
         forward: forecasts the windows; None: the model.
+        batch_size: series per forward pass; None: as many as suit the model.
     """
     model.require_built()
+    if batch_size is not None and (not isinstance(batch_size, int) or batch_size < 1):
+        raise ConfigError("batch_size must be a whole number from 1 on; the known future goes to future=…")
     name: object = "input"
     if not isinstance(frame, pd.DataFrame):
         name = Path(frame)
@@ -67,7 +119,7 @@ def predict_frame(
     categories = category_codes(table, preprocessor.roles, panel.item_ids)
 
     forward, forecasts, quantiles = forward or partial(forecast_batch, model), [], []
-    batch_size = model.evaluation_batch_size(torch.device("cpu"))
+    batch_size = batch_size or model.evaluation_batch_size(torch.device("cpu"))
     for begin in range(0, len(starts), batch_size):
         rows = starts[begin : begin + batch_size]
         values, status = padded_context(panel, rows, length)
@@ -87,17 +139,18 @@ def predict_frame(
                 where = slice(begin, begin + len(rows))
                 require_numbers(found.numpy(), panel.item_ids[where], stamps[where, 0])
                 kept.append(found.numpy())
-    values = _with_level(np.concatenate(forecasts), panel).reshape(-1, panel.roles.num_targets)
-    table = pd.DataFrame(values, columns=list(preprocessor.roles.target))
+    found = None
     if quantiles:
-        values = np.moveaxis(_with_level(np.moveaxis(np.concatenate(quantiles), -1, 0), panel), 0, -1)
-        values = values.reshape(len(table), -1)
-        names = [f"{name}_q{level:g}" for name in preprocessor.roles.target for level in model.quantile_levels]
-        table = pd.concat([table, pd.DataFrame(values, columns=names)], axis=1)
-    times = pd.DatetimeIndex(stamps.reshape(-1))
-    table.insert(0, TIMESTAMP, times if zone is None else times.tz_localize("UTC").tz_convert(zone))
-    table.insert(0, ITEM, np.repeat(panel.item_ids, config.model.prediction_length))
-    return table
+        found = np.moveaxis(_with_level(np.moveaxis(np.concatenate(quantiles), -1, 0), panel), 0, -1)
+    return Forecasts(
+        forecasts=_with_level(np.concatenate(forecasts), panel),
+        timestamps=stamps,
+        timezone=zone,
+        item_ids=panel.item_ids,
+        targets=preprocessor.roles.target,
+        quantiles=found,
+        quantile_levels=tuple(model.quantile_levels) if quantiles else (),
+    )
 
 
 def _with_level(values: np.ndarray, panel: Panel) -> np.ndarray:

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
-import pandas as pd
 import torch
 from pydantic import Field
 
@@ -23,7 +22,7 @@ from tstune.domains import domain_of
 from tstune.errors import CheckpointError, ConfigError
 from tstune.evaluation.backtest import thinned
 from tstune.models.baselines import WithoutNetwork
-from tstune.models.contract import MODEL_FOLDER
+from tstune.models.contract import MODEL_FOLDER, Readings
 from tstune.models.timegpt_service import (
     SentSeries,
     TimeGPTRequests,
@@ -104,13 +103,13 @@ class TimeGPTForecaster(WithoutNetwork):
         self._requests: TimeGPTRequests | None = None
         self._known: dict[bytes, tuple[np.ndarray, np.ndarray]] = {}
 
-    def prepare(self, data: str | pd.DataFrame | PreparedData | None = None) -> PreparedData:
+    def prepare(self, *data: Readings) -> PreparedData:
         """Windows, and before a run a line that says how much it will send.
 
         Raises:
             ConfigError: more than `model.max_windows`, or settings that TimeGPT has no use for.
         """
-        prepared = super().prepare(data)
+        prepared = super().prepare(*data)
         if self.preprocessor is None:
             self._check(prepared.preprocessor)
             plan, most = plan_run(self.config, prepared), self.config.model.max_windows

@@ -14,7 +14,8 @@ from tstune.config.section import ModelSection
 from tstune.data.table import Roles
 from tstune.data.windows import Batch
 from tstune.errors import CheckpointError, ConfigError
-from tstune.models.network_forecaster import NetworkModule, QuantileForecaster, observed_or_nan
+from tstune.models.modules import NetworkModule, observed_or_nan
+from tstune.models.network_forecaster import QuantileForecaster
 from tstune.models.network_weights import Architecture, require_context
 
 

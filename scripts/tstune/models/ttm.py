@@ -15,15 +15,17 @@ from torch import nn
 
 from tstune.config.schema import ForecastSection
 from tstune.config.section import ModelSection
+from tstune.config.validation import validate
 from tstune.data.defaults import CONTEXTS, shipped_weights
 from tstune.data.prepared import PreparedData, Preprocessor
 from tstune.data.scaler import UNKNOWN
 from tstune.data.table import Roles
 from tstune.data.windows import Batch
 from tstune.errors import CheckpointError, ConfigError
-from tstune.models.adapters import part_of
+from tstune.models.adapters import freeze_by_mode, part_of
 from tstune.models.fast_layers import use_fast_dropout, use_fast_patch_mixer
-from tstune.models.network_forecaster import NetworkForecaster, ScaledModule
+from tstune.models.modules import ScaledModule
+from tstune.models.network_forecaster import NetworkForecaster
 from tstune.models.network_weights import (
     GRANITE,
     UNREADABLE,
@@ -320,8 +322,8 @@ class TTMForecaster(NetworkForecaster):
     def _module_for(self, network: nn.Module, roles: Roles) -> TTMModule:
         return TTMModule(network, self.preprocessor, self.config.model.prediction_length)
 
-    def _wrap(self, network: nn.Module, preprocessor: Preprocessor) -> None:
-        super()._wrap(network, preprocessor)
+    def _wrap(self, network: nn.Module) -> None:
+        super()._wrap(network)
         if not self.config.training.compile:  # the compiler does better with the ordinary layers
             use_fast_dropout(network)
             use_fast_patch_mixer(network)
@@ -508,6 +510,38 @@ def load_pretrained(
             "the folder mixes files of two models"
         )
     return model, fresh, sorted(report["unexpected_keys"])
+
+
+def get_model(
+    model_path: str | None = BUILTIN,
+    context_length: int = 512,
+    prediction_length: int | None = None,
+    freeze_backbone: bool = False,
+    roles: Roles | None = None,
+    frequency: str = "oov",
+    **architecture: object,
+) -> TinyTimeMixerForPrediction:
+    """A TTM network by itself, as granite-tsfm has it.
+
+    Args:
+        model_path: as `model.pretrained`; None makes random weights.
+        context_length: past steps.
+        prediction_length: future steps; None takes those of the checkpoint in a folder, else 96.
+        freeze_backbone: only decoder and head learn.
+        roles: channels; None forecasts each of any number of channels alone.
+        frequency: grid step; helps granite-tsfm pick a revision on the Hub.
+        **architecture: further keys of the `model` section.
+    """
+    if prediction_length is None:
+        prediction_length = dict(lengths_of(Path(model_path or BUILTIN))).get(context_length, 96)
+    values = {"pretrained": model_path, "context_length": context_length, "prediction_length": prediction_length}
+    section = validate({"model": values | architecture}, origin="get_model").model
+    roles = roles or Roles(("value",))
+    network = (
+        build_from_scratch(section, roles) if model_path is None else load_pretrained(section, roles, frequency)[0]
+    )
+    freeze_by_mode(network, "decoder" if freeze_backbone else "full", TTMForecaster.parts, ())
+    return network
 
 
 def _check_architecture(config: TinyTimeMixerConfig, section: TTMSection) -> None:

@@ -6,8 +6,6 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 
-import pandas as pd
-
 from tstune.config.schema import PretrainingSection, RunConfig
 from tstune.data.cohort import remarks
 from tstune.data.frequency import fixed_step, parse_frequency
@@ -15,7 +13,7 @@ from tstune.data.prepared import PreparedData
 from tstune.errors import ConfigError
 from tstune.evaluation.backtest import Scores
 from tstune.evaluation.verdict import Verdict, best_model, format_metrics, format_per_item, format_scoreboard, verdict
-from tstune.models.contract import ForecastModel
+from tstune.models.contract import ForecastModel, Readings
 from tstune.registry import check_name, open_registry
 from tstune.runs.folder import (
     ENVIRONMENT,
@@ -51,7 +49,7 @@ from tstune.training.per_item import tune_items
 
 def finetune(
     model: ForecastModel,
-    train_data: str | pd.DataFrame | PreparedData | None = None,
+    data: Sequence[Readings] = (),
     output_dir: str | Path | None = None,
     overwrite: bool = False,
     manager: DistributedManager | None = None,
@@ -62,7 +60,7 @@ def finetune(
     """Tune a model and judge it; see `BaseTimeSeriesFoundationModel.fit` for arguments and result."""
     with FineTuning(model, output_dir, overwrite, resume, manager, tracker, callbacks) as run:
         if not run.has("judged"):
-            run.prepare(train_data)
+            run.prepare(*data)
             run.build()
             run.start_tracking()
             run.judge_before()
@@ -92,9 +90,9 @@ class FineTuning(ModelRun):
         """Refuse before the training what would be wrong after it."""
         _check_config(self.config)
 
-    def prepare(self, train_data: str | pd.DataFrame | PreparedData | None = None) -> None:
+    def prepare(self, train_data: Readings = None, val_data: Readings = None, test_data: Readings = None) -> None:
         """Source → panel → split → windows; leaks are refused."""
-        self.data = self.model.prepare(train_data)
+        self.data = self.model.run_data(train_data, val_data, test_data)
         self.config = self.model.config  # with what `auto` became
         parts = (f"{part} {len(windows):,}" for part, windows in self.data.windows.items())
         logger.info("windows: %s", ", ".join(parts))
@@ -148,7 +146,7 @@ class FineTuning(ModelRun):
     def conclude(self) -> None:
         """Quantiles, further metrics, the verdict, the scoreboard."""
         self.judge.add_quantiles(self.model)
-        self.judge.add_metrics()
+        self.judge.add_metrics(self.model.own_metrics)
         scores = self.judge.scores
         went_back = self.training is not None and self.training.best_step == 0
         kept = "fine_tuned" if "fine_tuned" in scores and not went_back else "zero_shot"
@@ -183,6 +181,7 @@ class FineTuning(ModelRun):
         environment["models"] = self.judge.models
         environment["quantization"] = self.model.quantization_report and str(self.model.quantization_report)
         self.model.save(folder.path)
+        self.model._save_training_metadata(folder.path, results["metrics"])
         if not folder.has(HISTORY):  # nothing was trained
             folder.write_text(HISTORY, "")
         self.judge.save(folder, "test", results["verdict"])

@@ -25,6 +25,7 @@ CONFIG, METRICS, VERDICT, MANIFEST = "config.yaml", "metrics.json", "verdict.jso
 EVALUATION, WINDOWS, ENVIRONMENT, HISTORY = "evaluation.json", "windows.parquet", "environment.json", "history.jsonl"
 FORECASTS, COHORT, PER_ITEM = "forecasts.parquet", "cohort.csv", "per_item.json"
 TRACKING, README = "tracking.json", "README.md"
+TRAINING_METADATA = "training_metadata.json"
 PREPROCESSOR, MODEL, ADAPTER, PLOTS, CHECKPOINTS = "preprocessor.json", "model", "adapter", "plots", "checkpoints"
 
 _KEYS = {

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 import numpy as np
@@ -135,16 +135,21 @@ class Judge:
         windows = replace(test, quantiles=judged.quantiles, levels=levels)
         self.scores[name] = replace(self.scores[name], windows=windows)
 
-    def add_metrics(self) -> None:
-        """Compute the configured metrics, each for the forecasts that have what it needs."""
+    def add_metrics(self, own: Callable[[ScoredWindows], dict[str, float]] | None = None) -> None:
+        """Compute the configured metrics, each for the forecasts that have what it needs.
+
+        Args:
+            own: further ones of every forecast, `ForecastModel.own_metrics`.
+        """
         names = self.config.evaluation.metrics
         for scores in self.scores.values():
-            if not names:
+            if not names and own is None:
                 return
             if scores.windows is None:
                 logger.warning("evaluation.metrics left out: the forecasts of a model are too large for memory")
                 return
             found = further_metrics(names, scores.windows)
+            found |= own(scores.windows) if own is not None else {}
             scores.metrics.update({column: value for column, value in found.items() if column not in scores.metrics})
 
     def save(self, folder: RunFolder, part: str, judged: Verdict) -> None:

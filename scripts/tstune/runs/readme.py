@@ -59,6 +59,7 @@ The input needs the last {context} steps of each series; values are in original 
 |---|---|
 | `model/` | weights (safetensors) and config, in the format of the model's own library |
 | `preprocessor.json` | columns, grid, scaler |
+| `training_metadata.json` | what was trained: parameters, adapter, metrics |
 | `uncertainty.json` | how forecasts become quantiles: method, levels, options |
 | `uncertainty.safetensors` | its numbers, fitted on validation windows that chose nothing |
 | `config.yaml` | the resolved configuration; `--config config.yaml output_dir=…` reruns it |

@@ -13,6 +13,7 @@ import torch
 
 from tstune.config.schema import RunConfig
 from tstune.data.manifest import compare_manifests
+from tstune.data.parts import GIVEN
 from tstune.data.prepared import PreparedData
 from tstune.errors import ConfigError, DataError, FolderError
 from tstune.evaluation.backtest import horizon_steps
@@ -196,7 +197,7 @@ def _score(judge: Judge, config: RunConfig, saved: ForecastModel, with_zero_shot
         judge.score("per_item", saved.for_items(judge.data.panel.item_ids))
     judge.score_baselines(saved)
     judge.add_quantiles(saved)
-    judge.add_metrics()
+    judge.add_metrics(saved.own_metrics)
 
 
 def _refuse_another_run(overrides: Sequence[str]) -> None:
@@ -215,6 +216,11 @@ def _same_data(config: RunConfig, folder: RunFolder) -> PreparedData:
         f"{folder.path} was trained on a table that was given to fit(train_data=…), not on data.source="
         f"{config.data.source}; the folder does not hold it, so its scoreboard cannot be rebuilt"
     )
+    if GIVEN in recorded.get("notes", {}):
+        raise DataError(
+            f"{folder.path} was validated or tested on data that was given to fit(val_data=…, test_data=…); "
+            "the folder does not hold it, so its scoreboard cannot be rebuilt"
+        )
     if not recorded.get("files") and config.data.source in ("csv", "parquet") and config.data.path is None:
         raise given_as_table
     data = model_class(config.model.type)(config).prepare()

@@ -57,6 +57,7 @@ class ModelRun(Run, ABC):
         callbacks: Sequence[Callback] = (),
     ) -> None:
         setup_logging()
+        model.take_training_arguments(output_dir)
         config = model.config
         manager = manager or DistributedManager.for_run(config)
         logger.info(manager.describe())
@@ -88,6 +89,7 @@ class ModelRun(Run, ABC):
     def build(self) -> None:
         """Weights, tuning mode, and what learns."""
         set_seed(self.config.seed)
+        self.model.trained = {}
         self.model.build(self.data.preprocessor)
         self.model.to(self.manager.device)
         self.parameters = self.model.get_model_info()  # as trained: adapters are merged afterwards

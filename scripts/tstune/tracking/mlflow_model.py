@@ -27,7 +27,7 @@ class RunFolderModel(PythonModel):
         if not roles.control:
             return self._model.predict(model_input)
         known = _is_known(model_input, list(roles.target), self._model.preprocessor)
-        return self._model.predict(model_input[known], model_input[~known])
+        return self._model.predict(model_input[known], future=model_input[~known])
 
 
 def _is_known(frame: pd.DataFrame, targets: list[str], preprocessor: object) -> pd.Series:

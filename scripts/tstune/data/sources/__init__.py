@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tstune.config.schema import DataSection
+from tstune.config.validation import validate
 from tstune.data.table import SourceTable, TableStream
 from tstune.errors import ConfigError, DataError
 from tstune.named_code import import_named
@@ -182,6 +183,45 @@ def load_source(config: DataSection) -> SourceTable:
     """
     load = _own_function(config.source) if ":" in config.source else _module(config.source).load
     return load(config)
+
+
+@dataclass(frozen=True)
+class SourceLoader:
+    """A source that was read.
+
+    Attributes:
+        config: what was asked for.
+        processed_data: its readings, for `get_datasets`; `processed_data.frame` is the table.
+    """
+
+    config: DataSection
+    processed_data: SourceTable
+
+
+_READ: dict[str, SourceTable] = {}
+"""What `get_loader` read last, by its request and the state of its files."""
+
+
+def get_loader(data_source_name: str = "cgm_sample", use_cached: bool = True, **keys: object) -> SourceLoader:
+    """Read a source.
+
+    Args:
+        data_source_name: a value of `data.source`.
+        use_cached: take what this process read last, if it was this and its files have not changed since.
+        **keys: further keys of the `data` section, for example ``path``.
+    """
+    config = validate({"data": {"source": data_source_name, **keys}}, origin="get_loader").data
+    if use_cached and _request(config, *_READ.values()) in _READ:
+        return SourceLoader(config, *_READ.values())
+    table = load_source(config)
+    _READ.clear()
+    _READ[_request(config, table)] = table
+    return SourceLoader(config, table)
+
+
+def _request(config: DataSection, *known: SourceTable) -> str:
+    changed = [(file, Path(file).stat().st_mtime_ns) for table in known for file in table.files if Path(file).is_file()]
+    return f"{config.model_dump_json()} {changed}"
 
 
 def stream_source(config: DataSection) -> TableStream | None:
