@@ -90,6 +90,8 @@ def basic_interface(folder: Path) -> None:
     print(f"\nthe loaded model forecasts the same: {forecast.equals(model.predict(series))}")
     print(f"evaluated again on the test part: RMSE {loaded.evaluate(series)['rmse']:.3f}")
     print(forecast.head(3).to_string(index=False))
+    arrays = loaded.predict(series, return_dict=True)
+    print(f"as arrays: forecasts {arrays['forecasts'].shape} of {', '.join(arrays['item_ids'])}")
 
 
 def low_rank_adapters(folder: Path) -> None:
@@ -98,14 +100,13 @@ def low_rank_adapters(folder: Path) -> None:
 
     series = daily_series()
     TTMForecaster(small_config()).fit(series, output_dir=folder / "base")
-    lora = LoRAConfig(enabled=True, rank=4, alpha=8)
-    # the architecture comes from the checkpoint
-    read_from_it = dict.fromkeys(ARCHITECTURE)
-    config = small_config(pretrained=str(folder / "base" / "model"), **read_from_it)
-    model = TTMForecaster(config, lora)
+    read_from_it = dict.fromkeys(ARCHITECTURE)  # the architecture comes from the weights of that run
+    model = TTMForecaster(small_config(pretrained=str(folder / "base"), **read_from_it), LoRAConfig(rank=4, alpha=8))
+    model.enable_lora()
     results = model.fit(series, output_dir=folder / "adapted")
-    count = results["parameters"]
-    print(f"{count['trainable']:,} of {count['total']:,} parameters learned ({count['percentage']} %)")
+    info = TTMForecaster.load(folder / "adapted").get_model_info()
+    print(f"{info['trainable']:,} of {info['total']:,} parameters learned ({info['percentage']} %)")
+    print(f"adapter of rank {info['adapter']['rank']} on {', '.join(info['adapter']['target_modules'])}")
     before, after = (results["metrics"][name]["rmse"] for name in ("zero_shot", "fine_tuned"))
     print(f"RMSE {before:.3f} before, {after:.3f} after")
     print("adapter:", ", ".join(sorted(path.name for path in (folder / "adapted" / "adapter").iterdir())))
@@ -113,10 +114,10 @@ def low_rank_adapters(folder: Path) -> None:
 
 def distributed_setup(folder: Path) -> None:
     """Example 3: what this process group is, and what a configuration may ask of it."""
-    from tstune import DistributedConfig, DistributedManager, TstuneError
-    from tstune.runtime.memory import GPUManager
+    from tstune import DistributedConfig, DistributedManager, GPUManager, TstuneError, TTMForecaster
 
-    manager = DistributedManager(DistributedConfig())
+    noted = DistributedConfig(enabled=False, strategy="ddp", world_size=4)  # a note: nothing is required
+    manager = TTMForecaster(small_config(), distributed_config=noted).setup_distributed()
     print(manager.describe())
     report = GPUManager(manager.device).report()
     print(f"{report['visible_gpus']} GPU(s), {report['free_memory_mib']:,.0f} MiB of memory free")

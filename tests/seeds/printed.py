@@ -44,12 +44,11 @@ class Document:
     entries: tuple[Printed, ...]
 
 
-WAITING = "its test is being written"
 _SKETCH = "an idea the document itself replaces a few lines below"
 _STEP = "a private step of the document's sketch; ours are steps of one loop that all models share"
 
 _MODEL = "tstune.models.base:BaseTimeSeriesFoundationModel"
-_EXAMPLES = "scripts/examples/base_framework.py"
+_EXAMPLES = "scripts/examples/test_base_framework.py"
 _FLAT = "tstune.config.flat:ModelConfig"
 _SIMPLE = "tstune.config.managers:SimpleConfigManager"
 _HYDRA = "tstune.config.managers:HydraConfigManager"
@@ -115,11 +114,11 @@ BASE_FRAMEWORK = Document(
         Printed(172, "training:", _SIMPLE),
         Printed(179, "lora:", _SIMPLE),
         Printed(185, "distributed:", _SIMPLE),
-        Printed(196, "python scripts/examples/test_base_framework.py --example 1", _EXAMPLES, WAITING),
-        Printed(199, "python scripts/examples/test_base_framework.py --example 2", _EXAMPLES, WAITING),
-        Printed(202, "python scripts/examples/test_base_framework.py --example 3", _EXAMPLES, WAITING),
-        Printed(205, "python scripts/examples/test_base_framework.py --example 4", _EXAMPLES, WAITING),
-        Printed(208, "python scripts/examples/test_base_framework.py", _EXAMPLES, WAITING),
+        Printed(196, "python scripts/examples/test_base_framework.py --example 1", _EXAMPLES),
+        Printed(199, "python scripts/examples/test_base_framework.py --example 2", _EXAMPLES),
+        Printed(202, "python scripts/examples/test_base_framework.py --example 3", _EXAMPLES),
+        Printed(205, "python scripts/examples/test_base_framework.py --example 4", _EXAMPLES),
+        Printed(208, "python scripts/examples/test_base_framework.py", _EXAMPLES),
         Printed(216, "Implement `_prepare_data()` and `_compute_metrics()`", _MODEL),
     ),
 )

@@ -1,9 +1,10 @@
-"""The example runner: each example does what it prints, all four in one process."""
+"""The commands of the base framework's document: each example runs by its printed name and does what it prints."""
 
 from __future__ import annotations
 
 import json
 import re
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -11,7 +12,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-RUNNER = ROOT / "scripts/examples/base_framework.py"
+RUNNER = ROOT / "scripts/examples/test_base_framework.py"
 
 
 @pytest.fixture(scope="module")
@@ -25,6 +26,7 @@ def everything(tmp_path_factory):
     return answer.stdout, folder / "out"
 
 
+@pytest.mark.printed("000", 208, "python scripts/examples/test_base_framework.py")
 def test_all_four_examples_run(everything):
     printed, folder = everything
     assert re.findall(r"=== Example (\d)", printed) == ["1", "2", "3", "4"]
@@ -41,6 +43,7 @@ def test_all_four_examples_run(everything):
 
 def test_a_loaded_model_forecasts_the_same(everything):
     assert "the loaded model forecasts the same: True" in everything[0]
+    assert "as arrays: forecasts (2, 12, 1) of north, south" in everything[0]
 
 
 def test_the_adapter_learns_a_part(everything):
@@ -49,6 +52,7 @@ def test_the_adapter_learns_a_part(everything):
     counted = environment["parameters"]
     assert (f"{counted['trainable']:,}", f"{counted['total']:,}") == (learned, total)
     assert 0 < counted["trainable"] < counted["total"]
+    assert "adapter of rank 4 on attn_layer, base_forecast_block, fc1, fc2" in everything[0]
 
 
 def test_a_wrong_number_of_processes_is_refused(everything):
@@ -68,18 +72,35 @@ def test_runs_are_tracked_and_registered(everything):
     assert f"champion is daily:{better}" in printed
 
 
-def test_one_example_alone(tmp_path):
-    answer = subprocess.run(
-        [sys.executable, RUNNER, "--example", "3"], cwd=tmp_path, capture_output=True, text=True, timeout=120
-    )
-    assert answer.returncode == 0, answer.stderr
-    assert re.findall(r"=== Example (\d)", answer.stdout) == ["3"]
+@pytest.mark.printed("000", 196, "python scripts/examples/test_base_framework.py --example 1")
+@pytest.mark.printed("000", 199, "python scripts/examples/test_base_framework.py --example 2")
+@pytest.mark.printed("000", 202, "python scripts/examples/test_base_framework.py --example 3")
+@pytest.mark.printed("000", 205, "python scripts/examples/test_base_framework.py --example 4")
+@pytest.mark.parametrize("number", ["1", "2", "3", "4"])
+def test_one_example_alone(number, tmp_path, monkeypatch, capsys):
+    assert run(monkeypatch, tmp_path, "--example", number) == 0
+    printed = capsys.readouterr().out
+    assert re.findall(r"=== Example (\d)", printed) == [number]
+    assert len(printed.splitlines()) > 5
     assert list(tmp_path.iterdir()) == []
 
 
-def test_an_unknown_example_is_refused(tmp_path):
-    answer = subprocess.run(
-        [sys.executable, RUNNER, "--example", "5"], cwd=tmp_path, capture_output=True, text=True, timeout=60
-    )
-    assert answer.returncode == 2
-    assert "invalid choice: 5" in answer.stderr
+def test_an_unknown_example_is_refused(tmp_path, monkeypatch, capsys):
+    assert run(monkeypatch, tmp_path, "--example", "5") == 2
+    assert "invalid choice: 5" in capsys.readouterr().err
+
+
+def test_pytest_finds_no_test_in_it():
+    listed = [sys.executable, "-m", "pytest", "--collect-only", "-q", "-p", "no:cacheprovider", RUNNER]
+    answer = subprocess.run(listed, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert "no tests collected" in answer.stdout
+
+
+def run(monkeypatch: pytest.MonkeyPatch, folder: Path, *arguments: str) -> int:
+    """The exit code of ``python scripts/examples/test_base_framework.py …``, in this process."""
+    monkeypatch.chdir(folder)
+    monkeypatch.setattr(sys, "argv", [str(RUNNER), *arguments])
+    monkeypatch.syspath_prepend(str(RUNNER.parent))
+    with pytest.raises(SystemExit) as end:
+        runpy.run_path(str(RUNNER), run_name="__main__")
+    return end.value.code
