@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
+import describe_data
 import finetune_ttm
-import list_sources
 from tstune.config.schema import DataSection
 from tstune.data.prepared import prepare_data
 from tstune.data.sources import available_sources, describe_sources, load_source, source_info
@@ -59,7 +59,7 @@ def test_every_source_says_what_it_is():
 
 
 def test_the_scripts_list_all_sources(capsys: pytest.CaptureFixture[str]):
-    assert list_sources.main(["all"]) == 0
+    assert describe_data.main(["--list-sources"]) == 0
     text = capsys.readouterr().out
     names = [line for line in text.splitlines() if line and not line.startswith(" ")]
     assert set(available_sources()) - {"parquet"} <= set(names)
@@ -67,12 +67,12 @@ def test_the_scripts_list_all_sources(capsys: pytest.CaptureFixture[str]):
         finetune_ttm.parse_args(["--list-sources"])
     assert stop.value.code == 0
     assert capsys.readouterr().out == text
-    assert list_sources.main(["t1d_uom"]) == 0
+    assert describe_data.main(["--list-sources", "t1d_uom"]) == 0
     one = capsys.readouterr().out
     assert one.startswith("t1d_uom\n")
     assert "doi.org/10.5281/zenodo.15806142" in one
     assert "csv" not in one.splitlines()[0]
-    assert list_sources.main(["t1d_uon"]) == 2
+    assert describe_data.main(["--list-sources", "t1d_uon"]) == 2
     assert "did you mean t1d_uom?" in capsys.readouterr().err
 
 

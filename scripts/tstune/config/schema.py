@@ -139,7 +139,7 @@ class DataSection(Section):
     """Where the series come from and how they are cut into windows."""
 
     source: str = "cgm_sample"
-    """Name of a data source (scripts/list_sources.py), or your own function as package.module:function."""
+    """Name of a data source (scripts/describe_data.py --list-sources), or your function as package.module:function."""
     path: str | None = None
     """File the source reads; for csv also a folder or a pattern such as `data/P*.csv.gz`, one series per file (with
     item_id_column: parts of one table)."""
@@ -148,7 +148,7 @@ class DataSection(Section):
     so that they may be larger than it. Parquet tables and local `datasets` are also prepared piece by piece. Null keeps
     everything in memory."""
     source_options: dict[str, bool | int | float | str | list[str | int]] = {}
-    """What only this source understands, for example `{people: 20}`; scripts/list_sources.py names them."""
+    """What only this source understands, as `{people: 20}`; scripts/describe_data.py --list-sources names it."""
     skip_rows: int = Field(0, ge=0)
     """Lines at the top of a text file that are not looked at; titles, comments and units are found without it."""
     keep_rows: str | None = Field(None, pattern=r"^\s*\S.*?(==|!=)")

@@ -174,6 +174,18 @@ def describe_sources(name: str | None = None) -> str:
     return "\n\n".join([*infos.values(), *([_OF_ALL] if name is None else [])])
 
 
+def recognised_source(path: Path) -> str | None:
+    """The source that knows a file or folder by its content; None if none does.
+
+    A source that can says so by ``recognises(path) -> bool``.
+    """
+    for name in available_sources():
+        recognises = getattr(_module(name), "recognises", None)
+        if recognises is not None and recognises(path):
+            return name
+    return None
+
+
 def load_source(config: DataSection) -> SourceTable:
     """Read the table named by ``data.source``.
 

@@ -21,7 +21,7 @@ from tstune.data.cleaning.report import CleaningReport
 from tstune.data.frequency import fixed_step, parse_frequency
 from tstune.data.sources import Option, SourceInfo
 from tstune.data.sources import cgm_export_vendors as v
-from tstune.data.sources.cgm_export_reading import KINDS, Export, read_export, words_of
+from tstune.data.sources.cgm_export_reading import KINDS, Export, has_known_header, read_export, words_of
 from tstune.data.sources.channels import choose_channels, doses_on_grid, grid_between, join_channels
 from tstune.data.table import TIMESTAMP, SourceTable
 from tstune.errors import ConfigError, DataError
@@ -96,6 +96,12 @@ def load(config: DataSection) -> SourceTable:
         },
         cleaning=report.to_dict(),
     )
+
+
+def recognises(path: Path) -> bool:
+    """True if a file, or one of the first of a folder, has the header of a vendor."""
+    files = sorted(file for file in path.rglob("*") if file.is_file())[:5] if path.is_dir() else [path]
+    return any(has_known_header(file) for file in files)
 
 
 # Files and people

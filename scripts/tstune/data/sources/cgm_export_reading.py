@@ -70,6 +70,10 @@ class Table:
         return self.cells[places].replace("", pd.NA).bfill(axis=1).iloc[:, 0].fillna("").astype(str)
 
 
+_HEADER_BYTES = 1 << 16
+"""Of a text, to see whose export it is."""
+
+
 @dataclass
 class Export:
     """What one file says.
@@ -126,6 +130,17 @@ def read_export(path: Path, report: CleaningReport) -> Export | None:
         next((part.day_first for part in parts if part.day_first is not None), None),
         frozenset(_people(titles)).union(*(part.person for part in read)),
     )
+
+
+def has_known_header(path: Path) -> bool:
+    """True if a file begins a table, somewhere, with the header of a vendor."""
+    try:
+        if path.suffix.lower() in (".xml", ".xlsx", ".json", ".jsonl"):
+            return bool(_tables(path)[0])
+        with path.open("rb") as stream:
+            return bool(_tables_of_text(_decode(stream.read(_HEADER_BYTES)))[0])
+    except (ValueError, OSError, KeyError, ElementTree.ParseError, csv.Error):
+        return False
 
 
 # Files into tables of text

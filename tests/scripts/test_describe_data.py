@@ -1,0 +1,120 @@
+"""A look at data before a run: what is found is a recipe that runs; quick, and without torch."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import yaml
+from recipes.documented import ROOT, commands
+
+import describe_data
+import finetune_ttm
+from tstune.data.describe import describe
+
+QUICK = (
+    *("training.max_steps=2", "training.eval_every_steps=2", "data.train_stride=40", "data.validation_stride=40"),
+    *("data.test_stride=200", "evaluation.baselines=[persistence]", "evaluation.num_plots=0"),
+    *("evaluation.report=false", "training.per_device_batch_size=8"),
+)
+
+
+def three_weeks() -> pd.DataFrame:
+    """Two people, 5-minute sensors whose clocks waver, gaps every other day, insulin blank where none was given."""
+    random, frames, steps = np.random.default_rng(3), [], 21 * 288
+    for person, phase in (("P01", 0), ("P02", 3)):
+        times = pd.date_range("2024-05-01 08:05", periods=steps, freq="5min")
+        glucose = 130 + 30 * np.sin(np.arange(steps) / 288 * 2 * np.pi + phase) + random.normal(0, 0.5, steps).cumsum()
+        insulin = np.where(random.random(steps) < 0.015, random.uniform(1, 8, steps).round(1), np.nan)
+        kept = np.ones(steps, bool)
+        for begin in random.integers(0, steps, 10):
+            kept[begin : begin + random.integers(5, 30)] = False
+        columns = {"person": person, "time": times, "glucose": glucose.clip(45, 350).round(), "insulin": insulin}
+        frames.append(pd.DataFrame(columns)[kept])
+    return pd.concat(frames)
+
+
+@pytest.fixture(scope="module")
+def desk(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("desk")
+    three_weeks().to_csv(folder / "readings.csv", index=False)
+    (folder / "recipes").symlink_to(ROOT / "recipes")
+    return folder
+
+
+def test_the_command_of_the_readme_works_on_three_weeks_of_two_people(desk, monkeypatch, capsys):
+    (command,) = [one for one in commands("README.md") if "recipes/ttm/csv/decoder.yaml" in one.words]
+    monkeypatch.chdir(desk)
+    begin = command.words.index("scripts/finetune_ttm.py") + 1
+    assert finetune_ttm.main([*command.words[begin:], *QUICK]) == 0, capsys.readouterr().err
+    saved = yaml.safe_load((desk / "runs/mine/config.yaml").read_text())
+    assert saved["data"]["split"]["mode"] in ("strict", "deployment")
+    assert (saved["model"]["context_length"], saved["model"]["prediction_length"]) in ((512, 96), (96, 24))
+    assert "zero_shot" in capsys.readouterr().out
+
+
+def test_what_is_printed_runs_when_it_is_pasted(desk, monkeypatch, capsys):
+    monkeypatch.chdir(desk)
+    assert describe_data.main(["readings.csv", "--yaml", "mine.yaml", "--html", "look.html"]) == 0
+    out, recipe = capsys.readouterr().out, (desk / "mine.yaml").read_text()
+    assert recipe in out
+    assert yaml.safe_load(recipe)["data"] == {
+        "source": "csv",
+        "path": "readings.csv",
+        "timestamp_column": "time",
+        "item_id_column": "person",
+        "target_columns": ["glucose"],
+        "conditional_columns": ["insulin"],
+        "fill": {"insulin": "zero"},
+    }
+    assert "2 series every 5min, 2024-05-01 08:05 to" in out
+    page = (desk / "look.html").read_text()
+    assert page.count("<svg") == 3, "coverage for a desktop and for a phone, and the distribution"
+    assert finetune_ttm.main(["--config", "mine.yaml", *QUICK]) == 0, capsys.readouterr().err
+    follows = describe("readings.csv").follows
+    saved = yaml.safe_load((desk / "runs/readings/config.yaml").read_text())
+    assert saved["model"]["context_length"] == follows["model.context_length"]
+    assert saved["evaluation"]["horizons"] == follows["evaluation.horizons"]
+
+
+@pytest.mark.parametrize(
+    ("frame", "found"),
+    [
+        (three_weeks()[["time", "glucose"]].head(2000), {"timestamp_column": "time"}),
+        (three_weeks().rename(columns={"time": "timestamp"}).head(9000)[["person", "timestamp", "glucose"]],
+         {"item_id_column": "person"}),
+        (pd.DataFrame({"date": pd.date_range("2010-01-31", periods=150, freq="ME"), "a": range(150), "b": range(150)}),
+         {"timestamp_column": "date"}),
+    ],
+)  # fmt: skip
+def test_columns_are_recognised(tmp_path, frame, found):
+    frame.to_csv(tmp_path / "t.csv", index=False)
+    given = describe(str(tmp_path / "t.csv")).given
+    assert {key: value for key, value in given.items() if key not in ("source", "path")} == found
+
+
+def test_too_little_is_said_with_what_works(tmp_path, capsys):
+    pd.DataFrame({"timestamp": pd.date_range("2020", periods=60, freq="D"), "y": range(60)}).to_csv(tmp_path / "t.csv")
+    assert describe_data.main([str(tmp_path / "t.csv"), "data.target_columns=[y]"]) == 2
+    out = capsys.readouterr().out
+    assert "not enough as it is: series too short" in out
+    assert "this works: model.pretrained=null tuning.mode=from_scratch" in out
+
+
+def test_ten_megabytes_take_two_seconds_without_torch(tmp_path):
+    times = pd.date_range("2024", periods=68_000, freq="5min")
+    values = 120 + np.random.default_rng(0).normal(0, 0.3, (5, len(times))).cumsum(axis=1).round(1)
+    frames = [pd.DataFrame({"person": f"P{n}", "time": times, "glucose": row}) for n, row in enumerate(values)]
+    pd.concat(frames).to_csv(tmp_path / "big.csv", index=False)
+    assert (tmp_path / "big.csv").stat().st_size > 9_000_000
+    code = (
+        "import sys, time, describe_data; assert describe_data.main(sys.argv[1:]) == 0; "
+        "assert 'torch' not in sys.modules; print(time.process_time())"
+    )
+    command = [sys.executable, "-c", code, str(tmp_path / "big.csv"), "--html", str(tmp_path / "big.html")]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT / "scripts")
+    assert float(done.stdout.splitlines()[-1]) < 4, "two seconds on a processor of its own"
