@@ -123,62 +123,42 @@ def _ratio_interval(covered: np.ndarray, readings: np.ndarray, confidence: float
     return float(expit(logit(share) - reach)), float(expit(logit(share) + reach))
 
 
-@dataclass(frozen=True)
-class PitHistogram:
-    """Where readings fell between the forecast quantiles.
-
-    Attributes:
-        edges: [bins + 1] 0, the levels, 1.
-        share: [bins] share of observed readings in each bin.
-        expected: [bins] what a calibrated forecast has, the distance between the levels.
-    """
-
-    edges: np.ndarray
-    share: np.ndarray
-    expected: np.ndarray
-
-
-def pit_histogram(truth: np.ndarray, quantiles: np.ndarray, levels: Levels, observed: np.ndarray) -> PitHistogram:
+def pit_histogram(
+    truth: np.ndarray, quantiles: np.ndarray, levels: Levels, observed: np.ndarray
+) -> dict[str, np.ndarray]:
     """Histogram of the probability integral transform, with the levels as edges: nothing is guessed between them.
 
     Gneiting, Balabdaoui & Raftery 2007, doi:10.1111/j.1467-9868.2007.00587.x. A U shape means intervals that are too
-    narrow. A reading on a quantile counts below it. Quantiles must not cross, see `quantile_order`.
+    narrow. A reading on a quantile counts below it. Quantiles must not cross.
+
+    Returns:
+        ``edges`` [bins + 1] 0, the levels, 1 · ``share`` [bins] of the observed readings · ``expected`` [bins] share
+        that a calibrated forecast has, the distance between the levels.
     """
     truth, quantiles, levels, observed = checked_quantiles(truth, quantiles, levels, observed)
     which = sum((quantiles[..., i] < truth).astype(np.int64) for i in range(len(levels)))
     count = np.bincount(which[observed], minlength=len(levels) + 1)
     edges = np.concatenate([[0.0], levels, [1.0]])
     with np.errstate(invalid="ignore"):
-        return PitHistogram(edges, count / count.sum(), np.diff(edges))
-
-
-@dataclass(frozen=True)
-class ReliabilityTable:
-    """Promised against observed share of readings below each quantile.
-
-    Attributes:
-        levels: [quantiles] promised.
-        observed: [quantiles] share of readings at or below the quantile.
-        pinball: [quantiles] mean pinball loss, in the unit of the truth.
-        num_readings: observed readings.
-    """
-
-    levels: np.ndarray
-    observed: np.ndarray
-    pinball: np.ndarray
-    num_readings: int
-
-    @property
-    def mean_absolute_error(self) -> float:
-        """Mean |observed - promised| over levels, the mean absolute calibration error (MACE)."""
-        return float(np.abs(self.observed - self.levels).mean())
+        return {"edges": edges, "share": count / count.sum(), "expected": np.diff(edges)}
 
 
 def reliability_table(
     truth: np.ndarray, quantiles: np.ndarray, levels: Levels, observed: np.ndarray
-) -> ReliabilityTable:
-    """Reliability of every level (quantile calibration; Kuleshov et al. 2018, arXiv:1807.00263)."""
+) -> dict[str, np.ndarray]:
+    """Reliability of every level (quantile calibration; Kuleshov et al. 2018, arXiv:1807.00263).
+
+    Returns:
+        [quantiles] each: ``levels`` as promised · ``observed`` share of readings at or below the quantile · ``pinball``
+        mean loss, in the unit of the truth.
+    """
     loss = pinball_loss(truth, quantiles, levels, observed)
     truth, quantiles, levels, observed = checked_quantiles(truth, quantiles, levels, observed)
     below = [masked_mean(truth <= quantiles[..., i], observed) for i in range(len(levels))]
-    return ReliabilityTable(levels, np.array(below), loss, int(observed.sum()))
+    return {"levels": levels, "observed": np.array(below), "pinball": loss}
+
+
+def calibration_error(truth: np.ndarray, quantiles: np.ndarray, levels: Levels, observed: np.ndarray) -> float:
+    """Mean |observed - promised| share over the levels, the mean absolute calibration error (MACE)."""
+    table = reliability_table(truth, quantiles, levels, observed)
+    return float(np.abs(table["observed"] - table["levels"]).mean())

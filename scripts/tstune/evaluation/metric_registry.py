@@ -80,7 +80,7 @@ METRICS: dict[str, BuiltinMetric] = {
     "wql": _quantile(probabilistic.mean_weighted_quantile_loss),
     "crps": _quantile(probabilistic.crps_from_quantiles),
     "coverage": BuiltinMetric(_coverage, ("quantiles", "levels")),
-    "calibration_error": _quantile(lambda *windows: calibration.reliability_table(*windows).mean_absolute_error),
+    "calibration_error": _quantile(calibration.calibration_error),
 }
 """Name -> metric of any series. Those that give several numbers name each, as `coverage` gives `coverage_80`."""
 

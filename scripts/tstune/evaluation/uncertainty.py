@@ -15,6 +15,7 @@ from tstune.errors import DataError
 from tstune.evaluation.bootstrap import Blocks
 from tstune.evaluation.calibration import (
     available_intervals,
+    calibration_error,
     central_interval,
     interval_coverage,
     pit_histogram,
@@ -136,7 +137,6 @@ def fit_uncertainty(
 def scored(test: ScoredWindows, quantiles: np.ndarray, levels: list[float]) -> dict:
     """One row of the comparison; lengths in the unit of the readings."""
     truth, observed = test.truth, test.observed
-    table = reliability_table(truth, quantiles, levels, observed)
     seen = observed_like(observed, truth)
     blocks = dependent_windows(test)
     intervals = []
@@ -147,7 +147,7 @@ def scored(test: ScoredWindows, quantiles: np.ndarray, levels: list[float]) -> d
         "wql": mean_weighted_quantile_loss(truth, quantiles, levels, observed),
         "crps": float(crps_from_quantiles(truth, quantiles, levels, observed)),
         "pinball": float(pinball_loss(truth, quantiles, levels, observed).mean()),
-        "calibration_error": table.mean_absolute_error,
+        "calibration_error": calibration_error(truth, quantiles, levels, observed),
         "crossing": float(masked_mean(crossing(quantiles), seen)),
         "intervals": intervals,
     }
@@ -161,12 +161,10 @@ def details(test: ScoredWindows, quantiles: np.ndarray, levels: list[float]) -> 
         lower, upper = central_interval(quantiles, levels, STEPS_INTERVAL)
         inside = masked_mean((lower <= truth) & (truth <= upper), observed, axis=(0, 2))
         by_step = {"nominal": STEPS_INTERVAL, "values": inside.tolist()}
-    pit = pit_histogram(truth, quantiles, levels, observed)
-    table = reliability_table(truth, quantiles, levels, observed)
-    return {
-        "coverage_by_step": by_step,
-        "pit": {name: getattr(pit, name).tolist() for name in ("edges", "share", "expected")},
-        "reliability": {name: getattr(table, name).tolist() for name in ("levels", "observed", "pinball")},
+    found = {"pit": pit_histogram, "reliability": reliability_table}
+    tables = {name: table(truth, quantiles, levels, observed) for name, table in found.items()}
+    return {"coverage_by_step": by_step} | {
+        name: {column: values.tolist() for column, values in table.items()} for name, table in tables.items()
     }
 
 

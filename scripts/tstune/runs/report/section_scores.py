@@ -204,7 +204,8 @@ def items(run: RunFiles) -> ReportSection | Omitted:
     reference = run.reference
     metrics = [key for key, value in rows[0].items() if isinstance(value, dict)]
     if reference is None:
-        return ReportSection("items", "By item", [_errors_of_items(run, rows, metrics[0])])
+        alone = [(metrics[0], model, label(model)) for model in run.models]
+        return ReportSection("items", "By item", [_errors(run, rows, f"{metrics[0].upper()} of each item", alone)])
     left_out = len(run.evaluation["per_item"]) - len(rows)
     rows.sort(key=lambda row: _change(row, "rmse", run.judged, reference) or 0.0)
     blocks: list[ReportBlock] = []
@@ -219,10 +220,19 @@ def items(run: RunFiles) -> ReportSection | Omitted:
     by_model = _changes(run, rows, [("rmse", one, label(one)) for one in run.models if one != reference], reference)
     rmse = [(metric, run.judged, _at(metric) or "whole path") for metric in metrics if metric.startswith("rmse")]
     by_horizon = _changes(run, rows, rmse, reference)
-    raw, title = _errors_of_items(run, rows, "rmse"), f"Items and models against {against}"
-    maps: dict[str, list[ReportBlock]] = {"models": [HeatMap("heat-map-models", title, by_model, raw, caption)]}
-    raw, title = _errors_of_judged(run, rows, metrics), f"Items and horizons, {judged} against {against}"
-    maps["horizons"] = [HeatMap("heat-map-horizons", title, by_horizon, raw, caption)]
+    every = [("rmse", model, label(model)) for model in run.models]
+    ours = [(one, run.judged, f"{one.partition('@')[0].upper()} {_at(one)}".strip()) for one in metrics]
+    maps: dict[str, list[ReportBlock]] = {}
+    for name, title, change, raw in (
+        ("models", f"Items and models against {against}", by_model, _errors(run, rows, "RMSE of each item", every)),
+        (
+            "horizons",
+            f"Items and horizons, {judged} against {against}",
+            by_horizon,
+            _errors(run, rows, f"Errors of {judged} by item", ours),
+        ),
+    ):
+        maps[name] = [HeatMap(f"heat-map-{name}", title, change, raw, caption)]
     blocks.append(Choices("Columns", maps))
     if left_out:
         reason = f"{left_out:,} items have no observed reading in a test window and are left out."
@@ -341,22 +351,14 @@ def _changes(run: RunFiles, rows: list[dict], cells: list[tuple[str, str, str]],
     return Table.capped(f"Change of RMSE against {label(reference)}", columns)
 
 
-def _errors_of_items(run: RunFiles, rows: list[dict], metric: str) -> Table:
+def _errors(run: RunFiles, rows: list[dict], title: str, cells: list[tuple[str, str, str]]) -> Table:
+    """Errors of (metric, model, header) by item."""
     columns = [Cells.text("Item", [row["item"] for row in rows])]
     columns.append(Cells.count("Windows (count)", [row.get("num_windows") for row in rows]))
-    for model in run.models:
+    for metric, model, header in cells:
         values = [(row.get(metric) or {}).get(model) for row in rows]
-        columns.append(Cells.number(f"{label(model)} ({run.unit})", values))
-    return Table.capped(f"{metric.upper()} of each item", columns)
-
-
-def _errors_of_judged(run: RunFiles, rows: list[dict], metrics: list[str]) -> Table:
-    columns = [Cells.text("Item", [row["item"] for row in rows])]
-    for metric in metrics:
-        header = f"{metric.partition('@')[0].upper()} {_at(metric)}".strip()
-        values = [(row.get(metric) or {}).get(run.judged) for row in rows]
         columns.append(Cells.number(f"{header} ({run.unit})", values))
-    return Table.capped(f"Errors of {label(run.judged)} by item", columns)
+    return Table.capped(title, columns)
 
 
 def _change_by_item(run: RunFiles, rows: list[dict], reference: str) -> Figure:
