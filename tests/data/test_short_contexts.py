@@ -35,6 +35,25 @@ def every(windows: WindowDataset) -> dict[str, torch.Tensor]:
     return windows.__getitems__(range(len(windows)))
 
 
+def test_a_part_that_comes_in_short_pieces_is_padded_too_and_said(caplog):
+    caplog.set_level("INFO")
+    values = np.random.default_rng(0).normal(10, 1, (200, 1))
+    values[118:130] = values[140:150] = NAN  # validation, from 120 to 160: pieces of ten, too short for a whole window
+    table = grid_table({"a": values}, Roles(("y",)))
+    split = {"train": 0.6, "validation": 0.2, "test": 0.2, "mode": "strict"}
+    with pytest.raises(DataError, match="the validation part has no window"):
+        prepared(table, CONTEXT, PREDICTION, max_gap=2, split=split)
+    data = prepared(table, CONTEXT, PREDICTION, max_gap=2, min_context=SHORTEST, split=split)
+    assert "no whole validation window: histories are padded there too" in caplog.text
+    assert {part: windows.padding for part, windows in data.windows.items()} == {
+        "train": CONTEXT - SHORTEST, "validation": CONTEXT - SHORTEST, "test": 0,
+    }  # fmt: skip
+    batch = every(data.validation)
+    assert (batch["start"] + CONTEXT).tolist() == [*range(134, 138), *range(154, 158)]
+    assert batch["past_observed_mask"].sum(dim=(1, 2)).tolist() == [4, 5, 6, 7, 4, 5, 6, 7]
+    assert batch["future_observed_mask"].all()
+
+
 def test_each_window_is_one_of_its_segment():
     """Worked out one by one: every origin of the training part with enough history in its segment, and no other."""
     data = prepare()

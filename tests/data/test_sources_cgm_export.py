@@ -14,7 +14,9 @@ from data.series import reader
 from support import tiny
 
 import finetune_ttm
+from tstune.config.managers import SimpleConfigManager
 from tstune.data.cleaning.report import CleaningReport
+from tstune.data.prepared import PreparedData, prepare_data
 from tstune.data.sources.cgm_export_reading import read_export
 from tstune.data.table import ITEM, TIMESTAMP, SourceTable
 
@@ -39,6 +41,7 @@ MEDTRONIC = (
     "Prime Volume Delivered (U);BWZ Carb Ratio (g/U);BWZ Carb Input (grams);Sensor Calibration BG (mg/dL);"
     "Sensor Glucose (mg/dL);ISIG Value;Event Marker"
 )
+RECIPE = Path(finetune_ttm.__file__).parents[1] / "recipes" / "ttm" / "cgm_export" / "decoder.yaml"
 read, problem = reader("cgm_export")
 
 
@@ -334,6 +337,12 @@ def write(path: Path, text: str, encoding: str = "utf-8") -> Path:
     return path
 
 
+def prepare(path: Path) -> PreparedData:
+    """As the recipe does, whose lengths follow the data."""
+    section = SimpleConfigManager().load_config(RECIPE, [f"data.path={path}"]).data
+    return prepare_data(section, "auto", "auto", known_lengths=[(512, 96), (96, 24)])
+
+
 def column(table: SourceTable, name: str, item: str | None = None) -> pd.Series:
     own = table.frame if item is None else table.frame[table.frame[ITEM] == item]
     return own.set_index(TIMESTAMP)[name].dropna()
@@ -367,6 +376,16 @@ def test_every_vendor_and_language_gives_the_same_readings(case: str, tmp_path: 
         assert amounts.sum() == pytest.approx(total), channel
         assert (amounts == 0).sum() > 10, "a step without a dose is 0"
         assert table.fill[channel] == "zero"
+
+
+@pytest.mark.parametrize("case", {vendor: case for case, (_, _, vendor, *_) in reversed(CASES.items())}.values())
+def test_the_lengths_of_the_recipe_follow_half_a_day_of_every_vendor(case: str, tmp_path: Path, monkeypatch):
+    steps = np.arange(240)
+    for name, values in {"COUNT": 240, "MG_DL": 110 + steps % 70, "MMOL_L": 6 + steps % 40 / 10}.items():
+        monkeypatch.setitem(globals(), name, values)
+    monkeypatch.setitem(globals(), "START", pd.Timestamp("2024-05-06 00:00:30"))
+    data = prepare(write(tmp_path / CASES[case][0], CASES[case][1]()))
+    assert min(len(windows) for windows in data.windows.values()) > 0
 
 
 def test_a_dose_stands_at_the_first_step_after_it_was_given(tmp_path: Path):
@@ -579,28 +598,44 @@ def _holds(content: bytes, word: bytes) -> bool:
 # The files people sent, which lie beside the project
 
 
+REAL = {  # folder -> file, vendor, unit, readings, doses
+    "v01-dexcom-clarity": ("clarity.csv", "Dexcom Clarity", "mg/dL", 688, {}),
+    "v03-clarity-german": ("clarity_de.csv", "Dexcom Clarity", "mmol/L", 488, {}),
+    "v04-libreview": ("libre.csv", "LibreView", "mg/dL", 548, {}),
+    "v07-medtronic": ("guardian.csv", "Medtronic", "mg/dL", 443, {"bolus": 4}),
+    "v07b-medtronic-block-cut": ("guardian_sensor_block_only.csv", "Medtronic", "mg/dL", 493, {}),
+    "v08-nightscout-csv": ("entries.csv", "Nightscout", "mg/dL", 600, {}),
+    "v09-nightscout-json": ("entries.json", "Nightscout", "mg/dL", 240, {}),
+    "v11-carelink": ("carelink.csv", "Medtronic", "mg/dL", 500, {}),
+    "v12-d1namo": ("glucose.csv", "D1NAMO", "mmol/L", 494, {}),
+    "v15-tidepool-csv": ("tidepool.csv", "Tidepool", "mmol/L", 300, {"bolus": 8}),
+    "v16-ohiot1dm-xml": ("559-ws-training.xml", "OhioT1DM", "mg/dL", 200, {}),
+    "v18-glooko": ("cgm_data_1.csv", "Glooko", "mg/dL", 400, {}),
+}
+
+
 @pytest.mark.shared
-@pytest.mark.parametrize(("case", "file", "vendor", "unit", "readings", "entries"), [
-    ("v01-dexcom-clarity", "clarity.csv", "Dexcom Clarity", "mg/dL", 688, {}),
-    ("v03-clarity-german", "clarity_de.csv", "Dexcom Clarity", "mmol/L", 488, {}),
-    ("v04-libreview", "libre.csv", "LibreView", "mg/dL", 548, {}),
-    ("v07-medtronic", "guardian.csv", "Medtronic", "mg/dL", 443, {"bolus": 4}),
-    ("v07b-medtronic-block-cut", "guardian_sensor_block_only.csv", "Medtronic", "mg/dL", 493, {}),
-    ("v08-nightscout-csv", "entries.csv", "Nightscout", "mg/dL", 600, {}),
-    ("v09-nightscout-json", "entries.json", "Nightscout", "mg/dL", 240, {}),
-    ("v11-carelink", "carelink.csv", "Medtronic", "mg/dL", 500, {}),
-    ("v12-d1namo", "glucose.csv", "D1NAMO", "mmol/L", 494, {}),
-    ("v15-tidepool-csv", "tidepool.csv", "Tidepool", "mmol/L", 300, {"bolus": 8}),
-    ("v16-ohiot1dm-xml", "559-ws-training.xml", "OhioT1DM", "mg/dL", 200, {}),
-    ("v18-glooko", "cgm_data_1.csv", "Glooko", "mg/dL", 400, {}),
-])  # fmt: skip
-def test_real_exports(case, file, vendor, unit, readings, entries, shared: Path):
+@pytest.mark.parametrize("case", REAL)
+def test_real_exports(case: str, shared: Path):
+    file, vendor, unit, readings, entries = REAL[case]
     export = read_export(shared / "cases" / "files" / case / file, CleaningReport())
     assert (export.vendor, export.unit) == (vendor, unit)
     assert export.rows["kind"].value_counts().to_dict() == {"glucose": readings, **entries}
     table = read(shared / "cases" / "files" / case)
     assert len(column(table, "glucose")) == readings
     assert export.rows["value"].between(2, 400).all()
+    assert all(len(windows) for windows in prepare(shared / "cases" / "files" / case / file).windows.values())
+
+
+@pytest.mark.slow
+@pytest.mark.shared
+@pytest.mark.parametrize("case", REAL)
+def test_the_recipe_trains_and_reports_with_no_other_key(case: str, shared: Path, tmp_path: Path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    path = shared / "cases" / "files" / case
+    assert finetune_ttm.main(["--config", str(RECIPE), f"data.path={path}", f"output_dir={tmp_path / 'run'}"]) == 0
+    assert (tmp_path / "run" / "report.html").stat().st_size > 50_000
+    assert json.loads((tmp_path / "run" / "metrics.json").read_text())["test"]["fine_tuned"]["rmse"] > 0
 
 
 @pytest.mark.shared

@@ -192,7 +192,8 @@ class DataSection(Section):
     last reading, both up to max_gap; `zero` no reading is a 0, however long; `none` masked. It overrides the source."""
     min_context: Duration | None = None
     """Shortest history that makes a training window or a forecast: the context is padded on the left with masked
-    steps. Null asks for a whole context. Validation and test windows are always whole, see evaluation.context_steps."""
+    steps. Null asks for a whole context. Windows of validation and test are whole (see evaluation.context_steps), but
+    for a part that has no whole one."""
     unit: str | None = None
     """Unit of the targets as they are read; null takes the source's, or for glucose what names and values say."""
     convert_to: Literal["mg/dL", "mmol/L"] | None = None

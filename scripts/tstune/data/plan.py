@@ -92,13 +92,18 @@ def plan_windows(
             stride = default_stride(ranges.num_windows, part)
             ranges = ranges if stride == 1 else cut.ranges(part, mode, context, ahead, padded, stride)
         strides[f"{part}_stride"] = stride
+        if not ranges.num_windows and padding > padded:  # readings that come in short pieces: better so than not at all
+            padded = padding
+            ranges = cut.ranges(part, mode, context, ahead, padded, stride)
+            if ranges.num_windows:
+                logger.info("no whole %s window: histories are padded there too (data.min_context)", part)
         if not ranges.num_windows:
             raise DataError(cut.no_window(part, mode, context, ahead, padded))
         chosen = None
         if part == "train" and config.train_fraction < 1 and config.train_fraction_from == "uniform":
             count = max(1, int(ranges.num_windows * config.train_fraction))
             chosen = np.sort(np.random.default_rng(seed).choice(ranges.num_windows, count, replace=False))
-        windows[part] = WindowIndex(panel, ranges, context, ahead, chosen, shortest if part == "train" else None)
+        windows[part] = WindowIndex(panel, ranges, context, ahead, chosen, shortest if padded else None)
     settled = {"split": config.split.model_copy(update={"mode": mode}), "max_gap": max_gap, **strides}
     return WindowPlan(config.model_copy(update=settled), split, max_gap, shortest, windows)
 

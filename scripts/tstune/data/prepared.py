@@ -288,7 +288,7 @@ def prepare_data(
             found.context_length,
             found.prediction_length,
             found.chosen,
-            plan.min_context if part == "train" else None,
+            found.context_length - found.padding,
             categories,
         )
         for part, found in plan.windows.items()

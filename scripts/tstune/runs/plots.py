@@ -65,7 +65,7 @@ def plot_forecasts(
     rows = figure.subplots(len(chosen), 1, squeeze=False)
     for index, (label, start) in enumerate(chosen.items()):
         axes = rows[index, 0]
-        stamps = windows.panel.timestamps[start : start + context + ahead]
+        stamps = windows.panel.timestamps[np.maximum(np.arange(start, start + context + ahead), 0)]  # may be padded
         past, future = (batch[name][index, :, 0].numpy().copy() for name in ("past_values", "future_values"))
         past[~batch["past_observed_mask"][index, :, 0].numpy()] = np.nan
         future[~batch["future_observed_mask"][index, :, 0].numpy()] = np.nan
