@@ -275,15 +275,13 @@ def build_tracker(tracking: TrackingSection, is_main: bool = True) -> CompositeT
     twice = {name for name in tracking.trackers if tracking.trackers.count(name) > 1}
     if twice:
         raise ConfigError(f"tracking.trackers: {', '.join(sorted(twice))} is named twice; name it once")
-    return guarded([_build(name, tracking) for name in tracking.trackers] if is_main else [], tracking)
-
-
-def _build(name: str, tracking: TrackingSection) -> ExperimentTracker:
-    kind = tracker_class(name)
-    try:
-        return kind.from_config(tracking)
-    except TypeError as error:  # abstract methods, or a constructor that from_config does not fit
-        raise ConfigError(f"tracking.trackers: {name} cannot be built: {error}; see ExperimentTracker") from None
+    trackers = []
+    for name in tracking.trackers if is_main else ():
+        try:
+            trackers.append(tracker_class(name).from_config(tracking))
+        except TypeError as error:  # abstract methods, or a constructor that from_config does not fit
+            raise ConfigError(f"tracking.trackers: {name} cannot be built: {error}; see ExperimentTracker") from None
+    return guarded(trackers, tracking)
 
 
 def guarded(trackers: list[ExperimentTracker], tracking: TrackingSection) -> CompositeTracker:

@@ -103,7 +103,6 @@ class TensorBoardExperimentTracker(RunTracker):
 
 def _hparams(params: Mapping[str, object], results: Mapping[str, float], status: RunStatus) -> list:
     """Summaries of the experiment, the begin and the end of the session, as the HPARAMS tab reads them."""
-    from tensorboard.compat.proto.summary_pb2 import SummaryMetadata
     from tensorboard.plugins.hparams.api_pb2 import Status
     from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
     from torch.utils.tensorboard.summary import hparams
@@ -113,9 +112,8 @@ def _hparams(params: Mapping[str, object], results: Mapping[str, float], status:
         for name, value in params.items()
     }
     experiment, begin, end = hparams(simple, dict(results))
-    data = HParamsPluginData.FromString(end.value[0].metadata.plugin_data.content)
+    plugin = end.value[0].metadata.plugin_data
+    data = HParamsPluginData.FromString(plugin.content)
     data.session_end_info.status = Status.Value(_STATUS[status])
-    end.value[0].metadata.CopyFrom(
-        SummaryMetadata(plugin_data=SummaryMetadata.PluginData(plugin_name="hparams", content=data.SerializeToString()))
-    )
+    plugin.content = data.SerializeToString()
     return [experiment, begin, end]
