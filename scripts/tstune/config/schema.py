@@ -440,7 +440,7 @@ class EvaluationSection(Section):
     """Further metrics, by name (`mard`, `smape`, `clarke`, `wql`, …) or your own as `package.module:function`."""
     keep_forecasts: bool = False
     """Write every test forecast into `forecasts.parquet` of the run folder: a stack, or a metric thought of later
-    (`scripts/eval_forecast.py --forecasts`), then needs no rerun."""
+    (`--forecasts` of `scripts/eval_forecast.py`), then needs no rerun."""
     num_plots: int = Field(3, ge=0)
     """Windows in the forecast plot (good, typical, bad); 0 draws no plots."""
     report: bool = True
