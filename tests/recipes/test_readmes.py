@@ -23,7 +23,11 @@ def named_paths(readme: str) -> list[str]:
     text = (ROOT / readme).read_text(encoding="utf-8")
     links = [target for target in re.findall(r"\]\(([^)#\s]+)[^)]*\)", text) if "://" not in target]
     words = [word.strip("'\"") for span in re.findall(r"`([^`\n]+)`", text) for word in span.split()]
-    code = [word for word in words if re.fullmatch(r"[\w./*<>…-]+", word) and word.endswith(("/", *SUFFIXES))]
+    code = [
+        word
+        for word in words
+        if re.fullmatch(r"[\w./*<>…-]+", word) and word.endswith(("/", *SUFFIXES)) and word not in SUFFIXES
+    ]
     return sorted({path for path in [*links, *code] if not NOT_OURS.match(path)})
 
 
