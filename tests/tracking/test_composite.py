@@ -252,6 +252,20 @@ class TestFailure:
         assert flaky.steps() == [1, 2, 3, 4]
         assert backlogs(tmp_path) == []
 
+    def test_one_that_fails_to_look_at_the_network_is_told_of_once(self, healthy, tmp_path, heard):
+        class Looking(Recorder):
+            def log_gradients(self, model):
+                raise RuntimeError(f"no layer in {model}")
+
+        looking = Looking()
+        composite = started([healthy, looking], tmp_path)
+        for step in (1, 2):
+            composite.show("log_gradients", "the network")
+            composite.log_metrics({"a": 1.0}, step)
+        assert warnings(heard) == ["tracker recorder: log_gradients failed (RuntimeError: no layer in the network)"]
+        assert looking.calls == healthy.calls
+        assert looking.steps() == [1, 2]
+
     def test_passwords_in_an_error_are_not_repeated(self, tmp_path, heard):
         broken = Recorder(fails=lambda method, *_: OSError("no http://me:geheim@host/x") if "log" in method else None)
         composite = started([broken], tmp_path)
