@@ -19,10 +19,11 @@ change (one `error:` line says which).
 from __future__ import annotations
 
 import argparse
+import json
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from tstune.config.command_line import add_config_arguments, add_trust_argument, load_config
+from tstune.config.command_line import RENAME_HELP, add_config_arguments, add_trust_argument, load_config, read_renames
 from tstune.errors import EXIT_DIFFERENT, EXIT_OK, exits_cleanly
 from tstune.named_code import trusting
 
@@ -44,6 +45,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--registry", help="for registry:…, as in manage_registry.py (default: TSTUNE_REGISTRY, registry/)"
     )
+    parser.add_argument("--rename", action="append", default=[], metavar="NAME=COLUMN", help=RENAME_HELP)
     add_trust_argument(parser)
     args = parser.parse_intermixed_args(argv)
     given = args.config is not None or args.hydra is not None
@@ -70,7 +72,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _evaluate(args: argparse.Namespace) -> int:
+    if args.rename:
+        args.overrides.append(f"data.rename={json.dumps(read_renames(args.rename), ensure_ascii=False)}")
     config = load_config(args)
+    from tstune.data.sources import check_source
+
+    check_source(config.data)
     from tstune.runs.compare.evaluate import evaluate_models
 
     found = evaluate_models(args.models, config, args.part, args.output, args.overwrite, args.registry)

@@ -32,6 +32,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the recipe; the steps of `fit` stand in finetune_ttm.py."""
     config = load_config(parse_args(argv))
     require_family(config, FAMILIES)
+    from tstune.data.sources import check_source
+
+    check_source(config.data)
 
     from tstune.models.registry import model_class
     from tstune.runtime.distributed import DistributedManager

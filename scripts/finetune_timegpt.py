@@ -35,6 +35,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     refuse_ranks("scripts/finetune_timegpt.py")
     config = load_config(args)
     require_family(config, FAMILIES)
+    from tstune.data.sources import check_source
+
+    check_source(config.data)
 
     from tstune.models.registry import model_class
     from tstune.models.timegpt import describe_dry_run

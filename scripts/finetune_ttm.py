@@ -34,6 +34,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parse_args(argv)
     config = load_config(args)  # file, then key=value; every problem at once
 
+    from tstune.data.sources import check_source
+
+    check_source(config.data)  # a wrong path or column is said at once
+
     from tstune.models.registry import model_class  # heavy imports wait until the recipe is known to be right
     from tstune.runs.finetune import FineTuning
     from tstune.runtime.distributed import DistributedManager

@@ -11,9 +11,10 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
-from tstune.config.command_line import add_trust_argument
+from tstune.config.command_line import RENAME_HELP, add_trust_argument, read_renames
 from tstune.errors import EXIT_OK, OutputError, exits_cleanly
 
 
@@ -27,6 +28,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--input", required=True, help="table with the history (CSV and other text, Parquet, …)")
     parser.add_argument("--output", required=True, help="forecast to write (.csv, .csv.gz, .parquet)")
     parser.add_argument("--future", help="table with known-future columns, for models that use them")
+    parser.add_argument("--rename", action="append", default=[], metavar="NAME=COLUMN", help=RENAME_HELP)
     parser.add_argument("--overwrite", action="store_true", help="replace an existing output file")
     parser.add_argument(
         "--keep-formulas", action="store_true", help="leave names such as =A1 as they are; a CSV gets '=A1 otherwise"
@@ -62,6 +64,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     model = load_saved_model(args.model, args.registry, args.trust_code)
     future = read_table(Path(args.future)) if args.future else None
+    if args.rename:  # the model's names, and the columns of this table that they are
+        model.preprocessor = replace(model.preprocessor, rename=read_renames(args.rename))
     forecast = model.predict(args.input, future=future)
     with aside(output, "--output ") as file:
         if output.suffix == ".parquet":

@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING
 
+from tstune.errors import ConfigError
+
 if TYPE_CHECKING:  # `--help` waits for none of these
     from tstune.config.managers import ConfigManager
     from tstune.config.schema import RunConfig
@@ -28,6 +30,17 @@ def add_trust_argument(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--trust-code", action="store_true", help="import code that a loaded folder names: a model, source, metric"
     )
+
+
+RENAME_HELP = "a name that the model knows, and the column of this table that it is; may be given several times"
+
+
+def read_renames(given: list[str]) -> dict[str, str]:
+    """``--rename NAME=COLUMN`` as `data.rename`."""
+    for text in given:
+        if not all(text.partition("=")):
+            raise ConfigError(f"--rename {text}: write NAME=COLUMN, e.g. --rename glucose=glucose_value_mg_dl")
+    return dict(text.split("=", 1) for text in given)
 
 
 def config_path(args: argparse.Namespace) -> str:

@@ -155,6 +155,9 @@ class DataSection(Section):
     """Only these rows of a table: `type == cgm`, or `type != manual`."""
     missing_values: list[str | int | float] = []
     """What stands for no reading, besides `?`, `--`, `NA` and the like: words, or numbers such as -999."""
+    rename: dict[str, str] = {}
+    """Names that a saved model or a recipe knows, and the columns of this table that they are:
+    `{glucose: glucose_value_mg_dl}`."""
     timestamp_column: str | list[str] = "timestamp"
     """Column with the time of each row, or several that hold its parts: `[date, time]`. Where there is no `timestamp`,
     the only column of times is taken."""
@@ -206,6 +209,9 @@ class DataSection(Section):
     conflicting_readings: Literal["keep", "drop"] = "keep"
     """Glucose readings of one person that lie too close in time to differ so much (two sensors in one file):
     count them, or make them missing too; kept ones that fall on one grid step are averaged."""
+    interpolated_readings: Literal["keep", "drop"] = "keep"
+    """Readings on straight lines between others, where a series was interpolated before it was published (a line holds
+    readings of the future): count them, or make them missing too."""
     timezone: str | None = None
     """Zone of local clock times (`Europe/London`): they become UTC, so that the hour repeated in autumn and the one
     left out in spring are read right; null takes the times as they are."""

@@ -124,7 +124,15 @@ def read_columns(path: Path, skip_rows: int = 0) -> list[str]:
     Raises:
         DataError: as `read_table`.
     """
-    if kind_of(path) not in _TEXT:
+    if path.is_file() and kind_of(path) == ".parquet":
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        try:
+            return pq.read_schema(path).names
+        except (OSError, pa.ArrowException) as error:
+            raise DataError(f"{path} cannot be read: {' '.join(str(error).split())}") from None
+    if not path.is_file() or kind_of(path) not in _TEXT:
         return list(read_table(path).columns)
     try:
         with (gzip.open if kind_of(path).endswith(".gz") else open)(path, "rb") as stream:

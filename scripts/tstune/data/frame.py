@@ -29,6 +29,8 @@ _BESIDE_TARGETS = ("conditional", "control", "static_real", "static_categorical"
 DUPLICATES_AVERAGED = "duplicate_timestamps_averaged"
 ROW_NUMBERS = ("no", "no.", "nr", "nr.", "#", "index", "row", "idx", "lfd. nr.", "unnamed: 0")
 _MOST_FOOTERS = 10
+_SHARED_TIMES = 0.2
+"""Of all steps between rows may be far shorter than those within a series; more, and there are several series."""
 
 
 def table_from_frame(
@@ -49,6 +51,7 @@ def table_from_frame(
     report = CleaningReport() if report is None else report
     if raw.empty:
         raise DataError(f"{name}: the table has no rows")
+    raw = _renamed(raw, config, name)
     if holds_series(raw.columns):
         return table_from_series(raw, config, name)
     twice = raw.columns[raw.columns.duplicated()]
@@ -64,6 +67,8 @@ def table_from_frame(
         if nameless.any():
             row = raw.index[nameless.argmax()]
             raise DataError(f"{name}: row {row}: no value in column {config.item_id_column!r}")
+    if config.item_id_column is None and config.columns_as == "channels":
+        _refuse_several_series(raw, times.stamps.to_numpy("datetime64[ns]"), config, name)
     roles = roles_of(raw, config, name)
     frame = read_numbers(raw, roles.columns, name, report, config.missing_values).reset_index(drop=True)
     items = id_texts(raw[config.item_id_column]) if config.item_id_column else pd.Series(series_name(name), raw.index)
@@ -118,6 +123,56 @@ def series_name(name: object) -> str:
     """File name without its endings, for a table that holds one series."""
     path = Path(str(name))
     return path.name[: len(path.name) - len(kind_of(path) or "")]
+
+
+def require_columns(raw: pd.DataFrame, config: DataSection, name: object) -> None:
+    """Stop at a column that a configuration names and a table has not; `raw` needs no rows."""
+    raw = _renamed(raw, config, name)
+    if holds_series(raw.columns):
+        return
+    config, _ = recognise_layout(raw, config)
+    named = {"timestamp": config.timestamp_column, "item_id": config.item_id_column}
+    for role, columns in named.items():
+        for column in [columns] if isinstance(columns, str) else columns or ():
+            if column != TIMESTAMP:  # where there is none, times are looked for
+                _require(raw, column, f"data.{role}_column", name)
+    for role in ("target", *_BESIDE_TARGETS):
+        for column in getattr(config, f"{role}_columns") or ():
+            _require(raw, column, f"data.{role}_columns", name)
+
+
+def _renamed(raw: pd.DataFrame, config: DataSection, name: object) -> pd.DataFrame:
+    """The table with the names of `data.rename`."""
+    for column in config.rename.values():
+        _require(raw, column, "data.rename", name)
+    return raw.rename(columns={column: new for new, column in config.rename.items()})
+
+
+def _refuse_several_series(raw: pd.DataFrame, stamps: np.ndarray, config: DataSection, name: object) -> None:
+    """Stop where a column of few values, that nobody named, tells rows apart which share their times.
+
+    Two people with a sensor each would be averaged, and the average is easier to forecast than either.
+    """
+    order = np.argsort(stamps, kind="stable")
+    steps = np.diff(stamps[order])
+    if len(stamps) < 20 or not (steps > np.timedelta64(0)).any():
+        return
+    taken = {config.timestamp_column, *(config.target_columns or ()), *_beside_targets(config)}
+    for column in raw.columns:
+        codes, values = pd.factorize(raw[column]) if column not in taken else (None, ())
+        if not 2 <= len(values) <= len(stamps) // 10 or (codes < 0).any():
+            continue
+        own = np.lexsort((stamps, codes))
+        within = np.diff(stamps[own])[np.diff(codes[own]) == 0]
+        step = np.median(within[within > np.timedelta64(0)]) if (within > np.timedelta64(0)).any() else steps.max()
+        shared, alone = (float((gaps < step / 2).mean()) for gaps in (steps, within))
+        if shared > _SHARED_TIMES and alone < shared / 10:
+            shown = ", ".join(map(str, list(values)[:4]))
+            raise DataError(
+                f"{name}: rows of one time differ in column {column!r} ({shown}): several series would be averaged "
+                f"into one; set data.item_id_column={column}, or take one of them: "
+                f"data.keep_rows='{column} == {values[0]}'"
+            )
 
 
 def _require(raw: pd.DataFrame, column: str, key: str, name: object) -> None:

@@ -25,6 +25,7 @@ from tstune.data.parts import join_parts, named_data
 from tstune.data.plan import plan_windows, settle, steps_within
 from tstune.data.preprocess import build_panel, longest_gap
 from tstune.data.scaler import Scaler, fit_scaler, learn_categories
+from tstune.data.series_rows import holds_series
 from tstune.data.sources import load_source
 from tstune.data.splits import PARTS, Split
 from tstune.data.table import ITEM, TIMESTAMP, Roles, SourceTable
@@ -36,7 +37,7 @@ _MOST_STRETCHES = 1 << 15
 """Hashed stretches to look for duplicates with: enough to find some 130 shared readings among a million."""
 _READ_AS = (
     *("timestamp_column", "timestamp_format", "item_id_column", "columns_as", "on_duplicate"),
-    *("skip_rows", "keep_rows", "missing_values"),
+    *("skip_rows", "keep_rows", "missing_values", "rename"),
 )
 """Settings of how a table is read, which new data are read by too."""
 
@@ -52,7 +53,7 @@ class Preprocessor:
         scaler: fitted on the training part.
         unit: unit of the targets, for display.
         timestamp_column, timestamp_format, item_id_column, columns_as, on_duplicate, skip_rows, keep_rows,
-            missing_values: how a table is read.
+            missing_values, rename: how a table is read.
         levels: item -> what its channels are counted from, see `Panel.level`; only those that are.
         cleaning: what is done with its readings.
         fill: channel -> what stands where there is no reading, where that is no line.
@@ -75,6 +76,7 @@ class Preprocessor:
     skip_rows: int = 0
     keep_rows: str | None = None
     missing_values: Sequence[str | float] = ()
+    rename: Mapping[str, str] = field(default_factory=dict)
     levels: Mapping[str, Sequence[float]] = field(default_factory=dict)
 
     @property
@@ -124,6 +126,15 @@ class Preprocessor:
             item_id_column = ITEM
         read_as = {name: getattr(self, name) for name in _READ_AS} | {"item_id_column": item_id_column}
         read_as["missing_values"] = list(self.missing_values)
+        read_as["rename"] = {new: old for new, old in self.rename.items() if old in frame.columns}
+        if self.columns_as == "channels" and not holds_series(frame.columns):
+            roles = (*(() if is_future else self.roles.target), *self.roles.control)
+            lacking = [one for one in roles if one not in frame.columns and one not in read_as["rename"]]
+            if lacking:
+                raise DataError(
+                    f"{name}: no column {lacking[0]!r}, which the model reads; the columns are: "
+                    f"{', '.join(map(str, frame.columns[:12]))}; if one of them is it: --rename {lacking[0]}=<column>"
+                )
         if TIMESTAMP in frame.columns and not set(self.time_columns) <= set(frame.columns):
             read_as |= {"timestamp_column": TIMESTAMP, "timestamp_format": None}
         config = DataSection(

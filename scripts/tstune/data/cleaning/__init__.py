@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from tstune.data.cleaning.clock import find_clock_changes, local_to_utc
-from tstune.data.cleaning.readings import LARGEST, Column, far_from_the_rest, outside
+from tstune.data.cleaning.readings import LARGEST, Column, far_from_the_rest, interpolated, outside
 from tstune.data.cleaning.report import CleaningReport
 from tstune.data.cleaning.rules import CleaningRules
 from tstune.data.table import ITEM, TIMESTAMP, SourceTable
@@ -143,6 +143,11 @@ def _check(
         column.note(report, "out_of_range", mask, "dropped" if drops else "kept", valid_range=list(valid))
         if drops:
             dropped = mask
+    mask, drops = interpolated(column), rules.interpolated_readings == "drop"
+    action = "dropped" if drops else "kept; a line holds readings of the future: data.interpolated_readings=drop"
+    column.note(report, "interpolated_readings", mask, action)
+    if drops:
+        dropped = dropped | mask
     if unit is None:
         column.note(report, "far_from_the_rest", far_from_the_rest(column), "kept")
         return dropped

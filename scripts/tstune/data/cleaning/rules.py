@@ -21,6 +21,7 @@ class CleaningRules:
     valid_range: tuple[float, float] | None = None
     out_of_range: str = "keep"
     conflicting_readings: str = "keep"
+    interpolated_readings: str = "keep"
     timezone: str | None = None
     expected_unit: str | None = None
 
@@ -33,6 +34,7 @@ class CleaningRules:
             valid_range=config.valid_range,
             out_of_range=config.out_of_range,
             conflicting_readings=config.conflicting_readings,
+            interpolated_readings=config.interpolated_readings,
             timezone=config.timezone,
         )
 

@@ -124,7 +124,7 @@ def stream_of_batches(
     config, notes = recognise_layout(probe, config)
     if config.item_id_column not in probe or config.timestamp_column not in probe:
         return None
-    if config.static_categorical_columns or config.static_real_columns or config.keep_rows is not None:
+    if config.static_categorical_columns or config.static_real_columns or config.keep_rows is not None or config.rename:
         return None
     if config.target_columns is None and any(str(name).lower() in ROW_NUMBERS for name in probe):
         return None

@@ -18,7 +18,7 @@ import pandas as pd
 from tstune.config.schema import DataSection
 from tstune.data.cleaning.report import CleaningReport
 from tstune.data.files import find_files, read_columns, read_table
-from tstune.data.frame import DUPLICATES_AVERAGED, recognise_layout, series_name, table_from_frame
+from tstune.data.frame import DUPLICATES_AVERAGED, recognise_layout, require_columns, series_name, table_from_frame
 from tstune.data.series_rows import holds_series
 from tstune.data.sources import SourceInfo
 from tstune.data.sources.arrow import BATCH_ROWS, stream_of_batches
@@ -58,8 +58,7 @@ INFO = SourceInfo(
 
 def load(config: DataSection) -> SourceTable:
     """Read ``data.path`` and give its columns the roles named in the configuration."""
-    if config.path is None:
-        raise ConfigError("source csv needs data.path=<file.csv, file.csv.gz, file.parquet, folder or pattern>")
+    check(config)
     INFO.read_options(config)
     files, report = find_files(config.path), CleaningReport()
     if len(files) == 1 and files[0] == Path(config.path):
@@ -76,6 +75,18 @@ def load(config: DataSection) -> SourceTable:
     if twice is not None:
         raise DataError(f"data.path={config.path} holds {twice!r} twice, in different formats; keep one")
     return replace(_join_series(tables), files=tuple(map(str, files)), cleaning=report.to_dict())
+
+
+def check(config: DataSection) -> None:
+    """Stop at a path or a column that is not there, by the first lines of the first file.
+
+    Raises:
+        ConfigError, DataError: naming it.
+    """
+    if config.path is None:
+        raise ConfigError("source csv needs data.path=<file.csv, file.csv.gz, file.parquet, folder or pattern>")
+    file = find_files(config.path)[0]
+    require_columns(pd.DataFrame(columns=read_columns(file, config.skip_rows)), config, file)
 
 
 def _join_series(tables: Sequence[SourceTable]) -> SourceTable:
