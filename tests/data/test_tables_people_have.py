@@ -3,19 +3,27 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
-from data.series import reader
+from data.series import person, reader
+from data.series import table as series_table
 from support import tiny
 
+import finetune_ttm
+from tstune.config.managers import SimpleConfigManager
 from tstune.config.schema import DataSection
 from tstune.config.validation import validate
+from tstune.data.cleaning import CleaningRules, clean_table
 from tstune.data.prepared import prepare_data
 from tstune.data.sources import load_source
 from tstune.data.table import ITEM, TIMESTAMP, SourceTable
+from tstune.errors import ConfigError, DataError
 from tstune.models.registry import model_class
 
 HOURS = pd.date_range("2024-02-01", periods=24, freq="h")
@@ -376,3 +384,112 @@ def test_a_file_that_once_went_wrong(shared: Path, folder: str):
 def test_every_file_of_the_cases_has_its_test(shared: Path):
     there = {folder.name for folder in (shared / "cases" / "files").iterdir() if not folder.name.startswith("v")}
     assert there == {name for name in FILES if not name.startswith("v")}
+
+
+# What a first user does
+
+
+def two_people(column: str, apart: str = "0s") -> pd.DataFrame:
+    parts = [
+        pd.DataFrame({column: one, TIMESTAMP: HOURS + pd.Timedelta(apart) * number, "load": np.arange(24.0) + number})
+        for number, one in enumerate(("anna", "bert"))
+    ]
+    return pd.concat(parts)
+
+
+@pytest.mark.parametrize("apart", ["0s", "7min"])
+@pytest.mark.parametrize("by_time", [False, True], ids=["one after the other", "by time"])
+def test_a_forgotten_column_of_series_is_named(tmp_path: Path, apart: str, by_time: bool):
+    frame = two_people("person", apart)
+    frame = frame.sort_values(TIMESTAMP) if by_time else frame
+    for table in (frame, frame.assign(person=frame["person"].map({"anna": 5, "bert": 6}))):
+        table.to_csv(tmp_path / "x.csv", index=False)
+        text = problem(tmp_path / "x.csv", target_columns=["load"])
+        assert "rows of one time differ in column 'person' (" in text
+        assert "set data.item_id_column=person" in text
+    assert read(tmp_path / "x.csv", item_id_column="person").frame[ITEM].nunique() == 2
+    kept = read(tmp_path / "x.csv", keep_rows="person == 6", target_columns=["load"])
+    assert len(kept.frame) == 24
+
+
+def test_a_column_of_words_beside_one_series_is_no_series(tmp_path: Path):
+    frame = pd.DataFrame({TIMESTAMP: HOURS, "load": np.arange(24.0), "kind": ["work", "rest"] * 12})
+    frame.to_csv(tmp_path / "x.csv", index=False)
+    assert len(read(tmp_path / "x.csv", target_columns=["load"]).frame) == 24
+
+
+def test_columns_by_another_name(tmp_path: Path):
+    path = save(tmp_path, PLAIN)
+    model = fitted(path)
+    frame = pd.read_csv(path).rename(columns={"load": "load_kw"})
+    with pytest.raises(DataError, match=r"no column 'load', which the model reads.*--rename load=<column>"):
+        model.predict(frame)
+    expected = model.predict(path)["load"]
+    model.preprocessor = replace(model.preprocessor, rename={"load": "load_kw"})
+    assert model.predict(frame)["load"].tolist() == expected.tolist()
+    assert model.predict(path)["load"].tolist() == expected.tolist()
+    frame.to_csv(tmp_path / "y.csv", index=False)
+    assert read(tmp_path / "y.csv", rename={"load": "load_kw"}).roles.target == ("load",)
+    assert "no column 'kw' (data.rename)" in problem(tmp_path / "y.csv", rename={"load": "kw"})
+
+
+@pytest.mark.parametrize("decimals", [None, 1, 0])
+@pytest.mark.parametrize("every", [3, 5])
+def test_a_series_that_was_interpolated_before_is_thinned(every: int, decimals: int | None):
+    real = person(1, 200)[: 600 // every]
+    steps = np.arange((len(real) - 1) * every + 1)
+    drawn = np.interp(steps, steps[::every], real)
+    drawn = drawn if decimals is None else np.round(drawn, decimals)
+    both = series_table({"drawn": drawn, "measured": person(2, 600)})
+    kept = clean_table(both, CleaningRules())
+    assert set(kept.cleaning["interpolated_readings"]["by_item"]) == {"drawn"}
+    assert kept.cleaning["interpolated_readings"]["action"].startswith("kept; a line holds readings of the future")
+    thinned = clean_table(both, CleaningRules(interpolated_readings="drop")).frame
+    own = thinned[thinned[ITEM] == "drawn"]["glucose"]
+    np.testing.assert_array_equal(np.flatnonzero(own.notna()), steps[::every])
+    assert thinned[thinned[ITEM] == "measured"]["glucose"].notna().all()
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        (["data.path=nowhere.csv"], "data file nowhere.csv does not exist"),
+        (["data.target_columns=[lode]"], "no column 'lode' (data.target_columns)"),
+        (["data.item_id_column=who"], "no column 'who' (data.item_id_column)"),
+    ],
+)
+def test_paths_and_columns_are_checked_before_anything_heavy(tmp_path: Path, changes: list[str], words: str):
+    recipe = tiny.write_recipe(
+        tmp_path / "r.yaml", tiny.recipe(tiny.write_series(tmp_path / "x.csv"), tmp_path / "run")
+    )
+    code = (
+        "import sys, finetune_ttm; code = finetune_ttm.main(sys.argv[1:]); "
+        "heavy = {'accelerate', 'transformers', 'tsfm_public'} & set(sys.modules); sys.exit(f'loaded {heavy}' if heavy else code)"
+    )
+    command = [sys.executable, "-c", code, "--config", str(recipe), *changes]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=Path(finetune_ttm.__file__).parent, check=False)
+    assert words in done.stderr
+    assert "loaded" not in done.stderr
+    assert done.returncode == 2
+
+
+def test_daily_data_on_a_recipe_of_five_minutes(tmp_path: Path):
+    """All that is wrong is said at once, and what is said to work does."""
+    days = pd.date_range("2023-01-01", periods=200)
+    frame = pd.DataFrame({TIMESTAMP: days, "load": 100 + np.arange(200) % 7 + np.random.default_rng(0).random(200)})
+    frame.to_csv(tmp_path / "x.csv", index=False)
+    data = {"item_id_column": None, "target_columns": None, "max_gap": "45min"}
+    lengths = {"context_length": 512, "prediction_length": 24, "type": "persistence"}
+    recipe = tiny.recipe(tmp_path / "x.csv", tmp_path / "run", data=data, evaluation={"horizons": ["30min", "60min"]})
+    recipe["model"] = lengths
+    config = validate(recipe, "test")
+    with pytest.raises(ConfigError) as caught:
+        model_class("persistence")(config).prepare()
+    text = str(caught.value)
+    for words in ("data.max_gap='45min' is no multiple", "evaluation.horizons='30min'", "'60min'", "needs 536 steps"):
+        assert words in text
+    changes = text.partition("this works: ")[2]
+    assert "data.max_gap=null" in changes
+    path = tiny.write_recipe(tmp_path / "r.yaml", recipe)
+    fixed = SimpleConfigManager().load_config(path, changes.split())
+    model_class("persistence")(fixed).prepare()

@@ -137,7 +137,9 @@ def read_columns(path: Path, skip_rows: int = 0) -> list[str]:
     try:
         with (gzip.open if kind_of(path).endswith(".gz") else open)(path, "rb") as stream:
             begin = stream.read(_HEADER_BYTES)
-        text = decode(begin[: begin.rfind(b"\n") + 1 or None], CleaningReport())
+        if len(begin) == _HEADER_BYTES and 0 not in begin[:200]:  # not in the middle of a letter
+            begin = begin[: begin.rfind(b"\n") + 1]
+        text = decode(begin, CleaningReport())
         return find_layout(split_lines(text)[0], skip_rows).names
     except (ValueError, OSError, EOFError, zlib.error) as error:
         raise DataError(f"{path} cannot be read: {' '.join(str(error).split())}") from None

@@ -13,6 +13,18 @@ from tstune.runtime.logs import logger
 _DAY = pd.Timedelta("1D")
 
 
+class StepError(ConfigError):
+    """A duration that is no number of steps.
+
+    Attributes:
+        frequency: the step.
+    """
+
+    def __init__(self, message: str, frequency: str) -> None:
+        super().__init__(message)
+        self.frequency = frequency
+
+
 def parse_frequency(text: str, key: str = "data.frequency") -> pd.tseries.offsets.BaseOffset:
     """Return the pandas offset of a text such as ``5min``, ``h`` or ``MS``."""
     try:
@@ -131,11 +143,12 @@ def to_steps(duration: str | int, frequency: str, key: str) -> int:
     except ValueError:
         raise ConfigError(f"{key}={duration!r} is not a duration; examples: 45min, 2h, or a number of steps") from None
     if step is None:
-        raise ConfigError(f"{key}={duration!r}: steps of {frequency!r} vary in length; give a number of steps")
+        message = f"{key}={duration!r}: steps of {frequency!r} vary in length; give a number of steps"
+        raise StepError(message, frequency)
     if length is pd.NaT or length < pd.Timedelta(0):
         raise ConfigError(f"{key}={duration!r} is not a positive duration; examples: 45min, 2h, or a number of steps")
     if length % step:
-        raise ConfigError(f"{key}={duration!r} is no multiple of the sampling step {frequency}")
+        raise StepError(f"{key}={duration!r} is no multiple of the sampling step {frequency}", frequency)
     return int(length // step)
 
 

@@ -17,7 +17,7 @@ from tstune.data.defaults import (
     lengths_to_try,
     season_of,
 )
-from tstune.data.frequency import to_steps
+from tstune.data.frequency import StepError, to_steps
 from tstune.data.panel import Panel
 from tstune.data.preprocess import longest_gap
 from tstune.data.splits import PARTS, Split, WindowIndex, WindowRanges, split_panel, window_ranges
@@ -117,6 +117,23 @@ def steps_within(duration: str | int, context_length: int, frequency: str, key: 
             f"model.context_length={context_length}"
         )
     return steps
+
+
+def wrong_durations(config: RunConfig, frequency: str) -> tuple[list[str], dict[str, str]]:
+    """(what is wrong with the durations that are no number of steps, key -> what always fits)."""
+    data, judged = config.data, config.evaluation
+    horizons = judged.horizons if isinstance(judged.horizons, list) else []
+    given = [("data.max_gap", data.max_gap, "null"), ("data.min_context", data.min_context, "null")]
+    given += [("data.split.purge", data.split.purge, "0"), ("evaluation.context_steps", judged.context_steps, "null")]
+    given += [("evaluation.horizons", horizon, "auto") for horizon in horizons]
+    wrong, instead = [], {}
+    for key, duration, other in given:
+        try:
+            to_steps(0 if duration in (None, AUTO) else duration, frequency, key)
+        except StepError as error:
+            wrong.append(str(error))
+            instead[key] = other
+    return wrong, instead
 
 
 def settle(config: RunConfig, plan: DataSection, windows: WindowIndex, frequency: str) -> RunConfig:

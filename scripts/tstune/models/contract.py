@@ -22,7 +22,9 @@ from tstune.config.flat import ModelConfig
 from tstune.config.schema import DistributedConfig, LoRAConfig, RunConfig
 from tstune.config.section import ModelSection, OwnModelSection
 from tstune.config.validation import validate
+from tstune.data.frequency import StepError, to_steps
 from tstune.data.parts import named_data
+from tstune.data.plan import wrong_durations
 from tstune.data.prepared import (
     PreparedData,
     Preprocessor,
@@ -32,7 +34,7 @@ from tstune.data.prepared import (
 from tstune.data.splits import PARTS
 from tstune.data.trained_on import refuse_trained_on
 from tstune.data.windows import Batch, WindowDataset, context_dropping, evaluation_batch_size
-from tstune.errors import CheckpointError, ConfigError, DataError, MissingDependencyError
+from tstune.errors import CheckpointError, ConfigError, DataError, MissingDependencyError, TstuneError
 from tstune.models.adapters import Adapter, ItemAdapters, PerItemForecaster, adapt, count_parameters
 from tstune.models.hooks import Hooks, Readings
 from tstune.models.modules import NetworkModule
@@ -330,7 +332,15 @@ class ForecastModel(Hooks, ABC):
             val_data, test_data: what validates and tests instead of a part of `data`.
         """
         given = {"train": data, "validation": val_data, "test": test_data}
-        return self._checked(self._windows({part: one for part, one in given.items() if one is not None}))
+        given = {part: one for part, one in given.items() if one is not None}
+        try:
+            prepared = self._windows(given)
+            horizons = self.config.evaluation.horizons
+            for horizon in horizons if isinstance(horizons, list) else ():
+                to_steps(horizon, prepared.panel.frequency, "evaluation.horizons")
+        except StepError as error:  # of several that fit no step all are said
+            raise self._every_error(given, error.frequency) from None
+        return self._checked(prepared)
 
     def _checked(self, prepared: PreparedData) -> PreparedData:
         fresh = self.config.tuning.mode == "from_scratch"  # takes the architecture of the checkpoint, not its weights
@@ -341,6 +351,23 @@ class ForecastModel(Hooks, ABC):
         prepared = prepared.judged_on(self.config.evaluation.context_steps)
         chooses = self.config.tuning.mode != "zero_shot" or self.config.tuning.per_item
         return prepared.with_calibration_apart() if chooses and self.config.forecast.quantiles else prepared
+
+    def _every_error(self, given: Mapping[str, Readings], frequency: str) -> ConfigError:
+        """All durations that are no number of steps, and what would be wrong without them, with settings that work."""
+        wrong, instead = wrong_durations(self.config, frequency)
+        section = self.config.data.model_copy(
+            update={key: None for key in ("max_gap", "min_context") if f"data.{key}" in instead}
+            | {"split": self.config.data.split.model_copy(update={"purge": 0})}
+        )
+        self.config = self.config.model_copy(update={"data": section})
+        more = ""
+        try:
+            self._windows(given)
+        except TstuneError as error:
+            what, _, more = str(error).partition("this works: ")
+            wrong.append(what.removesuffix("; "))
+        works = [f"{key}={value}" for key, value in instead.items() if key not in more]
+        return ConfigError("; ".join([*wrong, f"this works: {' '.join([*works, more])}".rstrip()]))
 
     def shortened(self, windows: WindowDataset) -> WindowDataset:
         """Training windows with the oldest part of some contexts masked, as `training.context_dropping` asks."""

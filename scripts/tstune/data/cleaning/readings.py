@@ -94,7 +94,7 @@ def _between_bends(values: np.ndarray, stamps: np.ndarray) -> np.ndarray:
     if len(inner) < _FEWEST_TO_JUDGE:
         return np.zeros(len(values), bool)
     decimals = next((d for d in range(4) if np.abs(values - np.round(values, d)).max() < 1e-4), None)
-    straight = curve <= (1e-6 * np.abs(values).max() if decimals is None else 2.01 * 10.0**-decimals)
+    straight = curve <= (1e-6 * np.abs(values).max() if decimals is None else 1.01 * 10.0**-decimals)
     for every in _KTH:
         phase = place[inner] % every
         counts = np.bincount(phase, minlength=every)
