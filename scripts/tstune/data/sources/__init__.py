@@ -234,6 +234,8 @@ def get_loader(data_source_name: str = "cgm_sample", use_cached: bool = True, **
 def _request(config: DataSection, *known: SourceTable) -> str:
     changed = [(file, Path(file).stat().st_mtime_ns) for table in known for file in table.files if Path(file).is_file()]
     return f"{config.model_dump_json()} {changed}"
+
+
 def check_source(config: DataSection) -> None:
     """Stop at what is wrong with ``data.source`` and can be seen in a moment: paths, names of columns.
 

@@ -58,8 +58,8 @@ INFO = SourceInfo(
 
 def load(config: DataSection) -> SourceTable:
     """Read ``data.path`` and give its columns the roles named in the configuration."""
-    check(config)
     INFO.read_options(config)
+    check(config)
     files, report = find_files(config.path), CleaningReport()
     if len(files) == 1 and files[0] == Path(config.path):
         return table_from_frame(read_table(files[0], report, config.skip_rows), config, files[0], report)
