@@ -2,6 +2,7 @@
 
     python benchmarks/serving.py
     python benchmarks/serving.py --model runs/mine --clients 32 --seconds 10
+    python benchmarks/serving.py --mixed --seconds 60
     python benchmarks/serving.py --quick
 
 Two real servers of one model run at the same time: one with its defaults, one with `--max-batch 1`, which forecasts
@@ -11,6 +12,11 @@ answer must be the forecast that a single request gets, up to rounding. Without 
 built-in weights (512-96), tuned for a few steps on the glucose series of bokeh_sampledata; with `--quick` a tiny one
 with random weights. The last line is `RESULT ratio=…`: requests per second of the first over the second, the median
 of the rounds.
+
+`--mixed` asks something else: what bad company costs. Two good clients send to one server, first alone, then beside six
+bad ones: two send the head of a request byte by byte, two its body, two bodies of 20 MB as fast as they can; each bad
+client begins again when it is ended. The last line is `RESULT mixed_ratio=…`: the p95 of the good ones in company over
+their p95 alone, the median of the rounds.
 """
 
 from __future__ import annotations
@@ -19,7 +25,9 @@ import argparse
 import http.client
 import json
 import math
+import multiprocessing
 import os
+import socket
 import subprocess
 import sys
 import tempfile
@@ -27,6 +35,7 @@ import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from multiprocessing.synchronize import Event
 from pathlib import Path
 from statistics import median
 
@@ -109,6 +118,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--clients", type=int, default=16, help="that send at the same time (default: %(default)s)")
     parser.add_argument("--seconds", type=float, default=8.0, help="of a round and server (default: %(default)s)")
     parser.add_argument("--repeats", type=int, default=5, help="rounds; each times both servers (default: %(default)s)")
+    parser.add_argument("--mixed", action="store_true", help="good clients beside bad ones, on one server")
     parser.add_argument("--quick", action="store_true", help="tiny model, one short round")
     return parser.parse_args(argv)
 
@@ -121,6 +131,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         args.clients, args.seconds, args.repeats = 4, 0.5, 1
     with tempfile.TemporaryDirectory() as place:
         model = args.model or make_model(Path(place) / "run", TINY if args.quick else ())
+        if args.mixed:
+            return mixed(model, args.seconds, args.repeats)
         with Server(model) as together, Server(model, "--max-batch", "1") as alone:
             body = json.dumps(json.loads(together.get("/model"))["example"]).encode()
             for server in (together, alone):
@@ -144,6 +156,70 @@ def main(argv: Sequence[str] | None = None) -> int:
         f"alone_p50_ms={second.percentile(0.5):.1f} alone_p95_ms={second.percentile(0.95):.1f}"
     )
     return EXIT_OK
+
+
+def mixed(model: str, seconds: float, repeats: int) -> int:
+    """Good clients alone, then in bad company, in rounds."""
+    ratios = []
+    with Server(model) as server:
+        body = json.dumps(json.loads(server.get("/model"))["example"]).encode()
+        load(server, body, GOOD, seconds / 8)  # it is warm
+        for _ in range(repeats):
+            alone, stop = load(server, body, GOOD, seconds), multiprocessing.Event()
+            company = [multiprocessing.Process(target=bad, args=(server.port, stop)) for bad in 2 * BAD]
+            for client in company:  # processes of their own: their work is not to slow the good ones down here
+                client.start()
+            beside = load(server, body, GOOD, seconds)
+            stop.set()
+            for client in company:
+                client.join()
+            show((alone, beside), "alone", "in company")
+            if alone.errors or beside.errors:
+                raise TstuneError(f"{alone.errors} + {beside.errors} answers were not the forecast of a single request")
+            ratios.append((beside.percentile(0.95) / alone.percentile(0.95), alone, beside))
+    ratio, alone, beside = sorted(ratios, key=lambda one: one[0])[len(ratios) // 2]
+    print(
+        f"RESULT mixed_ratio={ratio:.3f} p95_ms={beside.percentile(0.95):.1f} "
+        f"alone_p95_ms={alone.percentile(0.95):.1f} "
+        f"per_second={beside.per_second:.1f} alone_per_second={alone.per_second:.1f}"
+    )
+    return EXIT_OK
+
+
+GOOD, HUGE = 2, 20_000_000
+_HEAD = b"POST /forecast HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\nContent-Length: %d\r\n"
+
+
+def _send(port: int, stop: Event, at_once: bytes, rest: bytes, piece: int, pause: float) -> None:
+    """Send a request in pieces, again and again."""
+    while not stop.is_set():
+        try:
+            with socket.create_connection(("127.0.0.1", port), timeout=60) as connection:
+                connection.sendall(at_once)
+                for begin in range(0, len(rest), piece):
+                    connection.sendall(rest[begin : begin + piece])
+                    if stop.wait(pause):
+                        return
+        except OSError:
+            continue  # the server has ended it
+
+
+def slow_head(port: int, stop: Event) -> None:
+    """The head byte by byte."""
+    _send(port, stop, b"", _HEAD % 2 + b"X-Filler: " + b"a" * 10_000, 1, 0.05)
+
+
+def slow_body(port: int, stop: Event) -> None:
+    """The body byte by byte."""
+    _send(port, stop, _HEAD % 10_000 + b"\r\n", b" " * 10_000, 1, 0.05)
+
+
+def huge_body(port: int, stop: Event) -> None:
+    """More than the server takes."""
+    _send(port, stop, _HEAD % HUGE + b"\r\n", b" " * HUGE, 1 << 16, 0.0)
+
+
+BAD = (slow_head, slow_body, huge_body)
 
 
 def make_model(folder: Path, changes: Sequence[str]) -> str:
@@ -204,10 +280,13 @@ def same(one: Sequence[float], other: Sequence[float]) -> bool:
     return len(one) == len(other) > 0 and all(math.isclose(a, b, rel_tol=1e-4, abs_tol=1e-4) for a, b in pairs)
 
 
-def show(pair: Sequence[Load]) -> None:
+def show(pair: Sequence[Load], first: str = "together", second: str = "alone") -> None:
     """One line per round."""
-    parts = [f"{side.per_second:.1f}/s, p50 {side.percentile(0.5):.0f} ms, {side.errors} errors" for side in pair]
-    print(f"together {parts[0]}; alone {parts[1]}", flush=True)
+    parts = [
+        f"{side.per_second:.1f}/s, p50 {side.percentile(0.5):.0f} ms, p95 {side.percentile(0.95):.0f} ms"
+        for side in pair
+    ]
+    print(f"{first} {parts[0]}; {second} {parts[1]}", flush=True)
 
 
 if __name__ == "__main__":
