@@ -249,7 +249,7 @@ def serve(
     most = service.limits.max_connections
     _allow_files(2 * most + 256)  # as many again may be accepted before one is told to go
     # no log of requests: a line for each tells no more than /metrics
-    quiet = {"log_config": None, "log_level": "critical", "access_log": False, "server_header": False}
+    quiet = {"log_config": None, "log_level": "error", "access_log": False, "server_header": False}
     ways = {"http": protocol(service.limits), "loop": "asyncio", "ws": "none", "backlog": most, "root_path": root_path}
     server = _Server(uvicorn.Config(app, timeout_graceful_shutdown=60, **ways, **quiet))
     address = f"http://{f'[{host}]' if ':' in host else host}:{port}/docs"
