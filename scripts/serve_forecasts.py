@@ -63,11 +63,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         packages = "'fastapi>=0.115,<1' 'fastapi-offline>=1.7,<2' 'uvicorn>=0.35,<1' 'prometheus-client>=0.22,<1'"
         raise MissingDependencyError(f"serving needs the package {error.name}: pip install {packages}") from None
 
+    token = os.environ.get(TOKEN)
+    if token is not None and not token.strip():
+        raise ConfigError(f"{TOKEN} is empty; put a long random text into it, or unset it to ask nobody")
     with bind(args.host, args.port) as listening:  # before the model is loaded, which takes seconds
         torch.set_num_threads(args.threads)
         service = ForecastService(*open_model(args.model, args.registry, args.trust_code), limits)
         logger.setLevel("ERROR")  # models warn of gaps by the name of the series, which may be a patient's
-        return serve(service, listening, args.allow_host, args.root_path, os.environ.get(TOKEN))
+        return serve(service, listening, args.allow_host, args.root_path, token)
 
 
 if __name__ == "__main__":

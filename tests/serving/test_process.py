@@ -117,6 +117,12 @@ def test_ctrl_c_and_a_warning_beyond_loopback(plain_run: Path) -> None:
     assert process.stderr.read().startswith("warning: 0.0.0.0 can be reached from other machines and asks nobody")
 
 
+def test_an_empty_token_is_no_open_door(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TSTUNE_SERVE_TOKEN", "")
+    assert serve_forecasts.main(["--model", "run", "--port", "0"]) == 2
+    assert capsys.readouterr().err.startswith("error: TSTUNE_SERVE_TOKEN is empty; put a long random text into it")
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [

@@ -83,7 +83,6 @@ def create_app(service: ForecastService, hosts: Collection[str] | None = None, t
     body = {"schema": {"$ref": "#/components/schemas/ForecastRequest"}}  # of the example in GET /model
     if service.example and not token:  # its numbers are about those of the training data
         body["examples"] = {"complete": {"value": service.example}}
-
     on_the_way: Counter[str] = Counter()
 
     @app.post(
@@ -115,7 +114,6 @@ def create_app(service: ForecastService, hosts: Collection[str] | None = None, t
         return Response(generate_latest(service.registry), media_type=CONTENT_TYPE_PLAIN_0_0_4)
 
     facts = service.facts()
-
     kinds = {key: kind for key, (kind, _) in facts.items()}
 
     @app.get("/model", response_model=json_object("Model", kinds), responses=refusals, **closed)
