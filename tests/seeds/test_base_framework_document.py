@@ -342,9 +342,10 @@ def test_processes_and_adapters_are_set_up_by_their_names(config):
 # Data that replace the split
 
 
-def cut() -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
+def cut(level: float = 0.0) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
     """Where the split 60/20/20 lies."""
     table = tiny.series()
+    table["load"] += level
     hours = (table["timestamp"] - table["timestamp"].min()) // pd.Timedelta("1h")
     return table[hours < 240], table[(hours >= 240) & (hours < 320)], table[hours >= 320]
 
@@ -406,6 +407,17 @@ def test_parts_that_cannot_be_are_one_line(config, change: Callable, keywords: d
     with pytest.raises(TstuneError, match=words) as error:
         TTMForecaster(config(**keywords)).prepare(train, test_data=change(test))
     assert "\n" not in str(error.value)
+
+
+def test_parts_are_counted_from_the_level_of_the_train_data(config):
+    model, table = TTMForecaster(config()), tiny.series()
+    table["load"] += 1.5e9
+    whole, given = model.prepare(table), model.prepare(*cut(1.5e9))
+    np.testing.assert_array_equal(given.panel.level, whole.panel.level)
+    assert given.panel.level.min() > 1e9
+    for part in ("validation", "test"):
+        values = [data.windows[part][3]["past_values"] for data in (whole, given)]
+        np.testing.assert_array_equal(*values)
 
 
 def test_one_series_without_a_name_is_the_same_in_every_part(config):

@@ -17,12 +17,7 @@ from tstune.data.prepared import PreparedData, Preprocessor, data_of_loader
 from tstune.errors import CheckpointError
 from tstune.evaluation.intervals import load_method, save_method
 from tstune.models.adapters import Adapter, ItemAdapters, ParameterCount, count_parameters, read_training
-from tstune.models.contract import (
-    ADAPTER_FOLDER,
-    ForecastModel,
-    require_saved,
-    with_sections,
-)
+from tstune.models.contract import ADAPTER_FOLDER, ForecastModel, require_saved, with_family_keys, with_sections
 from tstune.models.hooks import Readings
 from tstune.models.own_network import answer_by_hooks
 from tstune.models.predict import forecast_table
@@ -172,7 +167,7 @@ class BaseTimeSeriesFoundationModel(ForecastModel):
     def enable_lora(self) -> None:
         """Make low-rank adapters the tuning mode of the next `fit`, with the settings of `lora`."""
         lora = self.config.lora.model_copy(update={"enabled": True})
-        self.config = with_sections(self.config, lora, None)
+        self.config = with_family_keys(with_sections(self.config, lora, None), type(self))
 
     def save(self, output_dir: str | Path, save_config: bool = True, save_metadata: bool = True) -> None:
         """Write `model/`, `preprocessor.json` and what else there is; `load` reads them back.

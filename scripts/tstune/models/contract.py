@@ -25,12 +25,7 @@ from tstune.config.validation import validate
 from tstune.data.frequency import StepError, to_steps
 from tstune.data.parts import named_data
 from tstune.data.plan import wrong_durations
-from tstune.data.prepared import (
-    PreparedData,
-    Preprocessor,
-    prepare_data,
-    table_of,
-)
+from tstune.data.prepared import PreparedData, Preprocessor, prepare_data, table_of
 from tstune.data.splits import PARTS
 from tstune.data.trained_on import refuse_trained_on
 from tstune.data.windows import Batch, WindowDataset, context_dropping, evaluation_batch_size
@@ -112,7 +107,7 @@ class ForecastModel(Hooks, ABC):
     ) -> None:
         self.require_packages()
         run_config = config.run_config if isinstance(config, ModelConfig) else config or RunConfig()
-        self.config: RunConfig = _with_family_keys(
+        self.config: RunConfig = with_family_keys(
             with_sections(run_config, lora_config, distributed_config), type(self)
         )
         self.module: nn.Module | None = None
@@ -346,7 +341,7 @@ class ForecastModel(Hooks, ABC):
         fresh = self.config.tuning.mode == "from_scratch"  # takes the architecture of the checkpoint, not its weights
         weights = None if fresh else self.config.model.pretrained
         prepared = refuse_trained_on(prepared, weights, self.config.data.split.allow_overlap)
-        self.config = prepared.settle(self.config)
+        self.config = with_family_keys(prepared.settle(self.config), type(self))
         context_dropping(self.config, prepared.panel.frequency)  # refused before anything is trained
         prepared = prepared.judged_on(self.config.evaluation.context_steps)
         chooses = self.config.tuning.mode != "zero_shot" or self.config.tuning.per_item
@@ -478,7 +473,7 @@ def weights_folder(folder: Path) -> Path:
     return folder if published else folder / MODEL_FOLDER
 
 
-def _with_family_keys(config: RunConfig, cls: type[ForecastModel]) -> RunConfig:
+def with_family_keys(config: RunConfig, cls: type[ForecastModel]) -> RunConfig:
     """The configuration of a class of your own that extends a family: it reads that family's keys, from `options`."""
     own, kind = config.model, cls.section.model_fields["type"]
     if not isinstance(own, OwnModelSection) or kind.is_required():
