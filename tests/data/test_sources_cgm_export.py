@@ -15,10 +15,13 @@ from support import tiny
 
 import finetune_ttm
 from tstune.config.managers import SimpleConfigManager
+from tstune.config.schema import DataSection
+from tstune.data.cleaning import CleaningRules, clean_table
 from tstune.data.cleaning.report import CleaningReport
 from tstune.data.prepared import PreparedData, prepare_data
 from tstune.data.sources.cgm_export_reading import read_export
 from tstune.data.table import ITEM, TIMESTAMP, SourceTable
+from tstune.errors import DataError
 
 START = pd.Timestamp("2024-05-06 08:00:30")
 COUNT = 24
@@ -398,6 +401,9 @@ def test_a_dose_stands_at_the_first_step_after_it_was_given(tmp_path: Path):
     }  # fmt: skip
     assert read(tmp_path / "a.csv", source_options={"doses": False}).roles.conditional == ()
     assert read(tmp_path / "a.csv", conditional_columns=["carbs"]).roles.conditional == ("carbs",)
+    table = read(write(tmp_path / "x.csv", xdrip()), conditional_columns=["bolus", "basal"])
+    assert table.frame["basal"].isna().all(), "asked for, and in no file: unknown"
+    assert table.fill == {"bolus": "zero", "basal": "none"}
     assert "choose from bolus, basal, carbs" in problem(tmp_path / "a.csv", conditional_columns=["steps"])
 
 
@@ -428,6 +434,27 @@ def test_tidepool_workbooks_have_a_sheet_per_kind(tmp_path: Path):
     np.testing.assert_allclose(column(table, "glucose").to_numpy(), MMOL_L)
     assert column(table, "bolus").sum() == 2
     assert column(table, "carbs").sum() == 20
+
+
+@pytest.mark.parametrize("names", [
+    "Apparaat,Serienummer,Tijdstempel apparaat,Recordtype,Historische glucose mg/dL,Glucose scannen mg/dL",
+    "Enhet,Serienummer,Enhetens tidsstämpel,Registertyp,Historiskt glukosvärde mg/dL,Skanna glukosvärde mg/dL",
+    "Dispositivo,Numero di serie,Timestamp del dispositivo,Tipo di registrazione,Storico del glucosio mg/dL",
+])  # fmt: skip
+def test_more_languages_of_libreview(names: str, tmp_path: Path):
+    rows = [f"Libre 3,S1,{time},0,{value}" for time, value in zip(times("%d-%m-%Y %H:%M", 15), MG_DL, strict=True)]
+    table = read(write(tmp_path / "a.csv", "\n".join(["Title", names, *rows])))
+    assert table.notes["exports"] == {"LibreView": 1}
+    np.testing.assert_array_equal(column(table, "glucose").to_numpy(), MG_DL)
+
+
+def test_an_hour_that_autumn_repeats_is_said(tmp_path: Path):
+    stamps = pd.date_range("2024-10-26 20:00", "2024-10-27 06:00", freq="5min", tz="Europe/Berlin").tz_localize(None)
+    rows = [f"{time:%d.%m.%Y;%H:%M};{110 + step % 9};;;;" for step, time in enumerate(stamps)]
+    path = write(tmp_path / "a.csv", "\n".join([xdrip().split("\n")[0], *rows]))
+    cleaned = clean_table(read(path), CleaningRules())
+    assert cleaned.cleaning["repeated_hour"]["count"] == 1
+    assert read(path, timezone="Europe/Berlin").cleaning["repeated_hour"]["count"] == 12
 
 
 @pytest.mark.parametrize("encoding", ["utf-16", "cp1252", "utf-8-sig"])
@@ -625,6 +652,16 @@ def test_real_exports(case: str, shared: Path):
     assert len(column(table, "glucose")) == readings
     assert export.rows["value"].between(2, 400).all()
     assert all(len(windows) for windows in prepare(shared / "cases" / "files" / case / file).windows.values())
+
+
+@pytest.mark.shared
+def test_pieces_that_are_too_short_for_the_weights_come_with_a_remedy_that_works(shared: Path):
+    section = DataSection(source="cgm_export", path=str(shared / "cases/files/v07-medtronic"))
+    with pytest.raises(DataError, match=r"this works: data.split.mode=deployment data.min_context=24$"):
+        prepare_data(section, "auto", "auto", known_lengths=[(512, 96), (96, 24)])
+    changed = {"min_context": 24, "split": section.split.model_copy(update={"mode": "deployment"})}
+    data = prepare_data(section.model_copy(update=changed), "auto", "auto", known_lengths=[(512, 96), (96, 24)])
+    assert all(len(windows) for windows in data.windows.values())
 
 
 @pytest.mark.slow

@@ -242,6 +242,8 @@ class _Cut:
         if self.known_lengths:
             attempts["model.pretrained=null tuning.mode=from_scratch "] = ()
         for start, known in attempts.items():
+            if start and (padded := self._padded_remedy(mode, context, ahead)):
+                return padded
             shorter = lengths_to_try(AUTO, AUTO, known, self.panel.frequency, min(self._room(), ahead))
             for length, steps in shorter:
                 for change in dict.fromkeys((mode, "deployment")):
@@ -252,6 +254,17 @@ class _Cut:
                             f"model.prediction_length={steps} evaluation.horizons=auto"
                         )
         return "no context length works: more readings are needed, or other parts (data.split)"
+
+    def _padded_remedy(self, mode: str, context: int, ahead: int) -> str | None:
+        """Where gaps leave short pieces, weights of a fixed length can do with a history that is masked in part."""
+        if self.config.min_context is not None or len(self.panel.segment_item) == len(self.panel.item_ids):
+            return None
+        for shortest in (context // 2, context // 4, context // 8):
+            for change in dict.fromkeys((mode, "deployment")):
+                if all(self.ranges(part, change, context, ahead, context - shortest).num_windows for part in PARTS):
+                    looks_back = "" if change == mode else "data.split.mode=deployment "
+                    return f"this works: {looks_back}data.min_context={shortest}"
+        return None
 
     def _index(self, part: str, mode: str, context: int, ahead: int) -> WindowIndex:
         return WindowIndex(self.panel, self.ranges(part, mode, context, ahead), context, ahead)

@@ -65,7 +65,7 @@ def load(config: DataSection) -> SourceTable:
     merged = {item: _while_read(rows, report) for item, rows in merged.items() if (rows["kind"] == v.GLUCOSE).any()}
     held = set().union(*(set(rows["kind"]) for rows in merged.values()))
     present = [name for name, kinds in CHANNELS.items() if held & set(kinds)]
-    roles = choose_channels(config, INFO.name, TARGET, present)
+    roles = choose_channels(config, INFO.name, TARGET, tuple(CHANNELS))  # one that nobody has is unknown throughout
     if doses and not roles.conditional:
         roles = replace(roles, conditional=tuple(present))
     frequency = config.frequency or _frequency(merged)
@@ -232,7 +232,9 @@ def _merge(item: str, exports: list[Export], unit: str, timezone: str | None, re
     again = rows.duplicated(["time", "kind", "value"])
     report.add("entries_written_twice", int(again.sum()), "read once", {item: int(again.sum())} if again.any() else {})
     rows = _with_scans(item, rows[~again], report)
-    steps = rows[rows["kind"] == v.GLUCOSE].groupby(rows["time"].dt.floor(_CLOCK_STEP))
+    readings = rows[rows["kind"] == v.GLUCOSE]
+    step = "15min" if readings["time"].diff().median() > _SLOW else _CLOCK_STEP
+    steps = readings.groupby(readings["time"].dt.floor(step))
     mixed = int(((steps["device"].nunique() > 1) | (steps["file"].nunique() > 1)).sum())
     report.add("steps_with_two_sensors_or_files", mixed, "averaged", {item: mixed} if mixed else {})
     return rows.reset_index(drop=True)

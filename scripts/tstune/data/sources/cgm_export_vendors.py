@@ -111,9 +111,9 @@ VENDORS = (
     Vendor("Nightscout", r"\bsgv\b|\beventtype\b", _NIGHTSCOUT, r"^sgv$", unit=MG_DL),
     Vendor("Nightscout exporter", r"^date\|time\|(glucose.*\|type\|device|event type\|insulin)", {}, r"^sgv$"),
     Vendor("Dexcom Clarity", r"\((\w)\1{3}-(\w)\2-(\w)\3|source device id"),
-    Vendor("LibreView", r"record type|aufzeichnungstyp|type d.enregistrement|tipo d[ei] regist|opnametype|recordtype|"
-           r"(historic|scan) glucose|glukosewert-verlauf|historique de la gly|historial de glu|storico"),
-    Vendor("Medtronic", r"isig|sensor glucose|sensorgluk|glucose du capteur|glucosa del sensor|bwz|new device time"),
+    Vendor("LibreView", r"record ?type|aufzeichnungstyp|type d.enregistrement|tipo d[ei] regist|opnametype|registertyp|"
+           r"histor\w* (de |del |do |la )*gl[uiy]|scan glucose|glukosewert-verlauf|storico"),
+    Vendor("Medtronic", r"isig|sensor.?glu[ck]|glucos\w+ (du|del|do) (capteur|sensor)|bwz|new device time"),
     Vendor("xDrip", r"udt_cgms", unit=MG_DL),
     Vendor("Juggluco", r"sensorid.*unixtime", _JUGGLUCO),
     Vendor("Levels", r"time \(utc\).*glucose", {r"^time \(utc\)$": TIME, r"^time \(local\)$": ""}, r"^timeseries$",
