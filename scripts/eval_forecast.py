@@ -4,13 +4,15 @@
     python scripts/eval_forecast.py --forecasts runs/mine 'evaluation.metrics=[smape]'
     python scripts/eval_forecast.py --model runs/mine --model builtin --config recipes/ttm/cgm_sample/demo.yaml
     python scripts/eval_forecast.py --model runs/mine --config recipes/ttm/cgm_sample/demo.yaml data.test_stride=1
+    python scripts/eval_forecast.py --model runs/mine --config runs/mine/config.yaml data.path=new_people.csv --all
     python scripts/eval_forecast.py --model registry:cgm@champion --hydra recipes/hydra/ttm.yaml --output runs/evaluated
 
 A model is a run folder, registry:name@alias or registry:name:version, builtin, a folder of weights or a Hub id (both as
 they are, zero-shot; of the family of the config, or as family:weights), or the name of a baseline. The first one is
-judged against the others. --config says data, split, windows and metrics. With --run the numbers are compared with
-metrics.json to the last digit; data.path=… and model.pretrained=… say where its files lie now. --forecasts does it from
-the forecasts that evaluation.keep_forecasts=true kept, without data and model, and adds metrics and horizons.
+judged against the others. --config says data, split, windows and metrics; --all takes all of the data for the test, as
+for people a model never saw. With --run the numbers are compared with metrics.json to the last digit; data.path=… and
+model.pretrained=… say where its files lie now. --forecasts does it from the forecasts that
+evaluation.keep_forecasts=true kept, without data and model, and adds metrics and horizons.
 
 Exit codes: 0 done (with --run and --forecasts: identical), 1 with these two: numbers differ, 2 your input needs a
 change (one `error:` line says which).
@@ -40,6 +42,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     what.add_argument("--model", action="append", dest="models", help="may be given several times")
     add_config_arguments(parser, required=False)
     parser.add_argument("--part", choices=("test", "validation", "train"), default="test", help="default: test")
+    parser.add_argument("--all", action="store_true", help="every reading is test: the data needs no train part")
     parser.add_argument("--output", metavar="folder", help="write scores, verdict, record and report there")
     parser.add_argument("--overwrite", action="store_true", help="replace an existing output folder")
     parser.add_argument(
@@ -53,6 +56,8 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         parser.error("--run and --forecasts take everything from the run: leave out --config, --hydra and --part")
     if args.forecasts is not None and args.output is not None:
         parser.error("--forecasts prints; leave out --output")
+    if args.all and (args.models is None or args.part != "test"):
+        parser.error("--all goes with --model, and without --part")
     if args.models is not None and not given:
         parser.error("--model needs --config or --hydra, which say the data, the split and the windows")
     return args
@@ -78,8 +83,9 @@ def _evaluate(args: argparse.Namespace) -> int:
     from tstune.data.sources import check_source
 
     check_source(config.data)
-    from tstune.runs.compare.evaluate import evaluate_models
+    from tstune.runs.compare.evaluate import evaluate_models, without_parts
 
+    config = without_parts(config) if args.all else config
     found = evaluate_models(args.models, config, args.part, args.output, args.overwrite, args.registry)
     _print(found, args.output)
     return EXIT_OK

@@ -313,6 +313,21 @@ class TestModels:
             assert f"\n{count} {part} windows, the same for every model." in capsys.readouterr().out
             assert metrics_of(desk / part, part)["run"] == load_model("run").evaluate(part=part)
 
+    def test_new_people_need_no_part_of_their_own_to_train_on(self, desk: Path, capsys: pytest.CaptureFixture[str]):
+        tiny.series(60, ("new", "other"), seed=5).to_csv(desk / "new.csv", index=False)
+        new = ("data.path=new.csv", "data.test_stride=1", "data.split.by=time")
+        assert "part has no window" in refused(capsys, "--model", "run", "--config", "recipe.yaml", *new)
+        assert evaluate("--model", "run", "--model", "persistence", *new, "--all", "--output", "found") == 0
+        windows = tiny.read_json(desk / "found/manifest.json")["windows"]
+        assert windows == {"train": 0, "validation": 0, "test": 2 * (60 - 40 + 1)}
+        scores = metrics_of(desk / "found")
+        assert list(scores) == ["run", "persistence"]
+        assert all(np.isfinite(value) for row in scores.values() for value in row.values())
+        capsys.readouterr()
+        error = refused(capsys, "--config", "recipe.yaml", "--model", "run", "--model", "ridge", *new, "--all")
+        assert "--model ridge is fitted to a training part" in error
+        assert finetune_ttm.main(["--config", "recipe.yaml", "output_dir=x", "data.split.by=none"]) == 2
+
     def test_longer_contexts_and_shorter_forecasts(self, desk: Path, capsys: pytest.CaptureFixture[str]) -> None:
         models = ["--model", "persistence", "--model", "run", "--model", "checkpoint"]
         own = load_model("run").evaluate()

@@ -63,9 +63,9 @@ class SplitSection(Section):
     preset: Literal["brist1d"] | None = None
     """A published split, dates and participants: `brist1d` trains to 17 Aug 2023, validates to 31 Aug, tests after,
     on participants seen in training and on others."""
-    by: Literal["time", "item", "both"] = "time"
+    by: Literal["time", "item", "both", "none"] = "time"
     """`time` cuts each item in time, `item` holds out whole items (cold start), `both` tests the late part of items
-    seen in training and of items held out."""
+    seen in training and of items held out. `none`: all of it is test, for models that are trained already."""
     validation_items: HeldOut | None = None
     """Items to validate on: their names, or the share that is drawn."""
     test_items: HeldOut | None = None

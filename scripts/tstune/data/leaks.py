@@ -279,7 +279,7 @@ def _statistics(panel: Panel, split: Split, channel: int, near: float) -> tuple[
     """Mean and deviation, summed around a value near the mean so that large values keep their precision."""
     count, total, square = 0, 0.0, 0.0
     for block in row_blocks(panel):
-        seen = rows_between(panel, *split.bounds("train"), block) & (panel.status[block, channel] == OBSERVED)
+        seen = rows_between(panel, *split.bounds(split.fitted_on), block) & (panel.status[block, channel] == OBSERVED)
         away = panel.values[block, channel][seen].astype(np.float64) - near
         count, total, square = count + len(away), total + float(away.sum()), square + float(away @ away)
     if not count:
@@ -324,7 +324,7 @@ def _check_context_ends(windows: WindowDataset, part: str) -> None:
     """Windows whose context ends inside a gap hold the last reading: a line would lead to a reading of the future."""
     panel, ranges, context = windows.panel, windows.ranges, windows.context_length
     last_ones = ranges.first + (ranges.count - 1) * ranges.stride  # nearest to the border
-    spread = windows.starts(np.unique(np.linspace(0, len(windows) - 1, 4096).astype(np.int64)))
+    spread = windows.starts(np.unique(np.linspace(0, len(windows) - 1, min(4096, len(windows))).astype(np.int64)))
     for starts in (last_ones, spread):
         stale = starts[(panel.status[starts + context - 1] == INTERPOLATED).any(axis=1)]
         stale = stale[:: max(1, -(-len(stale) // _MOST_WINDOWS))]

@@ -97,7 +97,7 @@ def plan_windows(
             ranges = cut.ranges(part, mode, context, ahead, padded, stride)
             if ranges.num_windows:
                 logger.info("no whole %s window: histories are padded there too (data.min_context)", part)
-        if not ranges.num_windows:
+        if not ranges.num_windows and cut.split.has(part):
             raise DataError(cut.no_window(part, mode, context, ahead, padded))
         chosen = None
         if part == "train" and config.train_fraction < 1 and config.train_fraction_from == "uniform":
@@ -197,12 +197,13 @@ class _Cut:
         tried = lengths_to_try(
             context_length, prediction_length, self.known_lengths, self.panel.frequency, self._room()
         )
-        steps = max(1, self.ranges("train", "strict", 0, 1).num_windows)
+        learned = self.split.fitted_on
+        steps = max(1, self.ranges(learned, "strict", 0, 1).num_windows)
         best, most = tried[-1], 0
         for context, ahead in tried:
             if not self.is_possible(context, ahead):
                 continue
-            count = self.ranges("train", "strict", context, ahead).num_windows
+            count = self.ranges(learned, "strict", context, ahead).num_windows
             if count >= ENOUGH * steps:
                 return context, ahead
             if count > most:
@@ -215,7 +216,7 @@ class _Cut:
         gap = self.config.max_gap
         if gap is not None and to_steps(gap, self.panel.frequency, "data.max_gap") >= context:
             return False
-        return all(self.ranges(part, mode, context, ahead).num_windows for part in PARTS)
+        return all(self.ranges(part, mode, context, ahead).num_windows for part in PARTS if self.split.has(part))
 
     def no_window(self, part: str, mode: str, context: int, ahead: int, padding: int) -> str:
         """Why a part has no window, and settings that work when they are pasted."""
@@ -275,5 +276,6 @@ class _Cut:
         for part in ("validation", "test"):
             begin, end = self.split.bounds(part)
             has = (end - begin)[end > begin]
-            rooms.append(int(np.median(has)) if has.size else 0)
+            if self.split.has(part):
+                rooms.append(int(np.median(has)) if has.size else 0)
         return min(rooms)

@@ -62,7 +62,7 @@ def fit_scaler(panel: Panel, split: Split, scaling: str) -> Scaler:
 
 def _readings(panel: Panel, split: Split, channel: int) -> Iterator[np.ndarray]:
     """Readings of the training part in float64, block by block."""
-    begin, end = split.bounds("train")
+    begin, end = split.bounds(split.fitted_on)
     for rows in row_blocks(panel):
         seen = rows_between(panel, begin, end, rows) & (panel.status[rows, channel] == OBSERVED)
         yield panel.values[rows, channel][seen].astype(np.float64)

@@ -141,6 +141,15 @@ class Split:
         begin = self.borders[:, index - 1] if index else np.zeros(len(self.borders), dtype=np.int64)
         return begin, self.borders[:, index]
 
+    def has(self, part: str) -> bool:
+        """True if any item was given this part."""
+        return self.takes_part is None or bool(self.takes_part[:, PARTS.index(part)].any())
+
+    @property
+    def fitted_on(self) -> str:
+        """The part that scales are taken from: train, or what there is where nothing is trained on."""
+        return "train" if self.has("train") else "test"
+
     @property
     def held_out(self) -> np.ndarray:
         """[items] True where nothing of the item may be trained on."""
@@ -156,7 +165,7 @@ def split_panel(panel: Panel, config: SplitSection, standard_borders: tuple[int,
     """
     takes_part = parts_of_items(panel.item_ids, config)
     purge = to_steps(config.purge, panel.frequency, "data.split.purge")
-    if config.by == "item":
+    if config.by in ("item", "none"):
         begins = np.zeros(takes_part.shape, np.int64)
         ends = np.repeat(panel.item_length[:, None], 3, axis=1).astype(np.int64)
     else:
@@ -217,6 +226,8 @@ def parts_of_items(item_ids: tuple[str, ...], config: SplitSection) -> np.ndarra
     takes_part = np.tile(ALL_PARTS, (len(item_ids), 1))
     if config.preset is not None:
         return _published(item_ids, config.preset)
+    if config.by == "none":
+        return np.tile((False, False, True), (len(item_ids), 1))
     if config.by == "time":
         return takes_part
     validation, test = _held_out(item_ids, config)

@@ -55,7 +55,7 @@ def seasonal_scale(panel: Panel, split: Split, seasonality: int) -> np.ndarray:
 
 def _usable(panel: Panel, split: Split, rows: slice) -> np.ndarray:
     """[rows, targets] True for the readings of the training part."""
-    in_train = rows_between(panel, *split.bounds("train"), rows)
+    in_train = rows_between(panel, *split.bounds(split.fitted_on), rows)
     return in_train[:, None] & (panel.status[rows, : panel.roles.num_targets] == OBSERVED)
 
 

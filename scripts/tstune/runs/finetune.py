@@ -98,6 +98,8 @@ class FineTuning(ModelRun):
         logger.info("windows: %s", ", ".join(parts))
         for line in remarks(self.data):
             logger.warning("%s", line)
+        if not len(self.data.train):
+            raise ConfigError("data.split.by=none leaves nothing to train on: it is for scripts/eval_forecast.py --all")
         check_metrics(self.config, self.data.preprocessor.unit)
         if (reason := too_many_windows(self.model, self.data)) is not None:
             raise ConfigError(f"model.type={self.config.model.type}: {reason}")

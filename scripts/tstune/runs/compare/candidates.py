@@ -16,6 +16,7 @@ from tstune.config.validation import validate
 from tstune.data.prepared import PreparedData, Preprocessor
 from tstune.errors import CheckpointError, ConfigError
 from tstune.evaluation.verdict import OURS
+from tstune.models.baselines import WithoutNetwork
 from tstune.models.contract import ForecastModel
 from tstune.models.registry import available_models, load_model, model_class
 from tstune.models.ttm import BUILTIN
@@ -123,6 +124,11 @@ def _baseline(name: str) -> Candidate:
 
     def make(data: PreparedData, config: RunConfig, manager: DistributedManager) -> ForecastModel:
         baseline = model_class(name)(config)
+        if not len(data.train) and type(baseline).train_on is not WithoutNetwork.train_on:
+            raise ConfigError(
+                f"--model {name} is fitted to a training part, and --all leaves none; fit it in a run of its own "
+                f"(model.type={name}) and give that run folder"
+            )
         baseline.build(data.preprocessor)
         baseline.train_on(data.as_judged(), manager)
         return baseline

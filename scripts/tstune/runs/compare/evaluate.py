@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from tstune.config.managers import SimpleConfigManager
-from tstune.config.schema import RunConfig
+from tstune.config.schema import RunConfig, SplitSection
 from tstune.config.section import AUTO
 from tstune.data.leaks import more_findings
 from tstune.data.prepared import PreparedData, prepare_data
@@ -185,6 +185,12 @@ def evaluate_models(
         write_evaluation(run, evaluation, config.model_copy(update={"output_dir": str(output), "overwrite": False}))
     manager.wait()
     return evaluation
+
+
+def without_parts(config: RunConfig) -> RunConfig:
+    """The same with all of the data in the test: nothing is trained, so nothing is kept for it."""
+    split = SplitSection(by="none", allow_overlap=config.data.split.allow_overlap)
+    return config.model_copy(update={"data": config.data.model_copy(update={"split": split})})
 
 
 def compare_members(comparison: ComparisonRecipe) -> Evaluation:
