@@ -30,6 +30,7 @@ def trained(stock: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder with the runs decoder/ and full/, and evaluations: untuned/, half/, early/, short/."""
     folder = tmp_path_factory.mktemp("trained")
     shutil.copytree(stock, folder, dirs_exist_ok=True)
+    tiny.write_series(folder / "series.csv", rows=800)  # test days enough for intervals
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         for mode in ("decoder", "full"):
@@ -106,7 +107,7 @@ def test_settings_data_and_metrics(desk: Path, capsys: pytest.CaptureFixture[str
 
 def test_paired_tests(desk: Path, capsys: pytest.CaptureFixture[str]) -> None:
     text = compared(capsys, "decoder", "full", "untuned")
-    assert "82 windows are shared by all runs." in text
+    assert "242 windows are shared by all runs." in text
     rmse = {name: read["rmse"] for name, read in ((run.name, run.metrics) for run in read_runs(["decoder", "full"]))}
     full, untuned = table(text, "Paired tests against decoder")
     assert (full["Run"], full["Against decoder"]) == ("full", "better")
@@ -131,7 +132,7 @@ def test_the_test_is_that_of_the_verdict(desk: Path) -> None:
 
 def test_windows_that_only_some_have(desk: Path, capsys: pytest.CaptureFixture[str]) -> None:
     text = compared(capsys, "full", "half")
-    assert "42 windows are shared by all runs (full has 82, half has 42)." in text
+    assert "122 windows are shared by all runs (full has 242, half has 122)." in text
     assert "| half | different data than full: " in text
     assert {row["Key"] for row in table(text, "Settings that differ")} == {"data.test_stride", "tuning.mode"}
     (test,) = table(text, "Paired tests against full")
