@@ -246,6 +246,7 @@ def test_the_printed_fit_trains_judges_and_writes(run):
     assert list(results["metrics"])[:3] == ["zero_shot", "fine_tuned", "average"]
     assert results["training"].num_steps == 4
     assert results["output_dir"] == str(folder)
+    assert tiny.read_json(folder / "environment.json")["precision"] == "no"
     with pytest.raises(TypeError, match="abstract"):
         BaseTimeSeriesFoundationModel(TTMConfig())
 
@@ -579,6 +580,12 @@ def test_a_hook_that_gives_something_else_is_one_line(config, hooks: dict, words
         wrong(config()).fit(f"{HERE}:waves", output_dir=tmp_path / "run")
     assert "\n" not in str(error.value)
     assert list(tmp_path.iterdir()) == [], "nothing half-written"
+
+
+def test_a_hook_cannot_change_the_precision_of_running_processes(config):
+    half = type("Half", (FullForecaster,), {"_create_training_arguments": lambda self, folder: {"bf16": True}})
+    with pytest.raises(TstuneError, match="mixed_precision of processes that run already"):
+        half(config()).fit(f"{HERE}:waves", manager=DistributedManager())
 
 
 def test_a_source_is_read_again_once_its_file_has_changed(tmp_path: Path):

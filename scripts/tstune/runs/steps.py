@@ -10,7 +10,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from tstune.config.schema import RunConfig
-from tstune.errors import RegistryError
+from tstune.errors import ConfigError, RegistryError
 from tstune.models.contract import ForecastModel
 from tstune.registry import open_registry
 from tstune.runs.folder import ENVIRONMENT, HISTORY, RunFolder
@@ -57,8 +57,11 @@ class ModelRun(Run, ABC):
         callbacks: Sequence[Callback] = (),
     ) -> None:
         setup_logging()
+        precision = model.config.training.mixed_precision
         model.take_training_arguments(output_dir)
         config = model.config
+        if manager is not None and config.training.mixed_precision != precision:
+            raise ConfigError("_create_training_arguments changes mixed_precision of processes that run already")
         manager = manager or DistributedManager.for_run(config)
         logger.info(manager.describe())
         inputs = {"model.pretrained": config.model.pretrained, "data.path": config.data.path}
@@ -127,6 +130,7 @@ class ModelRun(Run, ABC):
         found |= {"peak_memory_mb": self.gpu.peak_memory(), "hardware": self.gpu.report(), "phases": self.gpu.phases}
         left_out = ("history", "lr_curve")
         training = self.training and {name: v for name, v in vars(self.training).items() if name not in left_out}
+        found["precision"] = self.manager.accelerator.mixed_precision
         return found | {"parameters": self.parameters, "training": training}
 
     def commit(self) -> None:
