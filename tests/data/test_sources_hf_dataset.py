@@ -178,3 +178,8 @@ def test_what_cannot_be_read(saved: Path, tmp_path: Path):
     with pa.OSFile(str(tmp_path / "empty.arrow"), "wb") as file, pa.ipc.new_stream(file, nothing.schema) as stream:
         stream.write_table(nothing)
     assert "the data set has no rows" in problem(tmp_path / "empty.arrow")
+
+
+def test_a_folder_of_csv_is_left_to_the_source_that_keeps_its_ids(tmp_path: Path):
+    (tmp_path / "table.csv").write_text("item_id,timestamp,target\n001,2024-01-01,1\n")
+    assert "holds CSV files: source csv reads them, with ids as they are written" in problem(tmp_path)

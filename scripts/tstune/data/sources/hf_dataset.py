@@ -104,6 +104,8 @@ def _open(path: str, options: dict[str, Any]) -> Dataset | IterableDataset:
             data = _split(datasets.load_from_disk(path), options["split"], path)
         elif (place / "state.json").is_file():
             data = datasets.load_from_disk(path)
+        elif place.is_dir() and any(".csv" in file.name for file in place.iterdir()):
+            raise DataError(f"{path} holds CSV files: source csv reads them, with ids as they are written (001, NA)")
         elif place.is_dir() or _is_hub_id(path):
             given = {name: options[name] for name in ("split", "revision", "streaming")}
             return datasets.load_dataset(path, options["config"], **given)
