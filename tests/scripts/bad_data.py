@@ -212,7 +212,7 @@ CASES = (
     Case(
         "two series read as one",
         "duplicate timestamps",
-        ("series.csv", "400 duplicate timestamp(s)", "data.item_id_column"),
+        ("series.csv", "rows of one time differ in column 'item_id'", "data.item_id_column=item_id"),
         ("data.item_id_column=null",),
     ),
     # the numbers
