@@ -52,6 +52,7 @@ class TrainingResult:
         num_epochs: passes begun.
         best_step: step whose weights were kept; 0 are the weights training started from.
         best_validation_loss: scaled units.
+        tuned_share: of the way from the untuned to the tuned weights; see `tuning.interpolate`.
         stopped_early: the patience ran out.
         learning_rate: peak learning rate.
         lr_curve: what the learning-rate finder saw, if it ran.
@@ -72,3 +73,4 @@ class TrainingResult:
     windows_per_second: float
     resumed_from: int | None
     history: list[dict]
+    tuned_share: float = 1.0

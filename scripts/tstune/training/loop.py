@@ -47,6 +47,10 @@ from tstune.training.optim import (
 )
 
 
+SHARES = (0.75, 0.5, 0.25)
+"""Of the way from the untuned to the tuned weights, beside the whole of it."""
+
+
 def train(
     model: ForecastModel,
     train_windows: Dataset,
@@ -60,6 +64,7 @@ def train(
     show_progress: bool = True,
     checkpoints: Checkpoints | None = None,
     callbacks: Sequence[Callback] = (),
+    interpolate: bool = False,
 ) -> TrainingResult:
     """Train `model.module` in place and leave it with the weights of the lowest validation loss.
 
@@ -75,6 +80,7 @@ def train(
         show_progress: draw a bar and log every validation.
         checkpoints: where to write them and what to go on from; None does neither.
         callbacks: told what happens, on every rank.
+        interpolate: go only as far from the weights at the start as the validation windows like.
 
     Raises:
         TrainingError: the loss is not a number any more.
@@ -86,6 +92,7 @@ def train(
     run.callbacks = callbacks
     run.history = History(history_path if manager.is_main else None, run.tell_row)
     run.show_progress = show_progress
+    run.interpolates = interpolate
     with (
         checkpoints.stop.deferred() if checkpoints else nullcontext(),
         _loading_processes() if config.num_workers else nullcontext(),
@@ -99,6 +106,7 @@ class _Run:
     history: History
     callbacks: Sequence[Callback]
     show_progress: bool
+    interpolates: bool
 
     def __init__(
         self,
@@ -116,6 +124,7 @@ class _Run:
         self.best = BestWeights(config.early_stopping_patience)
         self.resumed_from: int | None = None
         self._told_to_stop = False
+        self.tuned_share = 1.0
         plain = model.module
         self.identity: dict[str, object] = {}
         resume = None
@@ -178,6 +187,7 @@ class _Run:
 
     def train(self, start_counts: bool) -> TrainingResult:
         progress, manager = self.progress, self.manager
+        self._untuned = self._start_of_the_way() if self.interpolates else {}
         if self._resume_path is not None:
             self._load(self._resume_path)
         self._begin = time.perf_counter() - progress.seconds
@@ -197,6 +207,7 @@ class _Run:
             num_epochs=progress.epoch,
             best_step=self.best.best_step,
             best_validation_loss=self.best.best_loss,
+            tuned_share=self.tuned_share,
             stopped_early=progress.step < self.total_steps,
             learning_rate=self.learning_rate,
             lr_curve=self.curve,
@@ -298,9 +309,37 @@ class _Run:
 
     def _finish(self) -> None:
         """Leave the model with the best weights, on a plain module."""
-        self.plain.load_state_dict(self.best.state, strict=False)
         self.model.module = self.plain
+        self.plain.load_state_dict(self.best.state, strict=False)
         self.plain.eval()
+        if self._untuned and self.best.best_step:
+            self._interpolate()
+
+    def _start_of_the_way(self) -> dict[str, torch.Tensor]:
+        """Weights before tuning that a blend with the tuned ones makes sense for.
+
+        Random ones have learned nothing, and of an adapter's two factors the second alone scales its update.
+        """
+        found = whole_parameters(learning_parameters(self.bare))
+        fresh = tuple(self.model.fresh)
+        return {
+            name: start
+            for name, start in found.items()
+            if "lora_A" not in name and not name.replace(".modules_to_save.default", "").endswith(fresh)
+        }
+
+    def _interpolate(self) -> None:
+        """Go back towards the weights at the start as far as the validation loss falls."""
+        tuned, best = dict(self.best.state), self.best.best_loss
+        for share in SHARES:
+            state = {name: torch.lerp(start, tuned[name], share) for name, start in self._untuned.items()}
+            self.plain.load_state_dict(tuned | state, strict=False)
+            loss = validation_loss(self.model, self.plain, self.validation, self.manager)
+            if loss < best:
+                best, self.tuned_share, self.best.state = loss, share, tuned | state
+        self.best.best_loss = best
+        self.plain.load_state_dict(self.best.state, strict=False)
+        logger.info("%.0f %% of the way from the untuned weights: validation loss %.5f", 100 * self.tuned_share, best)
 
     # Checkpoints
 
