@@ -46,7 +46,6 @@ from tstune.training.optim import (
     share_running_statistics,
 )
 
-
 SHARES = (0.75, 0.5, 0.25)
 """Of the way from the untuned to the tuned weights, beside the whole of it."""
 
