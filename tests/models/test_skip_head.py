@@ -65,7 +65,7 @@ def test_it_reads_what_was_read_how_old_it_is_and_the_hour():
     torch.testing.assert_close(recent, torch.tensor(expected, dtype=torch.float32), atol=1e-6, rtol=1e-6)
 
 
-@pytest.mark.parametrize("mode", ["head", "decoder", "full", "lora"])
+@pytest.mark.parametrize("mode", ["skip_head", "head", "decoder", "full", "lora"])
 def test_it_learns_in_every_mode_and_comes_back_as_it_was(desk: Path, mode: str, tmp_path: Path):
     model = forecaster(desk, tuning={"mode": mode}, training={"cache_frozen_features": "off"})
     model.fit(output_dir=tmp_path / "run")
@@ -81,6 +81,14 @@ def test_it_learns_in_every_mode_and_comes_back_as_it_was(desk: Path, mode: str,
     assert not torch.equal(loaded.forecast(elsewhere), loaded.forecast(batch)), "the hour matters"
     interpolated = dict(batch, past_read_mask=torch.zeros_like(batch["past_read_mask"]))
     assert not torch.equal(loaded.forecast(interpolated), loaded.forecast(batch)), "what was read matters"
+
+
+def test_a_mode_for_it_alone(desk: Path):
+    model, _ = built(forecaster(desk, tuning={"mode": "skip_head"}))
+    learning = {name for name, value in model.network.named_parameters() if value.requires_grad}
+    assert learning == {f"skip_head.{name}" for name, _ in model.module.skip_head.named_parameters()}
+    with pytest.raises(ConfigError, match=r"tuning\.mode=skip_head.*set model\.skip_steps=48"):
+        built(forecaster(desk, 0, tuning={"mode": "skip_head"}))
 
 
 def test_stored_features_hold_what_it_reads(desk: Path, tmp_path: Path):

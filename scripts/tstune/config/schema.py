@@ -35,7 +35,7 @@ FOLLOW_THE_DATA = (
 
 Fill = Literal["interpolate", "hold", "zero", "none"]
 TimeFeature = Literal["hour_of_day", "day_of_week", "day_of_year"]
-TuningMode = Literal["zero_shot", "head", "decoder", "bias", "lora", "dora", "full", "from_scratch"]
+TuningMode = Literal["zero_shot", "skip_head", "head", "decoder", "bias", "lora", "dora", "full", "from_scratch"]
 
 
 def _precision(value: object) -> object:
@@ -264,7 +264,7 @@ class TuningSection(Section):
     """Which parameters learn."""
 
     mode: TuningMode | None = None
-    """`zero_shot` none · `head` the forecast head · `decoder` decoder and head on a frozen backbone · `bias` all
+    """`zero_shot` none · `skip_head` what goes past the network, see model.skip_steps · `head` the forecast head · `decoder` decoder and head on a frozen backbone · `bias` all
     biases · `lora`, `dora` low-rank adapters · `full` all, from the pretrained weights · `from_scratch` all, from
     random weights. Null: lora or dora if lora.enabled, else full with pretrained weights and from_scratch without."""
     interpolate: Literal["off", "auto"] = "off"

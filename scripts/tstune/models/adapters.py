@@ -34,6 +34,7 @@ _WEIGHTS = "adapter_model.safetensors"
 # mode -> parts of the model that learn; None means all of them
 LEARNING_PARTS: Mapping[str, tuple[str, ...] | None] = {
     "zero_shot": (),
+    "skip_head": ("skip_head",),
     "head": ("head", "quantile_head", "skip_head"),
     "decoder": ("decoder", "head", "quantile_head", "skip_head"),
     "full": None,

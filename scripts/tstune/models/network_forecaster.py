@@ -224,6 +224,11 @@ class NetworkForecaster(BaseTimeSeriesFoundationModel):
                 f"tuning.mode=decoder: {self.architecture.title} has an encoder and no decoder beside its head; use "
                 "head, bias, lora, dora or full"
             )
+        if self.config.tuning.mode == "skip_head" and "skip_head" not in found:
+            raise ConfigError(
+                f"tuning.mode=skip_head: this {self.architecture.title} has none; set model.skip_steps=48 (TTM only), or "
+                "use another mode"
+            )
         if self.config.tuning.mode == "bias" and not any(name.endswith(".bias") for name, _ in named):
             raise ConfigError(
                 f"tuning.mode=bias: no layer of {self.architecture.title} has a bias; use head, lora, dora or full"
