@@ -226,8 +226,8 @@ class NetworkForecaster(BaseTimeSeriesFoundationModel):
             )
         if self.config.tuning.mode == "skip_head" and "skip_head" not in found:
             raise ConfigError(
-                f"tuning.mode=skip_head: this {self.architecture.title} has none; set model.skip_steps=48 (TTM only), or "
-                "use another mode"
+                f"tuning.mode=skip_head: this {self.architecture.title} has none; set model.skip_steps=48 (TTM only) "
+                "or use another mode"
             )
         if self.config.tuning.mode == "bias" and not any(name.endswith(".bias") for name, _ in named):
             raise ConfigError(
