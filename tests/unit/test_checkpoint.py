@@ -68,7 +68,7 @@ DAMAGES = {
     "shards/weights.bin has changed": flip_a_bit,
     "run.json is missing": lambda folder: (folder / "run.json").unlink(),
     "checksums.json is missing": lambda folder: (folder / "checksums.json").unlink(),
-    "Expecting value": lambda folder: (folder / "checksums.json").write_text("oops"),
+    "expected value": lambda folder: (folder / "checksums.json").write_text("oops"),
 }
 
 

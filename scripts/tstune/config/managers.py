@@ -26,6 +26,7 @@ from tstune.config.layouts import TTMExperimentConfig, as_recipe, as_run_config
 from tstune.config.schema import RunConfig
 from tstune.config.validation import validate
 from tstune.errors import ConfigError
+from tstune.foreign_files import read_plain_yaml
 from tstune.named_code import foreign, ours
 
 
@@ -122,12 +123,7 @@ def _saved_values(path: Path, overrides: Sequence[str]) -> dict:
 
 def read_saved_values(path: Path) -> dict:
     """The same as it stands in the file, not validated."""
-    try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (YAMLError, UnicodeDecodeError, RecursionError) as error:
-        raise ConfigError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
-    except OSError as error:
-        raise ConfigError(f"{path} cannot be read: {error.strerror}") from None
+    values = read_plain_yaml(path, ConfigError)
     if not isinstance(values, dict):
         raise ConfigError(f"{path} must hold sections such as model: and data:, with their keys")
     return values
@@ -158,12 +154,11 @@ def read_yaml(path: Path) -> DictConfig:
     sections = f"{path} must hold sections such as model: and data:, with their keys"
     if not path.is_file():
         raise ConfigError(f"config file {path} does not exist; recipes lie under recipes/")
+    read_plain_yaml(path, ConfigError)  # within its limits: OmegaConf has none
     try:
         tree = OmegaConf.load(path)
     except (YAMLError, UnicodeDecodeError, OmegaConfBaseException) as error:
         raise ConfigError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
-    except RecursionError:
-        raise ConfigError(f"{path}: an anchor (&) of its YAML holds itself") from None
     except OSError:  # OmegaConf's word for YAML that is a bare number or truth value
         raise ConfigError(sections) from None
     if not isinstance(tree, DictConfig):

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from pydantic import ConfigDict, TypeAdapter
 from torch.utils.data import DataLoader
 
 from tstune.config.schema import DataSection, RunConfig
@@ -16,7 +17,7 @@ from tstune.config.section import AUTO
 from tstune.data.cleaning import CleaningRules, clean_table
 from tstune.data.fingerprints import bin_levels, hash_readings, kept_rate, training_record
 from tstune.data.frame import table_from_frame
-from tstune.data.frequency import to_steps
+from tstune.data.frequency import parse_frequency, to_steps
 from tstune.data.leaks import check_leaks, extents
 from tstune.data.manifest import describe_data
 from tstune.data.panel import OBSERVED, Origin, Panel, rows_between
@@ -31,6 +32,7 @@ from tstune.data.splits import PARTS, Split
 from tstune.data.table import ITEM, TIMESTAMP, Roles, SourceTable
 from tstune.data.windows import WindowDataset
 from tstune.errors import CheckpointError, ConfigError, DataError
+from tstune.foreign_files import damage, read_object
 from tstune.runtime.logs import logger
 
 _MOST_STRETCHES = 1 << 15
@@ -59,6 +61,8 @@ class Preprocessor:
         fill: channel -> what stands where there is no reading, where that is no line.
         min_context: steps of history that a forecast needs; None: a whole context.
     """
+
+    __pydantic_config__ = ConfigDict(arbitrary_types_allowed=True, extra="forbid")
 
     roles: Roles
     frequency: str
@@ -91,9 +95,14 @@ class Preprocessor:
     @classmethod
     def from_dict(cls, values: dict) -> Preprocessor:
         """Inverse of `to_dict`."""
-        roles = Roles.from_dict(values["roles"])
-        rules = CleaningRules.from_dict(values.get("cleaning", {}))
-        return cls(**values | {"roles": roles, "scaler": Scaler.from_dict(values["scaler"]), "cleaning": rules})
+        found = TypeAdapter(cls).validate_python(values | {"scaler": Scaler.from_dict(values["scaler"])})
+        channels, scaler = found.roles.channels, found.scaler
+        if not found.roles.target or len(set(channels)) != len(channels):
+            raise ValueError(f"its channels are {channels}")
+        if not scaler.fits(len(channels)):
+            raise ValueError(f"its scaler is no mean and positive deviation for each of {len(channels)} channels")
+        parse_frequency(found.frequency)
+        return found
 
     def targets_only(self) -> Preprocessor:
         """The same for a model that reads no other column."""
@@ -109,11 +118,9 @@ class Preprocessor:
             CheckpointError: it is damaged.
         """
         path = folder / "preprocessor.json"
-        try:
-            saved = json.loads(path.read_text(encoding="utf-8"))
+        saved = read_object(path, keys=["model_type"])
+        with damage(path):
             return saved.pop("model_type"), cls.from_dict(saved)
-        except (ValueError, KeyError, TypeError) as error:
-            raise CheckpointError(f"{path} is damaged: {error}") from None
 
     def read_frame(self, frame: pd.DataFrame, name: object, is_future: bool = False) -> SourceTable:
         """Read new data with the columns of the training data; those of the future hold no static columns.

@@ -40,7 +40,14 @@ class Scaler:
     @classmethod
     def from_dict(cls, values: dict[str, list[float]]) -> Scaler:
         """Inverse of `to_dict`."""
-        return cls(np.asarray(values["mean"]), np.asarray(values["std"]))
+        return cls(np.asarray(values["mean"], np.float64), np.asarray(values["std"], np.float64))
+
+    def fits(self, num_channels: int) -> bool:
+        """True if there is a mean and a positive deviation for each of so many channels."""
+        shape = (num_channels,)
+        if self.mean.shape != shape or self.std.shape != shape:
+            return False
+        return bool(np.isfinite(self.mean).all() and np.isfinite(self.std).all() and (self.std > 0).all())
 
 
 def fit_scaler(panel: Panel, split: Split, scaling: str) -> Scaler:

@@ -6,7 +6,6 @@ again under another name (P01 of a Kaggle file is P01 of the open data) without 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Collection
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,7 +17,8 @@ from tstune.data.leaks import FEWEST_MATCHES, extents, more_findings
 from tstune.data.manifest import MANIFEST
 from tstune.data.panel import Panel, time_of
 from tstune.data.prepared import PreparedData
-from tstune.errors import CheckpointError, LeakError
+from tstune.errors import LeakError
+from tstune.foreign_files import read_object
 from tstune.runtime.logs import logger
 
 _MODEL_FOLDER = "model"
@@ -107,14 +107,7 @@ def _records(pretrained: str | None) -> list[dict] | None:
     path = (folder.parent if folder.name == _MODEL_FOLDER else folder) / MANIFEST
     if not path.is_file():
         return None
-    try:
-        manifest = json.loads(path.read_text(encoding="utf-8"))
-        if not isinstance(manifest, dict):
-            raise ValueError("it does not hold names with values")
-    except ValueError as error:
-        raise CheckpointError(
-            f"{path} says what model.pretrained={pretrained} was trained on, but cannot be read: {error}; restore it"
-        ) from None
+    manifest = read_object(path)  # it says what these weights were trained on: restore it where it is damaged
     earlier, own = manifest.get("weights", {}).get(CHECK, []), manifest.get(CHECK)
     if own is not None and own.get("version") == VERSION:
         files = [file["sha256"] for file in manifest["files"]]

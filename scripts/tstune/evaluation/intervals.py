@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
-from safetensors import SafetensorError
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import save_file
 
 from tstune.config.schema import ForecastSection
 from tstune.errors import CheckpointError, DataError
 from tstune.evaluation.probabilistic import sort_quantiles
 from tstune.evaluation.scored_windows import ScoredWindows, observed_like
+from tstune.foreign_files import damage, read_object, read_tensors
 
 _ROWS_AT_ONCE = 4096
 
@@ -82,6 +82,19 @@ class UncertaintyMethod(ABC):
         """Inverse of `tensors`; KeyError if one is missing."""
         for name in self.fitted:
             setattr(self, name, tensors[name])
+
+    def check(self, num_steps: int, num_targets: int) -> None:
+        """Stop if what was restored gives no quantiles of such forecasts.
+
+        Raises:
+            CheckpointError: it does not.
+        """
+        point, spread = np.zeros((1, num_steps, num_targets)), np.ones((1, num_targets))
+        with damage(SETTINGS):
+            found = self.quantiles(point, spread, np.zeros((*point.shape, len(self.levels))))
+            ascending = sorted(set(self.levels)) == list(self.levels) and all(0 < level < 1 for level in self.levels)
+            if found.shape != (*point.shape, len(self.levels)) or not np.isfinite(found).all() or not ascending:
+                raise ValueError(f"{self.levels} are no levels of what {TENSORS} was fitted for")
 
     def settings(self) -> dict[str, object]:
         """Constructor arguments, for a file."""
@@ -438,12 +451,12 @@ def load_method(folder: Path) -> UncertaintyMethod | None:
     path = folder / SETTINGS
     if not path.is_file():
         return None
-    try:
-        settings = json.loads(path.read_text(encoding="utf-8"))
+    settings = read_object(path, keys=["method"])
+    if not (folder / TENSORS).is_file():
+        raise CheckpointError(f"{folder / TENSORS} is missing; {SETTINGS} says there are intervals")
+    tensors = read_tensors(folder / TENSORS, framework="numpy")
+    with damage(path):
         method = METHODS[settings.pop("method")](**settings)
-        method.restore(load_file(folder / TENSORS))
-    except FileNotFoundError:
-        raise CheckpointError(f"{folder / TENSORS} is missing; {SETTINGS} says there are intervals") from None
-    except (ValueError, KeyError, TypeError, SafetensorError) as error:
-        raise CheckpointError(f"{folder}: {SETTINGS} or {TENSORS} is damaged: {error}") from None
+    with damage(folder / TENSORS):
+        method.restore(tensors)
     return method

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import nullcontext
@@ -11,14 +12,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import nn
 
 from tstune.config.schema import LoRAConfig
 from tstune.config.validation import validate
 from tstune.data.windows import Batch
 from tstune.errors import CheckpointError, ConfigError, FolderError
+from tstune.foreign_files import damage, read_json, read_object, read_tensors
 from tstune.models.registry import available_models, families, model_class
 from tstune.runs.folder import ENVIRONMENT, TRAINING_METADATA, RunFolder
 from tstune.runtime.logs import logger
@@ -29,7 +30,12 @@ if TYPE_CHECKING:
 
 ITEM_ADAPTERS_FOLDER = "adapters"
 _INDEX = "index.json"
-_WEIGHTS = "adapter_model.safetensors"
+_WEIGHTS, _SETTINGS = "adapter_model.safetensors", "adapter_config.json"
+_LORA_KEYS = (
+    "r", "lora_alpha", "lora_dropout", "target_modules", "modules_to_save", "bias", "use_dora", "use_rslora",
+    "rank_pattern", "alpha_pattern",
+)  # fmt: skip
+"""What `LoRAManager` sets; peft has settings that name modules to import, which are not read."""
 
 # mode -> parts of the model that learn; None means all of them
 LEARNING_PARTS: Mapping[str, tuple[str, ...] | None] = {
@@ -266,10 +272,12 @@ class Adapter:
     Attributes:
         config: peft's `LoraConfig`.
         state: tensor name -> value, in peft's naming.
+        origin: what to call it in errors.
     """
 
     config: peft.LoraConfig
     state: dict[str, torch.Tensor]
+    origin: str = "the adapter"
 
     @classmethod
     def taken_from(cls, model: peft.PeftModel) -> Adapter:
@@ -305,10 +313,11 @@ class Adapter:
             config = replace(self.config, base_model_name_or_path=None)
             model = peft.get_peft_model(base, config)
             result = peft.set_peft_model_state_dict(model, self.state)
-        except (ValueError, RuntimeError) as error:
-            raise CheckpointError(f"the adapter does not fit this base: {str(error).splitlines()[0]}") from None
+        except (ValueError, RuntimeError, TypeError, LookupError, AttributeError, ArithmeticError) as error:
+            reason = " ".join(str(error).split())[:200]
+            raise CheckpointError(f"{self.origin} does not fit this base: {reason}") from None
         if result.unexpected_keys:
-            raise CheckpointError(f"the adapter does not fit this base: no place for {result.unexpected_keys[0]}")
+            raise CheckpointError(f"{self.origin} does not fit this base: no place for {result.unexpected_keys[0]}")
         return model.eval()
 
     def save(self, folder: Path) -> None:
@@ -326,13 +335,14 @@ class Adapter:
         """
         import peft
 
-        path = Path(folder) / _WEIGHTS
-        if not path.is_file():
+        folder = Path(folder)
+        if not (folder / _WEIGHTS).is_file():
             raise CheckpointError(f"{folder} is not an adapter folder: {_WEIGHTS} is missing")
-        try:
-            return cls(peft.LoraConfig.from_pretrained(str(folder)), load_file(path))
-        except (ValueError, SafetensorError) as error:
-            raise CheckpointError(f"{folder}: the adapter is damaged: {error}") from None
+        tensors, values = read_tensors(folder / _WEIGHTS), read_object(folder / _SETTINGS)
+        with damage(folder / _SETTINGS):
+            return cls(
+                peft.LoraConfig(**{key: values[key] for key in _LORA_KEYS if key in values}), tensors, str(folder)
+            )
 
 
 @dataclass(frozen=True)
@@ -399,12 +409,12 @@ class ItemAdapters:
         path = folder / ITEM_ADAPTERS_FOLDER / _INDEX
         if not path.is_file():
             return None
-        try:
-            index = json.loads(path.read_text(encoding="utf-8"))
+        index = read_json(path)
+        with damage(path):
             folders = {row["item_id"]: row.pop("folder") for row in index}
             results = [ItemResult(**row) for row in index]
-        except (ValueError, KeyError, TypeError):
-            raise CheckpointError(f"{path} is damaged") from None
+        if wrong := [name for name in folders.values() if name is not None and not re.fullmatch(r"\d{5}", str(name))]:
+            raise CheckpointError(f"{path} is damaged: {wrong[0]!r:.100} is no folder of an adapter")
         adapters = {item_id: Adapter.load(path.parent / name) for item_id, name in folders.items() if name is not None}
         return cls(adapters, results)
 

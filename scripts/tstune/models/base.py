@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,6 +16,7 @@ from tstune.config.managers import SimpleConfigManager, load_saved_config
 from tstune.config.schema import RunConfig
 from tstune.data.prepared import PreparedData, Preprocessor, data_of_loader
 from tstune.errors import CheckpointError
+from tstune.foreign_files import CHECKSUMS, broken_seal, damage, seal
 from tstune.evaluation.intervals import load_method, save_method
 from tstune.models.adapters import Adapter, ItemAdapters, ParameterCount, count_parameters, read_training
 from tstune.models.contract import ADAPTER_FOLDER, ForecastModel, require_saved, with_family_keys, with_sections
@@ -23,6 +25,7 @@ from tstune.models.own_network import answer_by_hooks
 from tstune.models.predict import forecast_table
 from tstune.named_code import ours, trusting
 from tstune.runs.folder import TRAINING_METADATA, RunFolder, writing
+from tstune.tracking.interfaces import MODEL_FILES
 
 if TYPE_CHECKING:
     from tstune.runtime.distributed import DistributedManager
@@ -193,6 +196,7 @@ class BaseTimeSeriesFoundationModel(ForecastModel):
             (folder / "preprocessor.json").write_text(text, encoding="utf-8")
             if save_config:
                 SimpleConfigManager().save_config(self.config, folder / "config.yaml")
+            seal(folder, MODEL_FILES)
         if save_metadata:
             self._save_training_metadata(folder)
 
@@ -216,20 +220,28 @@ class BaseTimeSeriesFoundationModel(ForecastModel):
         folder = Path(model_dir)
         ours(cls.model_type)
         adapter_only = require_saved(folder, config is None)
+        if config is None and (folder / CHECKSUMS).is_file() and (broken := broken_seal(folder)) is not None:
+            raise CheckpointError(
+                f"{folder} is not as it was saved: {broken}; take it from a backup, or remove its {CHECKSUMS} if the "
+                "change is yours"
+            )
         model_type, preprocessor = Preprocessor.read(folder)
         if model_type != cls.model_type:
             raise CheckpointError(f"{folder} holds a {model_type} model, not {cls.model_type}")
         with trusting(trust_code):
             model = cls(config or load_saved_config(folder / "config.yaml"))
         model.preprocessor = preprocessor
-        if adapter_only:
-            model.build_under(folder)
-        else:
-            model._load_model_weights(folder)
-        if model.config.model.quantization != "none" and (folder / ADAPTER_FOLDER).is_dir():
-            model.load_adapter(folder / ADAPTER_FOLDER, merge=False)
-        model.item_adapters = ItemAdapters.load(folder)
-        model.uncertainty, model.trained = load_method(folder), read_training(folder)
+        with nullcontext() if ":" in cls.model_type else damage(folder):  # code of your own keeps its tracebacks
+            if adapter_only:
+                model.build_under(folder)
+            else:
+                model._load_model_weights(folder)
+            if model.config.model.quantization != "none" and (folder / ADAPTER_FOLDER).is_dir():
+                model.load_adapter(folder / ADAPTER_FOLDER, merge=False)
+            model.item_adapters = ItemAdapters.load(folder)
+            model.uncertainty, model.trained = load_method(folder), read_training(folder)
+            if model.uncertainty is not None:
+                model.uncertainty.check(model.config.model.prediction_length, preprocessor.roles.num_targets)
         return model
 
     def get_model_info(self) -> dict:

@@ -12,14 +12,15 @@ from typing import ClassVar
 import numpy as np
 import torch
 from pydantic import model_validator
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import nn
 
 from tstune.config.section import ModelSection
 from tstune.data.frequency import default_seasonality
 from tstune.data.prepared import PreparedData, Preprocessor
 from tstune.data.windows import Batch
-from tstune.errors import CheckpointError, ConfigError
+from tstune.errors import ConfigError
+from tstune.foreign_files import read_tensors
 from tstune.models.base import BaseTimeSeriesFoundationModel
 from tstune.models.contract import MODEL_FOLDER, optional_module
 from tstune.training.losses import window_losses
@@ -197,10 +198,7 @@ class Ridge(Baseline):
 
     def load_weights(self, folder: Path) -> None:
         """Read the map."""
-        path = folder / MODEL_FOLDER / "model.safetensors"
-        if not path.is_file():
-            raise CheckpointError(f"{path} is missing")
-        tensors = load_file(path)
+        tensors = read_tensors(folder / MODEL_FOLDER / "model.safetensors")
         self.weight, self.bias = tensors["weight"], tensors["bias"]
 
     def _scaled_context(self, batch: Batch) -> torch.Tensor:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import tempfile
 from collections.abc import Sequence
@@ -22,6 +21,7 @@ from tstune.errors import CheckpointError
 from tstune.evaluation.backtest import thinned
 from tstune.evaluation.kept_forecasts import FORECASTS_FILE
 from tstune.evaluation.record import WINDOWS_FILE
+from tstune.foreign_files import damage, read_object
 from tstune.models.adapters import ParameterCount
 from tstune.models.baselines import WithoutNetwork
 from tstune.models.combined import WeightedForecasts, fitted
@@ -168,11 +168,9 @@ class Ensemble(WithoutNetwork):
             CheckpointError: something is missing or damaged.
         """
         path = folder / MODEL_FOLDER / "config.json"
-        try:
-            values = json.loads(path.read_text(encoding="utf-8"))
+        values = read_object(path, keys=["members", "weights"])
+        with damage(path):
             names, weights = list(map(str, values["members"])), list(map(float, values["weights"]))
-        except (OSError, ValueError, KeyError, TypeError):
-            raise CheckpointError(f"{path} is missing or damaged") from None
         if len(names) != len(weights) or not names:
             raise CheckpointError(f"{path} is damaged: {len(names)} members, {len(weights)} weights")
         places = [folder / MODEL_FOLDER / MEMBERS_FOLDER / f"{number:02d}" for number in range(len(names))]

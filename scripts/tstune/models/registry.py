@@ -7,11 +7,11 @@ families by it.
 from __future__ import annotations
 
 import difflib
-import json
 from pathlib import Path
 from typing import Any
 
 from tstune.errors import CheckpointError, ConfigError
+from tstune.foreign_files import read_object
 from tstune.named_code import foreign, import_named, resolve, trusting
 
 # what `model.type` may be -> module:class
@@ -94,10 +94,9 @@ def load_model(folder: str | Path, trust_code: bool = False) -> Any:
     path = Path(folder) / "preprocessor.json"
     if not path.is_file():
         raise CheckpointError(f"{folder} is not a run folder: preprocessor.json is missing")
-    try:
-        model_type = json.loads(path.read_text(encoding="utf-8"))["model_type"]
-    except (ValueError, KeyError, TypeError):
-        raise CheckpointError(f"{path} is damaged") from None
+    model_type = read_object(path, keys=["model_type"])["model_type"]
+    if not isinstance(model_type, str) or len(model_type) > 200:
+        raise CheckpointError(f"{path} is damaged: model_type is {model_type!r:.100}, not a name")
     with trusting(trust_code):
         foreign(model_type, path)
         return model_class(model_type).load(folder)

@@ -21,6 +21,7 @@ from tstune.data.windows import Batch, evaluation_batch_size
 from tstune.domains import domain_of
 from tstune.errors import CheckpointError, ConfigError
 from tstune.evaluation.backtest import thinned
+from tstune.foreign_files import read_object
 from tstune.models.baselines import WithoutNetwork
 from tstune.models.contract import MODEL_FOLDER, Readings
 from tstune.models.timegpt_service import (
@@ -200,12 +201,7 @@ class TimeGPTForecaster(WithoutNetwork):
             CheckpointError: the file is missing or damaged.
         """
         path = folder / MODEL_FOLDER / "config.json"
-        try:
-            name, stored = (json.loads(path.read_text(encoding="utf-8"))[key] for key in _KEPT)
-        except FileNotFoundError:
-            raise CheckpointError(f"{path} is missing") from None
-        except (ValueError, KeyError, TypeError) as error:
-            raise CheckpointError(f"{path} does not name a model of TimeGPT: {error}") from None
+        name, stored = map(read_object(path, keys=_KEPT).get, _KEPT)
         if name != self.config.model.pretrained or not isinstance(stored, str | None):
             raise CheckpointError(f"{path} names {name!r} and {stored!r}, config.yaml {self.config.model.pretrained!r}")
         self.finetuned_model_id = stored

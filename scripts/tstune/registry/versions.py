@@ -13,6 +13,7 @@ from pydantic_core import from_json
 
 from tstune.config.section import dotted
 from tstune.errors import RegistryError
+from tstune.foreign_files import damage
 from tstune.registry.names import LARGEST_VERSION, check_name, check_stored_path
 
 MANIFEST = "manifest.json"
@@ -120,12 +121,10 @@ def read_json_object(text: bytes, origin: str) -> dict:
     Raises:
         RegistryError: something else.
     """
-    try:
+    with damage(origin, RegistryError):
         values = from_json(text)
-    except ValueError as error:
-        raise RegistryError(f"{origin} is damaged: not JSON ({error})") from None
-    if not isinstance(values, dict):
-        raise RegistryError(f"{origin} is damaged: not JSON with names and values")
+        if not isinstance(values, dict):
+            raise ValueError("it does not hold names with values")
     return values
 
 

@@ -14,12 +14,17 @@ from pathlib import Path
 
 import pandas as pd
 import psutil
-import yaml
+from pydantic import TypeAdapter
+from pydantic_core import from_json
 
 from tstune.config.managers import load_saved_config
 from tstune.config.schema import RunConfig
 from tstune.errors import FolderError, OutputError
+<<<<<<< HEAD
 from tstune.runtime.files import is_disk_trouble
+=======
+from tstune.foreign_files import damage, read_json, read_object, read_plain_yaml
+>>>>>>> 73ed5f8 (Foreign files are read within limits, in one place; a saved model carries checksums; damage is one line)
 
 CONFIG, METRICS, VERDICT, MANIFEST = "config.yaml", "metrics.json", "verdict.json", "manifest.json"
 EVALUATION, WINDOWS, ENVIRONMENT, HISTORY = "evaluation.json", "windows.parquet", "environment.json", "history.jsonl"
@@ -74,45 +79,29 @@ class RunFolder:
 
     def read_text(self, name: str) -> str:
         """Content of a text file."""
-        path = self.path / name
-        try:
+        path = self._there(name)
+        with damage(path, FolderError):
             return path.read_text(encoding="utf-8")
-        except FileNotFoundError:
-            raise FolderError(f"{path} is missing; give the output_dir of a finished run") from None
-        except (OSError, UnicodeDecodeError) as error:
-            raise FolderError(f"{path} cannot be read: {error}") from None
 
     def read_json(self, name: str, *keys: str) -> dict:
         """Content of a JSON file that holds names with values; those without which it is no such file, and `keys`."""
-        values = self._read_json(name)
-        if not isinstance(values, dict):
-            raise FolderError(f"{self.path / name} is damaged: it does not hold names with values")
-        missing = [key for key in (*_KEYS.get(name, ()), *keys) if key not in values]
-        if missing:
-            raise FolderError(f"{self.path / name} is damaged: the key {missing[0]!r} is missing")
-        return values
+        return read_object(self._there(name), FolderError, (*_KEYS.get(name, ()), *keys))
 
     def read_rows(self, name: str) -> list[dict]:
         """Content of a JSON file that holds a list of rows."""
-        rows = self._read_json(name)
+        rows = read_json(self._there(name), FolderError)
         if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
             raise FolderError(f"{self.path / name} is damaged: it does not hold a list of rows")
         return rows
 
-    def _read_json(self, name: str) -> object:
-        text = self.read_text(name)
-        try:
-            return json.loads(text)
-        except (ValueError, RecursionError) as error:
-            raise FolderError(f"{self.path / name} is damaged: {error}") from None
+    def _there(self, name: str) -> Path:
+        if not self.has(name):
+            raise FolderError(f"{self.path / name} is missing; give the output_dir of a finished run")
+        return self.path / name
 
     def read_yaml(self, name: str) -> dict:
         """Content of a YAML file that holds names with values, whichever version of the project wrote it."""
-        text = self.read_text(name)
-        try:
-            values = yaml.safe_load(text) or {}
-        except (yaml.YAMLError, RecursionError) as error:
-            raise FolderError(f"{self.path / name} is damaged: {' '.join(str(error).split())}") from None
+        values = read_plain_yaml(self._there(name), FolderError) or {}
         if not isinstance(values, dict):
             raise FolderError(f"{self.path / name} is damaged: it does not hold names with values")
         return values
@@ -135,18 +124,18 @@ class RunFolder:
     def metrics(self) -> dict[str, dict[str, dict[str, float | None]]]:
         """Part -> model -> metric -> value."""
         values = self.read_json(METRICS)
-        if not all(isinstance(row, dict) for models in values.values() for row in _rows(models, self.path / METRICS)):
-            raise FolderError(f"{self.path / METRICS} is damaged: a model has no metrics")
-        return values
+        with damage(self.path / METRICS, FolderError):
+            return TypeAdapter(dict[str, dict[str, dict[str, int | float | None]]]).validate_python(values)
 
     @property
     def history(self) -> list[dict]:
         """Rows of the training log, none if nothing was trained."""
         lines = [line for line in self.read_text(HISTORY).splitlines() if line.strip()]
-        try:
-            return [json.loads(line) for line in lines]
-        except ValueError as error:
-            raise FolderError(f"{self.path / HISTORY} is damaged: {error}") from None
+        with damage(self.path / HISTORY, FolderError):
+            rows = [from_json(line) for line in lines]
+            if not all(isinstance(row, dict) for row in rows):
+                raise ValueError("a row does not hold names with values")
+            return rows
 
     def read_table(self, name: str, columns: list[str] | None = None) -> pd.DataFrame:
         """Content of a Parquet file: `windows.parquet`, see `tstune.evaluation.record`, or `forecasts.parquet`."""
@@ -365,12 +354,6 @@ def finite(content: object) -> object:
     if isinstance(content, list | tuple):
         return [finite(value) for value in content]
     return None if isinstance(content, float) and not math.isfinite(content) else content
-
-
-def _rows(models: object, path: Path) -> list[object]:
-    if not isinstance(models, dict):
-        raise FolderError(f"{path} is damaged: a part has no models")
-    return list(models.values())
 
 
 def _fsync(file: Path) -> None:

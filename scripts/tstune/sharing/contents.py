@@ -60,8 +60,9 @@ class FinishedRun:
                 f"{folder} is a {model_type} model without weights in the format of a library, so there is nothing to "
                 "publish; give a run of a pretrained family such as ttm, chronos_bolt or chronos2"
             )
-        found = [files.read_optional(name) for name in (MANIFEST, METRICS, VERDICT, ENVIRONMENT)]
-        return cls(files, files.config, preprocessor, *found)
+        manifest, verdict, environment = (files.read_optional(name) for name in (MANIFEST, VERDICT, ENVIRONMENT))
+        metrics = files.metrics if files.has(METRICS) else {}
+        return cls(files, files.config, preprocessor, manifest, metrics, verdict, environment)
 
     @property
     def family(self) -> type[ForecastModel]:

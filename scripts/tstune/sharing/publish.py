@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from tstune.errors import MissingDependencyError, ServiceError
+from tstune.errors import FolderError, MissingDependencyError, ServiceError
+from tstune.foreign_files import damage
 from tstune.runs.folder import NewFolder, refuse_full
 from tstune.sharing.contents import FinishedRun, base_of, collect, require_clean
 from tstune.sharing.model_card import render_card
@@ -179,8 +180,9 @@ def prepare(
     """
     run = FinishedRun.read(folder)
     base = base_of(run, base_model)
-    published = collect(run, base, adapter)
-    card = render_card(run, published, base, licence, repo, datetime.now(UTC).date())
+    with damage(folder, FolderError):
+        published = collect(run, base, adapter)
+        card = render_card(run, published, base, licence, repo, datetime.now(UTC).date())
     contents = {CARD: card} | published.contents
     require_clean(contents)
     return Publication(folder, contents, published.left_out, repo, licence)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import random
@@ -12,10 +11,16 @@ from pathlib import Path
 
 import numpy as np
 import torch
+<<<<<<< HEAD
 from safetensors.torch import load_file, save_file
+=======
+from safetensors import SafetensorError
+from safetensors.torch import save_file
+>>>>>>> 73ed5f8 (Foreign files are read within limits, in one place; a saved model carries checksums; damage is one line)
 from torch import nn
 
 from tstune.errors import CheckpointError, DistributedError, OutputError
+from tstune.foreign_files import CHECKSUMS, broken_seal, read_object, read_tensors, seal
 from tstune.runtime.distributed import DistributedManager
 from tstune.runtime.files import is_disk_trouble
 from tstune.runtime.logs import logger
@@ -49,7 +54,7 @@ def load_training_state(
         manager.accelerator.load_state(str(folder / _SHARDS))
         return
     bare = manager.unwrap(module)
-    bare.load_state_dict(load_file(folder / _WEIGHTS), strict=False)
+    bare.load_state_dict(read_tensors(folder / _WEIGHTS), strict=False)
     state, scaler = _load_optimizer(folder, optimizer.state_dict()["param_groups"])
     optimizer.load_state_dict(state)
     if scaler is not None:
@@ -75,9 +80,9 @@ def _load_optimizer(folder: Path, like: list[dict]) -> tuple[dict, dict | None]:
     path = folder / f"{_OPTIMIZER}.json"
     if not path.is_file():
         raise CheckpointError(f"{folder} was written by an earlier version of the project; begin anew: overwrite=true")
-    rest = json.loads(path.read_text(encoding="utf-8"))
+    rest = read_object(path, keys=["numbers", "param_groups", "scaler"])
     state: dict[int, dict[str, object]] = {}
-    for key, value in [*load_file(folder / f"{_OPTIMIZER}.safetensors").items(), *rest["numbers"].items()]:
+    for key, value in [*read_tensors(folder / f"{_OPTIMIZER}.safetensors").items(), *rest["numbers"].items()]:
         index, _, name = key.partition("/")
         state.setdefault(int(index), {})[name] = value
     groups = [
@@ -95,7 +100,6 @@ def _changing(module: nn.Module) -> dict[str, torch.Tensor]:
     return {name: value.contiguous() for name, value in state.items() if name in learning or name not in parameters}
 
 
-_CHECKSUMS = "checksums.json"
 _PREFIX = "step-"
 
 
@@ -180,7 +184,7 @@ def find_checkpoint(wanted: str, store: CheckpointStore) -> Path | None:
     path = Path(wanted)
     if not path.is_dir():
         raise CheckpointError(f"training.resume_from_checkpoint={path} does not exist")
-    if not (path / _CHECKSUMS).is_file():
+    if not (path / CHECKSUMS).is_file():
         inside = CheckpointStore(path, 1, store._manager).newest()
         if inside is None:
             raise CheckpointError(f"training.resume_from_checkpoint={path} holds no whole checkpoint")
@@ -193,16 +197,7 @@ def find_checkpoint(wanted: str, store: CheckpointStore) -> Path | None:
 
 def damage_of(path: Path) -> str | None:
     """What is wrong with a checkpoint, or None."""
-    try:
-        sums = json.loads((path / _CHECKSUMS).read_text(encoding="utf-8"))
-        for name, expected in sums.items():
-            if _checksum(path / name) != expected:
-                return f"{name} has changed"
-    except FileNotFoundError as error:
-        return f"{Path(error.filename).name} is missing"
-    except (OSError, ValueError, AttributeError) as error:
-        return str(error)
-    return None
+    return broken_seal(path)
 
 
 def require_same_run(path: Path, now: Mapping[str, object]) -> None:
@@ -211,7 +206,7 @@ def require_same_run(path: Path, now: Mapping[str, object]) -> None:
     Raises:
         CheckpointError: naming every difference: going on would not give the uninterrupted run's result.
     """
-    then = json.loads((path / "run.json").read_text(encoding="utf-8"))
+    then = read_object(path / "run.json")
     now = json.loads(json.dumps(now))
     ranks = then.get("num_processes")
     if ranks != now["num_processes"]:
@@ -243,11 +238,11 @@ def save_random_state(folder: Path, rank: int) -> None:
 
 def load_random_state(folder: Path, rank: int) -> None:
     """Put the generators of this rank back."""
-    states = load_file(folder / f"random-rank{rank}.safetensors")
+    states = read_tensors(folder / f"random-rank{rank}.safetensors")
     torch.set_rng_state(states.pop("torch"))
     if states:
         torch.cuda.set_rng_state_all([states[f"cuda{index}"] for index in range(len(states))])
-    others = json.loads((folder / f"random-rank{rank}.json").read_text(encoding="utf-8"))
+    others = read_object(folder / f"random-rank{rank}.json", keys=["python", "numpy"])
     version, internal, gauss = others["python"]
     random.setstate((version, tuple(internal), gauss))
     name, keys, *rest = others["numpy"]
@@ -255,19 +250,12 @@ def load_random_state(folder: Path, rank: int) -> None:
 
 
 def _seal(folder: Path) -> None:
-    """Put every byte on the disk and note the checksums."""
-    sums = {}
-    for file in sorted(path for path in folder.rglob("*") if path.is_file()):
-        sums[str(file.relative_to(folder))] = _checksum(file)
-        _sync(file)
-    (folder / _CHECKSUMS).write_text(json.dumps(sums, indent=2), encoding="utf-8")
-    _sync(folder / _CHECKSUMS)
+    """Note the checksums and put every byte on the disk."""
+    seal(folder)
+    for file in folder.rglob("*"):
+        if file.is_file():
+            _sync(file)
     _sync(folder)
-
-
-def _checksum(file: Path) -> str:
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def _sync(path: Path) -> None:

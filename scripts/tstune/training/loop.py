@@ -14,13 +14,15 @@ from itertools import islice
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
+from pydantic import TypeAdapter
+from safetensors.torch import save_file
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
 from tstune.config.schema import TrainingSection
 from tstune.data.windows import Batch, training_loader, window_loader, without_weight
 from tstune.errors import DEAD_WORKER, Preempted, TrainingError
+from tstune.foreign_files import damage, read_object, read_tensors
 from tstune.models.adapters import train_mode
 from tstune.models.contract import ForecastModel
 from tstune.runtime.distributed import DistributedManager
@@ -383,22 +385,26 @@ class _Run:
             (folder / "run.json").write_text(json.dumps(self.identity, indent=2), encoding="utf-8")
 
     def _load(self, folder: Path) -> None:
+        with damage(folder):
+            self._read(folder)
+        self.manager.wait()
+        logger.info("resumed from step %d of %d (%s)", self.progress.step, self.total_steps, folder)
+
+    def _read(self, folder: Path) -> None:
         rank = self.manager.rank
         load_training_state(folder, self.module, self.optimizer, self.manager)
-        shared = json.loads((folder / "shared.json").read_text(encoding="utf-8"))
-        progress = json.loads((folder / f"progress-rank{rank}.json").read_text(encoding="utf-8"))
-        vars(self.progress).update(progress)
+        shared = read_object(folder / "shared.json")
+        progress = TypeAdapter(Progress).validate_python(read_object(folder / f"progress-rank{rank}.json"))
+        vars(self.progress).update(vars(progress))
         self._loss_sums.copy_(torch.tensor(self.progress.loss_sums, dtype=self._loss_sums.dtype))
-        self.best.restore(shared["best"], load_file(folder / "best.safetensors"))
+        self.best.restore(shared["best"], read_tensors(folder / "best.safetensors"))
         self.history.replace(shared["history"])
         self.curve = LearningRateCurve(**shared["lr_curve"]) if shared["lr_curve"] else None
         if self.average:
-            self.average.restore(load_file(folder / "average.safetensors"), shared["average_updates"])
+            self.average.restore(read_tensors(folder / "average.safetensors"), shared["average_updates"])
         self._told_to_stop = shared["told_to_stop"]
         load_random_state(folder, rank)
         self.resumed_from = self.progress.step
-        self.manager.wait()
-        logger.info("resumed from step %d of %d (%s)", self.progress.step, self.total_steps, folder)
 
     # Before the start
 
@@ -406,7 +412,7 @@ class _Run:
         if self.config.learning_rate != "auto":
             return self.config.learning_rate
         if resume is not None:
-            return json.loads((resume / "shared.json").read_text(encoding="utf-8"))["learning_rate"]
+            return read_object(resume / "shared.json", keys=["learning_rate"])["learning_rate"]
         self.curve = find_learning_rate(self.model, windows, self.config, self.manager, seed)
         return self.curve.suggestion
 

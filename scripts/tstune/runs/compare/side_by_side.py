@@ -13,9 +13,10 @@ import pandas as pd
 from tstune.config.section import dotted
 from tstune.data.frequency import parse_frequency
 from tstune.data.manifest import compare_manifests
-from tstune.errors import DataError
+from tstune.errors import DataError, ReportError
 from tstune.evaluation.bootstrap import Blocks, relative_rmse
 from tstune.evaluation.verdict import Comparison, compared
+from tstune.foreign_files import damage
 from tstune.registry.model_registry import PREFIX
 from tstune.runs.compare.candidates import downloaded, first_twice
 from tstune.runs.folder import CONFIG, ENVIRONMENT, EVALUATION, MANIFEST, METRICS, VERDICT, WINDOWS, RunFolder
@@ -244,7 +245,16 @@ _STYLE = {"better": "better", "worse": "worse"}
 
 
 def comparison_sections(runs: Sequence[ComparedRun]) -> list[ReportSection | Omitted]:
-    """Settings, data, metrics, paired tests, items, cost; the first run is the one the others are held against."""
+    """Settings, data, metrics, paired tests, items, cost; the first run is the one the others are held against.
+
+    Raises:
+        ReportError: one of them is damaged.
+    """
+    with damage(f"one of {', '.join(run.spec for run in runs)}", ReportError):
+        return _sections(runs)
+
+
+def _sections(runs: Sequence[ComparedRun]) -> list[ReportSection | Omitted]:
     reason = why_unpaired(runs)
     paired = pair(runs) if reason is None else None
     if reason is None and paired is None:

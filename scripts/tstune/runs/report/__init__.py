@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from tstune.errors import FolderError, ReportError
+from tstune.foreign_files import damage
 from tstune.runs.report.blocks import Omitted, ReportSection
 from tstune.runs.report.render import as_html, as_markdown, write_page
 from tstune.runs.report.run_files import RunFiles, read_run
@@ -34,8 +35,9 @@ def write_report(folder: str | Path) -> None:
     """
     folder = Path(folder)
     run = read_run(folder)
-    page = run.title, _contents(run), run.domain.warning if run.domain else None
-    html, markdown = as_html(*page), as_markdown(*page)
+    with damage(folder, ReportError):
+        page = run.title, _contents(run), run.domain.warning if run.domain else None
+        html, markdown = as_html(*page), as_markdown(*page)
     write_page(folder / HTML_FILE, html)
     write_page(folder / MARKDOWN_FILE, markdown)
 
@@ -59,8 +61,8 @@ def _contents(run: RunFiles) -> list[ReportSection | Omitted]:
     for part in (*_SCORES, *(run.domain.report_parts() if run.domain else ()), *_RUN):
         try:
             section = part(run)
-        except (KeyError, IndexError, TypeError, ValueError, AttributeError, ZeroDivisionError) as error:
-            raise ReportError(
+        except Exception as error:
+            raise ValueError(
                 f"the section {part.__name__} cannot be drawn: {type(error).__name__} {error}; is evaluation.json of "
                 "this version of the project?"
             ) from error

@@ -1,0 +1,150 @@
+"""Files that somebody else may have written: read within limits, and one line that names the file where that fails."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import json
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic_core import from_json
+
+from tstune.errors import CheckpointError, TstuneError
+
+LARGEST_JSON, LARGEST_YAML, LARGEST_HEADER = 64 << 20, 1 << 20, 16 << 20
+"""Bytes. JSON is at most 200 levels deep besides, as pydantic reads it."""
+MOST_VALUES = 100_000
+"""Of a YAML file, once every ``*alias`` is written out."""
+CHECKSUMS = "checksums.json"
+
+
+@contextmanager
+def damage(path: object, kind: type[TstuneError] = CheckpointError, state: str = "is damaged") -> Iterator[None]:
+    """Whatever goes wrong in here is about this file or folder; errors that say so already stay.
+
+    Libraries have a hundred ways to refuse content that they do not expect, so all of them are taken for one.
+    """
+    try:
+        yield
+    except (TstuneError, ImportError):
+        raise
+    except FileNotFoundError as error:
+        raise kind(f"{error.filename or path} is missing") from None
+    except OSError as error:
+        raise kind(f"{error.filename or path} cannot be read: {error.strerror or error}") from None
+    except Exception as error:
+        reason = " ".join(str(error).split())[:300]
+        named = type(error).__name__ if isinstance(error, LookupError | RecursionError) or not reason else ""
+        raise kind(f"{path} {state}: {': '.join(part for part in (named, reason) if part)}") from error
+
+
+def read_json(path: Path, kind: type[TstuneError] = CheckpointError) -> Any:
+    """What a JSON file holds.
+
+    Raises:
+        TstuneError: of this kind: it is missing, too large, too deep, or not JSON.
+    """
+    with damage(path, kind):
+        return from_json(_content(path, LARGEST_JSON))
+
+
+def read_object(path: Path, kind: type[TstuneError] = CheckpointError, keys: Iterable[str] = ()) -> dict[str, Any]:
+    """Names with values of a JSON file.
+
+    Raises:
+        TstuneError: see `read_json`; or it holds something else, or a key is missing.
+    """
+    values = read_json(path, kind)
+    if not isinstance(values, dict):
+        raise kind(f"{path} is damaged: it does not hold names with values")
+    missing = [key for key in keys if key not in values]
+    if missing:
+        raise kind(f"{path} is damaged: the key {missing[0]!r} is missing")
+    return values
+
+
+def read_plain_yaml(path: Path, kind: type[TstuneError] = CheckpointError) -> Any:
+    """What a YAML file holds: values and nothing else.
+
+    Raises:
+        TstuneError: of this kind: it is missing, too large, or no plain YAML.
+    """
+    with damage(path, kind, "is not valid YAML"):
+        loader = yaml.SafeLoader(_content(path, LARGEST_YAML).decode("utf-8"))
+        node = loader.get_single_node()
+        if _size(node, {}) > MOST_VALUES:
+            raise ValueError(f"its aliases make more than {MOST_VALUES:,} values, or hold themselves")
+        return None if node is None else loader.construct_document(node)
+
+
+def read_tensors(path: Path, kind: type[TstuneError] = CheckpointError, framework: str = "torch") -> dict[str, Any]:
+    """What a safetensors file holds, as tensors of ``torch`` or arrays of ``numpy``.
+
+    Raises:
+        TstuneError: of this kind: it is missing, its header is too large, or it is no such file.
+    """
+    check_header(path, kind)
+    with damage(path, kind):
+        return importlib.import_module(f"safetensors.{framework}").load_file(path)
+
+
+def check_header(path: Path, kind: type[TstuneError] = CheckpointError) -> bytes:
+    """The header of a safetensors file, if it is no larger than such a header is.
+
+    Raises:
+        TstuneError: of this kind.
+    """
+    with damage(path, kind), path.open("rb") as stream:
+        size = int.from_bytes(stream.read(8), "little")
+        if size > min(LARGEST_HEADER, path.stat().st_size):
+            raise ValueError(f"no safetensors file has a header of {size:,} bytes")
+        return stream.read(size)
+
+
+def sha256_of(path: Path) -> str:
+    """Of the content of a file, in hexadecimal."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def seal(folder: Path) -> None:
+    """Note the checksums of all files of a folder in it."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file() and path != folder / CHECKSUMS)
+    sums = {path.relative_to(folder).as_posix(): sha256_of(path) for path in files}
+    (folder / CHECKSUMS).write_text(json.dumps(sums, indent=2) + "\n", encoding="utf-8")
+
+
+def broken_seal(folder: Path) -> str | None:
+    """What is not as `seal` found it, in words; None if all is."""
+    try:
+        for name, expected in read_object(folder / CHECKSUMS).items():
+            if not (folder / name).is_file():
+                return f"{name} is missing"
+            if sha256_of(folder / name) != expected:
+                return f"{name} has changed"
+    except (CheckpointError, OSError, ValueError) as error:  # a name with a null byte is a ValueError
+        return str(error)
+    return None
+
+
+def _content(path: Path, limit: int) -> bytes:
+    with path.open("rb") as stream:
+        content = stream.read(limit + 1)
+    if len(content) > limit:
+        raise ValueError(f"it is larger than {limit:,} bytes")
+    return content
+
+
+def _size(node: yaml.Node | None, known: dict[int, int]) -> int:
+    """Values below a node with every alias written out; a node that holds itself is refused."""
+    if not isinstance(node, yaml.CollectionNode):
+        return 1
+    if id(node) not in known:
+        known[id(node)] = MOST_VALUES + 1  # while it is counted
+        children = (part for entry in node.value for part in (entry if isinstance(entry, tuple) else (entry,)))
+        known[id(node)] = 1 + sum(_size(child, known) for child in children)
+    return known[id(node)]
