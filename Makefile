@@ -3,8 +3,9 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 RECIPE ?= recipes/ttm/cgm_sample/demo.yaml
+AUDIT_HOST ?= pypi.org
 
-.PHONY: help install demo docs test test-fast test-slow test-gpu test-slurm style benchmarks clean
+.PHONY: help install demo docs test test-fast test-slow test-gpu test-slurm audit style benchmarks clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
@@ -39,6 +40,13 @@ test-gpu: install  ## every strategy on real GPUs; skipped by name where there a
 test-slurm: install  ## a two-node SLURM on this machine: runs go on after a requeue; needs root and Debian or Ubuntu
 	@trap 'tests/slurm/cluster.sh stop' EXIT INT TERM; \
 		tests/slurm/cluster.sh start && $(BIN)/python -m pytest -m slurm tests/slurm
+
+audit: install  ## look up known weaknesses of the installed packages; skipped by name without a network
+	@if $(BIN)/python -c "import socket; socket.create_connection(('$(AUDIT_HOST)', 443), 5)" 2>/dev/null; then \
+		$(BIN)/python -m pip_audit --local --progress-spinner off; \
+	else \
+		echo "skipped: $(AUDIT_HOST) does not answer, so known weaknesses cannot be looked up"; \
+	fi
 
 style: install  ## format and fix what can be fixed
 	$(BIN)/ruff check --fix .

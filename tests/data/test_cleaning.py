@@ -349,6 +349,17 @@ def test_spring_and_times_that_do_not_exist():
     assert cleaned.cleaning["times_that_spring_leaves_out"]["examples"][0] == "a 2023-03-26 01:00:00"
 
 
+def test_fault_26_times_that_daylight_saving_skips_are_named_as_such(tmp_path: Path):
+    """A clock that was never set: 01:30 is moved on to 02:30, which is there already."""
+    stamps = pd.date_range("2023-03-26 00:00", periods=60, freq="5min")
+    pd.DataFrame({"timestamp": stamps, "glucose": 100.0}).to_csv(tmp_path / "a.csv", index=False)
+    section = DataSection(source="csv", path=str(tmp_path / "a.csv"), timezone="Europe/London")
+    with pytest.raises(DataError, match=r"a 2023-03-26 01:00:00 is a time that does not exist .*timezone=UTC, or"):
+        load_source(section)
+    for fixed in ({"timezone": "UTC"}, {"on_duplicate": "mean"}):
+        load_source(section.model_copy(update=fixed))
+
+
 def test_one_pass_of_the_hour_is_taken_for_the_first():
     frame, utc = wall_clock(*AUTUMN)
     lone = frame[~utc.isin(utc[(utc >= "2023-10-29 01:00") & (utc < "2023-10-29 02:00")])]

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from tstune.config.schema import DataSection
-from tstune.data.cleaning.clock import local_to_utc
+from tstune.data.cleaning.clock import SKIPPED_TIMES, local_to_utc
 from tstune.data.cleaning.report import CleaningReport
 from tstune.data.files import kind_of
 from tstune.data.numbers import AmbiguousCommaError, Cells, file_style, read_cells
@@ -80,7 +80,8 @@ def table_from_frame(
     again = frame.duplicated([ITEM, TIMESTAMP])
     duplicates = int(again.sum())
     if duplicates and config.on_duplicate == "error":
-        _reject_duplicates(frame, name, duplicates)
+        skipped = report[SKIPPED_TIMES]["examples"] if SKIPPED_TIMES in report else []
+        _reject_duplicates(frame, name, duplicates, skipped, config.timezone)
     if duplicates:
         notes |= {DUPLICATES_AVERAGED: duplicates}
     report.add("duplicate_timestamps", duplicates, "averaged", frame.loc[again, ITEM].value_counts().to_dict())
@@ -181,8 +182,16 @@ def _require(raw: pd.DataFrame, column: str, key: str, name: object) -> None:
         raise DataError(f"{name}: no column {column!r} ({key}); the columns are: {found}")
 
 
-def _reject_duplicates(frame: pd.DataFrame, name: object, count: int) -> None:
+def _reject_duplicates(
+    frame: pd.DataFrame, name: object, count: int, skipped: Sequence[str], timezone: str | None
+) -> None:
     first = frame.loc[frame.duplicated([ITEM, TIMESTAMP]).idxmax()]
+    if skipped:  # they were moved on by an hour, onto others
+        raise DataError(
+            f"{name}: {skipped[0]} is a time that does not exist in data.timezone={timezone}: daylight saving skips "
+            f"it, and the time an hour later is there too ({count} such pairs at most); the clock of this table was "
+            "not set: give its real zone, such as data.timezone=UTC, or set data.on_duplicate=mean"
+        )
     raise DataError(
         f"{name}: {count} duplicate timestamp(s), first {first[TIMESTAMP]} of series {first[ITEM]!r}; "
         "keep one row per time, set data.on_duplicate=mean, or name the series column in data.item_id_column"

@@ -62,6 +62,7 @@ The input needs the last {context} steps of each series; values are in original 
 | `training_metadata.json` | what was trained: parameters, adapter, metrics |
 | `uncertainty.json` | how forecasts become quantiles: method, levels, options |
 | `uncertainty.safetensors` | its numbers, fitted on validation windows that chose nothing |
+| `checksums.json` | SHA-256 of what is loaded; what has changed since is refused |
 | `config.yaml` | the resolved configuration; `--config config.yaml output_dir=…` reruns it |
 | `metrics.json` | every metric of every model on the test windows |
 | `verdict.json` | the verdict: differences with intervals, what was drawn from |

@@ -27,6 +27,7 @@ def describe_environment(device: torch.device, num_processes: int) -> dict:
         "python": platform.python_version(),
         "platform": platform.platform(),
         "packages": {name: _version(name) for name in _PACKAGES},
+        "sbom": loaded_packages(),
         "git_commit": _git_commit(),
         "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
         "device": str(device),
@@ -34,6 +35,14 @@ def describe_environment(device: torch.device, num_processes: int) -> dict:
         "num_processes": num_processes,
         "num_threads": torch.get_num_threads(),
     }
+
+
+def loaded_packages() -> dict[str, str]:
+    """Name -> version of every installed package that this process has loaded code of: its bill of materials."""
+    owners = importlib.metadata.packages_distributions()
+    loaded = {name.partition(".")[0] for name in sys.modules}
+    names = {owner for top in loaded for owner in owners.get(top, ())}
+    return {name: _version(name) for name in sorted(names, key=str.lower)}
 
 
 def _version(package: str) -> str | None:

@@ -11,6 +11,7 @@ from tstune.data.cleaning.report import CleaningReport
 from tstune.errors import ConfigError
 
 _HOUR = np.timedelta64(1, "h")
+SKIPPED_TIMES = "times_that_spring_leaves_out"
 
 
 @dataclass
@@ -66,7 +67,7 @@ def local_to_utc(stamps: pd.Series, items: pd.Series, timezone: str, report: Cle
     report.add("half_of_the_repeated_hour", sum(found.assumed_first.values()), "read as summer", found.assumed_first)
     names = items.to_numpy()[skipped]
     report.add(
-        "times_that_spring_leaves_out",
+        SKIPPED_TIMES,
         int(skipped.sum()),
         "moved on by an hour",
         pd.Series(names).value_counts().to_dict(),
