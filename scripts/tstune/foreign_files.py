@@ -111,9 +111,11 @@ def sha256_of(path: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
-def seal(folder: Path) -> None:
-    """Note the checksums of all files of a folder in it."""
-    files = sorted(path for path in folder.rglob("*") if path.is_file() and path != folder / CHECKSUMS)
+def seal(folder: Path, names: Iterable[str] = ()) -> None:
+    """Note the checksums of the files of a folder in it; of all, or of these files and folders."""
+    roots = [folder / name for name in names] or [folder]
+    found = {path for root in roots for path in (root, *root.rglob("*")) if path.is_file()} - {folder / CHECKSUMS}
+    files = sorted(found)
     sums = {path.relative_to(folder).as_posix(): sha256_of(path) for path in files}
     (folder / CHECKSUMS).write_text(json.dumps(sums, indent=2) + "\n", encoding="utf-8")
 

@@ -97,6 +97,8 @@ def load_model(folder: str | Path, trust_code: bool = False) -> Any:
     model_type = read_object(path, keys=["model_type"])["model_type"]
     if not isinstance(model_type, str) or len(model_type) > 200:
         raise CheckpointError(f"{path} is damaged: model_type is {model_type!r:.100}, not a name")
+    if ":" not in model_type and model_type not in _MODELS:
+        raise CheckpointError(f"{path}: model_type is {model_type!r}, which no family of this tstune is called")
     with trusting(trust_code):
         foreign(model_type, path)
         return model_class(model_type).load(folder)

@@ -22,7 +22,9 @@ from tstune.data.scaler import UNKNOWN
 from tstune.data.table import Roles
 from tstune.data.windows import Batch
 from tstune.errors import CheckpointError, ConfigError
+from tstune.foreign_files import damage
 from tstune.models.adapters import freeze_by_mode, part_of
+from tstune.models.contract import weights_folder
 from tstune.models.fast_layers import use_fast_dropout, use_fast_patch_mixer
 from tstune.models.modules import ScaledModule
 from tstune.models.network_forecaster import NetworkForecaster
@@ -270,6 +272,18 @@ class TTMForecaster(NetworkForecaster):
     def native_quantiles(self, batch: Batch) -> torch.Tensor:
         """[batch, prediction, targets, native levels] float32 in original units, those that cross put in order."""
         return super().native_quantiles(batch).sort(dim=-1).values
+
+    def load_weights(self, folder: Path) -> None:
+        """The same, and a forecast: a config.json that fits the tensors may still describe a network that runs not."""
+        super().load_weights(folder)
+        section, roles = self.config.model, self.preprocessor.roles
+        past = torch.zeros(1, section.context_length, len(roles.channels))
+        window = {"past_values": past, "future_values": torch.zeros(1, section.prediction_length, len(roles.channels))}
+        window |= {"past_observed_mask": past == 0, "past_read_mask": past == 0}
+        window |= {name: torch.zeros(1, dtype=torch.int64) for name in ("item", "origin")}
+        window["static"] = torch.zeros(1, len(roles.static_categorical), dtype=torch.int64)
+        with damage(weights_folder(folder) / "config.json"), torch.inference_mode():
+            self.forecast(window)
 
     def learned_from(self, data: PreparedData) -> None:
         """Make a category that training never saw the mean of those that it saw."""

@@ -121,7 +121,7 @@ def read_json_object(text: bytes, origin: str) -> dict:
     Raises:
         RegistryError: something else.
     """
-    with damage(origin, RegistryError):
+    with damage(origin, RegistryError, "is damaged: not JSON with names and values"):
         values = from_json(text)
         if not isinstance(values, dict):
             raise ValueError("it does not hold names with values")

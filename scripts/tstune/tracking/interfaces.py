@@ -255,6 +255,7 @@ MODEL_FILES = (
     "config.yaml",
     "uncertainty.json",
     "uncertainty.safetensors",
+    "checksums.json",
 )
 """What `load_model` needs of a run folder."""
 
