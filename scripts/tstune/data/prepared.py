@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -31,7 +30,7 @@ from tstune.data.sources import load_source
 from tstune.data.splits import PARTS, Split
 from tstune.data.table import ITEM, TIMESTAMP, Roles, SourceTable
 from tstune.data.windows import WindowDataset
-from tstune.errors import CheckpointError, ConfigError, DataError
+from tstune.errors import ConfigError, DataError
 from tstune.foreign_files import damage, read_object
 from tstune.runtime.logs import logger
 

@@ -16,8 +16,8 @@ from tstune.config.managers import SimpleConfigManager, load_saved_config
 from tstune.config.schema import RunConfig
 from tstune.data.prepared import PreparedData, Preprocessor, data_of_loader
 from tstune.errors import CheckpointError
-from tstune.foreign_files import CHECKSUMS, broken_seal, damage, seal
 from tstune.evaluation.intervals import load_method, save_method
+from tstune.foreign_files import CHECKSUMS, broken_seal, damage, seal
 from tstune.models.adapters import Adapter, ItemAdapters, ParameterCount, count_parameters, read_training
 from tstune.models.contract import ADAPTER_FOLDER, ForecastModel, require_saved, with_family_keys, with_sections
 from tstune.models.hooks import Readings

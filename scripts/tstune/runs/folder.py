@@ -20,11 +20,8 @@ from pydantic_core import from_json
 from tstune.config.managers import load_saved_config
 from tstune.config.schema import RunConfig
 from tstune.errors import FolderError, OutputError
-<<<<<<< HEAD
-from tstune.runtime.files import is_disk_trouble
-=======
 from tstune.foreign_files import damage, read_json, read_object, read_plain_yaml
->>>>>>> 73ed5f8 (Foreign files are read within limits, in one place; a saved model carries checksums; damage is one line)
+from tstune.runtime.files import is_disk_trouble
 
 CONFIG, METRICS, VERDICT, MANIFEST = "config.yaml", "metrics.json", "verdict.json", "manifest.json"
 EVALUATION, WINDOWS, ENVIRONMENT, HISTORY = "evaluation.json", "windows.parquet", "environment.json", "history.jsonl"

@@ -11,12 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-<<<<<<< HEAD
-from safetensors.torch import load_file, save_file
-=======
-from safetensors import SafetensorError
 from safetensors.torch import save_file
->>>>>>> 73ed5f8 (Foreign files are read within limits, in one place; a saved model carries checksums; damage is one line)
 from torch import nn
 
 from tstune.errors import CheckpointError, DistributedError, OutputError
