@@ -18,36 +18,24 @@ def one_thread() -> None:
     torch.set_num_threads(1)
 
 
+def _launched(config: str, script: str, *arguments: object, num_processes: int) -> subprocess.CompletedProcess:
+    command = [Path(sys.executable).parent / "accelerate", "launch"]
+    command += ["--config_file", f"accelerate_configs/{config}.yaml", "--num_processes", str(num_processes)]
+    command += ["--main_process_port", str(free_port()), script, *map(str, arguments)]
+    environment = os.environ | {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1", "PYTHONPATH": "scripts"}
+    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=600, check=False)
+
+
 @pytest.fixture(scope="session")
 def launch() -> Callable[..., subprocess.CompletedProcess]:
     """`accelerate launch` of scripts/finetune_ttm.py from the checkout, on CPU processes."""
-
-    def launch(config: str, *arguments: object, num_processes: int) -> subprocess.CompletedProcess:
-        command = [Path(sys.executable).parent / "accelerate", "launch"]
-        command += ["--config_file", f"accelerate_configs/{config}.yaml", "--num_processes", str(num_processes)]
-        command += ["--main_process_port", str(free_port()), "scripts/finetune_ttm.py", *map(str, arguments)]
-        environment = os.environ | {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
-        return subprocess.run(
-            command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300, check=False
-        )
-
-    return launch
+    return lambda config, *arguments, **how: _launched(config, "scripts/finetune_ttm.py", *arguments, **how)
 
 
 @pytest.fixture(scope="session")
 def launch_probe() -> Callable[..., subprocess.CompletedProcess]:
     """`accelerate launch` of a script of this folder, on CPU processes; the probe trains any number of recipes."""
-
-    def launch_probe(config: str, script: str, *arguments: object, num_processes: int) -> subprocess.CompletedProcess:
-        command = [Path(sys.executable).parent / "accelerate", "launch"]
-        command += ["--config_file", f"accelerate_configs/{config}.yaml", "--num_processes", str(num_processes)]
-        command += ["--main_process_port", str(free_port()), f"tests/launch/{script}", *map(str, arguments)]
-        environment = os.environ | {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1", "PYTHONPATH": "scripts"}
-        return subprocess.run(
-            command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=600, check=False
-        )
-
-    return launch_probe
+    return lambda config, script, *arguments, **how: _launched(config, f"tests/launch/{script}", *arguments, **how)
 
 
 @pytest.fixture(scope="session")
