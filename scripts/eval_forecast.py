@@ -4,7 +4,7 @@
     python scripts/eval_forecast.py --forecasts runs/mine 'evaluation.metrics=[smape]'
     python scripts/eval_forecast.py --model runs/mine --model builtin --config recipes/ttm/cgm_sample/demo.yaml
     python scripts/eval_forecast.py --model runs/mine --config recipes/ttm/cgm_sample/demo.yaml data.test_stride=1
-    python scripts/eval_forecast.py --model runs/mine --config runs/mine/config.yaml data.path=new_people.csv --all
+    python scripts/eval_forecast.py --model runs/mine --config recipes/ttm/cgm_sample/demo.yaml --all
     python scripts/eval_forecast.py --model registry:cgm@champion --hydra recipes/hydra/ttm.yaml --output runs/evaluated
 
 A model is a run folder, registry:name@alias or registry:name:version, builtin, a folder of weights or a Hub id (both as
