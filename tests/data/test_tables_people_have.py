@@ -412,10 +412,17 @@ def test_a_forgotten_column_of_series_is_named(tmp_path: Path, apart: str, by_ti
     assert len(kept.frame) == 24
 
 
-def test_a_column_of_words_beside_one_series_is_no_series(tmp_path: Path):
-    frame = pd.DataFrame({TIMESTAMP: HOURS, "load": np.arange(24.0), "kind": ["work", "rest"] * 12})
-    frame.to_csv(tmp_path / "x.csv", index=False)
-    assert len(read(tmp_path / "x.csv", target_columns=["load"]).frame) == 24
+@pytest.mark.parametrize("jitter", [0, 20])
+@pytest.mark.parametrize("kinds", [["work", "rest"], ["a", "b", "c"], [0, 0.5, 1]])
+def test_a_column_of_few_values_beside_one_series_is_no_series(tmp_path: Path, kinds: list, jitter: int):
+    random = np.random.default_rng(0)
+    stamps = pd.date_range("2024-02-01", periods=90, freq="h") + pd.to_timedelta(
+        random.integers(0, 1 + jitter, 90), "min"
+    )
+    for cells in ((kinds * 45)[:90], random.choice(kinds, 90), np.sort(random.choice(kinds, 90))):
+        frame = pd.DataFrame({TIMESTAMP: stamps, "load": np.arange(90.0), "kind": cells})
+        frame.to_csv(tmp_path / "x.csv", index=False)
+        assert len(read(tmp_path / "x.csv", target_columns=["load"]).frame) == 90
 
 
 def test_columns_by_another_name(tmp_path: Path):

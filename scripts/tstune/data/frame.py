@@ -29,6 +29,7 @@ _BESIDE_TARGETS = ("conditional", "control", "static_real", "static_categorical"
 DUPLICATES_AVERAGED = "duplicate_timestamps_averaged"
 ROW_NUMBERS = ("no", "no.", "nr", "nr.", "#", "index", "row", "idx", "lfd. nr.", "unnamed: 0")
 _MOST_FOOTERS = 10
+_REGULAR = 0.8
 _SHARED_TIMES = 0.2
 """Of all steps between rows may be far shorter than those within a series; more, and there are several series."""
 
@@ -158,6 +159,9 @@ def _refuse_several_series(raw: pd.DataFrame, stamps: np.ndarray, config: DataSe
     steps = np.diff(stamps[order])
     if len(stamps) < 20 or not (steps > np.timedelta64(0)).any():
         return
+    lengths, counts = np.unique(steps, return_counts=True)
+    if lengths[counts.argmax()] > np.timedelta64(0) and counts.max() > _REGULAR * len(steps):
+        return  # one clock, and a column that says something about each of its times
     taken = {config.timestamp_column, *(config.target_columns or ()), *_beside_targets(config)}
     for column in raw.columns:
         codes, values = pd.factorize(raw[column]) if column not in taken else (None, ())
@@ -166,7 +170,7 @@ def _refuse_several_series(raw: pd.DataFrame, stamps: np.ndarray, config: DataSe
         own = np.lexsort((stamps, codes))
         within = np.diff(stamps[own])[np.diff(codes[own]) == 0]
         step = np.median(within[within > np.timedelta64(0)]) if (within > np.timedelta64(0)).any() else steps.max()
-        shared, alone = (float((gaps < step / 2).mean()) for gaps in (steps, within))
+        shared, alone = (float((gaps < 0.3 * step / len(values)).mean()) for gaps in (steps, within))
         if shared > _SHARED_TIMES and alone < shared / 10:
             shown = ", ".join(map(str, list(values)[:4]))
             raise DataError(
