@@ -284,7 +284,7 @@ def test_the_script_draws_a_report_again(folders, capsys):
         (lambda run: (run / "manifest.json").write_text("[]"), r"manifest\.json is damaged: it does not hold names"),
         (lambda run: (run / "metrics.json").write_text("{}"), r"metrics\.json .* the key 'test' is missing"),
         (lambda run: (run / "history.jsonl").write_text("{}\nno"), r"history\.jsonl is damaged"),
-        (lambda run: (run / "config.yaml").write_text("a: [1"), r"config\.yaml is damaged"),
+        (lambda run: (run / "config.yaml").write_text("a: [1"), r"config\.yaml is not valid YAML"),
         (lambda run: (run / "cohort.csv").write_bytes(b"\xff\xfe"), r"cohort\.csv cannot be read"),
         (lambda run: _edit(run, "rmse_by_step", {"ridge": {}}), r"the section horizons cannot be drawn: .*'values'"),
         (shutil.rmtree, r"is no folder"),

@@ -77,7 +77,7 @@ class RunFolder:
     def read_text(self, name: str) -> str:
         """Content of a text file."""
         path = self._there(name)
-        with damage(path, FolderError):
+        with damage(path, FolderError, "cannot be read"):
             return path.read_text(encoding="utf-8")
 
     def read_json(self, name: str, *keys: str) -> dict:
