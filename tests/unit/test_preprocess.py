@@ -311,3 +311,10 @@ def test_a_series_keeps_its_changes_whatever_its_level(level: float):
         assert panel.level.tolist() == [[level], [0.0]]
         again = build_panel(table, "h", 0, levels={"high": [level - 70]})
         assert again.level.tolist() == [[level - 70], [0.0]]
+
+
+def test_the_rounding_of_a_sum_is_no_change():
+    rate = np.diff(np.concatenate([[0.0], np.cumsum(np.full(200, 0.1))]))  # differs in the last digits only
+    assert len(np.unique(rate)) > 1
+    assert build_panel(single_table(rate), "h", 0).level is None
+    assert build_panel(single_table(rate * 1e5), "h", 0).level is None

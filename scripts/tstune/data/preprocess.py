@@ -13,6 +13,8 @@ from tstune.data.panel import INTERPOLATED, MISSING, OBSERVED, Panel
 from tstune.data.table import ITEM, TIMESTAMP, SourceTable
 from tstune.errors import ConfigError, DataError
 
+_SMALL, _NOISE = 1e3, 1e-12
+"""Below this single precision is fine enough; and smaller changes, of the largest reading, are rounding of a sum."""
 _MOST_LOST = 0.001
 """Of a usual change from row to row may be lost by single precision; more, and a series is counted from its level."""
 _DAY = pd.Timedelta("1D").value
@@ -175,8 +177,9 @@ def _level(readings: np.ndarray, known: float) -> float:
     """The first reading, where counting from `known` loses too much by the first tenth, which is training data."""
     first = readings[: max(10, len(readings) // 10)]
     changes = np.abs(np.diff(first))
-    changes = changes[changes > 0]
-    if not changes.size:
+    largest = np.abs(first).max(initial=0.0)
+    changes = changes[changes > _NOISE * largest]
+    if not changes.size or largest < _SMALL:
         return known
     away = first - known
     lost = np.abs(away.astype(np.float32) - away).max()
