@@ -204,7 +204,8 @@ def test_a_run_is_tuned_judged_saved_and_loaded(csv: Path, service: Service, tmp
     expected = (table[table["item_id"] == "b"]["load"].iloc[-1] + service.stored["tuned-0"]) / 2
     assert forecast["load"].iloc[-1] == pytest.approx(expected, rel=1e-5)
     (tmp_path / "run" / "model" / "config.json").write_text("{}", encoding="utf-8")
-    with pytest.raises(CheckpointError, match="does not name a model of TimeGPT"):
+    (tmp_path / "run" / "checksums.json").unlink()
+    with pytest.raises(CheckpointError, match="config.json is damaged: the key 'model' is missing"):
         load_model(tmp_path / "run")
 
 
