@@ -205,7 +205,7 @@ def test_a_run_is_tuned_judged_saved_and_loaded(csv: Path, service: Service, tmp
     assert forecast["load"].iloc[-1] == pytest.approx(expected, rel=1e-5)
     (tmp_path / "run" / "model" / "config.json").write_text("{}", encoding="utf-8")
     (tmp_path / "run" / "checksums.json").unlink()
-    with pytest.raises(CheckpointError, match="config.json is damaged: the key 'model' is missing"):
+    with pytest.raises(CheckpointError, match=r"config\.json is damaged: the key 'model' is missing"):
         load_model(tmp_path / "run")
 
 
