@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import combinations
 from pathlib import Path
 
 import numpy as np
@@ -172,28 +173,19 @@ def _devices(exports: list[Export]) -> dict[str, list[Export]]:
 
 
 def _refuse_several_people(exports: Sequence[Export]) -> None:
-    first: dict[frozenset[str], Export] = {}
-    for export in exports:
-        other = next(
-            (one for words, one in first.items() if not (words <= export.person or export.person <= words)), None
-        )
-        if export.person and other is not None:
-            raise _several_people(other, export, "name different people")
-        if export.person:
-            first.setdefault(export.person, export)
-    steps = [
-        export.rows[export.rows["kind"] == v.GLUCOSE].groupby(export.rows["time"].dt.floor(_CLOCK_STEP))["value"].mean()
-        for export in exports
-    ]
-    for place, one in enumerate(steps):
-        for before in range(place):
-            both = pd.concat([steps[before], one], axis=1, join="inner").to_numpy()
-            same_unit = exports[before].unit == exports[place].unit
-            if len(both) >= 12 and same_unit:
-                share = float(np.median(np.abs(np.diff(both)[:, 0]) / both.mean(axis=1)))
-                if share > _SAME_SENSOR:
-                    what = f"differ by {100 * share:.0f} % where their times agree"
-                    raise _several_people(exports[before], exports[place], what)
+    for one, other in combinations(exports, 2):
+        if one.person and other.person and not (one.person <= other.person or other.person <= one.person):
+            raise _several_people(one, other, "name different people")
+        both = pd.concat([_by_step(one), _by_step(other)], axis=1, join="inner").to_numpy()
+        if len(both) >= 12 and one.unit == other.unit:
+            share = float(np.median(np.abs(np.diff(both)[:, 0]) / both.mean(axis=1)))
+            if share > _SAME_SENSOR:
+                raise _several_people(one, other, f"differ by {100 * share:.0f} % where their times agree")
+
+
+def _by_step(export: Export) -> pd.Series:
+    readings = export.rows[export.rows["kind"] == v.GLUCOSE]
+    return readings.groupby(readings["time"].dt.floor(_CLOCK_STEP))["value"].mean()
 
 
 def _several_people(one: Export, other: Export, what: str) -> ConfigError:

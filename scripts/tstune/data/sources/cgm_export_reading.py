@@ -472,11 +472,9 @@ def _doses(table: Table) -> list[tuple[str, pd.Series]]:
     values = []
     if v.BOLUS in kinds and not (vendor.name == "Glooko" and v.RATE in kinds):  # there it is what the rate came to
         subtype = table.first(v.SUBTYPE)
-        lasting = False if subtype is None else _plain(subtype).str.contains(v.LONG_ACTING)
-        for place in kinds[v.BOLUS]:
-            amounts = _numbers(table.cells[place])
-            values += [(v.BOLUS, amounts.where(~pd.Series(lasting, amounts.index)))]
-            values += [(v.INJECTED, amounts.where(pd.Series(lasting, amounts.index)))]
+        lasts = pd.Series(False, table.cells.index) if subtype is None else _plain(subtype).str.contains(v.LONG_ACTING)
+        for amounts in (_numbers(table.cells[place]) for place in kinds[v.BOLUS]):
+            values += [(v.BOLUS, amounts.where(~lasts)), (v.INJECTED, amounts.where(lasts))]
     values += [(v.INJECTED, _numbers(table.cells[place])) for place in kinds.get(v.INJECTED, ())]
     if v.PERCENT in kinds:
         share, how = _numbers(table.first(v.PERCENT)), table.first(v.HOW)
