@@ -292,6 +292,7 @@ def test_a_model_of_whole_contexts_is_told_so(run: Path, files: Path, tmp_path: 
     config = (other / "config.yaml").read_text(encoding="utf-8")
     assert "  context_dropping: 0.0" in config
     (other / "config.yaml").write_text(config.replace("context_dropping: 0.0", "context_dropping: 0.5"))
+    (other / "checksums.json").unlink()
     caplog.clear()
     submitted(other, files, tmp_path, "--overwrite")
     assert "whole contexts" not in caplog.text
