@@ -22,12 +22,12 @@ import pytest
 import torch
 from support.tiny import CONTEXT, PREDICTION, ROWS, series, snapshot
 
-import tstune.data.panel_cache as panel_cache
+import tstune.data.panel_store as panel_cache
 from tstune.config.schema import DataSection, EvaluationSection, RunConfig
 from tstune.data.cleaning import CleaningRules
 from tstune.data.cohort import describe_cohort
 from tstune.data.panel import Panel, file_sha256
-from tstune.data.panel_cache import read_panel, remembered_sha256
+from tstune.data.panel_store import read_panel, remembered_sha256
 from tstune.data.prepared import PreparedData, prepare_data
 from tstune.data.splits import PARTS
 from tstune.errors import ConfigError, DataError, OutputError
@@ -285,10 +285,10 @@ def test_hashes_of_untouched_files_are_remembered(tmp_path: Path, monkeypatch: p
     file.write_text("one")
     assert remembered_sha256(file, memory) == file_sha256(file)
     assert not memory.exists()  # it was changed a moment ago and may change again
-    monkeypatch.setattr("tstune.data.panel_cache._SETTLED", -1.0)
+    monkeypatch.setattr("tstune.data.panel_store._SETTLED", -1.0)
     first = remembered_sha256(file, memory)
     with monkeypatch.context() as patch:
-        patch.setattr("tstune.data.panel_cache.file_sha256", lambda _: pytest.fail("read again"))
+        patch.setattr("tstune.data.panel_store.file_sha256", lambda _: pytest.fail("read again"))
         assert remembered_sha256(file, memory) == first
     stat = file.stat()
     time.sleep(0.02)
@@ -388,8 +388,8 @@ import sys
 sys.path.insert(0, {scripts!r})
 from tstune.config.schema import DataSection
 from tstune.data.cleaning import CleaningRules
-from tstune.data.panel_cache import read_panel
-import tstune.data.panel_store as store, tstune.data.panel_cache as stream
+from tstune.data.panel_store import read_panel
+import tstune.data.panel_store as store, tstune.data.panel_store as stream
 print("ready", flush=True)
 sys.stdin.readline()
 if {dies!r}:

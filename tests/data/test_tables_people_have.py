@@ -364,7 +364,7 @@ FILES = {
 @pytest.mark.parametrize("folder", FILES)
 def test_a_file_that_once_went_wrong(shared: Path, folder: str):
     from tstune.data.cleaning import CleaningRules
-    from tstune.data.panel_cache import read_panel
+    from tstune.data.panel_store import read_panel
     from tstune.models.predict import _future_timestamps
 
     section, rows, series, after, findings = FILES[folder]

@@ -23,7 +23,7 @@ from tstune.errors import ConfigError, DataError
 from tstune.evaluation import backtest as backtest_module
 from tstune.evaluation.backtest import Backtest, ErrorSums, Scores, thinned
 from tstune.evaluation.bootstrap import Blocks, rmse_band
-from tstune.evaluation.point_metrics import mase, rmse
+from tstune.evaluation.metrics import mase, rmse
 from tstune.evaluation.verdict import format_comparisons
 from tstune.models.combined import AveragedForecasts, RememberedForecasts
 from tstune.models.ttm import TTMForecaster

@@ -10,7 +10,7 @@ from evaluation.forecasts import STEPS, WINDOWS, point_windows
 from sklearn.metrics import mean_absolute_error, mean_absolute_percentage_error, root_mean_squared_error
 
 from tstune.errors import DataError
-from tstune.evaluation import point_metrics as ours
+from tstune.evaluation import metrics as ours
 from tstune.evaluation.backtest import ErrorSums
 
 ALL = (ours.rmse, ours.mae, ours.bias, ours.mape, ours.smape, ours.mard)

@@ -11,8 +11,8 @@ from scipy.stats import norm
 from sklearn.metrics import mean_pinball_loss
 
 from tstune.errors import DataError
-from tstune.evaluation import probabilistic as ours
-from tstune.evaluation.probabilistic import crossing, sort_quantiles
+from tstune.evaluation import metrics as ours
+from tstune.evaluation.metrics import crossing, sort_quantiles
 
 
 def test_pinball_against_scikit_learn():

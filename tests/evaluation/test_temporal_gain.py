@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from tstune.errors import DataError
-from tstune.evaluation.point_metrics import lag_correlations, temporal_gain
+from tstune.evaluation.metrics import lag_correlations, temporal_gain
 
 STEPS = 12
 

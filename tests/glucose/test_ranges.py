@@ -7,7 +7,7 @@ import pytest
 from evaluation.forecasts import point_windows
 
 from tstune.errors import ConfigError
-from tstune.evaluation.point_metrics import bias, rmse
+from tstune.evaluation.metrics import bias, rmse
 from tstune.glucose.ranges import (
     RANGES,
     by_range,

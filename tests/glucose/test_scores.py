@@ -10,7 +10,7 @@ import pytest
 from glucose.glucose_windows import FIVE, MODELS, glucose_windows, item_names
 
 from tstune.errors import ConfigError, DataError
-from tstune.evaluation.point_metrics import temporal_gain
+from tstune.evaluation.metrics import temporal_gain
 from tstune.evaluation.scored_windows import ScoredWindows
 from tstune.glucose.alarms import FALSE_ALARMS_PER_DAY, Origins
 from tstune.glucose.error_grids import ERROR_GRIDS, MOST_POINTS, ZONES, zone_table

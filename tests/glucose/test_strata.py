@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from tstune.errors import DataError
-from tstune.glucose.strata import midnight_windows, sensor_steps, strata
+from tstune.glucose.published import midnight_windows, sensor_steps, strata
 
 FIVE = np.timedelta64(5, "m")
 

@@ -16,8 +16,7 @@ from tstune.errors import ConfigError
 from tstune.models.fast_layers import FastDropout, dropout_mask, use_fast_dropout
 from tstune.runtime.distributed import DistributedManager
 from tstune.training.feature_cache import training_windows
-from tstune.training.lr_finder import HIGHEST, LOWEST, find_learning_rate
-from tstune.training.optim import WeightAverage, build_optimizer
+from tstune.training.optim import HIGHEST, LOWEST, WeightAverage, build_optimizer, find_learning_rate
 
 CLASSES = {
     "adamw": "AdamW",

@@ -11,9 +11,8 @@ import inspect
 from collections.abc import Mapping
 from functools import cache
 
-from tstune.config.names import ALIASES, SWITCHES, flat_name, flat_value
 from tstune.config.schema import RunConfig
-from tstune.config.section import section_classes
+from tstune.config.section import ALIASES, SWITCHES, flat_name, flat_value, section_classes
 from tstune.config.validation import leaf_paths, section_at, validate
 from tstune.errors import ConfigError
 from tstune.models.registry import flat_classes, model_class

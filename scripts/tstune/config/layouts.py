@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 
 from tstune.config.flat import nested
-from tstune.config.names import ALIASES, SWITCHES
 from tstune.config.schema import RunConfig
+from tstune.config.section import ALIASES, SWITCHES
 from tstune.config.validation import validate
 from tstune.errors import ConfigError
 

@@ -1,4 +1,4 @@
-"""What all groups of keys share: how they refuse, how moments are written, their flat dotted names."""
+"""Sections of a configuration: their base, dotted and flat names of keys, and times without a zone."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import re
 import typing
 from collections.abc import Iterator, Mapping
 from datetime import date, datetime, timedelta
+from functools import cache
+from operator import attrgetter
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
@@ -191,3 +193,64 @@ def paths_of(section: type[BaseModel], family: str = DEFAULT_FAMILY, prefix: str
             yield f"{prefix}{name}"
         else:
             yield from paths_of(below, family, f"{prefix}{name}.")
+
+
+# Keys whose last part alone would be ambiguous or unclear.
+_RENAMED = {
+    "model.type": "model_type",
+    "tuning.mode": "tuning_mode",
+    "forecast.method": "forecast_method",
+    "forecast.half_life": "forecast_half_life",
+    "data.source": "data_source",
+    "data.path": "data_path",
+    "data.cache": "data_cache",
+    "evaluation.batch_size": "eval_batch_size",
+    "distributed.enabled": "distributed",
+    "distributed.strategy": "distributed_strategy",
+    "tracking.trackers": "trackers",
+}
+# Sections whose keys have a name before them.
+_PREFIXES = {"data.split": "split_", "lora": "lora_", "tracking": "tracking_", "pretraining": "pretraining_"}
+
+ALIASES: dict[str, str] = {
+    "model_path": "pretrained",
+    "forecast_length": "prediction_length",
+    "batch_size": "per_device_batch_size",
+    "gradient_clip_val": "max_grad_norm",
+    "data_source_name": "data_source",
+    "experiment_name": "tracking_experiment",
+}
+"""Other names people know -> flat keyword."""
+
+SWITCHES: dict[str, tuple[str, str]] = {
+    "fp16": ("mixed_precision", "fp16"),
+    "bf16": ("mixed_precision", "bf16"),
+    "freeze_backbone": ("tuning_mode", "decoder"),
+}
+"""Boolean keyword -> (flat keyword, value it stands for). False asks for nothing, but forbids that value."""
+
+
+def flat_name(path: str) -> str:
+    """The keyword of a dotted path."""
+    section, _, key = path.rpartition(".")
+    return _RENAMED.get(path, _PREFIXES.get(section, "") + key)
+
+
+def flat_value(config: BaseModel, name: str) -> object:
+    """What a configuration says under a flat name.
+
+    Raises:
+        AttributeError: it has no such name.
+    """
+    if name in SWITCHES:
+        target, value = SWITCHES[name]
+        return flat_value(config, target) == value
+    path = _paths(type(config), config.model.type).get(ALIASES.get(name, name))
+    if path is None:
+        raise AttributeError(f"{type(config).__name__} has no key {name!r}")
+    return attrgetter(path)(config)
+
+
+@cache
+def _paths(root: type[BaseModel], family: str) -> dict[str, str]:
+    return {flat_name(path): path for path in paths_of(root, family)}

@@ -19,7 +19,7 @@ from tstune.data.defaults import default_horizons, season_of, shipped_weights
 from tstune.data.files import find_files, read_table
 from tstune.data.frame import table_from_frame
 from tstune.data.panel import Panel, time_of
-from tstune.data.panel_cache import read_panel
+from tstune.data.panel_store import read_panel
 from tstune.data.plan import plan_windows
 from tstune.data.preprocess import longest_gap
 from tstune.data.sources import recognised_source

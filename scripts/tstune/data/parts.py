@@ -13,7 +13,7 @@ from tstune.config.schema import DataSection, SplitSection
 from tstune.data.cleaning import CleaningRules, clean_table
 from tstune.data.frequency import fixed_step, parse_frequency
 from tstune.data.panel import MISSING, Origin, Panel, item_rows, time_of
-from tstune.data.panel_cache import frequency_of
+from tstune.data.panel_store import frequency_of
 from tstune.data.preprocess import build_panel, longest_gap
 from tstune.data.sources import available_sources
 from tstune.data.splits import PARTS, Split, split_panel

@@ -20,7 +20,7 @@ from tstune.data.frequency import parse_frequency, to_steps
 from tstune.data.leaks import check_leaks, extents
 from tstune.data.manifest import describe_data
 from tstune.data.panel import OBSERVED, Origin, Panel, rows_between
-from tstune.data.panel_cache import read_panel
+from tstune.data.panel_store import read_panel
 from tstune.data.parts import join_parts, named_data
 from tstune.data.plan import plan_windows, settle, steps_within
 from tstune.data.preprocess import build_panel, longest_gap

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from tstune.errors import DataError
-from tstune.evaluation.probabilistic import Levels, checked_levels, checked_quantiles, pinball_loss
+from tstune.evaluation.metrics import Levels, checked_levels, checked_quantiles, pinball_loss
 from tstune.evaluation.scored_windows import masked_mean, paired
 
 CENTRAL_INTERVALS = (0.5, 0.8, 0.95)

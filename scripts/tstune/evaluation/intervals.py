@@ -13,7 +13,7 @@ from safetensors.numpy import save_file
 
 from tstune.config.schema import ForecastSection
 from tstune.errors import CheckpointError, DataError
-from tstune.evaluation.probabilistic import sort_quantiles
+from tstune.evaluation.metrics import sort_quantiles
 from tstune.evaluation.scored_windows import ScoredWindows, observed_like
 from tstune.foreign_files import damage, read_object, read_tensors
 

@@ -17,7 +17,7 @@ from numbers import Real
 
 from tstune.domains import domains
 from tstune.errors import ConfigError
-from tstune.evaluation import calibration, point_metrics, probabilistic
+from tstune.evaluation import calibration, metrics
 from tstune.evaluation.scored_windows import ScoredWindows
 from tstune.named_code import import_named
 
@@ -39,7 +39,7 @@ class BuiltinMetric:
     domain: str | None = None
 
 
-def _point(metric: point_metrics.PointMetric) -> BuiltinMetric:
+def _point(metric: metrics.PointMetric) -> BuiltinMetric:
     return BuiltinMetric(lambda windows: metric(windows.truth, windows.forecast, windows.observed))
 
 
@@ -51,7 +51,7 @@ def _quantile(metric: Callable[..., float]) -> BuiltinMetric:
 
 
 def _mase(windows: ScoredWindows) -> float:
-    return point_metrics.mase(windows.truth, windows.forecast, windows.observed, windows.mase_scale)
+    return metrics.mase(windows.truth, windows.forecast, windows.observed, windows.mase_scale)
 
 
 def _coverage(windows: ScoredWindows) -> dict[str, float]:
@@ -67,18 +67,18 @@ METRICS: dict[str, BuiltinMetric] = {
     **{
         metric.__name__: _point(metric)
         for metric in (
-            point_metrics.rmse,
-            point_metrics.mae,
-            point_metrics.bias,
-            point_metrics.mape,
-            point_metrics.smape,
-            point_metrics.mard,
+            metrics.rmse,
+            metrics.mae,
+            metrics.bias,
+            metrics.mape,
+            metrics.smape,
+            metrics.mard,
         )
     },
     "mase": BuiltinMetric(_mase, ("mase_scale",)),
-    "pinball": _quantile(lambda *windows: float(probabilistic.pinball_loss(*windows).mean())),
-    "wql": _quantile(probabilistic.mean_weighted_quantile_loss),
-    "crps": _quantile(probabilistic.crps_from_quantiles),
+    "pinball": _quantile(lambda *windows: float(metrics.pinball_loss(*windows).mean())),
+    "wql": _quantile(metrics.mean_weighted_quantile_loss),
+    "crps": _quantile(metrics.crps_from_quantiles),
     "coverage": BuiltinMetric(_coverage, ("quantiles", "levels")),
     "calibration_error": _quantile(calibration.calibration_error),
 }

@@ -15,7 +15,7 @@ from tstune.data.windows import Batch
 from tstune.domains import Domain, domain_names
 from tstune.evaluation.backtest import Backtest, Scores
 from tstune.evaluation.bootstrap import rmse_band
-from tstune.evaluation.point_metrics import rmse
+from tstune.evaluation.metrics import rmse
 from tstune.evaluation.scored_windows import ScoredWindows
 from tstune.evaluation.verdict import window_blocks
 

@@ -71,7 +71,7 @@ class ScoredWindows:
         last_reading: [windows] last reading known at the forecast origin, NaN where there is none. It must not be
             interpolated towards a later one: the end of `past_values` of a batch is held, the panel's value is not.
         quantiles, levels: [windows, steps, quantiles] (or with targets before the quantiles), and [quantiles].
-        mase_scale: [windows] or [windows, targets], see `point_metrics.mase`.
+        mase_scale: [windows] or [windows, targets], see `metrics.mase`.
         start: [windows] panel row of each window's first step, ascending.
         spread: [windows, targets] standard deviation of the readings in each context, see `context_spread`.
         unit: unit of the readings.

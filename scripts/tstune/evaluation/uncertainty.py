@@ -22,7 +22,7 @@ from tstune.evaluation.calibration import (
     reliability_table,
 )
 from tstune.evaluation.intervals import METHODS, UncertaintyMethod, configured_name, make_method, scores_needed
-from tstune.evaluation.probabilistic import crossing, crps_from_quantiles, mean_weighted_quantile_loss, pinball_loss
+from tstune.evaluation.metrics import crossing, crps_from_quantiles, mean_weighted_quantile_loss, pinball_loss
 from tstune.evaluation.scored_windows import ScoredWindows, masked_mean, observed_like
 from tstune.models.contract import ForecastModel, context_spread
 from tstune.runtime.logs import logger

@@ -19,7 +19,7 @@ import numpy as np
 from tstune.errors import DataError
 from tstune.evaluation.scored_windows import ScoredWindows, observed_like
 from tstune.glucose.hypoglycaemia import judged_windows, score_of
-from tstune.glucose.strata import sensor_steps
+from tstune.glucose.published import sensor_steps
 
 MIN_DURATION = np.timedelta64(15, "m")
 MAX_GAP = np.timedelta64(45, "m")

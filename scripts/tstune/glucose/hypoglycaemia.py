@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 
 from tstune.errors import DataError
-from tstune.evaluation.probabilistic import Levels, checked_levels
+from tstune.evaluation.metrics import Levels, checked_levels
 from tstune.evaluation.scored_windows import ScoredWindows, observed_like
 from tstune.glucose.units import limit
 

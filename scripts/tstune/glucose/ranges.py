@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from tstune.evaluation.point_metrics import PointMetric
+from tstune.evaluation.metrics import PointMetric
 from tstune.evaluation.scored_windows import observed_like, paired
 from tstune.glucose.units import MG_DL, glucose_unit, limit, to_mgdl
 
@@ -31,7 +31,7 @@ def by_range(
     """A metric over the readings of each range; the *truth* says the range. NaN where a range is empty.
 
     Args:
-        metric: of `point_metrics`, or one with the same arguments.
+        metric: of `metrics`, or one with the same arguments.
         truth, forecast, observed: [windows, steps] in `unit`.
     """
     truth, forecast, observed = paired(truth, forecast, observed)

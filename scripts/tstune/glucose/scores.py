@@ -7,15 +7,15 @@ from collections.abc import Collection, Mapping, Sequence
 import numpy as np
 
 from tstune.errors import DataError
-from tstune.evaluation import point_metrics
+from tstune.evaluation import metrics
 from tstune.evaluation.metric_registry import BuiltinMetric, Metric
-from tstune.evaluation.point_metrics import temporal_gain
+from tstune.evaluation.metrics import temporal_gain
 from tstune.evaluation.scored_windows import ScoredWindows, paired
 from tstune.glucose.alarms import alarm_steps, alarms_of_models, has_times
 from tstune.glucose.error_grids import ERROR_GRIDS, error_grid_section, zone_shares
 from tstune.glucose.hypoglycaemia import scores_below
+from tstune.glucose.published import midnight_windows, sensor_steps, strata
 from tstune.glucose.ranges import RANGES, by_range, glycaemic_profile, profile_of_forecast, readings_by_range
-from tstune.glucose.strata import midnight_windows, sensor_steps, strata
 from tstune.glucose.units import UNITS, GlucoseUnit, from_mgdl, glucose_unit, limit, to_mgdl
 from tstune.runs.folder import finite
 
@@ -26,10 +26,10 @@ _HEADLINE = np.timedelta64(60, "m")
 _GAIN_UP_TO = np.timedelta64(120, "m")
 _MOST_ITEMS = 50
 _METRICS = {
-    "rmse": point_metrics.rmse,
-    "mae": point_metrics.mae,
-    "mard": point_metrics.mard,
-    "bias": point_metrics.bias,
+    "rmse": metrics.rmse,
+    "mae": metrics.mae,
+    "mard": metrics.mard,
+    "bias": metrics.bias,
 }
 
 
@@ -168,9 +168,7 @@ def point_errors(windows: ScoredWindows, horizons: Mapping[str, int], native: Gl
     arrays = paired(windows.truth, windows.forecast, windows.observed)
     found: dict[str, dict] = {unit: {} for unit in UNITS}
     for name, metric in _METRICS.items():
-        values = {
-            f"{name}@{label}": value for label, value in point_metrics.at_horizons(metric, *arrays, horizons).items()
-        }
+        values = {f"{name}@{label}": value for label, value in metrics.at_horizons(metric, *arrays, horizons).items()}
         for column, value in (values | {name: metric(*arrays)}).items():
             both = dict.fromkeys(UNITS, value) if name == "mard" else in_both_units(value, native)
             for unit in UNITS:
@@ -265,7 +263,7 @@ def _rmse_of_groups(windows: ScoredWindows, groups: Mapping[str, np.ndarray]) ->
 # Metrics by name
 
 
-def _by_range(metric: point_metrics.PointMetric) -> BuiltinMetric:
+def _by_range(metric: metrics.PointMetric) -> BuiltinMetric:
     def values(windows: ScoredWindows) -> dict[str, float]:
         found = by_range(metric, windows.truth, windows.forecast, windows.observed, windows.unit)
         return {f"{metric.__name__}_{name}": value for name, value in found.items()}
@@ -302,8 +300,8 @@ def _metric(compute: Metric) -> BuiltinMetric:
 def metrics() -> dict[str, BuiltinMetric]:
     """Name in `evaluation.metrics` -> metric."""
     return {
-        "rmse_by_range": _by_range(point_metrics.rmse),
-        "bias_by_range": _by_range(point_metrics.bias),
+        "rmse_by_range": _by_range(metrics.rmse),
+        "bias_by_range": _by_range(metrics.bias),
         "profile": _metric(_profile_difference),
         **{name: _error_grid(name) for name in ERROR_GRIDS},
         "hypo_low": _hypo_metric("low"),

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from tstune.runtime.signals import StopSignal
 from tstune.training.checkpoint import CheckpointStore
-from tstune.training.lr_finder import LearningRateCurve
+from tstune.training.optim import LearningRateCurve
 
 
 @dataclass(frozen=True)

@@ -39,10 +39,11 @@ from tstune.training.checkpoint import (
     save_training_state,
 )
 from tstune.training.contract import Checkpoints, Progress, TrainingResult
-from tstune.training.lr_finder import LearningRateCurve, find_learning_rate
 from tstune.training.optim import (
+    LearningRateCurve,
     WeightAverage,
     build_optimizer,
+    find_learning_rate,
     learning_rate_factor,
     running_statistics,
     share_running_statistics,
