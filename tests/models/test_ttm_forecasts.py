@@ -154,6 +154,8 @@ class TestFrequencyPrefix:
         for step in ("5min", "15min", "7min"):
             other = frame.assign(timestamp=start + hours * pd.Timedelta(step))
             model = make(prefixed)
+            judged = model.config.evaluation.model_copy(update={"horizons": []})  # an hour is no number of 7 minutes
+            model.config = model.config.model_copy(update={"evaluation": judged})
             model.build(model.prepare(other).preprocessor)
             forecast = model.predict(other)
             assert forecast["timestamp"].diff().iloc[1] == pd.Timedelta(step)

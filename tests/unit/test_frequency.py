@@ -89,7 +89,7 @@ def test_durations_that_are_no_number_of_steps(duration: str | int, frequency: s
 @pytest.mark.parametrize(
     ("frequency", "steps"),
     [
-        *[("5min", 288), ("15min", 96), ("h", 24), ("2h", 12), ("D", 7), ("MS", 12), ("ME", 12), ("QS", 4), ("W", 1)],
+        *[("5min", 288), ("15min", 96), ("h", 24), ("2h", 12), ("D", 7), ("MS", 12), ("ME", 12), ("QS", 4), ("W", 52)],
         *[("YS", 1), ("7min", 1), ("B", 5)],  # 7min: no whole number of steps in a day; business days: a week
     ],
 )
