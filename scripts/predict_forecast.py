@@ -59,8 +59,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     from tstune.data.files import read_table
     from tstune.registry import load_saved_model
-    from tstune.runtime.files import aside
-    from tstune.runtime.harmless import without_formulas
+    from tstune.runtime.files import aside, without_formulas
 
     model = load_saved_model(args.model, args.registry, args.trust_code)
     future = read_table(Path(args.future)) if args.future else None

@@ -7,7 +7,7 @@ from registry_runs import refusal
 
 from tstune.errors import RegistryError
 from tstune.registry import Reference
-from tstune.registry.names import check_alias, check_name, check_stored_path
+from tstune.registry.versions import check_alias, check_name, check_stored_path
 
 
 def test_references() -> None:

@@ -19,7 +19,7 @@ import publish_model
 from tstune.config.section import without_credentials
 from tstune.config.validation import leaf_paths, validate
 from tstune.errors import EXIT_OK, ConfigError
-from tstune.runtime.harmless import as_read, cell, escape, escape_lines
+from tstune.runtime.files import as_read, cell, escape, escape_lines
 from tstune.sweeps.storage import storage_url
 from tstune.tracking.mlflow_tracker import MLflowExperimentTracker
 

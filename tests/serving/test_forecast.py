@@ -47,7 +47,7 @@ def test_the_answer_is_that_of_predict(start: Start, plain: tuple, plain_run: Pa
 def test_every_kind_of_column_and_quantiles(start: Start, rich: tuple, rich_run: Path) -> None:
     history, future = rich_series(), future_plan()
     answer = ask(start(rich), rows=rows_of(history), future=rows_of(future))
-    expected = load_model(rich_run).predict(history, future)
+    expected = load_model(rich_run).predict(history, future=future)
     assert answer["columns"] == ["load", "load_q0.1", "load_q0.5", "load_q0.9"]
     pd.testing.assert_frame_equal(frame_of(answer), expected, check_exact=True)
 

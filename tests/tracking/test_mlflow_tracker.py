@@ -283,7 +283,7 @@ class TestFiles:
         series = pd.read_csv(desk / "series.csv", parse_dates=["timestamp"])[["item_id", "timestamp", "load", "plan"]]
         future = series.groupby("item_id").tail(8).drop(columns="load")
         past = series.drop(future.index)
-        expected = load_model(folder).predict(past, future)
+        expected = load_model(folder).predict(past, future=future)
         pd.testing.assert_frame_equal(loaded.predict(pd.concat([past, future])), expected, check_exact=True)
         busy = loaded.predict(pd.concat([past, future.assign(plan=5.0)]))
         assert not busy["load"].equals(expected["load"]), "the plan is read"

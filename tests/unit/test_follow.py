@@ -7,7 +7,7 @@ import json
 import pytest
 
 from tstune.config.schema import RunConfig
-from tstune.runs.follow import FollowedMetric
+from tstune.sweeps.study import FollowedMetric
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from tstune.data.panel import OBSERVED, Panel, item_rows
 from tstune.data.splits import PARTS, some_names
 from tstune.domains import domain_of
 from tstune.errors import OutputError
-from tstune.runtime.harmless import escape, without_formulas
+from tstune.runtime.files import escape, without_formulas
 
 if TYPE_CHECKING:
     from tstune.data.prepared import PreparedData

@@ -13,6 +13,7 @@ from pydantic import ValidationError
 
 from tstune.config.schema import DataSection
 from tstune.config.section import AUTO
+from tstune.data.cells import find_time_columns
 from tstune.data.cleaning import CleaningReport, CleaningRules
 from tstune.data.cohort import describe_cohort, format_cohort, remarks
 from tstune.data.defaults import default_horizons, season_of, shipped_weights
@@ -25,7 +26,6 @@ from tstune.data.preprocess import longest_gap
 from tstune.data.sources import recognised_source
 from tstune.data.splits import PARTS, Split, WindowIndex, WindowRanges, split_panel
 from tstune.data.table import TIMESTAMP
-from tstune.data.times import find_time_columns
 from tstune.domains import domain_of_column
 from tstune.errors import ConfigError, DataError
 

@@ -7,7 +7,7 @@ from collections.abc import Collection, Mapping, Sequence
 import numpy as np
 
 from tstune.errors import DataError
-from tstune.evaluation import metrics
+from tstune.evaluation import metrics as general
 from tstune.evaluation.metric_registry import BuiltinMetric, Metric
 from tstune.evaluation.metrics import temporal_gain
 from tstune.evaluation.scored_windows import ScoredWindows, paired
@@ -26,10 +26,10 @@ _HEADLINE = np.timedelta64(60, "m")
 _GAIN_UP_TO = np.timedelta64(120, "m")
 _MOST_ITEMS = 50
 _METRICS = {
-    "rmse": metrics.rmse,
-    "mae": metrics.mae,
-    "mard": metrics.mard,
-    "bias": metrics.bias,
+    "rmse": general.rmse,
+    "mae": general.mae,
+    "mard": general.mard,
+    "bias": general.bias,
 }
 
 
@@ -168,7 +168,7 @@ def point_errors(windows: ScoredWindows, horizons: Mapping[str, int], native: Gl
     arrays = paired(windows.truth, windows.forecast, windows.observed)
     found: dict[str, dict] = {unit: {} for unit in UNITS}
     for name, metric in _METRICS.items():
-        values = {f"{name}@{label}": value for label, value in metrics.at_horizons(metric, *arrays, horizons).items()}
+        values = {f"{name}@{label}": value for label, value in general.at_horizons(metric, *arrays, horizons).items()}
         for column, value in (values | {name: metric(*arrays)}).items():
             both = dict.fromkeys(UNITS, value) if name == "mard" else in_both_units(value, native)
             for unit in UNITS:
@@ -263,7 +263,7 @@ def _rmse_of_groups(windows: ScoredWindows, groups: Mapping[str, np.ndarray]) ->
 # Metrics by name
 
 
-def _by_range(metric: metrics.PointMetric) -> BuiltinMetric:
+def _by_range(metric: general.PointMetric) -> BuiltinMetric:
     def values(windows: ScoredWindows) -> dict[str, float]:
         found = by_range(metric, windows.truth, windows.forecast, windows.observed, windows.unit)
         return {f"{metric.__name__}_{name}": value for name, value in found.items()}
@@ -300,8 +300,8 @@ def _metric(compute: Metric) -> BuiltinMetric:
 def metrics() -> dict[str, BuiltinMetric]:
     """Name in `evaluation.metrics` -> metric."""
     return {
-        "rmse_by_range": _by_range(metrics.rmse),
-        "bias_by_range": _by_range(metrics.bias),
+        "rmse_by_range": _by_range(general.rmse),
+        "bias_by_range": _by_range(general.bias),
         "profile": _metric(_profile_difference),
         **{name: _error_grid(name) for name in ERROR_GRIDS},
         "hypo_low": _hypo_metric("low"),

@@ -11,8 +11,7 @@ from pathlib import Path
 from tstune.errors import OutputError
 from tstune.recipe_book.rows import Row
 from tstune.runs.report.words import MISSING, counts, duration, measured, percents, significant_digits
-from tstune.runtime.files import aside
-from tstune.runtime.harmless import escape
+from tstune.runtime.files import aside, escape
 
 _BEGIN = "<!-- results of scripts/run_recipes.py"
 _END = "<!-- end of results -->"

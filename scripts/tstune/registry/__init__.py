@@ -16,8 +16,7 @@ from tstune.registry.model_registry import (
     load_saved_model,
     open_registry,
 )
-from tstune.registry.names import Reference, check_name
-from tstune.registry.versions import AliasChange, ModelVersion, StoredFile, VersionComparison
+from tstune.registry.versions import AliasChange, ModelVersion, Reference, StoredFile, VersionComparison, check_name
 
 __all__ = [
     "AliasChange",

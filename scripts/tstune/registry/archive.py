@@ -18,9 +18,8 @@ from typing import BinaryIO
 
 from tstune.errors import RegistryError
 from tstune.registry.files import copy_stream, require_same, sync_folder
-from tstune.registry.names import check_stored_path
 from tstune.registry.run_record import NEEDED
-from tstune.registry.versions import ModelVersion, read_json_object
+from tstune.registry.versions import ModelVersion, check_stored_path, read_json_object
 
 RECORD = "record.json"
 FILES = "files/"

@@ -18,14 +18,17 @@ from typing import TYPE_CHECKING, NamedTuple
 from tstune.errors import RegistryError
 from tstune.registry.archive import FILES, read_archive, write_archive
 from tstune.registry.files import BlobStore, disk_errors, lock, sync_folder
-from tstune.registry.names import LARGEST_VERSION, Reference, check_alias, check_name
 from tstune.registry.run_record import describe_run, files_to_store
 from tstune.registry.versions import (
+    LARGEST_VERSION,
     MANIFEST,
     AliasChange,
     ModelVersion,
+    Reference,
     VersionComparison,
+    check_alias,
     check_files,
+    check_name,
     compare,
     differences,
     previous_version,

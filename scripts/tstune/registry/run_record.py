@@ -12,8 +12,14 @@ from pathlib import Path
 from tstune.config.managers import load_saved_config
 from tstune.errors import RegistryError
 from tstune.registry.files import disk_errors
-from tstune.registry.names import check_name, check_stored_path
-from tstune.registry.versions import MANIFEST, ModelVersion, check_metrics, read_json_object
+from tstune.registry.versions import (
+    MANIFEST,
+    ModelVersion,
+    check_metrics,
+    check_name,
+    check_stored_path,
+    read_json_object,
+)
 
 NEEDED = ("config.yaml", "preprocessor.json", MANIFEST, "metrics.json", "model")
 """What makes a folder a finished run."""

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import tstune
 from tstune.data.prepared import PreparedData
 from tstune.evaluation.verdict import format_comparisons
-from tstune.runtime.harmless import escape, escape_lines
+from tstune.runtime.files import escape, escape_lines
 from tstune.training.contract import TrainingResult
 
 if TYPE_CHECKING:

@@ -1,12 +1,17 @@
-"""Files that are replaced as a whole, and what the disk refuses."""
+"""Files that are replaced as a whole, what the disk refuses, and texts of others in files that people open."""
 
 from __future__ import annotations
 
+import html
 import os
+import re
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
+
+import pandas as pd
 
 from tstune.errors import OutputError
 
@@ -36,3 +41,46 @@ def is_disk_trouble(error: Exception) -> bool:
     """Whether the disk refused something; torch and safetensors tell of a full one by errors of their own."""
     text, signs = str(error).lower(), ("no space left", "file write failed", "unexpected pos", "i/o error", "iostream")
     return isinstance(error, OSError) or any(sign in text for sign in signs)
+
+
+_FORMULA = re.compile(r"[=+\-@\t\r]")
+
+
+def escape(text: str) -> str:
+    """Text that Markdown and HTML leave as it is, on one line and in one cell of a table."""
+    return re.sub(r"([*|])", r"\\\1", escape_lines(" ".join(text.split()).replace("\\", "\\\\")))
+
+
+def escape_lines(text: str) -> str:
+    """The same for several lines, in which ``|`` and ``*`` keep their meaning."""
+    return re.sub(r"([`\[\]])", r"\\\1", html.escape(text, quote=False))
+
+
+def escape_all(values: Any) -> Any:
+    """The same with every text in it, names too, as `escape` gives it."""
+    if isinstance(values, str):
+        return escape(values)
+    if isinstance(values, dict):
+        return {escape_all(name): escape_all(value) for name, value in values.items()}
+    return [escape_all(value) for value in values] if isinstance(values, list | tuple) else values
+
+
+def cell(value: object) -> object:
+    """A cell of a CSV file that no spreadsheet computes: a formula gets an apostrophe in front."""
+    if isinstance(value, str) and _FORMULA.match(value):
+        try:
+            float(value)
+        except ValueError:
+            return f"'{value}"
+    return value
+
+
+def as_read(text: str) -> str:
+    """What `cell` was given."""
+    return text[1:] if text.startswith("'") and cell(text[1:]) == text else text
+
+
+def without_formulas(table: pd.DataFrame) -> pd.DataFrame:
+    """The table with every name and text as `cell` gives it."""
+    texts = [name for name, kind in table.dtypes.items() if not pd.api.types.is_numeric_dtype(kind)]
+    return table.assign(**{name: table[name].map(cell) for name in texts}).rename(columns=cell)

@@ -18,8 +18,7 @@ from optuna.importance import FanovaImportanceEvaluator, get_param_importances
 from tstune.config.managers import SimpleConfigManager
 from tstune.config.schema import RunConfig
 from tstune.runs.folder import RunFolder
-from tstune.runtime.files import aside
-from tstune.runtime.harmless import cell, escape, escape_lines
+from tstune.runtime.files import aside, cell, escape, escape_lines
 from tstune.runtime.launch import Launch
 from tstune.sweeps.space import METRIC, Dimension, as_text
 from tstune.sweeps.storage import Point, points

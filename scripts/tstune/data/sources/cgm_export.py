@@ -1,6 +1,6 @@
 """Exports of glucose sensors as their makers write them: one item per person, in one unit, with doses as channels.
 
-A file is known by its header, see `cgm_export_vendors`, and read into readings, doses and meals, see
+A file is known by its header and read into readings, doses and meals, see
 `cgm_export_reading`. Here the files of a person are merged. Names, serial numbers and dates of birth stay in the files:
 nothing that is returned or said holds a word of theirs.
 """
@@ -21,19 +21,34 @@ from tstune.data.cleaning.clock import local_to_utc
 from tstune.data.cleaning.report import CleaningReport
 from tstune.data.frequency import fixed_step, parse_frequency
 from tstune.data.sources import Option, SourceInfo
-from tstune.data.sources import cgm_export_vendors as v
-from tstune.data.sources.cgm_export_reading import KINDS, Export, has_known_header, read_export, words_of
+from tstune.data.sources.cgm_export_reading import (
+    BOLUS,
+    CARBS,
+    GLUCOSE,
+    INJECTED,
+    KINDS,
+    OHIO,
+    PERCENT,
+    RATE,
+    SCAN,
+    VENDORS,
+    Export,
+    glucose,
+    has_known_header,
+    read_export,
+    words_of,
+)
 from tstune.data.sources.channels import choose_channels, doses_on_grid, grid_between, join_channels
 from tstune.data.table import TIMESTAMP, SourceTable
 from tstune.errors import ConfigError, DataError
 from tstune.runtime.logs import logger
 
-TARGET, CHANNELS = "glucose", {"bolus": (v.BOLUS,), "basal": (v.RATE, v.PERCENT, v.INJECTED), "carbs": (v.CARBS,)}
+TARGET, CHANNELS = "glucose", {"bolus": (BOLUS,), "basal": (RATE, PERCENT, INJECTED), "carbs": (CARBS,)}
 
 INFO = SourceInfo(
     name="cgm_export",
     summary="your own exports of glucose sensors and pumps, as they were downloaded: "
-    f"{', '.join(dict.fromkeys(vendor.name for vendor in (*v.VENDORS, v.OHIO)))}",
+    f"{', '.join(dict.fromkeys(vendor.name for vendor in (*VENDORS, OHIO)))}",
     licence="yours",
     where="set data.path to an export, or to a folder of them (unpack archives first)",
     keys={
@@ -60,10 +75,10 @@ def load(config: DataSection) -> SourceTable:
     people = _people(exports, path, config.item_from)
     units = Counter({export.unit: 0 for export in exports if export.unit})
     for export in exports:
-        units[export.unit] += int((export.rows["kind"] == v.GLUCOSE).sum())
+        units[export.unit] += int((export.rows["kind"] == GLUCOSE).sum())
     unit = next(unit for unit, _ in units.most_common() if unit)
     merged = {item: _merge(item, own, unit, config.timezone, report) for item, own in people.items()}
-    merged = {item: _while_read(rows, report) for item, rows in merged.items() if (rows["kind"] == v.GLUCOSE).any()}
+    merged = {item: _while_read(rows, report) for item, rows in merged.items() if (rows["kind"] == GLUCOSE).any()}
     held = set().union(*(set(rows["kind"]) for rows in merged.values()))
     present = [name for name, kinds in CHANNELS.items() if held & set(kinds)]
     roles = choose_channels(config, INFO.name, TARGET, tuple(CHANNELS))  # one that nobody has is unknown throughout
@@ -116,9 +131,9 @@ def _read_all(path: Path, report: CleaningReport) -> list[Export]:
     read = [read_export(file, report) for file in files]
     exports = [export for export in read if export is not None]
     report.add("files_that_are_no_export", len(files) - len(exports), "left out")
-    if not any((export.rows["kind"] == v.GLUCOSE).any() for export in exports):
+    if not any((export.rows["kind"] == GLUCOSE).any() for export in exports):
         what = "holds no reading" if exports else "is no export that is known" if path.is_file() else "holds no export"
-        known = ", ".join(dict.fromkeys(vendor.name for vendor in (*v.VENDORS, v.OHIO)))
+        known = ", ".join(dict.fromkeys(vendor.name for vendor in (*VENDORS, OHIO)))
         raise DataError(f"source {INFO.name}: {path} {what}; known: {known}; other tables: data.source=csv")
     return exports
 
@@ -132,7 +147,7 @@ def _people(exports: list[Export], path: Path, item_from: str | None) -> dict[st
     if item_from == "device":
         return _devices(exports)
     found: dict[str, list[Export]] = {}
-    with_readings = {_top(export, path) for export in exports if (export.rows["kind"] == v.GLUCOSE).any()}
+    with_readings = {_top(export, path) for export in exports if (export.rows["kind"] == GLUCOSE).any()}
     for export in exports:
         top = _top(export, path)
         if item_from == "file" or path.is_file():
@@ -184,7 +199,7 @@ def _refuse_several_people(exports: Sequence[Export]) -> None:
 
 
 def _by_step(export: Export) -> pd.Series:
-    readings = export.rows[export.rows["kind"] == v.GLUCOSE]
+    readings = export.rows[export.rows["kind"] == GLUCOSE]
     return readings.groupby(readings["time"].dt.floor(_CLOCK_STEP))["value"].mean()
 
 
@@ -213,9 +228,9 @@ def _merge(item: str, exports: list[Export], unit: str, timezone: str | None, re
             rows = rows[::-1]
         if timezone is not None and not export.zoned:
             rows["time"] = local_to_utc(rows["time"], pd.Series(item, rows.index), timezone, report)
-        readings = rows["kind"].isin((v.GLUCOSE, v.SCAN))
+        readings = rows["kind"].isin((GLUCOSE, SCAN))
         if export.unit not in (None, unit):
-            rows["value"] *= np.where(readings, v.glucose().cleaning_factor(export.unit, unit), 1.0)
+            rows["value"] *= np.where(readings, glucose().cleaning_factor(export.unit, unit), 1.0)
             report.add("readings_in_the_other_unit", int(readings.sum()), f"converted to {unit}")
         parts.append(rows)
     if timezone is not None:  # so that nobody takes UTC for local times after us
@@ -224,7 +239,7 @@ def _merge(item: str, exports: list[Export], unit: str, timezone: str | None, re
     again = rows.duplicated(["time", "kind", "value"])
     report.add("entries_written_twice", int(again.sum()), "read once", {item: int(again.sum())} if again.any() else {})
     rows = _with_scans(item, rows[~again], report)
-    readings = rows[rows["kind"] == v.GLUCOSE]
+    readings = rows[rows["kind"] == GLUCOSE]
     step = "15min" if readings["time"].diff().median() > _SLOW else _CLOCK_STEP
     steps = readings.groupby(readings["time"].dt.floor(step))
     mixed = int(((steps["device"].nunique() > 1) | (steps["file"].nunique() > 1)).sum())
@@ -234,10 +249,10 @@ def _merge(item: str, exports: list[Export], unit: str, timezone: str | None, re
 
 def _with_scans(item: str, rows: pd.DataFrame, report: CleaningReport) -> pd.DataFrame:
     """Scans count where the sensor's own record has nothing near; beside it they would be the same glucose twice."""
-    scans = (rows["kind"] == v.SCAN).to_numpy()
+    scans = (rows["kind"] == SCAN).to_numpy()
     if not scans.any():
         return rows
-    times, record = rows["time"].to_numpy(), rows.loc[rows["kind"] == v.GLUCOSE, "time"].to_numpy()
+    times, record = rows["time"].to_numpy(), rows.loc[rows["kind"] == GLUCOSE, "time"].to_numpy()
     near = np.zeros(len(rows), bool)
     if len(record):
         after = np.searchsorted(record, times)
@@ -246,20 +261,20 @@ def _with_scans(item: str, rows: pd.DataFrame, report: CleaningReport) -> pd.Dat
     report.add("scans_beside_a_reading", int((scans & near).sum()), "left out")
     used = scans & ~near
     report.add("scans", int(used.sum()), "taken as readings", {item: int(used.sum())} if used.any() else {})
-    return rows.assign(kind=np.where(used, v.GLUCOSE, rows["kind"]))[~(scans & near)]
+    return rows.assign(kind=np.where(used, GLUCOSE, rows["kind"]))[~(scans & near)]
 
 
 def _while_read(rows: pd.DataFrame, report: CleaningReport) -> pd.DataFrame:
     """Without the doses and meals before the first and after the last reading: no forecast sees them."""
-    times = rows.loc[rows["kind"] == v.GLUCOSE, "time"]
-    outside = ~rows["time"].between(times.iloc[0], times.iloc[-1]) & ~rows["kind"].isin((v.RATE, v.PERCENT))
+    times = rows.loc[rows["kind"] == GLUCOSE, "time"]
+    outside = ~rows["time"].between(times.iloc[0], times.iloc[-1]) & ~rows["kind"].isin((RATE, PERCENT))
     report.add("doses_outside_the_readings", int(outside.sum()), "left out")
     return rows[~outside]
 
 
 def _frequency(merged: dict[str, pd.DataFrame]) -> str:
     """Fifteen minutes if that is what everybody's sensor does, else five."""
-    steps = [rows.loc[rows["kind"] == v.GLUCOSE, "time"].diff().median() for rows in merged.values()]
+    steps = [rows.loc[rows["kind"] == GLUCOSE, "time"].diff().median() for rows in merged.values()]
     return "15min" if all(step > _SLOW for step in steps) else "5min"
 
 
@@ -267,23 +282,23 @@ def _fill(channel: str, merged: dict[str, pd.DataFrame]) -> str:
     """No entry is 0, unless it is somebody's who keeps no such log, or of a pump whose rate is not known."""
     kinds = CHANNELS[channel]
     everybody = all(rows["kind"].isin(kinds).any() for rows in merged.values())
-    by_pump = any((rows["kind"] == v.RATE).any() for rows in merged.values())
+    by_pump = any((rows["kind"] == RATE).any() for rows in merged.values())
     return "zero" if everybody and not (channel == "basal" and by_pump) else "none"
 
 
 def _on_grid(item: str, rows: pd.DataFrame, channels: tuple[str, ...], frequency: str) -> pd.DataFrame:
-    readings = rows[rows["kind"] == v.GLUCOSE].rename(columns={"time": TIMESTAMP, "value": TARGET})
+    readings = rows[rows["kind"] == GLUCOSE].rename(columns={"time": TIMESTAMP, "value": TARGET})
     step = fixed_step(parse_frequency(frequency)) or _CLOCK_STEP
     grid = grid_between(readings[TIMESTAMP].iloc[0], readings[TIMESTAMP].iloc[-1], step)
     amounts = {}
     for channel in channels:
         own = rows[rows["kind"].isin(CHANNELS[channel])]
-        given = own[~own["kind"].isin((v.RATE, v.PERCENT))]
+        given = own[~own["kind"].isin((RATE, PERCENT))]
         if own.empty:
             amounts[channel] = np.full(len(grid), np.nan)
         else:
             amounts[channel] = np.nan_to_num(doses_on_grid(given["time"], given["value"], grid, silence=None))
-        if (own["kind"] == v.RATE).any():
+        if (own["kind"] == RATE).any():
             amounts[channel] += _by_pump(own, grid, step)
     return join_channels(item, readings[[TIMESTAMP, TARGET]], grid, amounts)
 
@@ -297,15 +312,15 @@ def _by_pump(rows: pd.DataFrame, grid: pd.DatetimeIndex, step: pd.Timedelta) -> 
     begin = min(rows["time"].min().floor(minute), grid[0] - step)
     rates = np.full((grid[-1] - begin) // minute, np.nan)
     places = ((rows["time"] - begin) // minute).to_numpy()
-    lasting = rows["minutes"].isna().to_numpy() & (rows["kind"] == v.RATE).to_numpy()
+    lasting = rows["minutes"].isna().to_numpy() & (rows["kind"] == RATE).to_numpy()
     scheduled, amounts = places[lasting], rows["value"].to_numpy()[lasting]
     for place, end, rate in zip(
         scheduled, scheduled[1:], amounts, strict=False
     ):  # until when the last holds is not known
         rates[place : min(end, place + _LONGEST_RATE)] = rate
     for row, place in zip(rows.itertuples(), places, strict=True):
-        if row.kind in (v.RATE, v.PERCENT) and not np.isnan(row.minutes):
+        if row.kind in (RATE, PERCENT) and not np.isnan(row.minutes):
             part = slice(place, place + round(row.minutes))
-            rates[part] = row.value if row.kind == v.RATE else rates[part] * row.value / 100
+            rates[part] = row.value if row.kind == RATE else rates[part] * row.value / 100
     edges = (grid - begin) // minute
     return np.array([rates[edge - step // minute : edge].sum() for edge in edges]) / 60

@@ -1,4 +1,4 @@
-"""One export file, of whatever vendor, into what it says: readings, doses and meals with their times."""
+"""One export file of a glucose sensor into what it says: whose it is by its headers, readings, doses, meals."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ import csv
 import io
 import json
 import re
-from collections.abc import Iterator, Sequence
+import unicodedata
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from xml.etree import ElementTree
@@ -15,8 +16,158 @@ import numpy as np
 import pandas as pd
 
 from tstune.data.cleaning.report import CleaningReport
-from tstune.data.sources import cgm_export_vendors as v
+from tstune.domains import Domain, domain_of
 from tstune.errors import DataError
+
+MG_DL, MMOL_L = "mg/dL", "mmol/L"
+
+GLUCOSE, SCAN, BOLUS, INJECTED, RATE, PERCENT, CARBS = (
+    "glucose",
+    "scan",
+    "bolus",
+    "injected",
+    "rate",
+    "percent",
+    "carbs",
+)
+"""Kinds of a value: readings, and readings taken by hand; units of insulin at once, the long-acting kind among them;
+units an hour that a pump gives, or a share of them; grams of carbohydrates."""
+AMOUNTS = (GLUCOSE, SCAN, BOLUS, INJECTED, RATE, PERCENT, CARBS)
+TIME, DATE, CLOCK = "time", "date", "clock"
+EVENT, SUBTYPE, DEVICE, UNIT, MINUTES, HOW = "event", "subtype", "device", "unit", "minutes", "how"
+MARKER, PERSON = "marker", "person"
+
+# What a column is, by its name in small letters without accents; the first that fits counts, "" is left out. Words of
+# English, German, French, Spanish, Italian, Dutch, Portuguese and the Scandinavian languages.
+_COLUMNS = (
+    (
+        "",
+        r"\bratio|verhaltnis|serving|portion|racion|non.?numer|nicht numer|no.?numer|niet.?numer|ikke.?numer|ej numer",
+    ),
+    (
+        "",
+        r"rate of change|anderungsrate|variation|variacion|variazione|verandering|andring|transmitter time|new device",
+    ),
+    (CARBS, r"carb|kohlenhydrat|glucides|koolhydr|kolhydr|karbohydr|kulhydr|hidratos|ch_gr"),
+    (PERCENT, r"temp.*basal.*(amount|menge|quantite|cantidad)"),
+    (HOW, r"temp.*basal.*typ"),
+    (MINUTES, r"temp.*basal.*(duration|dauer|duree|duracion)|^duration( \(minutes\))?$|^dauer \(minuten\)"),
+    ("", r"input|eingabe|bwz|bolusexpert|target|calibra|kalibr|etalonn|isig|keton|ceton|chetoni|strip|streifen"),
+    ("", r"bandelette|tira|striscia|bg.reading|bg_level|finger|blood gluc|blutzucker|bz-mess|meal ins|correc|korrekt"),
+    ("", r"user change|selected|gewahlt|prime|active|aktiv|total|initial|anfang|extended|verzog|bolus number|source$"),
+    (SCAN, r"scan|numerisation|escane|scansione|digitaliza"),
+    (GLUCOSE, r"gluco|gluk|glyc|glic|sgv|udt_cgms"),
+    (INJECTED, r"long.?acting|depotinsulin|action (lente|prolongee)|accion (lenta|prolongada)|lunga durata|langwerk"),
+    (INJECTED, r"langsam|lang ?wirk|slow_insulin|langtids|langverk"),
+    (RATE, r"^basal.?rate|^basalrate|^rate$|^debit.*basal"),
+    (BOLUS, r"volume delivered|bolus.*(deliver|abgegeben)|rapid.?acting|schnell ?wirk|action rapide|accion rapida"),
+    (BOLUS, r"azione rapida|snelwerk|hurtig|insulin delivered|abgegebenes insulin|insulin.?value|insulinwert"),
+    (BOLUS, r"(valeur|valor|valore).*insulin|insulinewaarde|insulinvarde|fast_insulin|^(bolus|insulin)( \(\w\))?$"),
+    (SUBTYPE, r"sub-?typ|sous-type|sottotipo|subcategor"),
+    (EVENT, r"event.?type|ereignis(typ|art)|type d.evenement|tipo de? evento|tipo di evento|gebeurtenis|handelsetyp"),
+    (EVENT, r"haendelsestype|^type$|^class$|type of reading"),
+    (MARKER, r"event.?marker|ereignismarke"),
+    (PERSON, r"patient.?info"),
+    (DEVICE, r"serial|seriennummer|serienummer|numero de serie|numero di serie|source device|quellgerat|sensorid"),
+    (TIME, r"timestamp|zeitstempel|horodatage|marca temporal|sello de tiempo|data e ora|tijdstempel|tidss?tamp"),
+    (TIME, r"tidsstempe|fecha y hora|created_at|carimbo|\((\w)\1{3}-(\w)\2-"),
+    (DATE, r"^(date|datum|dato|fecha|data|day|tag|dag)$"),
+    (CLOCK, r"^(time|zeit|uhrzeit|klokkeslaet|hora|ora|heure|tijd|tid)$"),
+)
+
+LONG_ACTING = re.compile(r"long|lang|lent|prolong|lunga|depot|basal|slow")
+"""In the subtype of a dose: it is the kind that lasts a day."""
+ENTERED = re.compile(r"(?P<what>insulin|meal|carb|mahlzeit|kohlenhydrat)\D*(?P<amount>\d+(?:[.,]\d+)?)", re.IGNORECASE)
+"""Doses and meals that a Guardian Connect keeps as text in its event marker."""
+
+
+@dataclass(frozen=True)
+class Vendor:
+    """Whose export it is.
+
+    Attributes:
+        name: for the manifest.
+        header: found in the names of the columns, in small letters without accents and joined by ``|``.
+        columns: what a column is, asked before the words that all share; "" is left out.
+        readings: the event that is a sensor reading; "" takes the one that most values have.
+        scans: the event that is a reading taken by hand.
+        unit: of the readings, where no header says it.
+        day_first: dates begin with the day; None finds out.
+    """
+
+    name: str
+    header: str
+    columns: Mapping[str, str] = field(default_factory=dict)
+    readings: str = ""
+    scans: str = "(?!)"
+    unit: str | None = None
+    day_first: bool | None = None
+
+
+_TIDEPOOL = {
+    r"^tidepool data type$|^type$": EVENT, r"^utc time$|^time$": TIME, r"^value$": GLUCOSE, r"^units$": UNIT,
+    r"^(normal|extended|dose\.total)$": BOLUS, r"^rate$": RATE, r"^duration": MINUTES, r"^deviceid$": DEVICE,
+    r"^(carb.?input|nutrition\.carbohydrate\.net|carbs?)$": CARBS, r".*": "",
+}  # fmt: skip
+_NIGHTSCOUT = {
+    r"^(date|created_at)$": TIME, r"^sgv$": GLUCOSE, r"^insulin$": BOLUS, r"^carbs$": CARBS, r"^absolute$": RATE,
+    r"^percent$": PERCENT, r"^duration$": MINUTES, r"^(type|eventtype)$": EVENT, r"^device$": DEVICE, r".*": "",
+}  # fmt: skip
+_JUGGLUCO = {r"^unixtime$": TIME, r"^m(g/dl|mol/l)$": GLUCOSE, r"^sensorid$": DEVICE, r".*": ""}
+
+VENDORS = (
+    Vendor("Tidepool", r"tidepool data type|^(?=.*(upload|deviceid|devicetime))(?=.*\btype\b)(?=.*\btime\b)", _TIDEPOOL,
+           r"^cbg$", unit=MMOL_L),
+    Vendor("Nightscout", r"\bsgv\b|\beventtype\b", _NIGHTSCOUT, r"^sgv$", unit=MG_DL),
+    Vendor("Nightscout exporter", r"^date\|time\|(glucose.*\|type\|device|event type\|insulin)", {}, r"^sgv$"),
+    Vendor("Dexcom Clarity", r"\((\w)\1{3}-(\w)\2-(\w)\3|source device id"),
+    Vendor("LibreView", r"record ?type|aufzeichnungstyp|type d.enregistrement|tipo d[ei] regist|opnametype|registertyp|"
+           r"histor\w* (de |del |do |la )*gl[uiy]|scan glucose|glukosewert-verlauf|storico"),
+    Vendor("Medtronic", r"isig|sensor.?glu[ck]|glucos\w+ (du|del|do) (capteur|sensor)|bwz|new device time"),
+    Vendor("xDrip", r"udt_cgms", unit=MG_DL),
+    Vendor("Juggluco", r"sensorid.*unixtime", _JUGGLUCO),
+    Vendor("Levels", r"time \(utc\).*glucose", {r"^time \(utc\)$": TIME, r"^time \(local\)$": ""}, r"^timeseries$",
+           r"^directread$"),
+    Vendor("Nutrisense", r"class\|value.*occurred_at", {r"^value$": GLUCOSE, r"^occurred_at$": TIME, r"^class$": EVENT,
+           r".*": ""}, r"^glucosemeasurement$", unit=MG_DL, day_first=False),
+    Vendor("D1NAMO", r"^date\|time\|(glucose\|type|fast_insulin)", {}, r"^cgm$", unit=MMOL_L),
+    Vendor("Glooko", r"cgm.?glu[ck]|insulin.?typ|^(timestamp|zeitstempel)\|(carbs|kohlenhydrate)"),
+)  # fmt: skip
+"""In the order in which they are asked."""
+OHIO = Vendor("OhioT1DM", "(?!)", unit=MG_DL, day_first=True)
+"""XML with elements of fixed names: it has no header."""
+
+
+def plain(name: object) -> str:
+    """A name in small letters, without accents and doubled spaces."""
+    text = unicodedata.normalize("NFKD", str(name).translate(_LIGATURES))
+    return re.sub(r"\s+", " ", "".join(c for c in text if not unicodedata.combining(c))).strip().lower()
+
+
+_LIGATURES = str.maketrans({"ø": "o", "Ø": "O", "æ": "ae", "Æ": "Ae", "ß": "ss", "’": "'"})
+
+
+def recognise(names: Sequence[str]) -> tuple[Vendor, dict[str, list[int]]] | None:
+    """(vendor, kind -> places of its columns) of a header; None for a line that is none."""
+    header = [plain(name) for name in names]
+    line = "|".join(header)
+    vendor = next((vendor for vendor in VENDORS if re.search(vendor.header, line)), None)
+    if vendor is None:
+        return None
+    order = [*((kind, pattern) for pattern, kind in vendor.columns.items()), *_COLUMNS]
+    kinds: dict[str, list[int]] = {}
+    for place, name in enumerate(header):
+        kind = next((kind for kind, pattern in order if re.search(pattern, name)), "")
+        if kind:
+            kinds.setdefault(kind, []).append(place)
+    has_time = TIME in kinds or DATE in kinds or CLOCK in kinds
+    return (vendor, kinds) if has_time and any(kind in kinds for kind in (*AMOUNTS, MARKER)) else None
+
+
+def glucose() -> Domain:
+    """What is known about glucose: its units, and what sensors write in the place of a reading."""
+    return domain_of(MG_DL)
+
 
 KINDS = (".csv", ".tsv", ".txt", ".json", ".jsonl", ".xml", ".xlsx")
 
@@ -33,11 +184,11 @@ _CLOCK = re.compile(
 )
 _ZONE = re.compile(r"(?:Z|UTC|GMT|[+-]\d{2}:?\d{2})$")
 _OHIO = {  # element of the XML file -> kind of its events, and the attribute with the value
-    "glucose_level": (v.GLUCOSE, "value"),
-    "basal": (v.RATE, "value"),
-    "temp_basal": (v.RATE, "value"),
-    "bolus": (v.BOLUS, "dose"),
-    "meal": (v.CARBS, "carbs"),
+    "glucose_level": (GLUCOSE, "value"),
+    "basal": (RATE, "value"),
+    "temp_basal": (RATE, "value"),
+    "bolus": (BOLUS, "dose"),
+    "meal": (CARBS, "carbs"),
 }
 _TITLED = re.compile(
     r"name:|(?:generated by|erstellt von|genere par|generado por|generato da)[,;\t]|^(?:nutrisense|levels)[,;\t]"
@@ -51,11 +202,11 @@ class Table:
     Attributes:
         vendor: whose it is.
         names: of all columns.
-        kinds: kind, see `cgm_export_vendors` -> places of the columns that are it.
+        kinds: kind, see the words above -> places of the columns that are it.
         cells: one column per place that has a kind.
     """
 
-    vendor: v.Vendor
+    vendor: Vendor
     names: Sequence[str]
     kinds: dict[str, list[int]]
     cells: pd.DataFrame
@@ -81,7 +232,7 @@ class Export:
     Attributes:
         path: the file.
         vendor: whose export it is.
-        rows: `time`, `kind` (see `cgm_export_vendors`), `value`, `minutes` (how long a rate holds; NaN until the next)
+        rows: `time`, `kind` (see the words above), `value`, `minutes` (how long a rate holds; NaN until the next)
             and `device`, in the order of the file.
         unit: of the readings; None without any.
         zoned: the times are UTC, else the local time of the device.
@@ -181,7 +332,7 @@ def _tables_of_text(text: str) -> tuple[list[Table], list[str]]:
         if not _CLOCKED.search(line) and _HEADER_WORD.search(line):
             separator = max((",", ";", "\t", "|"), key=line.count)
             header = next(csv.reader([line], delimiter=separator))
-        if header is not None and v.recognise(header):
+        if header is not None and recognise(header):
             own = []
             blocks.append((header, separator, own))
         elif line.startswith(_END_OF_BLOCK):
@@ -194,7 +345,7 @@ def _tables_of_text(text: str) -> tuple[list[Table], list[str]]:
 
 
 def _table_of_lines(names: list[str], separator: str, lines: list[str]) -> Table:
-    vendor, kinds = v.recognise(names)
+    vendor, kinds = recognise(names)
     width = max([len(names), *(line.count(separator) + 1 for line in lines)])
     options = {"sep": separator, "dtype": str, "keep_default_na": False, "skipinitialspace": True}
     text = "\n".join([separator * (width - 1), *lines])  # a first line of blanks, so that there is one
@@ -241,15 +392,15 @@ def _tables_of_xml(path: Path) -> list[Table]:
     if not rows:
         return []
     cells = pd.DataFrame(rows).fillna("")
-    length = _times(cells["end"], v.OHIO.day_first)[0] - _times(cells["time"], v.OHIO.day_first)[0]
+    length = _times(cells["end"], OHIO.day_first)[0] - _times(cells["time"], OHIO.day_first)[0]
     cells["minutes"] = (length / pd.Timedelta("1min")).map("{:g}".format).replace("nan", "")
     names = list(cells.columns)
     kinds = {name: [place] for place, name in enumerate(names) if name != "end"}
-    return [Table(v.OHIO, names, kinds, cells.set_axis(range(len(names)), axis=1))]
+    return [Table(OHIO, names, kinds, cells.set_axis(range(len(names)), axis=1))]
 
 
 def _table(names: Sequence[str], rows: list[list[str]]) -> Table | None:
-    found = v.recognise(names)
+    found = recognise(names)
     if found is None:
         return None
     vendor, kinds = found
@@ -263,13 +414,13 @@ def _people(titles: list[str]) -> Iterator[str]:
         cells = [cell.strip('" ') for cell in re.split("[,;\t]", line)]
         if re.search(r"last name|nachname", before, re.IGNORECASE):  # Medtronic
             yield from words_of(" ".join(cells[:3]))
-        elif found := _TITLED.search(v.plain(line)):
-            yield from words_of(re.split("[,;\t]", v.plain(line)[found.end() :])[0])
+        elif found := _TITLED.search(plain(line)):
+            yield from words_of(re.split("[,;\t]", plain(line)[found.end() :])[0])
 
 
 def words_of(text: str) -> list[str]:
     """Words of a text as names are compared: small, without accents and digits, not of one letter."""
-    return [word for word in re.findall(r"[^\W\d_]+", v.plain(text)) if len(word) > 1]
+    return [word for word in re.findall(r"[^\W\d_]+", plain(text)) if len(word) > 1]
 
 
 # A table into rows
@@ -278,26 +429,26 @@ def words_of(text: str) -> list[str]:
 def _read(table: Table, path: Path, report: CleaningReport) -> Export:
     vendor, kinds = table.vendor, table.kinds
     stamps, zoned, day_first = _times(_time_texts(table), vendor.day_first, path)
-    device, minutes = table.first(v.DEVICE), table.first(v.MINUTES)
+    device, minutes = table.first(DEVICE), table.first(MINUTES)
     common = pd.DataFrame({
         "time": stamps,
         "minutes": np.nan if minutes is None else _minutes(minutes),
         "device": "" if device is None else device,
     })  # fmt: skip
     unit, values = _readings(table, stamps.notna(), path, report)
-    values += [(kind, _numbers(table.first(kind))) for kind in (v.RATE, v.CARBS) if kind in kinds]
+    values += [(kind, _numbers(table.first(kind))) for kind in (RATE, CARBS) if kind in kinds]
     values += _doses(table)
-    if v.MARKER in kinds:
-        entered = table.first(v.MARKER).str.extract(v.ENTERED)
+    if MARKER in kinds:
+        entered = table.first(MARKER).str.extract(ENTERED)
         amounts, is_dose = _numbers(entered["amount"].fillna("")), entered["what"].str.lower() == "insulin"
-        values += [(v.BOLUS, amounts.where(is_dose)), (v.CARBS, amounts.where(~is_dose))]
+        values += [(BOLUS, amounts.where(is_dose)), (CARBS, amounts.where(~is_dose))]
     parts = [common.assign(kind=kind, value=amounts)[amounts.notna().to_numpy()] for kind, amounts in values]
     rows = pd.concat([part for part in parts if len(part)] or parts[:1]).sort_index(kind="stable")
     timeless = rows["time"].isna()
     report.add("values_without_a_time", int(timeless.sum()), "left out")
-    rows = rows[~timeless & ~((rows["kind"].isin((v.BOLUS, v.INJECTED, v.CARBS))) & (rows["value"] <= 0))]
-    rows.loc[~rows["kind"].isin((v.RATE, v.PERCENT)), "minutes"] = np.nan
-    people = {word for text in _texts_of(table, v.PERSON) for word in words_of(text)}
+    rows = rows[~timeless & ~((rows["kind"].isin((BOLUS, INJECTED, CARBS))) & (rows["value"] <= 0))]
+    rows.loc[~rows["kind"].isin((RATE, PERCENT)), "minutes"] = np.nan
+    people = {word for text in _texts_of(table, PERSON) for word in words_of(text)}
     return Export(path, vendor.name, rows.reset_index(drop=True), unit, zoned, day_first, frozenset(people))
 
 
@@ -306,7 +457,7 @@ def _texts_of(table: Table, kind: str) -> list[str]:
 
 
 def _time_texts(table: Table) -> pd.Series:
-    whole, date, clock = table.first(v.TIME), table.first(v.DATE), table.first(v.CLOCK)
+    whole, date, clock = table.first(TIME), table.first(DATE), table.first(CLOCK)
     if whole is not None:
         return whole
     return clock if date is None else date if clock is None else date + " " + clock
@@ -392,7 +543,7 @@ def _numbers(cells: pd.Series) -> pd.Series:
 
 
 def _plain(cells: pd.Series) -> pd.Series:
-    return cells.map({text: v.plain(text) for text in cells.unique()})
+    return cells.map({text: plain(text) for text in cells.unique()})
 
 
 def _minutes(cells: pd.Series) -> pd.Series:
@@ -409,14 +560,14 @@ def _readings(
     """(unit, readings and readings taken by hand): rows whose event is another one are none, and are counted."""
     values = []
     units = {}
-    for kind in (v.GLUCOSE, v.SCAN):
+    for kind in (GLUCOSE, SCAN):
         for place in table.kinds.get(kind, ()):
             name, cells = table.names[place], table.cells[place]
             own, by_hand = _events(table, cells, timed, report)
             unit, numbers = _in_one_unit(table, str(name), cells.where(own | by_hand, ""), path, report)
             if unit:
                 units[unit] = None
-            values += [(kind, numbers.where(own)), (v.SCAN, numbers.where(by_hand & ~own))]
+            values += [(kind, numbers.where(own)), (SCAN, numbers.where(by_hand & ~own))]
     if len(units) > 1:
         raise DataError(f"{path} holds readings in {' and in '.join(units)}; export it again in one unit")
     return next(iter(units), None), values
@@ -425,7 +576,7 @@ def _readings(
 def _events(table: Table, cells: pd.Series, timed: pd.Series, report: CleaningReport) -> tuple[pd.Series, pd.Series]:
     """([rows] is a reading, [rows] is one taken by hand) of those that hold a value and a time."""
     held = (cells != "") & timed
-    events = table.first(v.EVENT)
+    events = table.first(EVENT)
     if events is None:
         return held | ~timed, pd.Series(False, cells.index)
     events, vendor = _plain(events), table.vendor
@@ -442,21 +593,21 @@ def _in_one_unit(
 ) -> tuple[str | None, pd.Series]:
     """(unit, readings in it): by the header, a column of units, or the vendor."""
     numbers = _numbers(cells)
-    by_row = table.first(v.UNIT)
+    by_row = table.first(UNIT)
     stated = (
-        pd.Series(None, cells.index, dtype=object) if by_row is None else by_row.map(v.glucose().unit_of).astype(object)
+        pd.Series(None, cells.index, dtype=object) if by_row is None else by_row.map(glucose().unit_of).astype(object)
     )
     stated = stated[numbers.notna()].dropna()
     rows_say = stated.mode()[0] if len(stated) else None
-    unit = v.glucose().unit_of(name) or rows_say or table.vendor.unit
+    unit = glucose().unit_of(name) or rows_say or table.vendor.unit
     if unit is None:
         raise DataError(f"{path}: its header does not say whether readings are mg/dL or mmol/L; take data.source=csv")
     other = stated.index[stated != unit]
     if len(other):
-        numbers[other] *= v.glucose().cleaning_factor(stated[other[0]], unit)
+        numbers[other] *= glucose().cleaning_factor(stated[other[0]], unit)
         report.add("readings_in_the_other_unit", len(other), f"converted to {unit}")
     words = cells[(cells != "") & numbers.isna()].replace({r"^[<≤].*": "low", r"^[>≥].*": "high"}, regex=True)
-    found = v.glucose().read_words(f"glucose {unit}", words) if len(words) else None
+    found = glucose().read_words(f"glucose {unit}", words) if len(words) else None
     if found is not None:
         limits, worded, action = found
         numbers[words.index] = pd.to_numeric(limits, errors="coerce")
@@ -470,17 +621,17 @@ def _doses(table: Table) -> list[tuple[str, pd.Series]]:
     """Insulin that is given at once, and shares of a pump's rate."""
     vendor, kinds = table.vendor, table.kinds
     values = []
-    if v.BOLUS in kinds and not (vendor.name == "Glooko" and v.RATE in kinds):  # there it is what the rate came to
-        subtype = table.first(v.SUBTYPE)
-        lasts = pd.Series(False, table.cells.index) if subtype is None else _plain(subtype).str.contains(v.LONG_ACTING)
-        for amounts in (_numbers(table.cells[place]) for place in kinds[v.BOLUS]):
-            values += [(v.BOLUS, amounts.where(~lasts)), (v.INJECTED, amounts.where(lasts))]
-    values += [(v.INJECTED, _numbers(table.cells[place])) for place in kinds.get(v.INJECTED, ())]
-    if v.PERCENT in kinds:
-        share, how = _numbers(table.first(v.PERCENT)), table.first(v.HOW)
+    if BOLUS in kinds and not (vendor.name == "Glooko" and RATE in kinds):  # there it is what the rate came to
+        subtype = table.first(SUBTYPE)
+        lasts = pd.Series(False, table.cells.index) if subtype is None else _plain(subtype).str.contains(LONG_ACTING)
+        for amounts in (_numbers(table.cells[place]) for place in kinds[BOLUS]):
+            values += [(BOLUS, amounts.where(~lasts)), (INJECTED, amounts.where(lasts))]
+    values += [(INJECTED, _numbers(table.cells[place])) for place in kinds.get(INJECTED, ())]
+    if PERCENT in kinds:
+        share, how = _numbers(table.first(PERCENT)), table.first(HOW)
         if vendor.name == "Nightscout":  # -20 is 80 %
             share = share + 100
-        values.append((v.PERCENT, share if how is None else share.where(how.str.contains("ercent|rozent|%"))))
+        values.append((PERCENT, share if how is None else share.where(how.str.contains("ercent|rozent|%"))))
     return values
 
 
@@ -496,10 +647,10 @@ def _read_by_cgm_format(path: Path) -> Export | None:
         return None
     parts = []
     for column, kind in (
-        ("glucose", v.GLUCOSE),
-        ("insulin_fast", v.BOLUS),
-        ("insulin_slow", v.INJECTED),
-        ("carbs", v.CARBS),
+        ("glucose", GLUCOSE),
+        ("insulin_fast", BOLUS),
+        ("insulin_slow", INJECTED),
+        ("carbs", CARBS),
     ):
         own = frame.filter(frame[column].is_not_null())
         times = pd.Series(own["datetime"].to_numpy().astype("datetime64[ns]"))
@@ -509,4 +660,4 @@ def _read_by_cgm_format(path: Path) -> Export | None:
             )
         )
     rows = pd.concat([part for part in parts if len(part)] or parts[:1], ignore_index=True)
-    return Export(path, f"{known.value} (cgm-format)", rows, v.MG_DL)
+    return Export(path, f"{known.value} (cgm-format)", rows, MG_DL)

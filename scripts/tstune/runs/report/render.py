@@ -13,7 +13,7 @@ from markupsafe import Markup
 
 from tstune.errors import OutputError
 from tstune.runs.report.blocks import Omitted, ReportBlock, ReportSection, Table
-from tstune.runtime.harmless import escape
+from tstune.runtime.files import escape
 
 _ASSETS = Path(__file__).parent / "assets"
 

@@ -11,7 +11,7 @@ from tstune.domains import Domain, domain_of
 from tstune.errors import ReportError
 from tstune.runs.folder import COHORT, CONFIG, ENVIRONMENT, EVALUATION, MANIFEST, METRICS, VERDICT, RunFolder
 from tstune.runs.report.words import duration
-from tstune.runtime.harmless import as_read
+from tstune.runtime.files import as_read
 
 
 @dataclass(frozen=True)
