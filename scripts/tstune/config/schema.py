@@ -151,6 +151,10 @@ class DataSection(Section):
     path: str | None = None
     """File the source reads; for csv also a folder or a pattern such as `data/P*.csv.gz`, one series per file (with
     item_id_column: parts of one table)."""
+    validation_path: str | None = None
+    """File of the same source that validates, instead of a part of `path`."""
+    test_path: str | None = None
+    """File of the same source that is the whole test, instead of a part of `path`: other people, or a later time."""
     cache: str | None = None
     """Folder for prepared series, by the content of their files: prepared once, whoever asks, then mapped into memory,
     so that they may be larger than it. Parquet tables and local `datasets` are also prepared piece by piece. Null keeps

@@ -15,7 +15,7 @@ from tstune.data.frequency import fixed_step, parse_frequency
 from tstune.data.panel import MISSING, Origin, Panel, item_rows, time_of
 from tstune.data.panel_store import frequency_of
 from tstune.data.preprocess import build_panel, longest_gap
-from tstune.data.sources import available_sources
+from tstune.data.sources import available_sources, load_source
 from tstune.data.splits import PARTS, Split, split_panel
 from tstune.data.table import Pieces, SourceTable
 from tstune.errors import ConfigError, DataError
@@ -33,6 +33,16 @@ def named_data(section: DataSection, name: str | Path) -> DataSection:
     if known or not Path(name).exists():
         return section.model_copy(update={"source": str(name)})
     return section.model_copy(update={"source": "csv", "path": str(name)})
+
+
+def tables_of_parts(section: DataSection) -> dict[str, SourceTable]:
+    """Readings of the parts that `data.validation_path` and `data.test_path` name."""
+    paths = {"validation": section.validation_path, "test": section.test_path}
+    return {
+        part: load_source(section.model_copy(update={"path": path, "validation_path": None, "test_path": None}))
+        for part, path in paths.items()
+        if path is not None
+    }
 
 
 def join_parts(

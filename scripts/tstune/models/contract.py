@@ -23,7 +23,7 @@ from tstune.config.schema import DistributedConfig, LoRAConfig, RunConfig
 from tstune.config.section import ModelSection, OwnModelSection
 from tstune.config.validation import validate
 from tstune.data.frequency import StepError, to_steps
-from tstune.data.parts import named_data
+from tstune.data.parts import named_data, tables_of_parts
 from tstune.data.plan import wrong_durations
 from tstune.data.prepared import PreparedData, Preprocessor, prepare_data, table_of
 from tstune.data.splits import PARTS
@@ -397,6 +397,8 @@ class ForecastModel(Hooks, ABC):
             section, train = named_data(section, train), None
         parts = given | {"train": train}
         tables = {part: table_of(one, section, part) for part, one in parts.items() if one is not None}
+        if not given:  # the configured source
+            tables |= tables_of_parts(section)
         prepared = prepare_data(
             section, *lengths, tables.pop("train", None), self.config.seed, self.known_lengths(), tables
         )

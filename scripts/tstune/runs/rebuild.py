@@ -40,7 +40,7 @@ from tstune.runtime.environment import describe_environment, set_seed
 from tstune.runtime.logs import logger, setup_logging
 from tstune.runtime.memory import GPUManager
 
-MOVABLE = ("data.path", "model.pretrained", "evaluation.report")
+MOVABLE = ("data.path", "data.validation_path", "data.test_path", "model.pretrained", "evaluation.report")
 """Keys that may be given anew: where the files of the run lie now, what they hold is compared."""
 ADDED = ("evaluation.metrics", "evaluation.horizons")
 """Keys that may be given anew where metrics are computed from kept forecasts."""
@@ -216,7 +216,7 @@ def _same_data(config: RunConfig, folder: RunFolder) -> PreparedData:
         f"{folder.path} was trained on a table that was given to fit(train_data=…), not on data.source="
         f"{config.data.source}; the folder does not hold it, so its scoreboard cannot be rebuilt"
     )
-    if GIVEN in recorded.get("notes", {}):
+    if GIVEN in recorded.get("notes", {}) and config.data.validation_path is None and config.data.test_path is None:
         raise DataError(
             f"{folder.path} was validated or tested on data that was given to fit(val_data=…, test_data=…); "
             "the folder does not hold it, so its scoreboard cannot be rebuilt"
