@@ -356,7 +356,10 @@ CHANGES = {
 @pytest.mark.parametrize("name", CHANGES)
 def test_a_model_that_does_not_fit(name: str, files: Path, preprocessor: Preprocessor, tmp_path: Path, capsys):
     changes, complaint, *lengths = CHANGES[name]
-    model = saved("persistence", tmp_path / "model", replace(glucose_only(preprocessor), **changes), *lengths)
+    other = replace(glucose_only(preprocessor), **changes)
+    size = len(other.roles.channels)
+    scaler = replace(other.scaler, mean=np.resize(other.scaler.mean, size), std=np.resize(other.scaler.std, size))
+    model = saved("persistence", tmp_path / "model", replace(other, scaler=scaler), *lengths)
     assert submit(model, files, tmp_path / "submission.csv") == 2
     assert_one_line(capsys.readouterr().err, complaint)
     assert not (tmp_path / "submission.csv").exists()

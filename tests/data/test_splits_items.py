@@ -189,7 +189,7 @@ def test_items_that_cannot_be_held_out(split: dict, parts: tuple[str, ...]):
         ({"by": "item", "borders": [1, 2, 3]}, "borders is about time, but by is item"),
         ({"by": "item", "test_items": 1.0}, "data.split.test_items: input should be less than 1"),
         ({"by": "item", "test_items": []}, "at least 1 item"),
-        ({"by": "items"}, "data.split.by: input should be 'time', 'item' or 'both'"),
+        ({"by": "items"}, "data.split.by: input should be 'time', 'item', 'both' or 'none'"),
         ({"preset": "brist1d", "by": "both"}, "preset brist1d says what by would say"),
         ({"preset": "brist1d", "borders_at": ["2023-01-01", "2023-02-01", None]}, "says what borders_at would say"),
         ({"borders": [1, 2, 3], "borders_at": ["2023-01-01", "2023-02-01", None]}, "both place the borders"),

@@ -262,9 +262,7 @@ def test_a_damaged_manifest(run_on: MakeRun, text: str):
     data = prepare(people(1))
     weights = run_on(data)
     (Path(weights).parent / "manifest.json").write_text(text)
-    with pytest.raises(
-        CheckpointError, match=r"manifest\.json says what model\.pretrained=.* cannot be read: .*restore it"
-    ):
+    with pytest.raises(CheckpointError, match=r"manifest\.json is damaged: "):
         refuse_trained_on(data, weights, allow_overlap=False)
 
 

@@ -98,6 +98,7 @@ def counts(
     """
     return {
         "zero_shot": (total, 0),
+        "skip_head": "has none; set model.skip_steps",
         "head": (total, head),
         "decoder": decoder if isinstance(decoder, str) else (total, decoder),
         "bias": bias if isinstance(bias, str) else (total, bias),

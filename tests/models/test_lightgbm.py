@@ -133,6 +133,7 @@ def test_save_and_load(run, tmp_path: Path) -> None:
     assert files == ["config.json", *(f"target-0-step-{step:04d}.txt" for step in range(1, PREDICTION + 1))]
     broken = tmp_path / "saved/model/target-0-step-0002.txt"
     broken.write_text("no trees", encoding="utf-8")
+    (tmp_path / "saved/checksums.json").unlink()
     with pytest.raises(CheckpointError, match=r"step-0002\.txt is no LightGBM model"):
         load_model(tmp_path / "saved")
     broken.unlink()

@@ -159,7 +159,9 @@ def test_months_keep_their_calendar(tmp_path: Path, service: Service) -> None:
     stamps = pd.date_range("2000-01-01", periods=120, freq="MS")
     table["timestamp"] = [*stamps, *stamps]
     table.to_csv(tmp_path / "months.csv", index=False)
-    model, data = built(tmp_path / "months.csv", model={"context_length": 12, "prediction_length": 3})
+    model, data = built(
+        tmp_path / "months.csv", model={"context_length": 12, "prediction_length": 3}, evaluation={"horizons": [1, 3]}
+    )
     assert model.forecast(batch_of(data)).shape == (3, 3, 1)
     assert service.bodies()[0]["freq"] == "MS"
 

@@ -94,6 +94,7 @@ def test_source_metrics_and_callback_in_one_run(tmp_path, monkeypatch, capsys):
     assert names == ["sawtooth", "my_metrics", "gradient_norms"], "one file each"
     for name, body in zip(names, examples("python"), strict=True):
         (tmp_path / f"{name}.py").write_text(body, encoding="utf-8")
+        monkeypatch.delitem(sys.modules, name, raising=False)  # another test has one of this name
     monkeypatch.syspath_prepend(tmp_path)
     sections: dict = {"training": {"max_steps": 2}, "data": {"path": None, "item_id_column": None}}
     for body in examples("yaml"):

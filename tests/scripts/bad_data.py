@@ -262,7 +262,7 @@ CASES = (
     Case(
         "39 steps for a window of 40",
         "series shorter than context + prediction",
-        ("too short", *_LENGTHS, "39", "this works: data.split.mode=deployment model.context_length="),
+        ("too short", *_LENGTHS, "39", "this works: model.pretrained=null "),
         (),
         edit_series(lambda table: table.groupby("item_id").head(39)),
     ),
@@ -276,7 +276,7 @@ CASES = (
     Case(
         "no training window",
         "zero windows in a split",
-        ("train part has no window", *_LENGTHS, "20 steps", "this works: model.context_length="),
+        ("train part has no window", *_LENGTHS, "20 steps", "this works: model.pretrained=null "),
         ("data.split.train=0.05",),
     ),
     Case(

@@ -130,6 +130,7 @@ class TestRun:
 
     def test_weights_that_differ(self, desk: Path, capsys: pytest.CaptureFixture[str]) -> None:
         shutil.copy(desk / "checkpoint" / "model.safetensors", desk / "run" / "model" / "model.safetensors")
+        (desk / "run" / "checksums.json").unlink()
         environment = tiny.read_json(desk / "run" / "environment.json")
         environment["packages"]["torch"] = "1.0"
         (desk / "run" / "environment.json").write_text(json.dumps(environment))

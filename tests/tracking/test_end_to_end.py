@@ -50,7 +50,7 @@ ARTIFACTS = [
     "windows.parquet",
 ]
 PLOTS = ["plots/forecasts.png", "plots/loss.png", "plots/rmse_by_horizon.png"]
-MODEL = {"config.yaml", "preprocessor.json", "model/config.json", "model/model.safetensors"}
+MODEL = {"checksums.json", "config.yaml", "preprocessor.json", "model/config.json", "model/model.safetensors"}
 EXPERIMENT = "all trackers"
 
 

@@ -60,6 +60,7 @@ def test_a_whole_run(tracker, tmp_path, run_folder):
     assert tiny.snapshot(folder / "artifacts" / "pictures") == tiny.snapshot(run_folder / "plots")
     logged, original = tiny.snapshot(folder / "models" / "model"), tiny.snapshot(run_folder)
     assert set(logged) == {
+        "checksums.json",
         "config.yaml",
         "preprocessor.json",
         "model",

@@ -69,7 +69,13 @@ def test_a_whole_run(run, run_folder, own_home):
     assert (files / picture).read_bytes() == (run_folder / "plots" / "loss.png").read_bytes()
     kind, model = run.artifacts["model-run-1"]
     assert kind == "model"
-    assert set(model) == {"config.yaml", "preprocessor.json", "model/config.json", "model/model.safetensors"}
+    assert set(model) == {
+        "checksums.json",
+        "config.yaml",
+        "preprocessor.json",
+        "model/config.json",
+        "model/model.safetensors",
+    }
     assert all(local.read_bytes() == (run_folder / path).read_bytes() for path, local in model.items())
     assert all(local.is_relative_to(run.folder) for local in model.values()), "lies with the run until it is sent"
     assert "config.yaml" not in run.files, "that name is W&B's own"

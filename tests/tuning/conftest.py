@@ -39,7 +39,9 @@ def r2_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from tstune.models.ttm import TTMSection, build_from_scratch
 
     folder = tmp_path_factory.mktemp("r2") / "ttm"
-    build_from_scratch(TTMSection(), Roles(target=("value",))).save_pretrained(folder)
+    build_from_scratch(TTMSection(context_length=512, prediction_length=96), Roles(target=("value",))).save_pretrained(
+        folder
+    )
     return folder
 
 

@@ -30,7 +30,12 @@ def r2(r2_checkpoint):
     preprocessor = prepare_data(RunConfig().data, 512, 96).preprocessor
 
     def r2(mode):
-        model = TTMForecaster(RunConfig(model=TTMSection(pretrained=str(r2_checkpoint)), tuning={"mode": mode}))
+        model = TTMForecaster(
+            RunConfig(
+                model=TTMSection(pretrained=str(r2_checkpoint), context_length=512, prediction_length=96),
+                tuning={"mode": mode},
+            )
+        )
         model.build(preprocessor)
         return model
 

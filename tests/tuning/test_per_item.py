@@ -92,7 +92,8 @@ def test_an_adapter_of_the_real_architecture_fits_in_350_kb(r2_checkpoint, tmp_p
     from tstune.data.prepared import prepare_data
     from tstune.models.adapters import Adapter
 
-    config = RunConfig(model={"pretrained": str(r2_checkpoint)}, tuning={"mode": "lora"})
+    lengths = {"context_length": 512, "prediction_length": 96}
+    config = RunConfig(model={"pretrained": str(r2_checkpoint)} | lengths, tuning={"mode": "lora"})
     model = TTMForecaster(config)
     model.build(prepare_data(config.data, 512, 96).preprocessor)
     Adapter.taken_from(model.network).save(tmp_path / "adapter")

@@ -419,7 +419,7 @@ def test_a_mistake_is_one_line(groups: Path, overrides: list[str], parts: list[s
         ("hydra: {job: {chdir: true}}", "hydra: only hydra.searchpath has a meaning here"),
         ("model: [1", "is not valid YAML"),
         ("- a", "must hold sections such as model: and data:"),
-        ("a: &x [*x]", "holds itself"),
+        ("a: &x [*x]", "or hold themselves"),
         ("seed: ???", "seed is ??? and must be given: seed=… on the command line"),
         ("seed: ${seed}", "seed: Recursive interpolation detected"),
         ("data: {max_gap: '${training.max_steps}'}", "'training.max_steps' not found; an interpolation sees what"),

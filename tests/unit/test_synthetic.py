@@ -88,6 +88,7 @@ def test_shapes_and_types(context, prediction):
     assert {name: (tuple(tensor.shape), tensor.dtype) for name, tensor in batch.items()} == {
         "past_values": ((64, context, 1), torch.float32),
         "past_observed_mask": ((64, context, 1), torch.bool),
+        "past_read_mask": ((64, context, 1), torch.bool),
         "future_values": ((64, prediction, 1), torch.float32),
         "future_observed_mask": ((64, prediction, 1), torch.bool),
         "item": ((64,), torch.int64),

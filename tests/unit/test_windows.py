@@ -399,5 +399,5 @@ def test_a_batch_without_contexts():
     windows = prepare(random_grids(ROLES, (200,)), 7).train
     starts = windows.starts([0, 4])
     whole, some = windows.gather(starts), windows.gather(starts, past=False)
-    assert set(whole) - set(some) == {"past_values", "past_observed_mask"}
+    assert set(whole) - set(some) == {"past_values", "past_observed_mask", "past_read_mask"}
     assert all(torch.equal(some[name], whole[name]) for name in some)

@@ -108,7 +108,7 @@ class _Run:
     history: History
     callbacks: Sequence[Callback]
     show_progress: bool
-    interpolates: bool
+    interpolates: bool = False
 
     def __init__(
         self,

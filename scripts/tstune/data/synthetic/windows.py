@@ -99,7 +99,7 @@ class SyntheticWindows(Dataset):
         return {
             "past_values": torch.from_numpy(series[:, :context, None].copy()),
             "past_observed_mask": torch.from_numpy(usable[:, :context, None].copy()),
-            "past_read_mask": torch.from_numpy((usable & observed)[:, :context, None]),
+            "past_read_mask": torch.from_numpy((usable & observed)[:, :context, None].copy()),
             "future_values": torch.from_numpy(series[:, context:, None].copy()),
             "future_observed_mask": torch.from_numpy(observed[:, context:, None].copy()),
             "item": torch.from_numpy(family.astype(np.int64)),
