@@ -133,6 +133,20 @@ def broken_seal(folder: Path) -> str | None:
     return None
 
 
+def require_sealed(folder: Path) -> None:
+    """Stop if a folder has checksums and is not as it was saved.
+
+    Raises:
+        CheckpointError: naming what has changed.
+    """
+    broken = broken_seal(folder) if (folder / CHECKSUMS).is_file() else None
+    if broken is not None:
+        raise CheckpointError(
+            f"{folder} is not as it was saved: {broken}; take it from a backup, or remove its {CHECKSUMS} if the "
+            "change is yours"
+        )
+
+
 def _content(path: Path, limit: int) -> bytes:
     with path.open("rb") as stream:
         content = stream.read(limit + 1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -86,6 +87,11 @@ class Preprocessor:
     def time_columns(self) -> list[str]:
         """Columns with the time of each row, or a part of it."""
         return [self.timestamp_column] if isinstance(self.timestamp_column, str) else list(self.timestamp_column)
+
+    def write(self, folder: Path, model_type: str) -> None:
+        """Write `preprocessor.json` into a folder; `read` gives it back."""
+        text = json.dumps(self.to_dict() | {"model_type": model_type}, indent=2)
+        (folder / "preprocessor.json").write_text(text, encoding="utf-8")
 
     def to_dict(self) -> dict:
         """Values for `preprocessor.json`."""

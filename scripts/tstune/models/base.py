@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
@@ -17,7 +16,7 @@ from tstune.config.schema import RunConfig
 from tstune.data.prepared import PreparedData, Preprocessor, data_of_loader
 from tstune.errors import CheckpointError
 from tstune.evaluation.intervals import load_method, save_method
-from tstune.foreign_files import CHECKSUMS, broken_seal, damage, seal
+from tstune.foreign_files import damage, require_sealed, seal
 from tstune.models.adapters import Adapter, ItemAdapters, ParameterCount, count_parameters, read_training
 from tstune.models.contract import ADAPTER_FOLDER, ForecastModel, require_saved, with_family_keys, with_sections
 from tstune.models.hooks import Readings
@@ -82,8 +81,7 @@ class BaseTimeSeriesFoundationModel(ForecastModel):
 
         overwrite = self.config.overwrite if overwrite is None else overwrite
         resume = resume_from_checkpoint or self.config.training.resume_from_checkpoint
-        resume = None if resume is None else str(resume)
-        data = train_data, val_data, test_data
+        resume, data = None if resume is None else str(resume), (train_data, val_data, test_data)
         return finetune(self, data, output_dir, overwrite, manager, resume, tracker, callbacks)
 
     def train_on(
@@ -153,13 +151,11 @@ class BaseTimeSeriesFoundationModel(ForecastModel):
         from tstune.evaluation.backtest import Backtest
 
         self.require_built()
-        is_loader = isinstance(data, DataLoader)
-        prepared = data_of_loader(data, part) if is_loader else self.run_data(data, None, None)
+        prepared = data_of_loader(data, part) if isinstance(data, DataLoader) else self.run_data(data, None, None)
         manager = self.setup_distributed()
         self.to(manager.device)
-        backtest = Backtest(prepared, self.config.evaluation, manager, part)
+        backtest, own = Backtest(prepared, self.config.evaluation, manager, part), self.own_metrics
         scores = backtest.score(self.for_items(prepared.panel.item_ids))
-        own = self.own_metrics
         return scores.metrics | (own(scores.windows) if own and scores.windows else {})
 
     def setup_distributed(self) -> DistributedManager:
@@ -192,8 +188,7 @@ class BaseTimeSeriesFoundationModel(ForecastModel):
                 self.item_adapters.save(folder)
             if self.uncertainty is not None:
                 save_method(self.uncertainty, folder)
-            text = json.dumps(self.preprocessor.to_dict() | {"model_type": self.model_type}, indent=2)
-            (folder / "preprocessor.json").write_text(text, encoding="utf-8")
+            self.preprocessor.write(folder, self.model_type)
             if save_config:
                 SimpleConfigManager().save_config(self.config, folder / "config.yaml")
             seal(folder, MODEL_FILES)
@@ -220,11 +215,8 @@ class BaseTimeSeriesFoundationModel(ForecastModel):
         folder = Path(model_dir)
         ours(cls.model_type)
         adapter_only = require_saved(folder, config is None)
-        if config is None and (folder / CHECKSUMS).is_file() and (broken := broken_seal(folder)) is not None:
-            raise CheckpointError(
-                f"{folder} is not as it was saved: {broken}; take it from a backup, or remove its {CHECKSUMS} if the "
-                "change is yours"
-            )
+        if config is None:
+            require_sealed(folder)
         model_type, preprocessor = Preprocessor.read(folder)
         if model_type != cls.model_type:
             raise CheckpointError(f"{folder} holds a {model_type} model, not {cls.model_type}")
