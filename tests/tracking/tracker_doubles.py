@@ -7,6 +7,7 @@ import os
 import signal
 import socket
 import time
+from abc import abstractmethod
 from pathlib import Path
 
 from tstune.tracking.interfaces import ExperimentTracker
@@ -95,8 +96,9 @@ class AtStep(Recorder):
         if step == int(os.environ["AT_STEP"]) and "train_loss" in metrics:
             self.act()
 
+    @abstractmethod
     def act(self):
-        raise NotImplementedError
+        """What happens at that step."""
 
 
 class CtrlC(AtStep):
