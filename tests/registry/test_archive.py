@@ -203,7 +203,7 @@ def record_with(**changes: object) -> Callable[[Members], Members]:
         (record_with(files=None), ("record.json", "damaged")),
         (record_with(files=[{"path": "x"}]), ("record.json", "damaged")),
         (record_with(files=[{"path": 3, "sha256": "0" * 64, "size": 1}]), ("record.json", "damaged")),
-        (record_with(files=[{"path": "a", "sha256": "../x", "size": 1}]), ("record.json", "sha256 is '../x'")),
+        (record_with(files=[{"path": "a", "sha256": "../x", "size": 1}]), ("record.json", 'sha256 is "../x"')),
         (record_with(files=[{"path": "a", "sha256": "0" * 64, "size": -1}]), ("record.json", "size is -1")),
         (record_with(files=[]), ("no finished run", "config.yaml")),
         (record_with(version=-1), ("record.json", "version is -1")),
@@ -212,7 +212,7 @@ def record_with(**changes: object) -> Callable[[Members], Members]:
         (record_with(name=5), ("record.json", "name is 5")),
         (with_file("record.json", b'{"format": 1, "config": ' + b"[" * 200_000), ("record.json", "not JSON")),
         (with_file("record.json", b'{"a":' * 500 + b"1" + b"}" * 500), ("record.json", "not JSON", "recursion")),
-        (record_with(version="x"), ("record.json", "version is 'x'")),
+        (record_with(version="x"), ("record.json", 'version is "x"')),
         (record_with(unknown=1), ("record.json", "unknown")),
         (
             record_with(files=[{"path": path, "sha256": "0" * 64, "size": 1} for path in ("model", "model/x")]),
@@ -260,6 +260,14 @@ def test_a_name_twice(exported: Members, tmp_path: Path) -> None:
         for name, data in [*exported.items(), ("files/config.yaml", b"other")]:
             archive.writestr(name, data)
     assert_refused(tmp_path / "bad.zip", "holds files/config.yaml twice")
+
+
+@pytest.mark.parametrize("field", ["description", "created", "files"])
+def test_a_record_whose_field_has_another_name(field: str, exported: Members, tmp_path: Path) -> None:
+    """One flipped bit in a compressed archive may shift a name; the value that stood there may be null."""
+    record = exported["record.json"].replace(f'"{field}"'.encode(), f'"{field[2:]}"'.encode(), 1)
+    pack(tmp_path / "bad.zip", exported | {"record.json": record})
+    assert_refused(tmp_path / "bad.zip", "record.json is damaged")
 
 
 @pytest.mark.parametrize("ending", ["tar.gz", "zip"])

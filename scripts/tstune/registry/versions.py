@@ -11,7 +11,7 @@ from typing import Annotated, Literal, NamedTuple
 
 from pydantic import ConfigDict, Field, ValidationError
 from pydantic.dataclasses import dataclass
-from pydantic_core import from_json
+from pydantic_core import from_json, to_json
 
 from tstune.config.section import dotted
 from tstune.errors import RegistryError
@@ -184,7 +184,8 @@ class ModelVersion:
         except ValidationError as error:
             wrong = error.errors()[0]
             place = ".".join(map(str, wrong["loc"]))
-            raise RegistryError(f"{origin} is damaged: {place} is {wrong['input']!r:.100}: {wrong['msg']}") from None
+            found = to_json(wrong["input"], serialize_unknown=True).decode()
+            raise RegistryError(f"{origin} is damaged: {place} is {found:.100}: {wrong['msg']}") from None
         except (TypeError, KeyError) as error:
             raise RegistryError(f"{origin} is damaged: not a record of a model version ({error})") from None
         check_name(version.name)
