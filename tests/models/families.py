@@ -99,6 +99,7 @@ def counts(
     return {
         "zero_shot": (total, 0),
         "skip_head": "has none; set model.skip_steps",
+        "quantile_head": "has none; set forecast.method=quantile_head",
         "head": (total, head),
         "decoder": decoder if isinstance(decoder, str) else (total, decoder),
         "bias": bias if isinstance(bias, str) else (total, bias),

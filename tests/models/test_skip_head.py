@@ -53,7 +53,7 @@ def test_a_new_one_adds_nothing(desk: Path, sections: dict):
 
 
 def test_it_reads_what_was_read_how_old_it_is_and_the_hour():
-    head = SkipHead(steps=3, prediction_length=2, num_levels=1)
+    head = SkipHead(steps=3, prediction_length=2, with_quantiles=False)
     past = torch.tensor([[[1.0], [2.0], [4.0], [8.0], [16.0]]])
     usable = torch.tensor([True, True, True, True, False])[None, :, None]
     read = torch.tensor([True, True, True, False, False])[None, :, None]
@@ -89,6 +89,29 @@ def test_a_mode_for_it_alone(desk: Path):
     assert learning == {f"skip_head.{name}" for name, _ in model.module.skip_head.named_parameters()}
     with pytest.raises(ConfigError, match=r"tuning\.mode=skip_head.*set model\.skip_steps=48"):
         built(forecaster(desk, 0, tuning={"mode": "skip_head"}))
+
+
+def test_quantiles_learn_beside_a_forecast_that_stays(desk: Path, tmp_path: Path):
+    first = forecaster(desk, tuning={"mode": "full"})
+    first.fit(output_dir=tmp_path / "points")
+    points = {"pretrained": str(tmp_path / "points/model")}
+    second = forecaster(desk, None, model=points, forecast=QUANTILES, tuning={"mode": "quantile_head"})
+    second.fit(output_dir=tmp_path / "quantiles")
+    learning = {name for name, value in second.network.named_parameters() if value.requires_grad}
+    assert {name.split(".")[0] for name in learning} == {"multi_quantile_head_block", "skip_head"}
+    assert {name for name in learning if name.startswith("skip_head")} == {
+        "skip_head.quantile_stretch.weight",
+        "skip_head.quantile_stretch.bias",
+    }
+    assert second.network.skip_head.quantile_stretch.weight.abs().max() > 0
+    both = {"pretrained": str(tmp_path / "quantiles/model")}
+    third, batch = built(forecaster(desk, None, model=both, tuning={"mode": "zero_shot"}))
+    assert third.module.levels == (), "nobody asked for quantiles"
+    assert torch.equal(third.forecast(batch), first.forecast(batch))
+    fourth, _ = built(forecaster(desk, None, model=both, forecast=QUANTILES, tuning={"mode": "zero_shot"}))
+    assert torch.equal(fourth.native_quantiles(batch), second.native_quantiles(batch))
+    with pytest.raises(ConfigError, match=r"tuning\.mode=quantile_head.*set forecast\.method=quantile_head"):
+        built(forecaster(desk, tuning={"mode": "quantile_head"}))
 
 
 def test_stored_features_hold_what_it_reads(desk: Path, tmp_path: Path):

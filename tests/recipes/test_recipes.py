@@ -10,10 +10,10 @@ from documented import MAKEFILE, ROOT, commands, parse, read_commands
 
 from tstune.config.managers import SimpleConfigManager
 from tstune.config.schema import RunConfig
+from tstune.data.defaults import SHIPPED
 from tstune.data.sources import available_sources
 from tstune.models.registry import families as known_families
 from tstune.models.registry import model_class
-from tstune.models.ttm import BUILTIN
 from tstune.recipe_book.recipes import find_recipes
 from tstune.runs.compare.recipe import load_comparison
 
@@ -93,6 +93,6 @@ def test_the_demo_runs_a_recipe_that_needs_no_download():
     arguments = parse(demo)
     assert arguments.config in RECIPES
     config = SimpleConfigManager().load_config(ROOT / arguments.config, arguments.overrides)
-    assert config.model.pretrained == BUILTIN
+    assert config.model.pretrained in SHIPPED
     assert config.data.source == "cgm_sample"
     assert config.overwrite is True, "make demo can be repeated"

@@ -17,8 +17,8 @@ from pathlib import Path
 from support.source_files import write_tiny_data
 from support.tiny_weights import write_weights_for
 from tstune.config.schema import RunConfig
+from tstune.data.defaults import SHIPPED
 from tstune.errors import EXIT_DIFFERENT, EXIT_OK, TstuneError
-from tstune.models.ttm import BUILTIN
 from tstune.recipe_book.recipes import ROOT, Recipe
 
 _STEPS = [
@@ -114,7 +114,7 @@ class _Desk:
 
     def weights(self, config: RunConfig) -> Path | None:
         model = config.model
-        if model.pretrained in (None, BUILTIN) or model.type in _NOT_OURS:
+        if model.pretrained in (None, *SHIPPED) or model.type in _NOT_OURS:
             return None
         name = f"{model.type}-{model.context_length}-{model.prediction_length}"
         if name not in self._weights:

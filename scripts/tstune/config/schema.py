@@ -43,7 +43,9 @@ FOLLOW_THE_DATA = (
 
 Fill = Literal["interpolate", "hold", "zero", "none"]
 TimeFeature = Literal["hour_of_day", "day_of_week", "day_of_year"]
-TuningMode = Literal["zero_shot", "skip_head", "head", "decoder", "bias", "lora", "dora", "full", "from_scratch"]
+TuningMode = Literal[
+    "zero_shot", "skip_head", "quantile_head", "head", "decoder", "bias", "lora", "dora", "full", "from_scratch"
+]
 
 
 def _precision(value: object) -> object:

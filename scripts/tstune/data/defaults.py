@@ -12,6 +12,9 @@ import pandas as pd
 from tstune.data.frequency import default_seasonality, fixed_step, parse_frequency, to_steps
 
 ASSETS = Path(__file__).parents[1] / "assets"
+BUILTIN, BUILTIN_GLUCOSE = "builtin", "builtin:glucose"
+SHIPPED = {BUILTIN: "synthetic", BUILTIN_GLUCOSE: "glucose"}
+"""Values of `model.pretrained` that stand for weights that ship with the project -> what those were trained on."""
 """Weights that ship with the project."""
 BASELINES = ("persistence", "seasonal_naive", "context_mean", "ridge")
 MOST_WINDOWS = {"train": 131_072, "validation": 8_192, "test": 16_384}
@@ -111,10 +114,10 @@ def lengths_to_try(
     return [(context, ahead if most is None else min(ahead, most)) for context, most in pairs]
 
 
-def shipped_weights() -> dict[tuple[int, int], Path]:
-    """(context, longest forecast) -> folder of the weights that ship with the project."""
+def shipped_weights(name: str = BUILTIN) -> dict[tuple[int, int], Path]:
+    """(context, longest forecast) -> folder of the weights that ship by this name, a key of `SHIPPED`."""
     shipped = {}
-    for path in sorted(ASSETS.glob("ttm-*/config.json")):
+    for path in sorted(ASSETS.glob(f"ttm-*-{SHIPPED[name]}/config.json")):
         config = json.loads(path.read_text(encoding="utf-8"))
         shipped[config["context_length"], config["prediction_length"]] = path.parent
     return shipped

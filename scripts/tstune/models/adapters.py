@@ -41,6 +41,7 @@ _LORA_KEYS = (
 LEARNING_PARTS: Mapping[str, tuple[str, ...] | None] = {
     "zero_shot": (),
     "skip_head": ("skip_head",),
+    "quantile_head": ("quantile_head",),
     "head": ("head", "quantile_head", "skip_head"),
     "decoder": ("decoder", "head", "quantile_head", "skip_head"),
     "full": None,
@@ -89,11 +90,11 @@ def read_training(folder: Path) -> dict:
 
 
 def part_of(name: str, parts: Collection[str]) -> str | None:
-    """Part of the model a parameter belongs to: the first of `parts` that is a component of its dotted name.
+    """Part of the model a parameter belongs to: the last of `parts` that is a component of its dotted name.
 
     Where `parts` is a mapping its keys are the components and its values what we call them.
     """
-    components = name.split(".")
+    components = reversed(name.split("."))
     found = next((component for component in components if component in parts), None)
     return parts[found] if found is not None and isinstance(parts, Mapping) else found
 

@@ -28,6 +28,9 @@ from tstune.training.losses import quantile_window_losses, window_losses
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig
 
+_SETS_PART = {"skip_head": "model.skip_steps=48", "quantile_head": "forecast.method=quantile_head with its levels"}
+"""Modes that tune one part which not every network has -> the key that adds it."""
+
 
 class NetworkForecaster(BaseTimeSeriesFoundationModel):
     """A network of another library behind the common interface, trained by our loop.
@@ -224,11 +227,13 @@ class NetworkForecaster(BaseTimeSeriesFoundationModel):
                 f"tuning.mode=decoder: {self.architecture.title} has an encoder and no decoder beside its head; use "
                 "head, bias, lora, dora or full"
             )
-        if self.config.tuning.mode == "skip_head" and "skip_head" not in found:
-            raise ConfigError(
-                f"tuning.mode=skip_head: this {self.architecture.title} has none; set model.skip_steps=48 (TTM only) "
-                "or use another mode"
-            )
+        mode = self.config.tuning.mode
+        for part, key in _SETS_PART.items():
+            if mode == part and part not in found:
+                raise ConfigError(
+                    f"tuning.mode={mode}: this {self.architecture.title} has none; set {key} (TTM only) or use another "
+                    "mode"
+                )
         if self.config.tuning.mode == "bias" and not any(name.endswith(".bias") for name, _ in named):
             raise ConfigError(
                 f"tuning.mode=bias: no layer of {self.architecture.title} has a bias; use head, lora, dora or full"

@@ -25,16 +25,17 @@ class SkipHead(nn.Module):
     Args:
         steps: last readings that are read one by one.
         prediction_length: steps of the network's forecast.
-        num_levels: quantiles of the forecast; 1 for points.
+        with_quantiles: it also stretches the distances of the quantiles from the forecast.
     """
 
-    def __init__(self, steps: int, prediction_length: int, num_levels: int) -> None:
+    def __init__(self, steps: int, prediction_length: int, with_quantiles: bool = False) -> None:
         super().__init__()
-        self.steps, self.prediction_length, self.num_levels = steps, prediction_length, num_levels
+        self.steps, self.prediction_length = steps, prediction_length
         num_features = 2 * steps + 4 + 4 + prediction_length  # readings and masks, place and spread, hour, forecast
         self.input = nn.Linear(num_features, WIDTH)
         self.blocks = nn.ModuleList(_Block() for _ in range(2))
-        self.output = nn.Linear(WIDTH, prediction_length * num_levels)
+        self.output = nn.Linear(WIDTH, prediction_length)
+        self.quantile_stretch = nn.Linear(WIDTH, prediction_length) if with_quantiles else None
         self.start_at_nothing()
 
     @torch.no_grad()
@@ -43,8 +44,16 @@ class SkipHead(nn.Module):
         for module in self.modules():
             if isinstance(module, nn.Linear | nn.LayerNorm):
                 module.reset_parameters()
-        nn.init.zeros_(self.output.weight)
-        nn.init.zeros_(self.output.bias)
+        self.output.weight.zero_()
+        self.output.bias.zero_()
+        self.start_without_stretch()
+
+    @torch.no_grad()
+    def start_without_stretch(self) -> None:
+        """Fresh weights that leave the distances of the quantiles as they are."""
+        if self.quantile_stretch is not None:
+            self.quantile_stretch.weight.zero_()
+            self.quantile_stretch.bias.zero_()
 
     def read(self, batch: Batch, past: torch.Tensor, loc: torch.Tensor, scale: torch.Tensor) -> Batch:
         """What `forward` needs of a batch; nothing here learns.
@@ -79,8 +88,10 @@ class SkipHead(nn.Module):
         ]
         return {"recent": torch.cat(features, dim=1).transpose(1, 2), "last": last}
 
-    def forward(self, read: Batch, point: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
-        """[batch, steps, targets, levels] to add to the forecast.
+    def forward(
+        self, read: Batch, point: torch.Tensor, scale: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """[batch, steps, targets] to add to the forecast, and the factor of its quantiles' distances from it.
 
         Args:
             read: what `read` gave.
@@ -91,8 +102,8 @@ class SkipHead(nn.Module):
         hidden = self.input(torch.cat([read["recent"], forecast], dim=-1))
         for block in self.blocks:
             hidden = hidden + block(hidden)
-        change = self.output(hidden).unflatten(-1, (self.prediction_length, self.num_levels))
-        return change.transpose(1, 2) * scale[..., None]
+        change = self.output(hidden).transpose(1, 2) * scale
+        return change, None if self.quantile_stretch is None else self.quantile_stretch(hidden).transpose(1, 2).exp()
 
 
 class _Block(nn.Sequential):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import cache
 from importlib import resources
 from pathlib import Path
@@ -16,7 +16,7 @@ from torch import nn
 from tstune.config.schema import ForecastSection
 from tstune.config.section import ModelSection
 from tstune.config.validation import validate
-from tstune.data.defaults import CONTEXTS, shipped_weights
+from tstune.data.defaults import BUILTIN, CONTEXTS, SHIPPED, shipped_weights
 from tstune.data.prepared import PreparedData, Preprocessor
 from tstune.data.scaler import UNKNOWN
 from tstune.data.table import Roles
@@ -46,11 +46,11 @@ from tstune.runtime.logs import logger
 if TYPE_CHECKING:
     from tsfm_public import TinyTimeMixerConfig, TinyTimeMixerForPrediction
 
-BUILTIN = "builtin"
-"""Value of `model.pretrained` that stands for the weights this project ships, trained on generated series."""
 QUANTILE_HEAD = "multi_quantile_head_block"
 """Name of the part in granite-tsfm's network; it lies behind `head`, whose forecast it takes as the centre."""
 
+BESIDE = "quantiles_beside_the_forecast"
+"""Key of config.json: the quantile head was trained on a network that was whole without it."""
 SKIP_HEAD = "skip_head"
 """Name of our own part, see `SkipHead`; `TinyTimeMixerForPrediction` of granite-tsfm leaves it out."""
 
@@ -82,8 +82,8 @@ class TTMSection(ModelSection):
 
     type: Literal["ttm"] = "ttm"
     pretrained: str | None = None
-    """`builtin` (shipped, trained on generated series), folder of a checkpoint, Hub id
-    (`ibm-granite/granite-timeseries-ttm-r2`), or null for random weights."""
+    """`builtin` (shipped, trained on generated series), `builtin:glucose` (shipped, tuned on glucose every 5 minutes),
+    folder of a checkpoint, Hub id (`ibm-granite/granite-timeseries-ttm-r2`), or null for random weights."""
     patch_length: int | None = Field(None, ge=1)
     """Steps per patch; 64 when built from scratch, less for a context that is no multiple of 64."""
     d_model: int | None = Field(None, ge=1)
@@ -189,7 +189,11 @@ class TTMModule(ScaledModule):
             values = self.network.multi_quantile_head_block(point, decoder_hidden_state=hidden).permute(0, 2, 3, 1)
         values = values * scale[..., None] + loc[..., None]
         if self.skip_head is not None:
-            values = values + self.skip_head(encoded, point * scale + loc, scale)
+            point = point * scale + loc
+            change, stretch = self.skip_head(encoded, point, scale)
+            if stretch is not None:
+                values = point[..., None] + (values - point[..., None]) * stretch[..., None]
+            values = values + change[..., None]
         return values[:, : self.num_steps]
 
     @property
@@ -233,6 +237,7 @@ class TTMForecaster(NetworkForecaster):
         "head": "head",
         QUANTILE_HEAD: "quantile_head",
         SKIP_HEAD: SKIP_HEAD,
+        "quantile_stretch": "quantile_head",
     }
     block_classes: ClassVar[tuple[str, ...]] = ("TinyTimeMixerLayer",)
     lora_targets = ("fc1", "fc2", "attn_layer", "base_forecast_block")
@@ -260,8 +265,8 @@ class TTMForecaster(NetworkForecaster):
         section = self.config.model
         if section.pretrained is None:
             return [(length, None) for length in CONTEXTS if length % _patch_length(section, length) == 0]
-        if section.pretrained == BUILTIN:
-            return sorted(shipped_weights(), reverse=True)
+        if section.pretrained in SHIPPED:
+            return sorted(shipped_weights(section.pretrained), reverse=True)
         return lengths_of(Path(section.pretrained)) or [(512, 96)]
 
     def starts_from_weights(self) -> bool:
@@ -329,8 +334,9 @@ class TTMForecaster(NetworkForecaster):
         random = section.pretrained is None or random_weights
         if ttm.config.multi_quantile_head and (random or any(name.startswith(QUANTILE_HEAD) for name in self.fresh)):
             start_at_the_forecast(ttm)
-        if random or any(name.startswith(SKIP_HEAD) for name in self.fresh):
-            start_without_skip(ttm)
+        start_without_skip(ttm, None if random else self.fresh)
+        if self.config.tuning.mode == "quantile_head":
+            setattr(ttm.config, BESIDE, True)
         return ttm
 
     def _module_for(self, network: nn.Module, roles: Roles) -> TTMModule:
@@ -428,17 +434,20 @@ def network_class() -> type[TinyTimeMixerForPrediction]:
         def __init__(self, config: TinyTimeMixerConfig) -> None:
             super().__init__(config)
             if getattr(config, "skip_steps", 0):
-                levels = len(config.quantile_levels) if config.multi_quantile_head else 1
-                setattr(self, SKIP_HEAD, SkipHead(config.skip_steps, config.prediction_length, levels))
+                with_quantiles = bool(config.multi_quantile_head)
+                setattr(self, SKIP_HEAD, SkipHead(config.skip_steps, config.prediction_length, with_quantiles))
 
     WithSkipHead.__name__ = TinyTimeMixerForPrediction.__name__
     return WithSkipHead
 
 
-def start_without_skip(ttm: TinyTimeMixerForPrediction) -> None:
-    """Let a new skip head start with nothing to add."""
-    if hasattr(ttm, SKIP_HEAD):
-        getattr(ttm, SKIP_HEAD).start_at_nothing()
+def start_without_skip(ttm: TinyTimeMixerForPrediction, fresh: Collection[str] | None) -> None:
+    """Let what is new of a skip head (None: all of it) start with nothing to add and nothing to stretch."""
+    head = getattr(ttm, SKIP_HEAD, None)
+    if head is not None and (fresh is None or f"{SKIP_HEAD}.output.weight" in fresh):
+        head.start_at_nothing()
+    elif head is not None and f"{SKIP_HEAD}.quantile_stretch.weight" in fresh:
+        head.start_without_stretch()
 
 
 def _patch_length(section: TTMSection, context_length: int | None = None) -> int:
@@ -454,7 +463,7 @@ def load_pretrained(
     roles: Roles,
     frequency: str,
     random_weights: bool = False,
-    quantiles: Sequence[float] = (),
+    quantiles: Sequence[float] | None = None,
 ) -> tuple[TinyTimeMixerForPrediction, list[str], list[str]]:
     """Load a checkpoint for these channels and lengths.
 
@@ -463,7 +472,8 @@ def load_pretrained(
         roles: channels.
         frequency: grid step; helps granite-tsfm pick a revision on the Hub.
         random_weights: keep the checkpoint's architecture, not its weights.
-        quantiles: levels of a quantile head to add; none leaves the checkpoint as it is.
+        quantiles: levels of a quantile head to add; empty leaves out one that was trained beside the forecast, which
+            has no say in it; None leaves the checkpoint as it is.
 
     Returns:
         the model, names of tensors that are fresh, names of tensors of the checkpoint that were not used.
@@ -473,8 +483,8 @@ def load_pretrained(
     """
     from tsfm_public import TinyTimeMixerConfig
 
-    if section.pretrained == BUILTIN:
-        folder = builtin_folder(section.context_length, section.prediction_length)
+    if section.pretrained in SHIPPED:
+        folder = builtin_folder(section.context_length, section.prediction_length, section.pretrained)
         section = section.model_copy(update={"pretrained": str(folder)})
     name, revision = checkpoint_of(section.pretrained), section.revision
     if not Path(name).is_dir() and revision is None:
@@ -492,6 +502,8 @@ def load_pretrained(
         options["quantile_levels"] = list(quantiles)
     elif quantiles:
         options |= head_options(quantiles)
+    elif quantiles is not None and getattr(config, BESIDE, False):
+        options["multi_quantile_head"] = False
     for key, value in options.items():
         setattr(config, key, value)
     if section.prediction_length > config.prediction_length:
@@ -629,18 +641,18 @@ def gated_attention_weights(network: nn.Module) -> dict[str, torch.Tensor]:
     return {name: layer.weight.detach() for name, layer in found.items() if layer is not None}
 
 
-def builtin_folder(context_length: int, prediction_length: int) -> Path:
+def builtin_folder(context_length: int, prediction_length: int, name: str = BUILTIN) -> Path:
     """The shipped checkpoint for these lengths: the same context, and the shortest forecast that is long enough.
 
     Raises:
         CheckpointError: none fits; the message lists what there is.
     """
-    shipped = shipped_weights()
+    shipped = shipped_weights(name)
     fitting = [key for key in shipped if key[0] == context_length and key[1] >= prediction_length]
     if not fitting:
         choices = "; ".join(f"context_length={context}, up to {steps} steps" for context, steps in sorted(shipped))
         raise CheckpointError(
-            f"model.pretrained=builtin has no weights for model.context_length={context_length}, "
+            f"model.pretrained={name} has no weights for model.context_length={context_length}, "
             f"model.prediction_length={prediction_length}; there are: {choices}"
         )
     return shipped[min(fitting)]

@@ -10,11 +10,11 @@ from pathlib import Path
 
 from tstune.config.managers import SimpleConfigManager, read_yaml, resolve
 from tstune.config.schema import RunConfig
+from tstune.data.defaults import SHIPPED
 from tstune.data.sources import available_sources
 from tstune.errors import ConfigError, FolderError
 from tstune.models.contract import ForecastModel
 from tstune.models.registry import families, model_class
-from tstune.models.ttm import BUILTIN
 from tstune.runs.compare.recipe import is_compared, load_comparison
 from tstune.runs.folder import METRICS, RunFolder
 
@@ -68,7 +68,7 @@ class Recipe:
     def hub_ids(self) -> set[str]:
         """What it takes from the Hub, or from a folder in its place."""
         named = {config.model.pretrained for config in self.runs().values()}
-        return {name for name in named if name is not None and name != BUILTIN}
+        return {name for name in named if name is not None and name not in SHIPPED}
 
     def is_done(self, folder: Path, overrides: Sequence[str]) -> bool:
         """Whether a whole run folder was made by this file with these changes, wherever either lies."""

@@ -15,6 +15,7 @@ from omegaconf import OmegaConf
 
 from tstune.config.schema import RunConfig
 from tstune.config.validation import validate
+from tstune.data.defaults import SHIPPED
 from tstune.domains import Domain, domain_of
 from tstune.errors import ConfigError, OutputError
 from tstune.models.contract import ForecastModel
@@ -90,7 +91,6 @@ class FinishedRun:
         return self.folder.has("adapter/adapter_config.json")
 
 
-BUILTIN = "builtin"
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 _WEIGHTS = (".safetensors", ".safetensors.index.json")
 _CONFIGS = ("config.json", "generation_config.json")
@@ -135,7 +135,7 @@ def base_of(run: FinishedRun, named: str | None) -> Base:
             raise ConfigError(f"--base-model {named} is no Hub id; give owner/name")
         return Base(named, named)
     pretrained = run.config.model.pretrained
-    if pretrained is None or pretrained == BUILTIN:
+    if pretrained is None or pretrained in SHIPPED:
         return Base(pretrained, None)
     if _HUB_ID.fullmatch(pretrained) and not Path(pretrained).exists():
         return Base(pretrained, pretrained)
@@ -197,7 +197,7 @@ def _require_adapter(run: FinishedRun, base: Base) -> None:
             f"--adapter: {run.folder.path} has no adapter (tuning.mode={run.config.tuning.mode}); publish it with "
             "--merged"
         )
-    if base.hub_id is None and base.name != BUILTIN:
+    if base.hub_id is None and base.name not in SHIPPED:
         raise ConfigError(
             f"--adapter: the base {base.name} is a folder of this machine, which nobody else has; name its Hub id with "
             "--base-model owner/name, or publish with --merged"

@@ -13,13 +13,13 @@ from pathlib import Path
 from tstune.config.schema import RunConfig
 from tstune.config.section import AUTO
 from tstune.config.validation import validate
+from tstune.data.defaults import BUILTIN, SHIPPED
 from tstune.data.prepared import PreparedData, Preprocessor
 from tstune.errors import CheckpointError, ConfigError
 from tstune.evaluation.verdict import OURS
 from tstune.models.baselines import WithoutNetwork
 from tstune.models.contract import ForecastModel
 from tstune.models.registry import available_models, load_model, model_class
-from tstune.models.ttm import BUILTIN
 from tstune.registry.model_registry import PREFIX, open_registry
 from tstune.runtime.distributed import DistributedManager
 from tstune.runtime.logs import logger
@@ -88,13 +88,13 @@ def _open(spec: str, config: RunConfig, registry: str | None, stack: ExitStack) 
     path = Path(spec)
     if (path / "preprocessor.json").is_file():
         return _saved(path.resolve().name, spec, path)
-    if spec == BUILTIN or path.is_dir():
+    if spec in SHIPPED or path.is_dir():
         return _weights(spec, spec, config.model.type, config)
     family, colon, place = spec.partition(":")
     if colon and family in available_models() and not _is_baseline(family):
         return _weights(spec, place, family, config)
     if path.is_file() or "/" not in spec:
-        close = difflib.get_close_matches(spec, [*available_models(), BUILTIN], n=1)
+        close = difflib.get_close_matches(spec, [*available_models(), *SHIPPED], n=1)
         hint = f"did you mean {close[0]}? " if close else ""
         raise ConfigError(
             f"--model {spec}: no folder of that name; {hint}give a run folder, registry:name@alias, {BUILTIN}, a "
@@ -138,7 +138,7 @@ def _baseline(name: str) -> Candidate:
 
 def _weights(spec: str, place: str, family: str, config: RunConfig) -> Candidate:
     """Pretrained weights as they are."""
-    folder = Path(place) if place != BUILTIN and Path(place).is_dir() else None
+    folder = Path(place) if place not in SHIPPED and Path(place).is_dir() else None
     own_context, own_prediction = _lengths(folder) if folder is not None else (None, None)
     asked = config.model.prediction_length
     asked_context = None if config.model.context_length == AUTO else config.model.context_length
