@@ -278,10 +278,10 @@ class TuningSection(Section):
     """Which parameters learn."""
 
     mode: TuningMode | None = None
-    """`zero_shot` none · `skip_head` what goes past the network, see model.skip_steps · `head` the forecast head ·
-    `decoder` decoder and head on a frozen backbone · `bias` all biases · `lora`, `dora` low-rank adapters · `full`
-    all, from the pretrained weights · `from_scratch` all, from random weights. Null: lora or dora if lora.enabled,
-    else full with pretrained weights and from_scratch without."""
+    """`zero_shot` none · `skip_head` what goes past the network, see model.skip_steps · `quantile_head` the quantiles
+    of a forecast that stays · `head` the forecast head · `decoder` decoder and head on a frozen backbone · `bias` all
+    biases · `lora`, `dora` low-rank adapters · `full` all, from the pretrained weights · `from_scratch` all, from
+    random weights. Null: lora or dora if lora.enabled, else full with pretrained weights and from_scratch without."""
     interpolate: Literal["off", "auto"] = "off"
     """`auto` ends with the share of the change from the untuned to the tuned weights (25, 50, 75 or 100 %) that has the
     lowest validation loss; it costs three validations and often loses less on other data (Wortsman et al. 2022)."""

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
+from tstune.data.defaults import SHIPPED, shipped_weights
 from tstune.data.fingerprints import CHECK, LEARNED, VERSION, decode_hashes, hash_readings, short_hashes, times_of_rows
 from tstune.data.leaks import FEWEST_MATCHES, extents, more_findings
 from tstune.data.manifest import MANIFEST
@@ -101,6 +102,9 @@ def _judged(data: PreparedData) -> Judged:
 
 def _records(pretrained: str | None) -> list[dict] | None:
     """What these weights, and those they came from, were trained on; None for weights that no run of ours wrote."""
+    if pretrained in SHIPPED:
+        folders = shipped_weights(pretrained).values()
+        return [record for folder in folders for record in _records(str(folder)) or []] or None
     if pretrained is None or not Path(pretrained).is_dir():
         return None
     folder = Path(pretrained).resolve()
