@@ -110,6 +110,11 @@ def test_quantiles_learn_beside_a_forecast_that_stays(desk: Path, tmp_path: Path
     assert torch.equal(third.forecast(batch), first.forecast(batch))
     fourth, _ = built(forecaster(desk, None, model=both, forecast=QUANTILES, tuning={"mode": "zero_shot"}))
     assert torch.equal(fourth.native_quantiles(batch), second.native_quantiles(batch))
+    between = {"quantiles": [0.2, 0.5, 0.8], "method": "quantile_head"}
+    fifth, _ = built(forecaster(desk, None, model=both, forecast=between, tuning={"mode": "zero_shot"}))
+    low, middle, high = second.native_quantiles(batch).unbind(dim=-1)
+    expected = torch.stack([torch.lerp(low, middle, 0.25), middle, torch.lerp(middle, high, 0.75)], dim=-1)
+    torch.testing.assert_close(fifth.native_quantiles(batch), expected)
     with pytest.raises(ConfigError, match=r"tuning\.mode=quantile_head.*set forecast\.method=quantile_head"):
         built(forecaster(desk, tuning={"mode": "quantile_head"}))
 

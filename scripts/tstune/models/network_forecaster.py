@@ -129,12 +129,17 @@ class NetworkForecaster(BaseTimeSeriesFoundationModel):
 
     @property
     def native_levels(self) -> tuple[float, ...]:
-        """Levels of the network's quantiles; empty if it forecasts points only."""
-        return () if self.module is None else self.module.levels
+        """The configured levels where they lie within those of the network, else the network's; empty for points."""
+        asked, own = tuple(self.config.forecast.quantiles), () if self.module is None else self.module.levels
+        return asked if asked and own and own[0] <= asked[0] and asked[-1] <= own[-1] else own
 
     def native_quantiles(self, batch: Batch) -> torch.Tensor:
-        """[batch, prediction, targets, native levels] float32 in original units, ascending."""
-        return self._values(batch)
+        """[batch, prediction, targets, native levels] float32 in original units, ascending.
+
+        Quantiles that cross are put in order; a level between two of the network lies on the line between them.
+        """
+        values, levels = self._values(batch).sort(dim=-1).values, self.native_levels
+        return values if levels == self.module.levels else between_levels(values, self.module.levels, levels)
 
     def window_losses(self, module: nn.Module, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
         """In the network's normalised space: twice the pinball loss of its quantiles, or else `training.loss`."""
@@ -244,20 +249,6 @@ class QuantileForecaster(NetworkForecaster):
     """A network that always forecasts quantiles; levels between those it has lie on the lines between them."""
 
     learns_with: ClassVar[str] = "the pinball loss of its own quantiles"
-
-    @property
-    def native_levels(self) -> tuple[float, ...]:
-        """The configured levels where they lie within those of the network, else the network's."""
-        asked, own = tuple(self.config.forecast.quantiles), super().native_levels
-        return asked if asked and own and own[0] <= asked[0] and asked[-1] <= own[-1] else own
-
-    def native_quantiles(self, batch: Batch) -> torch.Tensor:
-        """[batch, prediction, targets, native levels] float32 in original units, ascending.
-
-        Quantiles that cross are put in order; a level between two of the network lies on the line between them.
-        """
-        values, levels = self._values(batch).sort(dim=-1).values, self.native_levels
-        return values if levels == self.module.levels else between_levels(values, self.module.levels, levels)
 
     def _check_built(self) -> None:
         section, own = self.config.forecast, self.module.levels

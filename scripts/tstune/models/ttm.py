@@ -274,10 +274,6 @@ class TTMForecaster(NetworkForecaster):
         pretrained = self.config.model.pretrained is not None and self.config.tuning.mode != "from_scratch"
         return pretrained and all(part_of(name, self.parts) in ("quantile_head", SKIP_HEAD) for name in self.fresh)
 
-    def native_quantiles(self, batch: Batch) -> torch.Tensor:
-        """[batch, prediction, targets, native levels] float32 in original units, those that cross put in order."""
-        return super().native_quantiles(batch).sort(dim=-1).values
-
     def load_weights(self, folder: Path) -> None:
         """The same, and a forecast: a config.json that fits the tensors may still describe a network that runs not."""
         super().load_weights(folder)
@@ -473,7 +469,8 @@ def load_pretrained(
         frequency: grid step; helps granite-tsfm pick a revision on the Hub.
         random_weights: keep the checkpoint's architecture, not its weights.
         quantiles: levels of a quantile head to add; empty leaves out one that was trained beside the forecast, which
-            has no say in it; None leaves the checkpoint as it is.
+            has no say in it; None leaves the checkpoint as it is. A head beside the forecast keeps its own levels where
+            those that are asked for lie within them.
 
     Returns:
         the model, names of tensors that are fresh, names of tensors of the checkpoint that were not used.
@@ -499,7 +496,9 @@ def load_pretrained(
             setattr(config, key, getattr(section, key))
     options = channel_options(section, roles)
     if config.multi_quantile_head and quantiles:
-        options["quantile_levels"] = list(quantiles)
+        own = config.quantile_levels
+        if not (getattr(config, BESIDE, False) and min(own) <= min(quantiles) and max(quantiles) <= max(own)):
+            options["quantile_levels"] = list(quantiles)
     elif quantiles:
         options |= head_options(quantiles)
     elif quantiles is not None and getattr(config, BESIDE, False):
