@@ -5,16 +5,23 @@ from __future__ import annotations
 import json
 import re
 
+import pandas as pd
 import pytest
 from launched import ROOT
 from safetensors.numpy import load_file
 
 from tstune.config.managers import SimpleConfigManager
+from tstune.config.validation import validate
 from tstune.data.defaults import ASSETS
-from tstune.errors import CheckpointError
+from tstune.errors import CheckpointError, LeakError
 from tstune.models.ttm import TTMForecaster, builtin_folder
 
-SHIPPED = {"ttm-512-96-synthetic": (512, 96, 805_280), "ttm-96-24-synthetic": (96, 24, 297_432)}
+SHIPPED = {
+    "ttm-512-96-synthetic": (512, 96, 805_280),
+    "ttm-96-24-synthetic": (96, 24, 297_432),
+    "ttm-512-96-glucose": (512, 96, 989_299),
+    "ttm-96-24-glucose": (96, 24, 453_147),
+}
 QUIET = ["evaluation.num_plots=0", "evaluation.horizons=[]", "tuning.mode=zero_shot"]
 
 
@@ -26,7 +33,8 @@ def test_what_ships():
     assert sorted(path.name for path in ASSETS.iterdir()) == sorted(SHIPPED)
     for name in SHIPPED:
         files = {path.name for path in (ASSETS / name).iterdir()}
-        assert files == {"README.md", "config.json", "model.safetensors"}
+        assert files - {"manifest.json"} == {"README.md", "config.json", "model.safetensors"}
+        assert ("manifest.json" in files) == name.endswith("glucose"), "what it was trained on, for the leak check"
 
 
 @pytest.mark.parametrize("name", sorted(SHIPPED))
@@ -49,18 +57,30 @@ def test_the_context_chooses_and_a_shorter_forecast_is_cut(lengths, name):
     assert builtin_folder(*lengths) == ASSETS / f"ttm-{name}-synthetic"
 
 
+def test_two_sets_by_name():
+    assert builtin_folder(512, 12, "builtin:glucose") == ASSETS / "ttm-512-96-glucose"
+    assert builtin_folder(96, 24, "builtin:glucose") == ASSETS / "ttm-96-24-glucose"
+
+
 @pytest.mark.parametrize("lengths", [(144, 24), (512, 192), (96, 48)])
 def test_other_lengths_are_refused_with_a_list(lengths):
     with pytest.raises(CheckpointError, match=re.escape("context_length=96, up to 24 steps; context_length=512")):
         builtin_folder(*lengths)
 
 
+def untuned(*overrides: str) -> dict[str, dict[str, float]]:
+    config = SimpleConfigManager().load_config(ROOT / "recipes/ttm/cgm_sample/zero_shot.yaml", [*overrides, *QUIET])
+    return TTMForecaster(config).fit()["metrics"]
+
+
 @pytest.fixture(scope="module")
 def glucose():
-    config = SimpleConfigManager().load_config(
-        ROOT / "recipes/ttm/cgm_sample/zero_shot.yaml", ["model.pretrained=builtin", *QUIET]
-    )
-    return TTMForecaster(config).fit()["metrics"]
+    return untuned("model.pretrained=builtin")
+
+
+@pytest.fixture(scope="module")
+def tuned_on_people():
+    return untuned("model.pretrained=builtin:glucose", "evaluation.baselines=[ridge]")
 
 
 def test_untuned_it_beats_the_simple_forecasts_on_real_glucose(glucose):
@@ -69,11 +89,38 @@ def test_untuned_it_beats_the_simple_forecasts_on_real_glucose(glucose):
     assert rmse["zero_shot"] < min(rmse["context_mean"], rmse["persistence"], rmse["seasonal_naive"])
 
 
-def test_the_card_states_what_is_measured(glucose):
-    (row,) = [line for line in card("ttm-512-96-synthetic").splitlines() if line.startswith("| cgm_sample |")]
-    cells = [cell.strip() for cell in row.strip("|").split("|")]
-    assert cells[1] == "367"
-    assert float(cells[3]) == pytest.approx(glucose["zero_shot"]["rmse"], abs=0.02)
+def test_those_of_people_beat_ridge_and_the_general_ones_on_a_person_they_never_saw(glucose, tuned_on_people):
+    rmse = tuned_on_people["zero_shot"]["rmse"]
+    assert rmse < 0.97 * min(glucose["zero_shot"]["rmse"], tuned_on_people["ridge"]["rmse"])
+
+
+def test_the_cards_state_what_is_measured(glucose, tuned_on_people):
+    for name, column, found in (("synthetic", 3, glucose), ("glucose", 3, tuned_on_people)):
+        (row,) = [line for line in card(f"ttm-512-96-{name}").splitlines() if line.startswith("| cgm_sample |")]
+        cells = [cell.strip() for cell in row.strip("|").split("|")]
+        assert cells[1] == "367"
+        assert float(cells[column]) == pytest.approx(found["zero_shot"]["rmse"], abs=0.02)
+
+
+def test_the_people_they_know_are_on_record():
+    record = json.loads((ASSETS / "ttm-512-96-glucose/manifest.json").read_text())["trained_on"]
+    people = {series["item_id"] for series in record["series"] if series.get("train")}
+    assert len(people) == 91
+    assert "91 people" in card("ttm-512-96-glucose")
+    assert {name.partition("/")[0] for name in people} == {"azt1d", "bigideas", "hall_2018", "hupa-ucm", "t1d-uom"}
+    assert not any(re.search("2301|2304|2307|brist", name.lower()) for name in people)
+
+
+@pytest.mark.shared
+def test_weights_are_not_judged_on_people_they_know(shared, tmp_path):
+    table = pd.read_parquet(shared / "data/cohorts/azt1d.parquet")
+    table[table["item_id"] == "AZT1D-Subject10"].assign(item_id="somebody").to_csv(tmp_path / "known.csv", index=False)
+    values = {"source": "csv", "path": str(tmp_path / "known.csv"), "item_id_column": "item_id", "unit": "mg/dL"}
+    values |= {"target_columns": ["glucose"], "frequency": "5min"}
+    model = {"pretrained": "builtin:glucose", "context_length": 512, "prediction_length": 12}
+    config = validate({"model": model, "data": values, "tuning": {"mode": "zero_shot"}}, origin="test")
+    with pytest.raises(LeakError, match=r"model\.pretrained=builtin:glucose.*was trained on"):
+        TTMForecaster(config).fit()
 
 
 def test_the_demo_tunes_it_below_ridge(tmp_path):

@@ -23,7 +23,7 @@ RECIPES = sorted(
     if GROUPS not in path.parents and path.parent.name != "comparison"  # several runs in one file
 )
 # A new one must be counted here; commands stand in 10 places: a README with --config or with --hydra.
-NUM_RECIPES, NUM_COMMANDS, NUM_PLACES = 61, 40, 11
+NUM_RECIPES, NUM_COMMANDS, NUM_PLACES = 63, 42, 11
 
 TRAINING_SCRIPTS = (
     "scripts/finetune_ttm.py",
@@ -56,9 +56,11 @@ SAME_RUN = {
     "brist1d_open/per_item": "data=brist1d_open tuning=per_item",
     **{f"brist1d_open/{mode}": f"{BRIST1D} tuning={mode}" for mode in ("zero_shot", "decoder")},
     "brist1d_open/full": f"{BRIST1D} tuning=full data.train_stride=3",
+    "brist1d_open/eight_hours": f"{BRIST1D} tuning=full model.pretrained=builtin:glucose data.train_stride=3 "
+    "tuning.interpolate=auto training.num_epochs=2 training.per_device_batch_size=128 training.learning_rate=1e-4",
     "brist1d_open/conformal": f"{BRIST1D} tuning=decoder {QUANTILES}",
     "brist1d_open/one_hour": f"{BRIST1D} tuning.mode=skip_head data.train_stride=1 model.prediction_length=12 "
-    "model.skip_steps=48 training.num_epochs=10 training.ema_decay=0.999 "
+    "model.pretrained=builtin:glucose training.num_epochs=10 training.ema_decay=0.999 "
     "training.per_device_batch_size=256 training.learning_rate=1e-3 "
     "training.weight_decay=1.0 training.early_stopping_patience=10 training.eval_every_steps=500 "
     "evaluation.horizons=[15min,30min,45min,60min]",
