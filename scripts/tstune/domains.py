@@ -31,6 +31,7 @@ class Domain:
         words: what a cell of its columns may hold instead of a number.
         warning: first and last line of a report.
         tags, limits: of a model card.
+        weights: grid step -> value of `model.pretrained` for weights that know such series.
         examples: kind of an example forecast -> its title.
     """
 
@@ -41,6 +42,7 @@ class Domain:
     warning: ClassVar[str | None] = None
     tags: ClassVar[tuple[str, ...]] = ()
     limits: ClassVar[str] = ""
+    weights: ClassVar[Mapping[str, str]] = MappingProxyType({})
     examples: ClassVar[Mapping[str, str]] = MappingProxyType({})
 
     # What belongs to it

@@ -16,7 +16,7 @@ from tstune.config.section import AUTO
 from tstune.data.cells import find_time_columns
 from tstune.data.cleaning import CleaningReport, CleaningRules
 from tstune.data.cohort import describe_cohort, format_cohort, remarks
-from tstune.data.defaults import default_horizons, season_of, shipped_weights
+from tstune.data.defaults import BUILTIN, default_horizons, season_of, shipped_weights
 from tstune.data.files import find_files, read_table
 from tstune.data.frame import table_from_frame
 from tstune.data.panel import Panel, time_of
@@ -26,7 +26,7 @@ from tstune.data.preprocess import longest_gap
 from tstune.data.sources import recognised_source
 from tstune.data.splits import PARTS, Split, WindowIndex, WindowRanges, split_panel
 from tstune.data.table import TIMESTAMP
-from tstune.domains import domain_of_column
+from tstune.domains import domain_of, domain_of_column
 from tstune.errors import ConfigError, DataError
 
 FEW_WINDOWS = {"train": 100, "validation": 20, "test": 20}
@@ -86,8 +86,14 @@ class Description:
     def recipe(self) -> str:
         """A whole recipe that reads the data this way; what it leaves open follows the data."""
         name = Path(self.given["path"]).name.split(".")[0] or "data"
-        values = {"model": {"pretrained": "builtin"}, "data": self.given, "tuning": {"mode": "decoder"}}
-        values |= {"training": {"max_steps": 500, "eval_every_steps": 50}, "output_dir": f"runs/{name}"}
+        domain = domain_of(self.preprocessor.unit)
+        alone = domain is not None and not self.panel.roles.control  # nothing else known of the future
+        weights = domain.weights.get(self.panel.frequency, BUILTIN) if alone else BUILTIN
+        values = {"model": {"pretrained": weights}, "data": self.given, "tuning": {"mode": "decoder"}}
+        values["training"] = {"max_steps": 500, "eval_every_steps": 50}
+        if weights != BUILTIN:  # they know such series, there is little to learn
+            values["training"]["learning_rate"] = 1e-4
+        values["output_dir"] = f"runs/{name}"
         return yaml.safe_dump(values, sort_keys=False, allow_unicode=True, width=1000)
 
     def gaps(self) -> list[tuple[str, str, int]]:

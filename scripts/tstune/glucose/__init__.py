@@ -58,6 +58,7 @@ class Glucose(Domain):
     words = ("Low", "High")
     warning = RESEARCH_ONLY
     tags = ("glucose", "diabetes")
+    weights = MappingProxyType({"5min": "builtin:glucose"})
     limits = _CARD_LIMITS
     examples = MappingProxyType({"hypo": "With a low reading"})
 
