@@ -103,7 +103,7 @@ def new_model() -> TTMForecaster:
     import torch
 
     from tstune import TTMConfig, TTMForecaster
-    from tstune.data.prepared import Preprocessor
+    from tstune.data.preprocess import Preprocessor
     from tstune.data.scaler import Scaler
     from tstune.data.table import Roles
 

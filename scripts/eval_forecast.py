@@ -71,9 +71,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     setup_logging()
     with trusting(args.trust_code):
-        if args.forecasts is not None:
-            return _from_forecasts(args)
-        return _evaluate(args) if args.run is None else _rebuild(args)
+        if args.models is not None:
+            return _evaluate(args)
+        from tstune.runs.folder import CONFIG, METRICS, RunFolder
+
+        RunFolder(args.run or args.forecasts).require(CONFIG, METRICS)  # before torch is loaded
+        return _rebuild(args) if args.forecasts is None else _from_forecasts(args)
 
 
 def _evaluate(args: argparse.Namespace) -> int:

@@ -58,13 +58,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     setup_logging()
 
     from tstune.data.files import read_table
+    from tstune.data.preprocess import Preprocessor
     from tstune.registry import load_saved_model
     from tstune.runtime.files import aside, without_formulas
 
-    model = load_saved_model(args.model, args.registry, args.trust_code)
+    renames = {"rename": read_renames(args.rename)} if args.rename else {}  # the model's names -> columns of this table
+    if (Path(args.model) / "preprocessor.json").is_file():  # a wrong file or column is said before torch is loaded
+        replace(Preprocessor.read(Path(args.model))[1], **renames).check_file(Path(args.input))
     future = read_table(Path(args.future)) if args.future else None
-    if args.rename:  # the model's names, and the columns of this table that they are
-        model.preprocessor = replace(model.preprocessor, rename=read_renames(args.rename))
+    model = load_saved_model(args.model, args.registry, args.trust_code)
+    model.preprocessor = replace(model.preprocessor, **renames)
     forecast = model.predict(args.input, future=future)
     with aside(output, "--output ") as file:
         if output.suffix == ".parquet":

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from tstune.config.layouts import as_run_config
+from tstune.config.flat import as_run_config
 from tstune.config.managers import ConfigManager
 from tstune.config.schema import RunConfig
 from tstune.errors import ConfigError

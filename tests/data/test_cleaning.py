@@ -14,7 +14,8 @@ from tstune.config.schema import DataSection
 from tstune.config.validation import validate
 from tstune.data.cleaning import CleaningReport, CleaningRules, clean_table
 from tstune.data.frame import table_from_frame
-from tstune.data.prepared import Preprocessor, context_windows, prepare_data
+from tstune.data.prepared import context_windows, prepare_data
+from tstune.data.preprocess import Preprocessor
 from tstune.data.sources import load_source
 from tstune.data.table import ITEM, TIMESTAMP, Roles, SourceTable
 from tstune.errors import ConfigError, DataError, TstuneError

@@ -13,8 +13,8 @@ from unit.builders import grid_table, prepared, random_grids
 from tstune.config.schema import DataSection
 from tstune.data.frame import table_from_frame
 from tstune.data.panel import INTERPOLATED, MISSING, OBSERVED, Panel
-from tstune.data.prepared import Preprocessor, context_windows
-from tstune.data.preprocess import build_panel
+from tstune.data.prepared import context_windows
+from tstune.data.preprocess import Preprocessor, build_panel
 from tstune.data.table import Roles
 from tstune.errors import ConfigError
 

@@ -17,7 +17,7 @@ from kaggle_files import Person
 import make_kaggle_submission
 from tstune import TTMConfig, TTMForecaster
 from tstune.config.schema import RunConfig
-from tstune.data.prepared import Preprocessor
+from tstune.data.preprocess import Preprocessor
 from tstune.data.sources.kaggle_brist1d import convert_file
 from tstune.data.sources.kaggle_brist1d_submission import Contexts, build_contexts
 from tstune.data.table import Roles

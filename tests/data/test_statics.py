@@ -12,7 +12,8 @@ import pytest
 from tstune.config.schema import DataSection
 from tstune.data.frame import table_from_frame
 from tstune.data.frequency import encode_times
-from tstune.data.prepared import PreparedData, Preprocessor, prepare_data
+from tstune.data.prepared import PreparedData, prepare_data
+from tstune.data.preprocess import Preprocessor
 from tstune.data.scaler import category_codes
 from tstune.data.sources.csv import load
 from tstune.data.table import Roles

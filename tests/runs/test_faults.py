@@ -16,8 +16,8 @@ import finetune_ttm
 import predict_forecast
 from tstune import TTMForecaster
 from tstune.config.managers import SimpleConfigManager, load_saved_config
+from tstune.config.names import dotted
 from tstune.config.schema import RunConfig
-from tstune.config.section import dotted
 from tstune.errors import EXIT_OK, EXIT_USER_ERROR, Preempted
 from tstune.runs import life
 from tstune.runs.folder import RunFolder

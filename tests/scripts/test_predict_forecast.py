@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import os
 import shutil
 import subprocess
 import sys
@@ -147,3 +149,48 @@ def test_a_forecast_that_is_no_number_is_an_error_that_names_it(
     assert error.startswith(begin)
     assert "at step 1 of 8; look for readings before it that are far too large" in error
     assert not Path("forecast.csv").exists()
+
+
+WITHOUT_TORCH = """
+import importlib, io, json, sys
+from contextlib import redirect_stderr
+for script, arguments, said in json.loads(sys.argv[1]):
+    with redirect_stderr(io.StringIO()) as err:
+        code = importlib.import_module(script).main(arguments)
+    lines = err.getvalue().splitlines()
+    assert code == 2 and len(lines) == 1 and lines[0].startswith("error: ") and said in lines[0], (script, lines)
+    heavy = [name for name in ("torch", "transformers", "scipy", "mlflow", "matplotlib") if name in sys.modules]
+    assert not heavy, (script, arguments, heavy)
+"""
+
+
+def test_what_is_wrong_with_paths_columns_and_keys_is_said_before_torch_is_loaded(desk: Path) -> None:
+    (desk / "other.csv").write_text("item_id,timestamp,lod\na,2024-01-01,1\n")
+    predicts = ["--model", "run", "--output", "forecast.csv", "--input"]
+    column = "no column 'load'"
+    cases = [
+        *(
+            (script, [*first, "--config", "recipe.yaml", *more], said)
+            for script, first in (("finetune_ttm", []), ("eval_forecast", ["--model", "run"]))
+            for more, said in (
+                (["data.path=nope.csv"], "nope.csv does not exist"),
+                (["data.path=other.csv"], column),
+                (["data.pth=x"], "did you mean data.path?"),
+                (["data.source=cvs"], "did you mean csv?"),
+            )
+        ),
+        ("finetune_ttm", ["--config", "nope.yaml"], "nope.yaml does not exist"),
+        ("eval_forecast", ["--run", "nope"], "nope is no folder"),
+        ("eval_forecast", ["--forecasts", "nope"], "nope is no folder"),
+        ("predict_forecast", [*predicts, "nope.csv"], "nope.csv does not exist"),
+        ("predict_forecast", [*predicts, "other.csv"], column),
+        ("predict_forecast", [*predicts, "other.csv", "--rename", "load=lodd"], column),
+        ("predict_forecast", ["--model", "nope", *predicts[2:], "series.csv"], "nope is not a run folder"),
+        ("describe_data", ["nope.csv"], "nope.csv does not exist"),
+        ("describe_data", ["series.csv", "target_columns=[lod]"], "no column 'lod'"),
+        ("describe_data", ["series.csv", "targt=x"], "data.targt"),
+    ]
+    found_in = os.environ | {"PYTHONPATH": str(Path(finetune_ttm.__file__).parent)}
+    command = [sys.executable, "-c", WITHOUT_TORCH, json.dumps(cases)]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=desk, env=found_in, check=False)
+    assert done.returncode == 0, done.stderr

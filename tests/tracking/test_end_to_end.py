@@ -21,7 +21,7 @@ from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 from wandb_reader import read_offline_runs
 
 from tstune.config.managers import SimpleConfigManager
-from tstune.config.section import dotted
+from tstune.config.names import dotted
 from tstune.models.registry import load_model
 from tstune.registry.model_registry import open_registry
 

@@ -11,8 +11,8 @@ import pytest
 from unit.builders import grid_table, prepared, random_grids, single_table
 
 from tstune.config.schema import DataSection, SplitSection
-from tstune.data.prepared import PreparedData, Preprocessor, context_windows, prepare_data
-from tstune.data.preprocess import build_panel
+from tstune.data.prepared import PreparedData, context_windows, prepare_data
+from tstune.data.preprocess import Preprocessor, build_panel
 from tstune.data.scaler import Scaler, fit_scaler
 from tstune.data.splits import split_panel
 from tstune.data.table import TIMESTAMP, Roles

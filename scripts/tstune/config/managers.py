@@ -22,7 +22,7 @@ from omegaconf.basecontainer import BaseContainer
 from omegaconf.errors import InterpolationKeyError, MissingMandatoryValue, OmegaConfBaseException
 from yaml import YAMLError
 
-from tstune.config.layouts import TTMExperimentConfig, as_recipe, as_run_config
+from tstune.config.flat import TTMExperimentConfig, as_recipe, as_run_config
 from tstune.config.schema import RunConfig
 from tstune.config.validation import validate
 from tstune.errors import ConfigError

@@ -8,8 +8,9 @@ from collections.abc import Iterator, Mapping
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
+from tstune.config.names import subsection
 from tstune.config.schema import RunConfig
-from tstune.config.section import ModelSection, section_classes, subsection
+from tstune.config.section import ModelSection, section_classes
 
 HEADER = """# Every key of a recipe
 

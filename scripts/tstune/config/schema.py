@@ -12,16 +12,8 @@ from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from tstune.config.section import (
-    AUTO,
-    DEFAULT_FAMILY,
-    AnyModelSection,
-    Moment,
-    Section,
-    end_of,
-    flat_value,
-    section_class,
-)
+from tstune.config.names import flat_value
+from tstune.config.section import AUTO, DEFAULT_FAMILY, AnyModelSection, Moment, Section, end_of, section_class
 
 Duration = Annotated[str | Annotated[int, Field(ge=0)], Field(union_mode="left_to_right")]
 """A length of time: text such as ``45min`` or ``2h``, or a whole number of steps of the series."""

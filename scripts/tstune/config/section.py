@@ -1,13 +1,10 @@
-"""Sections of a configuration: their base, dotted and flat names of keys, and times without a zone."""
+"""Sections of a configuration: their base, and the `model` section of every family."""
 
 from __future__ import annotations
 
 import re
-import typing
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from datetime import date, datetime, timedelta
-from functools import cache
-from operator import attrgetter
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
@@ -20,10 +17,7 @@ from pydantic import (
     WrapValidator,
     model_validator,
 )
-from pydantic.fields import FieldInfo
 from pydantic_core import PydanticCustomError
-
-from tstune.models.registry import families, model_class
 
 
 def _as_text(value: object) -> object:
@@ -53,15 +47,6 @@ def end_of(moment: str) -> datetime:
         return datetime.fromisoformat(moment) + timedelta(microseconds=1)
 
 
-def dotted(values: Mapping, prefix: str = "") -> Iterator[tuple[str, object]]:
-    """Yield every leaf, for example ``("training.learning_rate", 0.001)``."""
-    for name, value in values.items():
-        if isinstance(value, Mapping):
-            yield from dotted(value, f"{prefix}{name}.")
-        else:
-            yield f"{prefix}{name}", value
-
-
 _USER = re.compile(r"(?<=://)[^/@\s'\"]+@")
 _SECRET = re.compile(
     r"(?i)(?<=[?&;#])([\w.%-]*(?:passw|pwd|token|secret|key|credential|signature|sig|auth)[\w.%-]*=)[^&;#\s'\"]+"
@@ -74,6 +59,7 @@ def without_credentials(text: str) -> str:
 
 
 DEFAULT_FAMILY = "ttm"
+BASELINES = ("persistence", "seasonal_naive", "context_mean", "ridge", "lightgbm", "auto_ets", "auto_theta")
 OWN = "package.module:Class"
 """Stands for every `model.type` with a colon."""
 
@@ -144,14 +130,272 @@ class OwnModelSection(ModelSection):
         return super().__getattr__(name)
 
 
+class BaselineSection(ModelSection):
+    """A simple forecast as a model: fitted in closed form or not at all, then saved, judged and averaged as any."""
+
+    @model_validator(mode="after")
+    def _begins_without_weights(self) -> BaselineSection:
+        if self.pretrained is not None:
+            raise ValueError(
+                f"pretrained is not for {self.type}, which begins without weights; set model.pretrained=null"
+            )
+        return self
+
+
+class TTMSection(ModelSection):
+    """Tiny Time Mixer: which weights, which lengths, which architecture.
+
+    The architecture keys (`patch_length` to `fcm_mix_layers`) build a model from scratch. With
+    pretrained weights they are read from the checkpoint, and a value given here must agree with it.
+    """
+
+    type: Literal["ttm"] = "ttm"
+    pretrained: str | None = None
+    """`builtin` (shipped, trained on generated series), `builtin:glucose` (shipped, tuned on glucose every 5 minutes),
+    folder of a checkpoint, Hub id (`ibm-granite/granite-timeseries-ttm-r2`), or null for random weights."""
+    patch_length: int | None = Field(None, ge=1)
+    """Steps per patch; 64 when built from scratch, less for a context that is no multiple of 64."""
+    d_model: int | None = Field(None, ge=1)
+    """Backbone width; 192 when built from scratch."""
+    num_layers: int | None = Field(None, ge=1)
+    """Mixer layers per backbone level; 2 when built from scratch."""
+    expansion_factor: int | None = Field(None, ge=1)
+    """Width of a mixer's hidden layer over its input; 2 when built from scratch."""
+    adaptive_patching_levels: int | None = Field(None, ge=0)
+    """Backbone levels with their own patch count; 3 when built from scratch."""
+    gated_attn: bool | None = None
+    """Gate after each mixer; true when built from scratch."""
+    self_attn: bool | None = None
+    """Self-attention across patches; false when built from scratch."""
+    use_positional_encoding: bool | None = None
+    """Add positions to the patches; false when built from scratch."""
+    decoder_num_layers: int | None = Field(None, ge=1)
+    """Mixer layers of the decoder; 2 when built from scratch."""
+    decoder_d_model: int | None = Field(None, ge=1)
+    """Decoder width; 128 when built from scratch."""
+    decoder_mode: Literal["auto", "common_channel", "mix_channel"] = "auto"
+    """`common_channel` forecasts each channel alone, `mix_channel` lets them exchange information;
+    `auto` mixes only if there are conditional or control columns."""
+    dropout: float | None = Field(None, ge=0, lt=1)
+    """Dropout inside the mixers; null keeps the checkpoint's (0.2 from scratch)."""
+    head_dropout: float | None = Field(None, ge=0, lt=1)
+    """Dropout before the forecast head; null keeps the checkpoint's (0.2 from scratch). ETT recipes use 0.7."""
+    skip_steps: int | None = Field(None, ge=0)
+    """Last readings that reach each step of the forecast past the network's normalisation, with when they were taken
+    and the time of day; 0 leaves that out, null does as the checkpoint does. 48 suits glucose every 5 minutes."""
+    fcm_context_length: int | None = Field(None, ge=0)
+    """Forecast channel mixing (known-future columns): steps around each step; 1 by default."""
+    fcm_mix_layers: int | None = Field(None, ge=1)
+    """Forecast channel mixing: number of mixer layers; 2 by default."""
+
+
+class ChronosSection(ModelSection):
+    """What all Chronos families have."""
+
+    dropout: float | None = Field(None, ge=0, lt=1)
+    """Dropout while tuning; null keeps the checkpoint's."""
+
+
+class ChronosBoltSection(ChronosSection):
+    """Chronos-Bolt: a T5 encoder and decoder over patches that forecasts quantiles; every series on its own."""
+
+    type: Literal["chronos_bolt"] = "chronos_bolt"
+    pretrained: str | None = None
+    """Folder of a checkpoint or Hub id (`amazon/chronos-bolt-small`)."""
+
+
+class Chronos2Section(ChronosSection):
+    """Chronos-2: an encoder over patches that forecasts quantiles and reads covariates, past and known."""
+
+    type: Literal["chronos2"] = "chronos2"
+    pretrained: str | None = None
+    """Folder of a checkpoint or Hub id (`amazon/chronos-2`)."""
+
+
+class ChronosT5Section(ChronosSection):
+    """Chronos T5: a language model over binned readings, whose sampled paths are the forecast; each series alone."""
+
+    type: Literal["chronos_t5"] = "chronos_t5"
+    pretrained: str | None = None
+    """Folder of a checkpoint or Hub id (`amazon/chronos-t5-small`)."""
+    num_samples: int | None = Field(None, ge=1)
+    """Paths of a forecast; null keeps the checkpoint's (20). Levels near 0 or 1 need more."""
+
+
+class TimesFMSection(ModelSection):
+    """TimesFM 2.5: a stack of decoder layers over patches that forecasts quantiles; every series on its own."""
+
+    type: Literal["timesfm"] = "timesfm"
+    pretrained: str | None = None
+    """Folder of a checkpoint or Hub id (`google/timesfm-2.5-200m-transformers`)."""
+    dropout: float | None = Field(None, ge=0, lt=1)
+    """Dropout of the attention while tuning; null keeps the checkpoint's."""
+
+
+class FlowStateSection(ModelSection):
+    """FlowState: a state space encoder that forecasts quantiles at any sampling rate; every series on its own."""
+
+    type: Literal["flowstate"] = "flowstate"
+    pretrained: str | None = None
+    """Folder of a checkpoint or Hub id (`ibm-granite/granite-timeseries-flowstate-r1`)."""
+    scale_factor: float | None = Field(None, gt=0)
+    """24 / (steps of a season). Null takes an hour as season for steps below a minute, a day for steps below a day and
+    a year for longer ones, as granite-tsfm does; daily data with weekly cycles want 24 / 7 = 3.43."""
+
+
+class PatchTSTFMSection(ModelSection):
+    """PatchTST-FM: an encoder over patches that forecasts 99 quantiles; every series on its own."""
+
+    type: Literal["patchtst_fm"] = "patchtst_fm"
+    pretrained: str | None = None
+    """Folder of a checkpoint or Hub id (`ibm-granite/granite-timeseries-patchtst-fm-r1`)."""
+    dropout: float | None = Field(None, ge=0, lt=1)
+    """Dropout while tuning; null keeps the library's 0.1."""
+
+
+class PatchTSTSection(ModelSection):
+    """PatchTST: a transformer over patches that forecasts each channel alone.
+
+    The architecture keys (`patch_length` to `norm_type`) build a model from scratch. With pretrained weights they are
+    read from the checkpoint, and a value given here must agree with it.
+    """
+
+    type: Literal["patchtst"] = "patchtst"
+    pretrained: str | None = None
+    """Folder of a checkpoint, Hub id (`ibm-granite/granite-timeseries-patchtst`), or null for random weights."""
+    patch_length: int | None = Field(None, ge=1)
+    """Steps per patch; 12 when built from scratch."""
+    patch_stride: int | None = Field(None, ge=1)
+    """Steps from one patch to the next; the patch length when built from scratch."""
+    d_model: int | None = Field(None, ge=2)
+    """Width; 128 when built from scratch."""
+    num_layers: int | None = Field(None, ge=1)
+    """Encoder layers; 3 when built from scratch."""
+    num_heads: int | None = Field(None, ge=1)
+    """Attention heads; 16 when built from scratch."""
+    ffn_dim: int | None = Field(None, ge=1)
+    """Width of a layer's hidden part; 512 when built from scratch."""
+    norm_type: Literal["batchnorm", "layernorm"] | None = None
+    """Normalisation in the layers; batchnorm, the published one, when built from scratch. Its statistics are those of
+    each process's own windows: with several processes, layernorm alone gives the numbers of one."""
+    dropout: float | None = Field(None, ge=0, lt=1)
+    """Dropout inside the layers; null keeps the checkpoint's (0.2 from scratch)."""
+    head_dropout: float | None = Field(None, ge=0, lt=1)
+    """Dropout before the forecast head; null keeps the checkpoint's (0.2 from scratch)."""
+
+
+class PatchTSMixerSection(ModelSection):
+    """PatchTSMixer: an MLP-mixer over patches.
+
+    The architecture keys (`patch_length` to `channel_mode`) build a model from scratch. With pretrained weights they
+    are read from the checkpoint, and a value given here must agree with it.
+    """
+
+    type: Literal["patchtsmixer"] = "patchtsmixer"
+    pretrained: str | None = None
+    """Folder of a checkpoint, Hub id (`ibm-granite/granite-timeseries-patchtsmixer`), or null for random weights."""
+    patch_length: int | None = Field(None, ge=1)
+    """Steps per patch; 8 when built from scratch."""
+    patch_stride: int | None = Field(None, ge=1)
+    """Steps from one patch to the next; the patch length when built from scratch."""
+    d_model: int | None = Field(None, ge=1)
+    """Width; 48 when built from scratch."""
+    num_layers: int | None = Field(None, ge=1)
+    """Mixer layers; 3 when built from scratch."""
+    expansion_factor: int | None = Field(None, ge=1)
+    """Width of a mixer's hidden layer over its input; 3 when built from scratch."""
+    gated_attn: bool | None = None
+    """Gate after each mixer; true when built from scratch."""
+    self_attn: bool | None = None
+    """Self-attention across patches; false when built from scratch."""
+    channel_mode: Literal["auto", "common_channel", "mix_channel"] = "auto"
+    """`common_channel` forecasts each channel alone, `mix_channel` lets them exchange information and fixes how many
+    there are; `auto` is the checkpoint's, and from scratch mixes only if there are conditional columns."""
+    dropout: float | None = Field(None, ge=0, lt=1)
+    """Dropout inside the mixers; null keeps the checkpoint's (0.5 from scratch)."""
+    head_dropout: float | None = Field(None, ge=0, lt=1)
+    """Dropout before the forecast head; null keeps the checkpoint's (0.7 from scratch)."""
+
+
+class TimeGPTSection(ModelSection):
+    """TimeGPT: a model behind Nixtla's paid service; readings leave this machine.
+
+    The key and the address are read from NIXTLA_API_KEY and NIXTLA_BASE_URL, and from nowhere else.
+    """
+
+    type: Literal["timegpt"] = "timegpt"
+    pretrained: str = "timegpt-1"
+    """Name of the service's model (`timegpt-1`, `timegpt-1-long-horizon`, `timegpt-2.1`)."""
+    finetuned_model_id: str | None = Field(None, min_length=1)
+    """Id of a fine-tuned model stored with the service: forecast with it, or tune it further."""
+    finetune_steps: int = Field(10, ge=1)
+    """Steps of fine-tuning, with tuning.mode=full."""
+    finetune_depth: int = Field(1, ge=1, le=5)
+    """How much of the model learns: 1 little, 5 all of it."""
+    finetune_loss: Literal["default", "mae", "mse", "rmse", "mape", "smape", "poisson"] = "default"
+    """Loss of fine-tuning."""
+    dry_run: bool = False
+    """Send nothing: scripts/finetune_timegpt.py shows what would be sent and its size."""
+    max_windows: int = Field(1000, ge=1)
+    """Series (one per window and target) that may be sent for forecasts; a run that could need more is refused."""
+    windows_per_request: int = Field(64, ge=1)
+    """Series in one request."""
+    selection_windows: int = Field(100, ge=1)
+    """Validation windows, at most, that decide whether the fine-tuned model is kept."""
+    max_attempts: int = Field(5, ge=1)
+    """How often a request is tried; busy servers, rate limits and lost connections are worth another try."""
+    retry_wait: float = Field(2.0, ge=0)
+    """Seconds before the second attempt; doubled before each further one, up to a minute."""
+    request_timeout: int = Field(120, ge=1)
+    """Seconds without an answer after which a request counts as lost."""
+
+
+class EnsembleSection(ModelSection):
+    """The average of saved models."""
+
+    type: Literal["ensemble"] = "ensemble"
+    members: list[str] = Field(min_length=2)
+    """Run folders, or `registry:name@alias` and `registry:name:version`; each may have its own context length, no
+    longer than `context_length`. They are copied when the ensemble is saved."""
+    weights: Literal["mean", "validation"] = "mean"
+    """`mean` gives every member the same weight, `validation` one in proportion to 1 / (its mean squared error on the
+    validation windows)."""
+
+    @model_validator(mode="after")
+    def _members_are_the_weights(self) -> EnsembleSection:
+        if self.pretrained is not None:
+            raise ValueError("pretrained is not for ensembles; name saved models in members")
+        twice = [name for number, name in enumerate(self.members) if name in self.members[:number]]
+        if twice:
+            raise ValueError(f"members names {twice[0]} twice")
+        return self
+
+
+FAMILIES: dict[str, type[ModelSection]] = {
+    "ttm": TTMSection,
+    "chronos_bolt": ChronosBoltSection,
+    "chronos2": Chronos2Section,
+    "chronos_t5": ChronosT5Section,
+    "timesfm": TimesFMSection,
+    "flowstate": FlowStateSection,
+    "patchtst_fm": PatchTSTFMSection,
+    "patchtst": PatchTSTSection,
+    "patchtsmixer": PatchTSMixerSection,
+    "timegpt": TimeGPTSection,
+    "ensemble": EnsembleSection,
+    **dict.fromkeys(BASELINES, BaselineSection),
+}
+"""`model.type` -> its section; here, and not with the classes of the models, so that a recipe is read without torch."""
+
+
 def section_class(family: str) -> type[ModelSection]:
-    """The section of a family; only its file is imported."""
-    return OwnModelSection if ":" in family else model_class(family).section
+    """The section of a family."""
+    return OwnModelSection if ":" in family else FAMILIES[family]
 
 
 def section_classes() -> dict[str, type[ModelSection]]:
     """`model.type` -> its section, of all families."""
-    return {family: section_class(family) for family in (*families(), OWN)}
+    return FAMILIES | {OWN: OwnModelSection}
 
 
 def known_family(values: object) -> str | None:
@@ -160,97 +404,15 @@ def known_family(values: object) -> str | None:
     name = get("type", DEFAULT_FAMILY)
     if isinstance(name, str) and ":" in name:
         return OWN
-    return name if name in families() else None
+    return name if name in FAMILIES else None
 
 
 def _of_its_family(values: object, _: object) -> ModelSection:
     family = known_family(values)
     if family is None:
-        known = ", ".join((*families(), OWN))
+        known = ", ".join((*FAMILIES, OWN))
         raise PydanticCustomError("unknown_family", f"unknown model family; choose one of {known}")
     return section_class(family).model_validate(values)
 
 
 AnyModelSection = Annotated[SerializeAsAny[ModelSection], WrapValidator(_of_its_family)]
-
-
-def subsection(field: FieldInfo, family: str = DEFAULT_FAMILY) -> type[BaseModel] | None:
-    """The section a key holds, of this model family; None for a plain value."""
-    annotation = field.annotation
-    if annotation is ModelSection:
-        return section_class(family)
-    is_section = (
-        isinstance(annotation, type) and not typing.get_origin(annotation) and issubclass(annotation, BaseModel)
-    )
-    return annotation if is_section else None
-
-
-def paths_of(section: type[BaseModel], family: str = DEFAULT_FAMILY, prefix: str = "") -> Iterator[str]:
-    """Yield every key below a section as a dotted path, where the `model` section is that of a family."""
-    for name, field in section.model_fields.items():
-        below = subsection(field, family)
-        if below is None:
-            yield f"{prefix}{name}"
-        else:
-            yield from paths_of(below, family, f"{prefix}{name}.")
-
-
-# Keys whose last part alone would be ambiguous or unclear.
-_RENAMED = {
-    "model.type": "model_type",
-    "tuning.mode": "tuning_mode",
-    "forecast.method": "forecast_method",
-    "forecast.half_life": "forecast_half_life",
-    "data.source": "data_source",
-    "data.path": "data_path",
-    "data.cache": "data_cache",
-    "evaluation.batch_size": "eval_batch_size",
-    "distributed.enabled": "distributed",
-    "distributed.strategy": "distributed_strategy",
-    "tracking.trackers": "trackers",
-}
-# Sections whose keys have a name before them.
-_PREFIXES = {"data.split": "split_", "lora": "lora_", "tracking": "tracking_", "pretraining": "pretraining_"}
-
-ALIASES: dict[str, str] = {
-    "model_path": "pretrained",
-    "forecast_length": "prediction_length",
-    "batch_size": "per_device_batch_size",
-    "gradient_clip_val": "max_grad_norm",
-    "data_source_name": "data_source",
-    "experiment_name": "tracking_experiment",
-}
-"""Other names people know -> flat keyword."""
-
-SWITCHES: dict[str, tuple[str, str]] = {
-    "fp16": ("mixed_precision", "fp16"),
-    "bf16": ("mixed_precision", "bf16"),
-    "freeze_backbone": ("tuning_mode", "decoder"),
-}
-"""Boolean keyword -> (flat keyword, value it stands for). False asks for nothing, but forbids that value."""
-
-
-def flat_name(path: str) -> str:
-    """The keyword of a dotted path."""
-    section, _, key = path.rpartition(".")
-    return _RENAMED.get(path, _PREFIXES.get(section, "") + key)
-
-
-def flat_value(config: BaseModel, name: str) -> object:
-    """What a configuration says under a flat name.
-
-    Raises:
-        AttributeError: it has no such name.
-    """
-    if name in SWITCHES:
-        target, value = SWITCHES[name]
-        return flat_value(config, target) == value
-    path = _paths(type(config), config.model.type).get(ALIASES.get(name, name))
-    if path is None:
-        raise AttributeError(f"{type(config).__name__} has no key {name!r}")
-    return attrgetter(path)(config)
-
-
-@cache
-def _paths(root: type[BaseModel], family: str) -> dict[str, str]:
-    return {flat_name(path): path for path in paths_of(root, family)}

@@ -7,8 +7,9 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from pydantic import BaseModel, ValidationError
 
+from tstune.config.names import paths_of, subsection
 from tstune.config.schema import RunConfig
-from tstune.config.section import DEFAULT_FAMILY, known_family, paths_of, subsection, without_credentials
+from tstune.config.section import DEFAULT_FAMILY, known_family, without_credentials
 from tstune.errors import ConfigError
 
 

@@ -18,7 +18,7 @@ from tstune.data.cleaning import CleaningReport, CleaningRules
 from tstune.data.cohort import describe_cohort, format_cohort, remarks
 from tstune.data.defaults import BUILTIN, default_horizons, season_of, shipped_weights
 from tstune.data.files import find_files, read_table
-from tstune.data.frame import table_from_frame
+from tstune.data.frame import require_columns, table_from_frame
 from tstune.data.panel import Panel, time_of
 from tstune.data.panel_store import read_panel
 from tstune.data.plan import plan_windows
@@ -153,6 +153,7 @@ def describe(path: str, overrides: Mapping[str, object] | None = None) -> Descri
         files, report = find_files(str(path)), CleaningReport()
         raw = read_table(files[0], report, int(given.get("skip_rows", 0)))
         given = _columns(given, raw, is_whole=len(files) == 1)
+        require_columns(raw, _section(given), files[0])
         if len(files) == 1:
             table = table_from_frame(raw, _section(given), files[0], report)
     config = _section(given)

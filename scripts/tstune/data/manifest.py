@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
+from tstune.config.names import dotted
 from tstune.config.schema import DataSection
-from tstune.config.section import dotted
 from tstune.data.leaks import LeakReport
 from tstune.data.panel import OBSERVED, Origin, Panel, item_rows, row_blocks
 from tstune.data.splits import PARTS, Split, WindowIndex, some_names

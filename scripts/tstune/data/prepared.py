@@ -2,171 +2,37 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from pydantic import ConfigDict, TypeAdapter
 from torch.utils.data import DataLoader
 
 from tstune.config.schema import DataSection, RunConfig
 from tstune.config.section import AUTO
-from tstune.data.cleaning import CleaningRules, clean_table
+from tstune.data.cleaning import CleaningRules
 from tstune.data.fingerprints import bin_levels, hash_readings, kept_rate, training_record
 from tstune.data.frame import table_from_frame
-from tstune.data.frequency import parse_frequency, to_steps
+from tstune.data.frequency import to_steps
 from tstune.data.leaks import check_leaks, extents
 from tstune.data.manifest import describe_data
 from tstune.data.panel import OBSERVED, Origin, Panel, rows_between
 from tstune.data.panel_store import read_panel
 from tstune.data.parts import join_parts, named_data
 from tstune.data.plan import plan_windows, settle, steps_within
-from tstune.data.preprocess import build_panel, longest_gap
+from tstune.data.preprocess import READ_AS, Preprocessor, longest_gap
 from tstune.data.scaler import Scaler, fit_scaler, learn_categories
-from tstune.data.series_rows import holds_series
 from tstune.data.sources import load_source
 from tstune.data.splits import PARTS, Split
-from tstune.data.table import ITEM, TIMESTAMP, Roles, SourceTable
+from tstune.data.table import ITEM, TIMESTAMP, SourceTable
 from tstune.data.windows import WindowDataset
 from tstune.errors import ConfigError, DataError
-from tstune.foreign_files import damage, read_object
 from tstune.runtime.logs import logger
 
 _MOST_STRETCHES = 1 << 15
 """Hashed stretches to look for duplicates with: enough to find some 130 shared readings among a million."""
-_READ_AS = (
-    *("timestamp_column", "timestamp_format", "item_id_column", "columns_as", "on_duplicate"),
-    *("skip_rows", "keep_rows", "missing_values", "rename"),
-)
-"""Settings of how a table is read, which new data are read by too."""
-
-
-@dataclass(frozen=True)
-class Preprocessor:
-    """What a saved model needs to read new data the way it read its training data.
-
-    Attributes:
-        roles: value columns by role, in channel order.
-        frequency: grid step.
-        max_gap: longest gap to interpolate.
-        scaler: fitted on the training part.
-        unit: unit of the targets, for display.
-        timestamp_column, timestamp_format, item_id_column, columns_as, on_duplicate, skip_rows, keep_rows,
-            missing_values, rename: how a table is read.
-        levels: item -> what its channels are counted from, see `Panel.level`; only those that are.
-        cleaning: what is done with its readings.
-        fill: channel -> what stands where there is no reading, where that is no line.
-        min_context: steps of history that a forecast needs; None: a whole context.
-    """
-
-    __pydantic_config__ = ConfigDict(arbitrary_types_allowed=True, extra="forbid")
-
-    roles: Roles
-    frequency: str
-    max_gap: str | int
-    scaler: Scaler
-    unit: str | None
-    timestamp_column: str | list[str]
-    timestamp_format: str | None
-    item_id_column: str | None
-    columns_as: str
-    on_duplicate: str
-    cleaning: CleaningRules = field(default_factory=CleaningRules)
-    fill: Mapping[str, str] = field(default_factory=dict)
-    min_context: int | None = None
-    skip_rows: int = 0
-    keep_rows: str | None = None
-    missing_values: Sequence[str | float] = ()
-    rename: Mapping[str, str] = field(default_factory=dict)
-    levels: Mapping[str, Sequence[float]] = field(default_factory=dict)
-
-    @property
-    def time_columns(self) -> list[str]:
-        """Columns with the time of each row, or a part of it."""
-        return [self.timestamp_column] if isinstance(self.timestamp_column, str) else list(self.timestamp_column)
-
-    def write(self, folder: Path, model_type: str) -> None:
-        """Write `preprocessor.json` into a folder; `read` gives it back."""
-        text = json.dumps(self.to_dict() | {"model_type": model_type}, indent=2)
-        (folder / "preprocessor.json").write_text(text, encoding="utf-8")
-
-    def to_dict(self) -> dict:
-        """Values for `preprocessor.json`."""
-        return asdict(self) | {"scaler": self.scaler.to_dict()}
-
-    @classmethod
-    def from_dict(cls, values: dict) -> Preprocessor:
-        """Inverse of `to_dict`."""
-        found = TypeAdapter(cls).validate_python(values | {"scaler": Scaler.from_dict(values["scaler"])})
-        channels, scaler = found.roles.channels, found.scaler
-        if not found.roles.target or len(set(channels)) != len(channels):
-            raise ValueError(f"its channels are {channels}")
-        if not scaler.fits(len(channels)):
-            raise ValueError(f"its scaler is no mean and positive deviation for each of {len(channels)} channels")
-        parse_frequency(found.frequency)
-        return found
-
-    def targets_only(self) -> Preprocessor:
-        """The same for a model that reads no other column."""
-        targets, scaler = slice(0, self.roles.num_targets), self.scaler
-        alone = Scaler(np.array(scaler.mean[targets]), np.array(scaler.std[targets]))
-        return replace(self, roles=Roles(self.roles.target), scaler=alone)
-
-    @classmethod
-    def read(cls, folder: Path) -> tuple[str, Preprocessor]:
-        """The family of a saved model, and its preprocessor.
-
-        Raises:
-            CheckpointError: it is damaged.
-        """
-        path = folder / "preprocessor.json"
-        saved = read_object(path, keys=["model_type"])
-        with damage(path):
-            return saved.pop("model_type"), cls.from_dict(saved)
-
-    def read_frame(self, frame: pd.DataFrame, name: object, is_future: bool = False) -> SourceTable:
-        """Read new data with the columns of the training data; those of the future hold no static columns.
-
-        Series are told apart as in training, or by the column `item_id`, the name that sources and forecasts give it;
-        `timestamp` serves where the time columns of training are not there.
-        """
-        item_id_column = self.item_id_column
-        if item_id_column is None and self.columns_as == "channels" and ITEM in frame.columns:
-            item_id_column = ITEM
-        read_as = {name: getattr(self, name) for name in _READ_AS} | {"item_id_column": item_id_column}
-        read_as["missing_values"] = list(self.missing_values)
-        read_as["rename"] = {new: old for new, old in self.rename.items() if old in frame.columns}
-        if self.columns_as == "channels" and not holds_series(frame.columns):
-            roles = (*(() if is_future else self.roles.target), *self.roles.control)
-            lacking = [one for one in roles if one not in frame.columns and one not in read_as["rename"]]
-            if lacking:
-                raise DataError(
-                    f"{name}: no column {lacking[0]!r}, which the model reads; the columns are: "
-                    f"{', '.join(map(str, frame.columns[:12]))}; if one of them is it: --rename {lacking[0]}=<column>"
-                )
-        if TIMESTAMP in frame.columns and not set(self.time_columns) <= set(frame.columns):
-            read_as |= {"timestamp_column": TIMESTAMP, "timestamp_format": None}
-        config = DataSection(
-            source="csv",
-            **read_as,
-            frequency=self.frequency,
-            timezone=self.cleaning.timezone,
-            target_columns=None if self.columns_as == "items" else list(self.roles.target),
-            conditional_columns=list(self.roles.conditional),
-            control_columns=list(self.roles.control),
-            static_categorical_columns=[] if is_future else list(self.roles.static_categorical),
-            static_real_columns=[] if is_future else list(self.roles.static_real),
-        )
-        return table_from_frame(frame, config, name)
-
-    def panel_of(self, table: SourceTable) -> Panel:
-        """Clean new readings and put them on the grid as it was done with the training data, items in one piece."""
-        fill = {channel: policy for channel, policy in self.fill.items() if channel in table.roles.columns}
-        table = clean_table(table, self.cleaning).with_settings(fill, self.roles.time_features)
-        return build_panel(table, self.frequency, self.max_gap, cut=False, levels=self.levels)
 
 
 @dataclass(frozen=True)
@@ -322,7 +188,7 @@ def prepare_data(
         max_gap=plan.max_gap,
         scaler=fit_scaler(panel, split, config.scaling),
         unit=table.unit,
-        **{name: getattr(config, name) for name in _READ_AS} | dict(table.read_as),
+        **{name: getattr(config, name) for name in READ_AS} | dict(table.read_as),
         cleaning=rules.for_new_data(table),
         fill=dict(table.fill),
         min_context=plan.min_context,

@@ -1,23 +1,40 @@
-"""Put irregular readings on a grid, fill short gaps, cut at long ones."""
+"""Irregular readings on a grid, short gaps filled, cut at long ones; and all of it once more for new readings."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from pydantic import ConfigDict, TypeAdapter
 
+from tstune.config.schema import DataSection
+from tstune.data.cleaning import CleaningRules, clean_table
 from tstune.data.defaults import default_max_gap
+from tstune.data.files import read_columns
+from tstune.data.frame import require_columns, table_from_frame
 from tstune.data.frequency import encode_times, fixed_step, infer_frequency, parse_frequency, to_steps
 from tstune.data.panel import INTERPOLATED, MISSING, OBSERVED, Panel
-from tstune.data.table import ITEM, TIMESTAMP, SourceTable
+from tstune.data.scaler import Scaler
+from tstune.data.series_rows import holds_series
+from tstune.data.table import ITEM, TIMESTAMP, Roles, SourceTable
 from tstune.errors import ConfigError, DataError
+from tstune.foreign_files import damage, read_object
 
 _SMALL, _NOISE = 1e3, 1e-12
 """Below this single precision is fine enough; and smaller changes, of the largest reading, are rounding of a sum."""
 _MOST_LOST = 0.001
 """Of a usual change from row to row may be lost by single precision; more, and a series is counted from its level."""
 _DAY = pd.Timedelta("1D").value
+
+READ_AS = (
+    *("timestamp_column", "timestamp_format", "item_id_column", "columns_as", "on_duplicate"),
+    *("skip_rows", "keep_rows", "missing_values", "rename"),
+)
+"""Settings of how a table is read, which new data are read by too."""
 
 
 def build_panel(
@@ -247,3 +264,135 @@ def _runs(flags: np.ndarray) -> np.ndarray:
     """[runs, 2] start and stop of each stretch of True."""
     edges = np.flatnonzero(np.diff(np.concatenate([[False], flags, [False]]).astype(np.int8)))
     return edges.reshape(-1, 2)
+
+
+@dataclass(frozen=True)
+class Preprocessor:
+    """What a saved model needs to read new data the way it read its training data.
+
+    Attributes:
+        roles: value columns by role, in channel order.
+        frequency: grid step.
+        max_gap: longest gap to interpolate.
+        scaler: fitted on the training part.
+        unit: unit of the targets, for display.
+        timestamp_column, timestamp_format, item_id_column, columns_as, on_duplicate, skip_rows, keep_rows,
+            missing_values, rename: how a table is read.
+        levels: item -> what its channels are counted from, see `Panel.level`; only those that are.
+        cleaning: what is done with its readings.
+        fill: channel -> what stands where there is no reading, where that is no line.
+        min_context: steps of history that a forecast needs; None: a whole context.
+    """
+
+    __pydantic_config__ = ConfigDict(arbitrary_types_allowed=True, extra="forbid")
+
+    roles: Roles
+    frequency: str
+    max_gap: str | int
+    scaler: Scaler
+    unit: str | None
+    timestamp_column: str | list[str]
+    timestamp_format: str | None
+    item_id_column: str | None
+    columns_as: str
+    on_duplicate: str
+    cleaning: CleaningRules = field(default_factory=CleaningRules)
+    fill: Mapping[str, str] = field(default_factory=dict)
+    min_context: int | None = None
+    skip_rows: int = 0
+    keep_rows: str | None = None
+    missing_values: Sequence[str | float] = ()
+    rename: Mapping[str, str] = field(default_factory=dict)
+    levels: Mapping[str, Sequence[float]] = field(default_factory=dict)
+
+    @property
+    def time_columns(self) -> list[str]:
+        """Columns with the time of each row, or a part of it."""
+        return [self.timestamp_column] if isinstance(self.timestamp_column, str) else list(self.timestamp_column)
+
+    def write(self, folder: Path, model_type: str) -> None:
+        """Write `preprocessor.json` into a folder; `read` gives it back."""
+        text = json.dumps(self.to_dict() | {"model_type": model_type}, indent=2)
+        (folder / "preprocessor.json").write_text(text, encoding="utf-8")
+
+    def to_dict(self) -> dict:
+        """Values for `preprocessor.json`."""
+        return asdict(self) | {"scaler": self.scaler.to_dict()}
+
+    @classmethod
+    def from_dict(cls, values: dict) -> Preprocessor:
+        """Inverse of `to_dict`."""
+        found = TypeAdapter(cls).validate_python(values | {"scaler": Scaler.from_dict(values["scaler"])})
+        channels, scaler = found.roles.channels, found.scaler
+        if not found.roles.target or len(set(channels)) != len(channels):
+            raise ValueError(f"its channels are {channels}")
+        if not scaler.fits(len(channels)):
+            raise ValueError(f"its scaler is no mean and positive deviation for each of {len(channels)} channels")
+        parse_frequency(found.frequency)
+        return found
+
+    def targets_only(self) -> Preprocessor:
+        """The same for a model that reads no other column."""
+        targets, scaler = slice(0, self.roles.num_targets), self.scaler
+        alone = Scaler(np.array(scaler.mean[targets]), np.array(scaler.std[targets]))
+        return replace(self, roles=Roles(self.roles.target), scaler=alone)
+
+    @classmethod
+    def read(cls, folder: Path) -> tuple[str, Preprocessor]:
+        """The family of a saved model, and its preprocessor.
+
+        Raises:
+            CheckpointError: it is damaged.
+        """
+        path = folder / "preprocessor.json"
+        saved = read_object(path, keys=["model_type"])
+        with damage(path):
+            return saved.pop("model_type"), cls.from_dict(saved)
+
+    def read_frame(self, frame: pd.DataFrame, name: object, is_future: bool = False) -> SourceTable:
+        """Read new data with the columns of the training data; those of the future hold no static columns.
+
+        Series are told apart as in training, or by the column `item_id`, the name that sources and forecasts give it;
+        `timestamp` serves where the time columns of training are not there.
+        """
+        return table_from_frame(frame, self._section(frame, name, is_future), name)
+
+    def check_file(self, path: Path) -> None:
+        """Stop at a column of new data that is not there, by the first lines of the file."""
+        frame = pd.DataFrame(columns=read_columns(path, self.skip_rows))
+        require_columns(frame, self._section(frame, path), path)
+
+    def _section(self, frame: pd.DataFrame, name: object, is_future: bool = False) -> DataSection:
+        item_id_column = self.item_id_column
+        if item_id_column is None and self.columns_as == "channels" and ITEM in frame.columns:
+            item_id_column = ITEM
+        read_as = {name: getattr(self, name) for name in READ_AS} | {"item_id_column": item_id_column}
+        read_as["missing_values"] = list(self.missing_values)
+        read_as["rename"] = {new: old for new, old in self.rename.items() if old in frame.columns}
+        if self.columns_as == "channels" and not holds_series(frame.columns):
+            roles = (*(() if is_future else self.roles.target), *self.roles.control)
+            lacking = [one for one in roles if one not in frame.columns and one not in read_as["rename"]]
+            if lacking:
+                raise DataError(
+                    f"{name}: no column {lacking[0]!r}, which the model reads; the columns are: "
+                    f"{', '.join(map(str, frame.columns[:12]))}; if one of them is it: --rename {lacking[0]}=<column>"
+                )
+        if TIMESTAMP in frame.columns and not set(self.time_columns) <= set(frame.columns):
+            read_as |= {"timestamp_column": TIMESTAMP, "timestamp_format": None}
+        return DataSection(
+            source="csv",
+            **read_as,
+            frequency=self.frequency,
+            timezone=self.cleaning.timezone,
+            target_columns=None if self.columns_as == "items" else list(self.roles.target),
+            conditional_columns=list(self.roles.conditional),
+            control_columns=list(self.roles.control),
+            static_categorical_columns=[] if is_future else list(self.roles.static_categorical),
+            static_real_columns=[] if is_future else list(self.roles.static_real),
+        )
+
+    def panel_of(self, table: SourceTable) -> Panel:
+        """Clean new readings and put them on the grid as it was done with the training data, items in one piece."""
+        fill = {channel: policy for channel, policy in self.fill.items() if channel in table.roles.columns}
+        table = clean_table(table, self.cleaning).with_settings(fill, self.roles.time_features)
+        return build_panel(table, self.frequency, self.max_gap, cut=False, levels=self.levels)

@@ -10,7 +10,7 @@ from torch import nn
 
 from tstune.data.cleaning.readings import LARGEST
 from tstune.data.frequency import to_steps
-from tstune.data.prepared import Preprocessor
+from tstune.data.preprocess import Preprocessor
 from tstune.data.windows import Batch
 from tstune.errors import ConfigError
 from tstune.evaluation.intervals import OffsetMethod, QuantileHead

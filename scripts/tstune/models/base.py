@@ -13,7 +13,8 @@ from torch.utils.data import DataLoader
 from tstune.config.flat import ModelConfig
 from tstune.config.managers import SimpleConfigManager, load_saved_config
 from tstune.config.schema import RunConfig
-from tstune.data.prepared import PreparedData, Preprocessor, data_of_loader
+from tstune.data.prepared import PreparedData, data_of_loader
+from tstune.data.preprocess import Preprocessor
 from tstune.errors import CheckpointError
 from tstune.evaluation.intervals import load_method, save_method
 from tstune.foreign_files import damage, require_sealed, seal

@@ -11,13 +11,13 @@ from typing import ClassVar
 
 import numpy as np
 import torch
-from pydantic import model_validator
 from safetensors.torch import save_file
 from torch import nn
 
-from tstune.config.section import ModelSection
+from tstune.config.section import BaselineSection
 from tstune.data.frequency import default_seasonality
-from tstune.data.prepared import PreparedData, Preprocessor
+from tstune.data.prepared import PreparedData
+from tstune.data.preprocess import Preprocessor
 from tstune.data.windows import Batch
 from tstune.errors import ConfigError
 from tstune.foreign_files import read_tensors
@@ -79,18 +79,6 @@ class WithoutNetwork(BaseTimeSeriesFoundationModel):
     @property
     def _num_steps(self) -> int:
         return self.config.model.prediction_length
-
-
-class BaselineSection(ModelSection):
-    """A simple forecast as a model: fitted in closed form or not at all, then saved, judged and averaged as any."""
-
-    @model_validator(mode="after")
-    def _begins_without_weights(self) -> BaselineSection:
-        if self.pretrained is not None:
-            raise ValueError(
-                f"pretrained is not for {self.type}, which begins without weights; set model.pretrained=null"
-            )
-        return self
 
 
 class Baseline(WithoutNetwork):

@@ -5,13 +5,12 @@ from __future__ import annotations
 import math
 from abc import abstractmethod
 from collections.abc import Mapping
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 import torch
-from pydantic import Field
 from torch import nn
 
-from tstune.config.section import ModelSection
+from tstune.config.section import Chronos2Section, ChronosBoltSection, ModelSection
 from tstune.data.table import Roles
 from tstune.data.windows import Batch
 from tstune.errors import CheckpointError, ConfigError
@@ -21,13 +20,6 @@ from tstune.models.network_weights import Architecture, require_context, require
 
 CHRONOS = "chronos-forecasting>=2.3.2,<3"
 """The package of all Chronos families."""
-
-
-class ChronosSection(ModelSection):
-    """What all Chronos families have."""
-
-    dropout: float | None = Field(None, ge=0, lt=1)
-    """Dropout while tuning; null keeps the checkpoint's."""
 
 
 class ChronosModule(NetworkModule):
@@ -123,14 +115,6 @@ def chronos_architecture(title: str, network: str, config: str) -> Architecture:
     return Architecture(title, CHRONOS, network, config, required=("input_patch_embedding.", "output_patch_embedding."))
 
 
-class ChronosBoltSection(ChronosSection):
-    """Chronos-Bolt: a T5 encoder and decoder over patches that forecasts quantiles; every series on its own."""
-
-    type: Literal["chronos_bolt"] = "chronos_bolt"
-    pretrained: str | None = None
-    """Folder of a checkpoint or Hub id (`amazon/chronos-bolt-small`)."""
-
-
 class BoltModule(ChronosModule):
     """Each target of each window is a series of its own."""
 
@@ -170,14 +154,6 @@ class ChronosBoltForecaster(ChronosForecaster):
 
 MAX_SERIES = 256
 """Series of one forward pass without training, as in the library: attention across series grows with their square."""
-
-
-class Chronos2Section(ChronosSection):
-    """Chronos-2: an encoder over patches that forecasts quantiles and reads covariates, past and known."""
-
-    type: Literal["chronos2"] = "chronos2"
-    pretrained: str | None = None
-    """Folder of a checkpoint or Hub id (`amazon/chronos-2`)."""
 
 
 class Chronos2Module(ChronosModule):

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
-from pydantic import Field
 from torch import nn
 
-from tstune.config.section import ModelSection
+from tstune.config.section import ChronosT5Section, ModelSection
 from tstune.data.table import Roles
 from tstune.data.windows import Batch
 from tstune.errors import CheckpointError
-from tstune.models.chronos import CHRONOS, ChronosSection
+from tstune.models.chronos import CHRONOS
 from tstune.models.modules import NetworkModule, as_series, observed_or_nan
 from tstune.models.network_forecaster import QuantileForecaster
 from tstune.models.network_weights import Architecture, require_context
@@ -26,16 +25,6 @@ CACHE_BYTES = 2_000_000_000
 IGNORED = -100
 """Label of a token that no loss looks at, as in transformers."""
 Warp = Callable[[torch.Tensor], torch.Tensor]
-
-
-class ChronosT5Section(ChronosSection):
-    """Chronos T5: a language model over binned readings, whose sampled paths are the forecast; each series alone."""
-
-    type: Literal["chronos_t5"] = "chronos_t5"
-    pretrained: str | None = None
-    """Folder of a checkpoint or Hub id (`amazon/chronos-t5-small`)."""
-    num_samples: int | None = Field(None, ge=1)
-    """Paths of a forecast; null keeps the checkpoint's (20). Levels near 0 or 1 need more."""
 
 
 class Draws:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from tstune.data.prepared import Preprocessor
+from tstune.data.preprocess import Preprocessor
 from tstune.data.table import Roles
 from tstune.data.windows import Batch, WindowDataset
 from tstune.domains import domain_of

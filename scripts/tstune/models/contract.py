@@ -25,7 +25,8 @@ from tstune.config.validation import validate
 from tstune.data.frequency import StepError, to_steps
 from tstune.data.parts import named_data, tables_of_parts
 from tstune.data.plan import wrong_durations
-from tstune.data.prepared import PreparedData, Preprocessor, prepare_data, table_of
+from tstune.data.prepared import PreparedData, prepare_data, table_of
+from tstune.data.preprocess import Preprocessor
 from tstune.data.splits import PARTS
 from tstune.data.trained_on import refuse_trained_on
 from tstune.data.windows import Batch, WindowDataset, context_dropping, evaluation_batch_size

@@ -7,14 +7,13 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import torch
-from pydantic import Field, model_validator
 
-from tstune.config.section import ModelSection
-from tstune.data.prepared import PreparedData, Preprocessor
+from tstune.config.section import EnsembleSection
+from tstune.data.prepared import PreparedData
+from tstune.data.preprocess import Preprocessor
 from tstune.data.trained_on import CHECK, refuse_trained_on
 from tstune.data.windows import Batch
 from tstune.errors import CheckpointError
@@ -35,27 +34,6 @@ MAX_WINDOWS = 4_096
 """Validation windows that weights are computed on at most, evenly spaced."""
 NOT_COPIED = {"checkpoints", "plots", "report.html", "report.md", "history.jsonl", WINDOWS_FILE, FORECASTS_FILE}
 """What a member's run folder holds beyond the model and what is known of its training data."""
-
-
-class EnsembleSection(ModelSection):
-    """The average of saved models."""
-
-    type: Literal["ensemble"] = "ensemble"
-    members: list[str] = Field(min_length=2)
-    """Run folders, or `registry:name@alias` and `registry:name:version`; each may have its own context length, no
-    longer than `context_length`. They are copied when the ensemble is saved."""
-    weights: Literal["mean", "validation"] = "mean"
-    """`mean` gives every member the same weight, `validation` one in proportion to 1 / (its mean squared error on the
-    validation windows)."""
-
-    @model_validator(mode="after")
-    def _members_are_the_weights(self) -> EnsembleSection:
-        if self.pretrained is not None:
-            raise ValueError("pretrained is not for ensembles; name saved models in members")
-        twice = [name for number, name in enumerate(self.members) if name in self.members[:number]]
-        if twice:
-            raise ValueError(f"members names {twice[0]} twice")
-        return self
 
 
 @dataclass(frozen=True)

@@ -8,14 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar
 
 import pandas as pd
 import torch
-from pydantic import Field
 from torch import nn
 
-from tstune.config.section import ModelSection
+from tstune.config.section import FlowStateSection, ModelSection
 from tstune.data.frequency import fixed_step, parse_frequency
 from tstune.data.table import Roles
 from tstune.data.windows import Batch
@@ -35,17 +34,6 @@ BASE_SEASON = 24.0
 
 _MINUTE, _DAY = pd.Timedelta("1min"), pd.Timedelta("1D")
 _STEPS_PER_YEAR = {"M": 12.0, "Q": 4.0}
-
-
-class FlowStateSection(ModelSection):
-    """FlowState: a state space encoder that forecasts quantiles at any sampling rate; every series on its own."""
-
-    type: Literal["flowstate"] = "flowstate"
-    pretrained: str | None = None
-    """Folder of a checkpoint or Hub id (`ibm-granite/granite-timeseries-flowstate-r1`)."""
-    scale_factor: float | None = Field(None, gt=0)
-    """24 / (steps of a season). Null takes an hour as season for steps below a minute, a day for steps below a day and
-    a year for longer ones, as granite-tsfm does; daily data with weekly cycles want 24 / 7 = 3.43."""
 
 
 class FlowStateModule(NetworkModule):

@@ -13,7 +13,8 @@ from torch import nn
 from tstune.config.flat import nested
 from tstune.config.schema import RunConfig, TrainingSection
 from tstune.config.validation import validate
-from tstune.data.prepared import PreparedData, Preprocessor, UnfittedPreprocessor, prepared_of
+from tstune.data.prepared import PreparedData, UnfittedPreprocessor, prepared_of
+from tstune.data.preprocess import Preprocessor
 from tstune.errors import ConfigError
 from tstune.models.modules import PlainModule
 

@@ -8,7 +8,7 @@ from typing import ClassVar
 import torch
 from torch import nn
 
-from tstune.data.prepared import Preprocessor
+from tstune.data.preprocess import Preprocessor
 from tstune.data.table import Roles
 from tstune.data.windows import Batch
 from tstune.errors import ConfigError

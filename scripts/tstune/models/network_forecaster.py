@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from tstune.config.section import ModelSection
-from tstune.data.prepared import Preprocessor
+from tstune.data.preprocess import Preprocessor
 from tstune.data.table import Roles
 from tstune.data.windows import Batch
 from tstune.errors import ConfigError

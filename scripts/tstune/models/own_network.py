@@ -9,7 +9,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_model, save_model
 from torch import nn
 
-from tstune.data.prepared import Preprocessor
+from tstune.data.preprocess import Preprocessor
 from tstune.data.windows import Batch
 from tstune.errors import CheckpointError, ConfigError
 from tstune.models.adapters import freeze_by_mode

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
-from pydantic import Field
 
-from tstune.config.section import ModelSection
-from tstune.data.prepared import Preprocessor
+from tstune.config.section import ModelSection, PatchTSMixerSection, PatchTSTSection
+from tstune.data.preprocess import Preprocessor
 from tstune.data.table import Roles
 from tstune.data.windows import Batch
 from tstune.errors import CheckpointError, ConfigError
@@ -164,37 +163,6 @@ def patch_architecture(title: str) -> Architecture:
     return Architecture(title, "transformers>=5.23,<6", *names, dropout_key=None)
 
 
-class PatchTSTSection(ModelSection):
-    """PatchTST: a transformer over patches that forecasts each channel alone.
-
-    The architecture keys (`patch_length` to `norm_type`) build a model from scratch. With pretrained weights they are
-    read from the checkpoint, and a value given here must agree with it.
-    """
-
-    type: Literal["patchtst"] = "patchtst"
-    pretrained: str | None = None
-    """Folder of a checkpoint, Hub id (`ibm-granite/granite-timeseries-patchtst`), or null for random weights."""
-    patch_length: int | None = Field(None, ge=1)
-    """Steps per patch; 12 when built from scratch."""
-    patch_stride: int | None = Field(None, ge=1)
-    """Steps from one patch to the next; the patch length when built from scratch."""
-    d_model: int | None = Field(None, ge=2)
-    """Width; 128 when built from scratch."""
-    num_layers: int | None = Field(None, ge=1)
-    """Encoder layers; 3 when built from scratch."""
-    num_heads: int | None = Field(None, ge=1)
-    """Attention heads; 16 when built from scratch."""
-    ffn_dim: int | None = Field(None, ge=1)
-    """Width of a layer's hidden part; 512 when built from scratch."""
-    norm_type: Literal["batchnorm", "layernorm"] | None = None
-    """Normalisation in the layers; batchnorm, the published one, when built from scratch. Its statistics are those of
-    each process's own windows: with several processes, layernorm alone gives the numbers of one."""
-    dropout: float | None = Field(None, ge=0, lt=1)
-    """Dropout inside the layers; null keeps the checkpoint's (0.2 from scratch)."""
-    head_dropout: float | None = Field(None, ge=0, lt=1)
-    """Dropout before the forecast head; null keeps the checkpoint's (0.2 from scratch)."""
-
-
 class PatchTSTForecaster(PatchForecaster):
     """PatchTST behind the common interface; it reads targets only."""
 
@@ -240,39 +208,6 @@ class PatchTSTForecaster(PatchForecaster):
                 "use another checkpoint"
             )
         super()._fit_to(config, roles)
-
-
-class PatchTSMixerSection(ModelSection):
-    """PatchTSMixer: an MLP-mixer over patches.
-
-    The architecture keys (`patch_length` to `channel_mode`) build a model from scratch. With pretrained weights they
-    are read from the checkpoint, and a value given here must agree with it.
-    """
-
-    type: Literal["patchtsmixer"] = "patchtsmixer"
-    pretrained: str | None = None
-    """Folder of a checkpoint, Hub id (`ibm-granite/granite-timeseries-patchtsmixer`), or null for random weights."""
-    patch_length: int | None = Field(None, ge=1)
-    """Steps per patch; 8 when built from scratch."""
-    patch_stride: int | None = Field(None, ge=1)
-    """Steps from one patch to the next; the patch length when built from scratch."""
-    d_model: int | None = Field(None, ge=1)
-    """Width; 48 when built from scratch."""
-    num_layers: int | None = Field(None, ge=1)
-    """Mixer layers; 3 when built from scratch."""
-    expansion_factor: int | None = Field(None, ge=1)
-    """Width of a mixer's hidden layer over its input; 3 when built from scratch."""
-    gated_attn: bool | None = None
-    """Gate after each mixer; true when built from scratch."""
-    self_attn: bool | None = None
-    """Self-attention across patches; false when built from scratch."""
-    channel_mode: Literal["auto", "common_channel", "mix_channel"] = "auto"
-    """`common_channel` forecasts each channel alone, `mix_channel` lets them exchange information and fixes how many
-    there are; `auto` is the checkpoint's, and from scratch mixes only if there are conditional columns."""
-    dropout: float | None = Field(None, ge=0, lt=1)
-    """Dropout inside the mixers; null keeps the checkpoint's (0.5 from scratch)."""
-    head_dropout: float | None = Field(None, ge=0, lt=1)
-    """Dropout before the forecast head; null keeps the checkpoint's (0.7 from scratch)."""
 
 
 class PatchTSMixerForecaster(PatchForecaster):

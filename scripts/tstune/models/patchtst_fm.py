@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
-from pydantic import Field
 from torch import nn
 from torch.nn import functional as F
 
-from tstune.config.section import ModelSection
+from tstune.config.section import ModelSection, PatchTSTFMSection
 from tstune.data.table import Roles
 from tstune.data.windows import Batch
 from tstune.errors import CheckpointError
@@ -21,16 +20,6 @@ from tstune.models.network_weights import GRANITE, Architecture, require_context
 
 if TYPE_CHECKING:
     from tsfm_public.models.patchtst_fm.configuration_patchtst_fm import PatchTSTFMConfig
-
-
-class PatchTSTFMSection(ModelSection):
-    """PatchTST-FM: an encoder over patches that forecasts 99 quantiles; every series on its own."""
-
-    type: Literal["patchtst_fm"] = "patchtst_fm"
-    pretrained: str | None = None
-    """Folder of a checkpoint or Hub id (`ibm-granite/granite-timeseries-patchtst-fm-r1`)."""
-    dropout: float | None = Field(None, ge=0, lt=1)
-    """Dropout while tuning; null keeps the library's 0.1."""
 
 
 class PatchTSTFMModule(NetworkModule):

@@ -8,15 +8,15 @@ import math
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from pydantic import Field
 
 from tstune.config.schema import RunConfig
-from tstune.config.section import ModelSection
-from tstune.data.prepared import PreparedData, Preprocessor
+from tstune.config.section import TimeGPTSection
+from tstune.data.prepared import PreparedData
+from tstune.data.preprocess import Preprocessor
 from tstune.data.windows import Batch, evaluation_batch_size
 from tstune.domains import domain_of
 from tstune.errors import CheckpointError, ConfigError
@@ -41,39 +41,6 @@ if TYPE_CHECKING:
 
 MODES = ("zero_shot", "full")
 _KEPT = ("model", "finetuned_model_id")
-
-
-class TimeGPTSection(ModelSection):
-    """TimeGPT: a model behind Nixtla's paid service; readings leave this machine.
-
-    The key and the address are read from NIXTLA_API_KEY and NIXTLA_BASE_URL, and from nowhere else.
-    """
-
-    type: Literal["timegpt"] = "timegpt"
-    pretrained: str = "timegpt-1"
-    """Name of the service's model (`timegpt-1`, `timegpt-1-long-horizon`, `timegpt-2.1`)."""
-    finetuned_model_id: str | None = Field(None, min_length=1)
-    """Id of a fine-tuned model stored with the service: forecast with it, or tune it further."""
-    finetune_steps: int = Field(10, ge=1)
-    """Steps of fine-tuning, with tuning.mode=full."""
-    finetune_depth: int = Field(1, ge=1, le=5)
-    """How much of the model learns: 1 little, 5 all of it."""
-    finetune_loss: Literal["default", "mae", "mse", "rmse", "mape", "smape", "poisson"] = "default"
-    """Loss of fine-tuning."""
-    dry_run: bool = False
-    """Send nothing: scripts/finetune_timegpt.py shows what would be sent and its size."""
-    max_windows: int = Field(1000, ge=1)
-    """Series (one per window and target) that may be sent for forecasts; a run that could need more is refused."""
-    windows_per_request: int = Field(64, ge=1)
-    """Series in one request."""
-    selection_windows: int = Field(100, ge=1)
-    """Validation windows, at most, that decide whether the fine-tuned model is kept."""
-    max_attempts: int = Field(5, ge=1)
-    """How often a request is tried; busy servers, rate limits and lost connections are worth another try."""
-    retry_wait: float = Field(2.0, ge=0)
-    """Seconds before the second attempt; doubled before each further one, up to a minute."""
-    request_timeout: int = Field(120, ge=1)
-    """Seconds without an answer after which a request counts as lost."""
 
 
 class TimeGPTForecaster(WithoutNetwork):

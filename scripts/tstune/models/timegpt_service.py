@@ -17,7 +17,7 @@ import pandas as pd
 from tstune.config.section import ModelSection
 from tstune.data.frequency import fixed_step, parse_frequency
 from tstune.data.panel import MISSING
-from tstune.data.prepared import Preprocessor
+from tstune.data.preprocess import Preprocessor
 from tstune.data.windows import Batch, WindowDataset
 from tstune.errors import ConfigError, ServiceError
 from tstune.models.contract import optional_module

@@ -3,30 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
-from pydantic import Field
 from torch import nn
 
-from tstune.config.section import ModelSection
+from tstune.config.section import ModelSection, TimesFMSection
 from tstune.data.table import Roles
 from tstune.data.windows import Batch
 from tstune.errors import CheckpointError, ConfigError
 from tstune.models.modules import NetworkModule, observed_or_nan
 from tstune.models.network_forecaster import QuantileForecaster
 from tstune.models.network_weights import Architecture, require_context
-
-
-class TimesFMSection(ModelSection):
-    """TimesFM 2.5: a stack of decoder layers over patches that forecasts quantiles; every series on its own."""
-
-    type: Literal["timesfm"] = "timesfm"
-    pretrained: str | None = None
-    """Folder of a checkpoint or Hub id (`google/timesfm-2.5-200m-transformers`)."""
-    dropout: float | None = Field(None, ge=0, lt=1)
-    """Dropout of the attention while tuning; null keeps the checkpoint's."""
 
 
 class TimesFMModule(NetworkModule):

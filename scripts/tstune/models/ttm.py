@@ -6,18 +6,18 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import cache
 from importlib import resources
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 import yaml
-from pydantic import Field
 from torch import nn
 
 from tstune.config.schema import ForecastSection
-from tstune.config.section import ModelSection
+from tstune.config.section import TTMSection
 from tstune.config.validation import validate
 from tstune.data.defaults import BUILTIN, CONTEXTS, SHIPPED, shipped_weights
-from tstune.data.prepared import PreparedData, Preprocessor
+from tstune.data.prepared import PreparedData
+from tstune.data.preprocess import Preprocessor
 from tstune.data.scaler import UNKNOWN
 from tstune.data.table import Roles
 from tstune.data.windows import Batch
@@ -71,53 +71,6 @@ SCRATCH_DEFAULTS = {
 }
 # Layers that exist only with some channel roles; a checkpoint without them is still the same backbone.
 _MAY_BE_FRESH = ("decoder.", "head.", f"{QUANTILE_HEAD}.", f"{SKIP_HEAD}.", "backbone.encoder.freq_mod.")
-
-
-class TTMSection(ModelSection):
-    """Tiny Time Mixer: which weights, which lengths, which architecture.
-
-    The architecture keys (`patch_length` to `fcm_mix_layers`) build a model from scratch. With
-    pretrained weights they are read from the checkpoint, and a value given here must agree with it.
-    """
-
-    type: Literal["ttm"] = "ttm"
-    pretrained: str | None = None
-    """`builtin` (shipped, trained on generated series), `builtin:glucose` (shipped, tuned on glucose every 5 minutes),
-    folder of a checkpoint, Hub id (`ibm-granite/granite-timeseries-ttm-r2`), or null for random weights."""
-    patch_length: int | None = Field(None, ge=1)
-    """Steps per patch; 64 when built from scratch, less for a context that is no multiple of 64."""
-    d_model: int | None = Field(None, ge=1)
-    """Backbone width; 192 when built from scratch."""
-    num_layers: int | None = Field(None, ge=1)
-    """Mixer layers per backbone level; 2 when built from scratch."""
-    expansion_factor: int | None = Field(None, ge=1)
-    """Width of a mixer's hidden layer over its input; 2 when built from scratch."""
-    adaptive_patching_levels: int | None = Field(None, ge=0)
-    """Backbone levels with their own patch count; 3 when built from scratch."""
-    gated_attn: bool | None = None
-    """Gate after each mixer; true when built from scratch."""
-    self_attn: bool | None = None
-    """Self-attention across patches; false when built from scratch."""
-    use_positional_encoding: bool | None = None
-    """Add positions to the patches; false when built from scratch."""
-    decoder_num_layers: int | None = Field(None, ge=1)
-    """Mixer layers of the decoder; 2 when built from scratch."""
-    decoder_d_model: int | None = Field(None, ge=1)
-    """Decoder width; 128 when built from scratch."""
-    decoder_mode: Literal["auto", "common_channel", "mix_channel"] = "auto"
-    """`common_channel` forecasts each channel alone, `mix_channel` lets them exchange information;
-    `auto` mixes only if there are conditional or control columns."""
-    dropout: float | None = Field(None, ge=0, lt=1)
-    """Dropout inside the mixers; null keeps the checkpoint's (0.2 from scratch)."""
-    head_dropout: float | None = Field(None, ge=0, lt=1)
-    """Dropout before the forecast head; null keeps the checkpoint's (0.2 from scratch). ETT recipes use 0.7."""
-    skip_steps: int | None = Field(None, ge=0)
-    """Last readings that reach each step of the forecast past the network's normalisation, with when they were taken
-    and the time of day; 0 leaves that out, null does as the checkpoint does. 48 suits glucose every 5 minutes."""
-    fcm_context_length: int | None = Field(None, ge=0)
-    """Forecast channel mixing (known-future columns): steps around each step; 1 by default."""
-    fcm_mix_layers: int | None = Field(None, ge=1)
-    """Forecast channel mixing: number of mixer layers; 2 by default."""
 
 
 class TTMModule(ScaledModule):

@@ -13,7 +13,7 @@ from pydantic import ConfigDict, Field, ValidationError
 from pydantic.dataclasses import dataclass
 from pydantic_core import from_json, to_json
 
-from tstune.config.section import dotted
+from tstune.config.names import dotted
 from tstune.errors import RegistryError
 from tstune.foreign_files import damage
 

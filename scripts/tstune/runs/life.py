@@ -28,8 +28,8 @@ from typing import Literal, get_args
 
 import psutil
 
+from tstune.config.names import dotted
 from tstune.config.schema import RunConfig
-from tstune.config.section import dotted
 from tstune.errors import ConfigError, Interrupted, OutputError, Preempted, TstuneError
 from tstune.runs.folder import (
     CHECKPOINTS,

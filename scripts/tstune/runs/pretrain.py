@@ -11,7 +11,7 @@ import torch
 
 from tstune.config.schema import DataSection, EvaluationSection, ForecastSection, RunConfig
 from tstune.config.section import AUTO
-from tstune.data.prepared import Preprocessor
+from tstune.data.preprocess import Preprocessor
 from tstune.data.scaler import Scaler
 from tstune.data.synthetic import FixedSyntheticWindows, SeriesRecipe, SyntheticWindows
 from tstune.data.table import Roles

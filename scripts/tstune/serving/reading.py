@@ -13,7 +13,7 @@ from pydantic_core import ErrorDetails
 from typing_extensions import TypedDict
 
 from tstune.data.frequency import parse_frequency
-from tstune.data.prepared import Preprocessor
+from tstune.data.preprocess import Preprocessor
 from tstune.data.table import ITEM, TIMESTAMP
 from tstune.domains import domain_of_column
 from tstune.errors import TstuneError

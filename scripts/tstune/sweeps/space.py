@@ -25,8 +25,8 @@ from hydra.errors import HydraException
 from optuna import Trial
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 
+from tstune.config.names import dotted
 from tstune.config.schema import RunConfig
-from tstune.config.section import dotted
 from tstune.config.validation import leaf_paths, validate
 from tstune.errors import ConfigError
 from tstune.runtime.logs import logger

@@ -18,8 +18,8 @@ from optuna.samplers import TPESampler
 from optuna.storages import RDBStorage
 from optuna.trial import FrozenTrial, Trial, TrialState
 
+from tstune.config.names import dotted
 from tstune.config.schema import RunConfig
-from tstune.config.section import dotted
 from tstune.errors import ConfigError, OutputError, Preempted, TrainingError, TstuneError
 from tstune.runs.folder import ENVIRONMENT, RunFolder
 from tstune.runs.life import is_finished, noted_run_id

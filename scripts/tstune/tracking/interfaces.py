@@ -13,7 +13,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from tstune.config.section import dotted, without_credentials
+from tstune.config.names import dotted
+from tstune.config.section import without_credentials
 from tstune.errors import ConfigError, TrackingError
 from tstune.named_code import import_named, resolve
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
+from tstune.config.names import dotted
 from tstune.config.schema import RunConfig
-from tstune.config.section import dotted
 from tstune.tracking.composite import CompositeTracker
 from tstune.tracking.interfaces import RunStatus
 from tstune.training.callbacks import Callback, TrainingState

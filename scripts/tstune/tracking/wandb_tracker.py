@@ -10,8 +10,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from tstune.config.names import dotted
 from tstune.config.schema import TrackingSection
-from tstune.config.section import dotted
 from tstune.errors import MissingDependencyError, TrackingError
 from tstune.runtime.logs import logger
 from tstune.tracking.interfaces import (

@@ -14,8 +14,7 @@ from tstune.data.fingerprints import CHECK
 from tstune.data.frequency import encode_times, fixed_step, parse_frequency, to_steps
 from tstune.data.leaks import more_findings
 from tstune.data.panel import MISSING, OBSERVED, Panel, item_rows
-from tstune.data.prepared import Preprocessor
-from tstune.data.preprocess import build_panel
+from tstune.data.preprocess import Preprocessor, build_panel
 from tstune.data.sources.kaggle_brist1d import DATELESS, TARGET, channel_frame
 from tstune.data.sources.kaggle_brist1d_rows import CHANNELS, STEP_MINUTES, STEPS_AHEAD
 from tstune.data.table import Roles, SourceTable

@@ -14,7 +14,8 @@ from tstune.config.schema import RunConfig
 from tstune.config.section import AUTO
 from tstune.config.validation import validate
 from tstune.data.defaults import BUILTIN, SHIPPED
-from tstune.data.prepared import PreparedData, Preprocessor
+from tstune.data.prepared import PreparedData
+from tstune.data.preprocess import Preprocessor
 from tstune.errors import CheckpointError, ConfigError
 from tstune.evaluation.verdict import OURS
 from tstune.models.baselines import WithoutNetwork

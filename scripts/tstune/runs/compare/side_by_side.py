@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from tstune.config.section import dotted
+from tstune.config.names import dotted
 from tstune.data.frequency import parse_frequency
 from tstune.data.manifest import compare_manifests
 from tstune.errors import DataError, ReportError
