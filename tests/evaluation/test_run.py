@@ -13,6 +13,7 @@ from support import tiny
 from tstune.evaluation.backtest import Backtest
 from tstune.evaluation.calibration import interval_coverage
 from tstune.evaluation.uncertainty import dependent_windows, judge_uncertainty, with_evidence
+from tstune.models.registry import load_model
 from tstune.models.ttm import TTMForecaster
 from tstune.runtime.distributed import DistributedManager
 from tstune.training import loop as training_loop
@@ -117,6 +118,7 @@ def test_metrics_of_the_quantiles_join_the_scoreboard(split_run, recorded):
         recorded["split"]["methods"]["split_conformal"]["intervals"][1]["coverage"]
     )
     assert "wql" not in metrics["zero_shot"]
+    assert load_model(split_run[0]).evaluate() == pytest.approx(metrics["fine_tuned"], rel=1e-5)
 
 
 def test_the_folder_holds_the_method_and_says_so(split_run, make, tmp_path):

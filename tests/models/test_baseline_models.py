@@ -14,8 +14,11 @@ from tstune.config.validation import validate
 from tstune.data.defaults import BASELINES as BY_DEFAULT
 from tstune.data.prepared import PreparedData, prepare_data
 from tstune.errors import ConfigError
+from tstune.evaluation.backtest import Backtest
+from tstune.evaluation.kept_forecasts import KeptForecasts, forecasts_table
 from tstune.models.baselines import ContextMean, Persistence, Ridge, SeasonalNaive
 from tstune.models.registry import available_models, model_class
+from tstune.runtime.distributed import DistributedManager
 
 BASELINES = (Persistence, SeasonalNaive, ContextMean, Ridge)
 
@@ -109,6 +112,33 @@ class TestRidge:
         first_of_each_item = [0, len(data.test) // 2]
         forecast = ridge.forecast(data.test.__getitems__(first_of_each_item))
         np.testing.assert_allclose(forecast.numpy(), expected, rtol=2e-4, atol=1e-4)
+
+
+def test_columns_of_unlike_size_are_series_of_their_own_scale(tmp_path: Path) -> None:
+    """An exchange rate of the yen beside one of the pound: neither drowns the other."""
+    wide = tiny.series().pivot(index="timestamp", columns="item_id", values="load")
+    wide["yen"] = 0.001 * wide.a
+    found = {}
+    for name, columns in {"both": ["a", "b", "yen"], "small": ["yen"], "large": ["a"]}.items():
+        wide[columns].to_csv(tmp_path / "wide.csv")
+        values = tiny.recipe(tmp_path / "wide.csv", tmp_path, data={"columns_as": "items"})
+        values["data"] |= {"item_id_column": None, "target_columns": None}
+        config = validate(values, "test")
+        data, ridge = prepared(config), Ridge(config)
+        ridge.build(data.preprocessor)
+        ridge.train_on(data)
+        (tmp_path / name).mkdir()
+        ridge.save(tmp_path / name)
+        ridge = Ridge.load(tmp_path / name)
+        backtest = Backtest(data, config.evaluation, DistributedManager.for_run(config))
+        found[name] = backtest.score(ridge)
+        kept = KeptForecasts.of(forecasts_table({"ridge": found[name]}, backtest, data.panel.item_ids, ("target",)))
+        assert kept.metrics(backtest.horizons, ())["ridge"] == pytest.approx(found[name].metrics, rel=1e-6)
+    rmse = found["both"].rmse_by_item
+    assert rmse[2] == pytest.approx(0.001 * rmse[0], rel=1e-3)
+    scaled = {name: one.metrics["mse_scaled"] for name, one in found.items()}
+    assert scaled["small"] == pytest.approx(scaled["large"], rel=1e-3)
+    assert 0.05 < scaled["both"] < 0.5
 
 
 def test_every_baseline_is_covered() -> None:

@@ -9,9 +9,10 @@ import pytest
 
 from tstune.config.managers import SimpleConfigManager
 from tstune.config.schema import RunConfig
-from tstune.config.section import section_classes
+from tstune.config.section import FAMILIES, section_classes
 from tstune.config.validation import leaf_paths, section_at, validate
 from tstune.errors import ConfigError
+from tstune.models.registry import families, model_class
 
 MANAGER = SimpleConfigManager()
 Write = Callable[[str], Path]
@@ -55,6 +56,17 @@ def test_an_override_replaces_a_list_as_a_whole(write_config: Write):
 
 def test_an_override_can_reach_a_section_the_file_does_not_have(write_config: Write):
     assert load(write_config("seed: 1"), "data.split.train=0.5").data.split.train == 0.5
+
+
+def test_shares_over_a_recipe_with_a_published_split_are_refused_until_one_of_the_two_goes(write_config: Write):
+    path = write_config("data: {source: brist1d_open, path: x, split: {preset: brist1d}}")
+    said = message(path, "data.split={train: 0.5}")
+    assert (
+        "data.split: preset brist1d says what train would say; leave out one of the two, or set preset to null" in said
+    )
+    split = load(path, "data.split={train: 0.5, preset: null}").data.split
+    assert (split.train, split.preset) == (0.5, None)
+    assert load(path, "data.split={purge: 3}").data.split.preset == "brist1d"
 
 
 # Values
@@ -330,6 +342,10 @@ def test_validate_config_takes_a_mapping_or_a_run(caplog):
 def test_a_run_cannot_be_changed_under_way():
     with pytest.raises(ValueError, match="frozen"):
         RunConfig().seed = 1
+
+
+def test_the_section_of_a_family_is_that_of_its_class():
+    assert {family: model_class(family).section for family in families()} == FAMILIES
 
 
 def test_every_key_is_documented():

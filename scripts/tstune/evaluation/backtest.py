@@ -2,8 +2,9 @@
 
 Errors are summed up batch by batch, so that memory does not grow with windows. Only observed targets count. With
 e = forecast - target over all observed (window, step, channel): rmse = sqrt(mean e²) and mae = mean |e| in original
-units; mse_scaled and mae_scaled the same on values divided by the training deviation of each channel; mase = mean |e| /
-scale, where scale is the mean absolute seasonal difference of the item's training part (Hyndman & Koehler 2006).
+units; mse_scaled and mae_scaled the same on values divided by the training deviation of each channel, with
+data.columns_as=items of each item; mase = mean |e| / scale, where scale is the mean absolute seasonal difference of the
+item's training part (Hyndman & Koehler 2006).
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
+import pandas as pd
 import torch
 
 from tstune.config.schema import EvaluationSection
@@ -51,6 +53,13 @@ def seasonal_scale(panel: Panel, split: Split, seasonality: int) -> np.ndarray:
     pooled = total.sum(axis=0) / np.maximum(count.sum(axis=0), 1)
     scale = np.where(count > 0, total / np.maximum(count, 1), pooled)
     return np.where(scale > 0, scale, np.nan)
+
+
+def item_deviation(panel: Panel, split: Split, pooled: np.ndarray) -> np.ndarray:
+    """[items, targets] deviation of each item's training readings; the pooled one where they do not vary."""
+    values = np.where(_usable(panel, split, slice(0, panel.num_rows)), panel.values[:, : len(pooled)], np.nan)
+    found = pd.DataFrame(values, dtype=np.float64).groupby(panel.row_item()).std(ddof=0).to_numpy()
+    return np.where(found > 0, found, pooled)
 
 
 def _usable(panel: Panel, split: Split, rows: slice) -> np.ndarray:
@@ -95,16 +104,16 @@ class ErrorSums:
 
     Args:
         num_steps: prediction length.
-        target_std: [targets] training deviation of each target.
+        target_std: [targets] training deviation of each target, or [items, targets].
         mase_scale: [items, targets] from `seasonal_scale`.
     """
 
     def __init__(self, num_steps: int, target_std: np.ndarray, mase_scale: np.ndarray) -> None:
-        shape = (num_steps, len(target_std))
+        shape = (num_steps, target_std.shape[-1])
         self._std = target_std
         self._mase_scale = mase_scale
         self._square, self._absolute, self._count = np.zeros(shape), np.zeros(shape), np.zeros(shape)
-        self._mase_total = self._mase_count = 0.0
+        self._scaled_square = self._scaled_absolute = self._mase_total = self._mase_count = 0.0
         self._windows: list[tuple[np.ndarray, ...]] = []  # start, item, square, absolute, count of each batch
 
     def add(
@@ -116,6 +125,10 @@ class ErrorSums:
         self._square += square.sum(axis=0)
         self._absolute += absolute.sum(axis=0)
         self._count += observed.sum(axis=0)
+        if self._std.ndim == 2:
+            std = self._std[item][:, None]
+            self._scaled_square += (square / std**2).sum()
+            self._scaled_absolute += (absolute / std).sum()
         scale = self._mase_scale[item]  # [batch, targets]
         known = np.isfinite(scale)
         per_window = np.where(known, absolute.sum(axis=1) / np.where(known, scale, 1.0), 0.0)
@@ -139,8 +152,10 @@ class ErrorSums:
         for label, step in horizons.items():
             metrics[f"rmse@{label}"] = float(by_step[step - 1])
             metrics[f"mae@{label}"] = _ratio(self._absolute[step - 1].sum(), self._count[step - 1].sum())
-        metrics["mse_scaled"] = _ratio((self._square / self._std**2).sum(), count)
-        metrics["mae_scaled"] = _ratio((self._absolute / self._std).sum(), count)
+        scaled = self._scaled_square, self._scaled_absolute
+        if self._std.ndim == 1:
+            scaled = (self._square / self._std**2).sum(), (self._absolute / self._std).sum()
+        metrics["mse_scaled"], metrics["mae_scaled"] = (_ratio(total, count) for total in scaled)
         metrics["mase"] = _ratio(self._mase_total, self._mase_count)
         windows = [np.concatenate(column) for column in zip(*self._windows, strict=True)]
         item_square, item_count, item_windows = (
@@ -204,6 +219,8 @@ class Backtest:
         self._manager = manager
         self._num_targets = data.panel.roles.num_targets
         self.target_std = data.preprocessor.scaler.std[: self._num_targets]
+        if data.preprocessor.columns_as == "items" and data.config.scaling == "standard":
+            self.target_std = item_deviation(data.panel, data.split, self.target_std)
         seasonality = season_of(config.seasonality, data.panel.frequency)
         self._mase_scale = seasonal_scale(data.panel, data.split, seasonality)
         batch_size = evaluation_batch_size(config.batch_size, len(data.panel.roles.channels), manager.device)

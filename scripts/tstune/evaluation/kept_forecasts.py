@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -45,12 +45,12 @@ def forecasts_table(
         columns[f"{_FORECAST}{name}"] = one.windows.forecast.reshape(-1)
         for number, level in enumerate(() if one.windows.quantiles is None else one.windows.levels):
             columns[f"{_QUANTILE}{name}/{level:g}"] = one.windows.quantiles[..., number].reshape(-1)
-    table = pd.DataFrame(columns)
+    table, std = pd.DataFrame(columns), backtest.target_std
     table.attrs = {
         "num_steps": shape[1],
         "frequency": backtest.windows.panel.frequency,
         "unit": windows.unit,
-        "target_std": backtest.target_std.tolist(),
+        "target_std": (std if std.ndim == 1 else std[pd.unique(windows.item)]).tolist(),
         "windows_at_once": backtest.windows_at_once,  # sums in this order have the same last digit
     }
     return table
@@ -62,7 +62,7 @@ class KeptForecasts:
 
     Attributes:
         windows: row of the scoreboard -> its forecasts with what happened.
-        target_std: [targets] training deviation of each target.
+        target_std: [targets] training deviation of each target, or [items, targets].
         windows_at_once: how many were added up at a time.
     """
 
@@ -78,7 +78,8 @@ class KeptForecasts:
             DataError: it is another one, or some of its rows are missing.
         """
         try:
-            steps, targets = int(table.attrs["num_steps"]), len(table.attrs["target_std"])
+            target_std = np.asarray(table.attrs["target_std"])
+            steps, targets = int(table.attrs["num_steps"]), target_std.shape[-1]
             shape = (len(table) // (steps * targets), steps, targets)
             if np.prod(shape) != len(table):
                 raise ValueError(f"{len(table)} rows are not whole windows of {steps} steps and {targets} targets")
@@ -104,7 +105,7 @@ class KeptForecasts:
             quantiles = np.stack([values[column] for column in own], axis=-1) if own else None
             levels = np.array([float(column.rpartition("/")[2]) for column in own]) if own else None
             windows[name] = replace(happened, forecast=values[f"{_FORECAST}{name}"], quantiles=quantiles, levels=levels)
-        return cls(windows, np.asarray(table.attrs["target_std"]), int(table.attrs["windows_at_once"]))
+        return cls(windows, target_std, int(table.attrs["windows_at_once"]))
 
     def metrics(self, horizons: Mapping[str, int], names: Iterable[str]) -> dict[str, dict[str, float]]:
         """Row of the scoreboard -> metric -> value, as a run computes them.
@@ -115,7 +116,7 @@ class KeptForecasts:
         """
         found = {}
         for model, windows in self.windows.items():
-            by_item = np.zeros((windows.item.max() + 1, len(self.target_std)))
+            by_item = np.zeros((windows.item.max() + 1, self.target_std.shape[-1]))
             by_item[windows.item] = windows.mase_scale
             sums = ErrorSums(windows.truth.shape[1], self.target_std, by_item)
             for begin in range(0, len(windows.truth), self.windows_at_once):
@@ -127,8 +128,11 @@ class KeptForecasts:
         return found
 
 
-def further_metrics(names: Iterable[str], windows: ScoredWindows) -> dict[str, float]:
-    """Those of the configured metrics for which the windows have what they need."""
+def further_metrics(
+    names: Iterable[str], windows: ScoredWindows, own: Callable[[ScoredWindows], dict[str, float]] | None = None
+) -> dict[str, float]:
+    """Those of the configured metrics for which the windows have what they need, and `ForecastModel.own_metrics`."""
+    others = {} if own is None else own(windows)
     if windows.truth.shape[2] == 1:  # metrics of a domain are about one target
         windows = windows.one_target()
-    return compute_metrics([name for name in names if not missing_for(name, windows)], windows)
+    return compute_metrics([name for name in names if not missing_for(name, windows)], windows) | others

@@ -63,6 +63,25 @@ def with_evidence(
     return replace(windows, **found)
 
 
+def with_quantiles(
+    windows: ScoredWindows,
+    dataset: WindowDataset,
+    model: ForecastModel,
+    adapt: Callable[[Batch], Batch] | None = None,
+    factor: float = 1.0,
+) -> ScoredWindows:
+    """The windows with the quantiles that a finished model forecasts; nothing is calibrated here.
+
+    Args:
+        windows, dataset, model, adapt: as of `with_evidence`.
+        factor: what one unit of the windows is in the unit of the model.
+    """
+    scale = {"truth": windows.truth * factor, "forecast": windows.forecast * factor}
+    evidence = with_evidence(replace(windows, **scale, quantiles=None, levels=None), dataset, model, adapt)
+    quantiles = evidence.quantiles if model.uncertainty is None else model.uncertainty.backtest(evidence)
+    return replace(windows, quantiles=quantiles / factor, levels=np.asarray(model.quantile_levels))
+
+
 STEPS_INTERVAL = 0.8
 """The interval whose coverage is told step by step."""
 

@@ -264,7 +264,7 @@ def make_examples(model: ForecastModel, num_windows: int, seed: int = 0) -> Exam
     batch["past_read_mask"] = torch.from_numpy(status == OBSERVED)
     batch["future_values"] = torch.from_numpy(future)
     inputs = {PAST: torch.from_numpy(np.concatenate([past, values[..., columns:]], axis=-1))}
-    if getattr(model.module, "reads_clock", False):
+    if model.reads_clock:
         inputs[ORIGIN] = batch["origin"] = torch.from_numpy(random.integers(0, 2_000_000_000, num_windows))
     if known:
         inputs[FUTURE] = batch["future_values"][..., known].contiguous()

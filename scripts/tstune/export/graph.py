@@ -90,7 +90,7 @@ class ForecastGraph(nn.Module):
         self._model, self._roles = model, model.preprocessor.roles
         self._length = model.config.model.prediction_length
         controls, statics = self._roles.control_indices, self._roles.static_categorical
-        needed = {PAST: True, FUTURE: controls, STATIC: statics, ORIGIN: getattr(self.network, "reads_clock", False)}
+        needed = {PAST: True, FUTURE: controls, STATIC: statics, ORIGIN: model.reads_clock}
         self.inputs = [name for name, is_needed in needed.items() if is_needed]
         self.outputs = [FORECAST, *[QUANTILES] * bool(model.quantile_levels)]
         if isinstance(model.uncertainty, OffsetMethod):

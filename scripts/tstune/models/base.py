@@ -147,17 +147,26 @@ class BaseTimeSeriesFoundationModel(ForecastModel):
     def evaluate(self, data: Readings | DataLoader = None, part: str = "test") -> dict[str, float]:
         """Metrics on the windows of one part (``train``, ``validation``, ``test``); None reads the configured data.
 
+        Those of every scoreboard, of `evaluation.metrics` and of `_compute_metrics`.
+
         Of a loader over windows of `get_datasets` or of prepared data, all are scored, whatever their part.
         """
         from tstune.evaluation.backtest import Backtest
+        from tstune.evaluation.kept_forecasts import further_metrics
+        from tstune.evaluation.uncertainty import with_quantiles
 
         self.require_built()
         prepared = data_of_loader(data, part) if isinstance(data, DataLoader) else self.run_data(data, None, None)
         manager = self.setup_distributed()
         self.to(manager.device)
-        backtest, own = Backtest(prepared, self.config.evaluation, manager, part), self.own_metrics
+        backtest, names = Backtest(prepared, self.config.evaluation, manager, part), self.config.evaluation.metrics
         scores = backtest.score(self.for_items(prepared.panel.item_ids))
-        return scores.metrics | (own(scores.windows) if own and scores.windows else {})
+        windows = scores.windows
+        if windows is None or not (names or self.own_metrics):
+            return scores.metrics
+        if self.quantile_levels:
+            windows = with_quantiles(windows, backtest.windows, self)
+        return scores.metrics | further_metrics(names, windows, self.own_metrics) | scores.metrics
 
     def setup_distributed(self) -> DistributedManager:
         """Start Accelerate as the configuration asks for it, or stop where the launcher gave something else."""

@@ -22,7 +22,7 @@ from tstune.data.windows import Batch
 from tstune.errors import ConfigError
 from tstune.foreign_files import read_tensors
 from tstune.models.base import BaseTimeSeriesFoundationModel
-from tstune.models.contract import MODEL_FOLDER, optional_module
+from tstune.models.contract import MODEL_FOLDER, context_spread, optional_module
 from tstune.training.losses import window_losses
 
 MAX_RIDGE_ROWS = 200_000
@@ -150,11 +150,17 @@ class Ridge(Baseline):
     """Linear regression with L2 penalty from the whole context to the whole forecast, shared by all targets.
 
     It works on globally scaled values, is fitted on gap-filled training windows and, like all models,
-    scored on observed targets only.
+    scored on observed targets only. Columns that are a series each (`data.columns_as=items`) may differ a thousandfold:
+    there each window is counted from its last reading, in its own deviation.
     """
 
     model_type = "ridge"
     alpha = 1.0
+
+    def build(self, preprocessor: Preprocessor) -> None:
+        """Nothing is learned yet."""
+        super().build(preprocessor)
+        self.by_window = preprocessor.columns_as == "items"
 
     def train_on(self, data: PreparedData, *_: object) -> None:
         """Fit in closed form with scikit-learn."""
@@ -164,41 +170,45 @@ class Ridge(Baseline):
         num_windows = min(len(data.train), max(1, MAX_RIDGE_ROWS // targets))
         chosen = np.linspace(0, len(data.train) - 1, num_windows).astype(np.int64)
         batch = data.train.__getitems__(chosen)
-        mean, std = self._mean_std(torch.device("cpu"))
+        past, mean, std = self._scaled_context(batch)
         future = (batch["future_values"][..., :targets] - mean) / std
         regression = RidgeRegression(alpha=self.alpha, copy_X=False)
-        regression.fit(_rows(self._scaled_context(batch)), _rows(future))
+        regression.fit(_rows(past), _rows(future))
         self.weight = torch.tensor(regression.coef_, dtype=torch.float32)
         self.bias = torch.tensor(regression.intercept_, dtype=torch.float32)
 
     def forecast(self, batch: Batch) -> torch.Tensor:
         """[batch, prediction, targets] in original units."""
-        past = self._scaled_context(batch)
+        past, mean, std = self._scaled_context(batch)
         weight, bias = self.weight.to(past.device), self.bias.to(past.device)
-        mean, std = self._mean_std(past.device)
         return (past.transpose(1, 2) @ weight.T + bias).transpose(1, 2) * std + mean
 
     def save_weights(self, folder: Path) -> None:
         """Write the map as safetensors."""
         super().save_weights(folder)
         tensors = {"weight": self.weight.contiguous(), "bias": self.bias}  # scikit-learn's is transposed
+        if self.by_window:
+            tensors["by_window"] = torch.ones(1)
         save_file(tensors, folder / MODEL_FOLDER / "model.safetensors")
 
     def load_weights(self, folder: Path) -> None:
         """Read the map."""
         tensors = read_tensors(folder / MODEL_FOLDER / "model.safetensors")
-        self.weight, self.bias = tensors["weight"], tensors["bias"]
+        self.weight, self.bias, self.by_window = tensors["weight"], tensors["bias"], "by_window" in tensors
 
-    def _scaled_context(self, batch: Batch) -> torch.Tensor:
+    def _scaled_context(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """[batch, context, targets] scaled values, and the mean and deviation that they were scaled by."""
         past, observed = self._target_context(batch)
-        mean, std = self._mean_std(past.device)
-        return torch.where(observed, (past - mean) / std, 0.0)
-
-    def _mean_std(self, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
-        scaler, targets = self.preprocessor.scaler, slice(0, self.preprocessor.roles.num_targets)
-        return tuple(
-            torch.as_tensor(values[targets], dtype=torch.float32, device=device) for values in (scaler.mean, scaler.std)
-        )
+        if self.by_window:
+            spread = context_spread(batch, past.shape[2])[:, None]
+            mean, std = self._last_reading(past, observed), torch.where(spread > 0, spread, 1.0)
+        else:
+            scaler, targets = self.preprocessor.scaler, slice(0, past.shape[2])
+            mean, std = (
+                torch.as_tensor(values[targets], dtype=torch.float32, device=past.device)
+                for values in (scaler.mean, scaler.std)
+            )
+        return torch.where(observed, (past - mean) / std, 0.0), mean, std
 
 
 def _rows(values: torch.Tensor) -> np.ndarray:

@@ -217,6 +217,11 @@ class ForecastModel(Hooks, ABC):
             self.module = network
 
     @property
+    def reads_clock(self) -> bool:
+        """True if a forecast depends on the time of its first step, `origin` of a batch."""
+        return isinstance(self.module, NetworkModule) and self.module.reads_clock
+
+    @property
     def native_levels(self) -> tuple[float, ...]:
         """Ascending levels the network itself forecasts quantiles for; empty if it forecasts points only."""
         return ()

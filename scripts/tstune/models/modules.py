@@ -44,6 +44,11 @@ class NetworkModule(nn.Module, ABC):
         self.levels = levels
 
     @property
+    def reads_clock(self) -> bool:
+        """True if a forecast depends on the time of its first step, `origin` of a batch."""
+        return False
+
+    @property
     def plain(self) -> nn.Module:
         """The network itself, within the peft model if there is one: `model` of that is something else."""
         return getattr(self.network, "get_base_model", lambda: self.network)()

@@ -156,7 +156,7 @@ class TTMModule(ScaledModule):
 
     @property
     def reads_clock(self) -> bool:
-        """True if a forecast depends on the time of its first step."""
+        """True with a skip head."""
         return self.skip_head is not None
 
     def _known_future(self, batch: Batch) -> torch.Tensor | None:

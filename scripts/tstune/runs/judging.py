@@ -148,9 +148,7 @@ class Judge:
             if scores.windows is None:
                 logger.warning("evaluation.metrics left out: the forecasts of a model are too large for memory")
                 return
-            found = further_metrics(names, scores.windows)
-            found |= own(scores.windows) if own is not None else {}
-            scores.metrics.update({column: value for column, value in found.items() if column not in scores.metrics})
+            scores.metrics.update(further_metrics(names, scores.windows, own) | scores.metrics)
 
     def save(self, folder: RunFolder, part: str, judged: Verdict) -> None:
         """Write what is known of the forecasts: every number, and where asked the forecasts themselves."""

@@ -12,8 +12,6 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
-import numpy as np
-
 from tstune.config.managers import SimpleConfigManager
 from tstune.config.schema import RunConfig, SplitSection
 from tstune.config.section import AUTO
@@ -21,7 +19,7 @@ from tstune.data.leaks import more_findings
 from tstune.data.prepared import PreparedData, prepare_data
 from tstune.data.trained_on import CHECK, overlap_with
 from tstune.errors import ConfigError, LeakError, TstuneError
-from tstune.evaluation.uncertainty import details, scored, with_evidence
+from tstune.evaluation.uncertainty import details, scored, with_quantiles
 from tstune.evaluation.verdict import Verdict, format_scoreboard, verdict
 from tstune.models.combined import FittedForecaster, fitted, shorter_than_asked
 from tstune.models.contract import Forecaster, ForecastModel
@@ -241,15 +239,10 @@ def _add_quantiles(judge: Judge, name: str, model: ForecastModel, forecaster: Fo
     scores = judge.scores[name]
     if scores.windows is None or not model.quantile_levels:
         return
-    windows, adapt, factor = scores.windows, None, 1.0
+    adapt, factor = None, 1.0
     if isinstance(forecaster, FittedForecaster):  # the method was fitted in the model's unit
         adapt, factor = forecaster.own, forecaster.factor
-    own = replace(
-        windows, truth=windows.truth * factor, forecast=windows.forecast * factor, quantiles=None, levels=None
-    )
-    evidence = with_evidence(own, judge.test.windows, model, adapt)
-    quantiles = evidence.quantiles if model.uncertainty is None else model.uncertainty.backtest(evidence)
-    windows = replace(windows, quantiles=quantiles / factor, levels=np.asarray(model.quantile_levels))
+    windows = with_quantiles(scores.windows, judge.test.windows, model, adapt, factor)
     judge.scores[name] = replace(scores, windows=windows)
     if len(judge.scores) == 1:  # the one that is judged
         levels = windows.levels.tolist()
