@@ -363,11 +363,11 @@ def parse_times(column: pd.Series, timestamp_format: str | None, name: object) -
         return _typed(column)
     is_number = pd.api.types.is_numeric_dtype(column)
     if timestamp_format is not None:
-        texts = _as_text(column) if is_number else column.astype("string").str.strip()
+        texts = _as_text(column) if is_number else as_strings(column).str.strip()
         return _times(_strptime(texts, timestamp_format), texts)
     if is_number or _all_digits(column):
         return _from_numbers(column, name)
-    texts = column.astype("string").str.strip()
+    texts = as_strings(column).str.strip()
     stamps = _strptime(texts, "ISO8601")
     if stamps.isna().sum() * 2 <= len(stamps):
         return _times(stamps, texts)
@@ -414,8 +414,14 @@ def _strptime(texts: pd.Series, text_format: str) -> pd.Series:
 
 
 def _all_digits(column: pd.Series) -> bool:
-    texts = column.dropna().astype("string")
-    return not texts.empty and bool(texts.str.fullmatch(r"\s*\d+(?:\.\d+)?\s*").all())
+    texts = as_strings(column.dropna())
+    digits = r"\s*\d+(?:\.\d+)?\s*"
+    return bool(texts.head(1).str.fullmatch(digits).any()) and bool(texts.str.fullmatch(digits).all())
+
+
+def as_strings(cells: pd.Series) -> pd.Series:
+    """The cells as text; what is text already stays in the memory of Arrow, whose functions are quick."""
+    return cells if isinstance(cells.dtype, pd.StringDtype) else cells.astype("string")
 
 
 def _from_numbers(column: pd.Series, name: object) -> Times:

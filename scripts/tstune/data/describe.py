@@ -243,4 +243,4 @@ def _is_numeric(cells: pd.Series) -> bool:
 
 
 def _blanks(cells: pd.Series) -> float:
-    return float((cells.isna() | (cells.astype(str).str.strip() == "")).mean())
+    return float((cells.isna() | cells.isin(["", " "])).mean())

@@ -181,6 +181,13 @@ def _rows(lines: Sequence[str], layout: Layout) -> list[tuple[int, str]]:
     separator, width, left = layout.separator, layout.num_cells, layout.left_out
     left |= {"repeated_headers": [], "other_lines": []}
     header, rows, blank = lines[layout.first_row - 1].strip(), [], []
+    body = lines[layout.first_row :]
+    while body and not body[-1].strip():
+        body.pop()
+    text = "\n".join(body)
+    is_plain = width > 1 and not any(odd in text for odd in ('"', "#", "%", header))
+    if is_plain and {line.count(separator) for line in body} == {width - 1}:  # most files: no look at each line
+        return list(enumerate(body, layout.first_row))
     for place in range(layout.first_row, len(lines)):
         line = lines[place]
         lacking = width - _width(line, separator)
