@@ -36,5 +36,5 @@ def test_bounds_choices_and_durations_are_words():
     page = reference()
     assert "| `data.train_fraction` | number ≤ 1, > 0 | `1.0` |" in page or "number > 0, ≤ 1" in page
     assert "| `data.max_gap` | *duration* or null | `null` |" in page
-    assert "| `tuning.mode` | `zero_shot`, `skip_head`, `head`," in page
+    assert "| `tuning.mode` | `zero_shot`, `skip_head`, `quantile_head`, `head`," in page
     assert re.findall(r"[\w.:]+", " ".join(re.findall(r"### model\.type: (.*)", page))) == [*section_classes()]
