@@ -14,7 +14,7 @@ ROOT = Path(finetune_ttm.__file__).parent.parent
 
 # Below the range that the kernel hands out by itself: a port of that range that was free a moment ago may be the
 # local end of somebody's connection by the time a launch listens on it. Every process walks its own stretch.
-_PORTS = (10_000 + (os.getpid() * 37 + step) % 20_000 for step in itertools.count())
+_PORTS = (10_000 + (os.getpid() * 1_009 + step) % 20_000 for step in itertools.count())
 
 
 def free_port() -> int:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from launched import free_port
 
-START_SECONDS, STOP_SECONDS = 120, 10
+START_SECONDS, STOP_SECONDS = 600, 60
 
 
 @contextmanager

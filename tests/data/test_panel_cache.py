@@ -425,13 +425,13 @@ def test_processes_that_ask_at_once_share_one_panel_and_a_killed_one_leaves_none
     killed = start(config, dies=True)
     others = [start(config) for _ in range(2)]
     assert [process.stdout.readline() for process in (killed, *others)] == ["ready\n"] * 3
-    killed.communicate("go\n", timeout=60)
+    killed.communicate("go\n", timeout=600)
     assert killed.returncode == -signal.SIGKILL
     assert len(list((tmp_path / "cache").glob(".*.partial-*"))) == 1
     for process in others:
         process.stdin.write("go\n")
         process.stdin.flush()
-    answers = [process.communicate(timeout=60) for process in others]
+    answers = [process.communicate(timeout=600) for process in others]
     assert [process.returncode for process in others] == [0, 0], answers
     assert sorted("prepares" in output for output, _ in answers) == [False, True]
     expected = read(section(parquet))

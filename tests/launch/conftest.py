@@ -23,7 +23,7 @@ def _launched(config: str, script: str, *arguments: object, num_processes: int) 
     command += ["--config_file", f"accelerate_configs/{config}.yaml", "--num_processes", str(num_processes)]
     command += ["--main_process_port", str(free_port()), script, *map(str, arguments)]
     environment = os.environ | {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1", "PYTHONPATH": "scripts"}
-    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=600, check=False)
+    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=900, check=False)
 
 
 @pytest.fixture(scope="session")
@@ -55,7 +55,7 @@ def run_ranks() -> Callable[..., list[subprocess.CompletedProcess]]:
             pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
             ranks.append(subprocess.Popen(command, cwd=ROOT, env=environment, **pipes))
         try:
-            told = [rank.communicate(timeout=300) for rank in ranks]
+            told = [rank.communicate(timeout=900) for rank in ranks]
         finally:
             for rank in ranks:
                 rank.kill()

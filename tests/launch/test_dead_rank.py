@@ -34,7 +34,7 @@ def test_the_others_end_in_one_line(
     settings = {"ACCELERATE_USE_CPU": "true", "PYTHONPATH": f"scripts:{tmp_path}", "DYING": str(dying)}
     settings["DIED"] = str(tmp_path / "died")
     ranks = run_ranks("scripts/finetune_ttm.py", *arguments, num_ranks=2, **settings)
-    assert time.time() - (tmp_path / "died").stat().st_mtime < 60
+    assert time.time() - (tmp_path / "died").stat().st_mtime < 300, "the patience of the strategies is half an hour"
     dead, alive = ranks[dying], ranks[1 - dying]
     assert (dead.returncode, alive.returncode) == (-9, 2), alive.stderr
     assert "Traceback" not in alive.stderr

@@ -43,7 +43,7 @@ def test_benchmark_ends_with_a_result(name, tmp_path):
         env=os.environ | {"HF_HUB_OFFLINE": "1"},
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=900,
     )
     assert answer.returncode == 0, answer.stderr
     last = answer.stdout.splitlines()[-1]

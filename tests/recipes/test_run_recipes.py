@@ -160,7 +160,7 @@ def test_a_line_that_a_crash_cut_off_is_passed_over(book, first_call):
 @pytest.fixture
 def sleeper(book, monkeypatch) -> None:
     """Every recipe is a program that sleeps."""
-    (book / "sleeper.py").write_text("import time\nprint('begun', flush=True)\ntime.sleep(60)\n")
+    (book / "sleeper.py").write_text("import time\nprint('begun', flush=True)\ntime.sleep(3600)\n")
     monkeypatch.setattr("tstune.recipe_book.recipes.Recipe.script", lambda self, model_type: book / "sleeper.py")
 
 
@@ -169,19 +169,17 @@ def test_interrupted_is_130_preempted_75_and_what_was_begun_is_no_row(book, firs
     attempts, log = len(journal(book)), book / "out/mine/good.log"
 
     def interrupt() -> None:
-        until = time.monotonic() + 20
+        until = time.monotonic() + 300
         while time.monotonic() < until and "begun" not in (log.read_text() if log.exists() else ""):
             time.sleep(0.05)
         os.kill(os.getpid(), number)
 
-    begin = time.monotonic()
     log.unlink(missing_ok=True)
     waiting = threading.Thread(target=interrupt)
     waiting.start()
     words = [str(book / "recipes/mine/good.yaml"), "--output", "out", "--tables", "recipes", "training.max_steps=5"]
     assert run_recipes.main(words) == code
     waiting.join()
-    assert time.monotonic() - begin < 20
     assert len(journal(book)) == attempts
     told = capsys.readouterr()
     assert "the same command goes on" in told.out + told.err

@@ -18,4 +18,4 @@ def clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def registry(tmp_path: Path) -> ModelRegistry:
     """An empty registry in a folder."""
-    return ModelRegistry(tmp_path / "registry", timeout=20)
+    return ModelRegistry(tmp_path / "registry", timeout=120)

@@ -86,7 +86,7 @@ def start(registry: str | Path, *arguments: str | Path, **environment: str) -> s
 
 def finish(process: subprocess.Popen) -> str:
     """What it printed, if it went well."""
-    out, err = process.communicate(timeout=120)
+    out, err = process.communicate(timeout=600)
     assert process.returncode == 0, err
     return out
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import importlib
 import re
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -21,31 +21,25 @@ def test_every_script_is_covered() -> None:
 
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda script: script.stem)
-def test_help_is_quick(script: Path) -> None:
-    seconds = []
-    for _ in range(3):
-        begin = time.perf_counter()
-        done = subprocess.run([sys.executable, script, "--help"], capture_output=True, text=True, check=False)
-        seconds.append(time.perf_counter() - begin)
-        assert done.returncode == 0
-        assert done.stderr == ""
-        assert done.stdout.startswith("usage: ")
-        assert f"python scripts/{script.name}" in done.stdout, "the help holds the command that runs it"
-    assert min(seconds) <= 1.5
-
-
-@pytest.mark.parametrize("script", SCRIPTS, ids=lambda script: script.stem)
-def test_help_imports_nothing_heavy(script: Path) -> None:
+def test_help_imports_little_and_nothing_heavy(script: Path) -> None:
+    """What is imported decides how soon it answers, and is the same on every machine."""
     command = [sys.executable, "-X", "importtime", script, "--help"]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
-    imported = {line.rsplit("|", 1)[-1].strip() for line in done.stderr.splitlines() if "|" in line}
+    assert done.stdout.startswith("usage: ")
+    assert f"python scripts/{script.name}" in done.stdout, "the help holds the command that runs it"
+    lines = done.stderr.splitlines()
+    assert [line for line in lines if not line.startswith("import time:")] == []
+    imported = {line.rsplit("|", 1)[-1].strip() for line in lines}
     assert "argparse" in imported, "the list of imports was read"
     assert imported.isdisjoint(HEAVY)
+    assert len(imported) < 500, "torch alone is more than a thousand"
 
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda script: script.stem)
-def test_a_missing_argument_exits_with_2(script: Path) -> None:
-    done = subprocess.run([sys.executable, script], capture_output=True, text=True, check=False)
-    assert done.returncode == 2
-    assert re.search(r"error: (the following arguments are|one of the arguments .+ is) required", done.stderr)
-    assert done.stdout == ""
+def test_a_missing_argument_exits_with_2(script: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as left:
+        importlib.import_module(script.stem).main([])
+    assert left.value.code == 2
+    said = capsys.readouterr()
+    assert re.search(r"error: (the following arguments are|one of the arguments .+ is) required", said.err)
+    assert said.out == ""

@@ -19,7 +19,7 @@ RUNNER = ROOT / "scripts/examples/test_base_framework.py"
 def everything(tmp_path_factory):
     folder = tmp_path_factory.mktemp("examples")
     answer = subprocess.run(
-        [sys.executable, RUNNER, "--output", folder / "out"], cwd=folder, capture_output=True, text=True, timeout=300
+        [sys.executable, RUNNER, "--output", folder / "out"], cwd=folder, capture_output=True, text=True, timeout=900
     )
     assert answer.returncode == 0, answer.stderr
     assert [path.name for path in folder.iterdir()] == ["out"], "nothing beside --output"
@@ -92,7 +92,7 @@ def test_an_unknown_example_is_refused(tmp_path, monkeypatch, capsys):
 
 def test_pytest_finds_no_test_in_it():
     listed = [sys.executable, "-m", "pytest", "--collect-only", "-q", "-p", "no:cacheprovider", RUNNER]
-    answer = subprocess.run(listed, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    answer = subprocess.run(listed, cwd=ROOT, capture_output=True, text=True, timeout=900)
     assert "no tests collected" in answer.stdout
 
 

@@ -130,7 +130,7 @@ class TestTogether:
 
         def one(body: bytes) -> dict | Exception:
             with service.admitted():
-                gate.wait(timeout=30)
+                gate.wait(timeout=300)
                 try:
                     return json.loads(service.answer(body))
                 except DataError as error:

@@ -172,7 +172,7 @@ while True:
     process = subprocess.Popen([sys.executable, "-c", program])
 
     def wait_for(holds) -> None:
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 600
         while not holds():
             assert time.monotonic() < deadline
             time.sleep(0.05)

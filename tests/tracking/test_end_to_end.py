@@ -68,7 +68,7 @@ def place(desk, mlflow_uri, tmp_path_factory):
     wandb_home = {f"WANDB_{kind}_DIR": str(place / "wandb_home" / kind) for kind in ("CACHE", "CONFIG", "DATA")}
     environment = os.environ | {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"} | wandb_home | SECRETS
     done = subprocess.run(
-        list(map(str, command)), cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300, check=False
+        list(map(str, command)), cwd=ROOT, env=environment, capture_output=True, text=True, timeout=900, check=False
     )
     assert done.returncode == 0, done.stderr
     (place / "stdout.txt").write_text(done.stdout)

@@ -315,7 +315,7 @@ class TestServersThatAreAway:
         begin = time.perf_counter()
         with pytest.raises(TrackingError) as caught:
             CompositeTracker([tracker], tmp_path).start_experiment("e", CONFIG)
-        assert time.perf_counter() - begin < 60, "seconds, not MLflow's minutes"
+        assert time.perf_counter() - begin < 100, "seconds, not MLflow's minutes"
         assert str(caught.value) == (
             f"MLflow at http://127.0.0.1:{port} does not answer: Connection refused; start the server, correct "
             "tracking.mlflow_uri or MLFLOW_TRACKING_URI, check the credentials in the environment, or set "

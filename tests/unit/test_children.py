@@ -13,7 +13,7 @@ import pytest
 
 from tstune.runtime.children import ENDED, Child, StopRequest
 
-PATIENCE = 60
+PATIENCE = 600
 # A launcher that dies on SIGTERM; its worker, in a session of its own, takes no notice of it at all.
 STUBBORN = """
 import os, subprocess, sys, time
@@ -99,7 +99,8 @@ time.sleep(600)
 
 def test_a_command_that_is_done_leaves_no_worker_behind(tmp_path, impatient):
     log = tmp_path / "log"
-    run(python(STUBBORN.replace("time.sleep(600)\n", "time.sleep(1)\n")), log)
+    once_it_has_spoken = f"for _ in range(60_000):\n    if os.path.getsize({str(log)!r}): break\n    time.sleep(0.01)\n"
+    run(python(STUBBORN.replace("time.sleep(600)\n", once_it_has_spoken)), log)
     assert not psutil.pid_exists(started(log))
 
 

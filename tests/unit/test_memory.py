@@ -200,7 +200,7 @@ def test_phase_measures_its_own_peak_and_time():
     assert large["host_end_mib"] < large["host_peak_mib"] - 150
     assert small["host_peak_mib"] < large["host_peak_mib"] - 120  # not the peak of the phase before
     assert small["host_end_mib"] > small["host_begin_mib"] + 15
-    assert 0.05 <= small["seconds"] < 5
+    assert 0.05 <= small["seconds"] < 60
     assert len(kept) == 20 * MIB
     assert json.loads(json.dumps(manager.phases)) == manager.phases
 
