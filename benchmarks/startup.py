@@ -3,8 +3,8 @@
     python benchmarks/startup.py
     python benchmarks/startup.py --megabytes 30 --repeats 5
 
-Each is a command of its own, as a user starts it. Seconds are those of the processor, which hardly depend on what else
-the machine is doing, and on the clock; the least of several rounds counts. The last line is
+Each is a command of its own, as a user starts it. Seconds are those of the processor, which other programs lengthen
+less, and those on the clock; the least of several rounds counts. The last line is
 `RESULT error_cpu_s=… error_s=… describe_cpu_s=… describe_s=…`: of the slowest of the wrong commands, and of the look.
 """
 

@@ -12,11 +12,6 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import yaml
-from hydra import compose, initialize_config_dir
-from hydra.core.config_store import ConfigStore
-from hydra.core.override_parser.types import Quote, QuotedString
-from hydra.core.singleton import Singleton
-from hydra.errors import HydraException, MissingConfigException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.basecontainer import BaseContainer
 from omegaconf.errors import InterpolationKeyError, MissingMandatoryValue, OmegaConfBaseException
@@ -277,6 +272,8 @@ def _write(value: object) -> str:
         case float():
             return repr(value) if math.isfinite(value) else str(value)
         case str():
+            from hydra.core.override_parser.types import Quote, QuotedString
+
             return QuotedString(text=value, quote=Quote.single).with_quotes()
         case list():
             return f"[{','.join(_write(item) for item in value)}]"
@@ -332,6 +329,9 @@ def _check_primary(path: Path) -> None:
 
 
 def _compose(path: Path, translated: list[str], overrides: Sequence[str]) -> DictConfig:
+    from hydra import compose, initialize_config_dir  # a fifth of a second, which a plain file does not need
+    from hydra.errors import HydraException, MissingConfigException
+
     try:
         with _leaving_no_trace(), initialize_config_dir(str(path.parent.absolute()), version_base=VERSION_BASE):
             return compose(path.name, translated)
@@ -367,6 +367,9 @@ def _leaving_no_trace() -> Iterator[None]:
     So a program that runs in Hydra itself can use the manager too, and ``${now:…}``, which differs from rank to rank,
     is as unknown here as in a plain file.
     """
+    from hydra.core.config_store import ConfigStore
+    from hydra.core.singleton import Singleton
+
     singletons, resolvers = Singleton._instances, BaseContainer._resolvers
     Singleton._instances = {ConfigStore: singletons[ConfigStore]}  # filled once, when Hydra is imported
     BaseContainer._resolvers = dict(resolvers)
