@@ -181,4 +181,4 @@ SERVICES: dict[str, Family] = {"timegpt": Family()}
 """Models without a network of ours, answered by a local server; fine-tuned like a baseline is fitted."""
 MEMBERS = ("persistence", "seasonal_naive", "context_mean")
 """What the ensemble averages; none of them minds the unit of its readings."""
-ALL = FOUNDATION | SERVICES | BASELINES | {"ensemble": Family()}
+ALL = FOUNDATION | SERVICES | BASELINES | {"ensemble": Family(), "stack": Family()}

@@ -60,6 +60,9 @@ class Desk:
         if name == "ensemble":
             members = {"members": self._members(sections), "weights": "validation"}
             return self._without_weights({"type": name} | members, sections)
+        if name == "stack":
+            members = [{"model": {"type": member}} for member in ("ridge", *MEMBERS)]
+            return self._without_weights({"type": name, "members": members}, sections)
         if name in BASELINES:
             return self._without_weights({"type": name}, sections)
         checkpoint = "timegpt-1" if name in SERVICES else self.checkpoints[name]

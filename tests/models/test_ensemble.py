@@ -1,7 +1,8 @@
-"""The average of saved models is a model: weights, forecasts, a folder that stands on its own, refusals."""
+"""Models made of others are models: weights, forecasts, a folder that stands on its own, refusals."""
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
@@ -12,7 +13,17 @@ from support import tiny
 
 from tstune.config.validation import validate
 from tstune.errors import CheckpointError, ConfigError, DataError, LeakError, OutputError
-from tstune.models.ensemble import NOT_COPIED, Ensemble, inverse_error_weights
+from tstune.foreign_files import CHECKSUMS
+from tstune.models.ensemble import (
+    FOLDS,
+    NOT_COPIED,
+    Ensemble,
+    Stack,
+    convex_weights,
+    inverse_error_weights,
+    judged_shrinkage,
+    time_folds,
+)
 from tstune.models.registry import load_model, model_class
 from tstune.registry import load_saved_model, open_registry
 
@@ -57,6 +68,21 @@ class Desk:
 
     def ensemble(self, *members: str, **options: object) -> Ensemble:
         return Ensemble(validate(self.values(*members, **options), "test"))
+
+    def untuned(self) -> dict:
+        """A member that learned nothing from the training windows."""
+        if not (self.folder / "weights").is_dir():
+            tiny.write_checkpoint(self.folder / "weights")
+        return {
+            "model": {"type": "ttm", "pretrained": str(self.folder / "weights")},
+            "tuning": {"mode": "zero_shot"},
+        }
+
+    def stack(self, *members: object, combiner: str = "auto", **sections: object) -> Stack:
+        values = self.values(self.ridge, self.naive)
+        lengths = {name: values["model"][name] for name in ("context_length", "prediction_length")}
+        values["model"] = {"type": "stack", "members": list(members), "combiner": combiner} | lengths
+        return Stack(validate(tiny.merged(values, sections), "test"))
 
 
 @pytest.fixture(scope="module")
@@ -245,3 +271,156 @@ def test_a_damaged_folder_is_refused(text: str, run: Path, tmp_path: Path) -> No
     (tmp_path / "run" / "model" / "config.json").write_text(text, encoding="utf-8")
     with pytest.raises(CheckpointError, match="damaged"):
         load_model(tmp_path / "run")
+
+
+# Stacks
+
+
+def member(name: str, **sections: object) -> dict:
+    return {"model": {"type": name}} | sections
+
+
+def trained(stack: Stack) -> tuple[Stack, dict[str, torch.Tensor]]:
+    data = stack.prepare()
+    stack.build(data.preprocessor)
+    stack.train_on(data)
+    return stack, data.test.__getitems__([0, 4, 9])
+
+
+def products(variances: list[float], correlation: float = 0.0, steps: int = 24) -> np.ndarray:
+    deviation = np.sqrt(variances)
+    one = np.outer(deviation, deviation) * (correlation + (1 - correlation) * np.eye(len(variances)))
+    return 100 * np.stack([one] * steps)
+
+
+@pytest.mark.parametrize(
+    ("variances", "correlation", "shrinkage", "weights"),
+    [
+        ([1.0, 1.0], 0.0, 0.0, [0.5, 0.5]),
+        ([1.0, 3.0], 0.0, 0.0, [0.75, 0.25]),
+        ([1.0, 3.0], 0.0, 1.0, [0.625, 0.375]),  # half-way to the mean
+        ([1.0, 4.0], 0.9, 0.0, [1.0, 0.0]),  # the optimum without a sign would be negative
+        ([0.0, 0.0], 0.0, 0.0, [0.5, 0.5]),
+        ([1.0, 2.0, 2.0], 0.0, 0.0, [0.5, 0.25, 0.25]),
+    ],
+)
+def test_convex_weights(variances: list, correlation: float, shrinkage: float, weights: list) -> None:
+    found = convex_weights(products(variances, correlation), np.full(24, 100), shrinkage)
+    assert found == pytest.approx(np.tile(weights, (24, 1)), abs=1e-3)
+
+
+def test_close_steps_have_close_weights_and_one_without_readings_those_of_its_neighbours() -> None:
+    steps = np.concatenate([products([1.0, 9.0], steps=12), products([9.0, 1.0], steps=12)])
+    steps[5] = 0
+    counts = np.where(np.arange(24) == 5, 0, 100)
+    found = convex_weights(steps, counts, 0.0)[:, 0]
+    assert found[[0, 5, 23]] == pytest.approx([0.9, 0.9, 0.1], abs=1e-3)
+    assert np.abs(np.diff(found)).max() < 0.5
+
+
+def test_weights_are_judged_on_times_that_they_were_not_fitted_to(desk: Desk) -> None:
+    windows = desk.stack(member("ridge"), member("context_mean")).prepare().train
+    starts = windows.starts(np.arange(len(windows)))
+    folds = time_folds(windows)
+    assert sorted(np.concatenate([judged for _, judged in folds])) == list(range(len(windows)))
+    for fit, judged in folds:
+        assert len(fit) > len(windows) / 2
+        assert np.abs(np.subtract.outer(starts[fit], starts[judged])).min() >= tiny.PREDICTION
+    assert len(folds) == FOLDS
+
+
+def test_too_few_validation_windows_choose_no_weights() -> None:
+    counts, errors = np.ones((4, 24)), np.stack([products([1.0, 2.0])] * 4)
+    rows = np.arange(4)
+    assert judged_shrinkage(errors, counts, [(rows[:0], rows)]) == {}
+    assert list(judged_shrinkage(errors, counts, [(rows[:2], rows[2:])]))
+
+
+def test_a_stack_trains_its_members_and_weighs_them_by_step(desk: Desk) -> None:
+    stack, batch = trained(desk.stack(member("ridge"), member("seasonal_naive"), desk.mean))
+    assert stack.combiner == "convex"
+    assert stack.validation_rmse["convex"] < stack.validation_rmse["mean"]
+    weights = torch.tensor(stack.weights)
+    assert weights.shape == (3, tiny.PREDICTION)
+    assert torch.allclose(weights.sum(0), torch.ones(tiny.PREDICTION), atol=1e-5)
+    said = torch.stack([forecast(one.model, batch) for one in stack.members])
+    assert torch.allclose(forecast(stack, batch), (weights[..., None, None].movedim(1, 2) * said).sum(0), atol=1e-4)
+    assert torch.allclose(said[0], forecast(load_model(desk.ridge), batch), atol=1e-4)
+
+
+def test_what_validation_says_is_the_error_of_that_forecast(desk: Desk) -> None:
+    stack, _ = trained(desk.stack(member("ridge"), member("context_mean"), combiner="mean"))
+    std = stack.preprocessor.scaler.std[0]
+    assert stack.validation_rmse["mean"] * std == pytest.approx(stack.evaluate(part="validation")["rmse"], rel=1e-4)
+
+
+@pytest.mark.parametrize("combiner", ["ridge", "lightgbm"])
+def test_forecasts_of_untuned_weights_are_inputs(combiner: str, desk: Desk, tmp_path: Path) -> None:
+    training = {"split": {"train": 0.6, "validation": 0.2, "test": 0.2}, "train_stride": 1}
+    stack, batch = trained(desk.stack(desk.untuned(), member("persistence"), combiner=combiner, data=training))
+    assert set(stack.validation_rmse) == {"mean", "convex", combiner}
+    found = forecast(stack, batch)
+    stack.save(tmp_path / "stack")
+    again = load_model(tmp_path / "stack")
+    assert (again.combiner, again.validation_rmse) == (combiner, stack.validation_rmse)
+    assert torch.allclose(forecast(again, batch), found, atol=1e-5)
+    for number, one in enumerate(again.members):
+        one.model.forecast = lambda _, n=number: torch.full((3, tiny.PREDICTION, 1), 1e3 * (n + 1))
+    assert not torch.allclose(forecast(again, batch), found, atol=1e-2), "it does not read what its members say"
+
+
+def test_a_stack_in_a_stack_is_judged_saved_and_gives_quantiles(desk: Desk, tmp_path: Path) -> None:
+    inner = {"model": {"type": "stack", "members": [desk.untuned()], "combiner": "ridge"}}
+    stack = desk.stack(inner, member("seasonal_naive"), forecast={"quantiles": [0.1, 0.5, 0.9]})
+    stack.fit(output_dir=tmp_path / "run")
+    information = tiny.read_json(tmp_path / "run" / "training_metadata.json")
+    assert (information["combiner"], information["members"]) == (stack.combiner, ["stack", "seasonal_naive"])
+    assert "2 members: stack, seasonal_naive" in (tmp_path / "run" / "README.md").read_text(encoding="utf-8")
+    reference = open_registry(desk.registry).register(tmp_path / "run", "stack").reference
+    table = load_saved_model(f"registry:{reference}", desk.registry).predict(tiny.series(rows=300))
+    assert (table["load_q0.1"] < table["load_q0.9"]).all()
+    assert table["load"].to_numpy() == pytest.approx(stack.predict(tiny.series(rows=300))["load"].to_numpy(), abs=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("members", "combiner", "words"),
+    [
+        ([member("ridge")], "lightgbm", r"model\.combiner=lightgbm is fitted .* and ridge was, or may have been"),
+        ([member("persistence"), member("stack")], "auto", r"model\.members\[1\]: .*model\.members: field required"),
+        ([member("ridge", data={})], "auto", r"members\[0\]\.data: unknown key; a member has the sections"),
+        ([{"tuning": {}}], "auto", r"members\[0\]: no section model"),
+        ([{"model": {"context_length": 8}}], "auto", r"members\[0\]\.model\.context_length is that of the stack"),
+        ([member("ttm", tuning={"mode": "most"})], "auto", r"model\.members\[0\]: .*tuning\.mode"),
+        ([], "auto", r"model\.members: list should have at least 1 item"),
+        ([member("ridge")], "best", r"model\.combiner: input should be"),
+    ],
+)
+def test_a_stack_that_cannot_be_is_refused(members: list, combiner: str, words: str, desk: Desk) -> None:
+    with pytest.raises(ConfigError, match=words):
+        desk.stack(*members, combiner=combiner).fit()
+
+
+def test_what_a_member_of_a_member_was_trained_on_is_refused(desk: Desk) -> None:
+    inner = {"model": {"type": "stack", "members": [str(desk.folder / "ttm")]}}
+    split = {"train": 0.3, "validation": 0.3, "test": 0.4}
+    with pytest.raises(LeakError, match=r"model\.members\[1\]\.model\.members\[0\]=.*ttm was trained on readings of"):
+        desk.stack(member("ridge"), inner, data={"split": split}).fit()
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"weights": [[1.0]]}, "damaged: 1 weights for 8 steps"),
+        ({"combiner": "lightgbm"}, r"combiner.model.target-0-step-0001\.txt is missing"),
+        ({"combiner": "none"}, "damaged: combiner is 'none'"),
+        ({"validation_rmse": 3}, "damaged"),
+    ],
+)
+def test_a_damaged_stack_is_refused(change: dict, words: str, desk: Desk, tmp_path: Path) -> None:
+    stack, _ = trained(desk.stack(member("context_mean"), combiner="mean"))
+    stack.save(tmp_path / "stack")
+    path = tmp_path / "stack" / "model" / "config.json"
+    path.write_text(json.dumps(tiny.read_json(path) | change), encoding="utf-8")
+    (tmp_path / "stack" / CHECKSUMS).unlink()
+    with pytest.raises(CheckpointError, match=words):
+        load_model(tmp_path / "stack")

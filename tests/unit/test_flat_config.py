@@ -136,7 +136,7 @@ SIMPLE = [
 
 
 def test_every_family_has_its_flat_class():
-    nested = {"ensemble", OWN}  # lists of members, options of your own: these have no flat form
+    nested = {"ensemble", "stack", OWN}  # lists of members, options of your own: these have no flat form
     baselines = {name for name in families() if model_class(name).is_baseline}  # ModelConfig(model_type="ridge")
     assert sorted(CONFIGS) == sorted(set(section_classes()) - nested - baselines)
     assert ModelConfig(model_type="ridge", context_length=24).run_config.model.type == "ridge"

@@ -371,6 +371,40 @@ class EnsembleSection(ModelSection):
         return self
 
 
+_MEMBER_SECTIONS = ("model", "tuning", "training", "lora")
+
+
+class StackSection(ModelSection):
+    """Models that are trained together, or saved ones, and a combination that validation windows choose."""
+
+    type: Literal["stack"] = "stack"
+    members: list[str | dict[str, dict[str, Any]]] = Field(min_length=1)
+    """Run folders and registry entries, as of an ensemble, or models that the stack trains itself, on its own windows:
+    `{model: {type: …}, tuning: {…}, training: {…}, lora: {…}}` as in a recipe; lengths, data and what is left out of
+    `training` are those of the stack. A stack may be a member."""
+    combiner: Literal["auto", "mean", "convex", "ridge", "lightgbm"] = "auto"
+    """`mean`, or `convex`: positive weights per step that sum to 1, fitted on validation windows. `ridge`, `lightgbm`:
+    fitted on training windows to the members' forecasts and the lags, for members that learned nothing from those
+    windows (`tuning: {mode: zero_shot}`). `auto`: the one with the lowest error on the validation windows."""
+
+    @model_validator(mode="after")
+    def _members_are_recipes(self) -> StackSection:
+        if self.pretrained is not None:
+            raise ValueError("pretrained is not for stacks; give it to a member, under model")
+        for number, member in enumerate(self.members):
+            if isinstance(member, str):
+                continue
+            key = f"members[{number}]"
+            unknown = [name for name in member if name not in _MEMBER_SECTIONS]
+            if unknown or "model" not in member:
+                what = f"{key}.{unknown[0]}: unknown key" if unknown else f"{key}: no section model"
+                raise ValueError(f"{what}; a member has the sections {', '.join(_MEMBER_SECTIONS)}")
+            lengths = [name for name in member["model"] if name in ("context_length", "prediction_length")]
+            if lengths:
+                raise ValueError(f"{key}.model.{lengths[0]} is that of the stack: set model.{lengths[0]}")
+        return self
+
+
 FAMILIES: dict[str, type[ModelSection]] = {
     "ttm": TTMSection,
     "chronos_bolt": ChronosBoltSection,
@@ -383,9 +417,18 @@ FAMILIES: dict[str, type[ModelSection]] = {
     "patchtsmixer": PatchTSMixerSection,
     "timegpt": TimeGPTSection,
     "ensemble": EnsembleSection,
+    "stack": StackSection,
     **dict.fromkeys(BASELINES, BaselineSection),
 }
 """`model.type` -> its section; here, and not with the classes of the models, so that a recipe is read without torch."""
+
+
+def member_name(member: str | Mapping[str, Mapping]) -> str:
+    """What to call a member of an ensemble or stack: its place, or family, weights and tuning mode."""
+    if isinstance(member, str):
+        return member
+    model, mode = member["model"], member.get("tuning", {}).get("mode")
+    return " ".join(filter(None, (model.get("type", DEFAULT_FAMILY), model.get("pretrained"), mode)))
 
 
 def section_class(family: str) -> type[ModelSection]:

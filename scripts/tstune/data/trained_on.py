@@ -95,6 +95,11 @@ def find_overlap(judged: Judged, weights: str | Path, parts: Collection[str] = (
     return [finding for record in _records(str(weights)) or [] for finding in _overlap(judged, record, parts)]
 
 
+def has_record(weights: str | None) -> bool:
+    """Whether a run of ours is known to have trained these weights on readings."""
+    return bool(_records(weights))
+
+
 def _judged(data: PreparedData) -> Judged:
     files = {file["sha256"] for file in data.manifest["files"]}
     return Judged(data.panel, data.preprocessor.unit, extents(data.panel, data.windows), files)

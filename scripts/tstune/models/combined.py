@@ -86,16 +86,16 @@ class AveragedForecasts:
 
 
 class WeightedForecasts:
-    """The weighted sum of forecasts of the same windows."""
+    """The weighted sum of forecasts of the same windows; a weight is a number, or [steps, 1]."""
 
-    def __init__(self, forecasters: Sequence[Forecaster], weights: Sequence[float]) -> None:
+    def __init__(self, forecasters: Sequence[Forecaster], weights: Sequence[float | torch.Tensor]) -> None:
         self.forecasters = list(forecasters)
         self.weights = list(weights)
 
     def forecast(self, batch: Batch) -> torch.Tensor:
         """[batch, prediction, targets] float32 in original units."""
-        pairs = zip(self.weights, self.forecasters, strict=True)
-        return sum(weight * one.forecast(batch).to(batch["past_values"].device) for weight, one in pairs)
+        pairs, device = zip(self.weights, self.forecasters, strict=True), batch["past_values"].device
+        return sum(torch.as_tensor(weight).to(device) * one.forecast(batch).to(device) for weight, one in pairs)
 
 
 @dataclass(frozen=True)

@@ -92,12 +92,10 @@ class LightGBM(Baseline):
 
     def forecast(self, batch: Batch) -> torch.Tensor:
         """[batch, prediction, targets] in original units."""
-        past, observed = (values.cpu().numpy() for values in self._target_context(batch))
-        origin = batch["origin"].cpu().numpy() if "origin" in batch else None
-        steps = np.arange(1, self._num_steps + 1)
-        forecast = np.empty((len(past), self._num_steps, past.shape[2]), np.float32)
+        steps, shape = np.arange(1, self._num_steps + 1), (len(batch["past_values"]), self._num_steps)
+        forecast = np.empty((*shape, len(self.boosters)), np.float32)
         for target, boosters in enumerate(self.boosters):
-            features, last = self._features(past[..., target], observed[..., target], origin, target)
+            features, last = self._features(batch, target)
             changes = np.stack([b.predict(features, num_threads=torch.get_num_threads()) for b in boosters], axis=1)
             forecast[..., target] = last[:, None] + _between(steps, np.array(self.steps), changes)
         return torch.from_numpy(forecast).to(batch["past_values"].device)
@@ -122,9 +120,13 @@ class LightGBM(Baseline):
         targets = range(self.preprocessor.roles.num_targets)
         paths = [[_booster_path(folder, target, step) for step in self.steps] for target in targets]
         self.boosters = [[_read_booster(lightgbm, path) for path in row] for row in paths]
-        width = lag_features(np.zeros((1, self.config.model.context_length), np.float32), None).shape[1]
+        width = self._num_features
         if any(booster.num_feature() != width for row in self.boosters for booster in row):
             raise CheckpointError(f"{folder / MODEL_FOLDER} was not made from the {width} features of this context")
+
+    @property
+    def _num_features(self) -> int:
+        return lag_features(np.zeros((1, self.config.model.context_length), np.float32), None).shape[1]
 
     def _booster(self, lightgbm: ModuleType, train: object, validation: object) -> object:
         settings = SETTINGS | {"seed": self.config.seed, "num_threads": torch.get_num_threads()}
@@ -137,17 +139,16 @@ class LightGBM(Baseline):
         steps, features, changes = np.array(self.steps) - 1, [], []
         for begin in range(0, len(chosen), CHUNK):
             batch = windows.__getitems__(chosen[begin : begin + CHUNK])
-            past, observed = (batch[name][..., target].numpy() for name in ("past_values", "past_observed_mask"))
-            values, last = self._features(past, observed, batch["origin"].numpy(), target)
+            values, last = self._features(batch, target)
             future, real = (batch[name][..., target] for name in ("future_values", "future_observed_mask"))
             features.append(values)
             changes.append(np.where(real, future - last[:, None], np.nan)[:, steps])
         return np.concatenate(features), np.concatenate(changes)
 
-    def _features(
-        self, past: np.ndarray, observed: np.ndarray, origin: np.ndarray | None, target: int
-    ) -> tuple[np.ndarray, np.ndarray]:
+    def _features(self, batch: Batch, target: int) -> tuple[np.ndarray, np.ndarray]:
         """([windows, features], [windows] last reading; the training mean where the context holds none)."""
+        past, observed = (batch[name][..., target].cpu().numpy() for name in ("past_values", "past_observed_mask"))
+        origin = batch["origin"].cpu().numpy() if "origin" in batch else None
         newest = past.shape[1] - 1 - observed[:, ::-1].argmax(axis=1)
         last = past[np.arange(len(past)), newest]
         last = np.where(observed.any(axis=1), last, self.preprocessor.scaler.mean[target]).astype(np.float32)

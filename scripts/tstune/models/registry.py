@@ -27,6 +27,7 @@ _MODELS = {
     "patchtsmixer": "tstune.models.patch_forecaster:PatchTSMixerForecaster",
     "timegpt": "tstune.models.timegpt:TimeGPTForecaster",
     "ensemble": "tstune.models.ensemble:Ensemble",
+    "stack": "tstune.models.ensemble:Stack",
     # these may stand in `evaluation.baselines` too
     "persistence": "tstune.models.baselines:Persistence",
     "seasonal_naive": "tstune.models.baselines:SeasonalNaive",

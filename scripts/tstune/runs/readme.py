@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import tstune
+from tstune.config.section import member_name
 from tstune.data.prepared import PreparedData
 from tstune.evaluation.verdict import format_comparisons
 from tstune.runtime.files import escape, escape_lines
@@ -143,7 +144,7 @@ def _origin(model: ForecastModel) -> str:
     """Where the weights come from."""
     members = getattr(model.config.model, "members", None)
     if members:
-        return f"{len(members)} members: {', '.join(members)}"
+        return f"{len(members)} members: {', '.join(map(member_name, members))}"
     if model.module is None:
         return "none (closed form)"
     return model.config.model.pretrained or "random (from scratch)"

@@ -65,7 +65,9 @@ class ModelRun(Run, ABC):
         manager = manager or DistributedManager.for_run(config)
         logger.info(manager.describe())
         inputs = {"model.pretrained": config.model.pretrained, "data.path": config.data.path}
-        inputs |= {f"model.members.{n}": member for n, member in enumerate(getattr(config.model, "members", ()))}
+        for number, member in enumerate(getattr(config.model, "members", ())):
+            place = member if isinstance(member, str) else member["model"].get("pretrained")
+            inputs[f"model.members.{number}"] = place
         super().__init__(config, output_dir, overwrite, resume, manager, inputs)
         self.model = model
         self.gpu = GPUManager(manager.device)

@@ -8,6 +8,7 @@ from datetime import datetime, timedelta
 import numpy as np
 from markupsafe import Markup
 
+from tstune.config.section import member_name
 from tstune.runs.report.blocks import (
     Cells,
     Code,
@@ -169,10 +170,11 @@ def provenance(run: RunFiles) -> ReportSection:
     """Where everything came from, and the configuration."""
     manifest, environment, config = run.manifest, run.environment, run.config
     model = config.get("model") or {}
+    names = ", ".join(map(member_name, model.get("members") or ()))
     pairs = _pairs(
         ("data", manifest["source"], "{}"),
         ("licence of the data", manifest.get("licence"), "{}"),
-        ("weights", model.get("pretrained") or ", ".join(model.get("members") or ()) or "random (from scratch)", "{}"),
+        ("weights", model.get("pretrained") or names or "random (from scratch)", "{}"),
         ("revision of the weights", model.get("revision"), "{}"),
         ("tuning mode", (config.get("tuning") or {}).get("mode"), "{}"),
         ("seed", config.get("seed"), "{}"),
