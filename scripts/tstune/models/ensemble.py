@@ -303,10 +303,10 @@ class _OnForecasts:
 
 
 class _RidgeOnForecasts(_OnForecasts, Ridge):
-    def _scaled_context(self, batch: Batch) -> torch.Tensor:
-        past = super()._scaled_context(batch)
-        mean, std = self._mean_std(torch.device("cpu"))
-        return torch.cat([past, ((self._said(batch) - mean) / std).flatten(1, 2).to(past.device)], dim=1)
+    def _scaled_context(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        past, mean, std = super()._scaled_context(batch)
+        said = self._said(batch).to(past.device).transpose(0, 1)  # members first: mean and std may be by window
+        return torch.cat([past, ((said - mean) / std).transpose(0, 1).flatten(1, 2)], dim=1), mean, std
 
 
 class _TreesOnForecasts(_OnForecasts, LightGBM):
