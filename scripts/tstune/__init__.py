@@ -46,6 +46,7 @@ _PUBLIC = {
     "GPUManager": "tstune.runtime.memory",
     "TstuneError": "tstune.errors",
     "LeakError": "tstune.errors",
+    "autotune": "tstune.sweeps.autotune",
     "available_models": "tstune.models.registry",
     "available_sources": "tstune.data.sources",
     "describe_sources": "tstune.data.sources",

@@ -17,7 +17,7 @@ import finetune_ttm
 from tstune.config.managers import SimpleConfigManager
 from tstune.config.schema import DataSection
 from tstune.data.cleaning import CleaningRules, clean_table
-from tstune.data.cleaning.report import CleaningReport
+from tstune.data.cleaning.rules import CleaningReport
 from tstune.data.prepared import PreparedData, prepare_data
 from tstune.data.sources.cgm_export_reading import read_export
 from tstune.data.table import ITEM, TIMESTAMP, SourceTable

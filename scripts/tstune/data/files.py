@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from tstune.data.cleaning.report import CleaningReport
+from tstune.data.cleaning.rules import CleaningReport
 from tstune.data.series_rows import read_tsf
 from tstune.data.text_table import decode, find_layout, read_text, split_lines
 from tstune.errors import DataError, MissingDependencyError

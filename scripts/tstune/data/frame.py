@@ -22,7 +22,7 @@ from tstune.data.cells import (
     read_cells,
 )
 from tstune.data.cleaning.clock import SKIPPED_TIMES, local_to_utc
-from tstune.data.cleaning.report import CleaningReport
+from tstune.data.cleaning.rules import CleaningReport
 from tstune.data.files import kind_of
 from tstune.data.series_rows import holds_series, table_from_series
 from tstune.data.table import ITEM, TIMESTAMP, Roles, SourceTable

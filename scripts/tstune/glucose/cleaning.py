@@ -8,8 +8,7 @@ import numpy as np
 import pandas as pd
 
 from tstune.data.cleaning.readings import MINUTE, Column
-from tstune.data.cleaning.report import CleaningReport
-from tstune.data.cleaning.rules import CleaningRules
+from tstune.data.cleaning.rules import CleaningReport, CleaningRules
 from tstune.errors import DataError
 from tstune.glucose.units import MG_DL, MGDL_PER_MMOL_CONVERTED, MMOL_L, unit_of
 

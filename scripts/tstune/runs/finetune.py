@@ -59,21 +59,7 @@ def finetune(
 ) -> dict:
     """Tune a model and judge it; see `BaseTimeSeriesFoundationModel.fit` for arguments and result."""
     with FineTuning(model, output_dir, overwrite, resume, manager, tracker, callbacks) as run:
-        if not run.has("judged"):
-            run.prepare(*data)
-            run.build()
-            run.start_tracking()
-            run.judge_before()
-            run.train()
-            run.judge_after()
-            run.judge_baselines()
-            run.conclude()
-            run.save()
-            run.report()
-        run.commit()
-        run.track()
-        run.register()
-        return run.results
+        return run.to_the_end(*data)
 
 
 class FineTuning(ModelRun):
@@ -85,6 +71,24 @@ class FineTuning(ModelRun):
     """
 
     data: PreparedData
+
+    def to_the_end(self, *data: Readings) -> dict:
+        """Every step that is not on disk yet, in order; returns the results."""
+        if not self.has("judged"):
+            self.prepare(*data)
+            self.build()
+            self.start_tracking()
+            self.judge_before()
+            self.train()
+            self.judge_after()
+            self.judge_baselines()
+            self.conclude()
+            self.save()
+            self.report()
+        self.commit()
+        self.track()
+        self.register()
+        return self.results
 
     def check(self) -> None:
         """Refuse before the training what would be wrong after it."""

@@ -9,8 +9,7 @@ import pandas as pd
 
 from tstune.data.cleaning.clock import find_clock_changes, local_to_utc
 from tstune.data.cleaning.readings import LARGEST, Column, far_from_the_rest, interpolated, outside
-from tstune.data.cleaning.report import CleaningReport
-from tstune.data.cleaning.rules import CleaningRules
+from tstune.data.cleaning.rules import CleaningReport, CleaningRules
 from tstune.data.table import ITEM, TIMESTAMP, SourceTable
 from tstune.domains import Domain, domain_of, domain_of_column
 from tstune.errors import ConfigError

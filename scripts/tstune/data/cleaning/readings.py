@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from tstune.data.cleaning.report import NUM_EXAMPLES, CleaningReport
+from tstune.data.cleaning.rules import NUM_EXAMPLES, CleaningReport
 
 LARGEST = 1e15
 """Squares of what is larger, summed up, leave single precision: no model computes with it, and no sensor means it."""

@@ -16,7 +16,7 @@ import pandas as pd
 from tstune.config.schema import DataSection
 from tstune.data.cells import parse_timestamps
 from tstune.data.cleaning.clock import local_to_utc
-from tstune.data.cleaning.report import CleaningReport
+from tstune.data.cleaning.rules import CleaningReport
 from tstune.data.files import read_table
 from tstune.data.frame import read_numbers
 from tstune.data.sources import Option, SourceInfo

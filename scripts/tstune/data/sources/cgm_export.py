@@ -18,7 +18,7 @@ import pandas as pd
 
 from tstune.config.schema import DataSection
 from tstune.data.cleaning.clock import local_to_utc
-from tstune.data.cleaning.report import CleaningReport
+from tstune.data.cleaning.rules import CleaningReport
 from tstune.data.frequency import fixed_step, parse_frequency
 from tstune.data.sources import Option, SourceInfo
 from tstune.data.sources.cgm_export_reading import (

@@ -15,7 +15,7 @@ from xml.etree import ElementTree
 import numpy as np
 import pandas as pd
 
-from tstune.data.cleaning.report import CleaningReport
+from tstune.data.cleaning.rules import CleaningReport
 from tstune.domains import Domain, domain_of
 from tstune.errors import DataError
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import pandas as pd
 
 from tstune.config.schema import DataSection
-from tstune.data.cleaning.report import CleaningReport
+from tstune.data.cleaning.rules import CleaningReport
 from tstune.data.sources import SourceInfo, reject_column_roles
 from tstune.data.table import ITEM, TIMESTAMP, Roles, SourceTable
 from tstune.errors import ConfigError, MissingDependencyError

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from tstune.config.schema import DataSection
-from tstune.data.cleaning.report import CleaningReport
+from tstune.data.cleaning.rules import CleaningReport
 from tstune.data.files import find_files, read_columns, read_table
 from tstune.data.frame import DUPLICATES_AVERAGED, recognise_layout, require_columns, series_name, table_from_frame
 from tstune.data.series_rows import holds_series

@@ -1,0 +1,70 @@
+"""Some data and a time budget: the best forecaster, whatever it is, and whether tuning was worth it.
+
+    python scripts/autotune.py --data readings.csv --horizon 2h --minutes 30
+    python scripts/autotune.py --data exports/ --horizon 1h --minutes 10 data.item_from=folder
+    python scripts/autotune.py --data recipes/ttm/cgm_sample/demo.yaml --minutes 5 --metric mae --output runs/best
+
+The data is looked at as scripts/describe_data.py does; lengths and split follow it. Then, as long as there is time:
+simple forecasts, weights as they are (those that ship with the project, and --weights), LightGBM, tuning modes and
+learning rates by successive halving, interpolation of the best. The validation windows choose; the test windows are
+forecast once, at the end, by the winner and the simple forecasts. The winner is said whatever it is.
+
+The same command goes on with a search that was stopped. In --output: best (a run folder, which predicts and serves like
+any), best.yaml (runs it again alone), report.html, leaderboard.json. Exit codes: 0 done, 2 your input needs a change or
+nothing could be trained, 75 SIGTERM, 130 Ctrl-C; after the last two the same command goes on.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+
+from tstune.errors import EXIT_OK, exits_cleanly
+
+
+def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    option = parser.add_argument
+    option("--data", required=True, metavar="PATH", help="a file or folder of series, or a recipe (.yaml)")
+    option("--horizon", metavar="TIME", help="how far to forecast, as 2h, or in steps; left out: as the data suggest")
+    option("--minutes", type=_positive, default=30.0, metavar="N", help="time for all of it (default 30)")
+    option("--weights", action="append", default=[], metavar="FOLDER", help="further weights, also as family:folder")
+    option("--metric", default="rmse", metavar="NAME", help="column of the scoreboard that chooses (default rmse)")
+    option("--higher", action="store_true", help="a higher value of --metric is better")
+    option("--output", metavar="FOLDER", help="where all of it goes; left out: runs/autotune/<name of the data>")
+    option("overrides", nargs="*", metavar="key=value", help="keys of a recipe that are known")
+    return parser.parse_intermixed_args(argv)
+
+
+@exits_cleanly
+def main(argv: Sequence[str] | None = None) -> int:
+    """Search, finish, print."""
+    args = parse_args(argv)
+    from tstune.sweeps.autotune import autotune
+
+    found = autotune(
+        args.data,
+        args.horizon,
+        args.minutes,
+        args.overrides,
+        args.weights,
+        args.metric,
+        args.higher,
+        args.output,
+    )
+    print(f"\nwinner: {found.winner.name} ({args.metric} {found.winner.score:.5g} on the validation windows)")
+    print(found.sentence)
+    print(f"forecast: python scripts/predict_forecast.py --model {found.folder}/best --input … --output forecast.csv")
+    print(f"report: {found.folder}/report.html\nrecipe: {found.folder}/best.yaml")
+    return EXIT_OK
+
+
+def _positive(text: str) -> float:
+    if not 0 < float(text) < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text} is not above 0")
+    return float(text)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
