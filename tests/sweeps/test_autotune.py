@@ -37,9 +37,11 @@ def test_everything_is_a_row_and_the_winner_is_a_run(search, tmp_path, capsys):
     found = search(weights=["nowhere"])
     rows = {row.name: row for row in found.rows}
     assert {"persistence", "context_mean", "ridge", "zero_shot", "decoder.0.001", "head.0.001"} <= rows.keys()
-    assert rows["nowhere.zero_shot"].state == "failed" and "nowhere" in rows["nowhere.zero_shot"].reason
+    assert rows["nowhere.zero_shot"].state == "failed"
+    assert "nowhere" in rows["nowhere.zero_shot"].reason
     scores = [row.score for row in found.rows if row.score is not None]
-    assert scores == sorted(scores) and found.winner == found.rows[0]
+    assert scores == sorted(scores)
+    assert found.winner == found.rows[0]
     assert any(name.endswith(".interpolated") for name in rows)
     assert all(row.losses for row in found.rows if row.kind == "tuned" and row.score is not None)
 
@@ -50,7 +52,8 @@ def test_everything_is_a_row_and_the_winner_is_a_run(search, tmp_path, capsys):
     again = module.SimpleConfigManager().load_config(tmp_path / "found/best.yaml")
     assert (again.model, again.tuning, again.training.max_steps) == (config.model, config.tuning, 8)
     board = json.loads((tmp_path / "found/leaderboard.json").read_text())
-    assert board["winner"] == found.winner.name and board["rows"][0]["test"] == pytest.approx(
+    assert board["winner"] == found.winner.name
+    assert board["rows"][0]["test"] == pytest.approx(
         found.test["fine_tuned" if "fine_tuned" in found.test else "zero_shot"]["rmse"]
     )
     page = (tmp_path / "found/report.html").read_text()
@@ -63,7 +66,8 @@ def test_a_baseline_wins_where_nothing_else_can_be_had_in_the_time(search, tmp_p
     begin = time.monotonic()
     found = search(minutes=0.02)
     assert found.winner.kind == "baseline"
-    assert "decoder.0.001" in found.not_tried and "no time left" in found.not_tried["decoder.0.001"]
+    assert "decoder.0.001" in found.not_tried
+    assert "no time left" in found.not_tried["decoder.0.001"]
     assert load_model(tmp_path / "found/best").model_type == found.winner.name
     assert "decoder.0.001" in (tmp_path / "found/report.md").read_text()
     assert time.monotonic() - begin < 60
@@ -124,7 +128,8 @@ def test_a_table_without_a_recipe(tmp_path, monkeypatch, capsys):
     words += ["--output", str(tmp_path / "found"), "evaluation.num_plots=0", "evaluation.report=false"]
     assert script.main(words) == 0, capsys.readouterr().err
     said = capsys.readouterr().out
-    assert "winner: " in said and "predict_forecast.py" in said
+    assert "winner: " in said
+    assert "predict_forecast.py" in said
     assert RunFolder(tmp_path / "found/best").config.model.prediction_length == 6
     assert script.main(["--data", str(tmp_path / "load.csv"), "--horizon", "90min"]) == 2
     assert "--horizon" in capsys.readouterr().err
