@@ -63,7 +63,7 @@ MOST_WINDOWS = {"validation": 1_024, "test": 4_096}
 STEPS, EVERY = 500, 25
 """Optimizer steps of a candidate, and between two validations, where no recipe says it."""
 SHARE = 3
-"""A candidate may take one part in so many of the time that is left."""
+"""A training may take one part in so many of the time that is left, before its last validation and its score."""
 FINISH_SECONDS, FINISH_SHARE = 6.0, 0.05
 """Kept for plots, report and files at the end: so many seconds and so much of the budget."""
 INTERPOLATE_FROM = 0.4
@@ -100,7 +100,8 @@ class Row:
 
     Attributes:
         name, kind: of the candidate.
-        state: ``finished``, ``pruned`` (stopped, as others were better after as many steps), ``failed``.
+        state: ``finished``, ``pruned`` (ended early, as others were better after as many steps), ``stopped`` (out of
+            time) or ``failed``.
         score: the metric on the validation windows; None of a failed one.
         fit_seconds, predict_seconds: to train, and to forecast the validation windows.
         seconds: all in all.
@@ -303,20 +304,22 @@ class Search:
         return Candidate(name, self.config_of(name), "tuned")
 
     def _too_late(self, candidate: Candidate) -> str | None:
-        """Why there is no time for it; half of what the quickest of its kind took must be left."""
-        known = [row.seconds for row in self.rows.values() if row.kind == candidate.kind and row.score is not None]
-        if self.left_to_search < max(2.0, 0.5 * min(known, default=0.0)):
+        """Why there is no time for it: half of what the quickest of its kind took must be left."""
+        same = [row for row in self.rows.values() if row.kind == candidate.kind]
+        known = [row.seconds / 2 for row in same if row.score is not None]
+        known += [row.seconds for row in same if row.state == "stopped"]
+        if self.left_to_search < max(2.0, min(known, default=0.0)):
             return f"no time left of the {self.budget / 60:g} minutes"
         return None
 
     def _try(self, candidate: Candidate) -> None:
         begin, row, losses = time.monotonic(), Row(candidate.name, candidate.kind), []
-        share = 1 if candidate.kind == "baseline" and candidate.name != "lightgbm" else SHARE
-        seconds = max(2.0, self.left_to_search / share)
+        seconds = max(2.0, self.left_to_search)
         place = self.folder / "candidates" / candidate.name
-        halving = Halving(self._study(candidate.config), begin + 0.85 * seconds)
+        halving = Halving(self._study(candidate.config), begin + seconds / SHARE)
         try:
-            with _at_most(seconds if self.rows else math.inf), _quiet(), suppress(_Trained):
+            limit = seconds / 2 if candidate.name == "lightgbm" else seconds
+            with _at_most(limit if self.rows else math.inf), _quiet(), suppress(_Trained):
                 set_seed(candidate.config.seed)
                 run = CandidateRun(candidate.config, self.data, place, self.manager, halving)
                 with run:
@@ -327,14 +330,15 @@ class Search:
         except (TstuneError, OutOfTime, RuntimeError, MemoryError) as error:
             if isinstance(error, RuntimeError) and not is_out_of_memory(error):
                 raise
-            row.state, row.score, row.reason = "failed", None, " ".join(str(error).split())
+            row.state = "stopped" if isinstance(error, OutOfTime) else "failed"
+            row.score, row.reason = None, f"{' '.join(str(error).split()):.300}"
         row.losses, row.seconds = losses, round(time.monotonic() - begin, 2)
         self.rows[row.name] = row
         with aside(place.with_suffix(".json")) as file:
             file.write_text(json.dumps(asdict(row)), encoding="utf-8")
         self._keep_only_best()
         best = self.best
-        score = "failed" if row.score is None else f"{row.score:.5g}"
+        score = row.state if row.score is None else f"{row.score:.5g}"
         so_far = "none" if best is None else f"{best.name} {best.score:.5g}"
         print(_line([row.name, score, f"{row.seconds:.1f}", so_far, f"{max(0.0, self.left):.0f} s"]), flush=True)
         if row.reason:
