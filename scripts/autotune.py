@@ -17,6 +17,7 @@ nothing could be trained, 75 SIGTERM, 130 Ctrl-C; after the last two the same co
 from __future__ import annotations
 
 import argparse
+import time
 from collections.abc import Sequence
 
 from tstune.errors import EXIT_OK, exits_cleanly
@@ -40,7 +41,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
 @exits_cleanly
 def main(argv: Sequence[str] | None = None) -> int:
     """Search, finish, print."""
-    args = parse_args(argv)
+    args, begun = parse_args(argv), time.monotonic()
     from tstune.sweeps.autotune import autotune
 
     found = autotune(
@@ -52,6 +53,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         args.metric,
         args.higher,
         args.output,
+        begun,  # libraries take their time to load
     )
     print(f"\nwinner: {found.winner.name} ({args.metric} {found.winner.score:.5g} on the validation windows)")
     print(found.sentence)

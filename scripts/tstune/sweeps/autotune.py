@@ -218,7 +218,7 @@ class Search:
         higher: a higher value of it is better.
         folder: where everything lies.
         seconds: budget, all starts together.
-        tried: seconds that were spent before.
+        begun: when this start began, by `time.monotonic`.
     """
 
     def __init__(
@@ -405,6 +405,7 @@ def autotune(
     metric: str = "rmse",
     higher: bool = False,
     output: str | Path | None = None,
+    begun: float | None = None,
 ) -> Autotuned:
     """Find the best forecaster for some data in some minutes; see `scripts/autotune.py`.
 
@@ -417,11 +418,12 @@ def autotune(
         metric: column of the scoreboard that chooses, on the validation windows.
         higher: a higher value of it is better.
         output: folder for everything; None takes ``runs/autotune/<name of the data>``.
+        begun: when the budget began, by `time.monotonic`; None is now.
 
     Raises:
         TstuneError: the data or the settings need a change, or nothing at all could be trained.
     """
-    begun = time.monotonic()
+    begun = time.monotonic() if begun is None else begun
     refuse_ranks("scripts/autotune.py", "several would try the same candidates")
     setup_logging()
     if metric.partition("@")[0] in _SIGNED:
