@@ -66,6 +66,8 @@ SHARE = 3
 """A training may take one part in so many of the time that is left, before its last validation and its score."""
 FINISH_SECONDS, FINISH_SHARE = 6.0, 0.05
 """Kept for plots, report and files at the end: so many seconds and so much of the budget."""
+JUDGING_SHARE = 0.25
+"""Of the budget, the most that is kept for the test windows."""
 INTERPOLATE_FROM = 0.4
 """With less than this share of the time left to search, the best tuning is tried with `tuning.interpolate=auto`."""
 _SIGNED = ("bias", "coverage", "width", "profile", "num_windows")
@@ -251,12 +253,17 @@ class Search:
     @property
     def left_to_search(self) -> float:
         """The same without what the end will take: the winner and the baselines on the test windows, plots, files."""
-        best, shown = self.best, [row for row in self.rows.values() if row.kind != "tuned" and row.score is not None]
-        again = sum(row.fit_seconds for row in shown if row.kind == "baseline" and row.name != "lightgbm")
-        again += best.fit_seconds if best and best.kind == "baseline" else 0.0
-        forecasts = [row.predict_seconds for row in [*shown, *([best] if best else [])] if row.name != "lightgbm"]
+        best, baselines = (
+            self.best,
+            [row for row in self.rows.values() if row.kind != "tuned" and row.score is not None],
+        )
+        again = {row.name: row for row in baselines if row.name != "lightgbm"}
+        again |= {best.name: best} if best else {}
+        fits = sum(row.fit_seconds for row in again.values() if row.kind == "baseline")
         windows = (len(self.data.test) + len(self.data.validation)) / max(1, len(self.data.validation))
-        return self.left - FINISH_SECONDS - FINISH_SHARE * self.budget - again - windows * sum(forecasts)
+        forecasts = windows * sum(row.predict_seconds for row in again.values())
+        judging = min(fits + forecasts, JUDGING_SHARE * self.budget)  # the first forecast loads libraries too
+        return self.left - FINISH_SECONDS - FINISH_SHARE * self.budget - judging
 
     @property
     def ranked(self) -> list[Row]:
