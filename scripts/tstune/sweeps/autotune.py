@@ -253,11 +253,8 @@ class Search:
     @property
     def left_to_search(self) -> float:
         """The same without what the end will take: the winner and the baselines on the test windows, plots, files."""
-        best, baselines = (
-            self.best,
-            [row for row in self.rows.values() if row.kind != "tuned" and row.score is not None],
-        )
-        again = {row.name: row for row in baselines if row.name != "lightgbm"}
+        best, scored = self.best, [row for row in self.rows.values() if row.score is not None]
+        again = {row.name: row for row in scored if row.kind != "tuned" and row.name != "lightgbm"}
         again |= {best.name: best} if best else {}
         fits = sum(row.fit_seconds for row in again.values() if row.kind == "baseline")
         windows = (len(self.data.test) + len(self.data.validation)) / max(1, len(self.data.validation))
