@@ -73,7 +73,9 @@ def test_a_baseline_wins_where_nothing_else_can_be_had_in_the_time(search, tmp_p
     assert time.monotonic() - begin < 60
 
 
-@pytest.mark.parametrize("moment", ["training", "scored", "finishing"])
+@pytest.mark.parametrize(
+    "moment", ["scored", *(pytest.param(moment, marks=pytest.mark.slow) for moment in ("training", "finishing"))]
+)
 def test_a_killed_search_goes_on(search, tmp_path, monkeypatch, moment):
     """The kill is the one that nothing can be done about: no handler of ours sees it."""
 
