@@ -67,6 +67,29 @@ def read_object(path: Path, kind: type[TstuneError] = CheckpointError, keys: Ite
     return values
 
 
+def read_rows(path: Path, kind: type[TstuneError] = CheckpointError, torn: bool = False) -> list[dict[str, Any]]:
+    """Names with values of each line of a JSONL file, empty lines left out.
+
+    Args:
+        path: the file.
+        kind: of the error.
+        torn: a last line without its end was cut off by a kill, and is left out.
+
+    Raises:
+        TstuneError: of this kind: it is missing, or a line is too large, too deep, or holds something else.
+    """
+    rows = []
+    with damage(path, kind), path.open("rb") as stream:
+        while line := stream.readline(LARGEST_JSON + 1):
+            if len(line) > LARGEST_JSON:
+                raise ValueError(f"a line is larger than {LARGEST_JSON:,} bytes")
+            if line.strip() and not (torn and not line.endswith(b"\n")):
+                rows.append(from_json(line))
+                if not isinstance(rows[-1], dict):
+                    raise ValueError("a row does not hold names with values")
+    return rows
+
+
 def read_plain_yaml(path: Path, kind: type[TstuneError] = CheckpointError) -> Any:
     """What a YAML file holds: values and nothing else.
 

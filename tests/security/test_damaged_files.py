@@ -291,6 +291,15 @@ def test_fault_24_a_type_that_is_no_name(model_type: object, run: Path):
     assert len(said) < 1000
 
 
+@pytest.mark.parametrize("values", [{"item_id": None}, {"validation_loss_base": "x"}, {"kept": []}])
+def test_fault_24_a_row_of_the_adapters_that_is_none(values: dict, run: Path):
+    (run / CHECKSUMS).unlink()
+    index = run / "adapters" / "index.json"
+    first, *others = tiny.read_json(index)
+    index.write_text(json.dumps([first | values, *others]))
+    assert refused(lambda: load_model(run), "index.json") is not None
+
+
 def test_fault_24_a_forecast_into_a_folder_that_takes_none(run: Path, desk: Path, capsys: pytest.CaptureFixture[str]):
     place = Path("/proc/forecast.csv")  # root may write into any other folder
     command = ["--model", str(run), "--input", str(desk / "input.csv"), "--output", str(place)]

@@ -8,7 +8,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
+from safetensors.torch import load_file
 from support import tiny
 
 import compare_runs
@@ -21,7 +23,7 @@ import publish_model
 import replay_tracking
 import write_report
 from tstune import TTMForecaster
-from tstune.errors import EXIT_OK, EXIT_USER_ERROR, ConfigError
+from tstune.errors import EXIT_OK, EXIT_USER_ERROR, CheckpointError, ConfigError
 from tstune.models.registry import load_model
 from tstune.serving.service import open_model
 
@@ -196,6 +198,50 @@ def test_fault_19_a_backlog_builds_no_class_of_its_own(planted: Planted, tmp_pat
     assert not planted.ran
     assert replay_tracking.main(["1-own.jsonl", "--trust-code"]) == EXIT_USER_ERROR  # it has no such class
     assert planted.ran
+
+
+def replaced(weights: Path, **values: object) -> None:
+    path = weights / "config.json"
+    path.write_text(json.dumps(tiny.read_json(path) | values))
+
+
+def pickled(weights: Path) -> None:
+    torch.save(load_file(weights / "model.safetensors"), weights / "pytorch_model.bin")
+    (weights / "model.safetensors").unlink()
+
+
+def from_elsewhere(weights: Path) -> None:
+    (weights / "model.safetensors").rename(weights.parent / "away.safetensors")
+    places = dict.fromkeys(load_file(weights.parent / "away.safetensors"), "../away.safetensors")
+    (weights / "model.safetensors.index.json").write_text(json.dumps({"weight_map": places}))
+
+
+LEADING: dict[str, tuple[Callable[[Path], object], str]] = {
+    "a kernel of the Hub": (lambda w: replaced(w, attn_implementation="owner/kernel"), "loads code of others"),
+    "kernels by part": (lambda w: replaced(w, _attn_implementation={"": "owner/kernel"}), "loads code of others"),
+    "a package": (lambda w: replaced(w, quantization_config={"quant_method": "gptq"}), "loads code of others"),
+    "a pickle": (pickled, "no file named model.safetensors"),
+    "tensors of another folder": (from_elsewhere, "away.safetensors is not in this folder"),
+    "an adapter": (lambda w: (w / "adapter_config.json").write_text("{}"), "an adapter beside whole weights"),
+    "a network without end": (lambda w: replaced(w, num_layers=10**8), "num_layers in its config.json is 100000000"),
+}
+
+
+@pytest.mark.parametrize("lead", LEADING)
+def test_fault_19_weights_lead_nowhere(lead: str, run: Path):
+    """Neither to code, nor to files beside their own, nor to a network that takes hours to make."""
+    plant, words = LEADING[lead]
+    plant(run / "model")
+    with pytest.raises(CheckpointError, match=words):
+        load_model(run)
+
+
+def test_fault_19_a_backlog_calls_what_logs_only(tmp_path: Path, capsys):
+    header = {"tracker": "file", "settings": {}, "experiment": "e", "run_id": "r", "config": {}}
+    call = {"method": "settings", "keywords": {}}
+    (tmp_path / "1-file.jsonl").write_text(f"{json.dumps(header)}\n{json.dumps(call)}\n")
+    assert replay_tracking.main([str(tmp_path / "1-file.jsonl")]) == EXIT_USER_ERROR
+    assert "1-file.jsonl is not a backlog of a tracker: " in capsys.readouterr().err
 
 
 def test_fault_20_a_saved_configuration_is_not_interpolated(

@@ -99,6 +99,10 @@ def test_every_promise_names_a_test_that_exists():
         tree = ast.parse((ROOT / file).read_text(encoding="utf-8"))
         tests = {node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)}
         assert test in tests, f"docs/security.md names {file}::{test}"
+    written = [path for folder in ("security", "serving") for path in (ROOT / "tests" / folder).glob("test_*.py")]
+    faults = {name for path in written for name in re.findall(r"def (test_fault_(?:19|2\d)_\w+)", path.read_text())}
+    assert faults - {test for _, test in named} == set(), "tests of promises that docs/security.md does not make"
+    assert len(faults) >= 30
     page = PAGE.read_text(encoding="utf-8")
     rows = re.findall(r"^\|.*\|$", "".join(page.split("| promise | test |\n|---|---|\n")[1:]), re.MULTILINE)
     assert len(rows) == len(named), "a promise without a test"

@@ -180,7 +180,7 @@ class TestNotYet:
         [
             (None, "no backlog in {path}; they lie in <tracking.folder>/backlog"),
             ("", "{path} is not a backlog of a tracker"),
-            ("[1]\n", "{path} is not a backlog of a tracker"),
+            ("[1]\n", "{path} is damaged: a row does not hold names with values"),
             ('{"train_loss": 1.0}\n', "{path} is not a backlog of a tracker"),
         ],
     )

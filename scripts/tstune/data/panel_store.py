@@ -28,6 +28,7 @@ from typing import IO
 
 import numpy as np
 import pandas as pd
+from pydantic_core import from_json
 
 from tstune.config.schema import DataSection
 from tstune.data.cleaning import CleaningReport, CleaningRules, clean_table
@@ -38,7 +39,8 @@ from tstune.data.preprocess import build_panel
 from tstune.data.sources import load_source, stream_source
 from tstune.data.table import ITEM, TIMESTAMP, Pieces, Roles, SourceTable, TableStream
 from tstune.domains import source_files
-from tstune.errors import ConfigError, DataError, OutputError
+from tstune.errors import CheckpointError, ConfigError, DataError, OutputError
+from tstune.foreign_files import read_object
 from tstune.runtime.logs import logger
 
 _LARGE = {"values": np.dtype("<f4"), "status": np.dtype("u1"), "timestamps": np.dtype("<M8[ns]")}
@@ -163,12 +165,11 @@ def open_panel(folder: Path) -> tuple[Panel, Origin]:
 
 def _about(folder: Path) -> dict:
     try:
-        whole = json.loads((folder / _ABOUT).read_text(encoding="utf-8"))
-        text = whole["about"]
-        if zlib.crc32(text.encode()) != whole["check"]:
+        whole = read_object(folder / _ABOUT, keys=("about", "check"))
+        if zlib.crc32(whole["about"].encode()) != whole["check"]:
             raise ValueError
-        return json.loads(text)
-    except (OSError, ValueError, KeyError, TypeError):
+        return from_json(whole["about"])
+    except (ValueError, AttributeError):
         raise DamagedPanel(f"{_ABOUT} is missing or not what was written") from None
 
 
@@ -378,10 +379,10 @@ def remembered_sha256(path: Path, memory: Path) -> str:
     now = [found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns]
     note = memory / hashlib.sha256(os.fsencode(path.resolve())).hexdigest()
     try:
-        remembered = json.loads(note.read_text(encoding="utf-8"))
+        remembered = read_object(note, keys=("file", "sha256"))
         if remembered["file"] == now:
             return remembered["sha256"]
-    except (OSError, ValueError, KeyError, TypeError):
+    except CheckpointError:
         remembered = None  # not there, or damaged
     try:
         digest = file_sha256(path)

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from pydantic import TypeAdapter
 from safetensors.torch import save_file
 from torch import nn
 
@@ -413,7 +414,7 @@ class ItemAdapters:
         index = read_json(path)
         with damage(path):
             folders = {row["item_id"]: row.pop("folder") for row in index}
-            results = [ItemResult(**row) for row in index]
+            results = TypeAdapter(list[ItemResult]).validate_python(index)
         if wrong := [name for name in folders.values() if name is not None and not re.fullmatch(r"\d{5}", str(name))]:
             raise CheckpointError(f"{path} is damaged: {wrong[0]!r:.100} is no folder of an adapter")
         adapters = {item_id: Adapter.load(path.parent / name) for item_id, name in folders.items() if name is not None}

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from pydantic_core import from_json
 from safetensors import SafetensorError, safe_open
 
 from tstune.config.managers import read_saved_values
 from tstune.config.section import ModelSection
-from tstune.errors import CheckpointError, ConfigError, MissingDependencyError, TstuneError
+from tstune.errors import CheckpointError, ConfigError, MissingDependencyError
+from tstune.foreign_files import check_header, damage, read_object
 from tstune.models.contract import MODEL_FOLDER, optional_module, weights_folder
 from tstune.models.registry import families, model_class
 
@@ -23,6 +24,12 @@ if TYPE_CHECKING:
 _FILES = ("model.safetensors", "model.safetensors.index.json")
 GRANITE = "granite-tsfm>=0.3.11,<0.4"
 """The package of TTM, FlowState and PatchTST-FM."""
+_FOLLOWED = {
+    "attn_implementation": (None, "eager", "sdpa"),
+    "_attn_implementation": (None, "eager", "sdpa"),
+    "quantization_config": (None,),
+}
+"""Keys of config.json by which transformers imports packages or kernels of the Hub, and what is harmless there."""
 UNREADABLE = (OSError, ValueError, TypeError, RuntimeError, SafetensorError)
 """What libraries raise of weights that they cannot read."""
 
@@ -97,19 +104,12 @@ def load_network(
             f"model.pretrained is null, but {architecture.title} takes its architecture from a checkpoint; set it to a "
             "folder or Hub id (tuning.mode=from_scratch then trains that architecture from random weights)"
         )
-    from huggingface_hub.errors import StrictDataclassError
-    from transformers import PreTrainedConfig
-
     name = checkpoint_of(name)
-    try:
-        values, _ = PreTrainedConfig.get_config_dict(name, revision=revision)
+    values = read_config(name, revision)
+    with damage(f"model.pretrained={name}: its config.json"):
         _check_class(architecture, name, values)
         check(section, values)
         config = architecture.config_class.from_pretrained(name, revision=revision)
-    except (OSError, ValueError, StrictDataclassError) as error:
-        if isinstance(error, TstuneError):
-            raise
-        raise CheckpointError(not_found(name, error)) from None
     if architecture.dropout_key is not None and getattr(section, "dropout", None) is not None:
         setattr(config, architecture.dropout_key, section.dropout)
     fit(config)
@@ -117,7 +117,12 @@ def load_network(
         return architecture.network_class(config)
     try:
         network, report = architecture.network_class.from_pretrained(
-            name, revision=revision, config=config, dtype=torch.float32, output_loading_info=True
+            name,
+            revision=revision,
+            config=config,
+            dtype=torch.float32,
+            output_loading_info=True,
+            use_safetensors=True,
         )
         lacking = sorted({*report["missing_keys"], *_missing(architecture.required, network, name, revision)})
     except UNREADABLE as error:
@@ -206,20 +211,50 @@ def checkpoint_of(name: str) -> str:
 def lengths_of(folder: Path) -> list[tuple[int, int]]:
     """Context and prediction length that the config.json of a folder or run names; none where it is no such folder."""
     try:
-        values = json.loads((weights_folder(folder) / "config.json").read_text(encoding="utf-8"))
+        values = read_object(weights_folder(folder) / "config.json", keys=("context_length", "prediction_length"))
         return [(int(values["context_length"]), int(values["prediction_length"]))]
-    except (OSError, ValueError, KeyError, TypeError):
+    except (ValueError, TypeError):
         return []
 
 
-def not_found(name: str, error: Exception) -> str:
-    """Why the config.json of a folder or Hub id could not be had."""
-    if Path(name).is_dir():
-        return f"model.pretrained={name}: its config.json cannot be read: {first_line(error)}"
-    return (
-        f"model.pretrained={name} is not a folder, and the Hub did not give it ({first_line(error)}); "
-        "check the name and the network, or give the folder of a downloaded checkpoint"
-    )
+def read_config(name: str, revision: str | None) -> dict[str, Any]:
+    """Values of the config.json of a folder or Hub id, before a library follows what they name.
+
+    Raises:
+        CheckpointError: not found, damaged, or it would lead to code, to other files, or to an endless network.
+    """
+    from transformers import PreTrainedConfig
+
+    folder, where = Path(name), f"model.pretrained={name}"
+    tensors = None
+    if folder.is_dir():
+        values = read_object(folder / "config.json")
+        if (folder / "adapter_config.json").exists():
+            raise CheckpointError(f"{where} holds an adapter beside whole weights: which of them is meant? Remove one")
+        single, index = (folder / file for file in _FILES)
+        if single.is_file():
+            with damage(single):
+                tensors = len(from_json(check_header(single)))
+        elif index.is_file():
+            with damage(index):
+                shards = read_object(index, keys=["weight_map"])["weight_map"]
+                tensors = len(shards)
+                if away := [file for file in shards.values() if Path(file).name != file]:
+                    raise ValueError(f"{away[0]:.100} is not in this folder")
+    else:
+        try:
+            values, _ = PreTrainedConfig.get_config_dict(name, revision=revision)
+        except Exception as error:
+            raise CheckpointError(
+                f"{where} is not a folder, and the Hub did not give it ({first_line(error)}); check the name and the "
+                "network, or give the folder of a downloaded checkpoint"
+            ) from None
+    for key, value in values.items():
+        if key in _FOLLOWED and value not in _FOLLOWED[key]:
+            raise CheckpointError(f"{where}: {key} in its config.json loads code of others; remove it there")
+        if tensors is not None and key.endswith("layers") and isinstance(value, int) and value > tensors:
+            raise CheckpointError(f"{where}: {key} in its config.json is {value:.0f}, and it has {tensors} tensors")
+    return values
 
 
 def first_line(error: Exception) -> str:

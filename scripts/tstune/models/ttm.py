@@ -35,7 +35,7 @@ from tstune.models.network_weights import (
     checkpoint_of,
     first_line,
     lengths_of,
-    not_found,
+    read_config,
     require_same,
     scratch_values,
     unreadable,
@@ -439,10 +439,9 @@ def load_pretrained(
     name, revision = checkpoint_of(section.pretrained), section.revision
     if not Path(name).is_dir() and revision is None:
         revision = _hub_revision(section, frequency)
-    try:
+    read_config(name, revision)
+    with damage(f"model.pretrained={name}: its config.json"):
         config = TinyTimeMixerConfig.from_pretrained(name, revision=revision)
-    except (OSError, ValueError) as error:
-        raise CheckpointError(not_found(name, error)) from None
     _check_architecture(config, section)
     for key in ("dropout", "head_dropout"):
         if getattr(section, key) is not None:
@@ -475,7 +474,12 @@ def load_pretrained(
         return network_class()(config), [], []
     try:
         model, report = network_class().from_pretrained(
-            name, revision=revision, config=config, ignore_mismatched_sizes=True, output_loading_info=True
+            name,
+            revision=revision,
+            config=config,
+            ignore_mismatched_sizes=True,
+            output_loading_info=True,
+            use_safetensors=True,
         )
     except UNREADABLE as error:
         raise unreadable(name, error) from None

@@ -15,12 +15,11 @@ from pathlib import Path
 import pandas as pd
 import psutil
 from pydantic import TypeAdapter
-from pydantic_core import from_json
 
 from tstune.config.managers import load_saved_config
 from tstune.config.schema import RunConfig
 from tstune.errors import FolderError, OutputError
-from tstune.foreign_files import damage, read_json, read_object, read_plain_yaml
+from tstune.foreign_files import damage, read_json, read_object, read_plain_yaml, read_rows
 from tstune.runtime.files import is_disk_trouble
 
 CONFIG, METRICS, VERDICT, MANIFEST = "config.yaml", "metrics.json", "verdict.json", "manifest.json"
@@ -127,12 +126,7 @@ class RunFolder:
     @property
     def history(self) -> list[dict]:
         """Rows of the training log, none if nothing was trained."""
-        lines = [line for line in self.read_text(HISTORY).splitlines() if line.strip()]
-        with damage(self.path / HISTORY, FolderError):
-            rows = [from_json(line) for line in lines]
-            if not all(isinstance(row, dict) for row in rows):
-                raise ValueError("a row does not hold names with values")
-            return rows
+        return read_rows(self._there(HISTORY), FolderError)
 
     def read_table(self, name: str, columns: list[str] | None = None) -> pd.DataFrame:
         """Content of a Parquet file: `windows.parquet`, see `tstune.evaluation.record`, or `forecasts.parquet`."""

@@ -27,10 +27,12 @@ from pathlib import Path
 from typing import Literal, get_args
 
 import psutil
+from pydantic import TypeAdapter
 
 from tstune.config.names import dotted
 from tstune.config.schema import RunConfig
 from tstune.errors import ConfigError, Interrupted, OutputError, Preempted, TstuneError
+from tstune.foreign_files import damage, read_object
 from tstune.runs.folder import (
     CHECKPOINTS,
     CONFIG,
@@ -401,16 +403,11 @@ class _Note:
 
     @classmethod
     def read(cls, place: Path) -> _Note:
-        try:
-            values = json.loads((place / _STATE).read_text(encoding="utf-8"))
-            note = cls(**values)
-            if note.state not in _ORDER:
-                raise ValueError(f"state {note.state!r}")
-        except FileNotFoundError:
+        path = place / _STATE
+        if not path.exists():
             return cls()
-        except (ValueError, TypeError) as error:
-            raise OutputError(f"{place / _STATE} is damaged ({error}); set overwrite=true to begin anew") from None
-        return note
+        with damage(path, OutputError, "is damaged, set overwrite=true to begin anew"):
+            return TypeAdapter(cls).validate_python(read_object(path, OutputError))
 
     def write(self, place: Path) -> None:
         with writing(place / _STATE) as path:

@@ -11,10 +11,13 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Annotated
 
 import psutil
+from pydantic import Field, TypeAdapter
 
 from tstune.errors import ConfigError, TrackingError
+from tstune.foreign_files import damage, read_rows
 from tstune.named_code import foreign
 from tstune.runtime.children import are_gone
 from tstune.runtime.logs import logger
@@ -58,13 +61,13 @@ class MissedCall:
     """A ``log_…`` or `end_experiment` call that did not get through.
 
     Attributes:
-        method: name of the method of `ExperimentTracker`.
+        method: name of the method of `ExperimentTracker`: no other is called, whatever a file says.
         keywords: JSON values; paths are absolute, as text.
         files: path -> size and time of change of the file, or of the files in the folder, that it names: to notice
             that something else lies there now.
     """
 
-    method: str
+    method: Annotated[str, Field(pattern=r"^(log_\w+|end_experiment)$")]
     keywords: dict[str, object]
     files: dict[str, list[int]] | None = None
 
@@ -90,7 +93,7 @@ class MissedCall:
         for name in self._paths:
             path = Path(str(self.keywords[name]))
             now = _state(self.method, path) or {}
-            if self.files is None or any(now.get(file) != state for file, state in self.files.items()):
+            if not self.files or any(now.get(file) != state for file, state in self.files.items()):
                 return str(path)
         return None
 
@@ -121,15 +124,10 @@ class Backlog:
         Raises:
             TrackingError: not a backlog.
         """
-        try:
-            header, *lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
-            backlog = cls(path, Header(**json.loads(header)))
-            whole = [line for line in lines if line.endswith("\n")]  # else its writer was killed in the middle of it
-            backlog.calls.extend(MissedCall(**json.loads(line)) for line in whole)
-        except FileNotFoundError:
-            raise TrackingError(f"backlog {path} does not exist") from None
-        except (OSError, ValueError, TypeError, AttributeError) as error:
-            raise TrackingError(f"{path} is not a backlog of a tracker: {first_line(error)}") from None
+        with damage(path, TrackingError, "is not a backlog of a tracker"):
+            header, *calls = read_rows(path, TrackingError, torn=True)
+            backlog = cls(path, TypeAdapter(Header).validate_python(header))
+            backlog.calls.extend(map(TypeAdapter(MissedCall).validate_python, calls))
         backlog._num_written = len(backlog.calls)
         return backlog
 

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from tstune.config.schema import TrackingSection
 from tstune.config.section import without_credentials
 from tstune.errors import ConfigError, MissingDependencyError, TrackingError
+from tstune.foreign_files import read_object
 from tstune.runtime.logs import logger
 from tstune.tracking.interfaces import (
     ExperimentTracker,
@@ -87,7 +88,7 @@ def _signature(run_folder: Path) -> ModelSignature:
     from mlflow.types import ColSpec, Schema
     from mlflow.types.schema import AnyType
 
-    saved = json.loads((run_folder / "preprocessor.json").read_text(encoding="utf-8"))
+    saved = read_object(run_folder / "preprocessor.json", TrackingError)
     roles, item, stamp = saved["roles"], saved["item_id_column"], saved["timestamp_column"]
     inputs = None
     if saved["columns_as"] != "items":

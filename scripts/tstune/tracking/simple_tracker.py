@@ -10,6 +10,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from tstune.errors import TrackingError
+from tstune.foreign_files import read_object
 from tstune.tracking.interfaces import (
     RunStatus,
     RunTracker,
@@ -141,7 +143,7 @@ class SimpleExperimentLogger(SimpleExperimentTracker):
 
 
 def _read_json(path: Path) -> dict:
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    return read_object(path, TrackingError) if path.is_file() else {}
 
 
 def _now() -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import json
 import tempfile
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
@@ -18,6 +17,7 @@ from tstune.data.prepared import PreparedData
 from tstune.data.preprocess import Preprocessor
 from tstune.errors import CheckpointError, ConfigError
 from tstune.evaluation.verdict import OURS
+from tstune.foreign_files import read_object
 from tstune.models.baselines import WithoutNetwork
 from tstune.models.contract import ForecastModel
 from tstune.models.registry import available_models, load_model, model_class
@@ -182,11 +182,8 @@ def _lengths(folder: Path) -> tuple[int | None, int | None]:
         raise CheckpointError(
             f"--model {folder} is neither a run folder (preprocessor.json) nor a folder of weights (config.json)"
         )
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-        found = tuple(values.get(name) for name in ("context_length", "prediction_length"))
-    except (ValueError, AttributeError) as error:
-        raise CheckpointError(f"--model {folder}: its config.json cannot be read: {error}") from None
+    values = read_object(path)
+    found = tuple(values.get(name) for name in ("context_length", "prediction_length"))
     return tuple(value if isinstance(value, int) and value > 0 else None for value in found)
 
 
