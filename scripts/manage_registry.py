@@ -18,10 +18,12 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from tstune.errors import EXIT_OK, RegistryError, exits_cleanly
-from tstune.registry import ModelRegistry, ModelVersion, Reference, check_name, open_registry
-from tstune.registry.versions import table
+
+if TYPE_CHECKING:
+    from tstune.registry import ModelRegistry, ModelVersion
 
 DEFAULT_METRIC = "test/fine_tuned/rmse"
 
@@ -81,6 +83,8 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
 def main(argv: Sequence[str] | None = None) -> int:
     """Open the registry, do one thing, say what was done."""
     args = parse_args(argv)
+    from tstune.registry import open_registry
+
     print(_do(open_registry(args.registry), args))
     return EXIT_OK
 
@@ -135,8 +139,10 @@ def _do(registry: ModelRegistry, args: argparse.Namespace) -> str:
 
 
 def _list(registry: ModelRegistry, name: str | None, metric: str) -> str:
+    from tstune.registry.versions import table
+
     known = registry.names()
-    if name is not None and check_name(name) not in known:
+    if name is not None and name not in known:
         raise RegistryError(f"{registry.location} has no model {name}; models here: {', '.join(known) or 'none'}")
     rows = [("version", "aliases", metric, "size", "registered", "commit", "run", "description")]
     for version in (found for model in ([name] if name else known) for found in registry.versions(model)):
@@ -151,6 +157,8 @@ def _show(version: ModelVersion, as_json: bool) -> str:
     if as_json:
         shown = version.to_dict() | {"aliases": list(version.aliases), "manifest_sha256": version.manifest_sha256}
         return json.dumps(shown, indent=2)
+    from tstune.registry.versions import table
+
     config = version.config
     rows = [
         ("version", version.reference),
@@ -170,6 +178,8 @@ def _show(version: ModelVersion, as_json: bool) -> str:
 
 
 def _history(registry: ModelRegistry, name: str, alias: str) -> str:
+    from tstune.registry.versions import table
+
     changes = registry.alias_history(name, alias)
     rows = [(move.changed, move.action, f"{name}:{move.version}" if move.version else "-") for move in changes]
     return "\n".join(table(rows)) if rows else f"{name}@{alias} was never set"
@@ -196,10 +206,10 @@ def _tag(text: str) -> tuple[str, str]:
 
 
 def _name_and_alias(text: str) -> tuple[str, str]:
-    reference = Reference.parse(text)
-    if reference.alias is None:
+    name, at, alias = text.partition("@")
+    if not at:
         raise RegistryError(f"{text!r} names a version, not an alias; write name@alias, e.g. cgm@champion")
-    return reference.name, reference.alias
+    return name, alias
 
 
 def _contents(version: ModelVersion) -> str:

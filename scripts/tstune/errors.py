@@ -99,6 +99,12 @@ _TOLD_BY_TORCH = {"DataLoader worker": DEAD_WORKER, "gloo": DEAD_RANK, "NCCL": D
 """Words in a RuntimeError -> what has happened."""
 
 
+def first_line(error: Exception) -> str:
+    """The error in at most 200 characters."""
+    lines = [line for line in str(error).splitlines() if line.strip()]
+    return lines[0][:200] if lines else type(error).__name__
+
+
 def describe_os_error(error: OSError) -> str:
     """What the system refused, in one line that names the file if there is one."""
     reason = error.strerror or " ".join(str(error).split()) or "no reason given"

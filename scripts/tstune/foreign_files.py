@@ -49,7 +49,7 @@ def read_json(path: Path, kind: type[TstuneError] = CheckpointError) -> Any:
         TstuneError: of this kind: it is missing, too large, too deep, or not JSON.
     """
     with damage(path, kind):
-        return from_json(_content(path, LARGEST_JSON))
+        return from_json(limited_content(path, LARGEST_JSON))
 
 
 def read_object(path: Path, kind: type[TstuneError] = CheckpointError, keys: Iterable[str] = ()) -> dict[str, Any]:
@@ -68,12 +68,7 @@ def read_object(path: Path, kind: type[TstuneError] = CheckpointError, keys: Ite
 
 
 def read_rows(path: Path, kind: type[TstuneError] = CheckpointError, torn: bool = False) -> list[dict[str, Any]]:
-    """Names with values of each line of a JSONL file, empty lines left out.
-
-    Args:
-        path: the file.
-        kind: of the error.
-        torn: a last line without its end was cut off by a kill, and is left out.
+    """Names with values of each line of a JSONL file; of a `torn` one, a last line that a kill cut off is left out.
 
     Raises:
         TstuneError: of this kind: it is missing, or a line is too large, too deep, or holds something else.
@@ -97,7 +92,7 @@ def read_plain_yaml(path: Path, kind: type[TstuneError] = CheckpointError) -> An
         TstuneError: of this kind: it is missing, too large, or no plain YAML.
     """
     with damage(path, kind, "is not valid YAML"):
-        loader = yaml.SafeLoader(_content(path, LARGEST_YAML).decode("utf-8"))
+        loader = yaml.SafeLoader(limited_content(path, LARGEST_YAML).decode("utf-8"))
         node = loader.get_single_node()
         if _size(node, {}) > MOST_VALUES:
             raise ValueError(f"its aliases make more than {MOST_VALUES:,} values, or hold themselves")
@@ -170,7 +165,8 @@ def require_sealed(folder: Path) -> None:
         )
 
 
-def _content(path: Path, limit: int) -> bytes:
+def limited_content(path: Path, limit: int) -> bytes:
+    """What a file holds, if that is no more than so many bytes."""
     with path.open("rb") as stream:
         content = stream.read(limit + 1)
     if len(content) > limit:

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from pydantic_core import from_json
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 
 from tstune.config.managers import read_saved_values
 from tstune.config.section import ModelSection
-from tstune.errors import CheckpointError, ConfigError, MissingDependencyError
+from tstune.errors import CheckpointError, ConfigError, MissingDependencyError, first_line
 from tstune.foreign_files import check_header, damage, read_object
 from tstune.models.contract import MODEL_FOLDER, optional_module, weights_folder
 from tstune.models.registry import families, model_class
@@ -30,8 +30,6 @@ _FOLLOWED = {
     "quantization_config": (None,),
 }
 """Keys of config.json by which transformers imports packages or kernels of the Hub, and what is harmless there."""
-UNREADABLE = (OSError, ValueError, TypeError, RuntimeError, SafetensorError)
-"""What libraries raise of weights that they cannot read."""
 
 
 @dataclass(frozen=True)
@@ -106,7 +104,7 @@ def load_network(
         )
     name = checkpoint_of(name)
     values = read_config(name, revision)
-    with damage(f"model.pretrained={name}: its config.json"):
+    with damage(f"model.pretrained={name}: its config.json", state="cannot be read"):
         _check_class(architecture, name, values)
         check(section, values)
         config = architecture.config_class.from_pretrained(name, revision=revision)
@@ -115,7 +113,7 @@ def load_network(
     fit(config)
     if random_weights:
         return architecture.network_class(config)
-    try:
+    with damage(f"model.pretrained={name}: the weights", state="cannot be read"):
         network, report = architecture.network_class.from_pretrained(
             name,
             revision=revision,
@@ -125,8 +123,6 @@ def load_network(
             use_safetensors=True,
         )
         lacking = sorted({*report["missing_keys"], *_missing(architecture.required, network, name, revision)})
-    except UNREADABLE as error:
-        raise unreadable(name, error) from None
     if lacking:
         raise CheckpointError(
             f"model.pretrained={name}: its tensors do not fit its own config.json: {lacking[0]} is missing; the folder "
@@ -257,17 +253,6 @@ def read_config(name: str, revision: str | None) -> dict[str, Any]:
     return values
 
 
-def first_line(error: Exception) -> str:
-    """The error in at most 200 characters."""
-    lines = str(error).splitlines()
-    return lines[0][:200] if lines else type(error).__name__
-
-
-def unreadable(name: str, error: Exception) -> CheckpointError:
-    """The refusal of weights that their library cannot read."""
-    return CheckpointError(f"model.pretrained={name}: the weights cannot be read: {first_line(error)}")
-
-
 def _check_class(architecture: Architecture, name: str, values: dict) -> None:
     found = (values.get("architectures") or [values.get("model_type", "unknown")])[0]
     if architecture.network.endswith(f":{found}"):
@@ -280,16 +265,11 @@ def _check_class(architecture: Architecture, name: str, values: dict) -> None:
 
 def _missing(required: tuple[str, ...], network: PreTrainedModel, name: str, revision: str | None) -> list[str]:
     """Required tensors that are not in the file; transformers does not report what a model lets be missing."""
-    path = next((found for file in _FILES if (found := _file(name, file, revision)) is not None), None)
-    if not required or path is None or path.suffix != ".safetensors":
+    from transformers.utils import cached_file
+
+    path = cached_file(name, _FILES[0], revision=revision, _raise_exceptions_for_missing_entries=False)
+    if not required or path is None:
         return []
     with safe_open(path, framework="pt") as weights:
         stored = set(weights.keys())
     return [key for key in network.state_dict() if key.startswith(required) and key not in stored]
-
-
-def _file(name: str, file: str, revision: str | None) -> Path | None:
-    from transformers.utils import cached_file
-
-    found = cached_file(name, file, revision=revision, _raise_exceptions_for_missing_entries=False)
-    return None if found is None else Path(found)

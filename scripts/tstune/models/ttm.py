@@ -21,7 +21,7 @@ from tstune.data.preprocess import Preprocessor
 from tstune.data.scaler import UNKNOWN
 from tstune.data.table import Roles
 from tstune.data.windows import Batch
-from tstune.errors import CheckpointError, ConfigError
+from tstune.errors import CheckpointError, ConfigError, first_line
 from tstune.foreign_files import damage
 from tstune.models.adapters import freeze_by_mode, part_of
 from tstune.models.contract import weights_folder
@@ -30,15 +30,12 @@ from tstune.models.modules import ScaledModule
 from tstune.models.network_forecaster import NetworkForecaster
 from tstune.models.network_weights import (
     GRANITE,
-    UNREADABLE,
     Architecture,
     checkpoint_of,
-    first_line,
     lengths_of,
     read_config,
     require_same,
     scratch_values,
-    unreadable,
 )
 from tstune.models.skip_head import SkipHead
 from tstune.runtime.logs import logger
@@ -440,7 +437,7 @@ def load_pretrained(
     if not Path(name).is_dir() and revision is None:
         revision = _hub_revision(section, frequency)
     read_config(name, revision)
-    with damage(f"model.pretrained={name}: its config.json"):
+    with damage(f"model.pretrained={name}: its config.json", state="cannot be read"):
         config = TinyTimeMixerConfig.from_pretrained(name, revision=revision)
     _check_architecture(config, section)
     for key in ("dropout", "head_dropout"):
@@ -472,7 +469,7 @@ def load_pretrained(
     config.prediction_filter_length = section.prediction_length if filters else None
     if random_weights:
         return network_class()(config), [], []
-    try:
+    with damage(f"model.pretrained={name}: the weights", state="cannot be read"):
         model, report = network_class().from_pretrained(
             name,
             revision=revision,
@@ -481,8 +478,6 @@ def load_pretrained(
             output_loading_info=True,
             use_safetensors=True,
         )
-    except UNREADABLE as error:
-        raise unreadable(name, error) from None
     mismatched = [entry[0] for entry in report["mismatched_keys"]]
     fresh = sorted({*report["missing_keys"], *mismatched})
     wrong = [key for key in fresh if not key.startswith(_MAY_BE_FRESH)]

@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import gzip
 import json
-import lzma
 import os
-import secrets
 import stat
 import tarfile
 import zipfile
-import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,16 +17,14 @@ from tstune.errors import RegistryError
 from tstune.registry.files import copy_stream, require_same, sync_folder
 from tstune.registry.run_record import NEEDED
 from tstune.registry.versions import ModelVersion, check_stored_path, read_json_object
+from tstune.runtime.files import aside
 
 RECORD = "record.json"
 FILES = "files/"
 _FORMAT = 1
-_LARGEST_RECORD = 1 << 26
 _ENDINGS = (".tar.gz", ".tgz", ".zip")
 _SMALL, _LARGEST_RATIO = 1 << 26, 100
 """Bytes that any archive may hold, and how many times its own size a larger one may: weights hardly pack at all."""
-
-_DAMAGED = (tarfile.TarError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, NotImplementedError)
 
 
 def write_archive(version: ModelVersion, folder: Path, path: Path, overwrite: bool = False) -> Path:
@@ -48,16 +43,11 @@ def write_archive(version: ModelVersion, folder: Path, path: Path, overwrite: bo
         raise RegistryError(f"{path}: the folder {path.parent} does not exist")
     (folder / RECORD).write_text(json.dumps({"format": _FORMAT} | version.to_dict(), indent=2), encoding="utf-8")
     names = [RECORD, *(FILES + file.path for file in version.files)]
-    aside = path.with_name(f".{path.name}.partial-{secrets.token_hex(4)}")
-    try:
-        with aside.open("xb") as stream:
-            (_write_zip if path.suffix == ".zip" else _write_tar)(stream, folder, names)
-            stream.flush()
-            os.fsync(stream.fileno())
-        aside.replace(path)
-        sync_folder(path.parent)
-    finally:
-        aside.unlink(missing_ok=True)
+    with aside(path) as partial, partial.open("wb") as stream:
+        (_write_zip if path.suffix == ".zip" else _write_tar)(stream, folder, names)
+        stream.flush()
+        os.fsync(stream.fileno())
+    sync_folder(path.parent)
     return path
 
 
@@ -113,9 +103,7 @@ def read_archive(path: Path, folder: Path) -> ModelVersion:
 
 
 def _read_record(path: Path, origin: str) -> ModelVersion:
-    if path.stat().st_size > _LARGEST_RECORD:
-        raise RegistryError(f"{origin} is damaged: larger than {_LARGEST_RECORD >> 20} MB")
-    values = read_json_object(path.read_bytes(), origin)
+    values = read_json_object(path, origin)
     found = values.pop("format", "unknown")
     if found != _FORMAT:
         raise RegistryError(f"{origin} is of format {found!r}; this tstune reads {_FORMAT}")
@@ -127,13 +115,12 @@ def _read_record(path: Path, origin: str) -> ModelVersion:
 
 @contextmanager
 def _damage(path: Path) -> Iterator[None]:
+    """Whatever three libraries raise of content that they do not expect; what the disk refuses stays."""
     try:
         yield
-    except OSError as error:
-        if error.errno is not None:
+    except Exception as error:
+        if isinstance(error, RegistryError) or getattr(error, "errno", None) is not None:
             raise
-        raise RegistryError(f"{path} is damaged, or neither .tar.gz nor .zip: {error}") from None  # gzip's own
-    except (*_DAMAGED, UnicodeDecodeError) as error:
         raise RegistryError(f"{path} is damaged, or neither .tar.gz nor .zip: {error}") from None
 
 

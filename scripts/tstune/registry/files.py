@@ -14,16 +14,11 @@ from pathlib import Path
 from typing import BinaryIO
 
 from tstune.errors import RegistryError
+from tstune.foreign_files import sha256_of
 from tstune.registry.versions import StoredFile
 
 _CHUNK = 1 << 20
 _READ_ONLY = 0o444
-
-
-def hash_file(path: Path) -> tuple[str, int]:
-    """SHA-256 in hexadecimal and bytes of a file."""
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest(), stream.tell()
 
 
 def copy_stream(source: BinaryIO, target: Path, limit: int | None = None) -> tuple[str, int]:
@@ -118,7 +113,7 @@ class BlobStore:
             with source.open("rb") as stream:
                 sha256, size = copy_stream(stream, aside)
             place = self._place(sha256)
-            if not (place.exists() and hash_file(place) == (sha256, size)):
+            if not (place.exists() and sha256_of(place) == sha256):
                 aside.chmod(_READ_ONLY)
                 place.parent.mkdir(parents=True, exist_ok=True)
                 aside.replace(place)

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import secrets
-import shutil
 import sqlite3
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -253,16 +251,12 @@ class ModelRegistry:
             if folder.is_symlink() or folder.is_file() or (folder.is_dir() and any(folder.iterdir())):
                 raise RegistryError(f"{folder} exists already; choose a new folder")
             folder.parent.mkdir(parents=True, exist_ok=True)
-            aside = folder.with_name(f".{folder.name}.partial-{secrets.token_hex(4)}")
-            aside.mkdir()
-            try:
-                self._fetch(version, aside)
-                for place, _, _ in os.walk(aside):
+            with tempfile.TemporaryDirectory(prefix=f".{folder.name}.partial-", dir=folder.parent) as aside:
+                whole = Path(aside) / "whole"
+                self._fetch(version, whole)
+                for place, _, _ in os.walk(whole):
                     sync_folder(Path(place))
-                aside.rename(folder)
-            except BaseException:
-                shutil.rmtree(aside, ignore_errors=True)
-                raise
+                whole.rename(folder)
         return folder
 
     def verify(self, reference: str) -> ModelVersion:
@@ -364,7 +358,7 @@ class ModelRegistry:
         origin = f"{MANIFEST} of {version.reference}"
         with _temporary(origin) as folder:
             self._fetch(version, folder, only=MANIFEST)
-            return read_json_object((folder / MANIFEST).read_bytes(), origin)
+            return read_json_object(folder / MANIFEST, origin)
 
     # The database: one SQLite file in write-ahead mode; readers never wait, writers wait for each other.
 

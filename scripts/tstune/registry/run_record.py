@@ -43,14 +43,15 @@ def describe_run(
         for needed in NEEDED:
             if not (folder / needed).exists():
                 raise RegistryError(f"{folder} is not a finished run: {needed} is missing; give a run's output_dir")
-        _read(folder / MANIFEST)
+        read_json_object(folder / MANIFEST, folder / MANIFEST)
+        metrics = folder / "metrics.json"
         commit, dirty = git_state()
         return ModelVersion(
             name=name,
             version=0,
             created=datetime.now(UTC).isoformat(timespec="seconds"),
             config=load_saved_config(folder / "config.yaml").model_dump(mode="json"),
-            metrics=check_metrics(_read(folder / "metrics.json"), str(folder / "metrics.json")),
+            metrics=check_metrics(read_json_object(metrics, metrics), str(metrics)),
             run_id=_run_id(folder / "tracking.json"),
             git_commit=commit,
             git_dirty=dirty,
@@ -98,12 +99,8 @@ def _git(*arguments: str) -> str | None:
     return answer.stdout.strip() if answer.returncode == 0 else None
 
 
-def _read(path: Path) -> dict:
-    return read_json_object(path.read_bytes(), str(path))
-
-
 def _run_id(path: Path) -> str | None:
-    run_id = _read(path).get("run_id") if path.exists() else None
+    run_id = read_json_object(path, path).get("run_id") if path.exists() else None
     if not isinstance(run_id, str | None):
         raise RegistryError(f"{path} is damaged: run_id is {run_id!r}")
     return run_id

@@ -404,10 +404,8 @@ class _Note:
     @classmethod
     def read(cls, place: Path) -> _Note:
         path = place / _STATE
-        if not path.exists():
-            return cls()
         with damage(path, OutputError, "is damaged, set overwrite=true to begin anew"):
-            return TypeAdapter(cls).validate_python(read_object(path, OutputError))
+            return TypeAdapter(cls).validate_python(read_object(path, OutputError)) if path.exists() else cls()
 
     def write(self, place: Path) -> None:
         with writing(place / _STATE) as path:

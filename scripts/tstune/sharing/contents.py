@@ -12,12 +12,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from omegaconf import OmegaConf
+from pydantic_core import from_json
 
 from tstune.config.schema import RunConfig
 from tstune.config.validation import validate
 from tstune.data.defaults import SHIPPED
 from tstune.domains import Domain, domain_of
-from tstune.errors import ConfigError, OutputError
+from tstune.errors import ConfigError, FolderError, OutputError
+from tstune.foreign_files import check_header, damage
 from tstune.models.contract import ForecastModel
 from tstune.models.registry import families, model_class
 from tstune.runs.folder import CONFIG, ENVIRONMENT, MANIFEST, METRICS, PREPROCESSOR, VERDICT, RunFolder
@@ -281,6 +283,6 @@ def _header(path: Path) -> str:
     """What a safetensors file says beside its numbers; nothing for other files."""
     if path.suffix != ".safetensors":
         return path.read_text(encoding="utf-8")
-    with path.open("rb") as stream:
-        size = int.from_bytes(stream.read(8), "little")
-        return json.dumps(json.loads(stream.read(size)).get("__metadata__", {}))
+    header = check_header(path, FolderError)
+    with damage(path, FolderError):
+        return json.dumps(from_json(header).get("__metadata__", {}))

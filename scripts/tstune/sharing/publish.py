@@ -16,7 +16,7 @@ import yaml
 from jinja2 import Environment, FileSystemLoader
 
 import tstune
-from tstune.errors import FolderError, MissingDependencyError, ServiceError
+from tstune.errors import FolderError, MissingDependencyError, ServiceError, first_line
 from tstune.foreign_files import damage
 from tstune.runs.folder import NewFolder, refuse_full
 from tstune.runtime.files import escape_all
@@ -45,11 +45,8 @@ def render_card(run: FinishedRun, published: Published, base: Base, licence: str
     scores, said = escape_all(run.metrics.get("test", {})), escape_all(run.preprocessor)
     kept = verdict.get("kept", "fine_tuned" if "fine_tuned" in scores else "zero_shot")
     order = sorted(scores, key=lambda name: scores[name].get("rmse") or float("inf"))
-    columns = (
-        [name for name in scores[order[0]] if name in ("rmse", "mae", "mase") or name.startswith("rmse@")]
-        if order
-        else []
-    )
+    first = scores[order[0]] if order else ()
+    columns = [name for name in first if name in ("rmse", "mae", "mase") or name.startswith("rmse@")]
     code = run.family.loading_code(repo or "path/to/this/folder", run.preprocessor, published.adapter, base.hub_id)
     words = Environment(loader=FileSystemLoader(Path(__file__).parent), trim_blocks=True, keep_trailing_newline=True)
     return words.get_template("model_card.md.jinja").render(
@@ -111,18 +108,6 @@ def _split(manifest: dict) -> str | None:
     return f"{split.get('preset') or split.get('by', 'time')}, mode {mode}{'' if placed else f'; shares {parts}'}"
 
 
-def write_folder(contents: Mapping[str, str | Path], folder: Path, run: Path, overwrite: bool) -> None:
-    """Write the folder aside and rename it.
-
-    Raises:
-        OutputError: it holds files already, holds the run, or cannot be written.
-    """
-    refuse_full("--to-folder", folder, overwrite)
-    with NewFolder(folder, overwrite, inputs={"the run": str(run)}) as target:
-        _write(contents, target.folder.path)
-        target.commit()
-
-
 def push(contents: Mapping[str, str | Path], repo: str, private: bool, overwrite: bool) -> str:
     """Create a repository and put everything in one commit; returns its address.
 
@@ -166,7 +151,7 @@ def push(contents: Mapping[str, str | Path], repo: str, private: bool, overwrite
     except HFValidationError:
         raise ServiceError(f"--repo {repo} is not a name the Hub takes; give owner/name") from None
     except (httpx.HTTPError, OSError, ValueError, RuntimeError) as error:
-        reason = _first_line(error).replace(token, "…")
+        reason = first_line(error).replace(token, "…")
         raise ServiceError(
             f"--repo {repo}: the Hub at {constants.ENDPOINT} failed: {reason}; failed to {step}"
         ) from None
@@ -180,12 +165,7 @@ def _refusal(status: int | None, error: Exception, token: str) -> str:
         return "this token has no right to write there (403); use one with write access to that owner"
     if status == 409:
         return "the repository exists (409); add --overwrite to replace what it holds"
-    return f"the Hub answered {status}: {_first_line(error).replace(token, '…')}"
-
-
-def _first_line(error: Exception) -> str:
-    lines = [line for line in str(error).splitlines() if line.strip()]
-    return lines[0][:200] if lines else type(error).__name__
+    return f"the Hub answered {status}: {first_line(error).replace(token, '…')}"
 
 
 def _write(contents: Mapping[str, str | Path], folder: Path) -> None:
@@ -245,10 +225,17 @@ class Publication:
         return "\n".join([*lines, "", f"----- {CARD}", "", str(self.contents[CARD])])
 
     def publish(self, folder: str | None, private: bool, overwrite: bool) -> str:
-        """Write the folder, or push it; returns where it is now."""
+        """Push it, or write the folder aside and rename it; returns where it is now.
+
+        Raises:
+            OutputError: the folder holds files already, holds the run, or cannot be written.
+        """
         if self.repo:
             return push(self.contents, self.repo, private, overwrite)
-        write_folder(self.contents, Path(folder), self.run, overwrite)
+        refuse_full("--to-folder", Path(folder), overwrite)
+        with NewFolder(folder, overwrite, inputs={"the run": str(self.run)}) as target:
+            _write(self.contents, target.folder.path)
+            target.commit()
         return str(folder)
 
 
