@@ -19,6 +19,7 @@ import publish_model
 from tstune.config.section import without_credentials
 from tstune.config.validation import leaf_paths, validate
 from tstune.errors import EXIT_OK, ConfigError
+from tstune.registry.versions import table
 from tstune.runtime.files import as_read, cell, escape, escape_lines
 from tstune.sweeps.storage import storage_url
 from tstune.tracking.mlflow_tracker import MLflowExperimentTracker
@@ -176,3 +177,7 @@ def test_fault_22_nor_do_a_tracker_and_a_study(address: str, monkeypatch: pytest
     tracker = MLflowExperimentTracker()
     assert tracker.tracking_uri == address
     assert "s3cret" not in yaml.safe_dump(tracker.settings())
+
+
+def test_what_a_record_says_does_not_steer_a_terminal():
+    assert table([("cgm:1", "\x1b[2J\x07mine"), ("cgm:10", "ä")]) == ["cgm:1   ?[2J?mine", "cgm:10  ä"]

@@ -325,9 +325,10 @@ def differences(left: dict, right: dict) -> tuple[Difference, ...]:
 
 
 def table(rows: list[tuple[str, ...]]) -> list[str]:
-    """Lines with columns as wide as their widest cell."""
+    """Lines with columns as wide as their widest cell; what a terminal would obey is shown as ``?``."""
     columns = max(map(len, rows), default=0)
-    padded = [(*row, *[""] * (columns - len(row))) for row in rows]
+    shown = [["".join(sign if sign.isprintable() else "?" for sign in cell) for cell in row] for row in rows]
+    padded = [(*row, *[""] * (columns - len(row))) for row in shown]
     widths = [max(len(row[column]) for row in padded) for column in range(columns)]
     return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in padded]
 
