@@ -83,7 +83,7 @@ def read_archive(path: Path, folder: Path) -> ModelVersion:
     with _damage(path):
         for name, stream in _zip_members(path) if zipfile.is_zipfile(path) else _tar_members(path):
             try:
-                found[name] = copy_stream(stream, folder / name)
+                found[name] = copy_stream(stream, folder / name, lasting=False)
             except (FileExistsError, NotADirectoryError):
                 raise RegistryError(f"{path} holds {name} twice, or as a file and as a folder") from None
     if RECORD not in found:

@@ -21,8 +21,8 @@ _CHUNK = 1 << 20
 _READ_ONLY = 0o444
 
 
-def copy_stream(source: BinaryIO, target: Path, limit: int | None = None) -> tuple[str, int]:
-    """Write a new file, flushed to the disk; at most one byte more than `limit`.
+def copy_stream(source: BinaryIO, target: Path, limit: int | None = None, lasting: bool = True) -> tuple[str, int]:
+    """Write a new file, flushed to the disk if it is a `lasting` one; at most one byte more than `limit`.
 
     Returns:
         SHA-256 in hexadecimal and bytes of what was written.
@@ -34,8 +34,9 @@ def copy_stream(source: BinaryIO, target: Path, limit: int | None = None) -> tup
             stream.write(chunk)
             digest.update(chunk)
             size += len(chunk)
-        stream.flush()
-        os.fsync(stream.fileno())
+        if lasting:
+            stream.flush()
+            os.fsync(stream.fileno())
     return digest.hexdigest(), size
 
 
