@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import os
+import secrets
 import stat
 import tarfile
 import zipfile
@@ -17,7 +18,6 @@ from tstune.errors import RegistryError
 from tstune.registry.files import copy_stream, require_same, sync_folder
 from tstune.registry.run_record import NEEDED
 from tstune.registry.versions import ModelVersion, check_stored_path, read_json_object
-from tstune.runtime.files import aside
 
 RECORD = "record.json"
 FILES = "files/"
@@ -43,11 +43,16 @@ def write_archive(version: ModelVersion, folder: Path, path: Path, overwrite: bo
         raise RegistryError(f"{path}: the folder {path.parent} does not exist")
     (folder / RECORD).write_text(json.dumps({"format": _FORMAT} | version.to_dict(), indent=2), encoding="utf-8")
     names = [RECORD, *(FILES + file.path for file in version.files)]
-    with aside(path) as partial, partial.open("wb") as stream:
-        (_write_zip if path.suffix == ".zip" else _write_tar)(stream, folder, names)
-        stream.flush()
-        os.fsync(stream.fileno())
-    sync_folder(path.parent)
+    aside = path.with_name(f".{path.name}.partial-{secrets.token_hex(4)}")
+    try:
+        with aside.open("xb") as stream:
+            (_write_zip if path.suffix == ".zip" else _write_tar)(stream, folder, names)
+            stream.flush()
+            os.fsync(stream.fileno())
+        aside.replace(path)
+        sync_folder(path.parent)
+    finally:
+        aside.unlink(missing_ok=True)
     return path
 
 
