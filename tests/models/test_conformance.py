@@ -449,7 +449,7 @@ def test_a_damaged_checkpoint_is_refused(name: str, desk: Desk, tmp_path: Path) 
     folder = FOUNDATION[name].write(tmp_path / "damaged")
     weights = folder / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:2000])
-    with pytest.raises(CheckpointError, match="the weights cannot be read|model.safetensors is damaged"):
+    with pytest.raises(CheckpointError, match=r"the weights cannot be read|model\.safetensors is damaged"):
         desk.built(name, model={"pretrained": str(folder)})
 
 
