@@ -16,6 +16,7 @@ from scipy.optimize import nnls
 
 from tstune.config.section import EnsembleSection, StackSection, member_name
 from tstune.config.validation import validate
+from tstune.data.defaults import SHIPPED
 from tstune.data.prepared import PreparedData
 from tstune.data.preprocess import Preprocessor
 from tstune.data.trained_on import CHECK, has_record, refuse_trained_on
@@ -435,12 +436,19 @@ class Stack(Ensemble):
         return Member(member_name(named), None, model_class(config.model.type)(config))
 
     def _learned_members(self) -> list[str]:
-        """Members that may have learned from the training windows, and forecast them better than others."""
+        """Members that may have learned from the training windows, and forecast them better than others.
+
+        Weights that ship learned from whole people; whoever is one of them is refused for the other parts already.
+        """
         return [
             one.name
             for one in self.members
             if type(one.model).train_on is not WithoutNetwork.train_on
-            and (one.folder is not None or one.model.config.tuning.mode != "zero_shot" or has_record(one.weights))
+            and (
+                one.folder is not None
+                or one.model.config.tuning.mode != "zero_shot"
+                or (one.weights not in SHIPPED and has_record(one.weights))
+            )
         ]
 
     def _new_learner(self, name: str, forecasters: Sequence[Forecaster]) -> _OnForecasts:
