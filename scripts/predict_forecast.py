@@ -11,11 +11,12 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
 from tstune.config.command_line import RENAME_HELP, add_trust_argument, read_renames
-from tstune.errors import EXIT_OK, OutputError, exits_cleanly
+from tstune.errors import EXIT_OK, CheckpointError, OutputError, exits_cleanly
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -64,7 +65,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     renames = {"rename": read_renames(args.rename)} if args.rename else {}  # the model's names -> columns of this table
     if (Path(args.model) / "preprocessor.json").is_file():  # a wrong file or column is said before torch is loaded
-        replace(Preprocessor.read(Path(args.model))[1], **renames).check_file(Path(args.input))
+        with suppress(CheckpointError):  # what is damaged is said by who loads it, with what else is wrong there
+            replace(Preprocessor.read(Path(args.model))[1], **renames).check_file(Path(args.input))
     future = read_table(Path(args.future)) if args.future else None
     model = load_saved_model(args.model, args.registry, args.trust_code)
     model.preprocessor = replace(model.preprocessor, **renames)

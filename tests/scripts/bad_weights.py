@@ -66,7 +66,7 @@ CASES = (
     Case(
         "empty weights",
         "checkpoint of other shape or architecture",
-        ("checkpoint", "weights cannot be read"),
+        ("checkpoint/model.safetensors is damaged",),
         (),
         write_file("checkpoint/model.safetensors", b""),
     ),
@@ -87,7 +87,7 @@ CASES = (
     Case(
         "config that is no JSON",
         "checkpoint of other shape or architecture",
-        ("checkpoint", "config.json", "cannot be read"),
+        ("checkpoint/config.json is damaged",),
         (),
         write_file("checkpoint/config.json", "{context_length: 32"),
     ),

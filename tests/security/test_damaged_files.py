@@ -260,7 +260,7 @@ def test_fault_24_an_archive_is_imported_as_it_was_or_not_at_all(examples, archi
         ({"version": -1}, "version is -1"),
         ({"version": 0}, "numbers begin with 1"),
         ({"name": 5}, "name is 5"),
-        ({"config": None}, "config is None"),
+        ({"config": None}, "config is null"),
         ({"files": 5}, "not a record of a model version"),
     ],
 )

@@ -296,7 +296,7 @@ def test_quantiles_are_in_the_arrays(config):
 @pytest.mark.printed("000", 114, "def evaluate(self, data_loader)")
 def test_a_loader_or_the_data_are_evaluated(run):
     model, results, _ = run
-    expected = {name: value for name, value in results["metrics"]["fine_tuned"].items() if name != "smape"}
+    expected = results["metrics"]["fine_tuned"]
     assert model.evaluate(f"{HERE}:waves") == pytest.approx(expected)
     prepared = model.prepare(f"{HERE}:waves")
     assert model.evaluate(prepared) == pytest.approx(expected)

@@ -420,7 +420,7 @@ class TestResumedRuns:
         started([healthy], tmp_path).end_experiment()
         assert healthy.methods() == ["start_experiment", "end_experiment"]
         assert damaged.with_suffix(".damaged").read_text() == "not a backlog\n"
-        assert "is not a backlog of a tracker" in heard.text
+        assert "0-recorder.jsonl is damaged" in heard.text
 
 
 class TestChildren:

@@ -447,7 +447,7 @@ def known_family(values: object) -> str | None:
     name = get("type", DEFAULT_FAMILY)
     if isinstance(name, str) and ":" in name:
         return OWN
-    return name if name in FAMILIES else None
+    return name if isinstance(name, str) and name in FAMILIES else None
 
 
 def _of_its_family(values: object, _: object) -> ModelSection:
