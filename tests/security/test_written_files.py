@@ -117,12 +117,12 @@ def test_fault_23_nor_does_any_table_of_a_run(wicked: Path):
 
 
 @pytest.mark.parametrize(
-    "text", ["=1+1", "+cmd", "-2+3", "@SUM(A1)", "\t=1", "a=1", "-5", "+3.5", "'quoted", "", "-inf"]
+    "text", ["=1+1", "＝1+1", "+cmd", "-2+3", "@SUM(A1)", "\t=1", "a=1", "-5", "+3.5", "'quoted", "", "-inf"]
 )
 def test_a_cell_is_read_back(text: str):
     assert as_read(cell(text)) == text
     assert cell(text) == (
-        text if text[:1] not in ("=", "+", "-", "@", "\t") or text in ("-5", "+3.5", "-inf") else f"'{text}"
+        text if text[:1] not in ("=", "＝", "+", "-", "@", "\t") or text in ("-5", "+3.5", "-inf") else f"'{text}"
     )
 
 
@@ -140,6 +140,10 @@ ADDRESSES = [
     "postgresql://host/x?user=me&passwd=s3cret",
     "https://host/x#access_token=s3cret",
     "https://bucket.host/x?X-Amz-Signature=s3cret",
+    "//me:s3cret@host/path",
+    "http://host/x?pass%77ord=s3cret",
+    "http://host/x?a[password]=s3cret",
+    "http://host/x?jwt=s3cret",
 ]
 
 

@@ -47,9 +47,11 @@ def end_of(moment: str) -> datetime:
         return datetime.fromisoformat(moment) + timedelta(microseconds=1)
 
 
-_USER = re.compile(r"(?<=://)[^/@\s'\"]+@")
+_USER = re.compile(r"(?<=//)[^/@\s'\"]+@")
 _SECRET = re.compile(
-    r"(?i)(?<=[?&;#])([\w.%-]*(?:passw|pwd|token|secret|key|credential|signature|sig|auth)[\w.%-]*=)[^&;#\s'\"]+"
+    r"(?i)(?<=[?&;#])([\w.%\[\]-]*"
+    r"(?:passw|pwd|token|secret|key|credential|signature|sig|auth|jwt|session|%[4-7][0-9a-f])"  # none encodes letters
+    r"[\w.%\[\]-]*=)[^&;#\s'\"]+"
 )
 
 

@@ -43,7 +43,7 @@ def is_disk_trouble(error: Exception) -> bool:
     return isinstance(error, OSError) or any(sign in text for sign in signs)
 
 
-_FORMULA = re.compile(r"[=+\-@\t\r]")
+_FORMULA = re.compile(r"[=+\-@\t\r＝＋－＠]")  # some spreadsheets compute the wide signs too
 
 
 def escape(text: str) -> str:
