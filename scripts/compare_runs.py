@@ -15,7 +15,8 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from tstune.errors import EXIT_OK, OutputError, exits_cleanly
+from tstune.config.command_line import new_file
+from tstune.errors import EXIT_OK, exits_cleanly
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -37,7 +38,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Compare, print, write."""
     args = parse_args(argv)
     if args.output is not None:
-        _check_output(args.output, args.overwrite)
+        new_file(args.output, (".html",), args.overwrite, "the page is HTML; name it with .html at the end")
     from tstune.domains import domain_of
     from tstune.runs.compare.side_by_side import TITLE, comparison_sections, read_runs
     from tstune.runs.report.render import as_html, as_markdown, write_page
@@ -51,16 +52,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         write_page(args.output, as_html(TITLE, sections, warning), f"--output {args.output}")
         print(f"page: {args.output}")
     return EXIT_OK
-
-
-def _check_output(output: Path, overwrite: bool) -> None:
-    """Stop before anything is read that could not be written."""
-    if output.suffix != ".html":
-        raise OutputError(f"--output {output}: the page is HTML; name it with .html at the end")
-    if output.is_dir() or (output.exists() and not overwrite):
-        raise OutputError(f"--output {output} exists; add --overwrite or choose another file")
-    if not output.parent.is_dir():
-        raise OutputError(f"--output {output}: the folder {output.parent} does not exist")
 
 
 if __name__ == "__main__":

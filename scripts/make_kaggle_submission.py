@@ -19,7 +19,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tstune.config.command_line import add_trust_argument
+from tstune.config.command_line import add_trust_argument, new_file
 from tstune.errors import EXIT_OK, DataError, OutputError, exits_cleanly
 
 if TYPE_CHECKING:
@@ -52,13 +52,8 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
 def main(argv: Sequence[str] | None = None) -> int:
     """Read, forecast, write."""
     args = parse_args(argv)
-    folder, output = Path(args.input), Path(args.output)
-    if output.suffix != ".csv":
-        raise OutputError(f"--output {output}: the competition takes a .csv file")
-    if not output.parent.is_dir():
-        raise OutputError(f"--output {output}: the folder {output.parent} does not exist")
-    if output.exists() and not args.overwrite:
-        raise OutputError(f"--output {output} exists; add --overwrite or choose another file")
+    folder = Path(args.input)
+    output = new_file(args.output, (".csv",), args.overwrite, "the competition takes a .csv file")
 
     import pandas as pd
 

@@ -15,8 +15,8 @@ from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
-from tstune.config.command_line import RENAME_HELP, add_trust_argument, read_renames
-from tstune.errors import EXIT_OK, CheckpointError, OutputError, exits_cleanly
+from tstune.config.command_line import RENAME_HELP, add_trust_argument, new_file, read_renames
+from tstune.errors import EXIT_OK, CheckpointError, exits_cleanly
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -42,17 +42,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
 def main(argv: Sequence[str] | None = None) -> int:
     """Load, forecast, write."""
     args = parse_args(argv)
-    output = Path(args.output)
-    try:
-        taken = output.exists()
-    except OSError as error:
-        raise OutputError(f"--output {output} cannot be written: {error.strerror}") from None
-    if taken and not args.overwrite:
-        raise OutputError(f"--output {output} exists; add --overwrite or choose another file")
-    if not output.name.endswith((".csv", ".csv.gz", ".parquet")):
-        raise OutputError(f"--output {output}: unknown kind of file; use .csv, .csv.gz or .parquet")
-    if not output.parent.is_dir():
-        raise OutputError(f"--output {output}: the folder {output.parent} does not exist")
+    output = new_file(args.output, (".csv", ".csv.gz", ".parquet"), args.overwrite)
 
     from tstune.runtime.logs import setup_logging
 

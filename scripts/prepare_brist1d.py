@@ -13,6 +13,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
+from tstune.config.command_line import new_file
 from tstune.errors import EXIT_OK, DataError, OutputError, exits_cleanly
 
 
@@ -29,14 +30,8 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
 def main(argv: Sequence[str] | None = None) -> int:
     """Read, rebuild, write."""
     args = parse_args(argv)
-    folder, output = Path(args.input), Path(args.output)
-    if output.suffix != ".parquet":
-        raise OutputError(f"--output {output}: unknown kind of file; use .parquet")
-    if not output.parent.is_dir():
-        raise OutputError(f"--output {output}: the folder {output.parent} does not exist")
-    taken = [path for path in (output, output.with_suffix(".json")) if path.exists()]
-    if taken and not args.overwrite:
-        raise OutputError(f"--output: {taken[0]} exists; add --overwrite or choose another file")
+    folder, output = Path(args.input), new_file(args.output, (".parquet",), args.overwrite)
+    new_file(output.with_suffix(".json"), (".json",), args.overwrite)
 
     from tstune.data.sources.kaggle_brist1d import HOW_TO_GET, convert_folder, report_of, write_prepared
     from tstune.runtime.logs import setup_logging

@@ -13,7 +13,8 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from tstune.errors import EXIT_OK, DataError, OutputError, exits_cleanly
+from tstune.config.command_line import new_file
+from tstune.errors import EXIT_OK, DataError, exits_cleanly
 
 LEFT_OUT = ("2301", "2304", "2307")
 """People of T1D-UOM on whom recipes/ttm/t1d_uom is judged."""
@@ -33,11 +34,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
 def main(argv: Sequence[str] | None = None) -> int:
     """Read, mend, write."""
     args = parse_args(argv)
-    folder, output = Path(args.folder), Path(args.output)
-    if output.suffix != ".parquet":
-        raise OutputError(f"--output {output}: unknown kind of file; use .parquet")
-    if output.exists() and not args.overwrite:
-        raise OutputError(f"--output {output} exists; add --overwrite or choose another file")
+    folder, output = Path(args.folder), new_file(args.output, (".parquet",), args.overwrite)
     files = [file for file in sorted(folder.glob("*.parquet")) if file.resolve() != output.resolve()]
     if not files:
         raise DataError(f"{folder} holds no .parquet file; give the folder of the cohorts")

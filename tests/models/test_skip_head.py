@@ -110,6 +110,9 @@ def test_quantiles_learn_beside_a_forecast_that_stays(desk: Path, tmp_path: Path
     assert torch.equal(third.forecast(batch), first.forecast(batch))
     fourth, _ = built(forecaster(desk, None, model=both, forecast=QUANTILES, tuning={"mode": "zero_shot"}))
     assert torch.equal(fourth.native_quantiles(batch), second.native_quantiles(batch))
+    again = forecaster(desk, None, model=both, forecast=QUANTILES, tuning={"mode": "head"})
+    built(again)
+    assert not again.network.config.quantiles_beside_the_forecast, "trained with the forecast, they have a say in it"
     between = {"quantiles": [0.2, 0.5, 0.8], "method": "quantile_head"}
     fifth, _ = built(forecaster(desk, None, model=both, forecast=between, tuning={"mode": "zero_shot"}))
     low, middle, high = second.native_quantiles(batch).unbind(dim=-1)

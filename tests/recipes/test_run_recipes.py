@@ -160,7 +160,7 @@ def test_a_line_that_a_crash_cut_off_is_passed_over(book, first_call):
 @pytest.fixture
 def sleeper(book, monkeypatch) -> None:
     """Every recipe is a program that sleeps."""
-    (book / "sleeper.py").write_text("import time\nprint('begun', flush=True)\ntime.sleep(3600)\n")
+    (book / "sleeper.py").write_text("import time\nprint('begun', flush=True)\ntime.sleep(600)\n")
     monkeypatch.setattr("tstune.recipe_book.recipes.Recipe.script", lambda self, model_type: book / "sleeper.py")
 
 

@@ -71,6 +71,10 @@ def test_what_is_printed_runs_when_it_is_pasted(desk, monkeypatch, capsys):
         "conditional_columns": ["insulin"],
         "fill": {"insulin": "zero"},
     }
+    assert yaml.safe_load(recipe)["model"] == {"pretrained": "builtin:glucose"}, "weights that know such readings"
+    hourly = three_weeks()[lambda table: table["time"].dt.minute == 5]
+    hourly.to_csv(desk / "hourly.csv", index=False)
+    assert yaml.safe_load(describe("hourly.csv").recipe())["model"] == {"pretrained": "builtin"}
     assert "2 series every 5min, 2024-05-01 08:05 to" in out
     page = (desk / "look.html").read_text()
     assert page.count("<svg") == 3, "coverage for a desktop and for a phone, and the distribution"

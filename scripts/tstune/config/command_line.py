@@ -1,11 +1,12 @@
-"""How a script is told its run: one file, plain or composed by Hydra, and the changes to it."""
+"""What scripts are told on the command line: a run, as one file and the changes to it, and files to read or write."""
 
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tstune.errors import ConfigError
+from tstune.errors import ConfigError, OutputError
 
 if TYPE_CHECKING:  # `--help` waits for none of these
     from tstune.config.managers import ConfigManager
@@ -30,6 +31,35 @@ def add_trust_argument(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--trust-code", action="store_true", help="import code that a loaded folder names: a model, source, metric"
     )
+
+
+def new_file(output: str | Path, kinds: tuple[str, ...], overwrite: bool, refusal: str = "") -> Path:
+    """``--output`` as a file that can be written, before anything is read.
+
+    Args:
+        output: as it was given.
+        kinds: what its name may end with.
+        overwrite: it may be there already.
+        refusal: what is said of another kind; by default which kinds there are.
+
+    Raises:
+        OutputError: it is of another kind, exists, or has no folder to lie in.
+    """
+    path, *others = Path(output), *kinds[:-1]
+    if not path.name.endswith(kinds):
+        known = f"unknown kind of file; use {' or '.join(filter(None, (', '.join(others), kinds[-1])))}"
+        raise OutputError(f"--output {path}: {refusal or known}")
+    try:
+        taken, is_folder = path.exists() and not overwrite, path.is_dir()
+    except OSError as error:
+        raise OutputError(f"--output {path} cannot be written: {error.strerror}") from None
+    if is_folder and overwrite:
+        raise OutputError(f"--output {path} cannot be written: it is a directory")
+    if taken:
+        raise OutputError(f"--output {path} exists; add --overwrite or choose another file")
+    if not path.parent.is_dir():
+        raise OutputError(f"--output {path}: the folder {path.parent} does not exist")
+    return path
 
 
 RENAME_HELP = "a name that the model knows, and the column of this table that it is; may be given several times"

@@ -12,8 +12,8 @@ import pandas as pd
 from tstune.data.frequency import default_seasonality, fixed_step, parse_frequency, to_steps
 
 ASSETS = Path(__file__).parents[1] / "assets"
-BUILTIN, BUILTIN_GLUCOSE = "builtin", "builtin:glucose"
-SHIPPED = {BUILTIN: "synthetic", BUILTIN_GLUCOSE: "glucose"}
+BUILTIN = "builtin"
+SHIPPED = {BUILTIN: "synthetic", "builtin:glucose": "glucose"}
 """Values of `model.pretrained` that stand for weights that ship with the project -> what those were trained on."""
 """Weights that ship with the project."""
 BASELINES = ("persistence", "seasonal_naive", "context_mean", "ridge")

@@ -243,4 +243,7 @@ def _is_numeric(cells: pd.Series) -> bool:
 
 
 def _blanks(cells: pd.Series) -> float:
-    return float((cells.isna() | cells.isin(["", " "])).mean())
+    blank = cells.isna()
+    if not pd.api.types.is_numeric_dtype(cells):
+        blank |= cells.astype(str).str.strip() == ""
+    return float(blank.mean())

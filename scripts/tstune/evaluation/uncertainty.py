@@ -12,6 +12,7 @@ from tstune.config.schema import ForecastSection
 from tstune.data.prepared import PreparedData
 from tstune.data.windows import Batch, WindowDataset
 from tstune.errors import DataError
+from tstune.evaluation.backtest import Scores
 from tstune.evaluation.bootstrap import Blocks
 from tstune.evaluation.calibration import (
     available_intervals,
@@ -22,6 +23,7 @@ from tstune.evaluation.calibration import (
     reliability_table,
 )
 from tstune.evaluation.intervals import METHODS, UncertaintyMethod, configured_name, make_method, scores_needed
+from tstune.evaluation.kept_forecasts import further_metrics
 from tstune.evaluation.metrics import crossing, crps_from_quantiles, mean_weighted_quantile_loss, pinball_loss
 from tstune.evaluation.scored_windows import ScoredWindows, masked_mean, observed_like
 from tstune.models.contract import ForecastModel, context_spread
@@ -80,6 +82,16 @@ def with_quantiles(
     evidence = with_evidence(replace(windows, **scale, quantiles=None, levels=None), dataset, model, adapt)
     quantiles = evidence.quantiles if model.uncertainty is None else model.uncertainty.backtest(evidence)
     return replace(windows, quantiles=quantiles / factor, levels=np.asarray(model.quantile_levels))
+
+
+def configured_metrics(scores: Scores, dataset: WindowDataset, model: ForecastModel) -> dict[str, float]:
+    """Metrics of every scoreboard, those of `evaluation.metrics` and the model's own; scored on these windows."""
+    windows, names = scores.windows, model.config.evaluation.metrics
+    if windows is None or not (names or model.own_metrics):
+        return scores.metrics
+    if model.quantile_levels:
+        windows = with_quantiles(windows, dataset, model)
+    return scores.metrics | further_metrics(names, windows, model.own_metrics) | scores.metrics
 
 
 STEPS_INTERVAL = 0.8

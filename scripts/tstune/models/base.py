@@ -147,26 +147,17 @@ class BaseTimeSeriesFoundationModel(ForecastModel):
     def evaluate(self, data: Readings | DataLoader = None, part: str = "test") -> dict[str, float]:
         """Metrics on the windows of one part (``train``, ``validation``, ``test``); None reads the configured data.
 
-        Those of every scoreboard, of `evaluation.metrics` and of `_compute_metrics`.
-
-        Of a loader over windows of `get_datasets` or of prepared data, all are scored, whatever their part.
+        They are of every scoreboard, `evaluation.metrics` and `_compute_metrics`; a loader's windows are all scored.
         """
         from tstune.evaluation.backtest import Backtest
-        from tstune.evaluation.kept_forecasts import further_metrics
-        from tstune.evaluation.uncertainty import with_quantiles
+        from tstune.evaluation.uncertainty import configured_metrics
 
         self.require_built()
         prepared = data_of_loader(data, part) if isinstance(data, DataLoader) else self.run_data(data, None, None)
         manager = self.setup_distributed()
         self.to(manager.device)
-        backtest, names = Backtest(prepared, self.config.evaluation, manager, part), self.config.evaluation.metrics
-        scores = backtest.score(self.for_items(prepared.panel.item_ids))
-        windows = scores.windows
-        if windows is None or not (names or self.own_metrics):
-            return scores.metrics
-        if self.quantile_levels:
-            windows = with_quantiles(windows, backtest.windows, self)
-        return scores.metrics | further_metrics(names, windows, self.own_metrics) | scores.metrics
+        backtest = Backtest(prepared, self.config.evaluation, manager, part)
+        return configured_metrics(backtest.score(self.for_items(prepared.panel.item_ids)), backtest.windows, self)
 
     def setup_distributed(self) -> DistributedManager:
         """Start Accelerate as the configuration asks for it, or stop where the launcher gave something else."""

@@ -281,8 +281,9 @@ class TTMForecaster(NetworkForecaster):
         if ttm.config.multi_quantile_head and (random or any(name.startswith(QUANTILE_HEAD) for name in self.fresh)):
             start_at_the_forecast(ttm)
         start_without_skip(ttm, None if random else self.fresh)
-        if self.config.tuning.mode == "quantile_head":
-            setattr(ttm.config, BESIDE, True)
+        mode = self.config.tuning.mode
+        if mode == "quantile_head" or (hasattr(ttm.config, BESIDE) and mode != "zero_shot"):
+            setattr(ttm.config, BESIDE, mode == "quantile_head")  # other modes train both at once
         return ttm
 
     def _module_for(self, network: nn.Module, roles: Roles) -> TTMModule:

@@ -29,7 +29,7 @@ from tstune.config.schema import RunConfig
 from tstune.config.section import AUTO
 from tstune.config.validation import validate
 from tstune.data.cleaning.rules import CleaningRules
-from tstune.data.defaults import default_baselines
+from tstune.data.defaults import BUILTIN, default_baselines
 from tstune.data.describe import describe
 from tstune.data.frequency import to_steps
 from tstune.data.panel_store import read_panel
@@ -38,7 +38,6 @@ from tstune.domains import domain_of
 from tstune.errors import ConfigError, OutputError, TstuneError
 from tstune.evaluation.metric_registry import builtin_metric
 from tstune.models.registry import available_models, model_class
-from tstune.models.ttm import BUILTIN
 from tstune.runs.finetune import FineTuning
 from tstune.runs.judging import Judge, check_metrics
 from tstune.runs.life import is_finished, unfinished
