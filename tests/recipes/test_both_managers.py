@@ -44,7 +44,8 @@ SAME_RUN = {
     **{f"cgm_sample/{mode}": f"data=cgm_sample tuning={mode}" for mode in MODES},
     **{f"etth1/{mode}": f"data={'etth1_few_shot' if mode in FEW_SHOT else 'etth1'} tuning={mode}" for mode in MODES},
     "etth1/few_shot_5pct": "data=etth1_few_shot",
-    "cgm_sample/demo": "model=builtin_512_96 data=cgm_sample",
+    "cgm_sample/demo": "model=builtin_512_96 data=cgm_sample model.pretrained=builtin:glucose "
+    "training.learning_rate=1e-4 tuning.interpolate=auto",
     "cgm_sample/small": "model=scratch_small training=small tuning=from_scratch data.train_stride=3",
     "cgm_sample/short_context": f"model=builtin_512_96 data=cgm_sample {SIX_HOURS} training.num_epochs=6 "
     "training.learning_rate=2e-3 training.context_dropping=0.8",
