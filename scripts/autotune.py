@@ -5,13 +5,15 @@
     python scripts/autotune.py --data recipes/ttm/cgm_sample/demo.yaml --minutes 5 --metric mae --output runs/best
 
 The data is looked at as scripts/describe_data.py does; lengths and split follow it. Then, as long as there is time:
-simple forecasts, weights as they are (those that ship with the project, and --weights), LightGBM, tuning modes and
-learning rates by successive halving, interpolation of the best. The validation windows choose; the test windows are
-forecast once, at the end, by the winner and the simple forecasts. The winner is said whatever it is.
+simple forecasts, weights as they are (those that ship with the project, and --weights), trainings on shares of the data,
+which say whether tuning will pay, LightGBM, tuning modes and learning rates by successive halving, adapters per item,
+interpolation and a stack of the best. The validation windows choose; the test windows are forecast once, at the end, by
+the winner and the simple forecasts. The winner is said whatever it is.
 
-The same command goes on with a search that was stopped. In --output: best (a run folder, which predicts and serves like
-any), best.yaml (runs it again alone), report.html, leaderboard.json. Exit codes: 0 done, 2 your input needs a change or
-nothing could be trained, 75 SIGTERM, 130 Ctrl-C; after the last two the same command goes on.
+The same command goes on with a search that was stopped; started several times at once, on any machines that see --output
+and the database, it shares the work. In --output: best (a run folder, which predicts and serves like any), best.yaml
+(runs it again alone), report.html, leaderboard.json, will_tuning_pay.json. Exit codes: 0 done, 2 your input needs a change
+or nothing could be trained, 75 SIGTERM, 130 Ctrl-C; after the last two the same command goes on.
 """
 
 from __future__ import annotations
@@ -34,6 +36,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     option("--metric", default="rmse", metavar="NAME", help="column of the scoreboard that chooses (default rmse)")
     option("--higher", action="store_true", help="a higher value of --metric is better")
     option("--output", metavar="FOLDER", help="where all of it goes; left out: runs/autotune/<name of the data>")
+    option("--storage", metavar="URL", help="database of the search; left out: $TSTUNE_SWEEP_STORAGE, else study.db")
     option("overrides", nargs="*", metavar="key=value", help="keys of a recipe that are known")
     return parser.parse_intermixed_args(argv)
 
@@ -54,9 +57,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         args.higher,
         args.output,
         begun,  # libraries take their time to load
+        args.storage,
     )
     print(f"\nwinner: {found.winner.name} ({args.metric} {found.winner.score:.5g} on the validation windows)")
-    print(found.sentence)
+    print("\n".join(filter(None, (found.sentence, found.came_true))))
     print(f"forecast: python scripts/predict_forecast.py --model {found.folder}/best --input … --output forecast.csv")
     print(f"report: {found.folder}/report.html\nrecipe: {found.folder}/best.yaml")
     return EXIT_OK

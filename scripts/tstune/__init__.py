@@ -47,6 +47,7 @@ _PUBLIC = {
     "TstuneError": "tstune.errors",
     "LeakError": "tstune.errors",
     "autotune": "tstune.sweeps.autotune",
+    "load_model": "tstune.models.registry",
     "available_models": "tstune.models.registry",
     "available_sources": "tstune.data.sources",
     "describe_sources": "tstune.data.sources",

@@ -27,6 +27,7 @@ def test_the_notebooks_are_found():
         "07_scale_up.ipynb",
         "08_sweeps_tracking_registry.ipynb",
         "09_your_own_model.ipynb",
+        "10_autotune.ipynb",
     ]
 
 

@@ -1,112 +1,183 @@
-"""The best forecaster in a time budget: whatever wins is a run folder, the budget holds, a killed search goes on."""
+"""The best forecaster in a time budget: whatever wins is a run folder, a killed search goes on, several share one."""
 
 from __future__ import annotations
 
 import json
+import os
+import signal
+import subprocess
+import sys
 import time
+from pathlib import Path
 
+import optuna
 import pytest
-from support.tiny import series, snapshot, write_desk
+import yaml
+from support.tiny import series, write_desk
 
 import autotune as script
+import finetune_ttm
 import tstune
 from tstune.errors import ConfigError, OutputError
 from tstune.models.registry import load_model
 from tstune.runs.folder import RunFolder
 from tstune.sweeps import autotune as module
+from tstune.sweeps import candidates as tried
+from tstune.sweeps.storage import points
 
-MODES = (("decoder", 1e-3), ("head", 1e-3))
+MODES = (("decoder", 1e-3),)
 TRAINING = {"max_steps": 8, "num_epochs": 50, "eval_every_steps": 2}
 JUDGING = {"baselines": ["persistence", "context_mean"], "num_plots": 0, "report": False}
+MINUTES = 20.0  # more than there is to do
+SCRIPTS = Path(script.__file__).parent
 
 
 @pytest.fixture
 def search(tmp_path, monkeypatch):
     """A search of seconds, started as often as a test likes."""
     write_desk(tmp_path, training=TRAINING, evaluation=JUDGING)
-    monkeypatch.setattr(module, "MODES", MODES)
+    monkeypatch.setattr(tried, "MODES", MODES)
     monkeypatch.setattr(module, "FINISH_SECONDS", 1.0)
 
-    def start(minutes: float = 2.0, **options: object) -> module.Autotuned:
-        return tstune.autotune(tmp_path / "recipe.yaml", minutes=minutes, output=tmp_path / "found", **options)
+    def start(minutes: float = MINUTES, **options: object) -> module.Autotuned:
+        options = {"data": tmp_path / "recipe.yaml", "output": tmp_path / "found"} | options
+        return tstune.autotune(minutes=minutes, **options)
 
     return start
+
+
+def as_process(tmp_path: Path, *words: str) -> subprocess.Popen:
+    """The same search as a program of its own."""
+    code = "import sys, autotune; from tstune.sweeps import candidates; candidates.MODES = (('decoder', 1e-3),); "
+    code += "raise SystemExit(autotune.main(sys.argv[1:]))"
+    command = [sys.executable, "-c", code, "--data", str(tmp_path / "recipe.yaml"), f"--minutes={MINUTES}"]
+    command += ["--output", str(tmp_path / "found"), *words]
+    environment = os.environ | {"PYTHONPATH": str(SCRIPTS)}
+    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def attempts(tmp_path: Path) -> dict[int, tuple[str, int]]:
+    """Number of a candidate -> state, and how often it was begun."""
+    url = f"sqlite:///{tmp_path / 'found/study.db'}"
+    study = optuna.load_study(study_name="autotune found", storage=url)
+    return {point.number: (point.state, point.attempts) for point in points(study)}
 
 
 def test_everything_is_a_row_and_the_winner_is_a_run(search, tmp_path, capsys):
     found = search(weights=["nowhere"])
     rows = {row.name: row for row in found.rows}
-    assert {"persistence", "context_mean", "ridge", "zero_shot", "decoder.0.001", "head.0.001"} <= rows.keys()
+    own = "decoder.0.01"  # the recipe's own rate comes first
+    assert {"persistence", "context_mean", "ridge", "zero_shot", own, "decoder.0.001", "stack"} <= rows.keys()
+    assert {f"{own}.on_{share}_percent" for share in (5, 20)} <= rows.keys()
+    assert {name.rpartition(".")[2] for name, row in rows.items() if row.made_of} >= {"interpolated", "per_item"}
     assert rows["nowhere.zero_shot"].state == "failed"
     assert "nowhere" in rows["nowhere.zero_shot"].reason
+    assert found.not_tried[f"nowhere.{own}"] == "nowhere.zero_shot could not be had"
     scores = [row.score for row in found.rows if row.score is not None]
     assert scores == sorted(scores)
     assert found.winner == found.rows[0]
-    assert any(name.endswith(".interpolated") for name in rows)
-    assert all(row.losses for row in found.rows if row.kind == "tuned" and row.score is not None)
+    assert all(row.losses for row in found.rows if row.kind == "share" or row.state == "pruned")
 
     best = tmp_path / "found/best"
     assert load_model(best).predict(series()).notna().all(axis=None)
-    config = RunFolder(best).config
     assert found.test == RunFolder(best).metrics["test"]
-    again = module.SimpleConfigManager().load_config(tmp_path / "found/best.yaml")
-    assert (again.model, again.tuning, again.training.max_steps) == (config.model, config.tuning, 8)
+    assert "fine_tuned" not in found.sentence, "ridge wins here, and nothing was tuned"
     board = json.loads((tmp_path / "found/leaderboard.json").read_text())
     assert board["winner"] == found.winner.name
-    assert board["rows"][0]["test"] == pytest.approx(
-        found.test["fine_tuned" if "fine_tuned" in found.test else "zero_shot"]["rmse"]
-    )
+    assert board["rows"][0]["test"] == found.test["fine_tuned"]["rmse"]
     page = (tmp_path / "found/report.html").read_text()
     assert all(name in page for name in rows)
-    assert "best so far" in capsys.readouterr().out
+    told = json.loads((tmp_path / "found/will_tuning_pay.json").read_text())
+    assert told["reference"] == "ridge"
+    assert told["answer"] == "no"
+    low, high = (told["curve"]["1.0"][end] for end in ("low", "high"))
+    assert 0 < low < told["curve"]["1.0"]["change"] < high
+    assert told["found"]["validation"] > 0, "the sign came true"
+    assert told["sentence"] in page
+    said = capsys.readouterr()
+    assert "best so far" in said.out
+    assert told["sentence"] in said.out
+    assert "train:" not in said.err, "no bars within the table"
     assert not list((tmp_path / "found/candidates").glob("*.checkpoints"))
+
+    assert finetune_ttm.main(["--config", str(tmp_path / "found/best.yaml")]) == 0, "it runs again, alone"
+    assert RunFolder(tmp_path / "found/again").metrics["test"] == found.test
+
+
+def test_weights_that_know_no_inputs_are_used_without_them(search, tmp_path, monkeypatch):
+    recipe = yaml.safe_load((tmp_path / "recipe.yaml").read_text())
+    recipe["data"] |= {"conditional_columns": ["dose"], "control_columns": ["plan"]}
+    recipe["evaluation"]["baselines"] = ["persistence"]
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    monkeypatch.setattr(module, "SHARES", {})
+    monkeypatch.setattr(module, "MADE", ())
+    monkeypatch.setattr(module, "list_candidates", lambda *given: kept(tried.list_candidates(*given)))
+
+    def kept(found: list[tried.Candidate]) -> list[tried.Candidate]:
+        return [one for one in found if one.name in ("zero_shot", "decoder.0.01")]
+
+    found = search(metric="mae", higher=True)  # the worst wins
+    assert {row.name: row.state for row in found.rows} == {"zero_shot": "finished", "decoder.0.01": "finished"}
+    assert found.winner.name == "zero_shot"
+    model = load_model(tmp_path / "found/best")
+    assert model.preprocessor.roles.channels == ("load",)
+    assert model.predict(series()[["item_id", "timestamp", "load"]]).notna().all(axis=None)
+    assert finetune_ttm.main(["--config", str(tmp_path / "found/best.yaml")]) == 0
+    assert RunFolder(tmp_path / "found/again").metrics["test"] == found.test
 
 
 def test_a_baseline_wins_where_nothing_else_can_be_had_in_the_time(search, tmp_path):
     begin = time.monotonic()
     found = search(minutes=0.02)
     assert found.winner.kind == "baseline"
-    assert "decoder.0.001" in found.not_tried
+    assert found.sentence.startswith(("ridge", "No verdict"))
     assert "no time left" in found.not_tried["decoder.0.001"]
+    assert found.came_true == ""
     assert load_model(tmp_path / "found/best").model_type == found.winner.name
     assert "decoder.0.001" in (tmp_path / "found/report.md").read_text()
     assert time.monotonic() - begin < 60
 
 
 @pytest.mark.parametrize(
-    "moment", ["scored", *(pytest.param(moment, marks=pytest.mark.slow) for moment in ("training", "finishing"))]
+    "place",
+    [
+        "candidates/ridge.checkpoints",
+        *(pytest.param(name, marks=pytest.mark.slow) for name in ("candidates/decoder.0.01.checkpoints", "best.yaml")),
+    ],
 )
-def test_a_killed_search_goes_on(search, tmp_path, monkeypatch, moment):
-    """The kill is the one that nothing can be done about: no handler of ours sees it."""
-
-    class Killed(BaseException):
-        pass
-
-    def die(*_: object) -> None:
-        raise Killed
-
-    def in_training(self: module.Halving, state: module.TrainingState) -> None:
-        if state.step == 3:
-            raise Killed
-
-    where = {
-        "training": (module.Halving, "on_step_end", in_training),
-        "scored": (module.Search, "_keep_only_best", die),
-        "finishing": (module.CandidateRun, "judge_baselines", die),
-    }
-    with monkeypatch.context() as patched:
-        patched.setattr(*where[moment])
-        with pytest.raises(Killed):
-            search()
-    kept = snapshot(tmp_path / "found/candidates")
-    rows = {name: content for name, content in kept.items() if name.endswith(".json") and "/" not in name}
-    assert rows
+def test_a_killed_search_goes_on(search, tmp_path, place):
+    """SIGKILL while the place is there: amid a candidate, or at the end."""
+    with as_process(tmp_path) as process:
+        while not (tmp_path / "found" / place).exists():
+            assert process.poll() is None, process.stdout.read()
+            time.sleep(0.001)
+        process.send_signal(signal.SIGKILL)
+    before = attempts(tmp_path)
+    done = [number for number, (state, _) in before.items() if state in ("finished", "failed")]
+    assert done
     found = search()
-    assert rows.items() <= snapshot(tmp_path / "found/candidates").items(), "what was finished is not done again"
-    assert {"ridge", "zero_shot", "decoder.0.001", "head.0.001"} <= {row.name for row in found.rows}
+    after = attempts(tmp_path)
+    assert {number: after[number] for number in done} == {number: before[number] for number in done}
+    assert {state for state, _ in after.values()} == {"finished"}, "what was amid is done again, and the rest"
+    assert max(times for _, times in after.values()) == 2
     assert RunFolder(tmp_path / "found/best").metrics["test"] == found.test
-    tried = len(found.rows)
-    assert len(search().rows) == tried, "a finished search has nothing left to do"
+    assert search() == found, "a finished search has nothing left to do"
+    assert attempts(tmp_path) == after
+
+
+@pytest.mark.slow
+def test_two_processes_share_one_search(search, tmp_path):
+    storage = f"sqlite:///{tmp_path / 'found/study.db'}"
+    both = [as_process(tmp_path, "--storage", storage) for _ in range(2)]
+    said = [process.communicate()[0] for process in both]
+    assert [process.returncode for process in both] == [0, 0], said
+    winners = {line for text in said for line in text.splitlines() if line.startswith("winner: ")}
+    assert len(winners) == 1
+    assert {times for _, times in attempts(tmp_path).values()} == {1}, "each of them once"
+    rows = json.loads((tmp_path / "found/leaderboard.json").read_text())["rows"]
+    counts = [sum(row["process"] == process.pid for row in rows) for process in both]
+    assert min(counts) > 0
+    assert sum(counts) == len(rows) == len(attempts(tmp_path)) - 1
 
 
 def test_a_metric_that_is_higher_where_it_is_better(search):
@@ -124,7 +195,7 @@ def test_another_search_is_not_mixed_in(search):
 
 
 def test_a_table_without_a_recipe(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(module, "MODES", ())
+    monkeypatch.setattr(tried, "MODES", ())
     series(rows=700).to_csv(tmp_path / "load.csv", index=False)
     words = ["--data", str(tmp_path / "load.csv"), "--horizon", "6h", "--minutes", "0.02"]
     words += ["--output", str(tmp_path / "found"), "evaluation.num_plots=0", "evaluation.report=false"]

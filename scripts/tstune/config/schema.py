@@ -189,6 +189,9 @@ class DataSection(Section):
     """Columns with one name per series (a device, a sex): inputs. A name that training never saw is `unknown`."""
     static_real_columns: list[str] = []
     """Columns with one number per series (an age, a weight): inputs, known in the future too."""
+    targets_only: bool = False
+    """Leave out every input, whatever the source holds: the targets are forecast from their own past alone, on the same
+    windows as with inputs."""
     on_duplicate: Literal["error", "mean"] = "error"
     """Several rows with one timestamp: stop, or take their mean."""
     frequency: str | None = None

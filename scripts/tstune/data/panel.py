@@ -51,6 +51,18 @@ class Panel:
     level: np.ndarray | None = None
     known_fingerprint: str | None = None
 
+    def targets_only(self) -> Panel:
+        """The same rows without inputs."""
+        own = slice(0, self.roles.num_targets)
+        return replace(
+            self,
+            values=np.ascontiguousarray(self.values[:, own]),
+            status=np.ascontiguousarray(self.status[:, own]),
+            roles=Roles(self.roles.target),
+            level=None if self.level is None else self.level[:, own],
+            known_fingerprint=None,
+        )
+
     @property
     def num_rows(self) -> int:
         """Grid rows in all segments."""
@@ -161,6 +173,12 @@ class Origin:
         names = set(table.frame[ITEM].astype(str).unique())
         files = [{"path": path, "sha256": file_sha256(Path(path))} for path in table.files]
         return cls(without_rows(table), len(table.frame), sorted(names - set(kept_items)), files)
+
+    def targets_only(self) -> Origin:
+        """The same without inputs."""
+        roles = Roles(self.table.roles.target)
+        fill = {name: how for name, how in self.table.fill.items() if name in roles.target}
+        return replace(self, table=replace(self.table, roles=roles, fill=fill, statics=None))
 
     def to_dict(self) -> dict:
         """JSON values; the statics are a table of their own and left out."""

@@ -216,7 +216,7 @@ def _check_of(path: Path) -> dict[str, int]:
 
 _NOT_OF_THE_PANEL = {
     *("cache", "scaling", "split", "min_context", "mirror_train_windows", "train_fraction", "train_fraction_from"),
-    *("train_stride", "validation_stride", "test_stride"),
+    *("train_stride", "validation_stride", "test_stride", "targets_only"),
 }
 """Settings of what is made of a panel afterwards; any other changes the hash."""
 

@@ -152,7 +152,10 @@ def prepare_data(
     tables = {"train": load_source(config) if table is None else table, **others} if others else {}
 
     def read(section: DataSection) -> tuple[Panel, Origin, Split | None]:
-        return join_parts(section, rules, tables) if tables else (*read_panel(section, rules, table), None)
+        found, origin, split = (
+            join_parts(section, rules, tables) if tables else (*read_panel(section, rules, table), None)
+        )
+        return (found.targets_only(), origin.targets_only(), split) if section.targets_only else (found, origin, split)
 
     panel, origin, given = read(config)
     usual = longest_gap(origin.table, panel.frequency, config.max_gap)
@@ -162,7 +165,7 @@ def prepare_data(
         panel, origin, given = read(config)
     table = origin.table
     asked = (*config.static_categorical_columns, *config.static_real_columns)
-    if asked and (asked != table.roles.statics or table.statics is None):
+    if asked and not config.targets_only and (asked != table.roles.statics or table.statics is None):
         raise ConfigError(
             f"source {config.source} reads no static columns such as {asked[0]!r}; take csv or parquet, or leave out "
             "data.static_categorical_columns and data.static_real_columns"

@@ -212,6 +212,7 @@ def verdict(
     seed: int = 0,
     judged_name: str | None = None,
     horizons: Mapping[str, int] = MappingProxyType({}),
+    called: str | None = None,
 ) -> Verdict:
     """Compare the run's forecast with all others by a paired block bootstrap; see `relative_rmse`.
 
@@ -228,6 +229,7 @@ def verdict(
         judged_name: row that is judged, against the best of all others; None for the forecast of a training run,
             which is judged against its zero-shot model and the best baseline.
         horizons: label -> step that is judged by itself, beside the first and the last one.
+        called: name of the judged forecast in the sentence; None takes its row.
 
     Raises:
         DataError: two models were scored on different windows.
@@ -264,7 +266,7 @@ def verdict(
     return Verdict(
         model=model,
         effect=main.effect if main and main.low is not None else None,
-        sentence=_sentence(model, kept, tuning, baseline, average, blocks, scores, kind),
+        sentence=_sentence(called or model, kept, tuning, baseline, average, blocks, scores, kind),
         kept=kept,
         comparisons=comparisons,
         num_windows=int(seen.sum()),

@@ -138,11 +138,15 @@ class FineTuning(ModelRun):
             if "zero_shot" in judge.scores:
                 judge.score_average("average", "zero_shot", "fine_tuned")
         if self.config.tuning.per_item:
-            parts = self.tracked.tracker
-            model.item_adapters = tune_items(
-                model, self.data, self.manager, lambda item_id: TrackedRun(parts.child(item_id), self.config)
-            )
+            self.tune_items()
             judge.score("per_item", model.for_items(self.data.panel.item_ids))
+
+    def tune_items(self) -> None:
+        """An adapter per item, on the tuned base."""
+        parts = self.tracked.tracker
+        self.model.item_adapters = tune_items(
+            self.model, self.data, self.manager, lambda item_id: TrackedRun(parts.child(item_id), self.config)
+        )
 
     def judge_baselines(self) -> None:
         """Persistence, ridge, … trained and scored on the same windows."""
@@ -156,7 +160,10 @@ class FineTuning(ModelRun):
         scores = self.judge.scores
         went_back = self.training is not None and self.training.best_step == 0
         kept = "fine_tuned" if "fine_tuned" in scores and not went_back else "zero_shot"
-        judged = verdict(scores, self.judge.test.windows, kept, self.config.seed, horizons=self.judge.test.horizons)
+        called = self.model.model_type if self.model.module is None else None  # a baseline is not fine-tuned
+        judged = verdict(
+            scores, self.judge.test.windows, kept, self.config.seed, None, self.judge.test.horizons, called
+        )
         per_item = per_item_table(self.model, scores, self.data) if self.config.tuning.per_item else None
         scoreboard = format_scoreboard(scores, self.data.preprocessor.unit, judged.sentence)
         if per_item is not None:

@@ -6,6 +6,8 @@ import logging
 import os
 import sys
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 logger = logging.getLogger("tstune")
 
@@ -25,6 +27,22 @@ def setup_logging() -> None:
     # DeepSpeed sets its own level when something imports it, but keeps filters.
     logging.getLogger("DeepSpeed").addFilter(lambda record: record.levelno >= logging.ERROR)
     warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Errors alone are said inside, and no progress bar is drawn: for runs that somebody else tells of."""
+    before = logger.handlers[0].level
+    logger.handlers[0].setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.handlers[0].setLevel(before)
+
+
+def is_quiet() -> bool:
+    """True inside `quiet`."""
+    return any(handler.level > logging.INFO for handler in logger.handlers)
 
 
 def quiet_transformers() -> None:

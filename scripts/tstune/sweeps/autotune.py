@@ -1,62 +1,91 @@
 """A time budget and some data, the best forecaster: baselines, weights as they are, then tuning by successive halving.
 
 Every candidate is a run of this one process, stopped once it is trained and scored on the validation windows. What is
-known of it lies in ``candidates/<name>.json``, so the same call goes on after a kill. The best one is then finished as
-any run is, and only this looks at the test windows.
+known of it lies in a study, as the trials of a sweep: the same call goes on after a kill, and several processes share
+one search, each candidate once. The best is then finished as any run is, and only this looks at the test windows.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import logging
 import math
+import os
 import shutil
 import signal
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
+from functools import cached_property
 from pathlib import Path
 
+import numpy as np
 import optuna
 import yaml
 from omegaconf import OmegaConf
+from optuna.storages import RDBStorage
+from optuna.trial import TrialState
 
 from tstune.config.managers import SimpleConfigManager, check_override, parse_override
 from tstune.config.schema import RunConfig
 from tstune.config.section import AUTO
 from tstune.config.validation import validate
 from tstune.data.cleaning.rules import CleaningRules
-from tstune.data.defaults import BUILTIN, default_baselines
 from tstune.data.describe import describe
 from tstune.data.frequency import to_steps
 from tstune.data.panel_store import read_panel
 from tstune.data.prepared import PreparedData, prepare_data
 from tstune.domains import domain_of
 from tstune.errors import ConfigError, OutputError, TstuneError
+from tstune.evaluation.learning_curve import Foretold, foretell
 from tstune.evaluation.metric_registry import builtin_metric
-from tstune.models.registry import available_models, model_class
-from tstune.runs.finetune import FineTuning
-from tstune.runs.judging import Judge, check_metrics
+from tstune.evaluation.verdict import Verdict
+from tstune.models.registry import model_class
+from tstune.runs.folder import VERDICT, RunFolder
+from tstune.runs.judging import check_metrics
 from tstune.runs.life import is_finished, unfinished
-from tstune.runs.report.blocks import Cells, ReportSection, Table, Text
-from tstune.runs.report.render import as_html, as_markdown, write_page
 from tstune.runtime.distributed import DistributedManager, refuse_ranks
 from tstune.runtime.environment import set_seed
 from tstune.runtime.files import aside
-from tstune.runtime.logs import logger, setup_logging
+from tstune.runtime.logs import quiet, setup_logging
 from tstune.runtime.memory import is_out_of_memory
-from tstune.sweeps.report import save_recipe
-from tstune.sweeps.storage import quiet_optuna
-from tstune.training.callbacks import Callback, TrainingState
-
-MODES = (
-    *(("decoder", 1e-3), ("full", 3e-4), ("lora", 1e-3), ("head", 1e-3), ("decoder", 3e-4), ("full", 1e-3)),
-    *(("lora", 3e-3), ("decoder", 3e-3), ("full", 1e-4), ("bias", 1e-3)),
+from tstune.sweeps.candidates import (
+    Candidate,
+    CandidateRun,
+    Halving,
+    as_member,
+    changed,
+    latest,
+    lengths,
+    list_candidates,
+    without_inputs,
 )
-"""What is tuned and the peak learning rate, the most promising first."""
+from tstune.sweeps.leaderboard import Autotuned, Row, brought, live_line, may_win, ranked, write
+from tstune.sweeps.report import save_recipe
+from tstune.sweeps.storage import (
+    Point,
+    begin,
+    end,
+    explained,
+    give_up_the_dead,
+    open_storage,
+    points,
+    quiet_optuna,
+    storage_url,
+)
+
+SHARES = {"on_5_percent": 0.05, "on_20_percent": 0.2, "on_50_percent": 0.5}
+"""Trainings for the learning curve, before the expensive part; a share that would take too long is left out."""
+CURVE_TIME = 0.1
+"""Of the time left to search, the most that one of them may take to train."""
+MADE = ("interpolated", "per_item", "stack")
+"""What is made of the best, late, as it depends on what was found; all but the first are trained again if they win."""
+MADE_FROM = 0.4
+"""With less than this share of the time left to search, they come next."""
+STACKED = 3
+"""Members of the stack."""
 MOST_WINDOWS = {"validation": 1_024, "test": 4_096}
 """Windows of a part where the recipe leaves their distance open: every candidate is scored on all of them."""
 STEPS, EVERY = 500, 25
@@ -64,11 +93,9 @@ STEPS, EVERY = 500, 25
 SHARE = 3
 """A training may take one part in so many of the time that is left, before its last validation and its score."""
 FINISH_SECONDS, FINISH_SHARE = 6.0, 0.05
-"""Kept for plots, report and files at the end: so many seconds and so much of the budget."""
-JUDGING_SHARE = 0.25
-"""Of the budget, the most that is kept for the test windows."""
-INTERPOLATE_FROM = 0.4
-"""With less than this share of the time left to search, the best tuning is tried with `tuning.interpolate=auto`."""
+"""Kept for plots, report and files at the end: so many seconds, or as many as the start took, and a share of all."""
+WAIT_SECONDS, GRACE_SECONDS = 0.5, 30.0
+"""Between two looks at what other processes do; after which a candidate without a first sign of life is another's."""
 _SIGNED = ("bias", "coverage", "width", "profile", "num_windows")
 
 
@@ -80,136 +107,8 @@ class OutOfTime(Exception):
     """A candidate took longer than it may."""
 
 
-@dataclass(frozen=True)
-class Candidate:
-    """A model that may be the best.
-
-    Attributes:
-        name: its row, and its folder.
-        config: its run.
-        kind: ``baseline``, ``zero_shot`` or ``tuned``.
-    """
-
-    name: str
-    config: RunConfig
-    kind: str
-
-
-@dataclass
-class Row:
-    """What came of a candidate.
-
-    Attributes:
-        name, kind: of the candidate.
-        state: ``finished``, ``pruned`` (ended early, as others were better after as many steps), ``stopped`` (out of
-            time) or ``failed``.
-        score: the metric on the validation windows; None of a failed one.
-        fit_seconds, predict_seconds: to train, and to forecast the validation windows.
-        seconds: all in all.
-        parameters: of the model, 0 where it has none.
-        losses: validation after validation, what halving compares.
-        reason: why it failed.
-    """
-
-    name: str
-    kind: str
-    state: str = "finished"
-    score: float | None = None
-    fit_seconds: float = 0.0
-    predict_seconds: float = 0.0
-    seconds: float = 0.0
-    parameters: int = 0
-    losses: list[float] = field(default_factory=list)
-    reason: str | None = None
-
-
-@dataclass(frozen=True)
-class Autotuned:
-    """What a search found.
-
-    Attributes:
-        winner: the best candidate by the validation windows.
-        rows: all of them, the best first.
-        not_tried: name -> why.
-        test: row of the winner's scoreboard -> metrics on the test windows.
-        sentence: the verdict of the winner's run.
-        folder: with `best` (the winner's run folder), `best.yaml`, `leaderboard.json`, `report.html`.
-    """
-
-    winner: Row
-    rows: list[Row]
-    not_tried: dict[str, str]
-    test: dict[str, dict[str, float]]
-    sentence: str
-    folder: Path
-
-
-class Halving(Callback):
-    """Ends a training when its time is up, or when those before it were better after as many validations."""
-
-    def __init__(self, study: optuna.Study, until: float) -> None:
-        self.losses: list[float] = []
-        self.pruned = False
-        self._study, self._until = study, until
-        self._trial = study.ask()
-
-    def on_step_end(self, state: TrainingState) -> None:
-        """Look at the clock."""
-        state.should_stop = state.should_stop or time.monotonic() > self._until
-
-    def on_validation(self, state: TrainingState, loss: float) -> None:
-        """Compare."""
-        if state.step and not state.should_stop:
-            self.losses.append(loss)
-            self._trial.report(loss, len(self.losses))
-            if self._trial.should_prune():
-                self.pruned = state.should_stop = True
-
-
-class CandidateRun(FineTuning):
-    """A run on data that is prepared already; `halving` watches its training."""
-
-    def __init__(
-        self,
-        config: RunConfig,
-        data: PreparedData,
-        place: Path,
-        manager: DistributedManager,
-        halving: Halving | None = None,
-    ) -> None:
-        model = model_class(config.model.type)(config)
-        callbacks = [halving] if halving else []
-        super().__init__(model, place, resume="auto", manager=manager, callbacks=callbacks)
-        self._prepared = data
-
-    def prepare(self, *_: object) -> None:
-        """Take the data as it is; weights that were trained on it are refused."""
-        self.data = self.model._checked(self._prepared)
-        self.config = self.model.config
-        self.judge = Judge(self.data, self.config, self.manager)
-
-    def until_trained(self) -> tuple[dict[str, float], float, float]:
-        """Train; returns metrics on the validation windows, and the seconds to train and to forecast them."""
-        self.prepare()
-        self.build()
-        self.start_tracking()
-        begin = time.perf_counter()
-        self.train()
-        trained = time.perf_counter()
-        data = self.data.with_calibration_apart() if self.config.forecast.quantiles else self.data
-        judge = Judge(data, self.config, self.manager, "validation")
-        judge.score("fine_tuned", self.model)
-        forecast = time.perf_counter() - trained
-        judge.add_quantiles(self.model)
-        judge.add_metrics(self.model.own_metrics)
-        metrics = judge.scores["fine_tuned"].metrics
-        self.tracked.log_scores("validation", {"fine_tuned": metrics})
-        self._inside.close()  # its trackers: it has ended well
-        return metrics, trained - begin, forecast
-
-
 class Search:
-    """Candidates one after the other, until the time is up.
+    """Candidates one after the other, until the time is up; any number of processes on one study.
 
     Args:
         base: the run that every candidate is a change of, lengths and split settled.
@@ -217,9 +116,10 @@ class Search:
         weights: of further models, ``folder`` or ``family:folder``.
         metric: column of the scoreboard that chooses, on the validation windows.
         higher: a higher value of it is better.
-        folder: where everything lies.
+        folder: where everything lies, for all processes.
         seconds: budget, all starts together.
         begun: when this start began, by `time.monotonic`.
+        study, storage: whose trials the candidates are, see `tstune.sweeps.storage`.
     """
 
     def __init__(
@@ -232,17 +132,25 @@ class Search:
         folder: Path,
         seconds: float,
         begun: float,
+        study: optuna.Study,
+        storage: RDBStorage,
     ) -> None:
         self.base, self.data, self.metric, self.higher, self.folder = base, data, metric, higher, folder
         self.manager = DistributedManager.for_run(base)
-        self.budget, self.rows, self.not_tried = seconds, {}, {}
-        self.candidates = candidates(base, data, weights)
-        self._studies: dict[str, optuna.Study] = {}
-        for path in sorted((folder / "candidates").glob("*.json")):
-            row = Row(**json.loads(path.read_text(encoding="utf-8")))
-            self.rows[row.name] = row
-            self._remember(row)
-        self._end = begun + seconds - sum(row.seconds for row in self.rows.values())
+        self.budget, self.not_tried = seconds, {}
+        self.candidates = list_candidates(base, data, weights)
+        self.foretold: Foretold | None = None
+        self._study, self._storage = study, storage
+        names = [one.name for one in self.candidates]
+        self._numbers = {name: number for number, name in enumerate([*names, *SHARES, *MADE, "finish"])}
+        self._share_numbers = {self._numbers[name] for name in SHARES}
+        self._halving: dict[str, optuna.Study] = {}
+        self._closed: set[str] = set()  # what this process has no time for
+        self._points: dict[int, Point] = {}
+        self.rows: dict[str, Row] = {}
+        self.look()
+        self._start_seconds = time.monotonic() - begun  # tells how slow the machine is
+        self._end = begun + seconds - _seconds_of([point for point in self._points.values() if point.is_done])
 
     @property
     def left(self) -> float:
@@ -251,103 +159,242 @@ class Search:
 
     @property
     def left_to_search(self) -> float:
-        """The same without what the end will take: the winner and the baselines on the test windows, plots, files."""
-        best, scored = self.best, [row for row in self.rows.values() if row.score is not None]
-        again = {row.name: row for row in scored if row.kind != "tuned" and row.name != "lightgbm"}
-        again |= {best.name: best} if best else {}
-        fits = sum(row.fit_seconds for row in again.values() if row.kind == "baseline")
-        windows = (len(self.data.test) + len(self.data.validation)) / max(1, len(self.data.validation))
-        forecasts = windows * sum(row.predict_seconds for row in again.values())
-        judging = min(fits + forecasts, JUDGING_SHARE * self.budget)  # the first forecast loads libraries too
-        return self.left - FINISH_SECONDS - FINISH_SHARE * self.budget - judging
-
-    @property
-    def ranked(self) -> list[Row]:
-        """The best first, failed ones last."""
-        sign = -1 if self.higher else 1
-        return sorted(self.rows.values(), key=lambda row: (row.score is None, sign * (row.score or 0.0)))
+        """The same without what the end will take."""
+        return self.left - self._end_seconds(self.best)
 
     @property
     def best(self) -> Row | None:
         """By the validation windows."""
-        return next((row for row in self.ranked if row.score is not None), None)
+        return next(filter(may_win, ranked(self.rows.values(), self.higher)), None)
+
+    def look(self) -> None:
+        """What all processes have done so far."""
+        give_up_the_dead(self._study, GRACE_SECONDS)
+        self._points = {point.number: point for point in points(self._study)}
+        self.rows = {}
+        for name, number in self._numbers.items():
+            point = self._points.get(number)
+            if name != "finish" and point is not None and point.is_done:
+                row = Row(name, "tuned", state="failed", reason=point.reason)  # it killed its processes
+                row = Row(**point.last.user_attrs.get("row", asdict(row)))
+                self.rows[row.name] = row
 
     def config_of(self, name: str) -> RunConfig:
-        """The run of a candidate, also of one that an earlier start made up on the way."""
-        tuned = name.removesuffix(".interpolated")
-        config = next(one.config for one in self.candidates if one.name == tuned)
-        return config if tuned == name else _changed(config, tuning={"interpolate": "auto"})
+        """The run of a candidate, also of one that was made up on the way."""
+        known = self._numbers.get(name, len(self.candidates))
+        if known < len(self.candidates):
+            return self.candidates[known].config
+        return self._made(self._slot(name), self.rows[name].made_of).config
 
     def run(self) -> None:
-        """Try what there is time for; rows are on disk one by one."""
-        print(_line(["candidate", self.metric, "seconds", "best so far", "left"]), flush=True)
-        waiting = [one for one in self.candidates if one.name not in self.rows]
+        """Try what there is time for."""
+        print(live_line(["candidate", self.metric, "seconds", "best so far", "left"]), flush=True)
         whole = max(1.0, self.left_to_search)
-        while waiting or self._interpolated() is not None:
-            extra = self._interpolated()
-            late = self.left_to_search < INTERPOLATE_FROM * whole or not waiting
-            candidate = extra if extra is not None and late else waiting.pop(0) if waiting else None
-            if candidate is None:
+        while True:
+            self.look()
+            candidate = self._next(whole)
+            if candidate is not None:
+                self._try(candidate)
+            elif self.left_to_search > 0 and any(point.state == "running" for point in self._points.values()):
+                time.sleep(WAIT_SECONDS)  # what others find may make more of; what they leave behind is tried again
+            else:
                 break
-            if candidate.kind != "baseline" and (why := self._too_late(candidate)) is not None:
-                self.not_tried[candidate.name] = why
-                if candidate is extra:
-                    self.not_tried |= dict.fromkeys((one.name for one in waiting), why)
-                    break
-                continue
-            self._try(candidate)
 
-    def _interpolated(self) -> Candidate | None:
-        """The best tuning once more, going only as far from the weights at its start as validation likes."""
-        found = (row for row in self.ranked if row.kind == "tuned" and row.score is not None)
-        tuned = next((row for row in found if self.config_of(row.name).tuning.mode != "from_scratch"), None)
-        if tuned is None or any(name.endswith(".interpolated") for name in (*self.rows, *self.not_tried)):
-            return None
-        name = f"{tuned.name}.interpolated"
-        return Candidate(name, self.config_of(name), "tuned")
+    def _next(self, whole: float) -> Candidate | None:
+        """The most promising that nobody has begun; None where there is none, or no time."""
+        waiting = [one for one in self.candidates if self._is_open(one.name)]
+        quick = [one for one in waiting if one.kind != "tuned" and one.name != "lightgbm"]
+        for one in quick:
+            if one.kind == "baseline" or self._has_time(one):
+                return one
+        for name in filter(self._is_open, SHARES):
+            one = self._learning(name)
+            if one is not None and self._has_time(one):
+                return one
+        self._foretell()
+        slow = [one for one in waiting if one not in quick and self._can_start(one)]
+        late = self.left_to_search < MADE_FROM * whole or not slow
+        made = [self._of_the_best(name) for name in MADE if late and self._is_open(name)]
+        return next((one for one in [*filter(None, made), *slow] if self._has_time(one)), None)
 
-    def _too_late(self, candidate: Candidate) -> str | None:
-        """Why there is no time for it: half of what the quickest of its kind took must be left."""
-        same = [row for row in self.rows.values() if row.kind == candidate.kind]
+    def _is_open(self, name: str) -> bool:
+        """Nobody has begun it, or whoever did is dead."""
+        point = self._points.get(self._numbers[name])
+        return name not in self._closed and (point is None or point.state == "waiting")
+
+    def _can_start(self, candidate: Candidate) -> bool:
+        """False where its weights could not be had as they are."""
+        failed = [name for name in self._same_weights(candidate.name) if self.rows[name].score is None]
+        if failed:
+            self._close(candidate.name, f"{failed[0]} could not be had")
+        return not failed
+
+    def _has_time(self, candidate: Candidate) -> bool:
+        """Half of what the quickest of its kind took must be left, and all that what it is made of took, twice."""
+        same = [row for row in self.rows.values() if row.kind == candidate.kind and not row.made_of]
         known = [row.seconds / 2 for row in same if row.score is not None]
         known += [row.seconds for row in same if row.state == "stopped"]
-        if self.left_to_search < max(2.0, min(known, default=0.0)):
-            return f"no time left of the {self.budget / 60:g} minutes"
-        return None
+        needed = max(2.0, min(known, default=0.0))
+        parts = [self.rows[name] for name in candidate.made_of if name in self.rows]
+        if candidate.kind == "tuned" and parts:
+            trained_again = 1 if candidate.name.endswith(".interpolated") else 2  # the second time if it wins
+            needed = max(needed, trained_again * sum(row.fit_seconds + row.predict_seconds for row in parts))
+        if self.left_to_search < needed:
+            self._close(candidate.name, f"no time left of the {self.budget / 60:g} minutes")
+            return False
+        return True
+
+    def _close(self, name: str, why: str) -> None:
+        self._closed.add(self._slot(name))
+        self.not_tried[name] = why
+
+    def _slot(self, name: str) -> str:
+        """What has a number in the study: made-up candidates go by how they are made."""
+        return name if name in self._numbers else name.rpartition(".")[2]
+
+    def _learning(self, name: str) -> Candidate | None:
+        """A training on a share of the data, from the best weights as they are, in the first mode."""
+        before = [row for row in self.rows.values() if row.kind == "share"]
+        if before:
+            if len(before) > 1 and 2 * before[-1].seconds > CURVE_TIME * self.left_to_search:
+                self._close(name, "it would have taken too long before the search")
+                return None
+            return self._made(name, before[0].made_of)
+        untuned = next((row for row in ranked(self.rows.values(), self.higher) if row.kind == "zero_shot"), None)
+        label = untuned.name.removesuffix("zero_shot") if untuned is not None and untuned.score is not None else None
+        first = (one.name for one in self.candidates if label is not None and one.kind == "tuned")
+        tuned = next((one for one in first if one.startswith(label)), None)
+        if tuned is None:
+            self._close(name, "no weights could be had to tune")
+            return None
+        return self._made(name, [tuned])
+
+    def _of_the_best(self, name: str) -> Candidate | None:
+        """What is made of the best so far; None where there is nothing to make it of."""
+        found = [row for row in ranked(self.rows.values(), self.higher) if may_win(row) and not row.made_of]
+        tuned = [row.name for row in found if row.kind == "tuned" and not row.name.startswith("from_scratch")]
+        if not tuned or (name == "per_item" and len(self.data.panel.item_ids) < 2):
+            return None
+        if name != "stack":
+            return self._made(name, tuned[:1])
+        unlike: dict[tuple, str] = {}  # the best of each family and start: what is alike has the same errors
+        for row in found:
+            config = self.config_of(row.name)
+            if not config.data.targets_only or self.base.data.targets_only:
+                unlike.setdefault((config.model.type, row.kind, config.model.pretrained), row.name)
+        members = list(unlike.values())[:STACKED]
+        return self._made(name, members) if len(members) > 1 else None
+
+    def _made(self, how: str, of: Sequence[str]) -> Candidate:
+        """What is made of these, as one of `SHARES` or `MADE`."""
+        if how == "stack":
+            members = [as_member(self.config_of(name)) for name in of]
+            model = {"type": "stack", "members": members} | lengths(self.base)
+            return Candidate(how, changed(self.base, model=model, tuning=None, lora=None), "tuned", tuple(of))
+        changes = {"interpolated": {"interpolate": "auto"}, "per_item": {"per_item": True}}.get(how, {})
+        config = changed(self.config_of(of[0]), tuning=changes)
+        return Candidate(f"{of[0]}.{how}", config, "share" if how in SHARES else "tuned", tuple(of))
+
+    def _foretell(self) -> None:
+        """Say what tuning will bring, once, as soon as the trainings are there that tell."""
+        scored = [row for row in self.rows.values() if row.squares]
+        trained = {SHARES[self._slot(row.name)]: row for row in scored if row.kind == "share"}
+        to_come = any(self._points[number].state == "running" for number in self._share_numbers & self._points.keys())
+        if self.foretold is not None or len(trained) < 2 or to_come:
+            return
+        start = next(iter(trained.values())).made_of[0]
+        untuned = next(self.rows[name] for name in self._same_weights(start))
+        without = [row for row in scored if row.kind in ("baseline", "zero_shot") and row.name != "lightgbm"]
+        reference = min(without, key=lambda row: sum(row.squares))
+        ridge = next((row for row in without if row.name == "ridge"), None)
+        facts = {
+            "series": len(self.data.panel.item_ids),
+            "steps": int(np.diff(self.data.split.bounds("train"), axis=0).sum()),
+            "windows": len(self.data.train),
+            "untuned_against_ridge": (sum(untuned.squares) / sum(ridge.squares)) ** 0.5 - 1 if ridge else None,
+        }
+        squares = {share: row.squares for share, row in trained.items()}
+        beside = [(row.name, row.squares) for row in (untuned, reference)]
+        self.foretold = foretell(beside[0], squares, beside[1], facts, self.base.seed)
+        print(f"\n{self.foretold.sentence}\n", flush=True)
+
+    def _end_seconds(self, winner: Row | None) -> float:
+        """What the end takes: winner and baselines on the test windows, plots, files; more with more to train again."""
+        again = [row for row in self.rows.values() if row.kind == "baseline" and row.name != "lightgbm"]
+        if winner is not None and winner not in again:
+            again.append(winner)
+        fits = sum(row.fit_seconds for row in again if row.kind == "baseline" or row.name.endswith(MADE[1:]))
+        windows = (len(self.data.test) + len(self.data.validation)) / max(1, len(self.data.validation))
+        times = {"tuned": 2}  # beside its untuned weights
+        forecasts = windows * sum(times.get(row.kind, 1) * row.predict_seconds for row in again)
+        return max(FINISH_SECONDS, self._start_seconds) + FINISH_SHARE * self.budget + fits + forecasts
 
     def _try(self, candidate: Candidate) -> None:
-        begin, row, losses = time.monotonic(), Row(candidate.name, candidate.kind), []
-        seconds = max(2.0, self.left_to_search)
-        place = self.folder / "candidates" / candidate.name
-        halving = Halving(self._study(candidate.config), begin + seconds / SHARE)
+        number = self._numbers[self._slot(candidate.name)]
+        trial = begin(self._study, self._storage, self._points.get(number, number), (), {})
+        if trial is None:  # another process was quicker
+            return
+        try:
+            row = self._tried(candidate)
+        except BaseException:
+            end(self._study, trial, TrialState.FAIL, interrupted=True)
+            raise
+        told = {"row": asdict(row)} | ({} if row.reason is None else {"reason": row.reason})
+        if row.score is None:
+            end(self._study, trial, TrialState.FAIL, **told)
+        else:
+            end(self._study, trial, TrialState.COMPLETE, row.score, **told)
+        self.look()
+        self._keep_only_best()
+        best = self.best
+        score = row.state if row.score is None else f"{row.score:.5g}"
+        so_far = "none" if best is None else f"{best.name} {best.score:.5g}"
+        print(live_line([row.name, score, f"{row.seconds:.1f}", so_far, f"{max(0.0, self.left):.0f} s"]), flush=True)
+        if row.reason:
+            print(f"  {row.reason}", flush=True)
+
+    def _tried(self, candidate: Candidate) -> Row:
+        begun, seconds = time.monotonic(), max(2.0, self.left_to_search)
+        row = Row(candidate.name, candidate.kind, list(candidate.made_of), process=os.getpid())
+        compared = candidate.kind == "tuned" and not candidate.made_of
+        part = CURVE_TIME if candidate.kind == "share" else 1 / SHARE
+        halving = Halving(self._comparable(candidate.config) if compared else None, begun + part * seconds)
+        data = self._data_of(candidate)
         try:
             limit = seconds / 2 if candidate.name == "lightgbm" else seconds
-            with _at_most(limit if self.rows else math.inf), _quiet(), suppress(_Trained):
+            with _at_most(limit if self.rows else math.inf), quiet(), suppress(_Trained):
                 set_seed(candidate.config.seed)
-                run = CandidateRun(candidate.config, self.data, place, self.manager, halving)
-                with run:
-                    metrics, row.fit_seconds, row.predict_seconds = run.until_trained()
-                    row.score, row.parameters = self._score(metrics), int(run.parameters.get("total") or 0)
-                    row.state, losses = "pruned" if halving.pruned else "finished", halving.losses
+                with CandidateRun(candidate.config, data, self._place(row), self.manager, halving) as run:
+                    metrics = run.until_trained(row)
+                    row.losses, row.state = halving.losses, "pruned" if halving.pruned else "finished"
+                    row.score = self._score(metrics, run)
                     raise _Trained
+            needed = self._end_seconds(row)
+            if may_win(row) and self.best is not None and needed > self.left:
+                raise OutOfTime(f"the test windows would take it {needed:.0f} s, and {self.left:.0f} s are left")
         except (TstuneError, OutOfTime, RuntimeError, MemoryError) as error:
             if isinstance(error, RuntimeError) and not is_out_of_memory(error):
                 raise
             row.state = "stopped" if isinstance(error, OutOfTime) else "failed"
             row.score, row.reason = None, f"{' '.join(str(error).split()):.300}"
-        row.losses, row.seconds = losses, round(time.monotonic() - begin, 2)
-        self.rows[row.name] = row
-        with aside(place.with_suffix(".json")) as file:
-            file.write_text(json.dumps(asdict(row)), encoding="utf-8")
-        self._keep_only_best()
-        best = self.best
-        score = row.state if row.score is None else f"{row.score:.5g}"
-        so_far = "none" if best is None else f"{best.name} {best.score:.5g}"
-        print(_line([row.name, score, f"{row.seconds:.1f}", so_far, f"{max(0.0, self.left):.0f} s"]), flush=True)
-        if row.reason:
-            print(f"  {row.reason}", flush=True)
+        row.seconds = round(time.monotonic() - begun, 2)
+        return row
 
-    def _score(self, metrics: dict[str, float]) -> float:
+    def _place(self, row: Row) -> Path:
+        return self.folder / "candidates" / row.name
+
+    def _data_of(self, candidate: Candidate) -> PreparedData:
+        data = self._without_inputs if candidate.config.data.targets_only else self.data
+        return data if candidate.kind != "share" else latest(data, SHARES[self._slot(candidate.name)])
+
+    @cached_property
+    def _without_inputs(self) -> PreparedData:
+        """The same windows for weights that know no inputs."""
+        if self.data.config.targets_only:
+            return self.data
+        return _windows(without_inputs(self.base))
+
+    def _score(self, metrics: Mapping[str, float], run: CandidateRun) -> float:
         found = metrics.get(self.metric)
         if found is None:
             raise ConfigError(
@@ -356,47 +403,100 @@ class Search:
             )
         if not math.isfinite(found):
             raise ConfigError(f"its {self.metric} is not a number")
+        judged = getattr(run.model, "validation_rmse", {}).get(getattr(run.model, "combiner", None))
+        if judged and metrics["mse_scaled"] > 0:  # weights fitted on these windows: as good as on folds left out
+            worse = max(1.0, judged / math.sqrt(metrics["mse_scaled"]))
+            found = found / worse if self.higher else found * worse
         return float(found)
 
-    def _study(self, config: RunConfig) -> optuna.Study:
+    def _comparable(self, config: RunConfig) -> optuna.Study:
         """Halving among the candidates of one family: losses of two families are of different things."""
-        if config.model.type not in self._studies:
-            quiet_optuna()
+        family = config.model.type
+        if family not in self._halving:
             pruner = optuna.pruners.SuccessiveHalvingPruner(min_resource=2, reduction_factor=2)
-            self._studies[config.model.type] = optuna.create_study(pruner=pruner)
-        return self._studies[config.model.type]
-
-    def _remember(self, row: Row) -> None:
-        """A training of an earlier start is one that later ones are compared with."""
-        if row.losses:
-            before = self._study(self.config_of(row.name)).ask()
-            for count, loss in enumerate(row.losses, start=1):
-                before.report(loss, count)
-                before.should_prune()  # notes the loss of each rung
+            name = f"{self._study.study_name} {family}"
+            self._halving[family] = optuna.create_study(
+                storage=self._storage, study_name=name, pruner=pruner, load_if_exists=True
+            )
+        return self._halving[family]
 
     def _keep_only_best(self) -> None:
-        """Weights of others are of no use any more."""
-        for place in (self.folder / "candidates").glob("*.checkpoints"):
-            if self.best is None or place.name != f"{self.best.name}.checkpoints":
-                shutil.rmtree(place, ignore_errors=True)
+        """Weights of others that are done are of no use any more."""
+        for row in self.rows.values():
+            if self.best is None or row.name != self.best.name:
+                shutil.rmtree(unfinished(self._place(row)), ignore_errors=True)
 
-    def finish(self) -> dict:
-        """Finish the run of the winner: the one look at the test windows; returns its results."""
-        best, place = self.best, self.folder / "best"
-        if best is None:
-            reasons = "; ".join(f"{row.name}: {row.reason}" for row in self.rows.values())
-            raise ConfigError(f"none of the {len(self.rows)} candidates could be had: {reasons}")
+    def finish(self) -> Autotuned:
+        """Finish the run of the winner, the one look at the test windows, or wait for the process that does."""
+        number = self._numbers["finish"]
+        while True:
+            self.look()
+            point = self._points.get(number)
+            if point is not None and point.state == "finished":
+                return self._found(point.last.user_attrs["winner"])
+            if point is None or point.state != "running":
+                trial = begin(self._study, self._storage, number if point is None else point, (), {})
+                if trial is not None:
+                    return self._finished(trial, point)
+            time.sleep(WAIT_SECONDS)
+
+    @property
+    def is_over(self) -> bool:
+        """True once a process has begun to finish a winner."""
+        point = self._points.get(self._numbers["finish"])
+        return point is not None and "winner" in point.last.user_attrs
+
+    def _finished(self, trial: optuna.Trial, before: Point | None) -> Autotuned:
+        try:
+            if self.best is None:
+                reasons = "; ".join(f"{row.name}: {row.reason}" for row in self.rows.values())
+                raise ConfigError(f"none of the {len(self.rows)} candidates could be had: {reasons}")
+            winner = before.last.user_attrs.get("winner") if before else None
+            winner = winner or self.best.name  # what a process that died had begun to finish is finished
+            trial.set_user_attr("winner", winner)
+            self._finish_run(self.rows[winner])
+            found = self._found(winner)
+            unit = self.data.preprocessor.unit
+            domain = domain_of(unit, self.data.panel.roles.num_targets)
+            took = f"{self.budget - self.left:.0f} of {self.budget:.0f} seconds, all starts together."
+            write(found, self.metric, self._same_weights(winner), took, domain.warning if domain else None)
+        except BaseException:
+            end(self._study, trial, TrialState.FAIL, interrupted=True)
+            raise
+        end(self._study, trial, TrialState.COMPLETE, 0.0)
+        return found
+
+    def _finish_run(self, best: Row) -> None:
+        place = self.folder / "best"
         config = self.config_of(best.name).model_copy(update={"tracking": self.base.tracking})
         save_recipe(config.model_copy(update={"output_dir": f"{self.folder}/again"}), self.folder / "best.yaml")
-        trained = unfinished(self.folder / "candidates" / best.name)
+        trained = unfinished(self._place(best))
         if trained.is_dir() and not unfinished(place).is_dir():
             trained.replace(unfinished(place))
         if not is_finished(config, place):
             set_seed(config.seed)
-        with CandidateRun(config, self.data, place, self.manager) as run:
+        data = self._without_inputs if config.data.targets_only else self.data
+        with CandidateRun(config, data, place, self.manager) as run:
             if run.has("registered"):
                 run.recall(run.folder)
-            return run.results or run.to_the_end()
+            if not run.results:
+                run.to_the_end()
+
+    def _found(self, winner: str) -> Autotuned:
+        folder, rows = RunFolder(self.folder / "best"), ranked(self.rows.values(), self.higher)
+        best = self.rows[winner]
+        rows = [best, *(row for row in rows if row.name != winner)]
+        test, sentence = folder.metrics["test"], Verdict.from_dict(folder.read_json(VERDICT)).sentence
+        self._foretell()
+        found = brought(rows, self.foretold, test)
+        untried = {name: why for name, why in self.not_tried.items() if name not in self.rows}
+        return Autotuned(best, rows, untried, test, sentence, self.foretold, found, self.folder)
+
+    def _same_weights(self, name: str) -> list[str]:
+        """Candidates of the same weights as they are."""
+        weights = self.config_of(name).model.pretrained
+        untuned = (row.name for row in self.rows.values() if row.kind == "zero_shot")
+        return [one for one in untuned if self.config_of(one).model.pretrained == weights]
 
 
 def autotune(
@@ -409,6 +509,7 @@ def autotune(
     higher: bool = False,
     output: str | Path | None = None,
     begun: float | None = None,
+    storage: str | None = None,
 ) -> Autotuned:
     """Find the best forecaster for some data in some minutes; see `scripts/autotune.py`.
 
@@ -422,66 +523,42 @@ def autotune(
         higher: a higher value of it is better.
         output: folder for everything; None takes ``runs/autotune/<name of the data>``.
         begun: when the budget began, by `time.monotonic`; None is now.
+        storage: database of the search, as of a sweep; None takes a file in the output.
 
     Raises:
         TstuneError: the data or the settings need a change, or nothing at all could be trained.
     """
     begun = time.monotonic() if begun is None else begun
-    refuse_ranks("scripts/autotune.py", "several would try the same candidates")
+    refuse_ranks("scripts/autotune.py", "start it several times with one --output to share the work")
     setup_logging()
     if metric.partition("@")[0] in _SIGNED:
         raise ConfigError(f"--metric {metric}: neither a higher nor a lower value is better; take rmse, mae or wql")
     folder = Path(output or Path("runs/autotune") / Path(data).resolve().name.split(".")[0])
     base, prepared = _settled(Path(data), horizon, overrides, metric)
-    _check_same(base, folder, {"metric": metric, "weights": list(weights)})
-    search = Search(base, prepared, weights, metric, higher, folder, 60 * minutes, begun)
-    if not (folder / "best").is_dir():
-        search.run()
-    results = search.finish()
-    test = {name: dict(values) for name, values in results["metrics"].items()}
-    found = Autotuned(search.best, search.ranked, search.not_tried, test, results["verdict"].sentence, folder)
-    _write(found, search, time.monotonic() - begun)
-    return found
+    asked = {"metric": metric, "weights": list(weights)}
+    _make_folder(folder)
+    quiet_optuna()
+    database = open_storage(storage_url(storage, folder), max(60, math.ceil(60 * minutes)))
+    with explained(database):
+        name = f"autotune {folder.resolve().name}"
+        study = optuna.create_study(storage=database, study_name=name, load_if_exists=True)
+        _check_same(study, base, folder, asked)
+        search = Search(base, prepared, weights, metric, higher, folder, 60 * minutes, begun, study, database)
+        if not search.is_over:
+            search.run()
+        return search.finish()
 
 
-def candidates(base: RunConfig, data: PreparedData, weights: Sequence[str]) -> list[Candidate]:
-    """What is tried, in its order: simple ones, weights as they are, LightGBM, tuning, at last from random weights."""
-    lengths = {name: getattr(base.model, name) for name in ("context_length", "prediction_length")}
-    names, found = base.evaluation.baselines, []
-    listed = default_baselines(base.evaluation.seasonality, lengths["context_length"]) if names == AUTO else names
-
-    def closed(name: str) -> Candidate:
-        return Candidate(name, _changed(base, model={"type": name} | lengths, tuning=None, lora=None), "baseline")
-
-    found += [closed(name) for name in dict.fromkeys([*listed, "ridge"]) if name != "lightgbm"]
-    bases = {}
-    for spec in dict.fromkeys([base.model.pretrained or BUILTIN, *weights]):
-        family, colon, place = spec.partition(":")
-        family, place = (family, place) if colon and family in available_models() else (base.model.type, spec)
-        own = base.model.model_dump() if place == base.model.pretrained else {"type": family} | lengths
-        bases["" if not bases else f"{Path(place).name}."] = own | {"pretrained": place}
-    for label, model in bases.items():
-        config = _changed(base, model=model, tuning={"mode": "zero_shot"}, lora=None)
-        found.append(Candidate(f"{label}zero_shot", config, "zero_shot"))
-    found.append(closed("lightgbm"))
-    for mode, rate in MODES:
-        for label, model in bases.items():
-            config = _changed(base, model=model, tuning={"mode": mode}, training={"learning_rate": rate})
-            found.append(Candidate(f"{label}{mode}.{rate:g}", config, "tuned"))
-    fresh = next(iter(bases.values())) | {"pretrained": None}
-    config = _changed(base, model=fresh, tuning={"mode": "from_scratch"}, training={"learning_rate": 1e-3}, lora=None)
-    return [*found, Candidate("from_scratch.0.001", config, "tuned")]
-
-
-def _changed(config: RunConfig, **sections: dict | None) -> RunConfig:
-    """The same with keys of sections changed; None takes a section's defaults, and `model` is replaced."""
-    values = config.model_dump()
-    for name, change in sections.items():
-        if change is None:
-            values[name] = {}
-        else:
-            values[name] = change if name == "model" else values[name] | change
-    return validate(values, origin="autotune")
+def _seconds_of(done: Sequence[Point]) -> float:
+    """Time that went by while these were tried; what several processes did at once counts once."""
+    spans = sorted((point.last.datetime_start, point.last.datetime_complete) for point in done)
+    total, until = 0.0, None
+    for start, stop in spans:
+        if until is not None:
+            start = max(start, until)
+        total += max(0.0, (stop - start).total_seconds())
+        until = stop if until is None else max(until, stop)
+    return total
 
 
 def _settled(
@@ -532,73 +609,28 @@ def _windows(config: RunConfig) -> PreparedData:
     return prepare_data(config.data, *lengths, seed=config.seed, known_lengths=known)
 
 
-def _check_same(base: RunConfig, folder: Path, asked: dict[str, object]) -> None:
-    """Refuse to mix two searches in one folder."""
-    values = asked | {"run": base.model_dump(mode="json", exclude={"output_dir", "tracking"})}
-    made_from = hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
+def _make_folder(folder: Path) -> None:
     try:
         (folder / "candidates").mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise OutputError(f"--output {folder} cannot be written: {error.strerror}") from None
-    note = folder / "search.json"
-    if note.is_file() and json.loads(note.read_text(encoding="utf-8")).get("made_from") != made_from:
+
+
+def _check_same(study: optuna.Study, base: RunConfig, folder: Path, asked: dict[str, object]) -> None:
+    """Refuse to mix two searches in one folder or one study."""
+    values = asked | {"run": base.model_dump(mode="json", exclude={"output_dir", "tracking"})}
+    made_from = hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
+    note, noted = folder / "search.json", study.user_attrs.get("made_from", made_from)
+    known = json.loads(note.read_text(encoding="utf-8")).get("made_from") if note.is_file() else noted
+    if made_from not in (known, noted) or known != noted:
         raise OutputError(
             f"--output {folder} holds a search of other data or settings; take another --output, or give the command "
             "that it was begun with"
         )
+    study.set_user_attr("made_from", made_from)
     if not note.is_file():
         with aside(note) as file:
             file.write_text(json.dumps({"made_from": made_from} | values), encoding="utf-8")
-
-
-def _write(found: Autotuned, search: Search, seconds: float) -> None:
-    """`leaderboard.json`, `report.html` and `report.md`."""
-    best, test = found.winner, found.test
-    own = next(name for name in ("fine_tuned", "zero_shot") if name in test)
-    measured = {best.name: own} | {row.name: row.name for row in found.rows if row.name in test}
-    for row in found.rows:  # the untuned weights of the winner are a row of its scoreboard
-        if row.kind == "zero_shot" and "zero_shot" in test and _weights(search, row) == _weights(search, best):
-            measured.setdefault(row.name, "zero_shot")
-    scores = [test[measured[row.name]].get(search.metric) if row.name in measured else None for row in found.rows]
-    rows = [asdict(row) | {"test": score} for row, score in zip(found.rows, scores, strict=True)]
-    about = {"winner": best.name, "metric": search.metric, "not_tried": found.not_tried, "rows": rows}
-    with aside(found.folder / "leaderboard.json") as file:
-        file.write_text(json.dumps(about, indent=2), encoding="utf-8")
-    columns = [
-        Cells.text("Candidate", [row.name for row in found.rows]),
-        Cells.number(f"{search.metric}, validation", [row.score for row in found.rows]),
-        Cells.number(f"{search.metric}, test", scores),
-        Cells.decimal("Train (s)", [row.fit_seconds for row in found.rows], 1),
-        Cells.decimal("Predict validation (s)", [row.predict_seconds for row in found.rows], 2),
-        Cells.count("Parameters", [row.parameters for row in found.rows]),
-        Cells.text("State", [row.reason or row.state for row in found.rows]),
-    ]
-    said = [
-        f"The winner, chosen on the validation windows by {search.metric}: {best.name}.",
-        f"{found.sentence}",
-        "The test windows were forecast once, by the winner and the simple forecasts beside it. The whole report of "
-        "the winner is best/report.html; best.yaml runs it again.",
-        f"{seconds:.0f} seconds in this start, of {search.budget:.0f} in all.",
-    ]
-    untried = [Text(f"{name}: {why}.") for name, why in found.not_tried.items()]
-    never = "Not part of this search: adapters per item, a stack of several models, weights of the Hub."
-    sections = [
-        ReportSection("winner", "Winner", [Text(line) for line in said]),
-        ReportSection("leaderboard", "Leaderboard", [Table("All candidates", columns, frozenset({0}))]),
-        ReportSection("not-tried", "What was not tried", [*untried, Text(never)]),
-    ]
-    domain = domain_of(search.data.preprocessor.unit, search.data.panel.roles.num_targets)
-    page = "The best forecaster in the time", sections, domain.warning if domain else None
-    write_page(found.folder / "report.html", as_html(*page))
-    write_page(found.folder / "report.md", as_markdown(*page))
-
-
-def _weights(search: Search, row: Row) -> str | None:
-    return search.config_of(row.name).model.pretrained
-
-
-def _line(cells: Sequence[str]) -> str:
-    return f"{cells[0]:<28} {cells[1]:>12} {cells[2]:>8}   {cells[3]:<36} {cells[4]:>7}"
 
 
 @contextmanager
@@ -618,14 +650,3 @@ def _at_most(seconds: float) -> Iterator[None]:
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """What every run says of itself is not said for every candidate."""
-    before = logger.handlers[0].level
-    logger.handlers[0].setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        logger.handlers[0].setLevel(before)

@@ -91,9 +91,10 @@ def explained(storage: RDBStorage) -> Iterator[None]:
 
 
 def quiet_optuna() -> None:
-    """The sweep has its own lines; heartbeat and retry have been called experimental since 2021."""
+    """Sweeps have their own lines; heartbeat and retry have been called experimental since 2021."""
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     warnings.filterwarnings("ignore", category=ExperimentalWarning)
+    warnings.filterwarnings("ignore", "Heartbeat of storage", module="optuna")  # of trials that are asked for
 
 
 @dataclass(frozen=True)

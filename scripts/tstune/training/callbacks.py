@@ -16,6 +16,7 @@ from tqdm.auto import tqdm
 from tstune.errors import ConfigError
 from tstune.named_code import import_named
 from tstune.runs.folder import writing
+from tstune.runtime.logs import is_quiet
 
 
 @dataclass
@@ -157,7 +158,7 @@ def progress_bar(total_steps: int, done: int, enabled: bool) -> tqdm:
         initial=done,
         desc="train",
         unit="step",
-        disable=not enabled,
+        disable=not enabled or is_quiet(),
         mininterval=0.2 if interactive else 30.0,
         dynamic_ncols=interactive,
         leave=True,  # ends its line, so that what is said next starts a new one

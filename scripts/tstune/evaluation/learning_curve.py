@@ -1,0 +1,145 @@
+"""Will tuning pay? What all of the training windows, or twice as many, would bring, from trainings on a few of them.
+
+The error of tuned weights falls as a power of the data they have seen, where what pre-training has given counts as
+further data (Hernandez, Kaplan, Henighan & McCandlish 2021, "Scaling laws for transfer"; that errors fall
+as a power of the data at all: Cortes et al. 1994, Hestness et al. 2017): with a share s of the training windows
+
+    error(s) = error(0) · (1 + s / t) ** -c
+
+error(0) is that of the untuned weights, t is what pre-training is worth in shares of these data, c ≥ 0 since weights
+that got worse are not kept. t and c are fitted to the logarithms of the errors by least squares. The interval is that
+of a bootstrap: blocks of validation windows are drawn, the same for all models, and each training, the one that is
+foretold too, gets the noise of a training; the law is fitted anew to each draw.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+
+import numpy as np
+
+from tstune.data.windows import WindowDataset
+from tstune.evaluation.backtest import Scores
+from tstune.evaluation.bootstrap import LEVEL, MIN_ITEMS, Interval
+from tstune.evaluation.verdict import window_blocks
+
+DRAWS = 1000
+TRAINING_NOISE = 0.005
+"""Standard deviation of the logarithm of the RMSE between trainings that differ by their seed."""
+_PRETRAINING = np.geomspace(0.002, 0.5, 40)
+"""Values of t that are tried."""
+_STEEPEST = 1.0
+"""The largest c: an error that halves with twice the data."""
+DRAWN_SHARES = (0.0, 0.02, 0.05, 0.1, 0.2, 0.35, 0.5, 0.75, 1.0, 1.5, 2.0)
+
+
+@dataclass(frozen=True)
+class Foretold:
+    """What tuning is expected to bring, as changes of RMSE on validation windows against the best without tuning.
+
+    Attributes:
+        reference: the best of what needs no tuning.
+        untuned: the weights that tuning starts from.
+        facts: series, steps of history, training windows, change of the untuned weights against ridge.
+        measured: share of the training windows -> change; 0 are the untuned weights.
+        curve: share -> the same by the law.
+        pretraining, exponent: t and c of the law.
+    """
+
+    reference: str
+    untuned: str
+    facts: dict[str, float | None]
+    measured: dict[float, float]
+    curve: dict[float, Interval]
+    pretraining: float
+    exponent: float
+
+    @property
+    def answer(self) -> str:
+        """Will it pay?"""
+        full = self.curve[1.0]
+        if full.low is None:
+            return "too few blocks of days to say how sure that is"
+        return "yes" if full.high < 0 else "no" if full.low > 0 else "it may" if full.change < 0 else "hardly"
+
+    @property
+    def sentence(self) -> str:
+        """In words."""
+        ridge = self.facts["untuned_against_ridge"]
+        beside = "" if ridge is None else f"; untuned weights have {ridge:+.1%} RMSE against ridge"
+        return (
+            f"Will tuning pay? {self.facts['series']:,} series, {self.facts['steps']:,} steps to learn from{beside}. "
+            f"Expected of tuning on all of them: {_said(self.curve[1.0])} RMSE against {self.reference}, the best "
+            f"without tuning; on twice as many: {_said(self.curve[2.0])}: {self.answer}."
+        )
+
+    def beside(self, found: Mapping[str, float | None]) -> dict:
+        """Values for a file, with what came true: part -> change."""
+        return asdict(self) | {"answer": self.answer, "sentence": self.sentence, "found": dict(found)}
+
+
+def block_squares(scores: Scores, windows: WindowDataset) -> list[float]:
+    """[groups] squared errors of the windows that are drawn together, the same groups for every model.
+
+    Items from five on, else blocks of days, or, where those are too few, stretches as long as a forecast.
+    """
+    seen = scores.window_count > 0
+    blocks = window_blocks(scores, windows, seen)
+    group = blocks.item if blocks.speaks_of_other_items else blocks.block
+    if len(np.unique(group)) < MIN_ITEMS:
+        group = scores.window_start[seen] // windows.prediction_length
+    _, group = np.unique(group, return_inverse=True)
+    return np.bincount(group, weights=scores.window_square[seen]).tolist()
+
+
+def foretell(
+    untuned: tuple[str, Sequence[float]],
+    trained: Mapping[float, Sequence[float]],
+    reference: tuple[str, Sequence[float]],
+    facts: Mapping[str, float | None],
+    seed: int = 0,
+) -> Foretold:
+    """Fit the law; two trainings at least.
+
+    Args:
+        untuned: name and [groups] squared errors, of `block_squares`, of the weights that tuning starts from.
+        trained: share of the training windows -> the same of weights tuned on them.
+        reference: the same of the best forecast without tuning.
+        facts: see `Foretold`.
+        seed: of the draws.
+    """
+    random, shares = np.random.default_rng(seed), np.array(sorted(trained))
+    squares = np.array([untuned[1], reference[1], *(trained[share] for share in shares)])  # [models, groups]
+    groups = squares.shape[1]
+    counts = np.vstack([np.ones(groups), random.multinomial(groups, np.full(groups, 1 / groups), size=DRAWS)])
+    errors = np.sqrt(np.maximum(counts @ squares.T, np.finfo(float).tiny))  # the first row is all of them, once
+    noise = TRAINING_NOISE * random.standard_normal((DRAWS + 1, len(shares) + len(DRAWN_SHARES)))
+    noise[0] = 0
+    errors[:, 2:] *= np.exp(noise[:, : len(shares)])
+    worth, exponent = fit_law(shares, errors[:, 2:] / errors[:, :1])
+    expected = errors[:, :1] * (1 + np.array(DRAWN_SHARES) / worth[:, None]) ** -exponent[:, None]
+    expected *= np.exp(noise[:, len(shares) :] * (np.array(DRAWN_SHARES) > 0))
+    changes, curve = expected / errors[:, 1:2] - 1, {}
+    for number, share in enumerate(DRAWN_SHARES):
+        tails = np.quantile(changes[1:, number], [(1 - LEVEL) / 2, (1 + LEVEL) / 2]).tolist()
+        curve[share] = Interval(float(changes[0, number]), *(tails if groups >= MIN_ITEMS else (None, None)))
+    measured = {0.0: errors[0, 0] / errors[0, 1] - 1}
+    measured |= {float(share): error / errors[0, 1] - 1 for share, error in zip(shares, errors[0, 2:], strict=True)}
+    measured = {share: float(change) for share, change in measured.items()}
+    law = float(worth[0]), float(exponent[0])
+    return Foretold(reference[0], untuned[0], dict(facts), measured, curve, *law)
+
+
+def fit_law(shares: np.ndarray, ratios: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """T [draws] and c [draws] of the law for [draws, shares] errors over those of the untuned weights."""
+    x, y = np.log1p(shares / _PRETRAINING[:, None]), np.log(ratios)  # [t, shares], [draws, shares]
+    exponent = np.clip(-(y @ x.T) / (x**2).sum(axis=1), 0, _STEEPEST)
+    misfit = ((y[:, None] + exponent[..., None] * x) ** 2).sum(axis=2)
+    best = misfit.argmin(axis=1)
+    return _PRETRAINING[best], exponent[np.arange(len(y)), best]
+
+
+def _said(interval: Interval) -> str:
+    sure = "no interval" if interval.low is None else f"95 % interval {interval.low:+.1%} to {interval.high:+.1%}"
+    return f"{interval.change:+.1%} ({sure})"

@@ -1,0 +1,239 @@
+"""What a search for the best forecaster found: a row for all that was tried, files and a page that say so."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from tstune.evaluation.learning_curve import DRAWN_SHARES, Foretold
+from tstune.evaluation.verdict import OURS
+from tstune.runs.report.blocks import Cells, Figure, LegendEntry, ReportSection, Table, Text
+from tstune.runs.report.charts import Axes, Line, both, line_chart
+from tstune.runs.report.render import as_html, as_markdown, write_page
+from tstune.runtime.files import aside
+
+LEADERBOARD, PAYS = "leaderboard.json", "will_tuning_pay.json"
+
+
+@dataclass
+class Row:
+    """What came of a candidate.
+
+    Attributes:
+        name: the candidate's, and its folder's.
+        kind: ``baseline``, ``zero_shot``, ``tuned`` (also what is made of several), or ``share``: trained on a share of
+            the data, a point of the learning curve that cannot win.
+        made_of: names of what it was made of on the way.
+        state: ``finished``, ``pruned`` (ended early, as others were better after as many steps), ``stopped`` (out of
+            time) or ``failed``.
+        score: the metric on the validation windows; None of a failed one.
+        fit_seconds, predict_seconds: to train, and to forecast the validation windows.
+        seconds: all in all.
+        parameters: of the model, 0 where it has none.
+        losses: validation after validation.
+        squares: of its errors, see `block_squares`.
+        reason: why it failed.
+        process: that tried it.
+    """
+
+    name: str
+    kind: str
+    made_of: list[str] = field(default_factory=list)
+    state: str = "finished"
+    score: float | None = None
+    fit_seconds: float = 0.0
+    predict_seconds: float = 0.0
+    seconds: float = 0.0
+    parameters: int = 0
+    losses: list[float] = field(default_factory=list)
+    squares: list[float] = field(default_factory=list)
+    reason: str | None = None
+    process: int = 0
+
+
+@dataclass(frozen=True)
+class Autotuned:
+    """What a search found.
+
+    Attributes:
+        winner: the best candidate by the validation windows.
+        rows: all of them, the best first.
+        not_tried: name -> why.
+        test: row of the winner's scoreboard -> metrics on the test windows.
+        sentence: the verdict of the winner's run.
+        foretold: what tuning was expected to bring; None where there was no time to ask.
+        found: part -> what it did bring; None where it was not looked at.
+        folder: with `best` (the winner's run folder), `best.yaml`, `leaderboard.json`, `will_tuning_pay.json`,
+            `report.html`.
+    """
+
+    winner: Row
+    rows: list[Row]
+    not_tried: dict[str, str]
+    test: dict[str, dict[str, float]]
+    sentence: str
+    foretold: Foretold | None
+    found: dict[str, float | None]
+    folder: Path
+
+    @property
+    def came_true(self) -> str:
+        """What tuning brought, beside what was expected; empty where nothing was."""
+        if self.foretold is None:
+            return ""
+        told = [f"{value:+.1%} on the {part} windows" for part, value in self.found.items() if value is not None]
+        expected = self.foretold.curve[1.0].change
+        return (
+            f"Expected of tuning: {expected:+.1%} RMSE; found: {' and '.join(told) or 'nothing was tuned in the time'}."
+        )
+
+
+def ranked(rows: Iterable[Row], higher: bool) -> list[Row]:
+    """The best first, those without a score last."""
+    sign = -1 if higher else 1
+    return sorted(rows, key=lambda row: (row.score is None, sign * (row.score or 0.0)))
+
+
+def may_win(row: Row) -> bool:
+    """True for a model of all the data that has a score."""
+    return row.score is not None and row.kind != "share"
+
+
+def live_line(cells: Sequence[str]) -> str:
+    """A line of the table that is printed meanwhile."""
+    return f"{cells[0]:<32} {cells[1]:>12} {cells[2]:>8}   {cells[3]:<36} {cells[4]:>7}"
+
+
+def brought(rows: Sequence[Row], foretold: Foretold | None, test: Mapping[str, Mapping[str, float]]) -> dict:
+    """Part -> change of RMSE that tuning on all of the data brought against the best without it.
+
+    Args:
+        rows: the best first.
+        foretold: names what it is held against.
+        test: scoreboard of the winner; it says nothing of a tuned model that did not win.
+    """
+    others = ("from_scratch", "stack")  # no tuning of weights
+    tuned = next((row for row in rows if row.kind == "tuned" and row.squares and not row.name.startswith(others)), None)
+    if foretold is None or tuned is None:
+        return {}
+    before = next(row for row in rows if row.name == foretold.reference)
+    own, reference = test.get(own_row(test)), test.get(before.name)
+    if before.kind == "zero_shot" and before.name == foretold.untuned:
+        reference = test.get("zero_shot", reference)
+    judged = own is not None and reference is not None and rows[0] is tuned
+    return {
+        "validation": (sum(tuned.squares) / sum(before.squares)) ** 0.5 - 1,
+        "test": own["rmse"] / reference["rmse"] - 1 if judged else None,
+    }
+
+
+def own_row(test: Mapping[str, Mapping[str, float]]) -> str:
+    """The run's own row of its scoreboard."""
+    return next(name for name in OURS if name in test)
+
+
+def write(found: Autotuned, metric: str, same_weights: Sequence[str], time: str, warning: str | None) -> None:
+    """Write files and page.
+
+    Args:
+        found: what there is to say.
+        metric: that chose.
+        same_weights: rows of which the winner's scoreboard tells as ``zero_shot``.
+        time: a sentence about it.
+        warning: of the domain, first and last on the page.
+    """
+    best, test, rows = found.winner, found.test, found.rows
+    measured = {best.name: own_row(test)} | {row.name: row.name for row in rows if row.name in test}
+    if "zero_shot" in test:
+        measured = dict.fromkeys(same_weights, "zero_shot") | measured
+    scores = [test[measured[row.name]].get(metric) if row.name in measured else None for row in rows]
+    about = {"winner": best.name, "metric": metric, "not_tried": found.not_tried}
+    kept = [asdict(row) | {"test": score} for row, score in zip(rows, scores, strict=True)]
+    about["rows"] = [{name: value for name, value in row.items() if name != "squares"} for row in kept]
+    _write_json(found.folder / LEADERBOARD, about)
+    if found.foretold is not None:
+        _write_json(found.folder / PAYS, found.foretold.beside(found.found))
+    columns = [
+        Cells.text("Candidate", [row.name for row in rows]),
+        Cells.number(f"{metric}, validation", [row.score for row in rows]),
+        Cells.number(f"{metric}, test", scores),
+        Cells.decimal("Train (s)", [row.fit_seconds for row in rows], 1),
+        Cells.decimal("Predict validation (s)", [row.predict_seconds for row in rows], 2),
+        Cells.count("Parameters", [row.parameters for row in rows]),
+        Cells.text("State", [row.reason or row.state for row in rows]),
+    ]
+    said = [
+        f"The winner, chosen on the validation windows by {metric}: {best.name}.",
+        found.sentence,
+        "The test windows were forecast once, by the winner and the simple forecasts beside it. The whole report of "
+        "the winner is best/report.html; best.yaml runs it again.",
+        time,
+    ]
+    why = dict.fromkeys(found.not_tried.values())
+    untried = [
+        f"{', '.join(name for name, one in found.not_tried.items() if one == reason)}: {reason}." for reason in why
+    ]
+    untried.append("Not part of a search: weights of the Hub that are not named by --weights.")
+    sections = [
+        ReportSection("winner", "Winner", [Text(line) for line in said]),
+        ReportSection("leaderboard", "Leaderboard", [Table("All candidates", columns, frozenset({rows.index(best)}))]),
+        ReportSection("pays", "Will tuning pay?", _curve(found)),
+        ReportSection("not-tried", "What was not tried", [Text(line) for line in untried]),
+    ]
+    page = "The best forecaster in the time", sections, warning
+    write_page(found.folder / "report.html", as_html(*page))
+    write_page(found.folder / "report.md", as_markdown(*page))
+
+
+def _write_json(path: Path, values: object) -> None:
+    with aside(path) as file:
+        file.write_text(json.dumps(values, indent=2), encoding="utf-8")
+
+
+def _curve(found: Autotuned) -> list[Text | Figure]:
+    """The learning curve, with what was expected beside what was found."""
+    told = found.foretold
+    if told is None:
+        return [Text("There was no time for trainings on shares of the data that would tell.")]
+    points = {100 * share: 100 * change for share, change in told.measured.items()}
+    law = {
+        100 * share: [None if end is None else 100 * end for end in vars(one).values()]
+        for share, one in told.curve.items()
+    }
+    truth = found.found.get("validation")
+    x = sorted({*points, *law})
+    title, unit = "RMSE by the share of the training windows", f"RMSE against {told.reference} (%)"
+    by_law = [[law[share][side] if share in law else None for share in x] for side in range(3)]
+    measured = [points.get(share) for share in x]
+    full = [None if truth is None or share != 100 else 100 * truth for share in x]
+    bands = [(by_law[1], by_law[2])] if law[100.0][1] is not None else []
+    lines = [
+        Line("measured", "c1", measured, points=True),
+        Line("found", "c2", full, points=True),
+        Line("law", "c0", by_law[0], bands),
+    ]
+    axes = Axes(x, "training windows (%)", unit, expected=((0.0, 0.0), (100 * DRAWN_SHARES[-1], 0.0)))
+    cells = [
+        Cells.decimal("Training windows (%)", x, 0),
+        Cells.decimal("Measured", measured, 2, signed=True),
+        Cells.decimal("Found by the search", full, 2, signed=True),
+        *(
+            Cells.decimal(header, values, 2, signed=True)
+            for header, values in zip(("Law", "Low", "High"), by_law, strict=True)
+        ),
+    ]
+    caption = (
+        f"Weights tuned on the latest share of each series, against {told.reference} (dashed), on the validation "
+        f"windows. Law: error(s) = error(0) · (1 + s / {told.pretraining:.3g}) ^ -{told.exponent:.3g}, with its 95 % "
+        "interval. The search has the best of several tunings, the law one of them."
+    )
+    names = {"measured": "measured", "found": "found by the search", "law": "law"}
+    legend = [LegendEntry(line.key, names[line.key], line.style) for line in lines]
+    plots = both(lambda width: line_chart(axes, lines, width, title))
+    return [
+        Text(told.sentence),
+        Text(found.came_true),
+        Figure("curve", title, plots, Table(title, cells), caption, legend),
+    ]
