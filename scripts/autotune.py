@@ -5,15 +5,15 @@
     python scripts/autotune.py --data recipes/ttm/cgm_sample/demo.yaml --minutes 5 --metric mae --output runs/best
 
 The data is looked at as scripts/describe_data.py does; lengths and split follow it. Then, as long as there is time:
-simple forecasts, weights as they are (those that ship with the project, and --weights), trainings on shares of the data,
-which say whether tuning will pay, LightGBM, tuning modes and learning rates by successive halving, adapters per item,
-interpolation and a stack of the best. The validation windows choose; the test windows are forecast once, at the end, by
-the winner and the simple forecasts. The winner is said whatever it is.
+simple forecasts, weights as they are (those that ship with the project, and --weights), trainings on shares of the
+data, which say whether tuning will pay, LightGBM, tuning modes and learning rates by successive halving, adapters per
+item, interpolation and a stack of the best. The validation windows choose; the test windows are forecast once, at the
+end, by the winner and the simple forecasts. The winner is said whatever it is.
 
-The same command goes on with a search that was stopped; started several times at once, on any machines that see --output
-and the database, it shares the work. In --output: best (a run folder, which predicts and serves like any), best.yaml
-(runs it again alone), report.html, leaderboard.json, will_tuning_pay.json. Exit codes: 0 done, 2 your input needs a change
-or nothing could be trained, 75 SIGTERM, 130 Ctrl-C; after the last two the same command goes on.
+The same command goes on with a search that was stopped; started several times at once, on any machines that see
+--output and the database, it shares the work. In --output: best (a run folder, which predicts and serves like any),
+best.yaml (runs it again alone), report.html, leaderboard.json, will_tuning_pay.json. Exit codes: 0 done, 2 your input
+needs a change or nothing could be trained, 75 SIGTERM, 130 Ctrl-C; after the last two the same command goes on.
 """
 
 from __future__ import annotations
