@@ -46,9 +46,10 @@ def search(tmp_path, monkeypatch):
     return start
 
 
-def as_process(tmp_path: Path, *words: str) -> subprocess.Popen:
-    """The same search as a program of its own."""
-    code = "import sys, autotune; from tstune.sweeps import candidates; candidates.MODES = (('decoder', 1e-3),); "
+def as_process(tmp_path: Path, *words: str, shares: bool = True) -> subprocess.Popen:
+    """The same search as a program of its own, with or without trainings on shares of the data."""
+    code = "import sys, autotune; from tstune.sweeps import autotune as search, candidates; "
+    code += "candidates.MODES = (('decoder', 1e-3),); " + ("" if shares else "search.SHARES, search.MADE = {}, (); ")
     code += "raise SystemExit(autotune.main(sys.argv[1:]))"
     command = [sys.executable, "-c", code, "--data", str(tmp_path / "recipe.yaml"), f"--minutes={MINUTES}"]
     command += ["--output", str(tmp_path / "found"), *words]
@@ -139,15 +140,19 @@ def test_a_baseline_wins_where_nothing_else_can_be_had_in_the_time(search, tmp_p
 
 
 @pytest.mark.parametrize(
-    "place",
+    ("place", "shares"),
     [
-        "candidates/ridge.checkpoints",
-        *(pytest.param(name, marks=pytest.mark.slow) for name in ("candidates/decoder.0.01.checkpoints", "best.yaml")),
+        ("candidates/ridge.checkpoints", False),
+        pytest.param("candidates/decoder.0.01.checkpoints", True, marks=pytest.mark.slow),
+        pytest.param("best.yaml", True, marks=pytest.mark.slow),
     ],
 )
-def test_a_killed_search_goes_on(search, tmp_path, place):
+def test_a_killed_search_goes_on(search, tmp_path, monkeypatch, place, shares):
     """SIGKILL while the place is there: amid a candidate, or at the end."""
-    with as_process(tmp_path) as process:
+    if not shares:
+        monkeypatch.setattr(module, "SHARES", {})
+        monkeypatch.setattr(module, "MADE", ())
+    with as_process(tmp_path, shares=shares) as process:
         while not (tmp_path / "found" / place).exists():
             assert process.poll() is None, process.stdout.read()
             time.sleep(0.001)

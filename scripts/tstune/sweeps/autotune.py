@@ -16,7 +16,7 @@ import signal
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
@@ -568,7 +568,7 @@ def _settled(
     for override in overrides:
         check_override(override)
     if path.suffix in (".yaml", ".yml"):
-        config = SimpleConfigManager().load_config(path, overrides)
+        config, said = SimpleConfigManager().load_config(path, overrides), nullcontext()
         panel, _ = read_panel(config.data, CleaningRules.from_config(config.data))
     else:
         given = {}
@@ -577,10 +577,11 @@ def _settled(
         found = describe(str(path), given)
         print(found.text(), flush=True)
         values = yaml.safe_load(found.recipe())
-        values["training"] = {"max_steps": STEPS, "num_epochs": 50, "eval_every_steps": EVERY}
+        values["training"] |= {"max_steps": STEPS, "num_epochs": 50, "eval_every_steps": EVERY}
         values["training"] |= {"early_stopping_patience": 6}
         tree = OmegaConf.merge(values, *(parse_override(one) for one in overrides if not one.startswith("data.")))
         config, panel = validate(OmegaConf.to_container(tree), origin="the command line"), found.panel
+        said = quiet()  # of the same data again
     if horizon is not None:
         ahead = to_steps(int(horizon) if str(horizon).isdigit() else horizon, panel.frequency, "--horizon")
         config = config.model_copy(update={"model": config.model.model_copy(update={"prediction_length": ahead})})
@@ -588,7 +589,8 @@ def _settled(
     if builtin_metric(metric) is not None and metric not in ("rmse", "mae", "mase", *metrics):
         evaluation = config.evaluation.model_copy(update={"metrics": [*metrics, metric]})
         config = config.model_copy(update={"evaluation": evaluation})
-    data = _windows(config)
+    with said:
+        data = _windows(config)
     strides = {}
     for part, most in MOST_WINDOWS.items():
         key, windows = f"{part}_stride", len(data.windows[part])
