@@ -152,7 +152,7 @@ def describe(path: str, overrides: Mapping[str, object] | None = None) -> Descri
     if given["source"] in ("csv", "parquet"):
         files, report = find_files(str(path)), CleaningReport()
         raw = read_table(files[0], report, int(given.get("skip_rows", 0)))
-        given = _columns(given, raw, is_whole=len(files) == 1)
+        given = recognised_columns(given, raw, is_whole=len(files) == 1)
         require_columns(raw, _section(given), files[0])
         if len(files) == 1:
             table = table_from_frame(raw, _section(given), files[0], report)
@@ -197,7 +197,7 @@ def _section(values: Mapping[str, object]) -> DataSection:
         raise ConfigError(f"data.{'.'.join(map(str, problem['loc']))}: {problem['msg']}") from None
 
 
-def _columns(given: dict, raw: pd.DataFrame, is_whole: bool) -> dict:
+def recognised_columns(given: dict, raw: pd.DataFrame, is_whole: bool) -> dict:
     """The keys of a table with what its columns seem to be, where nobody has said it."""
     if {"target_columns", "columns_as"} & set(given):
         return given

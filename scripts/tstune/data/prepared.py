@@ -21,7 +21,7 @@ from tstune.data.manifest import describe_data
 from tstune.data.panel import OBSERVED, Origin, Panel, rows_between
 from tstune.data.panel_store import read_panel
 from tstune.data.parts import join_parts, named_data
-from tstune.data.plan import plan_windows, settle, steps_within
+from tstune.data.plan import WindowPlan, plan_windows, settle, steps_within
 from tstune.data.preprocess import READ_AS, Preprocessor, longest_gap
 from tstune.data.scaler import Scaler, fit_scaler, learn_categories
 from tstune.data.sources import load_source
@@ -114,6 +114,18 @@ class PreparedData:
         """The run with what its `auto` settings became here."""
         return settle(config, self.config, self.train, self.panel.frequency)
 
+    def with_split(self, split: Split, seed: int = 0) -> PreparedData:
+        """The same readings with other borders between the parts, which windows and scaler follow."""
+        train, shown = self.train, self.test.visible_steps
+        nothing = SourceTable(pd.DataFrame(), self.panel.roles)  # borders and longest gap are settled
+        lengths = train.context_length, train.prediction_length
+        plan = plan_windows(self.config, *lengths, self.panel, nothing, seed=seed, split=split)
+        windows = _windows_of(plan, self.panel, train.categories)
+        windows |= {part: windows[part].showing(shown) for part in ("validation", "test")}
+        scaler = fit_scaler(self.panel, plan.split, self.config.scaling)
+        preprocessor = replace(self.preprocessor, scaler=scaler)
+        return _linked(replace(self, split=plan.split, windows=windows, preprocessor=preprocessor))
+
     def as_judged(self) -> PreparedData:
         """The same with training contexts as short as those of the test, for baselines."""
         return replace(self, windows=self.windows | {"train": self.train.showing(self.test.visible_steps)})
@@ -173,18 +185,7 @@ def prepare_data(
     plan = plan_windows(config, context_length, prediction_length, panel, table, known_lengths, seed, given)
     split = plan.split
     roles, categories = learn_categories(table, panel, split)
-    windows = {
-        part: WindowDataset(
-            panel,
-            found.ranges,
-            found.context_length,
-            found.prediction_length,
-            found.chosen,
-            found.context_length - found.padding,
-            categories,
-        )
-        for part, found in plan.windows.items()
-    }
+    windows = _windows_of(plan, panel, categories)
     preprocessor = Preprocessor(
         roles=roles,
         frequency=panel.frequency,
@@ -201,8 +202,27 @@ def prepare_data(
         },
     )
     manifest = _checked_manifest(plan.config, origin, panel, split, windows, preprocessor.scaler)
-    prepared = PreparedData(panel, split, preprocessor, windows, manifest, plan.config)
-    for part in windows.values():
+    return _linked(PreparedData(panel, split, preprocessor, windows, manifest, plan.config))
+
+
+def _windows_of(plan: WindowPlan, panel: Panel, categories: np.ndarray | None) -> dict[str, WindowDataset]:
+    return {
+        part: WindowDataset(
+            panel,
+            found.ranges,
+            found.context_length,
+            found.prediction_length,
+            found.chosen,
+            found.context_length - found.padding,
+            categories,
+        )
+        for part, found in plan.windows.items()
+    }
+
+
+def _linked(prepared: PreparedData) -> PreparedData:
+    """The same, which each of its windows knows."""
+    for part in prepared.windows.values():
         part.prepared = prepared
     return prepared
 

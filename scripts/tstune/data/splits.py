@@ -147,8 +147,9 @@ class Split:
 
     @property
     def fitted_on(self) -> str:
-        """The part that scales are taken from: train, or what there is where nothing is trained on."""
-        return "train" if self.has("train") else "test"
+        """The part that scales are taken from: train, or what there is where nothing lies in it."""
+        begin, end = self.bounds("train")
+        return "train" if (end > begin).any() else "test"
 
     @property
     def held_out(self) -> np.ndarray:
@@ -177,6 +178,19 @@ def split_panel(panel: Panel, config: SplitSection, standard_borders: tuple[int,
         before = ends[absent, index - 1] if index else 0
         begins[absent, index] = ends[absent, index] = before
     return Split(ends, config.mode, begins, takes_part, purge)
+
+
+def last_steps(panel: Panel, test: int, validation: int, window: tuple[int, int]) -> Split:
+    """The last steps of every series are the test, those before them validate, the rest trains.
+
+    Args:
+        panel: series of any length.
+        test, validation: steps.
+        window: steps of context and forecast; a part that no series has room for is left empty.
+    """
+    ends = np.maximum(panel.item_length[:, None] - np.array([test + validation, test, 0]), 0).astype(np.int64)
+    has_room = (ends >= sum(window)).any(axis=0) & [True, validation >= window[1], True]
+    return Split(ends, "deployment", np.pad(ends[:, :2], ((0, 0), (1, 0))), np.tile(has_room, (len(ends), 1)))
 
 
 def window_ranges(

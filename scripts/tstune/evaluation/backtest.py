@@ -239,7 +239,7 @@ class Backtest:
         """
         sums = ErrorSums(self.windows.prediction_length, self.target_std, self._mase_scale)
         kept: list[tuple[np.ndarray, np.ndarray]] = []  # start and forecast of each batch
-        items, first = self.windows.panel.item_ids, self.windows.panel.timestamps[self.windows.context_length :]
+        panel, context = self.windows.panel, self.windows.context_length
         for batch, forecast in self._forecasts(model):
             targets = slice(0, self._num_targets)
             gathered = self._manager.accelerator.gather_for_metrics(
@@ -252,7 +252,8 @@ class Backtest:
                 )
             )
             arrays = [tensor.cpu().numpy() for tensor in gathered]
-            require_numbers(arrays[0], [items[number] for number in arrays[3]], first[arrays[4]], name)
+            origins = panel.timestamps[arrays[4] + context]  # a padded window may begin before the panel
+            require_numbers(arrays[0], [panel.item_ids[number] for number in arrays[3]], origins, name)
             sums.add(*arrays)
             if self.keeps_forecasts:
                 kept.append((arrays[-1], arrays[0]))

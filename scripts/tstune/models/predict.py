@@ -67,11 +67,15 @@ class Forecasts:
             names = [f"{name}_q{level:g}" for name in self.targets for level in self.quantile_levels]
             quantiles = pd.DataFrame(self.quantiles.reshape(num_rows, -1), columns=names)
             table = pd.concat([table, quantiles], axis=1)
-        times = pd.DatetimeIndex(self.timestamps.reshape(-1))
-        times = times if self.timezone is None else times.tz_localize("UTC").tz_convert(self.timezone)
-        table.insert(0, TIMESTAMP, times)
+        table.insert(0, TIMESTAMP, in_zone(self.timestamps.reshape(-1), self.timezone))
         table.insert(0, ITEM, np.repeat(self.item_ids, self.timestamps.shape[1]))
         return table
+
+
+def in_zone(stamps: np.ndarray, zone: str | None) -> pd.DatetimeIndex:
+    """Times of a panel on the clock of the readings."""
+    times = pd.DatetimeIndex(stamps)
+    return times if zone is None else times.tz_localize("UTC").tz_convert(zone)
 
 
 def predict_frame(

@@ -69,7 +69,8 @@ class Judge:
         if self.domain and self.test.keeps_forecasts:
             happened = self.test.happened
             self.domain.check_readings(happened.truth[happened.observed], happened.unit)
-        if (config.forecast.quantiles or self.domain) and self.test.keeps_forecasts and part == "test":
+        asks = config.forecast.quantiles or self.domain
+        if asks and len(data.validation) and self.test.keeps_forecasts and part == "test":
             # as far apart as the test windows, so that an alarm has the same chances to be raised
             every = max(1, round(data.test.ranges.stride / data.validation.ranges.stride))
             limit = config.forecast.calibration_windows

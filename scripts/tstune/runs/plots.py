@@ -80,7 +80,7 @@ def plot_forecasts(
         axes.set_ylabel(_with_unit(windows.panel.roles.target[0], unit))
         _draw_inputs(axes, batch, index, windows, stamps[context - shown :])
     rows[0, 0].legend(fontsize=8, loc="best")
-    _save(figure, path)
+    save(figure, path)
 
 
 def _draw_inputs(axes: Axes, batch: Batch, index: int, windows: WindowDataset, stamps: np.ndarray) -> None:
@@ -129,9 +129,10 @@ def _axes(path: Path, **labels: str) -> Iterator[Axes]:
     axes.set(**labels)
     yield axes
     axes.legend()
-    _save(figure, path)
+    save(figure, path)
 
 
-def _save(figure: Figure, path: Path) -> None:
+def save(figure: Figure, path: Path) -> None:
+    """Write a figure, and the folder that it goes into."""
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=110)

@@ -36,13 +36,13 @@ from tstune.data.cleaning.rules import CleaningRules
 from tstune.data.describe import describe
 from tstune.data.frequency import to_steps
 from tstune.data.panel_store import read_panel
-from tstune.data.prepared import PreparedData, prepare_data
+from tstune.data.prepared import PreparedData
 from tstune.domains import domain_of
 from tstune.errors import ConfigError, OutputError, TstuneError
 from tstune.evaluation.learning_curve import Foretold, foretell
 from tstune.evaluation.metric_registry import builtin_metric
 from tstune.evaluation.verdict import Verdict
-from tstune.models.registry import model_class
+from tstune.runs.compare.evaluate import configured_data
 from tstune.runs.folder import VERDICT, RunFolder
 from tstune.runs.judging import check_metrics
 from tstune.runs.life import is_finished, unfinished
@@ -392,7 +392,7 @@ class Search:
         """The same windows for weights that know no inputs."""
         if self.data.config.targets_only:
             return self.data
-        return _windows(without_inputs(self.base))
+        return configured_data(without_inputs(self.base))
 
     def _score(self, metrics: Mapping[str, float], run: CandidateRun) -> float:
         found = metrics.get(self.metric)
@@ -590,7 +590,7 @@ def _settled(
         evaluation = config.evaluation.model_copy(update={"metrics": [*metrics, metric]})
         config = config.model_copy(update={"evaluation": evaluation})
     with said:
-        data = _windows(config)
+        data = configured_data(config)
     strides = {}
     for part, most in MOST_WINDOWS.items():
         key, windows = f"{part}_stride", len(data.windows[part])
@@ -598,17 +598,11 @@ def _settled(
             strides[key] = getattr(data.config, key) * -(-windows // most)
     if strides:
         config = config.model_copy(update={"data": config.data.model_copy(update=strides)})
-        data = _windows(config)
+        data = configured_data(config)
     config = data.settle(config)
     check_metrics(config, data.preprocessor.unit)
     tracking = config.tracking.model_copy(update={"register_as": None, "run_name": None})
     return config.model_copy(update={"tracking": tracking, "overwrite": False}), data
-
-
-def _windows(config: RunConfig) -> PreparedData:
-    lengths = config.model.context_length, config.model.prediction_length
-    known = model_class(config.model.type)(config).known_lengths() if AUTO in lengths else ()
-    return prepare_data(config.data, *lengths, seed=config.seed, known_lengths=known)
 
 
 def _make_folder(folder: Path) -> None:

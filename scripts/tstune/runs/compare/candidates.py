@@ -127,8 +127,8 @@ def _baseline(name: str) -> Candidate:
         baseline = model_class(name)(config)
         if not len(data.train) and type(baseline).train_on is not WithoutNetwork.train_on:
             raise ConfigError(
-                f"--model {name} is fitted to a training part, and --all leaves none; fit it in a run of its own "
-                f"(model.type={name}) and give that run folder"
+                f"--model {name} is fitted to a training part, and there is none (--all, or one forecast); fit it in "
+                f"a run of its own (model.type={name}) and give that run folder"
             )
         baseline.build(data.preprocessor)
         baseline.train_on(data.as_judged(), manager)

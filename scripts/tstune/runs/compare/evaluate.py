@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import partial
@@ -17,6 +17,7 @@ from tstune.config.schema import RunConfig, SplitSection
 from tstune.config.section import AUTO
 from tstune.data.leaks import more_findings
 from tstune.data.prepared import PreparedData, prepare_data
+from tstune.data.table import SourceTable
 from tstune.data.trained_on import CHECK, overlap_with
 from tstune.errors import ConfigError, LeakError, TstuneError
 from tstune.evaluation.uncertainty import details, scored, with_quantiles
@@ -104,6 +105,7 @@ def evaluate_models(
     registry: str | None = None,
     manager: DistributedManager | None = None,
     notes: Mapping[str, object] | None = None,
+    prepare: Callable[[RunConfig], PreparedData] | None = None,
 ) -> Evaluation:
     """Score models on one part of the configured data; the first one is judged against all others.
 
@@ -119,6 +121,7 @@ def evaluate_models(
         registry: where ``registry:…`` looks; None takes the default.
         manager: running process group; None starts one.
         notes: goes into `environment.json` beside what is found here.
+        prepare: makes the windows; None reads the configured data.
 
     Raises:
         ConfigError, DataError, CheckpointError, RegistryError: naming the model and what it lacks.
@@ -137,10 +140,8 @@ def evaluate_models(
         run = stack.enter_context(
             NewFolder(output, overwrite, manager.is_main, inputs | {"data.path": config.data.path})
         )
-        config = _with_lengths(config, candidates)
-        lengths = config.model.context_length, config.model.prediction_length
-        known = model_class(config.model.type)(config).known_lengths() if AUTO in lengths else ()
-        data = prepare_data(config.data, *lengths, seed=config.seed, known_lengths=known)
+        config = with_lengths(config, candidates)
+        data = (prepare or configured_data)(config)
         config = data.settle(config)
         logger.info("windows: %s %d", part, len(data.windows[part]))
         check_metrics(config, data.preprocessor.unit)
@@ -185,6 +186,13 @@ def evaluate_models(
     return evaluation
 
 
+def configured_data(config: RunConfig, table: SourceTable | None = None) -> PreparedData:
+    """The windows of a run; lengths that it leaves open are those that its weights know."""
+    lengths = config.model.context_length, config.model.prediction_length
+    known = model_class(config.model.type)(config).known_lengths() if AUTO in lengths else ()
+    return prepare_data(config.data, *lengths, table, config.seed, known)
+
+
 def without_parts(config: RunConfig) -> RunConfig:
     """The same with all of the data in the test: nothing is trained, so nothing is kept for it."""
     split = SplitSection(by="none", allow_overlap=config.data.split.allow_overlap)
@@ -219,7 +227,7 @@ def compare_members(comparison: ComparisonRecipe) -> Evaluation:
     )
 
 
-def _with_lengths(config: RunConfig, candidates: Sequence[Candidate]) -> RunConfig:
+def with_lengths(config: RunConfig, candidates: Sequence[Candidate]) -> RunConfig:
     """The configuration with the longest context; a forecast that is too short for one is an error."""
     asked, context = config.model.prediction_length, config.model.context_length
     ahead = [one.prediction_length for one in candidates if one.prediction_length is not None]
