@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from tstune.config.command_line import add_trust_argument
-from tstune.errors import EXIT_OK, EXIT_USER_ERROR, TrackingError, exits_cleanly
+from tstune.errors import EXIT_OK, EXIT_USER_ERROR, TrackingError, exits_cleanly, visible
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -41,7 +41,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             with trusting(args.trust_code):
                 sent = replay_backlog(backlog)
         except TrackingError as error:
-            print(f"error: {error}", file=sys.stderr)
+            print(f"error: {visible(str(error))}", file=sys.stderr)
             exit_code = EXIT_USER_ERROR
         else:
             print(f"{sent} calls sent: {backlog}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
+import re
 import sys
 import time
 from collections.abc import Callable
@@ -95,8 +96,20 @@ DEAD_RANK = (
     "another process of this run has ended, and this one cannot go on without it; mend what its own lines say, then "
     "start the same command with training.resume_from_checkpoint=auto"
 )
-_TOLD_BY_TORCH = {"DataLoader worker": DEAD_WORKER, "gloo": DEAD_RANK, "NCCL": DEAD_RANK, "TCPStore": DEAD_RANK}
+FULL_MEMORY = "the memory is full; ask for less at once, or use a larger machine"
+_TOLD_BY_TORCH = {
+    **{"DataLoader worker": DEAD_WORKER, "can't allocate memory": FULL_MEMORY},
+    **dict.fromkeys(("gloo", "NCCL", "TCPStore"), DEAD_RANK),
+}
 """Words in a RuntimeError -> what has happened."""
+
+
+_STEERING = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
+
+
+def visible(text: str) -> str:
+    """Text whose control characters, and those that turn the direction of writing, are written out by number."""
+    return _STEERING.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
 
 
 def first_line(error: Exception) -> str:
@@ -126,10 +139,13 @@ def exits_cleanly(main: Callable[..., int]) -> Callable[..., int]:
             prefix = "error" if rank == "0" else f"error (rank {rank})"
             if rank != "0":  # the launcher ends the others when one exits: let rank 0 speak first
                 time.sleep(2)
-            print(f"{prefix}: {' '.join(str(error).split())}", file=sys.stderr)
+            print(f"{prefix}: {visible(' '.join(str(error).split()))}", file=sys.stderr)
             return EXIT_USER_ERROR
         except OSError as error:  # the machine: a file that is not there, a disk that is full, a line that is dead
-            print(f"error: {describe_os_error(error)}", file=sys.stderr)
+            print(f"error: {visible(describe_os_error(error))}", file=sys.stderr)
+            return EXIT_USER_ERROR
+        except MemoryError as error:
+            print(f"error: {FULL_MEMORY} ({error})", file=sys.stderr)
             return EXIT_USER_ERROR
         except RuntimeError as error:
             told = next((line for words, line in _TOLD_BY_TORCH.items() if words in str(error)), None)

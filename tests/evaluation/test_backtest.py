@@ -298,6 +298,23 @@ def test_the_time_of_each_model_is_shown(finished: tuple[Path, dict]):
     assert shown["Time to fit"].count("–") == len(run.models) - 1
 
 
+def test_fault_14_a_configured_metric_is_a_column_of_the_printed_scoreboard(finished: tuple[Path, dict]):
+    folder, results = finished
+    head, _, *rows = ([cell.strip() for cell in line.split("|")[1:-1]] for line in table_of(results["scoreboard"]))
+    assert {"bias", "smape", "worst"} <= set(head)
+    metrics = tiny.read_json(folder / "metrics.json")["test"]
+    assert {row[0] for row in rows} == set(metrics)
+    for row in rows:
+        shown = dict(zip(head, row, strict=True))
+        for name in ("bias", "smape", "worst"):
+            assert float(shown[name]) == pytest.approx(metrics[row[0]][name], rel=1e-3)
+    assert results["scoreboard"] in (folder / "README.md").read_text()
+
+
+def table_of(text: str) -> list[str]:
+    return [line for line in text.splitlines() if line.startswith("|")]
+
+
 def test_a_run_says_whether_it_helped(finished: tuple[Path, dict]):
     folder, results = finished
     found, written = results["verdict"], tiny.read_json(folder / "verdict.json")

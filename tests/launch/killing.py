@@ -1,4 +1,4 @@
-"""Start a run, kill it at a chosen moment, start it again."""
+"""Start a run, kill it at an exact moment, start it again."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,8 +18,33 @@ from launched import ROOT, free_port
 
 import finetune_ttm
 from tstune.runtime.logs import logger
+from tstune.training import checkpoint
+from tstune.training.callbacks import Callback, TrainingState
 
-Moment = Callable[[], bool]
+
+class Waits(Callback):
+    """A callback of every run here: it stands still where the environment says so, until a signal comes.
+
+    WAITS names the file that says it does, AFTER a step, and INSIDE a function of `tstune.training.checkpoint`, at the
+    begin of which it then stands in the next checkpoint.
+    """
+
+    def on_step_end(self, state: TrainingState) -> None:
+        if not state.is_main or str(state.step) != os.environ.get("AFTER"):
+            return
+        if name := os.environ.get("INSIDE"):
+            function = getattr(checkpoint, name)
+            setattr(checkpoint, name, lambda *given, **named: stand_still() or function(*given, **named))
+        else:
+            stand_still()
+
+
+def stand_still() -> None:
+    """Until SIGTERM, if it is not SIGKILL."""
+    Path(os.environ["WAITS"]).touch()
+    stop = signal.getsignal(signal.SIGTERM).__self__
+    while not stop.requested:
+        time.sleep(0.005)
 
 
 @dataclass(frozen=True)
@@ -36,7 +61,7 @@ class Run:
         """Where checkpoints lie while the run goes on."""
         return Path(f"{self.output_dir}.checkpoints")
 
-    def start(self, *settings: str) -> subprocess.Popen:
+    def start(self, *settings: str, **environment: str) -> subprocess.Popen:
         """Start it; what it says goes to files beside the run folder."""
         arguments = ["--config", self.recipe, f"output_dir={self.output_dir}", *self.settings, *settings]
         script = ["scripts/finetune_ttm.py", *arguments]
@@ -49,16 +74,27 @@ class Run:
                 "accelerate_configs/ddp.yaml",
             ]
             command += ["--num_processes", self.num_processes, "--main_process_port", free_port(), *script]
-        environment = os.environ | {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
+        environment |= {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1", "WAITS": str(self.waits)}
+        environment["PYTHONPATH"] = f"{ROOT / 'tests'}:{Path(__file__).parent}"
         with self.log.open("a") as log:
             return subprocess.Popen(
-                list(map(str, command)), cwd=ROOT, env=environment, stdout=log, stderr=log, start_new_session=True
+                list(map(str, command)),
+                cwd=ROOT,
+                env=os.environ | environment,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
             )
 
     @property
     def log(self) -> Path:
         """All it said, over all its lives."""
         return Path(f"{self.output_dir}.log")
+
+    @property
+    def waits(self) -> Path:
+        """The file that says that it stands still."""
+        return Path(f"{self.output_dir}.waits")
 
     def finish(self, *settings: str) -> int:
         """Run to the end and return the exit code; one process runs in this one, which saves the start."""
@@ -76,15 +112,18 @@ class Run:
         """Step of the newest checkpoint; 0 without one."""
         return max((int(path.name.removeprefix("step-")) for path in self.checkpoints.glob("step-*")), default=0)
 
-    def kill(self, when: Moment, *settings: str) -> bool:
-        """Start it and SIGKILL all its processes at the moment; False if it was done before."""
-        process = self.start(*settings)
-        deadline = time.monotonic() + 300
-        while not when():
-            if process.poll() is not None:
-                return False
-            assert time.monotonic() < deadline, self.log.read_text()
-            time.sleep(0.001)
+    def start_and_wait(self, after: int, inside: str = "") -> subprocess.Popen:
+        """Start it; it stands still at the end of a step, or in the checkpoint after it inside a function."""
+        self.waits.unlink(missing_ok=True)
+        process = self.start(AFTER=str(after), INSIDE=inside)
+        while not self.waits.exists():
+            assert process.poll() is None, self.log.read_text()
+            time.sleep(0.005)
+        return process
+
+    def kill(self, after: int, inside: str = "") -> None:
+        """Start it and SIGKILL all its processes where it stands."""
+        process = self.start_and_wait(after, inside)
         everyone = [*psutil.Process(process.pid).children(recursive=True), psutil.Process(process.pid)]
         for one in everyone:
             try:
@@ -93,23 +132,3 @@ class Run:
                 continue  # it fell with its parent
         process.wait()
         psutil.wait_procs(everyone, timeout=30)
-        return True
-
-    def inside_a_write(self, after: int) -> Moment:
-        """While a checkpoint is being written, once there is one beyond the step."""
-
-        def now() -> bool:
-            return self.newest_step() > after and any(self.checkpoints.glob(".step-*.partial"))
-
-        return now
-
-    def beyond(self, step: int, delay: float) -> Moment:
-        """So many seconds after the checkpoint of a step appeared."""
-
-        def now() -> bool:
-            if self.newest_step() < step:
-                return False
-            time.sleep(delay)
-            return True
-
-        return now

@@ -7,7 +7,6 @@ import json
 import random
 import resource
 import signal
-import time
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 
@@ -35,6 +34,7 @@ SETTINGS = {
         "ema_decay": 0.9,
         "checkpoint_every_steps": EVERY,
         "resume_from_checkpoint": "auto",
+        "callbacks": ["killing:Waits"],
     },
     "evaluation": {"baselines": [], "num_plots": 0},
 }
@@ -71,11 +71,11 @@ def killed_and_resumed(run: Run, kills: int, seed: int) -> list[str]:
     draw, table = random.Random(seed), []
     for number in range(kills):
         before = run.newest_step()
-        inside = number % 2 == 1
-        ahead = draw.randint(1, max(1, (STEPS - before) // (EVERY * (kills - number)) - 1)) * EVERY
-        moment = run.inside_a_write(before) if inside else run.beyond(before + ahead, draw.uniform(0, 0.05))
-        assert run.kill(moment), f"kill {number} came too late: {run.log.read_text()[-2000:]}"
+        after = before + draw.randint(2, max(2, (STEPS - before) // (kills - number) - EVERY))
+        inside = draw.choice(["save_file", "_save_optimizer", "_seal", "_sync"]) if number % 2 else ""
+        run.kill(after, inside)
         partial = [path.name for path in run.checkpoints.glob(".step-*.partial")]
+        assert partial or inside in ("", "_sync"), "before it is renamed"
         table.append(f"kill {number + 1:2}: resumed at {before:3}, killed with {run.newest_step():3} whole, {partial}")
         assert not run.output_dir.exists()
     assert run.finish() == 0, run.log.read_text()
@@ -116,15 +116,12 @@ def test_twelve_kills_leave_no_trace(processes: int, desk: Path, whole: dict[int
 
 def test_sigterm_writes_a_checkpoint_and_asks_for_a_requeue(desk: Path, whole: dict[int, Path]):
     run = Run(desk / "recipe.yaml", desk / "preempted", 1, ["training.checkpoint_every_steps=100"])
-    process = run.start()
-    while "step 7: validation" not in run.log.read_text():
-        assert process.poll() is None, run.log.read_text()
-        time.sleep(0.01)
+    process = run.start_and_wait(after=7)
     process.send_signal(signal.SIGTERM)
-    assert process.wait(timeout=60) == EXIT_REQUEUE
+    assert process.wait(timeout=600) == EXIT_REQUEUE
     (line,) = [line for line in run.log.read_text().splitlines() if line.startswith("preempted: ")]
     assert f"checkpoint of step {run.newest_step()} is in {run.checkpoints}; start the same command with" in line
-    assert 7 <= run.newest_step() < 100
+    assert run.newest_step() == 8, "the step that it was in is finished"
     assert not run.output_dir.exists()
     assert run.finish() == 0
     assert_same(run.output_dir, whole[1])
@@ -132,12 +129,9 @@ def test_sigterm_writes_a_checkpoint_and_asks_for_a_requeue(desk: Path, whole: d
 
 def test_sigterm_reaches_every_rank(desk: Path, whole: dict[int, Path]):
     run = Run(desk / "recipe.yaml", desk / "preempted2", 2, ["training.checkpoint_every_steps=100"])
-    process = run.start()
-    while "step 7: validation" not in run.log.read_text():
-        assert process.poll() is None, run.log.read_text()
-        time.sleep(0.01)
+    process = run.start_and_wait(after=7)
     process.send_signal(signal.SIGTERM)  # the launcher passes it on
-    assert process.wait(timeout=120) != 0
+    assert process.wait(timeout=600) != 0
     assert run.log.read_text().count("preempted: checkpoint of step") == 1
     assert run.finish() == 0
     assert_same(run.output_dir, whole[2])
@@ -145,7 +139,7 @@ def test_sigterm_reaches_every_rank(desk: Path, whole: dict[int, Path]):
 
 def test_a_damaged_newest_checkpoint_is_passed_over(desk: Path, whole: dict[int, Path]):
     run = Run(desk / "recipe.yaml", desk / "damaged")
-    assert run.kill(run.beyond(5 * EVERY, 0))
+    run.kill(after=5 * EVERY + 1)
     newest = run.checkpoints / f"step-{run.newest_step():08d}"
     weights = newest / "learning.safetensors"
     damaged = bytearray(weights.read_bytes())
@@ -186,7 +180,7 @@ def test_fault_10_a_full_disk_of_any_size_is_one_line(limit: int, desk: Path):
 @pytest.fixture(scope="module")
 def unfinished(desk: Path) -> Run:
     run = Run(desk / "recipe.yaml", desk / "unfinished")
-    assert run.kill(run.beyond(2 * EVERY, 0))
+    run.kill(after=2 * EVERY + 1)
     return run
 
 

@@ -132,7 +132,7 @@ def test_from_the_shell(desk: Path) -> None:
 
 
 @pytest.mark.parametrize("script", ["predict", "evaluate"])
-def test_a_forecast_that_is_no_number_is_an_error_that_names_it(
+def test_fault_15_a_forecast_that_is_no_number_is_an_error_that_names_it(
     script: str, desk: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """It was written into the file, and into the scoreboard as inf or nan."""

@@ -68,6 +68,12 @@ OTHER_MEANING = "input", "the forecast of series"
 """What is said of a folder that is whole and asks for other columns than the table has, or forecasts no number."""
 
 
+def test_the_fuzz_is_as_much_as_was_promised():
+    for examples, promised in ((FEW, 200), (MANY, 2_000)):
+        per_file, archives = len(LOADED) + len(STATE), 2 * max(2, examples // 2)
+        assert per_file * examples + len(READ) * max(1, examples // 9) + archives >= promised
+
+
 def fuzz(path: Path, examples: int, check: Callable[[], None]) -> None:
     """Damage the file again and again, call `check` each time, and put it back."""
     whole, tried = path.read_bytes(), []
@@ -289,6 +295,17 @@ def test_fault_24_a_type_that_is_no_name(model_type: object, run: Path):
     said = refused(lambda: load_model(run), "preprocessor.json")
     assert said is not None
     assert len(said) < 1000
+
+
+@pytest.mark.parametrize(("length", "name"), [(80_000, "model.safetensors"), (8_000_000_000, "config.yaml")])
+def test_fault_24_lengths_that_are_not_those_of_the_weights(length: int, name: str, desk: Path, tmp_path: Path):
+    ridge = ["model.type=ridge", "model.pretrained=null", "tuning.mode=null", "evaluation.report=false"]
+    run = tmp_path / "ridge"
+    assert finetune_ttm.main(["--config", str(desk / "recipe.yaml"), f"output_dir={run}", *ridge]) == 0
+    (run / CHECKSUMS).unlink()
+    saved = run / "config.yaml"
+    saved.write_text(saved.read_text().replace(f"prediction_length: {tiny.PREDICTION}", f"prediction_length: {length}"))
+    assert refused(lambda: load_model(run), name) is not None
 
 
 @pytest.mark.parametrize("values", [{"item_id": None}, {"validation_loss_base": "x"}, {"kept": []}])

@@ -223,6 +223,8 @@ LEADING: dict[str, tuple[Callable[[Path], object], str]] = {
     "a pickle": (pickled, "no file named model.safetensors"),
     "tensors of another folder": (from_elsewhere, "away.safetensors is not in this folder"),
     "an adapter": (lambda w: (w / "adapter_config.json").write_text("{}"), "an adapter beside whole weights"),
+    "a wide network": (lambda w: replaced(w, d_model=1_600_000), "asks for a network of more than [0-9,]+ numbers"),
+    "many levels": (lambda w: replaced(w, adaptive_patching_levels=10**9), "adaptive_patching_levels in its"),
     "a network without end": (lambda w: replaced(w, num_layers=10**8), "num_layers in its config.json is 100000000"),
 }
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import csv
+import re
+import sys
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -13,22 +15,27 @@ import yaml
 from support import tiny
 
 import compare_runs
+import describe_data
 import finetune_ttm
 import predict_forecast
 import publish_model
 from tstune.config.section import without_credentials
 from tstune.config.validation import leaf_paths, validate
-from tstune.errors import EXIT_OK, ConfigError
+from tstune.errors import EXIT_OK, EXIT_USER_ERROR, ConfigError, visible
 from tstune.registry.versions import table
 from tstune.runtime.files import as_read, cell, escape, escape_lines
+from tstune.runtime.logs import logger, setup_logging
 from tstune.sweeps.storage import storage_url
 from tstune.tracking.mlflow_tracker import MLflowExperimentTracker
 
 IMAGE = "<img src=x onerror=alert(1)>"
+TURNED = "a\u202egpj.exe\u2066 \x1b[2Jb"
 LINK = "`</code>` | ![x](http://127.0.0.1/pixel) <blink>now</blink>"
 FORMULA = "=cmd|' /C calc'!A0"
-UNIT = "<script>alert(2)</script>"
-TARGET = "@<marquee>load</marquee>"
+NAMES = (IMAGE, FORMULA, LINK, TURNED)
+STEERING = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
+UNIT = "\u202e<script>alert(2)</script>"
+TARGET = "@\u2067`<marquee>load</marquee>`"
 PLANTED = {"img", "script", "blink", "marquee", "iframe"}
 OURS = {"script"}
 """What report.html holds of its own."""
@@ -52,7 +59,7 @@ class Tags(HTMLParser):
 def wicked(stock: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run on series, a column and a unit whose names are made to be executed."""
     desk = tmp_path_factory.mktemp("wicked")
-    table = pd.concat([tiny.series(items=(name,), seed=seed) for seed, name in enumerate((IMAGE, FORMULA, LINK))])
+    table = pd.concat([tiny.series(items=(name,), seed=seed) for seed, name in enumerate(NAMES)])
     table.rename(columns={"load": TARGET}).to_csv(desk / "series.csv", index=False)
     table.groupby("item_id").tail(60).rename(columns={"load": TARGET}).to_csv(desk / "input.csv", index=False)
     values = tiny.recipe(desk / "series.csv", desk / "run", stock / "checkpoint")
@@ -96,14 +103,14 @@ def test_fault_23_a_forecast_holds_no_formula(suffix: str, wicked: Path, tmp_pat
     command = ["--model", str(wicked / "run"), "--input", str(wicked / "input.csv"), "--output", str(output)]
     assert predict_forecast.main(command) == EXIT_OK
     if suffix == ".parquet":  # no spreadsheet opens it
-        assert set(pd.read_parquet(output)["item_id"]) == {IMAGE, FORMULA, LINK}
+        assert set(pd.read_parquet(output)["item_id"]) == set(NAMES)
         return
     found = pd.read_csv(output)
-    assert set(found["item_id"]) == {IMAGE, f"'{FORMULA}", LINK}
-    assert list(found.columns) == ["item_id", "timestamp", f"'{TARGET}"]
+    assert set(found["item_id"]) == {IMAGE, f"'{FORMULA}", LINK, visible(TURNED)}
+    assert list(found.columns) == ["item_id", "timestamp", f"'{visible(TARGET)}"]
     assert predict_forecast.main([*command, "--overwrite", "--keep-formulas"]) == EXIT_OK
     found = pd.read_csv(output)
-    assert set(found["item_id"]) == {IMAGE, FORMULA, LINK}
+    assert set(found["item_id"]) == set(NAMES)
     assert list(found.columns) == ["item_id", "timestamp", TARGET]
 
 
@@ -116,14 +123,58 @@ def test_fault_23_nor_does_any_table_of_a_run(wicked: Path):
         assert [value for value in cells if cell(value) != value] == []
 
 
+def test_fault_23_nor_does_a_name_turn_what_is_read(
+    wicked: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """Nor steer the terminal: the console, and every page and table of a run, a comparison and a card."""
+    assert describe_data.main([str(wicked / "series.csv"), "--html", str(wicked / "look.html")]) == EXIT_OK
+    runs = [str(wicked / "run"), str(wicked / "run/../run")]
+    assert compare_runs.main([*runs, "--output", str(tmp_path / "compare.html")]) == EXIT_OK
+    assert publish_model.main([str(wicked / "run"), "--to-folder", str(tmp_path / "card")]) == EXIT_OK
+    missing = ["--model", str(wicked / "run"), "--input", str(wicked / "none.csv"), "--output", f"{TURNED}.csv"]
+    assert predict_forecast.main([*missing, "--rename", f"{TURNED}=x"]) == EXIT_USER_ERROR
+    setup_logging()
+    with monkeypatch.context() as patch:
+        patch.setattr(logger.handlers[0], "stream", sys.stderr)  # the present one, which is captured
+        logger.warning("series %s", TURNED)
+    said = capsys.readouterr()
+    assert f"series {visible(TURNED)}" in said.err
+    assert visible(TARGET) in said.out
+    pages = [path for path in (*wicked.rglob("*"), *tmp_path.rglob("*")) if path.suffix in (".md", ".html", ".csv")]
+    pages = [path for path in pages if path.name not in ("series.csv", "input.csv")]
+    assert len(pages) >= 8
+    for text in (said.out, said.err, *(path.read_text(encoding="utf-8") for path in pages)):
+        assert STEERING.search(text) is None
+    shown = visible(TURNED), escape(TURNED)
+    names = {path.name for path in pages if any(name in path.read_text(encoding="utf-8") for name in shown)}
+    assert {"cohort.csv", "cohort.md", "report.html", "report.md", "look.html"} <= names, "they are there, to read"
+
+
 @pytest.mark.parametrize(
-    "text", ["=1+1", "＝1+1", "+cmd", "-2+3", "@SUM(A1)", "\t=1", "a=1", "-5", "+3.5", "'quoted", "", "-inf"]
+    "text",
+    [
+        "a\u202eb",
+        "\x1b[2J",
+        "\r=1",
+        "=1+1",
+        "＝1+1",
+        "+cmd",
+        "-2+3",
+        "@SUM(A1)",
+        "\t=1",
+        "a=1",
+        "-5",
+        "+3.5",
+        "'quoted",
+        "",
+        "-inf",
+    ],
 )
 def test_a_cell_is_read_back(text: str):
     assert as_read(cell(text)) == text
-    assert cell(text) == (
-        text if text[:1] not in ("=", "＝", "+", "-", "@", "\t") or text in ("-5", "+3.5", "-inf") else f"'{text}"
-    )
+    shown = visible(text)
+    harmless = shown[:1] not in ("=", "＝", "+", "-", "@", "\t") or shown in ("-5", "+3.5", "-inf")
+    assert cell(text) == (shown if harmless else f"'{shown}")
 
 
 def test_numbers_and_plain_names_stay():
@@ -144,6 +195,9 @@ ADDRESSES = [
     "http://host/x?pass%77ord=s3cret",
     "http://host/x?a[password]=s3cret",
     "http://host/x?jwt=s3cret",
+    "me:s3cret@host:5000",
+    "me:s3cret@host.example",
+    "me:s3cret@[::1]/path",
 ]
 
 
@@ -165,7 +219,9 @@ def test_fault_22_no_key_takes_an_address_with_credentials(address: str):
     assert "s3cret" not in without_credentials(f"error at {address}: no answer")
 
 
-@pytest.mark.parametrize("address", ["http://127.0.0.1:5000/?tab=1", "sqlite:///runs/mlflow.db", "file:///x/a@b"])
+@pytest.mark.parametrize(
+    "address", ["http://127.0.0.1:5000/?tab=1", "sqlite:///runs/mlflow.db", "file:///x/a@b", "runs/a:b@c.d"]
+)
 def test_an_address_without_any_is_taken(address: str):
     assert validate({"tracking": {"mlflow_uri": address}}, "here").tracking.mlflow_uri == address
 

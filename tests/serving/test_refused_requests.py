@@ -175,7 +175,7 @@ def test_other_paths_methods_and_types(client: TestClient) -> None:
         assert answer.json()["error"].startswith("the request ")
 
 
-def test_a_forecast_that_is_no_number_names_its_series(
+def test_fault_15_a_forecast_that_is_no_number_names_its_series(
     client: TestClient, plain: tuple, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = plain[0].forecast

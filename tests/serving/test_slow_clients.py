@@ -11,10 +11,16 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
+from threading import Thread
 
 import psutil
 import pytest
+import uvicorn
 from test_process import call, pending, started, until
+
+from tstune.serving import ServingLimits
+from tstune.serving.app import bind, create_app, protocol
+from tstune.serving.service import ForecastService
 
 HEAD = b"POST /forecast HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n"
 PATIENCE = 120  # far beyond every limit of the server, on a busy machine, too
@@ -87,15 +93,53 @@ def test_fault_21_slow_bodies_take_no_place(server: tuple[psutil.Process, int]) 
         assert b"did not arrive within 4 s" in answer + slow[0].recv(1000)
 
 
-def test_fault_21_a_flood_pushes_out_itself(server: tuple[psutil.Process, int]) -> None:
-    _, port = server
-    patient = half_sent(port, HEAD + b"Content-Length: 2\r\n\r\n{", client="127.0.0.2")
-    time.sleep(0.2)
+@pytest.fixture
+def crowded(plain: tuple) -> Iterator[tuple[uvicorn.Server, int]]:
+    """A server in this process with room for eight, where nobody is ended for being slow."""
+    limits = ServingLimits(max_connections=8, head_seconds=3600, body_seconds=3600)
+    service = ForecastService(*plain, limits)
+    server = uvicorn.Server(uvicorn.Config(create_app(service), http=protocol(limits), log_config=None, ws="none"))
+    with bind("127.0.0.1", 0) as listening:
+        thread = Thread(target=server.run, kwargs={"sockets": [listening]})
+        thread.start()
+        yield server, listening.getsockname()[1]
+        server.should_exit = server.force_exit = True
+        thread.join(timeout=600)
+        assert not thread.is_alive()
+    service.close()
+
+
+def test_fault_21_a_flood_pushes_out_itself(crowded: tuple[uvicorn.Server, int]) -> None:
+    server, port = crowded
     with ExitStack() as stack:
-        flood = [stack.enter_context(half_sent(port, HEAD, client="127.0.0.3")) for _ in range(700)]
-        assert is_ended(flood[0]), "the longest waiting of who has most"
+        patient = stack.enter_context(half_sent(port, HEAD + b"Content-Length: 2\r\n\r\n{", client="127.0.0.2"))
+        until(lambda: len(server.server_state.connections) == 1)
+        flood = [stack.enter_context(half_sent(port, HEAD, client="127.0.0.3")) for _ in range(20)]
+        assert all(map(is_ended, flood[:13])), "the longest waiting of who has most, until eight are left"
+        until(lambda: len(server.server_state.connections) == 8)
         patient.sendall(b"}")
         assert b"422" in patient.recv(1000), "an older connection of another client lives on"
+        flood[-1].sendall(b"Content-Length: 2\r\n\r\n{}")
+        assert b"422" in flood[-1].recv(1000), "and so does the youngest of its own"
+
+
+@pytest.mark.parametrize(
+    ("head", "status"),
+    [
+        (b"GET /forecast/" + b"a" * 1_000_000 + b" HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n", b"431"),
+        (b"GET /health HTTP/1.1\r\nHost: 127.0.0.1\r\nX-Item: " + b"a" * 1_000_000 + b"\r\n\r\n", b"431"),
+        (b"\x16\x03\x01" + b"a" * 1_000_000, b"400"),
+        (HEAD + b"Transfer-Encoding: chunked\r\n\r\nno number\r\n" + b"a" * 1_000_000, b"400"),
+    ],
+    ids=["address", "header", "no HTTP", "chunk"],
+)
+def test_fault_21_what_is_no_request_is_told_so_before_it_is_left(
+    head: bytes, status: bytes, server: tuple[psutil.Process, int]
+) -> None:
+    _, port = server
+    with half_sent(port, head) as connection, connection.makefile("rb") as answer:
+        assert answer.readline().split()[1] == status
+        assert b'"error": "no HTTP request' in answer.read()
 
 
 def test_fault_21_behind_a_proxy(server: tuple[psutil.Process, int]) -> None:

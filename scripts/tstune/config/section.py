@@ -47,7 +47,11 @@ def end_of(moment: str) -> datetime:
         return datetime.fromisoformat(moment) + timedelta(microseconds=1)
 
 
-_USER = re.compile(r"(?<=//)[^/@\s'\"]+@")
+_USER = re.compile(
+    r"(?<=//)[^/@\s'\"]+@"
+    r"|(?<![\w.%+/-])(?!registry:|mailto:)[^\s/@:'\"]+:[^\s/\\@'\"]+@"  # without a scheme
+    r"(?=\[|localhost\b|[\w-]+(?:\.\w|:\d|/))"
+)
 _SECRET = re.compile(
     r"(?i)(?<=[?&;#])([\w.%\[\]-]*"
     r"(?:passw|pwd|token|secret|key|credential|signature|sig|auth|jwt|session|%[4-7][0-9a-f])"  # none encodes letters
@@ -95,9 +99,9 @@ class ModelSection(Section):
     revision: str | None = None
     """Branch of the Hub repository; null lets the family's library choose (granite-tsfm picks TTM's from the two
     lengths and the frequency)."""
-    context_length: Annotated[int, Field(ge=4)] | Literal["auto"] = AUTO
+    context_length: Annotated[int, Field(ge=4, le=1_000_000)] | Literal["auto"] = AUTO
     """Past steps the model sees; `auto`: the longest that the weights know and that leaves enough windows."""
-    prediction_length: Annotated[int, Field(ge=1)] | Literal["auto"] = AUTO
+    prediction_length: Annotated[int, Field(ge=1, le=1_000_000)] | Literal["auto"] = AUTO
     """Future steps the model forecasts; `auto`: 96 below an hour, else the horizons of the M4 competition (hourly 48,
     daily 14, weekly 13, monthly 18, quarterly 8, yearly 6), no longer than weights and parts of the split allow."""
     quantization: Literal["none", "int8", "nf4"] = "none"

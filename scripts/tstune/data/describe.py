@@ -27,7 +27,7 @@ from tstune.data.sources import recognised_source
 from tstune.data.splits import PARTS, Split, WindowIndex, WindowRanges, split_panel
 from tstune.data.table import TIMESTAMP
 from tstune.domains import domain_of, domain_of_column
-from tstune.errors import ConfigError, DataError
+from tstune.errors import ConfigError, DataError, visible
 
 FEW_WINDOWS = {"train": 100, "validation": 20, "test": 20}
 """With fewer, a run works and says little."""
@@ -127,13 +127,8 @@ class Description:
         windows = ", ".join(f"{part} {len(self.windows[part]):,}" for part in PARTS)
         lines += [f"windows of {self.lengths[0]} + {self.lengths[1]} steps: {windows}", f"{self.verdict}"]
         follows = " ".join(f"{key}={value}" for key, value in self.follows.items())
-        return "\n\n".join(
-            [
-                "\n".join(lines),
-                format_cohort(describe_cohort(self)),
-                f"As a recipe (its own settings follow the data: {follows}):\n\n{self.recipe()}",
-            ]
-        )
+        recipe = f"As a recipe (its own settings follow the data: {follows}):\n\n{self.recipe()}"
+        return visible("\n\n".join(["\n".join(lines), format_cohort(describe_cohort(self)), recipe]))
 
 
 def describe(path: str, overrides: Mapping[str, object] | None = None) -> Description:

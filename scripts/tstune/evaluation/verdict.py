@@ -12,7 +12,7 @@ import pandas as pd
 
 from tstune.data.frequency import fixed_step, parse_frequency
 from tstune.data.windows import WindowDataset
-from tstune.errors import DataError
+from tstune.errors import DataError, visible
 from tstune.evaluation.backtest import Scores
 from tstune.evaluation.bootstrap import DRAWS, LEVEL, MIN_BLOCKS, ROUNDING, Blocks, Interval, relative_rmse
 
@@ -60,7 +60,7 @@ def format_metrics(
     lines.append("")
     lines.append(f"{first['num_windows']:,} {part} windows, the same for every model{measured_in}.")
     lines.append(f"Best by RMSE: {order[0]} ({metrics[order[0]]['rmse']:.4g}). {verdict}")
-    return "\n".join(lines)
+    return visible("\n".join(lines))
 
 
 def _best_first(metrics: Mapping[str, Mapping[str, float]], metric: str) -> list[str]:

@@ -20,7 +20,7 @@ from tstune.data.prepared import PreparedData
 from tstune.data.preprocess import Preprocessor
 from tstune.data.windows import Batch
 from tstune.errors import ConfigError
-from tstune.foreign_files import read_tensors
+from tstune.foreign_files import damage, read_tensors
 from tstune.models.base import BaseTimeSeriesFoundationModel
 from tstune.models.contract import MODEL_FOLDER, context_spread, optional_module
 from tstune.training.losses import window_losses
@@ -193,8 +193,16 @@ class Ridge(Baseline):
 
     def load_weights(self, folder: Path) -> None:
         """Read the map."""
-        tensors = read_tensors(folder / MODEL_FOLDER / "model.safetensors")
-        self.weight, self.bias, self.by_window = tensors["weight"], tensors["bias"], "by_window" in tensors
+        path = folder / MODEL_FOLDER / "model.safetensors"
+        tensors = read_tensors(path)
+        with damage(path):
+            self.weight, self.bias, self.by_window = tensors["weight"], tensors["bias"], "by_window" in tensors
+            if self.bias.shape != (self._num_steps,) or self.weight.shape != (self._num_steps, self._num_inputs):
+                raise ValueError(f"its map is not from {self._num_inputs} values to {self._num_steps} steps")
+
+    @property
+    def _num_inputs(self) -> int:
+        return self.config.model.context_length
 
     def _scaled_context(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """[batch, context, targets] scaled values, and the mean and deviation that they were scaled by."""

@@ -304,6 +304,10 @@ class _OnForecasts:
 
 
 class _RidgeOnForecasts(_OnForecasts, Ridge):
+    @property
+    def _num_inputs(self) -> int:
+        return super()._num_inputs + len(self.forecasters) * self._num_steps
+
     def _scaled_context(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         past, mean, std = super()._scaled_context(batch)
         said = self._said(batch).to(past.device).transpose(0, 1)  # members first: mean and std may be by window

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,6 +11,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 from pydantic_core import from_json
 from safetensors import safe_open
+from torch import nn
+from torch.nn.modules.module import (
+    register_module_buffer_registration_hook,
+    register_module_parameter_registration_hook,
+)
 
 from tstune.config.managers import read_saved_values
 from tstune.config.section import ModelSection
@@ -30,6 +36,8 @@ _FOLLOWED = {
     "quantization_config": (None,),
 }
 """Keys of config.json by which transformers imports packages or kernels of the Hub, and what is harmless there."""
+_SMALL = 1 << 24
+"""Numbers that any network may have."""
 
 
 @dataclass(frozen=True)
@@ -112,8 +120,9 @@ def load_network(
         setattr(config, architecture.dropout_key, section.dropout)
     fit(config)
     if random_weights:
-        return architecture.network_class(config)
-    with damage(f"model.pretrained={name}: the weights", state="cannot be read"):
+        with in_proportion(name):
+            return architecture.network_class(config)
+    with damage(f"model.pretrained={name}: the weights", state="cannot be read"), in_proportion(name):
         network, report = architecture.network_class.from_pretrained(
             name,
             revision=revision,
@@ -221,22 +230,12 @@ def read_config(name: str, revision: str | None) -> dict[str, Any]:
     """
     from transformers import PreTrainedConfig
 
-    folder, where = Path(name), f"model.pretrained={name}"
-    tensors = None
+    folder, where, tensors = Path(name), f"model.pretrained={name}", 0
     if folder.is_dir():
         values = read_object(folder / "config.json")
         if (folder / "adapter_config.json").exists():
             raise CheckpointError(f"{where} holds an adapter beside whole weights: which of them is meant? Remove one")
-        single, index = (folder / file for file in _FILES)
-        if single.is_file():
-            with damage(single):
-                tensors = len(from_json(check_header(single)))
-        elif index.is_file():
-            with damage(index):
-                shards = read_object(index, keys=["weight_map"])["weight_map"]
-                tensors = len(shards)
-                if away := [file for file in shards.values() if Path(file).name != file]:
-                    raise ValueError(f"{away[0]:.100} is not in this folder")
+        tensors = len(_places(folder))
     else:
         try:
             values, _ = PreTrainedConfig.get_config_dict(name, revision=revision)
@@ -248,9 +247,58 @@ def read_config(name: str, revision: str | None) -> dict[str, Any]:
     for key, value in values.items():
         if key in _FOLLOWED and value not in _FOLLOWED[key]:
             raise CheckpointError(f"{where}: {key} in its config.json loads code of others; remove it there")
-        if tensors is not None and key.endswith("layers") and isinstance(value, int) and value > tensors:
+        if key.endswith(("layers", "levels")) and isinstance(value, int) and value > tensors > 0:
             raise CheckpointError(f"{where}: {key} in its config.json is {value:.0f}, and it has {tensors} tensors")
     return values
+
+
+def _places(folder: Path) -> dict[str, Path]:
+    """Tensor -> its file in a folder of weights; none where it has no weights."""
+    single, index = (folder / file for file in _FILES)
+    if single.is_file():
+        with damage(single):
+            return dict.fromkeys(from_json(check_header(single)), single)
+    if not index.is_file():
+        return {}
+    with damage(index):
+        places = read_object(index, keys=["weight_map"])["weight_map"]
+        if away := [file for file in places.values() if Path(file).name != file]:
+            raise ValueError(f"{away[0]:.100} is not in this folder")
+        return {tensor: folder / file for tensor, file in places.items()}
+
+
+@contextmanager
+def in_proportion(name: str) -> Iterator[None]:
+    """Stop a network, while it is made, that is many times as large as the weights it is for: it would fill the memory.
+
+    A longer head, quantiles or other channels than a checkpoint was made for are well within the proportion.
+
+    Raises:
+        CheckpointError: naming the folder; weights of the Hub are believed.
+    """
+    places = _places(Path(name))
+    if not places:
+        yield
+        return
+    size = sum(file.stat().st_size for file in set(places.values()) if file.is_file())
+    most, found = (10 * len(places) + 1000, 2 * size + _SMALL), [0, 0]
+
+    def count(module: nn.Module, _: str, tensor: torch.Tensor | None) -> None:
+        for place, more in enumerate((1, 0 if tensor is None else tensor.numel())):
+            found[place] += more
+            if found[place] > most[place]:
+                raise CheckpointError(
+                    f"model.pretrained={name}: its config.json asks for a network of more than {most[place]:,} "
+                    f"{('tensors', 'numbers')[place]}, and its {len(places)} tensors take {size:,} bytes; take the "
+                    "config.json that was saved with them"
+                )
+
+    hooks = [register_module_parameter_registration_hook(count), register_module_buffer_registration_hook(count)]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
 
 
 def _check_class(architecture: Architecture, name: str, values: dict) -> None:

@@ -32,6 +32,7 @@ from tstune.models.network_weights import (
     GRANITE,
     Architecture,
     checkpoint_of,
+    in_proportion,
     lengths_of,
     read_config,
     require_same,
@@ -469,8 +470,9 @@ def load_pretrained(
         )
     config.prediction_filter_length = section.prediction_length if filters else None
     if random_weights:
-        return network_class()(config), [], []
-    with damage(f"model.pretrained={name}: the weights", state="cannot be read"):
+        with in_proportion(name):
+            return network_class()(config), [], []
+    with damage(f"model.pretrained={name}: the weights", state="cannot be read"), in_proportion(name):
         model, report = network_class().from_pretrained(
             name,
             revision=revision,

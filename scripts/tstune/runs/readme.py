@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import tstune
 from tstune.config.section import member_name
 from tstune.data.prepared import PreparedData
+from tstune.errors import visible
 from tstune.evaluation.verdict import format_comparisons
 from tstune.runtime.files import escape, escape_lines
 from tstune.training.contract import TrainingResult
@@ -123,7 +124,7 @@ def render_readme(model: ForecastModel, data: PreparedData, results: dict, envir
         seed=config.seed,
         module="tstune" if type(model).__name__ in tstune.__all__ else type(model).__module__,
         class_name=type(model).__name__,
-        columns=" ".join(", ".join(f"`{column}`" for column in columns if column).split()),
+        columns=visible(" ".join(", ".join(f"`{column}`" for column in columns if column).split())),
     )
     absent = [] if config.evaluation.report else ["| `report."]
     absent += [] if config.evaluation.keep_forecasts else ["| `forecasts."]

@@ -13,7 +13,7 @@ from typing import Any
 
 import pandas as pd
 
-from tstune.errors import OutputError
+from tstune.errors import OutputError, visible
 
 
 @contextmanager
@@ -43,6 +43,7 @@ def is_disk_trouble(error: Exception) -> bool:
     return isinstance(error, OSError) or any(sign in text for sign in signs)
 
 
+_WRITTEN_OUT = re.compile(r"\\u(00[01][0-9a-f]|007f|00[89][0-9a-f]|202[a-e]|206[6-9])")  # by `visible`
 _FORMULA = re.compile(r"[=+\-@\t\r＝＋－＠]")  # some spreadsheets compute the wide signs too
 
 
@@ -53,7 +54,7 @@ def escape(text: str) -> str:
 
 def escape_lines(text: str) -> str:
     """The same for several lines, in which ``|`` and ``*`` keep their meaning."""
-    return re.sub(r"([`\[\]])", r"\\\1", html.escape(text, quote=False))
+    return re.sub(r"([`\[\]])", r"\\\1", html.escape(visible(text), quote=False))
 
 
 def escape_all(values: Any) -> Any:
@@ -66,18 +67,22 @@ def escape_all(values: Any) -> Any:
 
 
 def cell(value: object) -> object:
-    """A cell of a CSV file that no spreadsheet computes: a formula gets an apostrophe in front."""
-    if isinstance(value, str) and _FORMULA.match(value):
+    """A cell of a CSV file that is only read: a formula gets an apostrophe in front, see also `visible`."""
+    if not isinstance(value, str):
+        return value
+    text = visible(value)
+    if _FORMULA.match(text):
         try:
-            float(value)
+            float(text)
         except ValueError:
-            return f"'{value}"
-    return value
+            return f"'{text}"
+    return text
 
 
 def as_read(text: str) -> str:
     """What `cell` was given."""
-    return text[1:] if text.startswith("'") and cell(text[1:]) == text else text
+    bare = text[1:] if text.startswith("'") and cell(text[1:]) == text else text
+    return _WRITTEN_OUT.sub(lambda found: chr(int(found[1], 16)), bare)
 
 
 def without_formulas(table: pd.DataFrame) -> pd.DataFrame:

@@ -9,14 +9,23 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from tstune.errors import visible
+
 logger = logging.getLogger("tstune")
+
+
+class _Plain(logging.Formatter):
+    """The message, in which names of others steer no terminal."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return visible(super().format(record))
 
 
 def setup_logging() -> None:
     """Send our messages to stderr as plain lines; only rank 0 speaks."""
     if not logger.handlers:
         handler = logging.StreamHandler(sys.stderr)
-        handler.setFormatter(logging.Formatter("%(message)s"))
+        handler.setFormatter(_Plain("%(message)s"))
         logger.addHandler(handler)
         logger.propagate = False
     logger.setLevel(logging.INFO if os.environ.get("RANK", "0") == "0" else logging.ERROR)

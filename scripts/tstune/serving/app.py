@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import resource
 import secrets
@@ -15,6 +16,7 @@ from collections.abc import Callable, Collection
 from functools import partial
 from ipaddress import ip_address
 
+import h11
 import uvicorn
 from fastapi import Depends, FastAPI, Request, Response
 from fastapi.responses import JSONResponse
@@ -50,6 +52,7 @@ class _Connection(H11Protocol):
         super().__init__(*args, **kwargs)
         self._limits = limits
         self._timer: asyncio.TimerHandle | None = None
+        self._is_refused = False
         self._silent_since = self.loop.time()
 
     @property
@@ -78,9 +81,32 @@ class _Connection(H11Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Stop the clock once the head is whole; the body has a clock of its own."""
+        if self._is_refused:
+            return
         super().data_received(data)
-        if self.has_request:
+        if self.has_request and not self._is_refused:
             self._timer.cancel()
+
+    def send_400_response(self, msg: str) -> None:
+        """Answer what is no request, and let the rest of it come: to close now would take the answer back."""
+        self._is_refused, status = True, getattr(sys.exception(), "error_status_hint", 400)
+        self._wait()
+        self.flow.resume_reading()
+        if self.cycle is not None:  # a body broke off, or what followed it is none
+            self.cycle.disconnected = True
+            self.cycle.message_event.set()
+        if self.conn.our_state not in (h11.IDLE, h11.SEND_RESPONSE):
+            self.transport.abort()
+            return
+        text = {"error": "no HTTP request, or one whose address and headers have more than 64 kB"}
+        headers = [(b"content-type", _JSON.encode()), (b"connection", b"close")]
+        answer = (
+            h11.Response(status_code=status, headers=headers),
+            h11.Data(json.dumps(text).encode()),
+            h11.EndOfMessage(),
+        )
+        self.transport.write(b"".join(map(self.conn.send, answer)))
+        self.transport.write_eof()
 
     def on_response_complete(self) -> None:
         """Wait for the next head, or for the rest of a body that nobody reads."""

@@ -16,7 +16,7 @@ import yaml
 from jinja2 import Environment, FileSystemLoader
 
 import tstune
-from tstune.errors import FolderError, MissingDependencyError, ServiceError, first_line
+from tstune.errors import FolderError, MissingDependencyError, ServiceError, first_line, visible
 from tstune.foreign_files import damage
 from tstune.runs.folder import NewFolder, refuse_full
 from tstune.runtime.files import escape_all
@@ -49,7 +49,7 @@ def render_card(run: FinishedRun, published: Published, base: Base, licence: str
     columns = [name for name in first if name in ("rmse", "mae", "mase") or name.startswith("rmse@")]
     code = run.family.loading_code(repo or "path/to/this/folder", run.preprocessor, published.adapter, base.hub_id)
     words = Environment(loader=FileSystemLoader(Path(__file__).parent), trim_blocks=True, keep_trailing_newline=True)
-    return words.get_template("model_card.md.jinja").render(
+    card = words.get_template("model_card.md.jinja").render(
         head=yaml.safe_dump(metadata(run, published, base, licence), sort_keys=False, allow_unicode=True),
         title=repo.partition("/")[2] if repo else f"{run.model_type} on {manifest.get('source', 'own data')}",
         family=run.family,
@@ -77,6 +77,7 @@ def render_card(run: FinishedRun, published: Published, base: Base, licence: str
         version=tstune.__version__,
         today=today.isoformat(),
     )
+    return visible(card)
 
 
 def metadata(run: FinishedRun, published: Published, base: Base, licence: str) -> dict[str, object]:

@@ -11,7 +11,7 @@ from pathlib import Path
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from tstune.errors import OutputError
+from tstune.errors import OutputError, visible
 from tstune.runs.report.blocks import Omitted, ReportBlock, ReportSection, Table
 from tstune.runtime.files import escape
 
@@ -28,7 +28,7 @@ def as_html(title: str, sections: Sequence[ReportSection | Omitted], warning: st
         lstrip_blocks=True,
     )
     script = (_ASSETS / "report.js").read_text(encoding="utf-8")
-    return environment.get_template("page.html.j2").render(
+    page = environment.get_template("page.html.j2").render(
         title=title,
         sections=sections,
         warning=warning,
@@ -37,6 +37,7 @@ def as_html(title: str, sections: Sequence[ReportSection | Omitted], warning: st
         # the browser runs this script and no other, whatever a name in the data may hold
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
     )
+    return visible(page)
 
 
 def as_markdown(title: str, sections: Sequence[ReportSection | Omitted], warning: str | None) -> str:
@@ -96,7 +97,7 @@ def _block(block: ReportBlock, level: int) -> list[str]:
             return ["| | |", "|---|---|", *(f"| {escape(term)} | {escape(what)} |" for term, what in block.pairs), ""]
         case "Code":
             fence = "`" * max([3, *(len(run) + 1 for run in re.findall(r"`+", block.text))])
-            return [f"{fence}yaml", block.text.rstrip("\n"), fence, ""]
+            return [f"{fence}yaml", visible(block.text.rstrip("\n")), fence, ""]
         case "Columns":
             return _blocks(block.blocks, level)
         case "Details":
