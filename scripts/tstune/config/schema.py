@@ -455,6 +455,10 @@ class EvaluationSection(Section):
     baselines: list[str] | Literal["auto"] = AUTO
     """Models every run is compared with, trained and scored on the same windows; your own as `package.module:Class`.
     `auto`: persistence, seasonal_naive where a season fits into the context, context_mean and ridge."""
+    refit: str = "none"
+    """Fit anew as the test goes on: `each_month`, or a pandas offset (`W`, `14D`, `MS`). Each fit sees what lies before
+    its moment and forecasts until the next; rows `<model>_refit` stand beside those that were fitted once, with what
+    each fit cost in `environment.json`. `none`: once, before the test."""
     metrics: list[str] = []
     """Further metrics, by name (`mard`, `smape`, `clarke`, `wql`, …) or your own as `package.module:function`."""
     keep_forecasts: bool = False

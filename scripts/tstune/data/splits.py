@@ -14,7 +14,7 @@ import numpy as np
 from tstune.config.schema import SplitSection
 from tstune.config.section import end_of
 from tstune.data.frequency import fixed_step, parse_frequency, to_steps
-from tstune.data.panel import Panel, item_rows, position_of, time_of
+from tstune.data.panel import INTERPOLATED, Panel, item_rows, position_of, time_of
 from tstune.domains import published_split
 from tstune.errors import ConfigError, DataError
 
@@ -335,21 +335,55 @@ def _place_borders(panel: Panel, config: SplitSection, standard_borders: tuple[i
 
 
 def _at_moments(panel: Panel, moments: tuple[str, str, str | None], key: str) -> np.ndarray:
-    starts, step = item_rows(panel), fixed_step(parse_frequency(panel.frequency))
     ends = np.tile(panel.item_length[:, None], (1, 3)).astype(np.int64)
     for column, moment in enumerate(moments):
         if moment is None:
             continue
         end = np.datetime64(end_of(moment)).astype("datetime64[ns]")
-        border = np.array([np.count_nonzero(panel.timestamps[a:b] < end) for a, b in itertools.pairwise(starts)])
-        if column == 0 and border.sum() in (0, panel.num_rows):
+        rows = rows_before(panel, end)
+        if column == 0 and (rows - item_rows(panel)[:-1]).sum() in (0, panel.num_rows):
             begin, end = (time_of(panel, int(at)) for at in (panel.timestamps.argmin(), panel.timestamps.argmax()))
-            where = "after" if border.any() else "before"
+            where = "after" if (rows > item_rows(panel)[:-1]).any() else "before"
             raise DataError(f"{key}: train ends on {moment}, {where} every reading ({begin} to {end})")
-        border += starts[:-1]
-        goes_on = border < starts[1:]  # a series that is over by then is left whole
-        rows = border[goes_on]
-        # the row after a long gap lies later than the border, which is somewhere in that gap
-        late = 0 if step is None else (panel.timestamps[rows] - end) // step.to_timedelta64()
-        ends[goes_on, column] = np.maximum(position_of(panel, rows) - late, 0)
+        ends[:, column] = _steps_before(panel, rows, end)
     return ends
+
+
+def rows_before(panel: Panel, end: np.datetime64) -> np.ndarray:
+    """[items] first row of each item that is not before a moment; the row behind the item where it is over by then."""
+    starts = item_rows(panel)
+    within = [np.count_nonzero(panel.timestamps[a:b] < end) for a, b in itertools.pairwise(starts)]
+    return starts[:-1] + np.array(within)
+
+
+def _steps_before(panel: Panel, rows: np.ndarray, end: np.datetime64) -> np.ndarray:
+    """[items] steps from the first row of each item to a moment, before which `rows` are the first ones behind."""
+    steps, step = panel.item_length.astype(np.int64), fixed_step(parse_frequency(panel.frequency))
+    goes_on = rows < item_rows(panel)[1:]  # a series that is over by then is left whole
+    rows = rows[goes_on]
+    # the row after a long gap lies later than the border, which is somewhere in that gap
+    late = 0 if step is None else (panel.timestamps[rows] - end) // step.to_timedelta64()
+    steps[goes_on] = np.maximum(position_of(panel, rows) - late, 0)
+    return steps
+
+
+def until(panel: Panel, split: Split, moment: np.datetime64) -> Split:
+    """The parts moved on to a moment: as much validates as before, ends there, and nothing behind it is in any part.
+
+    A line over a gap that ends behind the moment is drawn towards a reading that nobody knew, so it is left out too.
+    """
+    rows, first = rows_before(panel, moment), item_rows(panel)[:-1]
+    ends = _steps_before(panel, rows, moment)
+    for item in range(len(rows)):
+        row = rows[item]
+        while row > first[item] and (panel.status[row - 1] == INTERPOLATED).any():
+            row -= 1
+        if row > first[item]:
+            ends[item] = min(ends[item], position_of(panel, np.array([row - 1]))[0] + 1)
+    (begin, train_end), (from_step, to_step) = split.bounds("train"), split.bounds("validation")
+    ends = np.maximum(ends, begin)
+    validates = np.maximum(ends - (to_step - from_step), begin)
+    train = np.where(train_end > begin, np.maximum(validates - split.purge, begin), begin)
+    has = np.array([split.has("train"), split.has("validation"), False])
+    borders, begins = np.stack([train, ends, ends], axis=1), np.stack([begin, validates, ends], axis=1)
+    return Split(borders, split.mode, begins, np.tile(has, (len(ends), 1)), split.purge)

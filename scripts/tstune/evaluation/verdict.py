@@ -16,7 +16,7 @@ from tstune.errors import DataError, visible
 from tstune.evaluation.backtest import Scores
 from tstune.evaluation.bootstrap import DRAWS, LEVEL, MIN_BLOCKS, ROUNDING, Blocks, Interval, relative_rmse
 
-OURS = ("per_item", "fine_tuned", "zero_shot", "average")
+OURS = ("per_item", "fine_tuned", "zero_shot", "average", "fine_tuned_refit")
 """Forecasts of the run's own model, the one that is judged first; the others are baselines."""
 
 

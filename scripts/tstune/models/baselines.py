@@ -39,6 +39,11 @@ class WithoutNetwork(BaseTimeSeriesFoundationModel):
     def train_on(self, data: PreparedData, *_: object) -> None:
         """Nothing to learn; there are no steps to watch or to go on from."""
 
+    @property
+    def learns(self) -> bool:
+        """True if it is fitted; the tuning mode says so for services only."""
+        return type(self).train_on is not WithoutNetwork.train_on and (self.is_baseline or super().learns)
+
     def window_losses(self, module: nn.Module, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
         """Mean squared error of the forecast, per window, in scaled units."""
         targets = slice(0, self.preprocessor.roles.num_targets)

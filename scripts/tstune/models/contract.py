@@ -239,6 +239,11 @@ class ForecastModel(Hooks, ABC):
         pretrained = self.config.model.pretrained is not None and self.config.tuning.mode != "from_scratch"
         return pretrained and not self.fresh
 
+    @property
+    def learns(self) -> bool:
+        """True if `train_on` changes anything."""
+        return self.config.tuning.mode != "zero_shot"
+
     def window_weights(self, batch: Batch) -> torch.Tensor:
         """[batch] number of observed targets of each window, as in `window_losses`."""
         return batch["future_observed_mask"][..., : self.preprocessor.roles.num_targets].sum(dim=(1, 2))

@@ -135,6 +135,7 @@ class FineTuning(ModelRun):
         if self.config.tuning.mode != "zero_shot":
             with self.gpu.phase("evaluation"):
                 judge.score("fine_tuned", model, remember=True)
+                judge.score_refitted("fine_tuned", model)
             if "zero_shot" in judge.scores:
                 judge.score_average("average", "zero_shot", "fine_tuned")
         if self.config.tuning.per_item:

@@ -29,6 +29,7 @@ from tstune.models.combined import AveragedForecasts, RememberedForecasts, fitte
 from tstune.models.contract import Forecaster, ForecastModel
 from tstune.models.registry import model_class
 from tstune.runs.folder import EVALUATION, FORECASTS, MANIFEST, METRICS, VERDICT, WINDOWS, RunFolder
+from tstune.runs.refit import SUFFIX, check_refit, refit_moments, refitted, say
 from tstune.runtime.distributed import DistributedManager
 from tstune.runtime.logs import logger
 
@@ -57,6 +58,7 @@ class Judge:
     """
 
     def __init__(self, data: PreparedData, config: RunConfig, manager: DistributedManager, part: str = "test") -> None:
+        check_refit(config.evaluation, data, manager)
         self.data, self.config, self.manager = data, config, manager
         self.test = Backtest(data, config.evaluation, manager, part)
         self.scores: dict[str, Scores] = {}
@@ -107,7 +109,24 @@ class Judge:
             seconds = round(time.perf_counter() - begin, 3)
             self.score(name, baseline)
             self.models[name]["fit_seconds"] = seconds
+            self.score_refitted(name, baseline)
             begin = time.perf_counter()
+
+    def score_refitted(self, name: str, model: ForecastModel) -> None:
+        """Add the forecast of a model that is fitted anew as `evaluation.refit` asks; nothing where nothing is fitted.
+
+        Args:
+            name: its row without the refits.
+            model: fitted once.
+        """
+        if self.config.evaluation.refit == "none" or not model.learns:
+            return
+        moments = refit_moments(self.config.evaluation, self.test.windows)
+        forecaster, costs = refitted(model, self.data, moments, self.manager)
+        row = name + SUFFIX
+        say(row, costs)
+        self.score(row, forecaster)
+        self.models[row] |= {"fit_seconds": round(sum(one["seconds"] for one in costs), 3), "refits": costs}
 
     def add_quantiles(self, model: ForecastModel) -> None:
         """Calibrate the configured quantiles, judge them beside the other methods, and leave them with the model.

@@ -191,6 +191,7 @@ def _score(judge: Judge, config: RunConfig, saved: ForecastModel, with_zero_shot
                 saved.module.compile()
             saved.module = manager.accelerator.prepare_model(saved.module, evaluation_mode=True)
         judge.score("fine_tuned", saved, remember=True)
+        judge.score_refitted("fine_tuned", model_class(config.model.type)(config))
         if "zero_shot" in judge.scores:
             judge.score_average("average", "zero_shot", "fine_tuned")
     if config.tuning.per_item:

@@ -18,7 +18,6 @@ from tstune.data.preprocess import Preprocessor
 from tstune.errors import CheckpointError, ConfigError
 from tstune.evaluation.verdict import OURS
 from tstune.foreign_files import read_object
-from tstune.models.baselines import WithoutNetwork
 from tstune.models.contract import ForecastModel
 from tstune.models.registry import available_models, load_model, model_class
 from tstune.registry.model_registry import PREFIX, open_registry
@@ -125,7 +124,7 @@ def _baseline(name: str) -> Candidate:
 
     def make(data: PreparedData, config: RunConfig, manager: DistributedManager) -> ForecastModel:
         baseline = model_class(name)(config)
-        if not len(data.train) and type(baseline).train_on is not WithoutNetwork.train_on:
+        if not len(data.train) and baseline.learns:
             raise ConfigError(
                 f"--model {name} is fitted to a training part, and there is none (--all, or one forecast); fit it in "
                 f"a run of its own (model.type={name}) and give that run folder"

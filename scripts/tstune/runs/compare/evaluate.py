@@ -158,6 +158,10 @@ def evaluate_models(
             model.to(manager.device)
             judge.score(one.name, forecaster)
             _add_quantiles(judge, one.name, model, forecaster)
+            if forecaster is model:
+                judge.score_refitted(one.name, model)
+            elif config.evaluation.refit != "none" and model.learns:
+                logger.warning("%s is not refitted: lengths, columns or unit are not those of the windows", one.name)
             described[one.name] = (
                 model.get_model_info()
                 | judge.models[one.name]
@@ -177,7 +181,7 @@ def evaluate_models(
             "quantization": None,
             "parameters": described[first],
             "training": None,
-            "models": described,
+            "models": described | {row: about for row, about in judge.models.items() if row not in described},
             **(notes or {}),
         }
         evaluation = Evaluation(judge, part, judged, environment)

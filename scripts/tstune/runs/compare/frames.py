@@ -36,6 +36,7 @@ from tstune.registry.model_registry import PREFIX
 from tstune.runs.compare.candidates import open_candidates
 from tstune.runs.compare.evaluate import configured_data, evaluate_models, with_lengths
 from tstune.runs.plots import save
+from tstune.runs.refit import SUFFIX
 from tstune.runtime.distributed import DistributedManager
 
 LEVELS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
@@ -102,6 +103,7 @@ def cross_validation(
     *,
     val_size: int | None = None,
     context_length: int | str = AUTO,
+    refit: str = "none",
     quantiles: Sequence[float] = (),
     id_col: str | None = None,
     time_col: str | None = None,
@@ -119,6 +121,7 @@ def cross_validation(
         models: as of `forecast`, or ``name: model``.
         val_size: steps before the first cutoff that nothing is fitted to; None: as many as are forecast.
         context_length: past steps that the models see; ``auto`` as the weights know it.
+        refit: `evaluation.refit`: what learns is fitted anew, to what lies before, in columns ``<model>_refit``.
         quantiles: levels of models that forecast quantiles by themselves.
         target_col: the one column to forecast.
 
@@ -137,6 +140,8 @@ def cross_validation(
     test = steps + step_size * (n_windows - 1)
     with_weights = next((one for one in specs if _has_weights(one)), "persistence")
     config = read.run(with_weights, steps, test, list(quantiles), context_length=context_length)
+    judged = config.evaluation.model_copy(update={"refit": refit})
+    config = config.model_copy(update={"evaluation": judged})
 
     def prepare(config: RunConfig) -> PreparedData:
         data = configured_data(config, read.table)
@@ -153,20 +158,23 @@ def cross_validation(
     judge = evaluation.judge
     if not judge.test.keeps_forecasts:
         raise DataError(f"{len(judge.test.windows):,} windows are too many for one table; lower n_windows")
-    data, about = judge.data, evaluation.environment["models"]
+    data, about, found_seconds = judge.data, evaluation.environment["models"], {}
     table = forecasts_table(judge.scores, judge.test, data.panel.item_ids, data.panel.roles.target)
     cutoff = data.panel.timestamps[judge.test.happened.start + data.test.context_length - 1].repeat(steps)
     zone, target = read.table.zone, data.panel.roles.target[0]
     found = pd.DataFrame({ITEM: table[ITEM].astype(object), TIMESTAMP: in_zone(table[TIMESTAMP], zone)})
     found[CUTOFF], found[target] = in_zone(cutoff, zone), table["truth"] + table["level"]
-    labels = {spec: label for label, spec in named.items() if label is not None}
-    for name, values in about.items():
-        label = labels.get(values["spec"], name)
+    labels = {values.get("spec"): name for name, values in about.items()}
+    labels = {labels[spec]: label for label, spec in named.items() if label is not None}
+    for name in judge.scores:
+        once = name.removesuffix(SUFFIX)
+        label = labels.get(once, once) + name[len(once) :]
         found[label] = table[f"forecast/{name}"] + table["level"]
+        found_seconds[label] = about[name].get("seconds", about[name].get("fit_seconds"))
         for column in table.columns[table.columns.str.startswith(f"quantile/{name}/")]:
             found[f"{label}_q{column.rpartition('/')[2]}"] = table[column] + table["level"]
     found = read.names.put(found)
-    found.attrs = {"seconds": {labels.get(values["spec"], name): values["seconds"] for name, values in about.items()}}
+    found.attrs = {"seconds": found_seconds}
     return found
 
 
