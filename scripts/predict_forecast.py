@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import replace
 from pathlib import Path
 
 from tstune.config.command_line import RENAME_HELP, add_trust_argument, new_file, read_renames
@@ -53,13 +52,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     from tstune.registry import load_saved_model
     from tstune.runtime.files import aside, without_formulas
 
-    renames = {"rename": read_renames(args.rename)} if args.rename else {}  # the model's names -> columns of this table
+    rename = read_renames(args.rename) or None  # the model's names -> columns of this table
     if (Path(args.model) / "preprocessor.json").is_file():  # a wrong file or column is said before torch is loaded
         with suppress(CheckpointError):  # what is damaged is said by who loads it, with what else is wrong there
-            replace(Preprocessor.read(Path(args.model))[1], **renames).check_file(Path(args.input))
+            Preprocessor.read(Path(args.model))[1].for_file(Path(args.input), rename)
     future = read_table(Path(args.future)) if args.future else None
     model = load_saved_model(args.model, args.registry, args.trust_code)
-    model.preprocessor = replace(model.preprocessor, **renames)
+    model.preprocessor = model.preprocessor.for_file(Path(args.input), rename)
     forecast = model.predict(args.input, future=future)
     with aside(output, "--output ") as file:
         if output.suffix == ".parquet":

@@ -184,7 +184,7 @@ def test_what_is_wrong_with_paths_columns_and_keys_is_said_before_torch_is_loade
         ("eval_forecast", ["--forecasts", "nope"], "nope is no folder"),
         ("predict_forecast", [*predicts, "nope.csv"], "nope.csv does not exist"),
         ("predict_forecast", [*predicts, "other.csv"], column),
-        ("predict_forecast", [*predicts, "other.csv", "--rename", "load=lodd"], column),
+        ("predict_forecast", [*predicts, "other.csv", "--rename", "load=lodd"], "no column 'lodd' (--rename)"),
         ("predict_forecast", ["--model", "nope", *predicts[2:], "series.csv"], "nope is not a run folder"),
         ("describe_data", ["nope.csv"], "nope.csv does not exist"),
         ("describe_data", ["series.csv", "target_columns=[lod]"], "no column 'lod'"),
@@ -194,3 +194,18 @@ def test_what_is_wrong_with_paths_columns_and_keys_is_said_before_torch_is_loade
     command = [sys.executable, "-c", WITHOUT_TORCH, json.dumps(cases)]
     done = subprocess.run(command, capture_output=True, text=True, cwd=desk, env=found_in, check=False)
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize(
+    ("rename", "said"),
+    [
+        ("load=lodd", "series.csv: no column 'lodd' (--rename); the columns are: item_id, timestamp, load, dose, plan"),
+        ("lode=dose", "--rename lode=…: the model knows no 'lode', but load, timestamp, item_id"),
+    ],
+)
+def test_a_rename_that_names_nothing_is_refused_though_the_models_own_name_is_there(rename, said, desk, capsys):
+    assert predict("--rename", rename) == 2
+    assert errors_in(capsys.readouterr().err) == [f"error: {said}"]
+    assert not (desk / "forecast.csv").exists()
+    assert predict("--rename", "load=dose", "--overwrite") == 2, "two columns would be called load"
+    assert "column 'load' occurs twice" in capsys.readouterr().err

@@ -60,13 +60,15 @@ def test_an_override_can_reach_a_section_the_file_does_not_have(write_config: Wr
 
 def test_shares_over_a_recipe_with_a_published_split_are_refused_until_one_of_the_two_goes(write_config: Write):
     path = write_config("data: {source: brist1d_open, path: x, split: {preset: brist1d}}")
-    said = message(path, "data.split={train: 0.5}")
-    assert (
-        "data.split: preset brist1d says what train would say; leave out one of the two, or set preset to null" in said
-    )
+    for share in ("train: 0.5", "train: 0.7", "test: 0.2"):  # the default too is something that was asked for
+        said, name = message(path, f"data.split={{{share}}}"), share.partition(":")[0]
+        assert f"preset brist1d says what {name} would say; leave out one of the two, or set preset to null" in said
     split = load(path, "data.split={train: 0.5, preset: null}").data.split
     assert (split.train, split.preset) == (0.5, None)
-    assert load(path, "data.split={purge: 3}").data.split.preset == "brist1d"
+    kept = load(path, "data.split={purge: 3}")
+    assert kept.data.split.preset == "brist1d"
+    SimpleConfigManager().save_config(kept, path.with_name("saved.yaml"))
+    assert load(path.with_name("saved.yaml")) == kept
 
 
 # Values
@@ -150,6 +152,12 @@ def test_a_key_in_the_wrong_section_is_found(write_config: Write):
     assert "model.num_epochs: unknown key, did you mean training.num_epochs?" in text
 
 
+def test_a_dotted_key_in_a_file_is_said_with_the_way_to_write_it(write_config: Write):
+    text = message(write_config("data.path: x.csv\ndata: {split.train: 0.5}"))
+    assert "data.path: unknown key, write it as data: {path: …}" in text
+    assert "data.split.train: unknown key, write it as data: {split: {train: …}}" in text
+
+
 def test_an_unknown_key_like_no_other_lists_its_neighbours(write_config: Write):
     text = message(write_config("data: {split: {xyzzy: 1}}"))
     assert "data.split.xyzzy: unknown key (keys here: train, validation, test, borders, borders_at, preset," in text
@@ -203,9 +211,11 @@ def test_shares_beyond_the_whole_series(write_config: Write):
     assert "data.split: train + validation + test is 1.1, more than the whole series (1.0)" in text
 
 
-def test_shares_do_not_matter_once_there_are_borders(write_config: Write):
-    config = load(write_config("data: {split: {train: 0.9, borders: [10, 20, 30]}}"))
-    assert config.data.split.borders == (10, 20, 30)
+def test_shares_beside_borders_are_refused_until_one_of_the_two_goes(write_config: Write):
+    path = write_config("data: {split: {borders: [10, 20, 30]}}")
+    said = message(path, "data.split.train=0.7")
+    assert "data.split: borders say what train would say; leave out one of the two, or set borders to null" in said
+    assert load(path, "data.split={train: 0.6, borders: null}").data.split.train == 0.6
 
 
 def test_borders_must_grow(write_config: Write):

@@ -80,6 +80,10 @@ def _message(problem: Mapping) -> str:
 
 def _suggestion(location: tuple, family: str) -> str:
     *parents, key = (str(part) for part in location)
+    written = ".".join([*parents, key])
+    if "." in key and written in leaf_paths(family=family):
+        *sections, name = written.split(".")
+        return f", write it as {': {'.join([*sections, name])}: …{'}' * len(sections)}"
     section = section_at(parents, family)
     siblings = list(section.model_fields) if section else []
     elsewhere = {path.rsplit(".", 1)[-1]: path for path in leaf_paths(family=family)}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -61,7 +61,7 @@ def table_from_frame(
     report = CleaningReport() if report is None else report
     if raw.empty:
         raise DataError(f"{name}: the table has no rows")
-    raw = _renamed(raw, config, name)
+    raw = renamed(raw, config.rename, name)
     if holds_series(raw.columns):
         return table_from_series(raw, config, name)
     twice = raw.columns[raw.columns.duplicated()]
@@ -138,7 +138,7 @@ def series_name(name: object) -> str:
 
 def require_columns(raw: pd.DataFrame, config: DataSection, name: object) -> None:
     """Stop at a column that a configuration names and a table has not; `raw` needs no rows."""
-    raw = _renamed(raw, config, name)
+    raw = renamed(raw, config.rename, name)
     if holds_series(raw.columns):
         return
     config, _ = recognise_layout(raw, config)
@@ -152,11 +152,11 @@ def require_columns(raw: pd.DataFrame, config: DataSection, name: object) -> Non
             _require(raw, column, f"data.{role}_columns", name)
 
 
-def _renamed(raw: pd.DataFrame, config: DataSection, name: object) -> pd.DataFrame:
-    """The table with the names of `data.rename`."""
-    for column in config.rename.values():
-        _require(raw, column, "data.rename", name)
-    return raw.rename(columns={column: new for new, column in config.rename.items()})
+def renamed(raw: pd.DataFrame, rename: Mapping[str, str], name: object, key: str = "data.rename") -> pd.DataFrame:
+    """The table with the names of `data.rename`, new name -> column; `key` is what is said to ask for them."""
+    for column in rename.values():
+        _require(raw, column, key, name)
+    return raw.rename(columns={column: new for new, column in rename.items()})
 
 
 def _refuse_several_series(raw: pd.DataFrame, stamps: np.ndarray, config: DataSection, name: object) -> None:

@@ -15,7 +15,7 @@ from tstune.config.schema import DataSection
 from tstune.data.cleaning import CleaningRules, clean_table
 from tstune.data.defaults import default_max_gap
 from tstune.data.files import read_columns
-from tstune.data.frame import require_columns, table_from_frame
+from tstune.data.frame import renamed, require_columns, table_from_frame
 from tstune.data.frequency import encode_times, fixed_step, infer_frequency, parse_frequency, to_steps
 from tstune.data.panel import INTERPOLATED, MISSING, OBSERVED, Panel
 from tstune.data.scaler import Scaler
@@ -357,10 +357,23 @@ class Preprocessor:
         """
         return table_from_frame(frame, self._section(frame, name, is_future), name)
 
-    def check_file(self, path: Path) -> None:
-        """Stop at a column of new data that is not there, by the first lines of the file."""
-        frame = pd.DataFrame(columns=read_columns(path, self.skip_rows))
-        require_columns(frame, self._section(frame, path), path)
+    def for_file(self, path: Path, rename: Mapping[str, str] | None = None) -> Preprocessor:
+        """The same with other names for the columns, or stop at a column that is not there, by the file's first lines.
+
+        Args:
+            path: new data.
+            rename: name -> column of the file; None keeps those of training, of which the file may have either.
+        """
+        frame, found = pd.DataFrame(columns=read_columns(path, self.skip_rows)), self
+        if rename is not None:
+            known = [*self.roles.columns, *self.roles.statics, *self.time_columns, self.item_id_column or ITEM]
+            strange = [name for name in rename if name not in known and self.columns_as == "channels"]
+            if strange:
+                raise ConfigError(f"--rename {strange[0]}=…: the model knows no {strange[0]!r}, but {', '.join(known)}")
+            renamed(frame, rename, path, "--rename")
+            found = replace(self, rename=rename)
+        require_columns(frame, found._section(frame, path), path)
+        return found
 
     def _section(self, frame: pd.DataFrame, name: object, is_future: bool = False) -> DataSection:
         item_id_column = self.item_id_column
