@@ -13,10 +13,12 @@ from support import tiny
 from tstune.config.validation import validate
 from tstune.data.defaults import BASELINES as BY_DEFAULT
 from tstune.data.prepared import PreparedData, prepare_data
+from tstune.data.scaler import Scaler
 from tstune.errors import ConfigError
 from tstune.evaluation.backtest import Backtest
 from tstune.evaluation.kept_forecasts import KeptForecasts, forecasts_table
 from tstune.models.baselines import ContextMean, Persistence, Ridge, SeasonalNaive
+from tstune.models.lightgbm_lags import LightGBM
 from tstune.models.registry import available_models, model_class
 from tstune.runtime.distributed import DistributedManager
 
@@ -114,7 +116,8 @@ class TestRidge:
         np.testing.assert_allclose(forecast.numpy(), expected, rtol=2e-4, atol=1e-4)
 
 
-def test_columns_of_unlike_size_are_series_of_their_own_scale(tmp_path: Path) -> None:
+@pytest.mark.parametrize("cls", [Ridge, LightGBM])
+def test_columns_of_unlike_size_are_series_of_their_own_scale(cls: type, tmp_path: Path) -> None:
     """An exchange rate of the yen beside one of the pound: neither drowns the other."""
     wide = tiny.series().pivot(index="timestamp", columns="item_id", values="load")
     wide["yen"] = 0.001 * wide.a
@@ -124,21 +127,47 @@ def test_columns_of_unlike_size_are_series_of_their_own_scale(tmp_path: Path) ->
         values = tiny.recipe(tmp_path / "wide.csv", tmp_path, data={"columns_as": "items"})
         values["data"] |= {"item_id_column": None, "target_columns": None}
         config = validate(values, "test")
-        data, ridge = prepared(config), Ridge(config)
-        ridge.build(data.preprocessor)
-        ridge.train_on(data)
+        data, model = prepared(config), cls(config)
+        model.build(data.preprocessor)
+        model.train_on(data)
         (tmp_path / name).mkdir()
-        ridge.save(tmp_path / name)
-        ridge = Ridge.load(tmp_path / name)
+        model.save(tmp_path / name)
+        model = cls.load(tmp_path / name)
         backtest = Backtest(data, config.evaluation, DistributedManager.for_run(config))
-        found[name] = backtest.score(ridge)
-        kept = KeptForecasts.of(forecasts_table({"ridge": found[name]}, backtest, data.panel.item_ids, ("target",)))
-        assert kept.metrics(backtest.horizons, ())["ridge"] == pytest.approx(found[name].metrics, rel=1e-6)
+        found[name] = backtest.score(model)
+        kept = KeptForecasts.of(forecasts_table({"model": found[name]}, backtest, data.panel.item_ids, ("target",)))
+        assert kept.metrics(backtest.horizons, ())["model"] == pytest.approx(found[name].metrics, rel=1e-6)
     rmse = found["both"].rmse_by_item
     assert rmse[2] == pytest.approx(0.001 * rmse[0], rel=1e-3)
     scaled = {name: one.metrics["mse_scaled"] for name, one in found.items()}
     assert scaled["small"] == pytest.approx(scaled["large"], rel=1e-3)
     assert 0.05 < scaled["both"] < 0.5
+
+
+@pytest.mark.parametrize("family", ["ttm", "patchtst"])
+def test_networks_read_columns_of_unlike_size_alike(family: str, tmp_path: Path) -> None:
+    """What is tuned on both forecasts the small one as it does the large one, a thousandth of it, saved or not."""
+    wide = tiny.series().pivot(index="timestamp", columns="item_id", values="load")
+    wide["yen"] = 0.001 * wide.a
+    wide.to_csv(tmp_path / "wide.csv")
+    values = tiny.recipe(tmp_path / "wide.csv", tmp_path, data={"columns_as": "items"}, tuning={"mode": "head"})
+    values["data"] |= {"item_id_column": None, "target_columns": None}
+    values["evaluation"] |= {"baselines": []}
+    if family == "ttm":
+        values["model"] = {"pretrained": str(tiny.write_checkpoint(tmp_path / "weights"))}
+    else:
+        values["model"] = {"type": family, "context_length": 32, "prediction_length": 8, "d_model": 16, "num_layers": 1}
+        values["model"] |= {"num_heads": 2, "ffn_dim": 16, "patch_length": 8}
+        values["tuning"] = {"mode": "from_scratch"}
+    model = model_class(family)(validate(values, "test"))
+    model.fit(output_dir=tmp_path / "run")
+    for one in (model, model_class(family).load(tmp_path / "run")):
+        forecast = one.predict(tmp_path / "wide.csv").set_index("item_id")["target"]
+        np.testing.assert_allclose(forecast["yen"], 0.001 * forecast["a"], rtol=1e-4)
+    assert Scaler.from_dict(model.preprocessor.scaler.to_dict()).by_window
+    values |= {"model": {"context_length": 32, "prediction_length": 8}, "tuning": {}}
+    values["data"]["target_columns"] = ["a", "b"]
+    assert not prepared(validate(values, "test")).preprocessor.scaler.by_window
 
 
 def test_every_baseline_is_covered() -> None:

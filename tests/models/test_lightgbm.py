@@ -106,7 +106,7 @@ def test_lines_between_the_boosters(csv: Path) -> None:
     assert forecast.shape == (2, 36)
     np.testing.assert_allclose(forecast[:, 27], forecast[:, [23, 31]].mean(axis=1), rtol=1e-6)
     np.testing.assert_allclose(forecast[:, 32], 0.75 * forecast[:, 31] + 0.25 * forecast[:, 35], rtol=1e-6)
-    features, last = model._features(batch, 0)
+    features, last, _ = model._features(batch, 0)
     for step in (1, 24, 32, 36):
         expected = last + model.boosters[0][model.steps.index(step)].predict(features)
         np.testing.assert_allclose(forecast[:, step - 1], expected, rtol=1e-6)

@@ -183,14 +183,14 @@ def prepare_data(
             "data.static_categorical_columns and data.static_real_columns"
         )
     plan = plan_windows(config, context_length, prediction_length, panel, table, known_lengths, seed, given)
-    split = plan.split
+    split, unlike = plan.split, config.columns_as == "items" and config.scaling == "standard"
     roles, categories = learn_categories(table, panel, split)
     windows = _windows_of(plan, panel, categories)
     preprocessor = Preprocessor(
         roles=roles,
         frequency=panel.frequency,
         max_gap=plan.max_gap,
-        scaler=fit_scaler(panel, split, config.scaling),
+        scaler=fit_scaler(panel, split, config.scaling, unlike),
         unit=table.unit,
         **{name: getattr(config, name) for name in READ_AS} | dict(table.read_as),
         cleaning=rules.for_new_data(table),

@@ -334,7 +334,7 @@ class Preprocessor:
     def targets_only(self) -> Preprocessor:
         """The same for a model that reads no other column."""
         targets, scaler = slice(0, self.roles.num_targets), self.scaler
-        alone = Scaler(np.array(scaler.mean[targets]), np.array(scaler.std[targets]))
+        alone = replace(scaler, mean=np.array(scaler.mean[targets]), std=np.array(scaler.std[targets]))
         return replace(self, roles=Roles(self.roles.target), scaler=alone)
 
     @classmethod

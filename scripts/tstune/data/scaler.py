@@ -8,14 +8,18 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
+import pandas as pd
 
 from tstune.data.panel import OBSERVED, Panel, row_blocks, rows_between
 from tstune.data.splits import Split
 from tstune.data.table import Roles, SourceTable
+from tstune.runtime.logs import logger
 
 UNKNOWN = 0
 """Code of a value that no training item has, and of no value at all."""
 _LEAF = 1 << 16
+DROWNS = 20
+"""A series with so much less deviation than all together counts for nothing in their scale."""
 
 
 @dataclass(frozen=True)
@@ -28,19 +32,23 @@ class Scaler:
     Attributes:
         mean: [channels] float64.
         std: [channels] float64, 1 where a channel does not vary.
+        by_window: series differ too much in size for one scale: networks read each window in its own.
     """
 
     mean: np.ndarray
     std: np.ndarray
+    by_window: bool = False
 
-    def to_dict(self) -> dict[str, list[float]]:
+    def to_dict(self) -> dict[str, object]:
         """Values for JSON, exact to the last bit."""
-        return {"mean": self.mean.tolist(), "std": self.std.tolist()}
+        values = {"mean": self.mean.tolist(), "std": self.std.tolist()}
+        return values | ({"by_window": True} if self.by_window else {})
 
     @classmethod
-    def from_dict(cls, values: dict[str, list[float]]) -> Scaler:
+    def from_dict(cls, values: dict) -> Scaler:
         """Inverse of `to_dict`."""
-        return cls(np.asarray(values["mean"], np.float64), np.asarray(values["std"], np.float64))
+        mean, std = (np.asarray(values[name], np.float64) for name in ("mean", "std"))
+        return cls(mean, std, values.get("by_window") is True)
 
     def fits(self, num_channels: int) -> bool:
         """True if there is a mean and a positive deviation for each of so many channels."""
@@ -50,8 +58,14 @@ class Scaler:
         return bool(np.isfinite(self.mean).all() and np.isfinite(self.std).all() and (self.std > 0).all())
 
 
-def fit_scaler(panel: Panel, split: Split, scaling: str) -> Scaler:
-    """Fit on the readings of the training part; `scaling` is ``standard`` or ``none``."""
+def fit_scaler(panel: Panel, split: Split, scaling: str, unlike: bool = False) -> Scaler:
+    """Fit on the readings of the training part.
+
+    Args:
+        panel, split: the readings.
+        scaling: ``standard`` or ``none``.
+        unlike: items may be anything, as the columns of a wide table: look whether one scale does for all.
+    """
     channels = len(panel.roles.channels)
     mean, std = np.zeros(channels), np.ones(channels)
     if scaling == "none":
@@ -64,7 +78,24 @@ def fit_scaler(panel: Panel, split: Split, scaling: str) -> Scaler:
             mean[channel] = center
             squares = (np.square(values - center) for values in readings())
             std[channel] = math.sqrt(_pairwise_sum(count, squares) / count) or 1.0
-    return Scaler(mean, std)
+    pooled = std[: panel.roles.num_targets]
+    drowned = unlike and bool((DROWNS * item_deviation(panel, split, pooled) < pooled).any())
+    if drowned:
+        logger.info("series differ more than %d-fold in size: each window is scaled by itself", DROWNS)
+    return Scaler(mean, std, drowned)
+
+
+def item_deviation(panel: Panel, split: Split, pooled: np.ndarray) -> np.ndarray:
+    """[items, targets] deviation of each item's training readings; the pooled one where they do not vary."""
+    values = np.where(training_readings(panel, split, slice(0, panel.num_rows)), panel.values[:, : len(pooled)], np.nan)
+    found = pd.DataFrame(values, dtype=np.float64).groupby(panel.row_item()).std(ddof=0).to_numpy()
+    return np.where(found > 0, found, pooled)
+
+
+def training_readings(panel: Panel, split: Split, rows: slice) -> np.ndarray:
+    """[rows, targets] True for the readings of the training part."""
+    in_train = rows_between(panel, *split.bounds(split.fitted_on), rows)
+    return in_train[:, None] & (panel.status[rows, : panel.roles.num_targets] == OBSERVED)
 
 
 def _readings(panel: Panel, split: Split, channel: int) -> Iterator[np.ndarray]:

@@ -14,15 +14,15 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
-import pandas as pd
 import torch
 
 from tstune.config.schema import EvaluationSection
 from tstune.config.section import AUTO
 from tstune.data.defaults import default_horizons, season_of
 from tstune.data.frequency import to_steps
-from tstune.data.panel import OBSERVED, Panel, row_blocks, rows_between, segment_of
+from tstune.data.panel import Panel, row_blocks, segment_of
 from tstune.data.prepared import PreparedData
+from tstune.data.scaler import item_deviation, training_readings
 from tstune.data.splits import Split
 from tstune.data.windows import Batch, WindowDataset, evaluation_batch_size, window_loader
 from tstune.errors import ConfigError
@@ -42,7 +42,7 @@ def seasonal_scale(panel: Panel, split: Split, seasonality: int) -> np.ndarray:
         segment = segment_of(panel, rows)
         together = rows - panel.segment_start[segment] >= seasonality
         now, before = (slice(rows[0] - lag, rows[-1] + 1 - lag) for lag in (0, seasonality))
-        pairs = _usable(panel, split, now) & _usable(panel, split, before) & together[:, None]
+        pairs = training_readings(panel, split, now) & training_readings(panel, split, before) & together[:, None]
         difference = np.abs(panel.values[now, :targets] - panel.values[before, :targets])
         for target in range(targets):
             seen = pairs[:, target]
@@ -53,19 +53,6 @@ def seasonal_scale(panel: Panel, split: Split, seasonality: int) -> np.ndarray:
     pooled = total.sum(axis=0) / np.maximum(count.sum(axis=0), 1)
     scale = np.where(count > 0, total / np.maximum(count, 1), pooled)
     return np.where(scale > 0, scale, np.nan)
-
-
-def item_deviation(panel: Panel, split: Split, pooled: np.ndarray) -> np.ndarray:
-    """[items, targets] deviation of each item's training readings; the pooled one where they do not vary."""
-    values = np.where(_usable(panel, split, slice(0, panel.num_rows)), panel.values[:, : len(pooled)], np.nan)
-    found = pd.DataFrame(values, dtype=np.float64).groupby(panel.row_item()).std(ddof=0).to_numpy()
-    return np.where(found > 0, found, pooled)
-
-
-def _usable(panel: Panel, split: Split, rows: slice) -> np.ndarray:
-    """[rows, targets] True for the readings of the training part."""
-    in_train = rows_between(panel, *split.bounds(split.fitted_on), rows)
-    return in_train[:, None] & (panel.status[rows, : panel.roles.num_targets] == OBSERVED)
 
 
 @dataclass(frozen=True)

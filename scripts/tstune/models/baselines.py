@@ -33,8 +33,9 @@ class WithoutNetwork(BaseTimeSeriesFoundationModel):
     """A forecaster that our loop does not train: fitted in closed form, by a service, or not at all."""
 
     def build(self, preprocessor: Preprocessor) -> None:
-        """Remember the channels."""
+        """Remember the channels, and whether each window has a scale of its own."""
         self.preprocessor = preprocessor
+        self.by_window = preprocessor.columns_as == "items"
 
     def train_on(self, data: PreparedData, *_: object) -> None:
         """Nothing to learn; there are no steps to watch or to go on from."""
@@ -75,6 +76,11 @@ class WithoutNetwork(BaseTimeSeriesFoundationModel):
         steps = torch.arange(past.shape[1], device=past.device)[None, :, None]
         last = torch.where(observed, steps, 0).amax(dim=1, keepdim=True)
         return torch.where(observed.any(dim=1, keepdim=True), past.gather(1, last), self._training_mean(past))
+
+    def _own_deviation(self, batch: Batch) -> torch.Tensor:
+        """[batch, 1, targets] deviation of each context; 1 where it does not vary."""
+        spread = context_spread(batch, self.preprocessor.roles.num_targets)[:, None]
+        return torch.where(spread > 0, spread, 1.0)
 
     def _target_context(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
         """Past values and mask of the targets, [batch, context, targets]."""
@@ -162,11 +168,6 @@ class Ridge(Baseline):
     model_type = "ridge"
     alpha = 1.0
 
-    def build(self, preprocessor: Preprocessor) -> None:
-        """Nothing is learned yet."""
-        super().build(preprocessor)
-        self.by_window = preprocessor.columns_as == "items"
-
     def train_on(self, data: PreparedData, *_: object) -> None:
         """Fit in closed form with scikit-learn."""
         from sklearn.linear_model import Ridge as RidgeRegression
@@ -213,8 +214,7 @@ class Ridge(Baseline):
         """[batch, context, targets] scaled values, and the mean and deviation that they were scaled by."""
         past, observed = self._target_context(batch)
         if self.by_window:
-            spread = context_spread(batch, past.shape[2])[:, None]
-            mean, std = self._last_reading(past, observed), torch.where(spread > 0, spread, 1.0)
+            mean, std = self._last_reading(past, observed), self._own_deviation(batch)
         else:
             scaler, targets = self.preprocessor.scaler, slice(0, past.shape[2])
             mean, std = (

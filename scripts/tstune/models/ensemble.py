@@ -317,13 +317,13 @@ class _RidgeOnForecasts(_OnForecasts, Ridge):
 class _TreesOnForecasts(_OnForecasts, LightGBM):
     """They see which of the last steps were really read too, and how old the last reading is."""
 
-    def _features(self, batch: Batch, target: int) -> tuple[np.ndarray, np.ndarray]:
-        features, last = super()._features(batch, target)
+    def _features(self, batch: Batch, target: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        features, last, unit = super()._features(batch, target)
         steps = np.array(self.steps) - 1
-        changes = self._said(batch)[:, :, steps, target].flatten(1).numpy() - last[:, None]
+        changes = (self._said(batch)[:, :, steps, target].flatten(1).numpy() - last[:, None]) / unit[:, None]
         read = batch["past_read_mask"][..., target].cpu().numpy()[:, ::-1]
         age = np.where(read.any(axis=1), read.argmax(axis=1), read.shape[1])
-        return np.column_stack([features, changes, read[:, :READ_STEPS], age]).astype(np.float32), last
+        return np.column_stack([features, changes, read[:, :READ_STEPS], age]).astype(np.float32), last, unit
 
     @property
     def _num_features(self) -> int:

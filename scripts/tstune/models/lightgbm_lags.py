@@ -11,6 +11,7 @@ import torch
 from tstune.data.prepared import PreparedData
 from tstune.data.windows import Batch, WindowDataset
 from tstune.errors import CheckpointError, ConfigError
+from tstune.foreign_files import read_object
 from tstune.models.baselines import Baseline
 from tstune.models.contract import MODEL_FOLDER, optional_module
 
@@ -52,7 +53,9 @@ class LightGBM(Baseline):
     Direct multi-step: one booster per step and target up to step 24, then one every 8 steps and one for the last step,
     with straight lines between. A booster forecasts the change since the last reading. It sees the past of its own
     target only (`lag_features`), missing lags stay missing; the number of trees is chosen on the
-    validation windows. Rows whose target was not really observed are left out.
+    validation windows. Rows whose target was not really observed are left out. Columns that are a series each
+    (`data.columns_as=items`) may differ a thousandfold: there each window is counted from its last reading, in its own
+    deviation, as ridge does it.
     """
 
     model_type = "lightgbm"
@@ -95,14 +98,14 @@ class LightGBM(Baseline):
         steps, shape = np.arange(1, self._num_steps + 1), (len(batch["past_values"]), self._num_steps)
         forecast = np.empty((*shape, len(self.boosters)), np.float32)
         for target, boosters in enumerate(self.boosters):
-            features, last = self._features(batch, target)
+            features, last, unit = self._features(batch, target)
             changes = np.stack([b.predict(features, num_threads=torch.get_num_threads()) for b in boosters], axis=1)
-            forecast[..., target] = last[:, None] + _between(steps, np.array(self.steps), changes)
+            forecast[..., target] = last[:, None] + unit[:, None] * _between(steps, np.array(self.steps), changes)
         return torch.from_numpy(forecast).to(batch["past_values"].device)
 
     def save_weights(self, folder: Path) -> None:
         """Write one LightGBM text model per target and step."""
-        super().save_weights(folder)
+        self._write_config(folder, by_window=self.by_window)
         for target, boosters in enumerate(self.boosters):
             for step, booster in zip(self.steps, boosters, strict=True):
                 text = booster.model_to_string(num_iteration=booster.best_iteration)
@@ -116,6 +119,9 @@ class LightGBM(Baseline):
             MissingDependencyError: LightGBM is not installed.
         """
         lightgbm = _lightgbm()
+        super().load_weights(folder)
+        # those of an earlier commit have one scale for all windows
+        self.by_window = read_object(folder / MODEL_FOLDER / "config.json").get("by_window") is True
         self.steps = modelled_steps(self._num_steps)
         targets = range(self.preprocessor.roles.num_targets)
         paths = [[_booster_path(folder, target, step) for step in self.steps] for target in targets]
@@ -139,20 +145,24 @@ class LightGBM(Baseline):
         steps, features, changes = np.array(self.steps) - 1, [], []
         for begin in range(0, len(chosen), CHUNK):
             batch = windows.__getitems__(chosen[begin : begin + CHUNK])
-            values, last = self._features(batch, target)
+            values, last, unit = self._features(batch, target)
             future, real = (batch[name][..., target] for name in ("future_values", "future_observed_mask"))
             features.append(values)
-            changes.append(np.where(real, future - last[:, None], np.nan)[:, steps])
+            changes.append(np.where(real, (future - last[:, None]) / unit[:, None], np.nan)[:, steps])
         return np.concatenate(features), np.concatenate(changes)
 
-    def _features(self, batch: Batch, target: int) -> tuple[np.ndarray, np.ndarray]:
-        """([windows, features], [windows] last reading; the training mean where the context holds none)."""
+    def _features(self, batch: Batch, target: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """([windows, features], [windows] last reading, the training mean without any, [windows] unit of changes)."""
         past, observed = (batch[name][..., target].cpu().numpy() for name in ("past_values", "past_observed_mask"))
         origin = batch["origin"].cpu().numpy() if "origin" in batch else None
         newest = past.shape[1] - 1 - observed[:, ::-1].argmax(axis=1)
         last = past[np.arange(len(past)), newest]
         last = np.where(observed.any(axis=1), last, self.preprocessor.scaler.mean[target]).astype(np.float32)
-        return lag_features(np.where(observed, past, np.nan), origin), last
+        unit = np.ones_like(last)
+        if self.by_window:
+            unit = self._own_deviation(batch)[:, 0, target].cpu().numpy()
+            past = (past - last[:, None]) / unit[:, None]
+        return lag_features(np.where(observed, past, np.nan), origin), last, unit
 
 
 def lag_features(past: np.ndarray, origin: np.ndarray | None) -> np.ndarray:

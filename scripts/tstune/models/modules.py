@@ -90,7 +90,8 @@ class ScaledModule(NetworkModule):
     """A network that reads windows in the units of the scaler of the training part, as those of granite-tsfm do.
 
     It normalises each window by its own mean and deviation of what was observed, over at least 0.003: in scaled units
-    that is little, in the units of some readings it would be a lot. The loss lives in scaled units.
+    that is little, in the units of some readings it would be a lot. The loss lives in scaled units. Where series differ
+    too much in size (`Scaler.by_window`), those of the context take the place of the training part's.
     """
 
     input_layer = None
@@ -105,16 +106,37 @@ class ScaledModule(NetworkModule):
     ) -> None:
         super().__init__(network, preprocessor.roles, prediction_length, native_length, levels)
         scaler = preprocessor.scaler
+        self.by_window = scaler.by_window
         self.register_buffer("mean", torch.tensor(scaler.mean, dtype=torch.float32), persistent=False)
         self.register_buffer("std", torch.tensor(scaler.std, dtype=torch.float32), persistent=False)
 
-    @property
-    def target_scale(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """Mean and deviation of the targets in the training part, [targets] each."""
-        return self.mean[: self.num_targets], self.std[: self.num_targets]
+    def target_scale(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+        """Mean and deviation of the targets, [targets] of the training part or [batch, 1, targets] of each context.
+
+        Args:
+            batch: windows, or what `with_scale` made of their stored features.
+        """
+        if not self.by_window:
+            return self.mean[: self.num_targets], self.std[: self.num_targets]
+        if "own_mean" in batch:
+            return batch["own_mean"], batch["own_std"]
+        observed = batch["past_observed_mask"][..., : self.num_targets]
+        past, count = batch["past_values"][..., : self.num_targets].double(), observed.sum(dim=1, keepdim=True)
+        mean = (past * observed).sum(dim=1, keepdim=True) / count.clamp_min(1)
+        square = torch.where(observed, past - mean, 0.0).square().sum(dim=1, keepdim=True) / count.clamp_min(1)
+        return mean.float(), torch.where(square > 0, square, 1.0).sqrt().float()
+
+    def with_scale(self, encoded: Batch, batch: Batch) -> Batch:
+        """Features of a batch that are to be stored without it, with what their forecasts are in."""
+        if self.by_window:
+            mean, std = self.target_scale(batch)
+            encoded |= {"own_mean": mean, "own_std": std, "has_scale": self.has_scale(batch).float()}
+        return encoded
 
     def has_scale(self, batch: Batch) -> torch.Tensor:
-        """[batch, 1, targets] True: the loss is measured by the scaler, which every target has."""
+        """[batch, 1, targets] True by the scaler, which every target has; by window as of other networks."""
+        if self.by_window:
+            return super().has_scale(batch)
         future = batch["future_values"]
         return torch.ones(len(future), 1, self.num_targets, dtype=torch.bool, device=future.device)
 
@@ -123,8 +145,11 @@ class ScaledModule(NetworkModule):
 
         The network leaves what was not observed out of its mean and deviation, but reads it: make it the mean.
         """
-        observed = batch["past_observed_mask"]
-        past = (batch["past_values"] - self.mean) / self.std
+        observed, (mean, std) = batch["past_observed_mask"], (self.mean, self.std)
+        if self.by_window:  # the targets; what else there is was made for all series
+            own, rest = self.target_scale(batch), (mean[self.num_targets :], std[self.num_targets :])
+            mean, std = (torch.cat([x, y.expand(len(x), 1, -1)], dim=-1) for x, y in zip(own, rest, strict=True))
+        past = (batch["past_values"] - mean) / std
         count = observed.sum(dim=1, keepdim=True).clamp_min(1)
         centre = (past * observed).sum(dim=1, keepdim=True) / count
         return torch.where(observed, past, centre), observed
@@ -146,7 +171,7 @@ class PlainModule(ScaledModule):
                 f"self.model forecasts {values.shape[1]} steps of {values.shape[2]} channels, the run asks for "
                 f"{self.num_steps} of {self.num_targets}; build it for model.prediction_length and the targets"
             )
-        return values[:, : self.num_steps, : self.num_targets, None], *self.target_scale
+        return values[:, : self.num_steps, : self.num_targets, None], *self.target_scale(batch)
 
 
 def observed_or_nan(batch: Batch) -> torch.Tensor:

@@ -42,14 +42,14 @@ class PatchModule(ScaledModule):
         encoded = batch if "features" in batch else self.encode(batch)
         values = self.plain.head(encoded["features"])[:, : self.num_steps, : self.num_targets]
         values = values * encoded["scale"] + encoded["loc"]
-        return values[..., None], *self.target_scale
+        return values[..., None], *self.target_scale(batch)
 
     def encode(self, batch: Batch) -> Batch:
         """First half: features [batch, channels, patches, width], loc and scale [batch, 1, targets] of the window."""
         past, observed = self.scaled_context(batch)
         output = self.plain.model(past_values=past, **{self.mask_name: observed}, return_dict=True)
         loc, scale = (values[..., : self.num_targets] for values in (output.loc, output.scale))
-        return {"features": output.last_hidden_state, "loc": loc, "scale": scale}
+        return self.with_scale({"features": output.last_hidden_state, "loc": loc, "scale": scale}, batch)
 
 
 class PatchForecaster(NetworkForecaster):

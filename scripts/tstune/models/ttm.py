@@ -95,12 +95,12 @@ class TTMModule(ScaledModule):
             past, observed = self.scaled_context(batch)
             encoded, patches = self._encode(batch, past, observed)
             values = self._decode(encoded, past, patches, self._known_future(batch), static)
-        return values, *self.target_scale
+        return values, *self.target_scale(batch)
 
     def encode(self, batch: Batch) -> Batch:
         """First half: features [batch, channels, patches, width] with loc and scale [batch, 1, targets]."""
         encoded, _ = self._encode(batch, *self.scaled_context(batch))
-        return encoded
+        return self.with_scale(encoded, batch)
 
     def _encode(self, batch: Batch, past: torch.Tensor, observed: torch.Tensor) -> tuple[Batch, torch.Tensor]:
         token = None
