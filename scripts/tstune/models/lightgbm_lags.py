@@ -120,8 +120,6 @@ class LightGBM(Baseline):
         """
         lightgbm = _lightgbm()
         super().load_weights(folder)
-        # those of an earlier commit have one scale for all windows
-        self.by_window = read_object(folder / MODEL_FOLDER / "config.json").get("by_window") is True
         self.steps = modelled_steps(self._num_steps)
         targets = range(self.preprocessor.roles.num_targets)
         paths = [[_booster_path(folder, target, step) for step in self.steps] for target in targets]
@@ -129,6 +127,8 @@ class LightGBM(Baseline):
         width = self._num_features
         if any(booster.num_feature() != width for row in self.boosters for booster in row):
             raise CheckpointError(f"{folder / MODEL_FOLDER} was not made from the {width} features of this context")
+        # those of an earlier commit have one scale for all windows
+        self.by_window = read_object(folder / MODEL_FOLDER / "config.json").get("by_window") is True
 
     @property
     def _num_features(self) -> int:
