@@ -1,7 +1,7 @@
 """Fine-tune Chronos-Bolt, Chronos-2 or Chronos T5 and judge it against zero-shot and baselines.
 
-    accelerate launch scripts/finetune_chronos.py --config recipes/chronos_bolt/cgm_sample/lora.yaml
-    accelerate launch scripts/finetune_chronos.py --config recipes/chronos2/cgm_sample/lora.yaml lora.rank=16
+    python scripts/finetune_chronos.py --config recipes/chronos_bolt/cgm_sample/lora.yaml
+    python scripts/finetune_chronos.py --config recipes/chronos2/cgm_sample/lora.yaml lora.rank=16
     python scripts/finetune_chronos.py --config recipes/chronos_bolt/cgm_sample/zero_shot.yaml output_dir=runs/mine
 
 `model.type` is chronos_bolt, chronos2 or chronos_t5; data, windows, tuning modes, launchers and run folder are those of

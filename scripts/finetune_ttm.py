@@ -1,8 +1,8 @@
 """Fine-tune a Tiny Time Mixer and judge it against zero-shot and baselines.
 
-    accelerate launch scripts/finetune_ttm.py --config recipes/ttm/cgm_sample/decoder.yaml
-    accelerate launch scripts/finetune_ttm.py --config recipes/ttm/cgm_sample/decoder.yaml training.learning_rate=5e-4
-    accelerate launch scripts/finetune_ttm.py --hydra recipes/hydra/ttm.yaml data=cgm_sample tuning=lora
+    python scripts/finetune_ttm.py --config recipes/ttm/cgm_sample/decoder.yaml
+    python scripts/finetune_ttm.py --config recipes/ttm/cgm_sample/decoder.yaml training.learning_rate=5e-4
+    python scripts/finetune_ttm.py --hydra recipes/hydra/ttm.yaml data=cgm_sample tuning=lora
     accelerate launch --num_processes 2 --config_file accelerate_configs/ddp.yaml scripts/finetune_ttm.py --config …
     python scripts/finetune_ttm.py --config recipes/ttm/cgm_sample/demo.yaml output_dir=runs/mine
     python scripts/finetune_ttm.py --config recipes/ttm/cgm_sample/demo.yaml --experiment-dir ./experiments

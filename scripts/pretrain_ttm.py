@@ -1,6 +1,6 @@
 """Pre-train a Tiny Time Mixer on generated series: no data, no licence, no network.
 
-    accelerate launch scripts/pretrain_ttm.py --config recipes/ttm/pretrain/ttm_512_96.yaml
+    python scripts/pretrain_ttm.py --config recipes/ttm/pretrain/ttm_512_96.yaml
     python scripts/pretrain_ttm.py --config recipes/ttm/pretrain/tiny.yaml output_dir=runs/pretrain
     accelerate launch --num_processes 8 --config_file accelerate_configs/ddp.yaml scripts/pretrain_ttm.py --config …
 

@@ -1,6 +1,6 @@
 r"""A tracker of one's own: files as usual, and the gradient norm of every layer that learns with each training row.
 
-accelerate launch scripts/finetune_ttm.py --config recipes/ttm/cgm_sample/demo.yaml \
+python scripts/finetune_ttm.py --config recipes/ttm/cgm_sample/demo.yaml \
     'tracking.trackers=[examples.gradient_norm_tracker:GradientNormTracker]'
 """
 

@@ -55,6 +55,15 @@ def test_command_parses_and_its_run_is_valid(command, monkeypatch):
         assert run.output_dir
 
 
+def test_a_launcher_is_printed_for_what_needs_one():
+    """For one process without a file of its own it only says five lines more, and a traceback beneath each error."""
+    launched = [param.values[0] for param in COMMANDS if param.values[0].launcher == "accelerate"]
+    assert len(launched) >= 6
+    for command in launched:
+        launch = parse(command).launch
+        assert launch.config_file or (launch.num_processes or 1) > 1, command.text
+
+
 def test_placeholders_are_the_exception():
     with_recipe = [parse(param.values[0]) for param in COMMANDS if "--config" in param.values[0].words]
     left_out = [arguments for arguments in with_recipe if arguments.config == PLACEHOLDER]
