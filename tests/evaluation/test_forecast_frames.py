@@ -121,7 +121,7 @@ def bad_calls(run: str) -> dict[str, tuple]:
         "horizon=97 is 97 steps, and builtin forecasts 96 at most": (tstune.forecast, nixtla(300), 97),
         "forecasts 8 at most; set horizon=8 or less": (tstune.forecast, tiny.series(60), 9, run),
         "horizon='90min' is no multiple of the sampling step": (tstune.forecast, table, "90min"),
-        "the longest series has 60 rows; 70 steps to forecast leave no history": (tstune.forecast, table, 70),
+        "the longest series has 60 steps; 70 steps to forecast leave no history": (tstune.forecast, table, 70),
         "did you mean builtin?": (tstune.forecast, table, 4, "bultin"),
         "--model ridge is fitted to a training part": (tstune.forecast, table, 4, "ridge"),
         "name one in target_col": (tstune.cross_validation, two, 4),

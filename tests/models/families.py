@@ -69,6 +69,15 @@ PATCHTST_FM = (
 )  # fmt: skip
 PATCHTST_FM_LORA = 2 * 8 * ((16 + 48) + (16 + 16)) + 8 * (16 + 400)  # qkv and projection of 2 blocks; output
 
+# Fracast: a block is its convolution, projection, gated MLP of 24 and two norms; one in the encoder, one in the head.
+FRACAST_BLOCK = (3 * 16 + 16) + (256 + 16) + (16 * 48 + 48) + (24 * 16 + 16) + 2 * 16
+FRACAST_HEAD = (37 * 16 + 16) + 8 * 16 + (16 * 24 + 24) + (12 * 16 + 16) + 16 + (3 * 16 + 16 + 16) + (16 * 9 + 9)
+FRACAST_HEAD += (6 * 16 + 16) + FRACAST_BLOCK + (256 + 16)  # the convolution over the horizon
+FRACAST = (7 * 16 + 16) + (4 * 16 + 16) + FRACAST_BLOCK + (4 * 32 + 32) + 16 + FRACAST_HEAD
+FRACAST_BIAS = 16 + 16 + 32 + 16 + (24 + 16) + 9 + 16 + 16 + 2 * (16 + 48 + 16)
+# both blocks, the decoder's MLP (ranks 8 and 6), the outputs (4 for nine levels)
+FRACAST_LORA = 2 * 8 * (32 + 64 + 40) + 8 * (16 + 24) + 6 * (12 + 16) + 4 * (16 + 9) + 8 * 32
+
 # The same from tiny_weights.py; two layers each.
 PATCHTST_HEAD = 64 * 8 + 8
 PATCHTST_ALL = (8 * 16 + 16) + 4 * 16 + 2 * (4 * (256 + 16) + 2 * 32 + (512 + 32) + (512 + 16)) + PATCHTST_HEAD
@@ -155,6 +164,11 @@ FOUNDATION: dict[str, Family] = {
             PATCHTST_FM_LORA,
             2 * (48 + 16) + 400,
         ),
+        refused=ALONE,
+    ),
+    "fracast": Family(
+        tiny_weights.write_fracast,
+        counts(FRACAST, FRACAST_HEAD, FRACAST_BIAS, FRACAST_LORA, 2 * (16 + 48 + 16) + (24 + 16) + 9 + 16),
         refused=ALONE,
     ),
     "patchtst": Family(

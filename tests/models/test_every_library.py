@@ -12,7 +12,16 @@ import bitsandbytes as bnb
 import pytest
 import torch
 from building import Make, four_windows, train_losses
-from families import FLOWSTATE, FLOWSTATE_HEAD, PATCHTST_FM, PATCHTST_FM_HEAD, TIMESFM_BACKBONE, TIMESFM_HEAD
+from families import (
+    FLOWSTATE,
+    FLOWSTATE_HEAD,
+    FRACAST,
+    FRACAST_HEAD,
+    PATCHTST_FM,
+    PATCHTST_FM_HEAD,
+    TIMESFM_BACKBONE,
+    TIMESFM_HEAD,
+)
 from safetensors.torch import load_file, save_file
 from support import tiny, tiny_weights
 
@@ -95,6 +104,15 @@ FACTS = {
         ("backbone.out_layer.", "backbone.blocks.0."),
         {0.1: PATCHTST_FM - PATCHTST_FM_HEAD, 2.0: PATCHTST_FM_HEAD},
         {"d_model": 64},
+        has_halves=False,
+    ),
+    "fracast": Facts(
+        ("fracast>=0.1,<0.2", "fracast"),
+        {"pw": 2, "up": 3, "down": 3, "out_proj": 2},
+        ("head.", "core."),
+        {0.1: FRACAST - FRACAST_HEAD, 2.0: FRACAST_HEAD},
+        {"d_model": 64},
+        rates=None,
         has_halves=False,
     ),
     "patchtst": Facts(
@@ -206,7 +224,7 @@ def test_automatic_adapters_are_where_they_are_said_to_be(name: str, make_any: M
 @every
 def test_the_dropout_of_the_configuration(name: str, make_any: Make) -> None:
     facts = FACTS[name]
-    if name == "flowstate":  # it has none
+    if name in ("flowstate", "fracast"):  # they have none
         return
     model, _ = make_any(name, model={"dropout": 0.37} | facts.model)
     if facts.rates is None:

@@ -133,6 +133,22 @@ FLOWSTATE = {
     "decoder_dim": 6,
     "prediction_type": "median",
 }
+FRACAST = {
+    "family": "fracast",
+    "d_model": 16,
+    "W": 2 * CONTEXT,
+    "horizon": NATIVE,
+    "future_queries": 2,
+    "future_patch": 4,
+    "quantiles": LEVELS,
+    "n_stages": 3,
+    "scale_cond_dim": 4,
+    "periodic_topk": 2,
+    "head_d_ff": 12,
+    "head_fc_layers": 1,
+    "head_future_conv": True,
+    "head_future_conv_layers": 3,
+}
 PATCHTST_FM = {
     "context_length": 2 * CONTEXT,
     "prediction_length": PREDICTION,
@@ -241,6 +257,20 @@ def write_patchtst_fm(folder: Path, seed: int = 0, **changes: object) -> Path:
     return folder
 
 
+def write_fracast(folder: Path, seed: int = 0, **changes: object) -> Path:
+    """Save a Fracast; what the library begins with zeros has values here."""
+    import torch
+
+    from tstune.models.fracast import FracastConfig, FracastNetwork
+
+    torch.manual_seed(seed)
+    network = FracastNetwork(FracastConfig(FRACAST | changes))
+    for part in (network.core.scale.to_gb, network.head.future_conv.out_proj):
+        torch.nn.init.normal_(part.weight, std=0.1)
+    network.save_pretrained(folder)
+    return folder
+
+
 def _save_larger(model: object, folder: Path) -> Path:
     """With weights that a forecast depends on: the library begins with ones of 0.02."""
     import torch
@@ -262,6 +292,7 @@ WRITERS: dict[str, Callable[..., Path]] = {
     "patchtsmixer": write_patchtsmixer,
     "flowstate": write_flowstate,
     "patchtst_fm": write_patchtst_fm,
+    "fracast": write_fracast,
 }
 """`model.type` -> writer(folder, seed, **changes) -> folder. A new family: one line here and one case below."""
 
@@ -300,6 +331,8 @@ def _sized(family: str, context: int, prediction: int) -> dict[str, object]:
             return {"context_length": context, "horizon_length": ahead, "output_quantile_len": ahead}
         case "flowstate":  # its forecasts have any length
             return {"context_length": context}
+        case "fracast":
+            return {"W": context, "horizon": prediction, "future_queries": prediction, "future_patch": 1}
         case "patchtst_fm":  # its window holds both
             return lengths | {"context_length": context + prediction}
     return lengths

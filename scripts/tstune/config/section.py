@@ -259,6 +259,18 @@ class PatchTSTFMSection(ModelSection):
     """Dropout while tuning; null keeps the library's 0.1."""
 
 
+PACKAGED = "fracast"
+"""Value of `model.pretrained` for the weights in the package of the same name."""
+
+
+class FracastSection(ModelSection):
+    """Fracast: one convolution shared by a ladder of scales that forecasts nine quantiles; every series on its own."""
+
+    type: Literal["fracast"] = "fracast"
+    pretrained: str | None = PACKAGED
+    """`fracast`: the weights in its package (48 steps at once, 2048 of context); or a folder or Hub id."""
+
+
 class PatchTSTSection(ModelSection):
     """PatchTST: a transformer over patches that forecasts each channel alone.
 
@@ -419,6 +431,7 @@ FAMILIES: dict[str, type[ModelSection]] = {
     "timesfm": TimesFMSection,
     "flowstate": FlowStateSection,
     "patchtst_fm": PatchTSTFMSection,
+    "fracast": FracastSection,
     "patchtst": PatchTSTSection,
     "patchtsmixer": PatchTSMixerSection,
     "timegpt": TimeGPTSection,

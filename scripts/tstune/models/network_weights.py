@@ -52,6 +52,7 @@ class Architecture:
         required: beginnings of names of tensors that must be in the file, though the library lets them be missing and
             fills them with random numbers.
         dropout_key: key of config.json that `model.dropout` sets; None if there is none.
+        also_named: what a config.json of the library calls the family, where it names no class.
     """
 
     title: str
@@ -60,6 +61,7 @@ class Architecture:
     config: str
     required: tuple[str, ...] = ()
     dropout_key: str | None = "dropout_rate"
+    also_named: tuple[str, ...] = ()
 
     @property
     def network_class(self) -> type[PreTrainedModel]:
@@ -302,8 +304,10 @@ def in_proportion(name: str) -> Iterator[None]:
 
 
 def _check_class(architecture: Architecture, name: str, values: dict) -> None:
-    found = (values.get("architectures") or [values.get("model_type", "unknown")])[0]
-    if architecture.network.endswith(f":{found}"):
+    nested = values.get("model")
+    kind = values.get("model_type") or (nested.get("family") if isinstance(nested, dict) else None)
+    found = (values.get("architectures") or [kind or "unknown"])[0]
+    if architecture.network.endswith(f":{found}") or found in architecture.also_named:
         return
     others = {family: getattr(model_class(family), "architecture", None) for family in families()}
     right = next((family for family, one in others.items() if one and one.network.endswith(f":{found}")), None)

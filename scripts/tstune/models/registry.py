@@ -23,6 +23,7 @@ _MODELS = {
     "timesfm": "tstune.models.timesfm:TimesFMForecaster",
     "flowstate": "tstune.models.flowstate:FlowStateForecaster",
     "patchtst_fm": "tstune.models.patchtst_fm:PatchTSTFMForecaster",
+    "fracast": "tstune.models.fracast:FracastForecaster",
     "patchtst": "tstune.models.patch_forecaster:PatchTSTForecaster",
     "patchtsmixer": "tstune.models.patch_forecaster:PatchTSMixerForecaster",
     "timegpt": "tstune.models.timegpt:TimeGPTForecaster",

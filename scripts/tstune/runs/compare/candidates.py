@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from tstune.config.schema import RunConfig
-from tstune.config.section import AUTO
+from tstune.config.section import AUTO, FAMILIES
 from tstune.config.validation import validate
 from tstune.data.defaults import BUILTIN, SHIPPED
 from tstune.data.prepared import PreparedData
@@ -83,6 +83,9 @@ def downloaded(spec: str, registry: str | None, stack: ExitStack) -> Path:
 def _open(spec: str, config: RunConfig, registry: str | None, stack: ExitStack) -> Candidate:
     if spec.startswith(PREFIX):
         return _saved(spec.removeprefix(PREFIX), spec, downloaded(spec, registry, stack))
+    own = None if spec not in FAMILIES else FAMILIES[spec].model_fields["pretrained"].default
+    if own is not None and not model_class(spec).is_paid_service:  # a family with weights in its package
+        return _weights(spec, own, spec, config)
     if spec in available_models() or _is_dotted_path(spec):
         return _baseline(spec)
     path = Path(spec)

@@ -12,13 +12,13 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from tstune.config.schema import DataSection, RunConfig
-from tstune.config.section import AUTO, DEFAULT_FAMILY
+from tstune.config.section import AUTO, DEFAULT_FAMILY, FAMILIES
 from tstune.config.validation import validate
 from tstune.data.defaults import BUILTIN, SHIPPED
 from tstune.data.describe import recognised_columns
 from tstune.data.files import read_table
 from tstune.data.frame import id_texts, table_from_frame
-from tstune.data.frequency import to_steps
+from tstune.data.frequency import fixed_step, parse_frequency, to_steps
 from tstune.data.panel import position_of
 from tstune.data.panel_store import frequency_of
 from tstune.data.prepared import PreparedData
@@ -310,6 +310,12 @@ class _Series:
         """Grid step, the most common one."""
         return frequency_of(Pieces(lambda: iter([self.table])))
 
+    @property
+    def longest(self) -> int:
+        """Steps of the longest series."""
+        times, step = self.table.frame.groupby(ITEM)[TIMESTAMP], fixed_step(parse_frequency(self.frequency))
+        return int(times.nunique().max()) if step is None else int((times.max() - times.min()).max() / step) + 1
+
     def run(
         self, model: str, steps: int, kept: int, quantiles: Sequence[float], context_length: int | str = AUTO
     ) -> RunConfig:
@@ -334,20 +340,22 @@ class _Series:
         config = validate(values, origin=model)
         known = [context for context, _ in model_class(family)(config).known_lengths()]
         shortest = context_length if context_length != AUTO else min(known, default=4)
-        longest = int(self.table.frame.groupby(ITEM).size().max())
-        if longest <= kept:
-            raise DataError(f"the longest series has {longest} rows; {kept} steps to forecast leave no history")
-        if longest - kept >= shortest:
+        if self.longest <= kept:
+            raise DataError(f"the longest series has {self.longest} steps; {kept} steps to forecast leave no history")
+        if self.longest - kept >= shortest:
             return config
-        short = {"min_context": max(1, (longest - kept + 1) // 2)}
+        short = {"min_context": max(1, (self.longest - kept + 1) // 2)}
         return config.model_copy(update={"data": config.data.model_copy(update=short)})
 
 
 def _ready(model: str, read: _Series, horizon: int | str, steps: int, quantiles: list[float]) -> ForecastModel:
     """Weights as they are, or a baseline, with intervals from the history where it gives none by itself."""
     config = read.run(model, steps, steps, quantiles)
-    known = [ahead for _, ahead in model_class(config.model.type)(config).known_lengths() if ahead is not None]
-    _require_reach(model, max(known, default=steps), horizon, steps)
+    known = model_class(config.model.type)(config).known_lengths()
+    _require_reach(model, max((ahead for _, ahead in known if ahead is not None), default=steps), horizon, steps)
+    if known and all(ahead is None for _, ahead in known):  # any context: as much of the history as it reads
+        longest = min(max(context for context, _ in known), read.longest)
+        config = read.run(model, steps, steps, quantiles, context_length=max(4, longest))
     manager = DistributedManager(mixed_precision="no")
     with ExitStack() as stack:
         candidates = open_candidates([model], config, None, stack)
@@ -391,7 +399,7 @@ def _family_of(model: str) -> tuple[str, str | None]:
     family, colon, place = model.partition(":")
     if model in SHIPPED or family not in available_models():
         return DEFAULT_FAMILY, model
-    return family, place if colon else None
+    return family, place if colon else FAMILIES[family].model_fields["pretrained"].default
 
 
 def _has_weights(model: str) -> bool:
