@@ -26,6 +26,10 @@ WITHIN = 1.15
 """Of the minutes, start of Python included."""
 
 
+NOTHING = 0.005
+"""A smaller change of RMSE is none."""
+
+
 @dataclass(frozen=True)
 class DataSet:
     """What is given to the search.
@@ -106,6 +110,11 @@ def command(one: DataSet, place: Path | None, folder: Path, minutes: float) -> l
     return [*words, "--output", str(folder), *one.words, *moved]
 
 
+def sign(change: float) -> int:
+    """-1, 0 or 1; what two trainings that differ by their seed are apart is nothing."""
+    return 0 if abs(change) < NOTHING else 1 if change > 0 else -1
+
+
 def row(folder: Path) -> tuple[list[str], tuple[bool, bool | None]]:
     """Cells of a data set, and (not worse than the best baseline, the sign of what tuning brings was foretold)."""
     board = json.loads((folder / "leaderboard.json").read_text())
@@ -122,7 +131,7 @@ def row(folder: Path) -> tuple[list[str], tuple[bool, bool | None]]:
         expected, found = told["curve"]["1.0"]["change"], told["found"]
         true = found.get("test") if found.get("test") is not None else found.get("validation")
         said = f"{expected:+.1%}, {'not tuned' if true is None else f'{true:+.1%}'}"
-        right = None if true is None else (expected < 0) == (true < 0)
+        right = None if true is None else sign(expected) == sign(true)
     cells = [board["winner"], f"{scores[own]['rmse']:.4g}", f"{against['change']:+.1%} ({interval}), {best}", said]
     return cells, (against["low"] is None or against["low"] <= 0, right)
 

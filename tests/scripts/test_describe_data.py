@@ -122,3 +122,13 @@ def test_ten_megabytes_take_seconds_without_torch(tmp_path):
     command = [sys.executable, "-c", code, str(tmp_path / "big.csv"), "--html", str(tmp_path / "big.html")]
     done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT / "scripts")
     assert float(done.stdout.splitlines()[-1]) < 20, "two seconds on a quiet machine"
+
+
+def test_rows_of_whole_series_say_themselves_what_they_are(tmp_path):
+    values = np.random.default_rng(0).uniform(1, 9, (3, 150)).round(1)
+    lines = ["@attribute series_name string", "@attribute start_timestamp date", "@frequency weekly", "@data"]
+    lines += [f"T{number}:2012-01-01 00-00-00:{','.join(map(str, row))}" for number, row in enumerate(values)]
+    (tmp_path / "weekly.tsf").write_text("\n".join(lines))
+    found = describe(str(tmp_path / "weekly.tsf"))
+    assert (found.panel.item_ids, found.panel.frequency) == (("T0", "T1", "T2"), "W")
+    assert found.given == {"source": "csv", "path": str(tmp_path / "weekly.tsf")}

@@ -23,7 +23,7 @@ from tstune.models.registry import load_model
 from tstune.runs.folder import RunFolder
 from tstune.sweeps import autotune as module
 from tstune.sweeps import candidates as tried
-from tstune.sweeps.storage import points
+from tstune.sweeps.storage import open_storage, points
 
 MODES = (("decoder", 1e-3),)
 TRAINING = {"max_steps": 8, "num_epochs": 50, "eval_every_steps": 2}
@@ -183,6 +183,33 @@ def test_two_processes_share_one_search(search, tmp_path):
     counts = [sum(row["process"] == process.pid for row in rows) for process in both]
     assert min(counts) > 0
     assert sum(counts) == len(rows) == len(attempts(tmp_path)) - 1
+
+
+def test_time_that_is_up_is_heard_wherever_it_rings():
+    class Slow:
+        def __del__(self) -> None:  # where an exception is printed and forgotten
+            time.sleep(0.3)
+
+    begin = time.monotonic()
+    with pytest.raises(module.OutOfTime, match="stopped after the 0 seconds"), module._at_most(0.1):  # noqa: PT012
+        Slow()
+        time.sleep(20)
+    assert time.monotonic() - begin < 10
+
+
+def test_the_end_is_part_of_the_time(search, tmp_path):
+    """What the test windows will take is kept, however much: a candidate that is too slow for them cannot win."""
+    base, data = module._settled(tmp_path / "recipe.yaml", None, [], "rmse")
+    storage = open_storage(f"sqlite:///{tmp_path / 'study.db'}", 60)
+    study = optuna.create_study(storage=storage)
+    found = module.Search(base, data, [], "rmse", False, tmp_path, 600.0, time.monotonic(), study, storage)
+    windows = (len(data.test) + len(data.validation)) / len(data.validation)
+    found.rows = {"ridge": module.Row("ridge", "baseline", score=1.0, fit_seconds=10.0, predict_seconds=20.0)}
+    assert found._end_seconds(found.best) >= 10 + 20 * windows + 0.05 * 600
+    slow = module.Row("decoder.0.001", "tuned", score=0.5, fit_seconds=99.0, predict_seconds=200.0)
+    assert found._end_seconds(slow) > found._end_seconds(found.best) + 2 * 200 * windows - 99 > 600
+    again = module.Row("stack", "tuned", score=0.5, fit_seconds=99.0, predict_seconds=0.0)
+    assert found._end_seconds(again) == pytest.approx(found._end_seconds(found.best) + 99)
 
 
 def test_a_metric_that_is_higher_where_it_is_better(search):

@@ -23,6 +23,7 @@ from tstune.data.panel import Panel, time_of
 from tstune.data.panel_store import read_panel
 from tstune.data.plan import plan_windows
 from tstune.data.preprocess import longest_gap
+from tstune.data.series_rows import holds_series
 from tstune.data.sources import recognised_source
 from tstune.data.splits import PARTS, Split, WindowIndex, WindowRanges, split_panel
 from tstune.data.table import TIMESTAMP
@@ -147,8 +148,9 @@ def describe(path: str, overrides: Mapping[str, object] | None = None) -> Descri
     if given["source"] in ("csv", "parquet"):
         files, report = find_files(str(path)), CleaningReport()
         raw = read_table(files[0], report, int(given.get("skip_rows", 0)))
-        given = recognised_columns(given, raw, is_whole=len(files) == 1)
-        require_columns(raw, _section(given), files[0])
+        if not holds_series(raw.columns):  # a row of one whole series says itself what it is
+            given = recognised_columns(given, raw, is_whole=len(files) == 1)
+            require_columns(raw, _section(given), files[0])
         if len(files) == 1:
             table = table_from_frame(raw, _section(given), files[0], report)
     config = _section(given)

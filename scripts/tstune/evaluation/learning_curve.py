@@ -9,7 +9,8 @@ as a power of the data at all: Cortes et al. 1994, Hestness et al. 2017): with a
 error(0) is that of the untuned weights, t is what pre-training is worth in shares of these data, c ≥ 0 since weights
 that got worse are not kept. t and c are fitted to the logarithms of the errors by least squares. The interval is that
 of a bootstrap: blocks of validation windows are drawn, the same for all models, and each training, the one that is
-foretold too, gets the noise of a training; the law is fitted anew to each draw.
+foretold too, gets the noise of a training; the law is fitted anew to each draw. Beyond the largest share that was tried
+the law itself is doubted, the more the further.
 """
 
 from __future__ import annotations
@@ -27,6 +28,8 @@ from tstune.evaluation.verdict import window_blocks
 DRAWS = 1000
 TRAINING_NOISE = 0.005
 """Standard deviation of the logarithm of the RMSE between trainings that differ by their seed."""
+BEYOND = 0.02
+"""The same of what the law says, for each factor e beyond the largest share that was tried."""
 _PRETRAINING = np.geomspace(0.002, 0.5, 40)
 """Values of t that are tried."""
 _STEEPEST = 1.0
@@ -114,12 +117,15 @@ def foretell(
     groups = squares.shape[1]
     counts = np.vstack([np.ones(groups), random.multinomial(groups, np.full(groups, 1 / groups), size=DRAWS)])
     errors = np.sqrt(np.maximum(counts @ squares.T, np.finfo(float).tiny))  # the first row is all of them, once
-    noise = TRAINING_NOISE * random.standard_normal((DRAWS + 1, len(shares) + len(DRAWN_SHARES)))
+    told = np.array(DRAWN_SHARES)
+    doubt = np.hypot(TRAINING_NOISE * (told > 0), BEYOND * np.log(np.maximum(told / shares[-1], 1)))
+    noise = np.append(np.full(len(shares), TRAINING_NOISE), doubt) * random.standard_normal(
+        (DRAWS + 1, len(shares) + len(told))
+    )
     noise[0] = 0
     errors[:, 2:] *= np.exp(noise[:, : len(shares)])
     worth, exponent = fit_law(shares, errors[:, 2:] / errors[:, :1])
-    expected = errors[:, :1] * (1 + np.array(DRAWN_SHARES) / worth[:, None]) ** -exponent[:, None]
-    expected *= np.exp(noise[:, len(shares) :] * (np.array(DRAWN_SHARES) > 0))
+    expected = errors[:, :1] * (1 + told / worth[:, None]) ** -exponent[:, None] * np.exp(noise[:, len(shares) :])
     changes, curve = expected / errors[:, 1:2] - 1, {}
     for number, share in enumerate(DRAWN_SHARES):
         tails = np.quantile(changes[1:, number], [(1 - LEVEL) / 2, (1 + LEVEL) / 2]).tolist()

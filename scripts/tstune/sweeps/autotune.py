@@ -13,6 +13,7 @@ import math
 import os
 import shutil
 import signal
+import sys
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -36,13 +37,13 @@ from tstune.data.cleaning.rules import CleaningRules
 from tstune.data.describe import describe
 from tstune.data.frequency import to_steps
 from tstune.data.panel_store import read_panel
-from tstune.data.prepared import PreparedData
+from tstune.data.prepared import PreparedData, prepare_data
 from tstune.domains import domain_of
 from tstune.errors import ConfigError, OutputError, TstuneError
 from tstune.evaluation.learning_curve import Foretold, foretell
 from tstune.evaluation.metric_registry import builtin_metric
 from tstune.evaluation.verdict import Verdict
-from tstune.runs.compare.evaluate import configured_data
+from tstune.models.registry import model_class
 from tstune.runs.folder import VERDICT, RunFolder
 from tstune.runs.judging import check_metrics
 from tstune.runs.life import is_finished, unfinished
@@ -52,6 +53,7 @@ from tstune.runtime.files import aside
 from tstune.runtime.logs import quiet, setup_logging
 from tstune.runtime.memory import is_out_of_memory
 from tstune.sweeps.candidates import (
+    MODES,
     Candidate,
     CandidateRun,
     Halving,
@@ -103,8 +105,8 @@ class _Trained(Exception):
     """A candidate is trained and scored; raised through its run, which so keeps what a restart would need."""
 
 
-class OutOfTime(Exception):
-    """A candidate took longer than it may."""
+class OutOfTime(BaseException):
+    """A candidate took longer than it may; no `except Exception` on the way holds it up."""
 
 
 class Search:
@@ -253,7 +255,7 @@ class Search:
         return name if name in self._numbers else name.rpartition(".")[2]
 
     def _learning(self, name: str) -> Candidate | None:
-        """A training on a share of the data, from the best weights as they are, in the first mode."""
+        """A training on a share of the data, from the best weights as they are, in the most usual mode."""
         before = [row for row in self.rows.values() if row.kind == "share"]
         if before:
             if len(before) > 1 and 2 * before[-1].seconds > CURVE_TIME * self.left_to_search:
@@ -262,12 +264,13 @@ class Search:
             return self._made(name, before[0].made_of)
         untuned = next((row for row in ranked(self.rows.values(), self.higher) if row.kind == "zero_shot"), None)
         label = untuned.name.removesuffix("zero_shot") if untuned is not None and untuned.score is not None else None
-        first = (one.name for one in self.candidates if label is not None and one.kind == "tuned")
-        tuned = next((one for one in first if one.startswith(label)), None)
-        if tuned is None:
+        tuned = [one.name for one in self.candidates if label is not None and one.kind == "tuned"]
+        usual = [f"{label}{mode}.{rate:g}" for mode, rate in MODES]
+        first = next((one for one in [*usual, *tuned] if one in tuned and one.startswith(label)), None)
+        if first is None:
             self._close(name, "no weights could be had to tune")
             return None
-        return self._made(name, [tuned])
+        return self._made(name, [first])
 
     def _of_the_best(self, name: str) -> Candidate | None:
         """What is made of the best so far; None where there is nothing to make it of."""
@@ -361,7 +364,7 @@ class Search:
         halving = Halving(self._comparable(candidate.config) if compared else None, begun + part * seconds)
         data = self._data_of(candidate)
         try:
-            limit = seconds / 2 if candidate.name == "lightgbm" else seconds
+            limit = seconds / SHARE if candidate.name == "lightgbm" else seconds
             with _at_most(limit if self.rows else math.inf), quiet(), suppress(_Trained):
                 set_seed(candidate.config.seed)
                 with CandidateRun(candidate.config, data, self._place(row), self.manager, halving) as run:
@@ -392,7 +395,7 @@ class Search:
         """The same windows for weights that know no inputs."""
         if self.data.config.targets_only:
             return self.data
-        return configured_data(without_inputs(self.base))
+        return _windows(without_inputs(self.base))
 
     def _score(self, metrics: Mapping[str, float], run: CandidateRun) -> float:
         found = metrics.get(self.metric)
@@ -590,7 +593,7 @@ def _settled(
         evaluation = config.evaluation.model_copy(update={"metrics": [*metrics, metric]})
         config = config.model_copy(update={"evaluation": evaluation})
     with said:
-        data = configured_data(config)
+        data = _windows(config)
     strides = {}
     for part, most in MOST_WINDOWS.items():
         key, windows = f"{part}_stride", len(data.windows[part])
@@ -598,11 +601,17 @@ def _settled(
             strides[key] = getattr(data.config, key) * -(-windows // most)
     if strides:
         config = config.model_copy(update={"data": config.data.model_copy(update=strides)})
-        data = configured_data(config)
+        data = _windows(config)
     config = data.settle(config)
     check_metrics(config, data.preprocessor.unit)
     tracking = config.tracking.model_copy(update={"register_as": None, "run_name": None})
     return config.model_copy(update={"tracking": tracking, "overwrite": False}), data
+
+
+def _windows(config: RunConfig) -> PreparedData:
+    lengths = config.model.context_length, config.model.prediction_length
+    known = model_class(config.model.type)(config).known_lengths() if AUTO in lengths else ()
+    return prepare_data(config.data, *lengths, seed=config.seed, known_lengths=known)
 
 
 def _make_folder(folder: Path) -> None:
@@ -639,10 +648,18 @@ def _at_most(seconds: float) -> Iterator[None]:
     def ring(*_: object) -> None:
         raise OutOfTime(f"stopped after the {seconds:.0f} seconds that were left for it")
 
-    before = signal.signal(signal.SIGALRM, ring)
+    def unheard(told: sys.UnraisableHookArgs) -> None:
+        if isinstance(told.exc_value, OutOfTime):  # it rang while an object was taken away, where nothing can be raised
+            signal.setitimer(signal.ITIMER_REAL, 0.05)
+        else:
+            hook(told)
+
+    before, hook = signal.signal(signal.SIGALRM, ring), sys.unraisablehook
+    sys.unraisablehook = unheard
     signal.setitimer(signal.ITIMER_REAL, seconds)
     try:
         yield
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
+        sys.unraisablehook = hook

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from tstune.evaluation.learning_curve import DRAWN_SHARES, Foretold
+from tstune.evaluation.learning_curve import Foretold
 from tstune.evaluation.verdict import OURS
 from tstune.runs.report.blocks import Cells, Figure, LegendEntry, ReportSection, Table, Text
 from tstune.runs.report.charts import Axes, Line, both, line_chart
@@ -197,43 +197,31 @@ def _curve(found: Autotuned) -> list[Text | Figure]:
     told = found.foretold
     if told is None:
         return [Text("There was no time for trainings on shares of the data that would tell.")]
-    points = {100 * share: 100 * change for share, change in told.measured.items()}
-    law = {
-        100 * share: [None if end is None else 100 * end for end in vars(one).values()]
-        for share, one in told.curve.items()
+    truth = {1.0: found.found.get("validation")}
+    law = {end: [getattr(one, end) for one in told.curve.values()] for end in ("change", "low", "high")}
+    columns = {
+        "Measured": [told.measured.get(share) for share in told.curve],
+        "Found by the search": [truth.get(share) for share in told.curve],
     }
-    truth = found.found.get("validation")
-    x = sorted({*points, *law})
-    title, unit = "RMSE by the share of the training windows", f"RMSE against {told.reference} (%)"
-    by_law = [[law[share][side] if share in law else None for share in x] for side in range(3)]
-    measured = [points.get(share) for share in x]
-    full = [None if truth is None or share != 100 else 100 * truth for share in x]
-    bands = [(by_law[1], by_law[2])] if law[100.0][1] is not None else []
+    columns |= dict(zip(("Law", "Low", "High"), law.values(), strict=True))
+    percent = {name: [None if one is None else 100 * one for one in values] for name, values in columns.items()}
+    bands = [(percent["Low"], percent["High"])] if law["low"][0] is not None else []
     lines = [
-        Line("measured", "c1", measured, points=True),
-        Line("found", "c2", full, points=True),
-        Line("law", "c0", by_law[0], bands),
+        Line("measured", "c1", percent["Measured"], points=True),
+        Line("found", "c2", percent["Found by the search"], points=True),
+        Line("law", "c0", percent["Law"], bands),
     ]
-    axes = Axes(x, "training windows (%)", unit, expected=((0.0, 0.0), (100 * DRAWN_SHARES[-1], 0.0)))
-    cells = [
-        Cells.decimal("Training windows (%)", x, 0),
-        Cells.decimal("Measured", measured, 2, signed=True),
-        Cells.decimal("Found by the search", full, 2, signed=True),
-        *(
-            Cells.decimal(header, values, 2, signed=True)
-            for header, values in zip(("Law", "Low", "High"), by_law, strict=True)
-        ),
-    ]
+    x = [100 * share for share in told.curve]
+    title, unit = "RMSE by the share of the training windows", f"RMSE against {told.reference} (%)"
+    axes = Axes(x, "training windows (%)", unit, expected=((x[0], 0.0), (x[-1], 0.0)))
+    cells = [Cells.percent(name, values, 2, signed=True) for name, values in columns.items()]
+    table = Table(title, [Cells.decimal("Training windows (%)", x, 0), *cells])
     caption = (
         f"Weights tuned on the latest share of each series, against {told.reference} (dashed), on the validation "
         f"windows. Law: error(s) = error(0) · (1 + s / {told.pretraining:.3g}) ^ -{told.exponent:.3g}, with its 95 % "
         "interval. The search has the best of several tunings, the law one of them."
     )
-    names = {"measured": "measured", "found": "found by the search", "law": "law"}
-    legend = [LegendEntry(line.key, names[line.key], line.style) for line in lines]
+    names = ("measured", "found by the search", "law")
+    legend = [LegendEntry(line.key, name, line.style) for line, name in zip(lines, names, strict=True)]
     plots = both(lambda width: line_chart(axes, lines, width, title))
-    return [
-        Text(told.sentence),
-        Text(found.came_true),
-        Figure("curve", title, plots, Table(title, cells), caption, legend),
-    ]
+    return [Text(told.sentence), Text(found.came_true), Figure("curve", title, plots, table, caption, legend)]
