@@ -53,7 +53,6 @@ from tstune.runtime.files import aside
 from tstune.runtime.logs import quiet, setup_logging
 from tstune.runtime.memory import is_out_of_memory
 from tstune.sweeps.candidates import (
-    MODES,
     Candidate,
     CandidateRun,
     Halving,
@@ -255,7 +254,7 @@ class Search:
         return name if name in self._numbers else name.rpartition(".")[2]
 
     def _learning(self, name: str) -> Candidate | None:
-        """A training on a share of the data, from the best weights as they are, in the most usual mode."""
+        """A training on a share of the data, from the best weights as they are, in the first of the modes."""
         before = [row for row in self.rows.values() if row.kind == "share"]
         if before:
             if len(before) > 1 and 2 * before[-1].seconds > CURVE_TIME * self.left_to_search:
@@ -263,14 +262,13 @@ class Search:
                 return None
             return self._made(name, before[0].made_of)
         untuned = next((row for row in ranked(self.rows.values(), self.higher) if row.kind == "zero_shot"), None)
-        label = untuned.name.removesuffix("zero_shot") if untuned is not None and untuned.score is not None else None
-        tuned = [one.name for one in self.candidates if label is not None and one.kind == "tuned"]
-        usual = [f"{label}{mode}.{rate:g}" for mode, rate in MODES]
-        first = next((one for one in [*usual, *tuned] if one in tuned and one.startswith(label)), None)
-        if first is None:
+        weights = None if untuned is None or untuned.score is None else self.config_of(untuned.name).model.pretrained
+        tuned = [one for one in self.candidates if one.kind == "tuned" and one.config.model.pretrained == weights]
+        if weights is None or not tuned:
             self._close(name, "no weights could be had to tune")
             return None
-        return self._made(name, [first])
+        faster = max(tuned[:2], key=lambda one: one.config.training.learning_rate)  # these trainings are short
+        return self._made(name, [faster.name])
 
     def _of_the_best(self, name: str) -> Candidate | None:
         """What is made of the best so far; None where there is nothing to make it of."""

@@ -84,10 +84,8 @@ class Autotuned:
         if self.foretold is None:
             return ""
         told = [f"{value:+.1%} on the {part} windows" for part, value in self.found.items() if value is not None]
-        expected = self.foretold.curve[1.0].change
-        return (
-            f"Expected of tuning: {expected:+.1%} RMSE; found: {' and '.join(told) or 'nothing was tuned in the time'}."
-        )
+        came = " and ".join(told) or "nothing was tuned in the time"
+        return f"Expected of tuning: {self.foretold.curve[1.0].change:+.1%} RMSE; found: {came}."
 
 
 def ranked(rows: Iterable[Row], higher: bool) -> list[Row]:
@@ -160,27 +158,27 @@ def write(found: Autotuned, metric: str, same_weights: Sequence[str], time: str,
         Cells.number(f"{metric}, validation", [row.score for row in rows]),
         Cells.number(f"{metric}, test", scores),
         Cells.decimal("Train (s)", [row.fit_seconds for row in rows], 1),
-        Cells.decimal("Predict validation (s)", [row.predict_seconds for row in rows], 2),
-        Cells.count("Parameters", [row.parameters for row in rows]),
-        Cells.text("State", [row.reason or row.state for row in rows]),
+        Cells.decimal("Predict (s)", [row.predict_seconds for row in rows], 2),
+        Cells.count("Parameters", [row.parameters or None for row in rows]),
+        Cells.text("State", ["cannot win" if row.kind == "share" else row.state for row in rows]),
     ]
     said = [
         f"The winner, chosen on the validation windows by {metric}: {best.name}.",
         found.sentence,
-        "The test windows were forecast once, by the winner and the simple forecasts beside it. The whole report of "
-        "the winner is best/report.html; best.yaml runs it again.",
+        "The test windows were forecast once, by the winner and the simple forecasts beside it; seconds to predict are "
+        "those of the validation windows. The whole report of the winner is best/report.html; best.yaml runs it again.",
         time,
     ]
-    why = dict.fromkeys(found.not_tried.values())
-    untried = [
-        f"{', '.join(name for name, one in found.not_tried.items() if one == reason)}: {reason}." for reason in why
-    ]
-    untried.append("Not part of a search: weights of the Hub that are not named by --weights.")
+    reasons: dict[str, list[str]] = {}
+    for name, why in ({row.name: row.reason for row in rows if row.reason} | found.not_tried).items():
+        reasons.setdefault(why, []).append(name)
+    missed = [f"{', '.join(names)}: {why.rstrip('.')}." for why, names in reasons.items()]
+    missed.append("Not part of a search: weights of the Hub that are not named by --weights.")
     sections = [
         ReportSection("winner", "Winner", [Text(line) for line in said]),
         ReportSection("leaderboard", "Leaderboard", [Table("All candidates", columns, frozenset({rows.index(best)}))]),
         ReportSection("pays", "Will tuning pay?", _curve(found)),
-        ReportSection("not-tried", "What was not tried", [Text(line) for line in untried]),
+        ReportSection("not-tried", "What was not tried, or came to nothing", [Text(line) for line in missed]),
     ]
     page = "The best forecaster in the time", sections, warning
     write_page(found.folder / "report.html", as_html(*page))
