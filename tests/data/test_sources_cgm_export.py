@@ -316,6 +316,8 @@ CASES = {
     "CareLink German": ("a.csv", carelink_german, "Medtronic", "mg/dL", 5, False, NOTHING),
     "Nightscout JSON": ("a.json", nightscout_entries, "Nightscout", "mg/dL", 5, True, NOTHING),
     "Nightscout CSV": ("a.csv", nightscout_csv, "Nightscout", "mg/dL", 5, True, NOTHING),
+    "Nightscout CSV, saved again": ("a.csv", lambda: "My readings\n\n" + nightscout_csv().replace(",", ";"),
+                                    "Nightscout", "mg/dL", 5, True, NOTHING),
     "Nightscout exporter": ("a.csv", nightscout_exporter, "Nightscout exporter", "mg/dL", 5, False,
                             {"bolus": 0.4, "carbs": 25}),
     "Tidepool CSV": ("a.csv", tidepool_csv, "Tidepool", "mmol/L", 5, True, {"bolus": 2}),

@@ -102,6 +102,16 @@ DIALECTS = {
     "milliseconds": (since_1970(10**6, "date"), {}, {"times": 24}),
     "microseconds": (since_1970(10**3, "epoch"), {}, {"times": 24}),
     "am and pm": (lines([f"{h:%m/%d/%Y %I:%M %p}" for h in HOURS + pd.Timedelta("24D")], VALUES), {}, {"times": 24}),
+    "am and pm of a spreadsheet": (
+        lines([f"{h:%m/%d/%Y %I:%M}\u202f{'ap'[h.hour > 11]}.\u00a0m." for h in HOURS + pd.Timedelta("24D")], VALUES),
+        {},
+        {"times": 24},
+    ),
+    "row numbers without a name, and a sum": (
+        lines([str(n) for n in range(24)], ISO, VALUES, header=",timestamp,load") + "Sum,,36360.0\n",
+        {"target_columns": ["load"]},
+        {"row_numbers_without_a_name": 1, "rows_below_the_table": 1},
+    ),
     "an offset": (lines([f"{h + pd.Timedelta('1h'):%Y-%m-%dT%H:%M}+01:00" for h in HOURS], VALUES), {}, {}),
     "date and clock": (
         lines(DAYS, CLOCKS, VALUES, header="Datum,Uhrzeit,load"), {}, {"times_found": 24},
@@ -130,7 +140,7 @@ def counts(table: SourceTable) -> dict[str, int]:
 def test_the_same_table_in_every_dialect(tmp_path: Path, kind: str):
     content, section, expected = DIALECTS[kind]
     table = read(save(tmp_path, content), **section)
-    shift = pd.Timedelta("24D") if kind == "am and pm" else pd.Timedelta(0)
+    shift = pd.Timedelta("24D") if kind.startswith("am and pm") else pd.Timedelta(0)
     assert table.roles.target == ("load",)
     assert table.frame[TIMESTAMP].tolist() == list(HOURS + shift)
     assert table.frame["load"].tolist() == [float(value) for value in VALUES]
@@ -172,6 +182,16 @@ def test_words_for_no_reading_and_infinities_are_counted(tmp_path: Path):
     table = read(tmp_path / "x.parquet", missing_values=[-999])
     assert counts(table) | {"infinite": 1, "words_for_no_reading": 1} == counts(table)
     assert table.frame["load"].isna().sum() == 2
+
+
+def test_a_column_of_times_that_nobody_named_is_found_though_its_days_could_be_months(tmp_path: Path):
+    clocks = [f"{h:%I:%M %p}" for h in HOURS]
+    path = save(tmp_path, lines([f"1/3/2024 {clock}" for clock in clocks], VALUES, header="When,load"))
+    text = problem(path)
+    assert "'1/3/2024 12:00 AM' in column 'When' could be day first or month first; set data.timestamp_format=" in text
+    for way, month in (("%d/%m/%Y %I:%M %p", 3), ("%m/%d/%Y %I:%M %p", 1)):
+        assert f"'{way}'" in text
+        assert read(path, timestamp_format=way).frame[TIMESTAMP].dt.month.unique().tolist() == [month]
 
 
 def test_a_headerless_table_says_so(tmp_path: Path):

@@ -65,6 +65,10 @@ class AmbiguousCommaError(ValueError):
     """A cell whose comma may be decimal or of thousands, and nothing in the table tells."""
 
 
+class AmbiguousDatesError(DataError):
+    """Dates whose day and month could be either."""
+
+
 def file_style(raw: pd.DataFrame) -> str | None:
     """``comma`` or ``point``: the decimal sign that those columns of a table tell that leave no doubt."""
     found = set()
@@ -203,6 +207,8 @@ _WRITTEN = (
         r"(?:(?P<half_gap> ?)(?P<half>[AaPp][Mm]))?(?:(?P<offset_gap> ?)(?P<offset>Z|[+-]\d{2}:?\d{2}))?)?"
     )
 )
+_BLANKS, _HALF_OF_DAY = "[\u00a0\u202f\u2009]", r"([AaPp])\. ?[Mm]\.?"
+"""What programs write around am and pm: blanks that do not break, and the dots of `p. m.`"""
 _NAMES = (
     *("timestamp", "datetime", "date_time", "time", "date", "ds", "zeitstempel", "zeit", "datum"),
     *("uhrzeit", "fecha", "horodatage"),
@@ -240,7 +246,7 @@ class Times:
     read_as: str | None = None
 
 
-def find_time_columns(raw: pd.DataFrame, taken: Collection[str]) -> list[str]:
+def find_time_columns(raw: pd.DataFrame, taken: Collection[str], timestamp_format: str | None = None) -> list[str]:
     """Columns that hold the time of each row, where nobody named them; empty if that is not sure.
 
     One column of times, a date and a clock time, or year, month, day, …
@@ -248,10 +254,11 @@ def find_time_columns(raw: pd.DataFrame, taken: Collection[str]) -> list[str]:
     Args:
         raw: the table.
         taken: columns that have another role.
+        timestamp_format: of the times, if it is known.
     """
     free = [column for column in raw.columns if column not in taken]
     sample = raw.iloc[np.unique(np.linspace(0, len(raw) - 1, 50).astype(int))] if len(raw) else raw
-    whole = [column for column in free if _holds_times(sample[column], str(column))]
+    whole = [column for column in free if _holds_times(sample[column], str(column), timestamp_format)]
     clocks = [column for column in free if _texts_match(sample[column], _CLOCK)]
     dates = [column for column in whole if _texts_match(sample[column], _DATE)]
     parts = _part_columns(free)
@@ -282,7 +289,7 @@ def _part_columns(columns: Sequence[str]) -> list[str]:
     return [found[part] for part in _PARTS if part in found] if {"year", "month"} <= set(found) else []
 
 
-def _holds_times(cells: pd.Series, name: str) -> bool:
+def _holds_times(cells: pd.Series, name: str, timestamp_format: str | None) -> bool:
     if pd.api.types.is_datetime64_any_dtype(cells):
         return True
     texts = cells.dropna().astype(str)
@@ -291,7 +298,9 @@ def _holds_times(cells: pd.Series, name: str) -> bool:
     if not texts.str.contains(_DATE_SOMEWHERE).all() and name.lower() not in _NUMBER_NAMES:
         return False
     try:
-        return not parse_times(cells.dropna(), None, name).stamps.isna().any()
+        return not parse_times(cells.dropna(), timestamp_format, name).stamps.isna().any()
+    except AmbiguousDatesError:  # who reads them all may know, or says so
+        return True
     except DataError:
         return False
 
@@ -364,6 +373,7 @@ def parse_times(column: pd.Series, timestamp_format: str | None, name: object) -
     is_number = pd.api.types.is_numeric_dtype(column)
     if timestamp_format is not None:
         texts = _as_text(column) if is_number else as_strings(column).str.strip()
+        texts = _with_plain_halves(texts) if "%p" in timestamp_format else texts
         return _times(_strptime(texts, timestamp_format), texts)
     if is_number or _all_digits(column):
         return _from_numbers(column, name)
@@ -450,12 +460,21 @@ def _from_numbers(column: pd.Series, name: object) -> Times:
     )
 
 
+def _with_plain_halves(texts: pd.Series) -> pd.Series:
+    """The texts with am and pm as strptime knows them, where the first has them otherwise."""
+    first = texts.dropna().head(1)
+    if not (first.str.contains(_BLANKS) | first.str.contains(_HALF_OF_DAY.replace("(", "(?:"))).any():
+        return texts
+    return texts.str.replace(_BLANKS, " ", regex=True).str.replace(_HALF_OF_DAY, r"\1m", regex=True)
+
+
 def _guess(texts: pd.Series, name: object) -> Times | None:
     """Dates in the order of a country; None if they are no dates.
 
     Raises:
-        DataError: day and month could be either.
+        AmbiguousDatesError: day and month could be either.
     """
+    texts = _with_plain_halves(texts)
     found = {day_first: read for day_first in (True, False) if (read := _read_in_order(texts, day_first))}
     if not found:
         return None
@@ -464,7 +483,7 @@ def _guess(texts: pd.Series, name: object) -> Times | None:
         shorter = min(spans, key=spans.__getitem__)
         first = texts.dropna().iloc[0]
         if "." not in first.split()[0] and spans[not shorter] < _MANY * spans[shorter] + pd.Timedelta("2D"):
-            raise DataError(
+            raise AmbiguousDatesError(
                 f"{name}: {first!r} in column {texts.name!r} could be day first or month first; set "
                 f"data.timestamp_format='{found[True][1]}' or '{found[False][1]}'"
             )

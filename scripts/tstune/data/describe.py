@@ -199,7 +199,11 @@ def recognised_columns(given: dict, raw: pd.DataFrame, is_whole: bool) -> dict:
     if {"target_columns", "columns_as"} & set(given):
         return given
     taken = {given.get("item_id_column"), *given.get("conditional_columns", []), *given.get("control_columns", [])}
-    times = [TIMESTAMP] if TIMESTAMP in raw.columns else find_time_columns(raw, taken - {None})
+    times = (
+        [TIMESTAMP]
+        if TIMESTAMP in raw.columns
+        else find_time_columns(raw, taken - {None}, given.get("timestamp_format"))
+    )
     if "timestamp_column" not in given and times and times != [TIMESTAMP]:
         given["timestamp_column"] = times[0] if len(times) == 1 else times
     free = [str(column) for column in raw.columns if column not in {*times, *taken}]

@@ -26,7 +26,7 @@ from tstune.data.cleaning.rules import CleaningReport
 from tstune.data.files import kind_of
 from tstune.data.series_rows import holds_series, table_from_series
 from tstune.data.table import ITEM, TIMESTAMP, Roles, SourceTable
-from tstune.data.text_table import ROW
+from tstune.data.text_table import MOST_FOOTERS, ROW
 from tstune.domains import domain_of_column
 from tstune.errors import ConfigError, DataError
 
@@ -37,7 +37,6 @@ _LAYOUTS = {"Nixtla": ("unique_id", "ds", "y"), "GluonTS": ("item_id", "timestam
 _BESIDE_TARGETS = ("conditional", "control", "static_real", "static_categorical")
 DUPLICATES_AVERAGED = "duplicate_timestamps_averaged"
 ROW_NUMBERS = ("no", "no.", "nr", "nr.", "#", "index", "row", "idx", "lfd. nr.", "unnamed: 0")
-_MOST_FOOTERS = 10
 _REGULAR = 0.8
 _SHARED_TIMES = 0.2
 """Of all steps between rows may be far shorter than those within a series; more, and there are several series."""
@@ -246,7 +245,7 @@ def _with_one_time(
     columns = [named] if isinstance(named, str) else list(named)
     other = {config.item_id_column, *(config.target_columns or ()), *_beside_targets(config)}
     if columns == [TIMESTAMP] and TIMESTAMP not in raw.columns:
-        columns = find_time_columns(raw, other) or columns
+        columns = find_time_columns(raw, other, config.timestamp_format) or columns
         report.add("times_found", len(raw), f"in {' and '.join(map(repr, columns))} (data.timestamp_column)")
     for column in columns:
         _require(raw, column, "data.timestamp_column", name)
@@ -268,7 +267,7 @@ def _read_times(
     missing = times.stamps.isna().to_numpy()
     if missing.any():
         last = len(missing) - int(np.argmin(missing[::-1]))
-        if missing.all() or last == len(missing) or missing[:last].any() or len(missing) - last > _MOST_FOOTERS:
+        if missing.all() or last == len(missing) or missing[:last].any() or len(missing) - last > MOST_FOOTERS:
             place = int(missing.argmax())
             raise no_time(column, place, column.index[place], name)
         report.add(

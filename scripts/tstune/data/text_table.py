@@ -37,6 +37,8 @@ _UNITS = frozenset(
     )
 )
 _SAMPLE = 400
+MOST_FOOTERS = 10
+"""Rows below a table that are none of it."""
 
 
 @dataclass
@@ -249,9 +251,10 @@ def _without_nameless_columns(frame: pd.DataFrame, names: list[str], report: Cle
 
 
 def _counts(cells: pd.Series) -> bool:
-    """True for 0, 1, 2, … from any number on."""
+    """True for 0, 1, 2, … from any number on; a few rows below the table, such as its sum, need not."""
     numbers = pd.to_numeric(cells, errors="coerce").to_numpy(np.float64, na_value=np.nan)
-    return bool((numbers - numbers[0] == np.arange(len(numbers))).all())
+    counted = numbers[: max(len(numbers) - MOST_FOOTERS, np.flatnonzero(~np.isnan(numbers)).max(initial=-1) + 1)]
+    return len(counted) > 0 and bool((counted - counted[0] == np.arange(len(counted))).all())
 
 
 def _cells(line: str, separator: str) -> list[str]:

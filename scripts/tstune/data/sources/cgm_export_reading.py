@@ -171,7 +171,7 @@ def glucose() -> Domain:
 
 KINDS = (".csv", ".tsv", ".txt", ".json", ".jsonl", ".xml", ".xlsx")
 
-_HEADERLESS = re.compile(r'"?\d{4}-\d\d-\d\dT[\d:.]+Z"?,\d{13},\d+,')
+_HEADERLESS = re.compile(r'"?\d{4}-\d\d-\d\dT[\d:.]+Z"?([,;\t])"?\d{13}"?\1"?\d+"?\1')
 _HEADERLESS_NAMES = "dateString,date,sgv,direction,device"  # what Nightscout's /entries.csv leaves out
 _HEADER_WORD = re.compile(
     "gluco|gluk|glyc|glic|insulin|carb|kohlenh|glucides|data type|udt_cgms|unixtime|occurred_at|sgv", re.IGNORECASE
@@ -323,8 +323,9 @@ def _decode(raw: bytes) -> str:
 def _tables_of_text(text: str) -> tuple[list[Table], list[str]]:
     """Blocks of lines: from a header that is known to the next one, or to a line that ends a block."""
     lines = text.splitlines()
-    if lines and _HEADERLESS.match(lines[0]):
-        lines.insert(0, _HEADERLESS_NAMES)
+    first = next((place for place, line in enumerate(lines[:20]) if _HEADERLESS.match(line)), None)
+    if first is not None and not any(map(_HEADER_WORD.search, lines[:first])):
+        lines.insert(first, _HEADERLESS_NAMES.replace(",", _HEADERLESS.match(lines[first])[1]))
     blocks: list[tuple[list[str], str, list[str]]] = []
     own, titles = None, []
     for line in lines:
