@@ -25,10 +25,10 @@ test: install  ## lint, import contracts and the whole test suite
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	PYTHONPATH=scripts $(BIN)/lint-imports --no-cache
-	$(BIN)/python -m pytest -n auto --dist loadfile -m "not slow and not slurm"
+	$(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder -m "not slow and not slurm"
 
 test-fast: install  ## unit tests and one family: the loop of a developer
-	$(BIN)/python -m pytest -n auto --dist loadfile -q -m "not slow and not slurm" \
+	$(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder -q -m "not slow and not slurm" \
 		tests/unit tests/tuning/test_modes.py tests/models/test_ttm_forecasts.py
 
 test-slow: install  ## the tests that take minutes

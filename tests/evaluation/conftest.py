@@ -6,7 +6,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import torch
 from planted_errors import LEVELS
 from support import tiny
 
@@ -14,11 +13,6 @@ from tstune.config.validation import validate
 from tstune.models.ttm import TTMForecaster
 
 Make = Callable[..., TTMForecaster]
-
-
-@pytest.fixture(scope="session", autouse=True)
-def one_thread() -> None:
-    torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")

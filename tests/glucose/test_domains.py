@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import ast
-import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
-from support import tiny
+from support import forks, tiny
 
 from tstune import domains
 from tstune.config.schema import DataSection
@@ -77,9 +76,7 @@ def test_a_run_on_another_unit_reads_no_more_of_glucose_than_its_units(tmp_path:
         "TTMForecaster(SimpleConfigManager().load_config('recipe.yaml')).fit(output_dir='run'); "
         "print(sorted(name for name in sys.modules if name.startswith('tstune.glucose')))"
     )
-    run = subprocess.run(
-        [sys.executable, "-c", code], cwd=desk, env={"PYTHONPATH": str(SCRIPTS)}, capture_output=True, text=True
-    )
+    run = forks.run([sys.executable, "-c", code], cwd=desk, env={"PYTHONPATH": str(SCRIPTS)})
     assert (desk / "run/report.html").is_file(), run.stderr
     assert run.stdout.splitlines()[-1] == "['tstune.glucose', 'tstune.glucose.units']"
 

@@ -8,7 +8,7 @@ from evaluation.forecasts import point_windows
 
 from tstune.errors import ConfigError
 from tstune.evaluation.metrics import bias, rmse
-from tstune.glucose.ranges import (
+from tstune.glucose.scores import (
     RANGES,
     by_range,
     glycaemic_profile,

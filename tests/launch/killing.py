@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import os
 import signal
-import subprocess
 import sys
 import time
 from collections.abc import Sequence
@@ -15,6 +14,7 @@ from pathlib import Path
 
 import psutil
 from launched import ROOT, free_port
+from support.forks import ACCELERATE, Fork
 
 import finetune_ttm
 from tstune.runtime.logs import logger
@@ -61,30 +61,17 @@ class Run:
         """Where checkpoints lie while the run goes on."""
         return Path(f"{self.output_dir}.checkpoints")
 
-    def start(self, *settings: str, **environment: str) -> subprocess.Popen:
+    def start(self, *settings: str, **environment: str) -> Fork:
         """Start it; what it says goes to files beside the run folder."""
-        arguments = ["--config", self.recipe, f"output_dir={self.output_dir}", *self.settings, *settings]
-        script = ["scripts/finetune_ttm.py", *arguments]
+        script = ["scripts/finetune_ttm.py", "--config", self.recipe, f"output_dir={self.output_dir}"]
+        script += [*self.settings, *settings]
         command = [sys.executable, *script]
         if self.num_processes > 1:
-            command = [
-                Path(sys.executable).parent / "accelerate",
-                "launch",
-                "--config_file",
-                "accelerate_configs/ddp.yaml",
-            ]
+            command = [ACCELERATE, "launch", "--config_file", "accelerate_configs/ddp.yaml"]
             command += ["--num_processes", self.num_processes, "--main_process_port", free_port(), *script]
         environment |= {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1", "WAITS": str(self.waits)}
         environment["PYTHONPATH"] = f"{ROOT / 'tests'}:{Path(__file__).parent}"
-        with self.log.open("a") as log:
-            return subprocess.Popen(
-                list(map(str, command)),
-                cwd=ROOT,
-                env=os.environ | environment,
-                stdout=log,
-                stderr=log,
-                start_new_session=True,
-            )
+        return Fork(command, cwd=ROOT, env=os.environ | environment, log=self.log)
 
     @property
     def log(self) -> Path:
@@ -99,7 +86,7 @@ class Run:
     def finish(self, *settings: str) -> int:
         """Run to the end and return the exit code; one process runs in this one, which saves the start."""
         if self.num_processes > 1:
-            return self.start(*settings).wait(timeout=300)
+            return self.start(*settings).wait()
         arguments = ["--config", self.recipe, f"output_dir={self.output_dir}", *self.settings, *settings]
         with self.log.open("a") as log, redirect_stdout(log), redirect_stderr(log):
             before, logger.handlers = logger.handlers, [logging.StreamHandler(log)]

@@ -20,9 +20,8 @@ from tstune.config.managers import SimpleConfigManager
 from tstune.errors import EXIT_OK, exits_cleanly
 from tstune.models.base import BaseTimeSeriesFoundationModel
 from tstune.models.registry import model_class
-from tstune.runtime.distributed import DistributedManager
+from tstune.runtime.distributed import DistributedManager, local_numel
 from tstune.runtime.logs import setup_logging
-from tstune.runtime.sharding import local_numel
 
 
 class Noting:

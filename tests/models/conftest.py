@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-import torch
 from building import built_on_windows
 from support import tiny, tiny_weights
 
@@ -15,11 +14,6 @@ from tstune.models.ttm import TTMForecaster
 from tstune.runtime.logs import logger, setup_logging
 
 Make = Callable[..., TTMForecaster]
-
-
-@pytest.fixture(scope="session", autouse=True)
-def one_thread() -> None:
-    torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")

@@ -2,30 +2,26 @@
 
 from __future__ import annotations
 
-import gc
-import multiprocessing
 import os
 import sys
 from collections.abc import Mapping
-from pathlib import Path
+from multiprocessing.process import BaseProcess
 
 from jupyter_client.manager import AsyncKernelManager
+from support.forks import FORKS, become
 
-_FORKS = multiprocessing.get_context("forkserver")
-_LIBRARIES = ["ipykernel.kernelapp", "pandas", "matplotlib.pyplot", "tsfm_public", "peft", "accelerate"]
 _SECONDS_TO_STOP = 10
 
 
 class ForkedKernelManager(AsyncKernelManager):
     """Starts its kernel by a fork. Nothing of this project is imported before it."""
 
-    process: multiprocessing.Process | None = None
+    process: BaseProcess | None = None
 
     async def start_kernel(self, cwd: str, **_: object) -> None:
         """Fork, with the working folder and environment of now."""
         self.write_connection_file()
-        _FORKS.set_forkserver_preload(_LIBRARIES)
-        self.process = _FORKS.Process(target=run_kernel, args=(self.connection_file, cwd, dict(os.environ)))
+        self.process = FORKS.Process(target=run_kernel, args=(self.connection_file, cwd, dict(os.environ)))
         self.process.start()
 
     async def is_alive(self) -> bool:
@@ -48,12 +44,6 @@ def run_kernel(connection_file: str, cwd: str, environment: Mapping[str, str]) -
     """What the fork does: be a kernel, as `python -m ipykernel_launcher` would."""
     from ipykernel.kernelapp import launch_new_instance
 
-    os.environ.clear()
-    os.environ.update(environment)
-    os.chdir(cwd)
-    tests = Path(__file__).resolve().parents[1]
-    ours = (str(tests), str(tests / "notebooks"), str(tests.parent / "scripts"), str(tests.parent))
-    sys.path[:] = [path for path in sys.path if path not in ours]  # a notebook finds the project by itself
-    gc.freeze()  # what the forks share stays: the collector must not touch, and so copy, all of its pages
+    become(environment, cwd)
     sys.argv = ["ipykernel_launcher", "-f", connection_file]
     launch_new_instance(argv=["-f", connection_file])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from notebooks.forked_kernel import ForkedKernelManager
 
 FOLDER = Path(__file__).resolve().parents[2] / "notebooks"
 NOTEBOOKS = sorted(path.name for path in FOLDER.rglob("*.ipynb") if ".ipynb_checkpoints" not in path.parts)
+SLOW = ("08_sweeps_tracking_registry.ipynb",)  # starts a sweep that starts runs, each of which imports all anew
 MAX_SECONDS = 900  # a notebook that hangs; the seconds of notebooks/README.md are for a quiet machine
 
 
@@ -40,13 +42,26 @@ def test_stored_without_outputs(name):
     assert [cell.id for cell in cells if cell.outputs or cell.execution_count is not None] == []
 
 
+@pytest.mark.parametrize("name", [pytest.param(name, marks=pytest.mark.slow if name in SLOW else []) for name in NOTEBOOKS])
+def test_runs_from_top_to_bottom_in_a_few_steps(name, tmp_path, monkeypatch):
+    """Every cell, the trainings cut to a few steps: what is drawn and printed is of another quality only."""
+    run(name, tmp_path, monkeypatch, most_steps=4)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NOTEBOOKS)
 def test_runs_from_top_to_bottom(name, tmp_path, monkeypatch):
+    run(name, tmp_path, monkeypatch)
+
+
+def run(name, tmp_path, monkeypatch, most_steps=None):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     monkeypatch.setenv("MPLBACKEND", "module://matplotlib_inline.backend_inline")  # what a kernel sets before pyplot
     before = _listing()
     notebook = nbformat.read(FOLDER / name, as_version=4)
+    for cell in notebook.cells if most_steps else []:
+        cell.source = re.sub(r"""(max_steps"?[=:] ?)\d+""", rf"\g<1>{most_steps}", cell.source)
     drawn = [cell.id for cell in notebook.cells if cell.cell_type == "code" and "plt.show()" in cell.source]
     notebook.cells.append(nbformat.v4.new_code_cell("print(sys.executable)", id="interpreter"))
 

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import re
-import subprocess
 import sys
 
 import pytest
 from documented import ROOT
+from support import forks
 
 QUICK = {
     "window_pipeline.py": "--rows 2000 --repeats 2",
@@ -37,14 +36,7 @@ def test_every_benchmark_is_run():
     "name", [pytest.param(name, marks=[] if name in FAST else [pytest.mark.slow]) for name in sorted(QUICK)]
 )
 def test_benchmark_ends_with_a_result(name, tmp_path):
-    answer = subprocess.run(
-        [sys.executable, ROOT / "benchmarks" / name, *QUICK[name].split()],
-        cwd=tmp_path,
-        env=os.environ | {"HF_HUB_OFFLINE": "1"},
-        capture_output=True,
-        text=True,
-        timeout=900,
-    )
+    answer = forks.run([sys.executable, ROOT / "benchmarks" / name, *QUICK[name].split()], cwd=tmp_path)
     assert answer.returncode == 0, answer.stderr
     last = answer.stdout.splitlines()[-1]
     assert re.fullmatch(r"RESULT( \w+=[\d.]+)+", last), last

@@ -7,7 +7,6 @@ from functools import cache
 from pathlib import Path
 
 import pytest
-import torch
 from documented import PLACEHOLDER, READMES, ROOT, Command, commands, load_script, parse
 from support import tiny
 
@@ -194,7 +193,6 @@ def test_a_choice_on_the_command_line_wins_over_the_one_that_comes_with_the_data
 
 
 def test_a_composed_run_trains_to_the_same_weights(tmp_path, monkeypatch, capsys):
-    torch.set_num_threads(1)
     finetune = load_script("scripts/finetune_ttm.py")
     monkeypatch.chdir(tmp_path)
     values = tiny.recipe(tiny.write_series(tmp_path / "series.csv"), Path("runs/plain"), training={"max_steps": 2})

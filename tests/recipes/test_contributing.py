@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 import shutil
-import subprocess
 import sys
 from typing import get_args
 
@@ -13,7 +12,7 @@ import pytest
 import yaml
 from documented import ROOT, fenced_blocks
 from safetensors.torch import load_file
-from support import tiny
+from support import forks, tiny
 
 from tstune.config.schema import TrainingSection
 from tstune.config.validation import validate
@@ -77,7 +76,7 @@ def test_mode_and_schedule_in_a_copy_of_the_code(tmp_path):
     with pytest.raises(ConfigError, match=r"norms(.|\n)*warmup_linear"):
         validate(recipe, "the code as it is")
     command = [sys.executable, tmp_path / "scripts/finetune_ttm.py", "--config", tmp_path / "recipe.yaml"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    done = forks.run(command)
     assert done.returncode == 0, done.stderr
     rows = [json.loads(line) for line in (run / "history.jsonl").read_text().splitlines()]
     rates = [row["learning_rate"] for row in rows if "learning_rate" in row]

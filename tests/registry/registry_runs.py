@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 import os
 import re
-import subprocess
 import sys
 from pathlib import Path
 
 import yaml
+from support.forks import Fork
 
 import manage_registry
 from tstune.errors import RegistryError
@@ -73,18 +73,12 @@ def content(folder: Path) -> dict[str, bytes]:
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-def start(registry: str | Path, *arguments: str | Path, **environment: str) -> subprocess.Popen:
+def start(registry: str | Path, *arguments: str | Path, **environment: str) -> Fork:
     """Start manage_registry.py."""
-    return subprocess.Popen(
-        [sys.executable, SCRIPT, *map(str, arguments), "--registry", str(registry)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env=os.environ | environment,
-    )
+    return Fork([sys.executable, SCRIPT, *arguments, "--registry", registry], env=os.environ | environment)
 
 
-def finish(process: subprocess.Popen) -> str:
+def finish(process: Fork) -> str:
     """What it printed, if it went well."""
     out, err = process.communicate(timeout=600)
     assert process.returncode == 0, err

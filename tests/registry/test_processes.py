@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from registry_runs import FILES, assert_intact, finish, refusal, start, stored, with_large_file, write_run
+from support.forks import Fork
 
 from tstune.errors import RegistryError
 from tstune.registry import ModelRegistry
@@ -31,7 +32,7 @@ def test_eight_processes_register_at_once(registry: ModelRegistry, tmp_path: Pat
 
 
 @contextmanager
-def registering(registry: ModelRegistry, run: Path) -> Iterator[subprocess.Popen]:
+def registering(registry: ModelRegistry, run: Path) -> Iterator[Fork]:
     """A registration in a process of its own; killed at the end."""
     process = start(registry.location, "register", run, "--name", "cgm")
     try:
@@ -41,7 +42,7 @@ def registering(registry: ModelRegistry, run: Path) -> Iterator[subprocess.Popen
         process.communicate()
 
 
-def wait_until(happened: Callable[[], bool], process: subprocess.Popen) -> None:
+def wait_until(happened: Callable[[], bool], process: Fork) -> None:
     """Look until something is so, while the process runs."""
     deadline = time.monotonic() + 600
     while not happened():
@@ -141,7 +142,7 @@ def test_killed_at_any_moment(tmp_path: Path) -> None:
         begin = time.monotonic()
         with registering(registry, run) as process:
             try:  # before a third of the time Python is still starting
-                process.wait(seconds * (0.34 + 0.05 * moment) if moment else None)
+                process.wait(seconds * (0.34 + 0.05 * moment) if moment else 600)
                 seconds = time.monotonic() - begin
             except subprocess.TimeoutExpired:
                 process.kill()

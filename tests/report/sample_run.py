@@ -11,7 +11,7 @@ import numpy as np
 import yaml
 
 from tstune.glucose.error_grids import ERROR_GRIDS, zone_shares
-from tstune.glucose.ranges import glycaemic_profile
+from tstune.glucose.scores import glycaemic_profile
 from tstune.glucose.units import LIMITS
 
 STEPS, STEP_SECONDS, CONTEXT = 96, 300, 512

@@ -8,13 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import torch
 from support import tiny
-
-
-@pytest.fixture(scope="session", autouse=True)
-def one_thread() -> None:
-    torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")

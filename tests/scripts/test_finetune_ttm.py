@@ -12,7 +12,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import yaml
-from support import tiny
+from support import forks, tiny
 
 import finetune_ttm
 
@@ -239,16 +239,8 @@ def test_steps_are_counted_exactly(settings: dict, steps: int, epochs: int, work
 def test_accelerate_launch_from_the_checkout(stock: Path, tmp_path: Path) -> None:
     values = tiny.recipe(stock / "series.csv", tmp_path / "run")
     recipe = tiny.write_recipe(tmp_path / "recipe.yaml", values)
-    launcher = Path(sys.executable).parent / "accelerate"
-    command = [launcher, "launch", "--config_file", "accelerate_configs/cpu.yaml", "scripts/finetune_ttm.py"]
-    done = subprocess.run(
-        [*command, "--config", recipe, "evaluation.num_plots=1"],
-        cwd=ROOT,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    command = [forks.ACCELERATE, "launch", "--config_file", "accelerate_configs/cpu.yaml", "scripts/finetune_ttm.py"]
+    done = forks.run([*command, "--config", recipe, "evaluation.num_plots=1"], cwd=ROOT)
     assert done.returncode == 0, done.stderr
     assert f"run folder: {tmp_path / 'run'}" in done.stdout
     assert files_in(tmp_path / "run") == RUN_FOLDER

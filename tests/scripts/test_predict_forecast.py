@@ -15,7 +15,7 @@ import pandas as pd
 import pytest
 from bad_input import Case, errors_in, names
 from safetensors.torch import load_file, save_file
-from support import tiny
+from support import forks, tiny
 
 import eval_forecast
 import finetune_ttm
@@ -120,11 +120,11 @@ def test_bad_input(case: Case, desk: Path, capsys: pytest.CaptureFixture[str]) -
 
 def test_from_the_shell(desk: Path) -> None:
     command = [sys.executable, predict_forecast.__file__, "--model", "run", "--input", "series.csv"]
-    done = subprocess.run([*command, "--output", "forecast.csv"], capture_output=True, text=True, check=False)
+    done = forks.run([*command, "--output", "forecast.csv"])
     assert done.returncode == 0, done.stderr
     assert done.stdout == "16 forecast rows: forecast.csv\n"
     assert done.stderr == ""
-    again = subprocess.run([*command, "--output", "forecast.csv"], capture_output=True, text=True, check=False)
+    again = forks.run([*command, "--output", "forecast.csv"])
     assert again.returncode == 2
     assert again.stderr == "error: --output forecast.csv exists; add --overwrite or choose another file\n"
     assert predict("--overwrite") == 0, "another process gives the same forecast"

@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 import re
 import runpy
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from support import forks
 
 ROOT = Path(__file__).resolve().parents[2]
 RUNNER = ROOT / "scripts/examples/test_base_framework.py"
@@ -18,9 +18,7 @@ RUNNER = ROOT / "scripts/examples/test_base_framework.py"
 @pytest.fixture(scope="module")
 def everything(tmp_path_factory):
     folder = tmp_path_factory.mktemp("examples")
-    answer = subprocess.run(
-        [sys.executable, RUNNER, "--output", folder / "out"], cwd=folder, capture_output=True, text=True, timeout=900
-    )
+    answer = forks.run([sys.executable, RUNNER, "--output", folder / "out"], cwd=folder)
     assert answer.returncode == 0, answer.stderr
     assert [path.name for path in folder.iterdir()] == ["out"], "nothing beside --output"
     return answer.stdout, folder / "out"
@@ -76,7 +74,7 @@ def test_runs_are_tracked_and_registered(everything):
 @pytest.mark.printed("000", 199, "python scripts/examples/test_base_framework.py --example 2")
 @pytest.mark.printed("000", 202, "python scripts/examples/test_base_framework.py --example 3")
 @pytest.mark.printed("000", 205, "python scripts/examples/test_base_framework.py --example 4")
-@pytest.mark.parametrize("number", ["1", "2", "3", "4"])
+@pytest.mark.parametrize("number", ["1", *(pytest.param(number, marks=pytest.mark.slow) for number in "234")])
 def test_one_example_alone(number, tmp_path, monkeypatch, capsys):
     assert run(monkeypatch, tmp_path, "--example", number) == 0
     printed = capsys.readouterr().out
@@ -92,7 +90,7 @@ def test_an_unknown_example_is_refused(tmp_path, monkeypatch, capsys):
 
 def test_pytest_finds_no_test_in_it():
     listed = [sys.executable, "-m", "pytest", "--collect-only", "-q", "-p", "no:cacheprovider", RUNNER]
-    answer = subprocess.run(listed, cwd=ROOT, capture_output=True, text=True, timeout=900)
+    answer = forks.run(listed, cwd=ROOT)
     assert "no tests collected" in answer.stdout
 
 

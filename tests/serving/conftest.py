@@ -7,7 +7,6 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
-import torch
 from fastapi.testclient import TestClient
 from serving_stock import ROLES, rich_series, train
 from support import tiny
@@ -15,11 +14,6 @@ from support import tiny
 from tstune.serving import ServingLimits
 from tstune.serving.app import create_app
 from tstune.serving.service import ForecastService, open_model
-
-
-@pytest.fixture(scope="session", autouse=True)
-def one_thread() -> None:
-    torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")

@@ -6,7 +6,6 @@ import http.client
 import json
 import os
 import signal
-import subprocess
 import sys
 import threading
 import time
@@ -17,11 +16,12 @@ import numpy as np
 import pytest
 from serving_stock import frame_of, rows_of
 from support import tiny
+from support.forks import Fork
 
 import serve_forecasts
 from tstune.models.registry import load_model
 
-Server = tuple[subprocess.Popen, int]
+Server = tuple[Fork, int]
 
 
 def command(*arguments: object) -> list[str]:
@@ -30,11 +30,10 @@ def command(*arguments: object) -> list[str]:
 
 def started(*arguments: object) -> Server:
     """A server that answers, and its port."""
-    process = subprocess.Popen(
-        command(*arguments, "--port", 0), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
-    line = process.stdout.readline()
-    assert line.startswith("serving run "), process.stderr.read()
+    process = Fork(command(*arguments, "--port", 0))
+    until(lambda: process.poll() is not None or "\n" in process.stdout.read_text())
+    line = process.stdout.read_text()
+    assert line.startswith("serving run "), process.stderr.read_text()
     return process, int(line.rpartition(":")[2].split("/")[0])
 
 
@@ -84,10 +83,8 @@ def test_a_whole_life(server: Server, plain_run: Path) -> None:
     assert (status, json.loads(health)["ready"]) == (200, True)
     assert found == [], "the forecast is not done yet"
 
-    taken = subprocess.Popen(
-        command("--model", plain_run, "--port", port), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
-    out, error = taken.communicate(timeout=600)
+    taken = Fork(command("--model", plain_run, "--port", port))
+    out, error = taken.communicate()
     assert (taken.returncode, out, error.count("\n")) == (2, "", 1)
     assert error.startswith(f"error: --host 127.0.0.1 --port {port} cannot be used: Address already in use")
 
@@ -101,7 +98,7 @@ def test_a_whole_life(server: Server, plain_run: Path) -> None:
     assert [status for status, _ in found] == [200] * len(found)
     assert len(json.loads(found[-1][1])["forecast"]) == 1000 * tiny.PREDICTION
     assert process.wait(timeout=300) == 0
-    assert process.stderr.read() == ""
+    assert process.stderr.read_text() == ""
     with pytest.raises(ConnectionRefusedError):
         call(port, "GET", "/health")
 
@@ -112,7 +109,7 @@ def test_ctrl_c_and_a_warning_beyond_loopback(plain_run: Path) -> None:
     assert call(port, "GET", "/health")[0] == 200
     process.send_signal(signal.SIGINT)
     assert process.wait(timeout=300) == 130
-    assert process.stderr.read().startswith("warning: 0.0.0.0 can be reached from other machines and asks nobody")
+    assert process.stderr.read_text().startswith("warning: 0.0.0.0 can be reached from other machines and asks nobody")
 
 
 def test_an_empty_token_is_no_open_door(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 
 import pytest
-import torch
 from mortal_server import Server
 from support import tiny
 
@@ -17,11 +16,6 @@ SECRET_NAMES = (
     "MLFLOW_TRACKING_URI",
     "WANDB_MODE",
 )
-
-
-@pytest.fixture(scope="session", autouse=True)
-def one_thread():
-    torch.set_num_threads(1)
 
 
 @pytest.fixture(autouse=True)

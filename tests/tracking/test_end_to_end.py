@@ -15,7 +15,7 @@ import psutil
 import pytest
 from launched import ROOT, free_port
 from mlflow import MlflowClient
-from support import tiny
+from support import forks, tiny
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 from wandb_reader import read_offline_runs
@@ -58,7 +58,7 @@ EXPERIMENT = "all trackers"
 def place(desk, mlflow_uri, tmp_path_factory):
     """Where the run took place: run/, tracked/, registry/, wandb_home/ and what it said."""
     place = tmp_path_factory.mktemp("place")
-    command = [Path(sys.executable).parent / "accelerate", "launch", "--config_file", "accelerate_configs/ddp.yaml"]
+    command = [forks.ACCELERATE, "launch", "--config_file", "accelerate_configs/ddp.yaml"]
     command += ["--num_processes", "2", "--main_process_port", str(free_port()), "scripts/finetune_ttm.py"]
     command += ["--config", desk / "recipe.yaml", f"output_dir={place / 'run'}", "evaluation.num_plots=1"]
     command += ["tracking.trackers=[file, mlflow, wandb, tensorboard]", f"tracking.experiment={EXPERIMENT}"]
@@ -67,9 +67,7 @@ def place(desk, mlflow_uri, tmp_path_factory):
     command += ["tracking.register_as=tiny", f"tracking.registry={place / 'registry'}"]
     wandb_home = {f"WANDB_{kind}_DIR": str(place / "wandb_home" / kind) for kind in ("CACHE", "CONFIG", "DATA")}
     environment = os.environ | {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"} | wandb_home | SECRETS
-    done = subprocess.run(
-        list(map(str, command)), cwd=ROOT, env=environment, capture_output=True, text=True, timeout=900, check=False
-    )
+    done = forks.run(command, cwd=ROOT, env=environment)
     assert done.returncode == 0, done.stderr
     (place / "stdout.txt").write_text(done.stdout)
     (place / "stderr.txt").write_text(done.stderr)

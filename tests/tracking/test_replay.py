@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 from pathlib import Path
 
 import psutil
 import pytest
+from support import forks
 from tracker_doubles import Recorder, Switch
 
 import replay_tracking
@@ -69,21 +69,17 @@ def test_in_another_process(tmp_path, run_folder):
     (tmp_path / "files").unlink()
     (tmp_path / "away").rename(tmp_path / "files")
     script = Path(replay_tracking.__file__)
-    done = subprocess.run(
-        [sys.executable, script, tmp_path / "backlog"], capture_output=True, text=True, check=False, cwd=tmp_path
-    )
+    done = forks.run([sys.executable, script, tmp_path / "backlog"], cwd=tmp_path)
     assert done.returncode == 2
     (error,) = done.stderr.splitlines()
     assert "its run is still going on (process" in error, "this process is, and could send it itself"
 
     (backlog,) = (tmp_path / "backlog").rglob("*.jsonl")
     header, *rest = backlog.read_text().splitlines()
-    dead = subprocess.Popen([sys.executable, "-c", "pass"])
+    dead = forks.Fork([sys.executable, "-c", "pass"])
     dead.wait()
     backlog.write_text("\n".join([json.dumps(json.loads(header) | {"process": dead.pid}), *rest]) + "\n")
-    done = subprocess.run(
-        [sys.executable, script, tmp_path / "backlog"], capture_output=True, text=True, check=False, cwd=tmp_path
-    )
+    done = forks.run([sys.executable, script, tmp_path / "backlog"], cwd=tmp_path)
     assert (done.returncode, done.stdout, done.stderr) == (0, f"2 calls sent: {backlog}\n", "")
     summary = json.loads((files.run_folder / "summary.json").read_text())
     assert (summary["status"], summary["metrics"]) == ("KILLED", {"a": 1.0}), "it never said how it ended"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import signal
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -12,7 +11,7 @@ from pathlib import Path
 import pytest
 from launched import free_port
 from mlflow import MlflowClient
-from support import tiny
+from support import forks, tiny
 
 import finetune_ttm
 import replay_tracking
@@ -135,11 +134,11 @@ class TestServerThatDies:
         (run,) = runs(client, experiment)
         assert run.info.status == "RUNNING", "as the server last saw it"
         header, *calls = backlog.read_text().splitlines()
-        dead = subprocess.Popen([sys.executable, "-c", "pass"])  # this process, which wrote it, lives
+        dead = forks.Fork([sys.executable, "-c", "pass"])  # this process, which wrote it, lives
         dead.wait()
         backlog.write_text("\n".join([json.dumps(json.loads(header) | {"process": dead.pid}), *calls]) + "\n")
         script = [sys.executable, replay_tracking.__file__, backlog.parents[2]]
-        done = subprocess.run(script, capture_output=True, text=True, check=False)
+        done = forks.run(script)
         assert (done.returncode, done.stdout) == (0, f"{len(calls)} calls sent: {backlog}\n"), done.stderr
         assert not backlog.exists()
 

@@ -6,9 +6,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import torch
-
-torch.set_num_threads(min(2, torch.get_num_threads()))
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ import numpy as np
 from markupsafe import Markup
 
 from tstune.glucose.error_grids import ERROR_GRIDS
-from tstune.glucose.ranges import RANGES
+from tstune.glucose.scores import RANGES
 from tstune.runs.report.blocks import (
     Cells,
     Choices,

@@ -240,12 +240,11 @@ class BaseTimeSeriesFoundationModel(ForecastModel):
     def get_model_info(self) -> dict:
         """Family, lengths, mode, fresh tensors; parameters and adapter as they were trained, also of a loaded model."""
         count = count_parameters(self.module) if self.module is not None else ParameterCount(0, 0)
-        about = {
+        return {
             "model_type": self.model_type,
             "pretrained": self.config.model.pretrained,
             "context_length": self.config.model.context_length,
             "prediction_length": self.config.model.prediction_length,
             "tuning_mode": self.config.tuning.mode,
             "fresh_tensors": self.fresh,
-        }
-        return about | count.to_dict() | self.trained
+        } | (count.to_dict() | self.trained)

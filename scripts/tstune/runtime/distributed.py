@@ -1,10 +1,13 @@
-"""Processes and their strategy: what was asked for, what Accelerate gave, and the same calls for every strategy."""
+"""Processes and their strategy: what was asked for, what Accelerate gave, and the same calls for every strategy.
+
+Also whole parameters out of a sharded module, and back in.
+"""
 
 from __future__ import annotations
 
 import importlib.util
 import os
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from datetime import timedelta
 from pathlib import Path
@@ -15,11 +18,11 @@ from accelerate.state import AcceleratorState, PartialState
 from accelerate.utils import DistributedType, broadcast_object_list, send_to_device
 from torch import nn
 from torch.distributed.fsdp import FSDPModule
+from torch.distributed.tensor import DTensor, distribute_tensor
 
 from tstune.config.schema import DistributedConfig, RunConfig
 from tstune.errors import ConfigError, DistributedError, MissingDependencyError
 from tstune.runtime.logs import logger
-from tstune.runtime.sharding import is_partitioned, to_plain_number
 
 _AMPERE = 8
 """First major compute capability with bf16 and TF32 in hardware; older GPUs only emulate bf16, slowly."""
@@ -413,3 +416,60 @@ def _read_weights_whole() -> None:
 
 def _launched_with(name: str) -> bool:
     return os.environ.get(f"ACCELERATE_USE_{name}", "").lower() == "true"
+
+
+def whole_parameters(named: Iterable[tuple[str, nn.Parameter]]) -> dict[str, torch.Tensor]:
+    """Name -> whole tensor on the CPU, the same on every rank. A collective: every rank must call it."""
+    return {name: _whole(parameter).detach().to("cpu", copy=True) for name, parameter in named}
+
+
+def like(whole: torch.Tensor, parameter: torch.Tensor) -> torch.Tensor:
+    """A whole tensor, sharded like `parameter`."""
+    if isinstance(parameter, DTensor):
+        return distribute_tensor(whole.to(parameter.device), parameter.device_mesh, parameter.placements)
+    return whole
+
+
+def learning_parameters(module: nn.Module) -> list[tuple[str, nn.Parameter]]:
+    """Names and parameters that learn."""
+    return [(name, parameter) for name, parameter in module.named_parameters() if parameter.requires_grad]
+
+
+def local_numel(module: nn.Module) -> int:
+    """Parameter values this process holds."""
+    return sum(_local(parameter).numel() for parameter in module.parameters())
+
+
+def is_partitioned(parameter: torch.Tensor) -> bool:
+    """True for a parameter of DeepSpeed's ZeRO-3, which is empty between uses."""
+    return hasattr(parameter, "ds_id")
+
+
+def to_plain_number(value: torch.Tensor | float | None) -> float | None:
+    """A norm or loss as float, also where it is a DTensor."""
+    if isinstance(value, DTensor):
+        value = value.full_tensor()
+    return None if value is None else float(value)
+
+
+def _whole(parameter: torch.Tensor) -> torch.Tensor:
+    if isinstance(parameter, DTensor):
+        return parameter.full_tensor()
+    if is_partitioned(parameter):
+        with _gathered(parameter):
+            return parameter.detach().clone()
+    return parameter
+
+
+def _local(parameter: torch.Tensor) -> torch.Tensor:
+    if isinstance(parameter, DTensor):
+        return parameter.to_local()
+    return parameter.ds_tensor if is_partitioned(parameter) else parameter
+
+
+@contextmanager
+def _gathered(parameter: torch.Tensor) -> Iterator[None]:
+    import deepspeed
+
+    with deepspeed.zero.GatheredParameters([parameter]):
+        yield

@@ -25,10 +25,9 @@ from tstune.errors import DEAD_WORKER, Preempted, TrainingError
 from tstune.foreign_files import damage, read_object, read_tensors
 from tstune.models.adapters import train_mode
 from tstune.models.contract import ForecastModel
-from tstune.runtime.distributed import DistributedManager
+from tstune.runtime.distributed import DistributedManager, learning_parameters, whole_parameters
 from tstune.runtime.logs import logger
 from tstune.runtime.memory import GPUManager
-from tstune.runtime.sharding import learning_parameters, whole_parameters
 from tstune.training.callbacks import BestWeights, Callback, History, TrainingState, progress_bar
 from tstune.training.checkpoint import (
     find_checkpoint,

@@ -18,9 +18,8 @@ from tstune.config.schema import TrainingSection
 from tstune.data.windows import window_loader
 from tstune.errors import TrainingError
 from tstune.models.adapters import part_of, train_mode
-from tstune.runtime.distributed import DistributedManager
+from tstune.runtime.distributed import DistributedManager, learning_parameters, like
 from tstune.runtime.logs import logger
-from tstune.runtime.sharding import learning_parameters, like
 
 if TYPE_CHECKING:
     from tstune.models.contract import ForecastModel
