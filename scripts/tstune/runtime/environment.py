@@ -6,6 +6,7 @@ import importlib.metadata
 import platform
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 
 import torch
@@ -39,10 +40,21 @@ def describe_environment(device: torch.device, num_processes: int) -> dict:
 
 def loaded_packages() -> dict[str, str]:
     """Name -> version of every installed package that this process has loaded code of: its bill of materials."""
-    owners = importlib.metadata.packages_distributions()
     loaded = {name.partition(".")[0] for name in sys.modules}
-    names = {owner for top in loaded for owner in owners.get(top, ())}
-    return {name: _version(name) for name in sorted(names, key=str.lower)}
+    described = [package.metadata for package, modules in _installed() if not modules.isdisjoint(loaded)]
+    found = {about["Name"]: about["Version"] for about in reversed(described)}  # the first one found is the one in use
+    return {name: found[name] for name in sorted(found, key=str.lower)}
+
+
+@cache
+def _installed() -> list[tuple[importlib.metadata.Distribution, frozenset[str]]]:
+    """Every installed package and the modules it lists; `packages_distributions` would look at every single file."""
+    found = []
+    for package in importlib.metadata.distributions():
+        listed = package.read_text("top_level.txt") or package.read_text("RECORD") or ""
+        paths = (line.partition(",")[0] for line in listed.splitlines())
+        found.append((package, frozenset(path.partition("/")[0].partition(".")[0] for path in paths)))
+    return found
 
 
 def _version(package: str) -> str | None:
