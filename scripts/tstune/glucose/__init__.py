@@ -66,7 +66,7 @@ class Glucose(Domain):
     find_unit = _hook("cleaning", "find_unit")
     valid_range = _hook("cleaning", "valid_range")
     doubtful = _hook("cleaning", "doubtful")
-    cohort_columns = _hook("ranges", "cohort_columns")
+    cohort_columns = _hook("scores", "cohort_columns")
     published_splits = _hook("published", "presets")
     check_readings = _hook("error_grids", "check_glucose")
     part = _hook("scores", "glucose_section")
