@@ -99,7 +99,7 @@ class Run:
         """Step of the newest checkpoint; 0 without one."""
         return max((int(path.name.removeprefix("step-")) for path in self.checkpoints.glob("step-*")), default=0)
 
-    def start_and_wait(self, after: int, inside: str = "") -> subprocess.Popen:
+    def start_and_wait(self, after: int, inside: str = "") -> Fork:
         """Start it; it stands still at the end of a step, or in the checkpoint after it inside a function."""
         self.waits.unlink(missing_ok=True)
         process = self.start(AFTER=str(after), INSIDE=inside)
