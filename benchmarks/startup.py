@@ -2,10 +2,12 @@
 
     python benchmarks/startup.py
     python benchmarks/startup.py --megabytes 30 --repeats 5
+    python benchmarks/startup.py --sweep
 
 Each is a command of its own, as a user starts it. Seconds are those of the processor, which other programs lengthen
 less, and those on the clock; the least of several rounds counts. The last line is
-`RESULT error_cpu_s=… error_s=… describe_cpu_s=… describe_s=…`: of the slowest of the wrong commands, and of the look.
+`RESULT error_cpu_s=… error_s=… describe_cpu_s=… describe_s=…`: of the slowest of the wrong commands, and of the look. With `--sweep` a line before it tells how long four trials of 30
+steps take.
 """
 
 from __future__ import annotations
@@ -29,6 +31,10 @@ WRONG = (
     ["predict_forecast.py", "--model", "nowhere", "--input", "readings.csv", "--output", "forecast.csv"],
     ["describe_data.py", "nowhere.csv"],
 )
+SWEEP = [
+    *("sweep_hparams.py", "--config", str(ROOT / "recipes/ttm/cgm_sample/small.yaml"), "--sampler", "grid"),
+    *("--output", "sweep", "training.learning_rate=1e-4,2e-4,5e-4,1e-3", "training.max_steps=30"),
+]
 SECONDS_A_STEP, PEOPLE = 300, 5
 
 
@@ -37,6 +43,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--megabytes", type=float, default=10, help="size of the table")
     parser.add_argument("--repeats", type=int, default=3, help="rounds; the least of each command counts")
+    parser.add_argument("--sweep", action="store_true", help="time a sweep of four trials too, once")
     return parser.parse_args(argv)
 
 
@@ -47,10 +54,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         size = _write_readings(Path(folder) / "readings.csv", args.megabytes)
         errors = [_least(command, folder, 2, args.repeats) for command in WRONG]
         look = _least(["describe_data.py", "readings.csv"], folder, 0, args.repeats)
+        sweep = _least(SWEEP, folder, 0, 1) if args.sweep else None
     for (cpu, clock), command in zip(errors, WRONG, strict=True):
         shown = " ".join(word.replace(f"{ROOT}/", "") for word in command)
         print(f"{cpu:5.2f} s of the processor, {clock:5.2f} s: {shown}")
     print(f"{look[0]:5.2f} s of the processor, {look[1]:5.2f} s: describe_data.py, {size / 1e6:.1f} MB")
+    if sweep is not None:
+        print(f"{sweep[0]:5.2f} s of the processor, {sweep[1]:5.2f} s: sweep_hparams.py, four trials of 30 steps")
     cpu, clock = map(max, zip(*errors, strict=True))
     print(f"RESULT error_cpu_s={cpu:.2f} error_s={clock:.2f} describe_cpu_s={look[0]:.2f} describe_s={look[1]:.2f}")
     return 0

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
+import sys
 
 import pandas as pd
 import pytest
@@ -151,3 +153,19 @@ def test_etth1_without_tuning(shared):
     assert metrics["zero_shot"]["num_windows"] == 2785
     assert metrics["zero_shot"]["mse_scaled"] <= 0.400
     assert metrics["zero_shot"]["mse_scaled"] < metrics["seasonal_naive"]["mse_scaled"]
+
+
+def test_its_network_is_read_without_the_toolkit_of_granite_tsfm():
+    code = f"""
+import sys
+from tstune.models.ttm import TTMForecaster
+network = TTMForecaster.architecture.network_class.from_pretrained({str(ASSETS / "ttm-96-24-synthetic")!r})
+assert sum(one.numel() for one in network.parameters()) == 297_432
+heavy = sys.modules.keys() & set(("datasets", "peft", "sklearn.linear_model"))
+assert not heavy, heavy
+from tsfm_public.toolkit import TimeSeriesPreprocessor  # all of it is there for those who want it
+assert "datasets" in sys.modules and TimeSeriesPreprocessor().freq is None
+print("read")
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT / "scripts")
+    assert done.stdout.endswith("read\n"), done.stderr

@@ -11,7 +11,7 @@ import time
 import psutil
 import pytest
 
-from tstune.runtime.children import ENDED, Child, StopRequest
+from tstune.runtime.children import ENDED, Child, ForkedChild, StopRequest
 
 PATIENCE = 600
 # A launcher that dies on SIGTERM; its worker, in a session of its own, takes no notice of it at all.
@@ -25,6 +25,20 @@ time.sleep(600)
 
 def python(code: str) -> list[str]:
     return [sys.executable, "-c", code]
+
+
+@pytest.fixture(params=["command", "fork"])
+def child(request, tmp_path):
+    """Starts Python code, as a command or as a fork of the server of this process."""
+
+    def start(code: str, log, **options) -> Child:
+        if request.param == "command":
+            return Child(python(code), log, **options)
+        script = tmp_path / "script.py"
+        script.write_text(code)
+        return ForkedChild(script, [], ["psutil", "no_such_module"], log, **options)
+
+    return start
 
 
 def started(log) -> int:
@@ -43,8 +57,8 @@ def wait_until_gone(pid: int) -> None:
         time.sleep(0.05)
 
 
-def run(command: list[str], log, **options) -> Child:
-    with Child(command, log, **options) as process:
+def run(process: Child) -> Child:
+    with process:
         while not process.has_ended:
             time.sleep(0.02)
     return process
@@ -55,9 +69,9 @@ def impatient(monkeypatch):
     monkeypatch.setattr("tstune.runtime.children.END_SECONDS", 1)
 
 
-def test_a_trial_that_is_ended_is_gone_with_all_its_processes(tmp_path, impatient):
+def test_a_trial_that_is_ended_is_gone_with_all_its_processes(tmp_path, impatient, child):
     log = tmp_path / "log"
-    with Child(python(STUBBORN), log) as process:
+    with child(STUBBORN, log) as process:
         worker = started(log)
         everyone = psutil.Process(process.pid).children(recursive=True)
         assert worker in [one.pid for one in everyone]
@@ -68,57 +82,70 @@ def test_a_trial_that_is_ended_is_gone_with_all_its_processes(tmp_path, impatien
         assert process.code == ENDED
 
 
-def test_leaving_the_context_ends_it_too(tmp_path):
+def test_leaving_the_context_ends_it_too(tmp_path, child):
     log = tmp_path / "log"
-    with Child(python("import os, time; print(os.getpid(), flush=True); time.sleep(600)"), log):
+    with child("import os, time; print(os.getpid(), flush=True); time.sleep(600)", log):
         pid = started(log)
     assert not psutil.pid_exists(pid)
 
 
-def test_it_does_not_outlive_a_sweep_that_is_killed(tmp_path):
-    log = tmp_path / "log"
+@pytest.mark.parametrize(
+    "start",
+    [
+        "Child([sys.executable, '-c', {code!r}], Path({log!r}))",
+        "ForkedChild(Path({script!r}), [], [], Path({log!r}))",
+    ],
+    ids=["command", "fork"],
+)
+def test_it_does_not_outlive_a_sweep_that_is_killed(tmp_path, start):
+    log, script = tmp_path / "log", tmp_path / "script.py"
+    script.write_text(STUBBORN)
     sweep = f"""
 import sys, time
 sys.path.insert(0, {str(os.path.dirname(sys.modules["tstune"].__file__) + "/..")!r})
 from pathlib import Path
 from tstune.runtime import children
 children.END_SECONDS = 1
-process = children.Child([sys.executable, "-c", {STUBBORN!r}], Path({str(log)!r}))
+process = children.{start.format(code=STUBBORN, log=str(log), script=str(script))}
+print(process.pid, flush=True)
 time.sleep(600)
 """
-    killed = subprocess.Popen(python(sweep))
+    killed = subprocess.Popen(python(sweep), stdout=subprocess.PIPE)
     try:
         worker = started(log)
-        guard = psutil.Process(killed.pid).children()[0]
+        guard = int(killed.stdout.readline())
     finally:
         killed.send_signal(signal.SIGKILL)
         killed.wait()
     wait_until_gone(worker)
-    wait_until_gone(guard.pid)
+    wait_until_gone(guard)
 
 
-def test_a_command_that_is_done_leaves_no_worker_behind(tmp_path, impatient):
+def test_a_command_that_is_done_leaves_no_worker_behind(tmp_path, impatient, child):
     log = tmp_path / "log"
     once_it_has_spoken = f"for _ in range(60_000):\n    if os.path.getsize({str(log)!r}): break\n    time.sleep(0.01)\n"
-    run(python(STUBBORN.replace("time.sleep(600)\n", once_it_has_spoken)), log)
+    run(child(STUBBORN.replace("time.sleep(600)\n", once_it_has_spoken), log))
     assert not psutil.pid_exists(started(log))
 
 
-def test_the_storage_url_is_not_handed_down(tmp_path, monkeypatch):
+def test_the_storage_url_is_not_handed_down(tmp_path, monkeypatch, child):
     monkeypatch.setenv("TSTUNE_SWEEP_STORAGE", "postgresql://user:s3cret@host/sweeps")
     monkeypatch.setenv("SOMETHING_ELSE", "kept")
-    run(python("import os; print(dict(os.environ))"), tmp_path / "log", hidden=["TSTUNE_SWEEP_STORAGE"])
+    run(child("import os; print(dict(os.environ))", tmp_path / "log", hidden=["TSTUNE_SWEEP_STORAGE"]))
     said = (tmp_path / "log").read_text()
     assert "'SOMETHING_ELSE': 'kept'" in said
     assert "s3cret" not in said
 
 
-def test_how_it_ended_and_what_it_took(tmp_path):
+def test_how_it_ended(tmp_path, child):
     log = tmp_path / "log"
-    assert run(python("raise SystemExit(3)"), log).code == 3
-    killed = run(python("import os, signal; x = bytes(200 << 20); os.kill(os.getpid(), signal.SIGKILL)"), log)
-    assert killed.code == -signal.SIGKILL
-    assert killed.peak_memory_mib > 200
+    assert run(child("raise SystemExit(3)", log)).code == 3
+    assert run(child("import os, signal; os.kill(os.getpid(), signal.SIGKILL)", log)).code == -signal.SIGKILL
+    assert run(child("raise ValueError('why it ended')", log)).why() == "ValueError: why it ended"
+
+
+def test_what_it_took(tmp_path):
+    assert run(Child(python("x = bytes(200 << 20)"), tmp_path / "log")).peak_memory_mib > 200
 
 
 def test_signals_are_noted_and_a_second_ctrl_c_is_not():

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import importlib.util
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -38,6 +41,31 @@ _FOLLOWED = {
 """Keys of config.json by which transformers imports packages or kernels of the Hub, and what is harmless there."""
 _SMALL = 1 << 24
 """Numbers that any network may have."""
+
+
+class _LoadedWhenAsked(ModuleType):
+    """A package whose own code runs when somebody wants a name of it; its modules can be imported before."""
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):  # those who look through sys.modules want nothing of it
+            raise AttributeError(name)
+        self.__class__ = ModuleType
+        self.__spec__.loader.exec_module(self)
+        return getattr(self, name)
+
+
+def _put_off_the_toolkit() -> None:
+    """Let granite-tsfm's networks be imported without its toolkit: datasets, scikit-learn, peft, half of the time."""
+    package, toolkit = importlib.util.find_spec("tsfm_public"), "tsfm_public.toolkit"
+    if package is None or "tsfm_public" in sys.modules:
+        return
+    file = Path(package.origin).parent / "toolkit" / "__init__.py"
+    spec = importlib.util.spec_from_file_location(toolkit, file, submodule_search_locations=[str(file.parent)])
+    sys.modules[toolkit] = importlib.util.module_from_spec(spec)
+    sys.modules[toolkit].__class__ = _LoadedWhenAsked
+
+
+_put_off_the_toolkit()
 
 
 @dataclass(frozen=True)

@@ -169,10 +169,10 @@ class TTMModule(ScaledModule):
 
 def _frequency_token(config: TinyTimeMixerConfig, frequency: str) -> int | None:
     """Index of the sampling rate, for models that were trained with a frequency prefix."""
-    from tsfm_public.toolkit.time_series_preprocessor import DEFAULT_FREQUENCY_MAPPING
-
     if not config.resolution_prefix_tuning:
         return None
+    from tsfm_public.toolkit.time_series_preprocessor import DEFAULT_FREQUENCY_MAPPING
+
     token, other = DEFAULT_FREQUENCY_MAPPING.get(frequency), DEFAULT_FREQUENCY_MAPPING["oov"]
     # a checkpoint that was trained with fewer rates does not know the later ones
     return other if token is None or token >= config.frequency_token_vocab_size else token

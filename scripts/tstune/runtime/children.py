@@ -2,7 +2,7 @@
 
     python -I children.py SECONDS COMMAND …
 
-is the keeper that stands between. SIGTERM, or the end of its standard input, which is a pipe that closes however this
+is the keeper that stands between; a `ForkedChild` has one of the same kind. SIGTERM, or the end of its standard input, which is a pipe that closes however this
 program dies, ends the command: SIGTERM to all its processes, SIGKILL to those that are left after SECONDS. Its exit
 code 75 says so; else it is the command's own, or 256 less the number of the signal that killed it.
 """
@@ -10,14 +10,17 @@ code 75 says so; else it is the command's own, or 256 less the number of the sig
 from __future__ import annotations
 
 import ctypes
+import multiprocessing
 import os
 import re
+import runpy
 import signal
 import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from multiprocessing.connection import Connection
 from pathlib import Path
 from types import FrameType
 from typing import NoReturn
@@ -101,10 +104,52 @@ class Child:
     def _look(self, options: int) -> None:
         found, status, usage = os.wait4(self.pid, options)  # of this child alone; getrusage has the largest of all
         if found:
-            code = self._keeper.returncode = os.waitstatus_to_exitcode(status)
-            # the keeper itself was killed, or tells of a signal
-            self.code = ENDED if code < 0 else code - 256 if code > 128 else code
+            self._keeper.returncode = os.waitstatus_to_exitcode(status)
+            self.code = _told(self._keeper.returncode)
             self.peak_memory_mib = usage.ru_maxrss * _KIB_PER_UNIT / 2**10
+
+
+class ForkedChild(Child):
+    """A Python script that does not start from nothing: it is forked from a server that has loaded its libraries.
+
+    The server starts with the first child, knows the libraries that this one names, and lives as long as this program.
+
+    Args:
+        script: file that runs as the main program.
+        words: of its command line.
+        libraries: modules that it will import; what is not there is left out.
+        log, hidden: as of any child.
+    """
+
+    def __init__(
+        self, script: Path, words: Sequence[str], libraries: Sequence[str], log: Path, hidden: Collection[str] = ()
+    ) -> None:
+        self.log, self.code, self.peak_memory_mib = log, None, 0.0
+        self._begins_at = log.stat().st_size if log.exists() else 0
+        server = multiprocessing.get_context("forkserver")
+        server.set_forkserver_preload(list(libraries))
+        environment = {name: value for name, value in os.environ.items() if name not in hidden}
+        its_end, self._lifeline = server.Pipe(duplex=False)
+        arguments = (its_end, END_SECONDS, str(script), list(words), str(log.absolute()), environment, os.getcwd())
+        self._keeper = server.Process(target=_keep_fork, args=arguments)
+        self._keeper.start()
+        its_end.close()
+        self.pid = self._keeper.pid
+
+    def __exit__(self, *_: object) -> None:
+        self.end()
+        self._lifeline.close()
+
+    def _look(self, options: int) -> None:
+        if not options:
+            self._keeper.join()
+        if self._keeper.exitcode is not None:
+            self.code = _told(self._keeper.exitcode)
+
+
+def _told(code: int) -> int:
+    """What the code of a keeper says of its program; if the keeper itself was killed, so was all else."""
+    return ENDED if code < 0 else code - 256 if code > 128 else code
 
 
 class StopRequest:
@@ -162,27 +207,64 @@ def _is_alive(pid: int, started: float) -> bool:
         return False
 
 
-def _keep(seconds: float, command: Sequence[str]) -> int:
+def _keep(seconds: float, start: Callable[[], Callable[[], int | None]], wait_for_end: Callable[[], object]) -> int:
+    """Start a program, whose code is asked for again and again, and end it when asked to or when the wait is over."""
     asked = threading.Event()
     # a handler, not SIG_IGN: what is ignored here would be ignored by the command too
     signal.signal(signal.SIGTERM, lambda *_: asked.set())
     if sys.platform == "linux":
         # launchers die on SIGTERM and leave their workers alone: these become our children then, and can be found
         ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
-    process = subprocess.Popen(command, stdin=subprocess.DEVNULL)
-    threading.Thread(target=_wait_for_end_of_input, args=[asked], daemon=True).start()
-    while process.poll() is None and not asked.wait(0.1):
+    code_of = start()
+    threading.Thread(target=lambda: (wait_for_end(), asked.set()), daemon=True).start()
+    while code_of() is None and not asked.wait(0.1):
         pass
-    code = process.poll()
+    code = code_of()
     _end_all(seconds)
     from_outside = code is None or code == -signal.SIGTERM or (asked.is_set() and code != 0)
     return ENDED if from_outside else code % 256
 
 
-def _wait_for_end_of_input(asked: threading.Event) -> None:
+def _keep_command(seconds: float, command: Sequence[str]) -> int:
+    return _keep(seconds, lambda: subprocess.Popen(command, stdin=subprocess.DEVNULL).poll, _wait_for_end_of_input)
+
+
+def _wait_for_end_of_input() -> None:
     while os.read(sys.stdin.fileno(), 1):  # the buffered read of sys.stdin would hold a lock at exit
         pass
-    asked.set()
+
+
+def _keep_fork(
+    lifeline: Connection,
+    seconds: float,
+    script: str,
+    words: Sequence[str],
+    log: str,
+    environment: Mapping[str, str],
+    folder: str,
+) -> NoReturn:
+    """Keep a fork of this process, itself one of the server, that runs a script."""
+    os.setsid()
+    with open(log, "ab") as stream:
+        for told in (1, 2):
+            os.dup2(stream.fileno(), told)
+    os.environ.clear()
+    os.environ.update(environment)
+    os.chdir(folder)
+    process = multiprocessing.get_context("fork").Process(target=_run_script, args=(script, words))
+
+    def start() -> Callable[[], int | None]:
+        process.start()
+        return lambda: process.exitcode
+
+    # the pipe ends when the program at its other end does, however it dies
+    raise SystemExit(_keep(seconds, start, lambda: lifeline.poll(None)))
+
+
+def _run_script(script: str, words: Sequence[str]) -> None:
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    sys.argv = [script, *words]
+    runpy.run_path(script, run_name="__main__")
 
 
 def _end_all(seconds: float) -> None:
@@ -197,4 +279,4 @@ def _end_all(seconds: float) -> None:
 
 
 if __name__ == "__main__":
-    raise SystemExit(_keep(float(sys.argv[1]), sys.argv[2:]))
+    raise SystemExit(_keep_command(float(sys.argv[1]), sys.argv[2:]))

@@ -1,17 +1,28 @@
-"""`accelerate launch` of a fine-tuning, as a command of its own."""
+"""A fine-tuning as a process of its own: `accelerate launch`, or a fork where one process on one device is all."""
 
 from __future__ import annotations
 
+import os
 import shlex
 import sys
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
 import yaml
 
 from tstune.errors import ConfigError
+from tstune.runtime.children import Child, ForkedChild
 
 SCRIPT = Path(__file__).resolve().parents[2] / "finetune_ttm.py"
+LIBRARIES = (
+    "tstune.runs.finetune",
+    "tstune.models.ttm",
+    "tsfm_public.models.tinytimemixer.modeling_tinytimemixer",
+    "sklearn.linear_model",
+    "deepspeed",
+)
+"""What a run loads before it begins: seconds for each trial, or once for all."""
 _PLACES = ("machine_rank", "main_process_ip", "main_process_port", "num_machines")
 
 
@@ -26,6 +37,21 @@ class Launch:
 
     accelerate_config: str | None = None
     num_processes: int | None = None
+
+    def start(self, recipe: Path, log: Path, hidden: Collection[str] = ()) -> Child:
+        """Start a trial; its log gets what it says, and it does not get the hidden environment variables."""
+        if self._is_one_process:
+            return ForkedChild(SCRIPT, ["--config", str(recipe)], LIBRARIES, log, hidden)
+        return Child(self.command(recipe), log, hidden)
+
+    @property
+    def _is_one_process(self) -> bool:
+        """Whether `accelerate launch` would start one process and tell it nothing: no file, no second GPU."""
+        home = os.environ.get("HF_HOME", os.path.join(os.environ.get("XDG_CACHE_HOME", "~/.cache"), "huggingface"))
+        defaults = (Path(home).expanduser() / "accelerate" / f"default_config.{kind}" for kind in ("yaml", "json"))
+        told = self.accelerate_config is not None or any(file.exists() for file in defaults)
+        gpus = len(list(Path("/dev").glob("nvidia[0-9]*")))
+        return not told and (self.num_processes == 1 or (self.num_processes is None and gpus <= 1))
 
     def command(self, recipe: Path) -> list[str]:
         """Words that start a trial."""

@@ -246,8 +246,7 @@ class _Sweep:
         if not is_finished(config):  # it is if this job's predecessor died between the end of a run and its record
             recipe = run.with_name(f"{number}.yaml")
             save_recipe(config, recipe)
-            command = self.plan.launch.command(recipe)
-            with Child(command, run.with_name(f"{number}.log"), hidden=[ENVIRONMENT_VARIABLE]) as child:
+            with self.plan.launch.start(recipe, run.with_name(f"{number}.log"), [ENVIRONMENT_VARIABLE]) as child:
                 trial.set_user_attr("workers", sign_of_life(os.getpid(), child.pid))
                 self._follow(trial, number, child, losses)
         for count, _, loss in losses.new():
