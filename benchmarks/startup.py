@@ -6,8 +6,8 @@
 
 Each is a command of its own, as a user starts it. Seconds are those of the processor, which other programs lengthen
 less, and those on the clock; the least of several rounds counts. The last line is
-`RESULT error_cpu_s=… error_s=… describe_cpu_s=… describe_s=…`: of the slowest of the wrong commands, and of the look. With `--sweep` a line before it tells how long four trials of 30
-steps take.
+`RESULT error_cpu_s=… error_s=… describe_cpu_s=… describe_s=…`: of the slowest of the wrong commands, and of the look.
+With `--sweep` a line before it tells how long four trials of 30 steps take.
 """
 
 from __future__ import annotations
@@ -33,7 +33,13 @@ WRONG = (
 )
 SWEEP = [
     *("sweep_hparams.py", "--config", str(ROOT / "recipes/ttm/cgm_sample/small.yaml"), "--sampler", "grid"),
-    *("--output", "sweep", "training.learning_rate=1e-4,2e-4,5e-4,1e-3", "training.max_steps=30"),
+    *(
+        "--output",
+        "sweep",
+        "training.learning_rate=1e-4,2e-4,5e-4,1e-3",
+        "training.max_steps=30",
+        "evaluation.num_plots=0",
+    ),
 ]
 SECONDS_A_STEP, PEOPLE = 300, 5
 
