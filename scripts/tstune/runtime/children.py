@@ -4,8 +4,8 @@
 
 is the keeper that stands between; a `ForkedChild` has one of the same kind. SIGTERM, or the end of its standard input,
 which is a pipe that closes however this program dies, ends the command: SIGTERM to all its processes, SIGKILL to those
-that are left after SECONDS. Its exit code 75 says so; else it is the command's own, or 256 less the number of the signal
-that killed it.
+that are left after SECONDS. Its exit code 75 says so; else it is the command's own, or 256 less the number of the
+signal that killed it.
 """
 
 from __future__ import annotations
