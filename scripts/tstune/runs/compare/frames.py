@@ -78,20 +78,64 @@ def forecast(
         ConfigError, DataError: naming what is wrong with the table, the model or the horizon.
     """
     frame = _frame(frame, time_col)
+    ready = make_ready(frame, horizon, model, quantiles, id_col=id_col, time_col=time_col, target_cols=target_col)
+    return ready.forecast(frame, future)
+
+
+@dataclass(frozen=True)
+class Ready:
+    """A model that forecasts tables like the one that it was made ready with.
+
+    Attributes:
+        model: with its weights, and with intervals where it has any.
+        steps: of a forecast.
+        quantiles: False leaves them out.
+        item, time: columns of series and times.
+    """
+
+    model: ForecastModel
+    steps: int
+    quantiles: bool
+    item: str | None
+    time: str | Sequence[str]
+
+    def forecast(self, frame: pd.DataFrame, future: pd.DataFrame | None = None) -> pd.DataFrame:
+        """As `forecast` returns it."""
+        found = forecast_table(self.model, frame, future)
+        kept = {key: getattr(found, key)[:, : self.steps] for key in ("forecasts", "timestamps")}
+        kept["quantiles"] = found.quantiles[:, : self.steps] if self.quantiles and found.quantiles is not None else None
+        return _Names.of(frame, self.item, self.time).put(replace(found, **kept).to_frame())
+
+
+def make_ready(
+    frame: pd.DataFrame,
+    horizon: int | str,
+    model: str,
+    quantiles: Sequence[float],
+    *,
+    seasonality: int | None = None,
+    id_col: str | None = None,
+    time_col: str | None = None,
+    target_cols: str | Sequence[str] | None = None,
+    registry: str | None = None,
+) -> Ready:
+    """A model for tables like this one, whose history gives the intervals where the model has none; see `forecast`.
+
+    Args:
+        seasonality: steps of a season, for `seasonal_naive` and its like; None follows the frequency.
+        registry: where ``registry:…`` looks; None takes the default.
+    """
     if model.startswith(PREFIX) or (Path(model) / "preprocessor.json").is_file():
-        loaded = load_saved_model(model)
+        loaded = load_saved_model(model, registry)
         own = loaded.preprocessor
         steps = _steps(horizon, own.frequency)
         _require_reach(model, loaded.config.model.prediction_length, horizon, steps)
-        names = _Names.of(frame, id_col or own.item_id_column or ITEM, time_col or own.timestamp_column)
-    else:
-        read = _Series.of(frame, id_col, time_col, target_col)
-        names, steps = read.names, _steps(horizon, read.frequency)
-        loaded = _ready(model, read, horizon, steps, list(quantiles))
-    found = forecast_table(loaded, frame, future)
-    kept = {key: getattr(found, key)[:, :steps] for key in ("forecasts", "timestamps")}
-    no_levels = found.quantiles is None or not quantiles
-    return names.put(replace(found, **kept, quantiles=None if no_levels else found.quantiles[:, :steps]).to_frame())
+        item, time = id_col or own.item_id_column or ITEM, time_col or own.timestamp_column
+        return Ready(loaded, steps, bool(quantiles), item, time)
+    read = _Series.of(frame, id_col, time_col, target_cols)
+    steps = _steps(horizon, read.frequency)
+    loaded = _as_it_is(model, read, horizon, steps, list(quantiles), seasonality)
+    return Ready(loaded, steps, bool(quantiles), read.names.item, read.names.time)
 
 
 def cross_validation(
@@ -296,8 +340,9 @@ class _Series:
     names: _Names
 
     @classmethod
-    def of(cls, frame: pd.DataFrame, item: str | None, time: str | None, target: str | None) -> _Series:
-        given = {"item_id_column": item, "timestamp_column": time, "target_columns": target and [target]}
+    def of(cls, frame: pd.DataFrame, item: str | None, time: str | None, target: str | Sequence[str] | None) -> _Series:
+        targets = [target] if isinstance(target, str) else target and list(target)
+        given = {"item_id_column": item, "timestamp_column": time, "target_columns": targets}
         given = recognised_columns({key: value for key, value in given.items() if value is not None}, frame, True)
         given = {key: value for key, value in given.items() if key not in ("conditional_columns", "fill")}
         section = DataSection(source="csv", **given)
@@ -348,7 +393,9 @@ class _Series:
         return config.model_copy(update={"data": config.data.model_copy(update=short)})
 
 
-def _ready(model: str, read: _Series, horizon: int | str, steps: int, quantiles: list[float]) -> ForecastModel:
+def _as_it_is(
+    model: str, read: _Series, horizon: int | str, steps: int, quantiles: list[float], seasonality: int | None
+) -> ForecastModel:
     """Weights as they are, or a baseline, with intervals from the history where it gives none by itself."""
     config = read.run(model, steps, steps, quantiles)
     known = model_class(config.model.type)(config).known_lengths()
@@ -356,6 +403,8 @@ def _ready(model: str, read: _Series, horizon: int | str, steps: int, quantiles:
     if known and all(ahead is None for _, ahead in known):  # any context: as much of the history as it reads
         longest = min(max(context for context, _ in known), read.longest)
         config = read.run(model, steps, steps, quantiles, context_length=max(4, longest))
+    evaluation = config.evaluation.model_copy(update={"seasonality": seasonality})
+    config = config.model_copy(update={"evaluation": evaluation})
     manager = DistributedManager(mixed_precision="no")
     with ExitStack() as stack:
         candidates = open_candidates([model], config, None, stack)
