@@ -356,7 +356,8 @@ def read_numbers(
         DataError: naming the first cell that is not a number.
     """
     report = CleaningReport() if report is None else report
-    style = file_style(raw)
+    are_numbers = all(pd.api.types.is_numeric_dtype(raw[column]) for column in columns)
+    style = None if are_numbers else file_style(raw)
     numbers = {}
     for column in columns:
         if pd.api.types.is_datetime64_any_dtype(raw[column]):
