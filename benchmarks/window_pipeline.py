@@ -157,9 +157,9 @@ def generate_series(rows: int) -> pd.DataFrame:
 
 def read_series(path: Path) -> pd.DataFrame:
     """The real file, its numbers in single precision as both loaders deliver them."""
-    from tstune.data.cells import parse_timestamps
     from tstune.data.files import read_table
     from tstune.data.frame import read_numbers
+    from tstune.data.times import parse_timestamps
 
     raw = read_table(path)
     frame = read_numbers(raw, CHANNELS, path).astype("float32")

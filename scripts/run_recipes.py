@@ -120,8 +120,7 @@ def _smoke_module() -> ModuleType:
 
 
 def _write_tables(plan: Plan, recipes: Sequence[Recipe], book: Path) -> None:
-    from tstune.recipe_book.rows import read_rows
-    from tstune.recipe_book.tables import rewrite_tables
+    from tstune.recipe_book.tables import read_rows, rewrite_tables
 
     rows = read_rows(plan, recipes)
     changed = rewrite_tables(book, rows)

@@ -14,8 +14,8 @@ from support import tiny
 import compare_models
 import finetune_ttm
 from tstune.recipe_book.recipes import find_recipes
-from tstune.recipe_book.rows import read_rows
 from tstune.recipe_book.running import Plan
+from tstune.recipe_book.tables import read_rows
 from tstune.runs.compare.recipe import load_comparison
 
 LISTED = ["narrow", "wide", "lost", "persistence", "context_mean"]

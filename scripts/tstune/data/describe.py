@@ -13,7 +13,6 @@ from pydantic import ValidationError
 
 from tstune.config.schema import DataSection
 from tstune.config.section import AUTO
-from tstune.data.cells import find_time_columns
 from tstune.data.cleaning import CleaningReport, CleaningRules
 from tstune.data.cohort import describe_cohort, format_cohort, remarks
 from tstune.data.defaults import BUILTIN, default_horizons, season_of, shipped_weights
@@ -27,6 +26,7 @@ from tstune.data.series_rows import holds_series
 from tstune.data.sources import recognised_source
 from tstune.data.splits import PARTS, Split, WindowIndex, WindowRanges, split_panel
 from tstune.data.table import TIMESTAMP
+from tstune.data.times import find_time_columns
 from tstune.domains import domain_of, domain_of_column
 from tstune.errors import ConfigError, DataError, visible
 

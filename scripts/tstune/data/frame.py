@@ -10,23 +10,14 @@ import numpy as np
 import pandas as pd
 
 from tstune.config.schema import DataSection
-from tstune.data.cells import (
-    AmbiguousCommaError,
-    Cells,
-    Times,
-    file_style,
-    find_time_columns,
-    join_time_columns,
-    no_time,
-    parse_times,
-    read_cells,
-)
+from tstune.data.cells import AmbiguousCommaError, Cells, file_style, read_cells
 from tstune.data.cleaning.clock import SKIPPED_TIMES, local_to_utc
 from tstune.data.cleaning.rules import CleaningReport
 from tstune.data.files import kind_of
 from tstune.data.series_rows import holds_series, table_from_series
 from tstune.data.table import ITEM, TIMESTAMP, Roles, SourceTable
 from tstune.data.text_table import MOST_FOOTERS, ROW
+from tstune.data.times import Times, find_time_columns, join_time_columns, no_time, parse_times
 from tstune.domains import domain_of_column
 from tstune.errors import ConfigError, DataError
 

@@ -33,7 +33,7 @@ class RunFolderModel(PythonModel):
 def _is_known(frame: pd.DataFrame, targets: list[str], preprocessor: object) -> pd.Series:
     """True for rows up to the last reading of their series."""
     read = frame[targets].notna().any(axis=1)
-    from tstune.data.cells import join_time_columns, parse_timestamps
+    from tstune.data.times import join_time_columns, parse_timestamps
 
     columns = preprocessor.time_columns
     column = frame[columns[0]] if len(columns) == 1 else join_time_columns(frame, columns)

@@ -14,7 +14,6 @@ import numpy as np
 import pandas as pd
 
 from tstune.config.schema import DataSection
-from tstune.data.cells import parse_timestamps
 from tstune.data.cleaning.clock import local_to_utc
 from tstune.data.cleaning.rules import CleaningReport
 from tstune.data.files import read_table
@@ -30,6 +29,7 @@ from tstune.data.sources.channels import (
     mean_on_grid,
 )
 from tstune.data.table import TIMESTAMP, SourceTable
+from tstune.data.times import parse_timestamps
 from tstune.errors import DataError
 
 TARGET = "glucose"

@@ -6,11 +6,11 @@ The published borders count 30-day months: 12 for training, 4 for validation, 4 
 from __future__ import annotations
 
 from tstune.config.schema import DataSection
-from tstune.data.cells import parse_timestamps
 from tstune.data.files import read_table
 from tstune.data.frame import read_numbers
 from tstune.data.sources import SourceInfo, reject_column_roles
 from tstune.data.table import ITEM, TIMESTAMP, Roles, SourceTable
+from tstune.data.times import parse_timestamps
 from tstune.errors import DataError
 
 CHANNELS = ("HUFL", "HULL", "MUFL", "MULL", "LUFL", "LULL", "OT")
