@@ -214,9 +214,17 @@ class Search:
                 return one
         self._foretell()
         slow = [one for one in waiting if one not in quick and self._can_start(one)]
+        best = self._best_weights  # those that are best untuned are tuned first
+        slow.sort(key=lambda one: one.kind == "tuned" and one.config.model.pretrained != best)
         late = self.left_to_search < MADE_FROM * whole or not slow
         made = [self._of_the_best(name) for name in MADE if late and self._is_open(name)]
         return next((one for one in [*filter(None, made), *slow] if self._has_time(one)), None)
+
+    @property
+    def _best_weights(self) -> str | None:
+        """Value of `model.pretrained` that is best as it is."""
+        untuned = (row for row in ranked(self.rows.values(), self.higher) if row.kind == "zero_shot" and may_win(row))
+        return next((self.config_of(row.name).model.pretrained for row in untuned), None)
 
     def _is_open(self, name: str) -> bool:
         """Nobody has begun it, or whoever did is dead."""
@@ -261,8 +269,7 @@ class Search:
                 self._close(name, "it would have taken too long before the search")
                 return None
             return self._made(name, before[0].made_of)
-        untuned = next((row for row in ranked(self.rows.values(), self.higher) if row.kind == "zero_shot"), None)
-        weights = None if untuned is None or untuned.score is None else self.config_of(untuned.name).model.pretrained
+        weights = self._best_weights
         tuned = [one for one in self.candidates if one.kind == "tuned" and one.config.model.pretrained == weights]
         if weights is None or not tuned:
             self._close(name, "no weights could be had to tune")
