@@ -14,6 +14,7 @@ from recipes.documented import ROOT, commands
 
 import describe_data
 import finetune_ttm
+from tstune.config.managers import SimpleConfigManager
 from tstune.data.describe import describe
 
 QUICK = (
@@ -99,6 +100,17 @@ def test_columns_are_recognised(tmp_path, frame, found):
     frame.to_csv(tmp_path / "t.csv", index=False)
     given = describe(str(tmp_path / "t.csv")).given
     assert {key: value for key, value in given.items() if key not in ("source", "path")} == found
+
+
+@pytest.mark.parametrize(("file", "column"), [("price_${x}.csv", "load"), ("???.csv", "???"), ("my #1.csv", "a: b")])
+def test_odd_names_stay_what_they_are_in_the_recipe(tmp_path, file, column):
+    times = pd.date_range("2024-01-01", periods=900, freq="h")
+    frame = pd.DataFrame({"timestamp": times, column: np.arange(900) % 24, "note": "x"})
+    frame.to_csv(tmp_path / file, index=False)
+    frame.to_csv(tmp_path / "abc.csv", index=False)  # what ???.csv would be as a pattern
+    (tmp_path / "r.yaml").write_text(describe(str(tmp_path / file)).recipe())
+    data = SimpleConfigManager().load_config(tmp_path / "r.yaml").data
+    assert (data.path, data.target_columns) == (str(tmp_path / file), [column])
 
 
 def test_too_little_is_said_with_what_works(tmp_path, capsys):

@@ -19,6 +19,7 @@ from yaml import YAMLError
 
 from tstune.config.flat import TTMExperimentConfig, as_recipe, as_run_config
 from tstune.config.schema import RunConfig
+from tstune.config.section import RESOLVED
 from tstune.config.validation import validate
 from tstune.errors import ConfigError
 from tstune.foreign_files import read_plain_yaml
@@ -54,7 +55,7 @@ class SimpleConfigManager(ConfigManager):
     def load_config(self, config_path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
         """Read a YAML file, apply overrides such as ``training.learning_rate=5e-4`` and validate the result."""
         path = Path(config_path)
-        if path.is_file() and path.read_bytes().startswith(_SAVED.encode()):
+        if path.is_file() and path.read_bytes().startswith(RESOLVED.encode()):
             values = _saved_values(path, overrides)
         else:
             values = read_values(path, overrides)
@@ -76,7 +77,7 @@ class SimpleConfigManager(ConfigManager):
         """Write every key with its resolved value; `load_saved_config` reads them back as they are."""
         values = as_run_config(config).model_dump(mode="json")
         text = yaml.dump(values, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=1000)
-        Path(output_path).write_text(f"{_SAVED}\n{text}", encoding="utf-8")
+        Path(output_path).write_text(f"{RESOLVED}\n{text}", encoding="utf-8")
 
 
 class _Dumper(yaml.SafeDumper):
@@ -92,9 +93,6 @@ def _quoted(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
 
 
 _Dumper.add_representer(str, _quoted)
-
-_SAVED = "# Resolved by tstune: values are what they are, nothing is interpolated."
-"""First line of a saved configuration. A column may well be called ``price_${x}``."""
 
 
 def load_saved_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:

@@ -35,6 +35,8 @@ def _as_text(value: object) -> object:
 
 AUTO = "auto"
 """Value of a key that follows the data: what it becomes is printed and stands in the saved `config.yaml`."""
+RESOLVED = "# Resolved by tstune: values are what they are, nothing is interpolated."
+"""First line of a saved configuration, and of a recipe that needs it. A column may well be called ``price_${x}``."""
 Moment = Annotated[str, BeforeValidator(_as_text)]
 """A day (`2023-08-17`, all of it) or a time (`2023-08-17T23:55`) without time zone."""
 

@@ -12,7 +12,7 @@ import yaml
 from pydantic import ValidationError
 
 from tstune.config.schema import DataSection
-from tstune.config.section import AUTO
+from tstune.config.section import AUTO, RESOLVED
 from tstune.data.cleaning import CleaningReport, CleaningRules
 from tstune.data.cohort import describe_cohort, format_cohort, remarks
 from tstune.data.defaults import BUILTIN, default_horizons, season_of, shipped_weights
@@ -95,7 +95,8 @@ class Description:
         if weights != BUILTIN:  # they know such series, there is little to learn
             values["training"]["learning_rate"] = 1e-4
         values["output_dir"] = f"runs/{name}"
-        return yaml.safe_dump(values, sort_keys=False, allow_unicode=True, width=1000)
+        text = yaml.safe_dump(values, sort_keys=False, allow_unicode=True, width=1000)
+        return f"{RESOLVED}\n{text}" if "${" in text or "???" in text else text
 
     def gaps(self) -> list[tuple[str, str, int]]:
         """(item, time of the last reading before it, steps) of each gap that cuts a series, longest first."""

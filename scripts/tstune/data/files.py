@@ -35,7 +35,7 @@ def find_files(pattern: str) -> list[Path]:
     if path.is_dir():
         files = [file for file in path.iterdir() if kind_of(file) and not file.name.startswith(".")]
         files = [file for file in files if not kind_of(file).startswith((".txt", ".json"))] or files
-    elif "*" in pattern or "?" in pattern:
+    elif ("*" in pattern or "?" in pattern) and not path.is_file():
         files = [Path(file) for file in glob.glob(pattern)]
     else:
         return [path]
