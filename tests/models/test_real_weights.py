@@ -39,3 +39,22 @@ def test_cgm_sample_decoder(shared: Path, tmp_path: Path) -> None:
     assert scores["fine_tuned"]["rmse"] < scores["zero_shot"]["rmse"]
     assert environment["training"]["seconds"] <= 120
     assert environment["parameters"]["trainable"] == 289_696
+
+
+@pytest.mark.slow
+def test_ttm_r1_loads_and_learns(shared: Path, tmp_path: Path) -> None:
+    """A public checkpoint of TTM-r1 that was tuned elsewhere: worse than the last day repeated, and soon put right."""
+    arguments = [
+        f"data.path={shared / 'data' / 'ett' / 'ETTh1.csv'}",
+        f"model.pretrained={shared / 'weights' / 'ttm-r1-1024-96'}",
+        f"output_dir={tmp_path / 'run'}",
+        *("model.context_length=1024", "data.train_fraction=0.1", "data.validation_stride=48", "data.test_stride=48"),
+        *("tuning.mode=head", "training.max_steps=16", "training.eval_every_steps=8"),
+        *("training.learning_rate=2e-3", "training.warmup_fraction=0.1", "evaluation.baselines=[seasonal_naive]"),
+    ]
+    assert finetune_ttm.main(["--config", str(RECIPES / "etth1" / "decoder.yaml"), *arguments]) == 0
+    run = tmp_path / "run"
+    scores = tiny.read_json(run / "metrics.json")["test"]
+    assert scores["zero_shot"]["rmse"] == pytest.approx(4.14, abs=0.1)
+    assert scores["fine_tuned"]["rmse"] < 0.9 * scores["zero_shot"]["rmse"]
+    assert tiny.read_json(run / "environment.json")["parameters"]["total"] > 900_000
