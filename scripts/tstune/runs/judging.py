@@ -29,7 +29,7 @@ from tstune.models.combined import AveragedForecasts, RememberedForecasts, fitte
 from tstune.models.contract import Forecaster, ForecastModel
 from tstune.models.registry import model_class
 from tstune.runs.folder import EVALUATION, FORECASTS, MANIFEST, METRICS, VERDICT, WINDOWS, RunFolder
-from tstune.runs.refit import SUFFIX, check_refit, refit_moments, refitted, say
+from tstune.runs.refit import SUFFIX, check_refit, refit_moments, refitted
 from tstune.runtime.distributed import DistributedManager
 from tstune.runtime.logs import logger
 
@@ -124,7 +124,6 @@ class Judge:
         moments = refit_moments(self.config.evaluation, self.test.windows)
         forecaster, costs = refitted(model, self.data, moments, self.manager)
         row = name + SUFFIX
-        say(row, costs)
         self.score(row, forecaster)
         self.models[row] |= {"fit_seconds": round(sum(one["seconds"] for one in costs), 3), "refits": costs}
 

@@ -107,16 +107,8 @@ def refitted(
         forecasters.append(again)
         spent = round(time.perf_counter() - begin, 3)
         costs.append({"at": str(pd.Timestamp(moment)), "seconds": spent, "train_windows": len(before.train)})
+        logger.info("%s fitted to what lies before %s: %.2f s", model.model_type, costs[-1]["at"], spent)
     return RefittedForecaster(torch.from_numpy(seconds(moments)), forecasters), costs
-
-
-def say(name: str, costs: Sequence[dict]) -> None:
-    """One line about the cost of a row."""
-    spent = [one["seconds"] for one in costs]
-    logger.info(
-        "%s: %d fits, %s to %s, %.2f s in all, %.2f s each at most",
-        *(name, len(costs), costs[0]["at"], costs[-1]["at"], sum(spent), max(spent)),
-    )
 
 
 def _offset(text: str) -> pd.tseries.offsets.BaseOffset:

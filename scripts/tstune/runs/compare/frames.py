@@ -255,7 +255,6 @@ def plot_series(
     )
     tables = [history, pd.DataFrame(columns=[item, time]) if forecasts is None else forecasts]
     tables = [table if item in table else table.assign(**{item: ""}) for table in tables]
-    shown = [table[between(table[time], start, end)] if len(table) else table for table in tables]
     ids = list(dict.fromkeys(tables[0][item]))[:most] if ids is None else list(ids)
     unknown = [one for one in ids if one not in set(tables[0][item])]
     if unknown or not ids:
@@ -264,36 +263,26 @@ def plot_series(
     drawn = [name for name in beside if "_q" not in name and (CUTOFF not in tables[1] or name != target)]
     if models is not None and (lacking := [name for name in models if name not in drawn]):
         raise ConfigError(f"models: no forecast {lacking[0]!r}; there are {', '.join(drawn)}")
+    shown = slice(*(None if bound is None else str(bound) for bound in (start, end)))
     figure = Figure(figsize=(9, 2.6 * len(ids)), layout="constrained")
     for axes, one in zip(figure.subplots(len(ids), 1, squeeze=False)[:, 0], ids, strict=True):
-        past, ahead = (table[table[item] == one].sort_values(time) for table in shown)
-        axes.plot(past[time], past[target], color="black", linewidth=1, label=target)
+        own = (table[table[item] == one].set_index(time).sort_index() for table in tables)
+        past, ahead = (table[shown] if len(table) else table for table in own)
+        axes.plot(past.index, past[target], color="black", linewidth=1, label=target)
         for number, name in enumerate(drawn if models is None else models):
             levels = [column for column in beside if column.startswith(f"{name}_q")]
             pieces = ahead.groupby(CUTOFF) if CUTOFF in ahead else [(None, ahead)]
             for place, (_, piece) in enumerate(pieces):
                 label = None if place else "forecast" if name == target else name
-                axes.plot(piece[time], piece[name], color=f"C{number}", linewidth=1.6, label=label)
+                axes.plot(piece.index, piece[name], color=f"C{number}", linewidth=1.6, label=label)
                 if len(levels) > 1:
-                    axes.fill_between(
-                        piece[time], piece[levels[0]], piece[levels[-1]], color=f"C{number}", alpha=0.2, linewidth=0
-                    )
+                    band = piece[levels[0]], piece[levels[-1]]
+                    axes.fill_between(piece.index, *band, color=f"C{number}", alpha=0.2, linewidth=0)
         axes.set_title(str(one), fontsize=10)
         axes.legend(fontsize=8, loc="best")
     if path is not None:
         save(figure, Path(path))
     return figure
-
-
-def between(times: pd.Series, start: object, end: object) -> pd.Series:
-    """True from `start` to `end`, both included; None leaves a side open."""
-    inside = pd.Series(True, times.index)
-    for bound, is_inside in ((start, times.ge), (end, times.le)):
-        if bound is not None:
-            moment = pd.Timestamp(bound)
-            zone = getattr(times.dtype, "tz", None)
-            inside &= is_inside(moment.tz_localize(zone) if zone is not None and moment.tzinfo is None else moment)
-    return inside
 
 
 @dataclass(frozen=True)
