@@ -211,11 +211,9 @@ def test_shares_beyond_the_whole_series(write_config: Write):
     assert "data.split: train + validation + test is 1.1, more than the whole series (1.0)" in text
 
 
-def test_shares_beside_borders_are_refused_until_one_of_the_two_goes(write_config: Write):
-    path = write_config("data: {split: {borders: [10, 20, 30]}}")
-    said = message(path, "data.split.train=0.7")
-    assert "data.split: borders say what train would say; leave out one of the two, or set borders to null" in said
-    assert load(path, "data.split={train: 0.6, borders: null}").data.split.train == 0.6
+def test_shares_do_not_matter_once_there_are_borders(write_config: Write):
+    config = load(write_config("data: {split: {train: 0.9, borders: [10, 20, 30]}}"))
+    assert config.data.split.borders == (10, 20, 30)
 
 
 def test_borders_must_grow(write_config: Write):

@@ -89,21 +89,20 @@ class SplitSection(Section):
     @model_validator(mode="after")
     def _one_way_to_split(self) -> SplitSection:
         shares, places = ("train", "validation", "test"), ("borders", "borders_at")
-        saved = self.model_fields_set.issuperset(places)  # as `save_config` writes it: every key, whoever set it
-        given = [] if saved else [name for name in shares if name in self.model_fields_set]
-        placed, says = next((name for name in places if getattr(self, name) is not None), None), "say"
         if self.preset is not None:
-            placed, says = "preset", f"{self.preset} says"
+            # the default is something to ask for too; a saved configuration holds every key, whoever set it
+            is_saved = self.model_fields_set.issuperset(places)
+            given = [] if is_saved else [name for name in shares if name in self.model_fields_set]
             fixed = (*shares, *places, "by", "validation_items", "test_items", "folds", "fold")
             given += [name for name in fixed if getattr(self, name) != type(self).model_fields[name].default]
-        elif self.borders is not None and self.borders_at is not None:
-            raise ValueError("borders and borders_at both place the borders; leave out one of the two")
-        if placed and given and (self.preset or self.by == "time"):
-            raise ValueError(
-                f"{placed} {says} what {given[0]} would say; leave out one of the two, or set {placed} to null"
-            )
-        if self.preset is not None:
+            if given:
+                raise ValueError(
+                    f"preset {self.preset} says what {given[0]} would say; "
+                    "leave out one of the two, or set preset to null"
+                )
             return self
+        if self.borders is not None and self.borders_at is not None:
+            raise ValueError("borders and borders_at both place the borders; leave out one of the two")
         if self.borders is None and self.borders_at is None and self.train + self.validation + self.test > 1 + 1e-9:
             total = self.train + self.validation + self.test
             raise ValueError(f"train + validation + test is {total:g}, more than the whole series (1.0)")
