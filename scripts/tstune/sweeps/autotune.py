@@ -306,12 +306,12 @@ class Search:
     def _foretell(self) -> None:
         """Say what tuning will bring, once, as soon as the trainings are there that tell."""
         scored = [row for row in self.rows.values() if row.squares]
-        trained = {SHARES[self._slot(row.name)]: row for row in scored if row.kind == "share"}
+        shares = [row for row in scored if row.kind == "share"]
+        alike = [row for row in shares if row.made_of == shares[0].made_of]  # two processes may begin with others
         to_come = any(self._points[number].state == "running" for number in self._share_numbers & self._points.keys())
-        if self.foretold is not None or len(trained) < 2 or to_come:
+        if self.foretold is not None or len(alike) < 2 or to_come:
             return
-        start = next(iter(trained.values())).made_of[0]
-        untuned = next(self.rows[name] for name in self._same_weights(start))
+        untuned = next(self.rows[name] for name in self._same_weights(alike[0].made_of[0]))
         without = [row for row in scored if row.kind in ("baseline", "zero_shot") and row.name != "lightgbm"]
         reference = min(without, key=lambda row: sum(row.squares))
         ridge = next((row for row in without if row.name == "ridge"), None)
@@ -321,7 +321,7 @@ class Search:
             "windows": len(self.data.train),
             "untuned_against_ridge": (sum(untuned.squares) / sum(ridge.squares)) ** 0.5 - 1 if ridge else None,
         }
-        squares = {share: row.squares for share, row in trained.items()}
+        squares = {SHARES[self._slot(row.name)]: row.squares for row in alike}
         beside = [(row.name, row.squares) for row in (untuned, reference)]
         self.foretold = foretell(beside[0], squares, beside[1], facts, self.base.seed)
         print(f"\n{self.foretold.sentence}\n", flush=True)
