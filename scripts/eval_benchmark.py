@@ -183,11 +183,10 @@ def forecast_window(
 
 def was_trained_on(task: Any, ready: Ready, model: str) -> bool:
     """Whether the record of the weights holds readings of this data set, as training or as choice of the weights."""
-    import numpy as np
     import pandas as pd
 
-    from tstune.data.panel import file_sha256, item_rows
-    from tstune.data.trained_on import Judged, find_overlap
+    from tstune.data.panel import file_sha256
+    from tstune.data.trained_on import overlap_of_panel
 
     whole = task.load_full_dataset().to_pandas()
     columns = [task.timestamp_column, *task.target_columns]
@@ -198,11 +197,8 @@ def was_trained_on(task: Any, ready: Ready, model: str) -> bool:
     long["timestamp"] = pd.to_datetime(long["timestamp"])
     reader = own.targets_only()
     panel = reader.panel_of(reader.read_frame(long, task.task_name))
-    rows = item_rows(panel)
-    judged = np.stack([rows[:-1], rows[1:] - 1], axis=1)
     files = {file_sha256(Path(task.dataset_path))} if Path(task.dataset_path).is_file() else set()
-    nothing = np.tile([0, -1], (len(judged), 1))
-    return bool(find_overlap(Judged(panel, own.unit, {"validation": nothing, "test": judged}, files), model))
+    return bool(overlap_of_panel(panel, own.unit, files, model))
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ from tstune.data.defaults import SHIPPED, shipped_weights
 from tstune.data.fingerprints import CHECK, LEARNED, VERSION, decode_hashes, hash_readings, short_hashes, times_of_rows
 from tstune.data.leaks import FEWEST_MATCHES, extents, more_findings
 from tstune.data.manifest import MANIFEST
-from tstune.data.panel import Panel, time_of
+from tstune.data.panel import Panel, item_rows, time_of
 from tstune.data.prepared import PreparedData
 from tstune.errors import LeakError
 from tstune.foreign_files import read_object
@@ -87,11 +87,17 @@ def overlap_with(data: PreparedData, weights: str | Path, part: str) -> list[str
     Raises:
         CheckpointError: the manifest beside the weights cannot be read.
     """
-    return find_overlap(_judged(data), weights, (part,))
+    return _overlaps(_judged(data), weights, (part,))
 
 
-def find_overlap(judged: Judged, weights: str | Path, parts: Collection[str] = ("validation", "test")) -> list[str]:
-    """The same for readings that are no prepared data."""
+def overlap_of_panel(panel: Panel, unit: str | None, files: Collection[str], weights: str | Path) -> list[str]:
+    """The same for readings that are no prepared data, all of which are judged; `files` are their SHA-256."""
+    rows = item_rows(panel)
+    whole, nothing = np.stack([rows[:-1], rows[1:] - 1], axis=1), np.tile([panel.num_rows, -1], (len(rows) - 1, 1))
+    return _overlaps(Judged(panel, unit, {"validation": nothing, "test": whole}, files), weights, ("test",))
+
+
+def _overlaps(judged: Judged, weights: str | Path, parts: Collection[str]) -> list[str]:
     return [finding for record in _records(str(weights)) or [] for finding in _overlap(judged, record, parts)]
 
 

@@ -78,16 +78,6 @@ def in_zone(stamps: np.ndarray, zone: str | None) -> pd.DatetimeIndex:
     return times if zone is None else times.tz_localize("UTC").tz_convert(zone)
 
 
-def predict_frame(
-    model: ForecastModel,
-    frame: pd.DataFrame | str | Path,
-    future: pd.DataFrame | None,
-    forward: Forward | None = None,
-) -> pd.DataFrame:
-    """`forecast_table` as a table."""
-    return forecast_table(model, frame, future, forward).to_frame()
-
-
 def forecast_table(
     model: ForecastModel,
     frame: pd.DataFrame | str | Path,

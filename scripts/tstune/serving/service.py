@@ -26,7 +26,7 @@ from tstune.errors import ConfigError, TstuneError
 from tstune.evaluation.intervals import SETTINGS, TENSORS
 from tstune.models.adapters import ITEM_ADAPTERS_FOLDER
 from tstune.models.contract import ADAPTER_FOLDER, MODEL_FOLDER
-from tstune.models.predict import forecast_batch, predict_frame
+from tstune.models.predict import forecast_batch, forecast_table
 from tstune.registry.model_registry import PREFIX, load_saved_model, open_registry
 from tstune.runtime.logs import logger
 from tstune.serving import ServingLimits
@@ -209,7 +209,7 @@ class ForecastService:
             RequestError: the request is wrong, see `RequestForm.read`.
             TstuneError: the model cannot forecast from it: the history is too short, or what comes is not a number.
         """
-        forecast = predict_frame(self.model, *self.form.read(content), self._queue.forecast)
+        forecast = forecast_table(self.model, *self.form.read(content), self._queue.forecast).to_frame()
         stamps = forecast[TIMESTAMP]
         is_whole = (stamps == stamps.dt.floor("s")).all()
         forecast[TIMESTAMP] = [stamp.isoformat(timespec="seconds" if is_whole else "nanoseconds") for stamp in stamps]

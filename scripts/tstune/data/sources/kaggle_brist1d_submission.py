@@ -13,12 +13,12 @@ from tstune.data.cleaning import CleaningRules
 from tstune.data.fingerprints import CHECK
 from tstune.data.frequency import encode_times, fixed_step, parse_frequency, to_steps
 from tstune.data.leaks import more_findings
-from tstune.data.panel import MISSING, OBSERVED, Panel, item_rows
+from tstune.data.panel import MISSING, OBSERVED, Panel
 from tstune.data.preprocess import Preprocessor, build_panel
 from tstune.data.sources.kaggle_brist1d import DATELESS, TARGET, channel_frame
 from tstune.data.sources.kaggle_brist1d_rows import CHANNELS, STEP_MINUTES, STEPS_AHEAD
 from tstune.data.table import Roles, SourceTable
-from tstune.data.trained_on import Judged, find_overlap
+from tstune.data.trained_on import overlap_of_panel
 from tstune.errors import DataError, LeakError
 from tstune.glucose.units import MG_DL, MGDL_PER_MMOL_CONVERTED, MMOL_L, unit_factor, unit_of
 from tstune.runtime.logs import logger
@@ -42,9 +42,7 @@ def refuse_known_rows(table: pa.Table, sha256: str, folder: Path, allow_overlap:
     if frame.empty:
         return
     panel = build_panel(SourceTable(frame=frame, roles=Roles((TARGET,))), "5min", "45min")
-    rows = item_rows(panel)
-    whole, nothing = np.stack([rows[:-1], rows[1:] - 1], axis=1), np.tile([panel.num_rows, -1], (len(rows) - 1, 1))
-    findings = find_overlap(Judged(panel, "mmol/L", {"validation": nothing, "test": whole}, {sha256}), folder)
+    findings = overlap_of_panel(panel, "mmol/L", {sha256}, folder)
     if findings and not allow_overlap:
         raise LeakError(
             CHECK,
