@@ -283,6 +283,12 @@ class TuningSection(Section):
     interpolate: Literal["off", "auto"] = "off"
     """`auto` ends with the share of the change from the untuned to the tuned weights (25, 50, 75 or 100 %) that has the
     lowest validation loss; it costs three validations and often loses less on other data (Wortsman et al. 2022)."""
+    soup: int = Field(1, ge=1)
+    """Train so often from the same weights, each time with the next seed, and average the tuned weights: from the best
+    on, those that lower the validation loss (the greedy soup of Wortsman et al. 2022)."""
+    noise_start: float = Field(0.0, ge=0, lt=1)
+    """Share of random weights mixed into the pretrained ones before tuning.mode=full, for example 0.3 ("shrink and
+    perturb", Ash & Adams 2020); the pretrained ones stay if validation prefers them. 0 mixes in none."""
     per_item: bool = False
     """Tune one shared base in `mode`, then one small LoRA adapter per item on top."""
     per_item_epochs: int = Field(5, ge=1)
@@ -603,6 +609,16 @@ class RunConfig(Section):
             raise ValueError(
                 "tuning.mode=zero_shot needs weights but model.pretrained is null; "
                 "set model.pretrained to a folder or Hub id, or tuning.mode to from_scratch"
+            )
+        if mode == "zero_shot" and self.tuning.soup > 1:
+            raise ValueError(
+                f"tuning.soup={self.tuning.soup} averages tuned weights, and tuning.mode=zero_shot tunes none; "
+                "leave it out"
+            )
+        if self.tuning.noise_start and (mode != "full" or self.model.pretrained is None):
+            raise ValueError(
+                f"tuning.noise_start={self.tuning.noise_start:g} mixes noise into pretrained weights that all learn: "
+                f"it needs model.pretrained and tuning.mode=full, not tuning.mode={mode}; leave it out"
             )
         if self.model.quantization != "none" and not (adapts or mode == "zero_shot"):
             raise ValueError(

@@ -109,7 +109,7 @@ class BaseTimeSeriesFoundationModel(ForecastModel):
             start_counts=self.starts_from_weights() and self.config.evaluation.keep_best,
             checkpoints=checkpoints,
             callbacks=callbacks,
-            interpolate=self.config.tuning.interpolate == "auto",
+            tuning=self.config.tuning,
         )
         if self.config.lora.enabled and self.config.tuning.mode in ("lora", "dora"):
             self.adapter = Adapter.taken_from(self.network)

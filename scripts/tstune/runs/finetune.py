@@ -252,6 +252,8 @@ def _check_has_network(model: ForecastModel) -> None:
     asked = {
         f"tuning.mode={config.tuning.mode}": config.tuning.mode not in ("from_scratch", "full", "zero_shot"),
         "tuning.per_item=true": config.tuning.per_item,
+        f"tuning.soup={config.tuning.soup}": config.tuning.soup > 1,
+        f"tuning.noise_start={config.tuning.noise_start:g}": config.tuning.noise_start > 0,
         f"model.quantization={config.model.quantization}": config.model.quantization != "none",
         "forecast.method=quantile_head": config.forecast.method == "quantile_head" and not model.native_levels,
     }

@@ -156,4 +156,7 @@ def _why_kept(kept: str, training: TrainingResult | None) -> str:
         return "nothing was trained" if kept == "zero_shot" else "fitted in closed form, without training steps"
     if kept == "zero_shot":
         return "no step lowered the validation loss (`evaluation.keep_best`)"
+    averaged = sum(seed["averaged"] for seed in training.soup)
+    if averaged > 1:
+        return f"the average of {averaged} of {len(training.soup)} seeds had the lowest validation loss"
     return f"step {training.best_step} had the lowest validation loss"

@@ -23,6 +23,8 @@ from tstune.runtime.logs import is_quiet
 class TrainingState:
     """How far training is, as callbacks see it; one object from begin to end, on every rank its own.
 
+    A `tuning.soup` begins and ends once for each of its seeds; steps and epochs count on.
+
     Attributes:
         module: the network as wrapped for training (DDP, FSDP, DeepSpeed).
         total_steps: optimizer steps if nothing stops it early.

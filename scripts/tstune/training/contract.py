@@ -53,6 +53,7 @@ class TrainingResult:
         best_step: step whose weights were kept; 0 are the weights training started from.
         best_validation_loss: scaled units.
         tuned_share: of the way from the untuned to the tuned weights; see `tuning.interpolate`.
+        soup: per seed of `tuning.soup` what it found and whether it is part of the average; empty without.
         stopped_early: the patience ran out.
         learning_rate: peak learning rate.
         lr_curve: what the learning-rate finder saw, if it ran.
@@ -74,3 +75,4 @@ class TrainingResult:
     resumed_from: int | None
     history: list[dict]
     tuned_share: float = 1.0
+    soup: list[dict] = field(default_factory=list)

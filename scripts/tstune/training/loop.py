@@ -7,7 +7,7 @@ import hashlib
 import json
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict
 from itertools import islice
@@ -19,13 +19,14 @@ from safetensors.torch import save_file
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
-from tstune.config.schema import TrainingSection
+from tstune.config.schema import TrainingSection, TuningSection
 from tstune.data.windows import Batch, training_loader, window_loader, without_weight
-from tstune.errors import DEAD_WORKER, Preempted, TrainingError
+from tstune.errors import DEAD_WORKER, ConfigError, Preempted, TrainingError
 from tstune.foreign_files import damage, read_object, read_tensors
 from tstune.models.adapters import train_mode
 from tstune.models.contract import ForecastModel
 from tstune.runtime.distributed import DistributedManager, learning_parameters, whole_parameters
+from tstune.runtime.environment import set_seed
 from tstune.runtime.logs import logger
 from tstune.runtime.memory import GPUManager
 from tstune.training.callbacks import BestWeights, Callback, History, TrainingState, progress_bar
@@ -50,6 +51,7 @@ from tstune.training.optim import (
 
 SHARES = (0.75, 0.5, 0.25)
 """Of the way from the untuned to the tuned weights, beside the whole of it."""
+_SEEDS = "seeds.safetensors"
 
 
 def train(
@@ -65,7 +67,7 @@ def train(
     show_progress: bool = True,
     checkpoints: Checkpoints | None = None,
     callbacks: Sequence[Callback] = (),
-    interpolate: bool = False,
+    tuning: TuningSection | None = None,
 ) -> TrainingResult:
     """Train `model.module` in place and leave it with the weights of the lowest validation loss.
 
@@ -81,19 +83,23 @@ def train(
         show_progress: draw a bar and log every validation.
         checkpoints: where to write them and what to go on from; None does neither.
         callbacks: told what happens, on every rank.
-        interpolate: go only as far from the weights at the start as the validation windows like.
+        tuning: asks for several seeds, for noise at the start, for the way back at the end; None for none of them.
 
     Raises:
+        ConfigError: there is nothing random to mix in.
         TrainingError: the loss is not a number any more.
         CheckpointError: the checkpoint belongs to another run.
         OutputError: a checkpoint cannot be written.
         Preempted: SIGTERM came; a checkpoint has been written.
     """
-    run = _Run(model, train_windows, validation_windows, config, manager, seed, eval_batch_size, checkpoints)
+    tuning = tuning or TuningSection()
+    windows = train_windows, validation_windows
+    start = _noisy_start(model, tuning.noise_start, seed) if tuning.noise_start else None
+    run = _Run(model, windows, config, manager, seed, eval_batch_size, checkpoints, tuning.soup, start)
     run.callbacks = callbacks
     run.history = History(history_path if manager.is_main else None, run.tell_row)
     run.show_progress = show_progress
-    run.interpolates = interpolate
+    run.interpolates = tuning.interpolate == "auto"
     with (
         checkpoints.stop.deferred() if checkpoints else nullcontext(),
         _loading_processes() if config.num_workers else nullcontext(),
@@ -102,7 +108,11 @@ def train(
 
 
 class _Run:
-    """One training: its parts, and the order in which they act."""
+    """One training: its parts, and the order in which they act.
+
+    Of a soup the seeds are trained one after another, each on a copy of the module; `plain` stays as it was until the
+    end. Steps, epochs and times count on from seed to seed.
+    """
 
     history: History
     callbacks: Sequence[Callback]
@@ -112,47 +122,71 @@ class _Run:
     def __init__(
         self,
         model: ForecastModel,
-        train_windows: Dataset,
-        validation_windows: Dataset,
+        windows: tuple[Dataset, Dataset],
         config: TrainingSection,
         manager: DistributedManager,
         seed: int,
         eval_batch_size: int,
         checkpoints: Checkpoints | None,
+        num_seeds: int,
+        start: Mapping[str, torch.Tensor] | None,
     ) -> None:
         self.model, self.config, self.manager, self.checkpoints = model, config, manager, checkpoints
+        self.windows, self.seed, self.eval_batch_size = windows, seed, eval_batch_size
+        self.num_seeds, self.start = num_seeds, start
         self.progress = Progress()
-        self.best = BestWeights(config.early_stopping_patience)
+        self.seeds: list[BestWeights] = []  # what the seeds that are done found
+        self.begins_at = 0  # step before the first one of this seed
         self.resumed_from: int | None = None
         self._told_to_stop = False
-        self.tuned_share = 1.0
-        plain = model.module
+        self.tuned_share, self.soup = 1.0, []
+        self.plain = model.module
         self.identity: dict[str, object] = {}
         resume = None
         if checkpoints is not None:
             self.identity = {"num_processes": manager.num_processes, "strategy": manager.strategy_name}
             self.identity["precision"] = manager.accelerator.mixed_precision
-            self.identity |= dict(checkpoints.identity) | {"weights": _fingerprint(plain)}
+            self.identity |= dict(checkpoints.identity) | {"weights": _fingerprint(self.plain)}
             resume = find_checkpoint(checkpoints.resume, checkpoints.store) if checkpoints.resume else None
         if resume is not None:
             require_same_run(resume, self.identity)
+            self._read_seeds(resume)
+        self._resume_path = resume
+        # FSDP and ZeRO-3 change the module itself; evaluation and files need the plain one afterwards
+        self._on_a_copy = manager.is_sharded or num_seeds > 1 or start is not None
+        self._take_a_copy()
         self.curve: LearningRateCurve | None = None
-        self.learning_rate = self._peak_learning_rate(resume, train_windows, seed)
+        self.learning_rate = self._peak_learning_rate(resume, windows[0], seed)
         self.chunk = config.per_device_batch_size
         if config.auto_batch_size:
-            self.chunk = self._fitting_batch_size(train_windows, seed)
-        # FSDP and ZeRO-3 change the module itself; evaluation and files need the plain one afterwards
-        self.plain = copy.deepcopy(plain) if manager.is_sharded else plain
+            self.chunk = self._fitting_batch_size(windows[0], seed)
+        self._set_up()
+
+    def _take_a_copy(self) -> None:
+        """Give the model the module that is trained, with the weights that training starts from."""
+        self.module = self.bare = self.optimizer = self.average = None  # let go of those of the seed before
+        if self._on_a_copy:
+            self.model.module = copy.deepcopy(self.plain)
+        if self.start is not None:
+            self.model.module.load_state_dict(self.start, strict=False)
+
+    def _set_up(self) -> None:
+        """Module, optimizer and windows for the seed whose turn it is."""
+        config, manager, module, seed = self.config, self.manager, self.model.module, self.seed + len(self.seeds)
+        if self.seeds:
+            set_seed(seed)
+        self.best = BestWeights(config.early_stopping_patience)
         if config.compile:
-            plain.compile()
-        optimizer = build_optimizer(plain, config, self.learning_rate, model.parts)
+            module.compile()
+        optimizer = build_optimizer(module, config, self.learning_rate, self.model.parts)
         self.module, self.optimizer = manager.prepare(
-            plain, optimizer, model.block_classes, self.chunk, config.max_grad_norm
+            module, optimizer, self.model.block_classes, self.chunk, config.max_grad_norm
         )
         self.bare = manager.unwrap(self.module)
         if manager.rank:
             torch.manual_seed(seed + manager.rank)  # every rank drops out other values
         self.average = WeightAverage(self.bare, config.ema_decay) if config.ema_decay else None
+        train_windows, validation_windows = self.windows
         self.loader = training_loader(
             train_windows,
             config.per_device_batch_size,
@@ -161,14 +195,14 @@ class _Run:
             manager.num_processes,
             config.num_workers,
         )
-        self.validation = manager.accelerator.prepare_data_loader(window_loader(validation_windows, eval_batch_size))
+        validation = window_loader(validation_windows, self.eval_batch_size)
+        self.validation = manager.accelerator.prepare_data_loader(validation)
         double = torch.float64 if manager.device.type != "mps" else None
         self._loss_sums = torch.zeros(2, device=manager.device, dtype=double)  # since the last row of the log
         self.steps_per_epoch = math.ceil(len(self.loader) / config.gradient_accumulation_steps)
         self.total_steps = int(min(config.num_epochs * self.steps_per_epoch, config.max_steps or math.inf))
         self.eval_every = config.eval_every_steps or self.steps_per_epoch
-        self._resume_path = resume
-        self.state = TrainingState(self.module, self.total_steps, manager.is_main)
+        self.state = TrainingState(self.module, self.num_seeds * self.total_steps, manager.is_main)
 
     def tell(self, what: str, *values: object) -> None:
         """Call one method of every callback."""
@@ -182,24 +216,28 @@ class _Run:
             self.tell("on_log", row)
 
     @property
+    def last_step(self) -> int:
+        """Of this seed, if nothing stops it early."""
+        return self.begins_at + self.total_steps
+
+    @property
     def is_over(self) -> bool:
-        """True after the last step, whoever made it the last; the same on every rank."""
-        return self.progress.step >= self.total_steps or self.best.should_stop or self._told_to_stop
+        """True after the last step of this seed, whoever made it the last; the same on every rank."""
+        return self.progress.step >= self.last_step or self.best.should_stop or self._told_to_stop
 
     def train(self, start_counts: bool) -> TrainingResult:
-        progress, manager = self.progress, self.manager
+        progress = self.progress
         self._untuned = self._start_of_the_way() if self.interpolates else {}
         if self._resume_path is not None:
             self._load(self._resume_path)
         self._begin = time.perf_counter() - progress.seconds
         self._last_checkpoint = time.perf_counter()
-        self.tell("on_train_begin")
-        if start_counts and self.resumed_from is None:
-            self._validate()
-        with progress_bar(self.total_steps, progress.step, manager.is_main and self.show_progress) as bar:
-            while not self.is_over:
-                self._epoch(bar)
-        self.tell("on_train_end")
+        self._train_seed(start_counts)
+        while len(self.seeds) < self.num_seeds and not self._told_to_stop:
+            self.begins_at, progress.batches = progress.step, 0
+            self._take_a_copy()
+            self._set_up()
+            self._train_seed(start_counts)
         progress.seconds = time.perf_counter() - self._begin
         self._finish()
         training_seconds = max(progress.seconds - progress.seconds_validating, 1e-9)
@@ -209,14 +247,30 @@ class _Run:
             best_step=self.best.best_step,
             best_validation_loss=self.best.best_loss,
             tuned_share=self.tuned_share,
-            stopped_early=progress.step < self.total_steps,
+            soup=self.soup,
+            stopped_early=progress.step < self.num_seeds * self.total_steps,
             learning_rate=self.learning_rate,
             lr_curve=self.curve,
             seconds=progress.seconds,
-            windows_per_second=progress.num_windows * manager.num_processes / training_seconds,
+            windows_per_second=progress.num_windows * self.manager.num_processes / training_seconds,
             resumed_from=self.resumed_from,
             history=self.history.rows,
         )
+
+    def _train_seed(self, start_counts: bool) -> None:
+        """All steps of one seed, or what is left of them."""
+        self.tell("on_train_begin")
+        if start_counts and self.progress.step == self.begins_at:
+            if self.seeds:  # the same start as that of the first seed
+                self.best.update(self.history.rows[0]["validation_loss"], 0)
+                self.best.state = _changing(self.plain)
+            else:
+                self._validate()
+        with progress_bar(self.last_step, self.progress.step, self.manager.is_main and self.show_progress) as bar:
+            while not self.is_over:
+                self._epoch(bar)
+        self.tell("on_train_end")
+        self.seeds.append(self.best)
 
     def _epoch(self, bar: object) -> None:
         """One pass over the windows, or what is left of it."""
@@ -232,7 +286,8 @@ class _Run:
             if progress.batches >= len(self.loader):
                 progress.batches = 0
             bar.update()
-            if progress.step % self.eval_every == 0 or progress.step == self.total_steps or self._told_to_stop:
+            due_now = (progress.step - self.begins_at) % self.eval_every == 0 or progress.step == self.last_step
+            if due_now or self._told_to_stop:
                 self._validate()
                 train_mode(self.module)
             ended = self.is_over
@@ -246,7 +301,8 @@ class _Run:
     def _step(self, group: list[Batch]) -> tuple[bool, bool]:
         """One optimizer step; returns whether to stop and whether a checkpoint is due, the same on every rank."""
         config, manager, progress = self.config, self.manager, self.progress
-        factor = learning_rate_factor(config.scheduler, progress.step, self.total_steps, config.warmup_fraction)
+        done = progress.step - self.begins_at
+        factor = learning_rate_factor(config.scheduler, done, self.total_steps, config.warmup_fraction)
         for settings in self.optimizer.param_groups:
             settings["lr"] = self.learning_rate * factor * settings["lr_factor"]
         weight = sum(self.model.window_weights(batch).sum().item() for batch in group)
@@ -275,7 +331,7 @@ class _Run:
         if self.average:
             self.average.update()
         self.tell("on_step_end")
-        if progress.step % config.log_every_steps == 0 or progress.step == self.total_steps:
+        if progress.step % config.log_every_steps == 0 or progress.step == self.last_step:
             self._log(self.learning_rate * factor, grad_norm)
         return stop > 0, due > 0
 
@@ -294,13 +350,14 @@ class _Run:
     def _validate(self) -> None:
         progress, paused = self.progress, time.perf_counter()
         share_running_statistics(self.bare, self.manager)
-        with self.average.applied() if self.average else nullcontext():
-            loss = validation_loss(self.model, self.module, self.validation, self.manager)
+        untuned = self.start is not None and progress.step == 0  # training starts from other weights than these
+        with self.average.applied() if self.average and not untuned else nullcontext():
+            module = self.plain if untuned else self.module
+            loss = validation_loss(self.model, module, self.validation, self.manager)
             if not math.isfinite(loss):
                 raise TrainingError(_diverged("validation loss", loss, progress.step, self.learning_rate))
             if self.best.update(loss, progress.step):
-                changing = [*learning_parameters(self.bare), *running_statistics(self.bare)]
-                self.best.state = whole_parameters(changing)
+                self.best.state = _changing(self.plain if untuned else self.bare)
         progress.seconds_validating += time.perf_counter() - paused
         self.history.add(step=progress.step, epoch=progress.epoch, validation_loss=loss, best_step=self.best.best_step)
         self.tell("on_validation", loss)
@@ -311,17 +368,42 @@ class _Run:
     def _finish(self) -> None:
         """Leave the model with the best weights, on a plain module."""
         self.model.module = self.plain
-        self.plain.load_state_dict(self.best.state, strict=False)
-        self.plain.eval()
+        self.best = copy.copy(min(self.seeds, key=lambda seed: seed.best_loss))
+        if self.num_seeds > 1:
+            self._average_seeds()
         if self._untuned and self.best.best_step:
             self._interpolate()
+        self.plain.load_state_dict(self.best.state, strict=False)
+        self.plain.eval()
+
+    def _loss_with(self, state: dict[str, torch.Tensor]) -> float:
+        self.plain.load_state_dict(state, strict=False)
+        with self.manager.accelerator.autocast():  # in the precision that the losses of the steps were measured in
+            return validation_loss(self.model, self.plain, self.validation, self.manager)
+
+    def _average_seeds(self) -> None:
+        """From the best seed on, take one more into the average where that lowers the validation loss."""
+        ranked = sorted(self.seeds, key=lambda seed: seed.best_loss)
+        taken = ranked[:1]
+        for seed in ranked[1:]:
+            state = _mean([one.state for one in (*taken, seed)])
+            loss = self._loss_with(state)
+            if loss < self.best.best_loss:
+                self.best.best_loss, self.best.state = loss, state
+                taken.append(seed)
+        self.soup = [
+            {"seed": number, "validation_loss": one.best_loss, "best_step": one.best_step, "averaged": one in taken}
+            for number, one in enumerate(self.seeds, self.seed)
+        ]
+        found = "average of %d of %d seeds: validation loss %.5f, of the best one %.5f"
+        logger.info(found, len(taken), len(self.seeds), self.best.best_loss, ranked[0].best_loss)
 
     def _start_of_the_way(self) -> dict[str, torch.Tensor]:
         """Weights before tuning that a blend with the tuned ones makes sense for.
 
         Random ones have learned nothing, and of an adapter's two factors the second alone scales its update.
         """
-        found = whole_parameters(learning_parameters(self.bare))
+        found = whole_parameters(learning_parameters(self.plain))
         fresh = tuple(self.model.fresh)
         return {
             name: start
@@ -334,12 +416,10 @@ class _Run:
         tuned, best = dict(self.best.state), self.best.best_loss
         for share in SHARES:
             state = {name: torch.lerp(start, tuned[name], share) for name, start in self._untuned.items()}
-            self.plain.load_state_dict(tuned | state, strict=False)
-            loss = validation_loss(self.model, self.plain, self.validation, self.manager)
+            loss = self._loss_with(tuned | state)
             if loss < best:
                 best, self.tuned_share, self.best.state = loss, share, tuned | state
         self.best.best_loss = best
-        self.plain.load_state_dict(self.best.state, strict=False)
         logger.info("%.0f %% of the way from the untuned weights: validation loss %.5f", 100 * self.tuned_share, best)
 
     # Checkpoints
@@ -373,6 +453,10 @@ class _Run:
             save_file(self.best.state, folder / "best.safetensors")
             if self.average:
                 save_file(average, folder / "average.safetensors")
+            if self.seeds:
+                states = enumerate(one.state for one in self.seeds)
+                tensors = {f"{number}/{name}": value for number, state in states for name, value in state.items()}
+                save_file(tensors, folder / _SEEDS)
             shared = {
                 "best": self.best.to_dict(),
                 "history": self.history.rows,
@@ -380,6 +464,8 @@ class _Run:
                 "lr_curve": asdict(self.curve) if self.curve else None,
                 "average_updates": self.average.updates if self.average else 0,
                 "told_to_stop": self._told_to_stop,
+                "begins_at": self.begins_at,
+                "seeds": [one.to_dict() for one in self.seeds],
             }
             (folder / "shared.json").write_text(json.dumps(shared), encoding="utf-8")
             (folder / "run.json").write_text(json.dumps(self.identity, indent=2), encoding="utf-8")
@@ -405,6 +491,21 @@ class _Run:
         self._told_to_stop = shared["told_to_stop"]
         load_random_state(folder, rank)
         self.resumed_from = self.progress.step
+
+    def _read_seeds(self, folder: Path) -> None:
+        """What seeds before this one found, if the checkpoint is one of a soup."""
+        with damage(folder):
+            shared = read_object(folder / "shared.json")
+            found = shared.get("seeds", [])
+            tensors = read_tensors(folder / _SEEDS) if found else {}
+            for number, values in enumerate(found):
+                state = {
+                    name.partition("/")[2]: value for name, value in tensors.items() if name.startswith(f"{number}/")
+                }
+                best = BestWeights(None)
+                best.restore(values, state)
+                self.seeds.append(best)
+            self.begins_at = shared.get("begins_at", 0)
 
     # Before the start
 
@@ -440,6 +541,37 @@ class _Run:
                 size,
             )
         return size
+
+
+def _noisy_start(model: ForecastModel, share: float, seed: int) -> dict[str, torch.Tensor]:
+    """The weights with a share of random ones mixed in, those that `tuning.mode=from_scratch` begins with."""
+    tuning = model.config.tuning.model_copy(update={"mode": "from_scratch"})
+    other = type(model)(model.config.model_copy(update={"tuning": tuning}))
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        other.build(model.preprocessor)
+    random = dict(other.module.named_parameters())
+    named = [(name, weights.detach()) for name, weights in model.module.named_parameters()]
+    start = {name: torch.lerp(weights, random[name].detach().to(weights), share) for name, weights in named}
+    if all(torch.equal(start[name], weights) for name, weights in named):
+        raise ConfigError(
+            f"tuning.noise_start={share:g}: with tuning.mode=from_scratch {type(model).__name__} has the same weights; "
+            "leave it out"
+        )
+    return start
+
+
+def _changing(module: nn.Module) -> dict[str, torch.Tensor]:
+    """Name -> whole tensor of all that training changes."""
+    return whole_parameters([*learning_parameters(module), *running_statistics(module)])
+
+
+def _mean(states: Sequence[Mapping[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
+    """Tensor by tensor; a count of batches stays that of the first."""
+    return {
+        name: torch.stack([state[name] for state in states]).mean(dim=0) if first.is_floating_point() else first
+        for name, first in states[0].items()
+    }
 
 
 def validation_loss(model: ForecastModel, module: nn.Module, loader: DataLoader, manager: DistributedManager) -> float:

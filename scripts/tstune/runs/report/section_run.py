@@ -27,6 +27,7 @@ from tstune.runs.report.run_files import RunFiles
 from tstune.runs.report.words import MISSING, duration, label, percents, plural
 
 _PARTS = ("train", "validation", "test")
+_YES_OR_NO = {True: "yes", False: "no"}
 _MOST_ROWS = 40
 _DATE_STEPS = (1 / 24, 1 / 8, 1 / 4, 1 / 2, 1, 2, 3, 7, 14, 28, 56, 91, 182, 365, 730)  # days
 _COHORT_HEADERS = {
@@ -117,16 +118,30 @@ def training(run: RunFiles) -> ReportSection | Omitted:
         _curve(run, "loss", "Loss", "scaled units", losses),
         _curve(run, "learning-rate", "Learning rate", "per step", {"learning_rate": "learning rate"}),
     ]
-    found = run.environment.get("training") or {}
+    found, tuning = run.environment.get("training") or {}, run.config.get("tuning", {})
+    share = found.get("tuned_share", 1)
     pairs = _pairs(
         ("steps", found.get("num_steps"), "{:,}"),
         ("epochs", found.get("num_epochs"), "{:,}"),
         ("kept step", found.get("best_step"), "{:,}"),
         ("lowest validation loss", found.get("best_validation_loss"), "{:.4g} (scaled units)"),
-        ("stopped early", {True: "yes", False: "no"}.get(found.get("stopped_early")), "{}"),
+        ("stopped early", _YES_OR_NO.get(found.get("stopped_early")), "{}"),
         ("highest learning rate", found.get("learning_rate"), "{:.3g} per step"),
+        ("random weights mixed in at the start", tuning.get("noise_start") or None, "{:.0%}"),
+        ("way from the untuned weights gone", share if share < 1 else None, "{:.0%}"),
     )
-    return ReportSection("training", "Training", [*(figure for figure in figures if figure), Definitions(pairs)])
+    blocks: list[ReportBlock] = [*(figure for figure in figures if figure), Definitions(pairs)]
+    if seeds := found.get("soup"):
+        averaged = [number for number, one in enumerate(seeds) if one["averaged"]]
+        columns = [
+            Cells.text("Seed", [one["seed"] for one in seeds]),
+            Cells("Lowest validation loss (scaled units)", [f"{one['validation_loss']:.4g}" for one in seeds]),
+            Cells.count("At step", [one["best_step"] for one in seeds]),
+            Cells.text("In the average", [_YES_OR_NO[one["averaged"]] for one in seeds]),
+        ]
+        title = f"{len(averaged)} of {len(seeds)} seeds were averaged"
+        blocks.append(Table(title, columns, frozenset(averaged)))
+    return ReportSection("training", "Training", blocks)
 
 
 def cost(run: RunFiles) -> ReportSection:
