@@ -49,7 +49,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     warning = next((domain.warning for domain in domains if domain and domain.warning), None)
     print(as_markdown(TITLE, sections, warning))
     if args.output is not None:
-        write_page(args.output, as_html(TITLE, sections, warning), f"--output {args.output}")
+        write_page(args.output, as_html(TITLE, sections, warning), "--output ")
         print(f"page: {args.output}")
     return EXIT_OK
 

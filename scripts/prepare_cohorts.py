@@ -41,19 +41,22 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     import pandas as pd
 
+    from tstune.foreign_files import damage
     from tstune.runtime.files import aside
 
     cohorts = []
     for file in files:
-        table = pd.read_parquet(file)
-        missing = [name for name in COLUMNS if name not in table]
-        if missing:
-            raise DataError(f"{file} has no column {missing[0]!r}; its columns: {', '.join(table)}")
-        table = table[COLUMNS].dropna()
-        table = table[~table["item_id"].astype(str).str.contains("|".join(LEFT_OUT))]
+        with damage(file, DataError):
+            table = pd.read_parquet(file)
+            missing = [name for name in COLUMNS if name not in table]
+            if missing:
+                raise DataError(f"{file} has no column {missing[0]!r}; its columns: {', '.join(map(str, table))}")
+            kinds = {"item_id": str, "timestamp": "datetime64[ms]", "glucose": "float32"}
+            table = table[COLUMNS].dropna().astype(kinds)
+        table = table[~table["item_id"].str.contains(rf"(?<!\d)(?:{'|'.join(LEFT_OUT)})(?!\d)")]
         table = table.sort_values(["item_id", "timestamp"]).drop_duplicates(["item_id", "timestamp"])
         people = table["item_id"].nunique()
-        table["item_id"] = f"{file.stem}/" + table["item_id"].astype(str)
+        table["item_id"] = f"{file.stem}/" + table["item_id"]
         print(f"{file.name}: {people} people, {len(table):,} readings")
         cohorts.append(table)
     with aside(output, "--output ") as path:

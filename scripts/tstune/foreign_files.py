@@ -42,28 +42,30 @@ def damage(path: object, kind: type[TstuneError] = CheckpointError, state: str =
         raise kind(f"{path} {state}: {': '.join(part for part in (named, reason) if part)}") from error
 
 
-def read_json(path: Path, kind: type[TstuneError] = CheckpointError) -> Any:
-    """What a JSON file holds.
+def read_json(source: Path | bytes, kind: type[TstuneError] = CheckpointError, name: str | None = None) -> Any:
+    """What a JSON file, or its content, holds; `name` is what errors call it by.
 
     Raises:
         TstuneError: of this kind: it is missing, too large, too deep, or not JSON.
     """
-    with damage(path, kind):
-        return from_json(limited_content(path, LARGEST_JSON))
+    with damage(name or source, kind):
+        return from_json(source if isinstance(source, bytes) else limited_content(source, LARGEST_JSON))
 
 
-def read_object(path: Path, kind: type[TstuneError] = CheckpointError, keys: Iterable[str] = ()) -> dict[str, Any]:
-    """Names with values of a JSON file.
+def read_object(
+    source: Path | bytes, kind: type[TstuneError] = CheckpointError, keys: Iterable[str] = (), name: str | None = None
+) -> dict[str, Any]:
+    """Names with values of a JSON file, or of its content.
 
     Raises:
         TstuneError: see `read_json`; or it holds something else, or a key is missing.
     """
-    values = read_json(path, kind)
+    values, name = read_json(source, kind, name), name or source
     if not isinstance(values, dict):
-        raise kind(f"{path} is damaged: it does not hold names with values")
+        raise kind(f"{name} is damaged: it does not hold names with values")
     missing = [key for key in keys if key not in values]
     if missing:
-        raise kind(f"{path} is damaged: the key {missing[0]!r} is missing")
+        raise kind(f"{name} is damaged: the key {missing[0]!r} is missing")
     return values
 
 

@@ -72,10 +72,10 @@ def killed_and_resumed(run: Run, kills: int, seed: int) -> list[str]:
     for number in range(kills):
         before = run.newest_step()
         after = before + draw.randint(2, max(2, (STEPS - before) // (kills - number) - EVERY))
-        inside = draw.choice(["save_file", "_save_optimizer", "_seal", "_sync"]) if number % 2 else ""
+        inside = draw.choice(["save_file", "_save_optimizer", "_seal", "sync"]) if number % 2 else ""
         run.kill(after, inside)
         partial = [path.name for path in run.checkpoints.glob(".step-*.partial")]
-        assert partial or inside in ("", "_sync"), "before it is renamed"
+        assert partial or inside in ("", "sync"), "before it is renamed"
         table.append(f"kill {number + 1:2}: resumed at {before:3}, killed with {run.newest_step():3} whole, {partial}")
         assert not run.output_dir.exists()
     assert run.finish() == 0, run.log.read_text()

@@ -7,6 +7,7 @@ again under another name (P01 of a Kaggle file is P01 of the open data) without 
 from __future__ import annotations
 
 from collections.abc import Collection
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -19,7 +20,7 @@ from tstune.data.manifest import MANIFEST
 from tstune.data.panel import Panel, item_rows, time_of
 from tstune.data.prepared import PreparedData
 from tstune.errors import LeakError
-from tstune.foreign_files import read_object
+from tstune.foreign_files import damage, read_object
 from tstune.runtime.logs import logger
 
 _MODEL_FOLDER = "model"
@@ -60,10 +61,11 @@ def refuse_trained_on(
         LeakError: naming series, part, times and the fix.
         CheckpointError: the manifest beside the weights cannot be read.
     """
-    records = _records(pretrained)
+    with _damage(pretrained):
+        records = _records(pretrained)
+        findings = [finding for record in records or [] for finding in _overlap(_judged(data), record)]
     if records is None:
         return data
-    findings = [finding for record in records for finding in _overlap(_judged(data), record)]
     if findings and not allow_overlap:
         raise LeakError(
             CHECK,
@@ -98,12 +100,19 @@ def overlap_of_panel(panel: Panel, unit: str | None, files: Collection[str], wei
 
 
 def _overlaps(judged: Judged, weights: str | Path, parts: Collection[str]) -> list[str]:
-    return [finding for record in _records(str(weights)) or [] for finding in _overlap(judged, record, parts)]
+    with _damage(weights):
+        return [finding for record in _records(str(weights)) or [] for finding in _overlap(judged, record, parts)]
 
 
 def has_record(weights: str | None) -> bool:
     """Whether a run of ours is known to have trained these weights on readings."""
-    return bool(_records(weights))
+    with _damage(weights):
+        return bool(_records(weights))
+
+
+def _damage(weights: str | Path | None) -> AbstractContextManager[None]:
+    """A manifest may come from somebody else."""
+    return damage(f"{MANIFEST} of {weights}", state="does not say what the weights were trained on")
 
 
 def _judged(data: PreparedData) -> Judged:

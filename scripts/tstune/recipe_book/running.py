@@ -11,7 +11,6 @@ import json
 import os
 import re
 import signal
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -22,6 +21,7 @@ from typing import Literal
 from tstune.errors import ConfigError
 from tstune.recipe_book.recipes import ROOT, MachinePaths, Recipe
 from tstune.runtime.children import Child, StopRequest
+from tstune.runtime.environment import git
 
 _POLL_SECONDS = 0.1
 _GOES_ON = "SIGTERM; the same command goes on"
@@ -204,14 +204,6 @@ def _follow(command: Sequence[str], log: Path, timeout: float | None, stop: Stop
 
 def _commit() -> str | None:
     """Commit of the code, with a plus if files that are not committed take part."""
-    try:
-        head = _git("rev-parse", "--short=7", "HEAD")
-        changes = _git("status", "--porcelain", "--", "scripts", "recipes/*.yaml")
-    except (OSError, subprocess.SubprocessError):  # no git on this machine, or no checkout
-        return None
+    head = git("rev-parse", "--short=7", "HEAD", folder=ROOT)
+    changes = head and git("status", "--porcelain", "--", "scripts", "recipes/*.yaml", folder=ROOT)
     return f"{head}+" if changes else head
-
-
-def _git(*words: str) -> str:
-    answer = subprocess.run(["git", *words], cwd=ROOT, capture_output=True, text=True, timeout=30, check=True)
-    return answer.stdout.strip()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import gzip
 import json
 import os
-import secrets
 import stat
 import tarfile
 import zipfile
@@ -15,9 +14,11 @@ from pathlib import Path
 from typing import BinaryIO
 
 from tstune.errors import RegistryError
-from tstune.registry.files import copy_stream, require_same, sync_folder
+from tstune.foreign_files import read_object
+from tstune.registry.files import copy_stream, require_same
 from tstune.registry.run_record import NEEDED
-from tstune.registry.versions import ModelVersion, check_stored_path, read_json_object
+from tstune.registry.versions import ModelVersion, check_stored_path
+from tstune.runtime.files import aside, sync
 
 RECORD = "record.json"
 FILES = "files/"
@@ -43,16 +44,11 @@ def write_archive(version: ModelVersion, folder: Path, path: Path, overwrite: bo
         raise RegistryError(f"{path}: the folder {path.parent} does not exist")
     (folder / RECORD).write_text(json.dumps({"format": _FORMAT} | version.to_dict(), indent=2), encoding="utf-8")
     names = [RECORD, *(FILES + file.path for file in version.files)]
-    aside = path.with_name(f".{path.name}.partial-{secrets.token_hex(4)}")
-    try:
-        with aside.open("xb") as stream:
+    with aside(path) as partial:
+        with partial.open("xb") as stream:
             (_write_zip if path.suffix == ".zip" else _write_tar)(stream, folder, names)
-            stream.flush()
-            os.fsync(stream.fileno())
-        aside.replace(path)
-        sync_folder(path.parent)
-    finally:
-        aside.unlink(missing_ok=True)
+        sync(partial)
+    sync(path.parent)
     return path
 
 
@@ -108,7 +104,7 @@ def read_archive(path: Path, folder: Path) -> ModelVersion:
 
 
 def _read_record(path: Path, origin: str) -> ModelVersion:
-    values = read_json_object(path, origin)
+    values = read_object(path, RegistryError, name=origin)
     found = values.pop("format", "unknown")
     if found != _FORMAT:
         raise RegistryError(f"{origin} is of format {found!r}; this tstune reads {_FORMAT}")

@@ -16,6 +16,7 @@ from typing import BinaryIO
 from tstune.errors import RegistryError
 from tstune.foreign_files import sha256_of
 from tstune.registry.versions import StoredFile
+from tstune.runtime.files import sync
 
 _CHUNK = 1 << 20
 _READ_ONLY = 0o444
@@ -52,15 +53,6 @@ def require_same(file: StoredFile, sha256: str, size: int, origin: str) -> None:
             f"{origin}: {file.path} is damaged: {found} instead of {file.size} bytes with sha256 {file.sha256[:12]}…; "
             "take the model from a backup, or register the run again"
         )
-
-
-def sync_folder(folder: Path) -> None:
-    """Make the names in a folder survive a power cut."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 @contextmanager
@@ -118,8 +110,8 @@ class BlobStore:
                 aside.chmod(_READ_ONLY)
                 place.parent.mkdir(parents=True, exist_ok=True)
                 aside.replace(place)
-                sync_folder(place.parent)
-                sync_folder(self._objects)
+                sync(place.parent)
+                sync(self._objects)
         finally:
             aside.unlink(missing_ok=True)
         return StoredFile(path, sha256, size)

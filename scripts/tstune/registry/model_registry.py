@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from tstune.errors import RegistryError
+from tstune.foreign_files import read_object
 from tstune.registry.archive import FILES, read_archive, write_archive
-from tstune.registry.files import BlobStore, disk_errors, lock, sync_folder
+from tstune.registry.files import BlobStore, disk_errors, lock
 from tstune.registry.run_record import describe_run, files_to_store
 from tstune.registry.versions import (
     LARGEST_VERSION,
@@ -30,8 +31,8 @@ from tstune.registry.versions import (
     compare,
     differences,
     previous_version,
-    read_json_object,
 )
+from tstune.runtime.files import sync
 
 if TYPE_CHECKING:
     from tstune.models.base import BaseTimeSeriesFoundationModel
@@ -255,7 +256,7 @@ class ModelRegistry:
                 whole = Path(aside) / "whole"
                 self._fetch(version, whole)
                 for place, _, _ in os.walk(whole):
-                    sync_folder(Path(place))
+                    sync(Path(place))
                 whole.rename(folder)
         return folder
 
@@ -358,7 +359,7 @@ class ModelRegistry:
         origin = f"{MANIFEST} of {version.reference}"
         with _temporary(origin) as folder:
             self._fetch(version, folder, only=MANIFEST)
-            return read_json_object(folder / MANIFEST, origin)
+            return read_object(folder / MANIFEST, RegistryError, name=origin)
 
     # The database: one SQLite file in write-ahead mode; readers never wait, writers wait for each other.
 
@@ -384,9 +385,9 @@ class ModelRegistry:
         row = db.execute("SELECT record FROM versions WHERE name = ? AND version = ?", key).fetchone()
         if row is None or row[0] is None:
             return None
-        origin = f"{self._database} is damaged: the record of {name}:{number}"
+        origin = f"{self._database}: the record of {name}:{number}"
         files = db.execute("SELECT path, sha256, size FROM files WHERE name = ? AND version = ?", key)
-        values = read_json_object(row[0].encode(), origin)
+        values = read_object(row[0].encode(), RegistryError, name=origin)
         values["files"] = [{"path": path, "sha256": sha256, "size": size} for path, sha256, size in files]
         aliases = tuple(alias for alias, version in _aliases(db, name).items() if version == number)
         return replace(ModelVersion.from_dict(values, origin), aliases=aliases)

@@ -4,22 +4,16 @@ from __future__ import annotations
 
 import os
 import stat
-import subprocess
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 
 from tstune.config.managers import load_saved_config
 from tstune.errors import RegistryError
+from tstune.foreign_files import read_object
 from tstune.registry.files import disk_errors
-from tstune.registry.versions import (
-    MANIFEST,
-    ModelVersion,
-    check_metrics,
-    check_name,
-    check_stored_path,
-    read_json_object,
-)
+from tstune.registry.versions import MANIFEST, ModelVersion, check_metrics, check_name, check_stored_path
+from tstune.runtime.environment import git
 
 NEEDED = ("config.yaml", "preprocessor.json", MANIFEST, "metrics.json", "model")
 """What makes a folder a finished run."""
@@ -43,18 +37,19 @@ def describe_run(
         for needed in NEEDED:
             if not (folder / needed).exists():
                 raise RegistryError(f"{folder} is not a finished run: {needed} is missing; give a run's output_dir")
-        read_json_object(folder / MANIFEST, folder / MANIFEST)
+        read_object(folder / MANIFEST, RegistryError)
         metrics = folder / "metrics.json"
-        commit, dirty = git_state()
+        commit = git("rev-parse", "--verify", "--quiet", "HEAD")
+        changes = git("status", "--porcelain", "--untracked-files=no") if commit else None
         return ModelVersion(
             name=name,
             version=0,
             created=datetime.now(UTC).isoformat(timespec="seconds"),
             config=load_saved_config(folder / "config.yaml").model_dump(mode="json"),
-            metrics=check_metrics(read_json_object(metrics, metrics), str(metrics)),
+            metrics=check_metrics(read_object(metrics, RegistryError), str(metrics)),
             run_id=_run_id(folder / "tracking.json"),
             git_commit=commit,
-            git_dirty=dirty,
+            git_dirty=None if changes is None else bool(changes),
             description=None if description is None else _check_text("description", description),
             tags={check_name(key, "tag"): _check_text(f"tag {key}", value) for key, value in (tags or {}).items()},
         )
@@ -82,25 +77,8 @@ def files_to_store(folder: Path) -> list[str]:
     return sorted(paths)
 
 
-def git_state() -> tuple[str | None, bool | None]:
-    """Commit of the repository around the current folder, and if tracked files differ from it."""
-    commit = _git("rev-parse", "--verify", "--quiet", "HEAD")
-    if not commit:
-        return None, None
-    changes = _git("status", "--porcelain", "--untracked-files=no")
-    return commit, None if changes is None else bool(changes)
-
-
-def _git(*arguments: str) -> str | None:
-    try:
-        answer = subprocess.run(["git", *arguments], capture_output=True, text=True, timeout=30, check=False)
-    except (OSError, subprocess.TimeoutExpired):  # no git on this machine, or a disk that hangs
-        return None
-    return answer.stdout.strip() if answer.returncode == 0 else None
-
-
 def _run_id(path: Path) -> str | None:
-    run_id = read_json_object(path, path).get("run_id") if path.exists() else None
+    run_id = read_object(path, RegistryError).get("run_id") if path.exists() else None
     if not isinstance(run_id, str | None):
         raise RegistryError(f"{path} is damaged: run_id is {run_id!r}")
     return run_id

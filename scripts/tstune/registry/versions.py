@@ -6,16 +6,15 @@ import dataclasses
 import math
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 from typing import Annotated, Literal, NamedTuple
 
 from pydantic import ConfigDict, Field, ValidationError
 from pydantic.dataclasses import dataclass
-from pydantic_core import from_json, to_json
+from pydantic_core import to_json
 
 from tstune.config.names import dotted
 from tstune.errors import RegistryError
-from tstune.foreign_files import LARGEST_JSON, damage, limited_content
 
 LARGEST_VERSION = 999_999_999
 
@@ -191,19 +190,6 @@ class ModelVersion:
         check_name(version.name)
         check_files(version.files, origin)
         return version
-
-
-def read_json_object(source: Path | bytes, origin: object) -> dict:
-    """Names with values, within the limits of JSON, so that nothing that walks through them can run out of stack.
-
-    Raises:
-        RegistryError: something else.
-    """
-    with damage(origin, RegistryError, "is damaged: not JSON with names and values"):
-        values = from_json(source if isinstance(source, bytes) else limited_content(source, LARGEST_JSON))
-        if not isinstance(values, dict):
-            raise ValueError("it does not hold names with values")
-    return values
 
 
 def check_files(files: tuple[StoredFile, ...], origin: str) -> None:

@@ -8,8 +8,10 @@ import subprocess
 import sys
 from functools import cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import torch
+if TYPE_CHECKING:
+    import torch
 
 
 def set_seed(seed: int) -> None:
@@ -24,12 +26,14 @@ _PACKAGES = ("torch", "accelerate", "transformers", "granite-tsfm", "peft", "dat
 
 def describe_environment(device: torch.device, num_processes: int) -> dict:
     """Return versions, git commit, device and process count as JSON values."""
+    import torch
+
     return {
         "python": platform.python_version(),
         "platform": platform.platform(),
         "packages": {name: _version(name) for name in _PACKAGES},
         "sbom": loaded_packages(),
-        "git_commit": _git_commit(),
+        "git_commit": git("rev-parse", "--verify", "--quiet", "HEAD", folder=Path(__file__).parent),
         "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
         "device": str(device),
         "device_name": torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or "cpu",
@@ -64,15 +68,10 @@ def _version(package: str) -> str | None:
         return None
 
 
-def _git_commit() -> str | None:
+def git(*words: str, folder: Path | None = None) -> str | None:
+    """What git says in a folder (None: the current one); None where there is no git, no repository, or it says no."""
     try:
-        answer = subprocess.run(
-            ["git", "rev-parse", "--verify", "--quiet", "HEAD"],
-            cwd=Path(__file__).parent,
-            capture_output=True,
-            text=True,
-            timeout=10,
-        )
-    except (OSError, subprocess.TimeoutExpired):  # no git on this machine
+        answer = subprocess.run(["git", *words], cwd=folder, capture_output=True, text=True, timeout=30, check=True)
+    except (OSError, subprocess.SubprocessError):
         return None
-    return answer.stdout.strip() or None
+    return answer.stdout.strip()

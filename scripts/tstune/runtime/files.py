@@ -9,11 +9,12 @@ import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
-
-import pandas as pd
+from typing import TYPE_CHECKING, Any
 
 from tstune.errors import OutputError, visible
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 @contextmanager
@@ -35,6 +36,15 @@ def aside(path: Path, key: str = "") -> Iterator[Path]:
         raise OutputError(f"{key}{path} cannot be written: {error.strerror}") from None
     finally:
         partial.unlink(missing_ok=True)
+
+
+def sync(path: Path) -> None:
+    """Make the content of a file, or the names in a folder, survive a power cut."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def is_disk_trouble(error: Exception) -> bool:
@@ -87,5 +97,7 @@ def as_read(text: str) -> str:
 
 def without_formulas(table: pd.DataFrame) -> pd.DataFrame:
     """The table with every name and text as `cell` gives it."""
+    import pandas as pd
+
     texts = [name for name, kind in table.dtypes.items() if not pd.api.types.is_numeric_dtype(kind)]
     return table.assign(**{name: table[name].map(cell) for name in texts}).rename(columns=cell)

@@ -43,6 +43,7 @@ from tstune.errors import ConfigError, OutputError, TstuneError
 from tstune.evaluation.learning_curve import Foretold, foretell
 from tstune.evaluation.metric_registry import builtin_metric
 from tstune.evaluation.verdict import Verdict
+from tstune.foreign_files import read_object
 from tstune.models.registry import model_class
 from tstune.runs.folder import VERDICT, RunFolder
 from tstune.runs.judging import check_metrics
@@ -631,7 +632,7 @@ def _check_same(study: optuna.Study, base: RunConfig, folder: Path, asked: dict[
     values = asked | {"run": base.model_dump(mode="json", exclude={"output_dir", "tracking"})}
     made_from = hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
     note, noted = folder / "search.json", study.user_attrs.get("made_from", made_from)
-    known = json.loads(note.read_text(encoding="utf-8")).get("made_from") if note.is_file() else noted
+    known = read_object(note, OutputError).get("made_from") if note.is_file() else noted
     if made_from not in (known, noted) or known != noted:
         raise OutputError(
             f"--output {folder} holds a search of other data or settings; take another --output, or give the command "

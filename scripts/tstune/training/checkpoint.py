@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import random
 import shutil
 from collections.abc import Callable, Mapping
@@ -17,7 +16,7 @@ from torch import nn
 from tstune.errors import CheckpointError, DistributedError, OutputError
 from tstune.foreign_files import CHECKSUMS, broken_seal, read_object, read_tensors, seal
 from tstune.runtime.distributed import DistributedManager
-from tstune.runtime.files import is_disk_trouble
+from tstune.runtime.files import is_disk_trouble, sync
 from tstune.runtime.logs import logger
 
 _WEIGHTS, _OPTIMIZER, _SHARDS = "learning.safetensors", "optimizer", "shards"
@@ -134,7 +133,7 @@ class CheckpointStore:
                 _seal(aside)
                 shutil.rmtree(final, ignore_errors=True)
                 aside.rename(final)
-                _sync(self.folder)
+                sync(self.folder)
                 self._prune(best_step)
         except Exception as error:
             if not is_disk_trouble(error):
@@ -249,13 +248,5 @@ def _seal(folder: Path) -> None:
     seal(folder)
     for file in folder.rglob("*"):
         if file.is_file():
-            _sync(file)
-    _sync(folder)
-
-
-def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+            sync(file)
+    sync(folder)

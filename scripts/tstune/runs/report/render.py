@@ -11,9 +11,9 @@ from pathlib import Path
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from tstune.errors import OutputError, visible
+from tstune.errors import visible
 from tstune.runs.report.blocks import Omitted, ReportBlock, ReportSection, Table
-from tstune.runtime.files import escape
+from tstune.runtime.files import aside, escape
 
 _ASSETS = Path(__file__).parent / "assets"
 
@@ -52,24 +52,10 @@ def as_markdown(title: str, sections: Sequence[ReportSection | Omitted], warning
     return "\n".join([*lines, *warned])
 
 
-def write_page(file: Path, page: str, name: str | None = None) -> None:
-    """Write a page aside and put it in its place in one rename.
-
-    Args:
-        file: where it will be.
-        page: its text.
-        name: what to call the file in an error; None takes its path.
-
-    Raises:
-        OutputError: it cannot be written.
-    """
-    aside = file.with_name(f".{file.name}.partial")
-    try:
-        aside.write_text(page, encoding="utf-8")
-        aside.replace(file)
-    except OSError as error:
-        aside.unlink(missing_ok=True)
-        raise OutputError(f"{name or file} cannot be written: {error.strerror}") from None
+def write_page(file: Path, page: str, key: str = "") -> None:
+    """Write a page aside and put it in its place in one rename; see `aside`."""
+    with aside(file, key) as partial:
+        partial.write_text(page, encoding="utf-8")
 
 
 def _blocks(blocks: Sequence[ReportBlock], level: int) -> list[str]:
