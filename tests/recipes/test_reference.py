@@ -6,9 +6,9 @@ import re
 
 from documented import ROOT, load_script
 
-from tstune.config.reference import reference
 from tstune.config.section import section_classes
 from tstune.config.validation import leaf_paths
+from write_reference import reference
 
 
 def test_the_page_is_as_old_as_the_schema(tmp_path, capsys):

@@ -1,8 +1,8 @@
 """Exports of glucose sensors as their makers write them: one item per person, in one unit, with doses as channels.
 
-A file is known by its header and read into readings, doses and meals, see
-`cgm_export_reading`. Here the files of a person are merged. Names, serial numbers and dates of birth stay in the files:
-nothing that is returned or said holds a word of theirs.
+A file is known by its header (`cgm_export_vendors`) and read into readings, doses and meals (`cgm_export_reading`). Here
+the files of a person are merged. Names, serial numbers and dates of birth stay in the files: nothing that is returned or
+said holds a word of theirs.
 """
 
 from __future__ import annotations
@@ -21,22 +21,17 @@ from tstune.data.cleaning.clock import local_to_utc
 from tstune.data.cleaning.rules import CleaningReport
 from tstune.data.frequency import fixed_step, parse_frequency
 from tstune.data.sources import Option, SourceInfo
-from tstune.data.sources.cgm_export_reading import (
+from tstune.data.sources.cgm_export_reading import KINDS, Export, glucose, has_known_header, read_export, words_of
+from tstune.data.sources.cgm_export_vendors import (
     BOLUS,
     CARBS,
     GLUCOSE,
     INJECTED,
-    KINDS,
     OHIO,
     PERCENT,
     RATE,
     SCAN,
     VENDORS,
-    Export,
-    glucose,
-    has_known_header,
-    read_export,
-    words_of,
 )
 from tstune.data.sources.channels import choose_channels, doses_on_grid, grid_between, join_channels
 from tstune.data.table import TIMESTAMP, SourceTable
