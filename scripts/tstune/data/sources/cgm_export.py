@@ -1,8 +1,8 @@
 """Exports of glucose sensors as their makers write them: one item per person, in one unit, with doses as channels.
 
-A file is known by its header (`cgm_export_vendors`) and read into readings, doses and meals (`cgm_export_reading`). Here
-the files of a person are merged. Names, serial numbers and dates of birth stay in the files: nothing that is returned or
-said holds a word of theirs.
+A file is known by its header (`cgm_export_vendors`) and read into readings, doses and meals (`cgm_export_reading`).
+Here the files of a person are merged. Names, serial numbers and dates of birth stay in the files: nothing that is
+returned or said holds a word of theirs.
 """
 
 from __future__ import annotations
