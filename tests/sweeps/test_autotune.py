@@ -208,6 +208,9 @@ def test_the_end_is_part_of_the_time(search, tmp_path):
     assert found._end_seconds(found.best) >= 10 + 20 * windows + 0.05 * 600
     slow = module.Row("decoder.0.001", "tuned", score=0.5, fit_seconds=99.0, predict_seconds=200.0)
     assert found._end_seconds(slow) > found._end_seconds(found.best) + 2 * 200 * windows - 99 > 600
+    found._start_seconds = 500.0  # however long a busy machine took to begin
+    assert found._end_seconds(None) <= (0.15 + 0.05) * 600 + 10 + 20 * windows
+    found._start_seconds = 0.0
     again = module.Row("stack", "tuned", score=0.5, fit_seconds=99.0, predict_seconds=0.0)
     assert found._end_seconds(again) == pytest.approx(found._end_seconds(found.best) + 99)
 

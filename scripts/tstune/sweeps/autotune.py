@@ -64,7 +64,7 @@ from tstune.sweeps.candidates import (
     list_candidates,
     without_inputs,
 )
-from tstune.sweeps.leaderboard import Autotuned, Row, brought, live_line, may_win, ranked, write
+from tstune.sweeps.leaderboard import Autotuned, Row, brought, is_simple, live_line, may_win, ranked, write
 from tstune.sweeps.report import save_recipe
 from tstune.sweeps.storage import (
     Point,
@@ -94,8 +94,9 @@ STEPS, EVERY = 500, 25
 """Optimizer steps of a candidate, and between two validations, where no recipe says it."""
 SHARE = 3
 """A training may take one part in so many of the time that is left, before its last validation and its score."""
-FINISH_SECONDS, FINISH_SHARE = 6.0, 0.05
-"""Kept for plots, report and files at the end: so many seconds, or as many as the start took, and a share of all."""
+FINISH_SECONDS, FINISH_SHARE, FINISH_MOST = 6.0, 0.05, 0.15
+"""Kept for plots, report and files at the end: so many seconds, or what the start took up to a share (the last) of all,
+and a share of all besides."""
 WAIT_SECONDS, GRACE_SECONDS = 0.5, 30.0
 """Between two looks at what other processes do; after which a candidate without a first sign of life is another's."""
 _SIGNED = ("bias", "coverage", "width", "profile", "num_windows")
@@ -313,7 +314,7 @@ class Search:
         if self.foretold is not None or len(alike) < 2 or to_come:
             return
         untuned = next(self.rows[name] for name in self._same_weights(alike[0].made_of[0]))
-        without = [row for row in scored if row.kind in ("baseline", "zero_shot") and row.name != "lightgbm"]
+        without = [row for row in scored if is_simple(row) or row.kind == "zero_shot"]
         reference = min(without, key=lambda row: sum(row.squares))
         ridge = next((row for row in without if row.name == "ridge"), None)
         facts = {
@@ -329,14 +330,15 @@ class Search:
 
     def _end_seconds(self, winner: Row | None) -> float:
         """What the end takes: winner and baselines on the test windows, plots, files; more with more to train again."""
-        again = [row for row in self.rows.values() if row.kind == "baseline" and row.name != "lightgbm"]
+        again = list(filter(is_simple, self.rows.values()))
         if winner is not None and winner not in again:
             again.append(winner)
         fits = sum(row.fit_seconds for row in again if row.kind == "baseline" or row.name.endswith(MADE[1:]))
         windows = (len(self.data.test) + len(self.data.validation)) / max(1, len(self.data.validation))
         times = {"tuned": 2}  # beside its untuned weights
         forecasts = windows * sum(times.get(row.kind, 1) * row.predict_seconds for row in again)
-        return max(FINISH_SECONDS, self._start_seconds) + FINISH_SHARE * self.budget + fits + forecasts
+        files = max(FINISH_SECONDS, min(self._start_seconds, FINISH_MOST * self.budget))
+        return files + FINISH_SHARE * self.budget + fits + forecasts
 
     def _try(self, candidate: Candidate) -> None:
         number = self._numbers[self._slot(candidate.name)]
@@ -379,7 +381,7 @@ class Search:
                     row.score = self._score(metrics, run)
                     raise _Trained
             needed = self._end_seconds(row)
-            if may_win(row) and self.best is not None and needed > self.left:
+            if may_win(row) and not is_simple(row) and self.best is not None and needed > self.left:
                 raise OutOfTime(f"the test windows would take it {needed:.0f} s, and {self.left:.0f} s are left")
         except (TstuneError, OutOfTime, RuntimeError, MemoryError) as error:
             if isinstance(error, RuntimeError) and not is_out_of_memory(error):

@@ -99,6 +99,11 @@ def may_win(row: Row) -> bool:
     return row.score is not None and row.kind != "share"
 
 
+def is_simple(row: Row) -> bool:
+    """True for what is forecast at the end whoever wins."""
+    return row.kind == "baseline" and row.name != "lightgbm"
+
+
 def live_line(cells: Sequence[str]) -> str:
     """A line of the table that is printed meanwhile."""
     return f"{cells[0]:<32} {cells[1]:>12} {cells[2]:>8}   {cells[3]:<36} {cells[4]:>7}"
