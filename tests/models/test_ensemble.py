@@ -407,6 +407,16 @@ def test_what_a_member_of_a_member_was_trained_on_is_refused(desk: Desk) -> None
         desk.stack(member("ridge"), inner, data={"split": split}).fit()
 
 
+def test_trees_read_forecasts_of_weights_whose_record_holds_other_windows(desk: Desk) -> None:
+    """Not the name of the weights decides, nor that they have a record, but what it says."""
+    member = {"model": {"type": "ttm", "pretrained": str(desk.folder / "ttm")}, "tuning": {"mode": "zero_shot"}}
+    stack, others = desk.stack(member), tiny.series(rows=300, seed=5)
+    data = stack.prepare()
+    assert stack._learned_members(data) == ["ttm"], "the windows it was trained on"
+    others["load"] += np.random.default_rng(5).normal(0, 3, len(others))
+    assert stack._learned_members(desk.stack(member).prepare(others)) == []
+
+
 @pytest.mark.parametrize(
     ("change", "words"),
     [

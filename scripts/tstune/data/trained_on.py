@@ -63,7 +63,7 @@ def refuse_trained_on(
     """
     with _damage(pretrained):
         records = _records(pretrained)
-        findings = [finding for record in records or [] for finding in _overlap(_judged(data), record)]
+        findings = _overlap(_judged(data), records or [])
     if records is None:
         return data
     if findings and not allow_overlap:
@@ -101,13 +101,25 @@ def overlap_of_panel(panel: Panel, unit: str | None, files: Collection[str], wei
 
 def _overlaps(judged: Judged, weights: str | Path, parts: Collection[str]) -> list[str]:
     with _damage(weights):
-        return [finding for record in _records(str(weights)) or [] for finding in _overlap(judged, record, parts)]
+        return _overlap(judged, _records(str(weights)) or [], parts)
 
 
 def has_record(weights: str | None) -> bool:
     """Whether a run of ours is known to have trained these weights on readings."""
     with _damage(weights):
         return bool(_records(weights))
+
+
+def knows_training_windows(data: PreparedData, weights: str | None) -> bool:
+    """Whether these weights are known to have learned from, or to be chosen by, the training windows of this data.
+
+    Raises:
+        CheckpointError: the manifest beside the weights cannot be read.
+    """
+    judged = _judged(data)
+    nothing = np.tile([data.panel.num_rows, -1], (len(data.panel.item_ids), 1))
+    rows = {"validation": nothing, "test": judged.rows["train"]}
+    return weights is not None and bool(_overlaps(replace(judged, rows=rows), weights, ("test",)))
 
 
 def _damage(weights: str | Path | None) -> AbstractContextManager[None]:
@@ -145,20 +157,25 @@ def _records(pretrained: str | None) -> list[dict] | None:
     return earlier
 
 
-def _overlap(judged: Judged, record: dict, parts: Collection[str] = ("validation", "test")) -> list[str]:
-    """Findings for one record, of the readings first; the names count only for series that readings do not tell."""
-    panel, findings, told = judged.panel, [], set()
-    for series, item, part, learned, count, begin, end in _matching_readings(judged, record):
-        if part not in parts:
-            continue
-        told.add((series["item_id"], part))
-        findings.append(
-            f"{_VERB[learned]} readings of {part}: series {panel.item_ids[item]!r} "
-            f"({time_of(panel, begin)} to {time_of(panel, end)}) is {series['item_id']!r} of "
-            f"{record['source']} ({series[learned]['from']} to {series[learned]['to']}), {count} stretches agree"
-        )
-    names = _matching_names(judged, record)
-    return findings + [text for key, text in names if key not in told and key[1] in parts]
+def _overlap(judged: Judged, records: Collection[dict], parts: Collection[str] = ("validation", "test")) -> list[str]:
+    """Findings, each once whatever records have it; names count only for series that readings do not tell."""
+    panel, findings = judged.panel, {}
+    for record in records:
+        told = set()
+        for series, item, part, learned, count, begin, end in _matching_readings(judged, record):
+            if part not in parts:
+                continue
+            told.add((series["item_id"], part))
+            text = (
+                f"{_VERB[learned]} readings of {part}: series {panel.item_ids[item]!r} "
+                f"({time_of(panel, begin)} to {time_of(panel, end)}) is {series['item_id']!r} of "
+                f"{record['source']} ({series[learned]['from']} to {series[learned]['to']}), {count} stretches agree"
+            )
+            findings.setdefault((series["item_id"], item, part, learned), text)
+        for key, text in _matching_names(judged, record):
+            if key not in told and key[1] in parts:
+                findings.setdefault(key, text)
+    return list(findings.values())
 
 
 def _matching_readings(judged: Judged, record: dict) -> list[tuple[dict, int, str, str, int, int, int]]:

@@ -16,10 +16,9 @@ from scipy.optimize import nnls
 
 from tstune.config.section import EnsembleSection, StackSection, member_name
 from tstune.config.validation import validate
-from tstune.data.defaults import SHIPPED
 from tstune.data.prepared import PreparedData
 from tstune.data.preprocess import Preprocessor
-from tstune.data.trained_on import CHECK, has_record, refuse_trained_on
+from tstune.data.trained_on import CHECK, knows_training_windows, refuse_trained_on
 from tstune.data.windows import Batch, WindowDataset
 from tstune.errors import CheckpointError, ConfigError
 from tstune.evaluation.backtest import thinned
@@ -365,7 +364,6 @@ class Stack(Ensemble):
         """Load and build the members.
 
         Raises:
-            ConfigError: ridge or trees would be fitted to forecasts of windows that a member learned from.
             CheckpointError, RegistryError, DataError: as of an ensemble.
         """
         self.preprocessor = preprocessor
@@ -373,28 +371,32 @@ class Stack(Ensemble):
         for number, named in enumerate(self.config.model.members):
             if not isinstance(named, str):  # its lengths are known by now
                 self.members[number] = self._opened(named, number)
-        learned = self._learned_members()
-        if self.config.model.combiner in LEARNERS and learned:
-            raise ConfigError(
-                f"model.combiner={self.config.model.combiner} is fitted to the members' forecasts of training windows, "
-                f"and {learned[0]} was, or may have been, trained on these: give it tuning: {{mode: zero_shot}}, or "
-                "set model.combiner=convex"
-            )
         for member in self.members:
             if member.folder is None:
                 member.model.build(preprocessor)
         self._set_weights(self._constant_weights())
 
     def train_on(self, data: PreparedData, manager: DistributedManager | None = None, *_: object) -> None:
-        """Train the members, fit every candidate, keep the best on validation windows; all processes do the same."""
+        """Train the members, fit every candidate, keep the best on validation windows; all processes do the same.
+
+        Raises:
+            ConfigError: ridge or trees would be fitted to forecasts of windows that a member learned from.
+        """
         manager, asked = manager or self.setup_distributed(), self.config.model.combiner
+        learned = self._learned_members(data)
+        if asked in LEARNERS and learned:
+            raise ConfigError(
+                f"model.combiner={asked} is fitted to the members' forecasts of training windows, and {learned[0]} "
+                "was, or may have been, trained on these: give it tuning: {mode: zero_shot}, or set "
+                "model.combiner=convex"
+            )
         self.to(manager.device)
         for member in self.members:
             if member.folder is None and member.model.config.tuning.mode != "zero_shot":
                 logger.info("stack: %s", member.name)
                 member.model.train_on(data.as_judged() if member.model.is_baseline else data, manager)
         forecasters, learners = self._fitted_members(data.panel.item_ids), {}
-        for name in LEARNERS if asked == "auto" and not self._learned_members() else {asked} & set(LEARNERS):
+        for name in LEARNERS if asked == "auto" and not learned else {asked} & set(LEARNERS):
             learners[name] = self._new_learner(name, forecasters)
             learners[name].train_on(data.as_judged())
         self._choose(data, forecasters, learners)
@@ -439,11 +441,8 @@ class Stack(Ensemble):
         config = validate(values, origin=f"model.members[{number}]")
         return Member(member_name(named), None, model_class(config.model.type)(config))
 
-    def _learned_members(self) -> list[str]:
-        """Members that may have learned from the training windows, and forecast them better than others.
-
-        Weights that ship learned from whole people; whoever is one of them is refused for the other parts already.
-        """
+    def _learned_members(self, data: PreparedData) -> list[str]:
+        """Members that may have learned from the training windows, and forecast them better than others."""
         return [
             one.name
             for one in self.members
@@ -451,7 +450,7 @@ class Stack(Ensemble):
             and (
                 one.folder is not None
                 or one.model.config.tuning.mode != "zero_shot"
-                or (one.weights not in SHIPPED and has_record(one.weights))
+                or knows_training_windows(data, one.weights)
             )
         ]
 
