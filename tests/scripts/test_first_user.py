@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import yaml
 from recipes.documented import ROOT
-from support import tiny
+from support import forks, tiny
 
 from tstune.models.registry import load_model
 
@@ -92,8 +92,7 @@ def first(tmp_path_factory: pytest.TempPathFactory) -> tuple[subprocess.Complete
     recipe = tiny.recipe(folder / "series.csv", folder / "run", checkpoint, **sections)
     tiny.write_recipe(folder / "recipe.yaml", recipe)
     command = [sys.executable, "scripts/finetune_ttm.py", "--config", str(folder / "recipe.yaml")]
-    options = {"cwd": ROOT, "env": os.environ | {"OMP_NUM_THREADS": "1"}, "capture_output": True, "text": True}
-    return subprocess.run(command, **options, check=False), folder / "run"
+    return forks.run(command, cwd=ROOT), folder / "run"
 
 
 def test_4_no_verdict_from_too_few_blocks(first: tuple):
