@@ -42,7 +42,9 @@ def test_stored_without_outputs(name):
     assert [cell.id for cell in cells if cell.outputs or cell.execution_count is not None] == []
 
 
-@pytest.mark.parametrize("name", [pytest.param(name, marks=pytest.mark.slow if name in SLOW else []) for name in NOTEBOOKS])
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow if name in SLOW else []) for name in NOTEBOOKS]
+)
 def test_runs_from_top_to_bottom_in_a_few_steps(name, tmp_path, monkeypatch):
     """Every cell, the trainings cut to a few steps: what is drawn and printed is of another quality only."""
     run(name, tmp_path, monkeypatch, most_steps=4)
@@ -66,7 +68,12 @@ def run(name, tmp_path, monkeypatch, most_steps=None):
     notebook.cells.append(nbformat.v4.new_code_cell("print(sys.executable)", id="interpreter"))
 
     kernel = ForkedKernelManager()
-    NotebookClient(notebook, km=kernel, timeout=MAX_SECONDS, resources={"metadata": {"path": str(FOLDER)}}).execute()
+    where = {"metadata": {"path": str(FOLDER)}}
+    try:
+        NotebookClient(notebook, km=kernel, timeout=MAX_SECONDS, resources=where).execute()
+    finally:
+        if kernel.process is not None:  # the client leaves a kernel that it was given alone
+            kernel.process.kill()
 
     cells = {cell.id: cell for cell in notebook.cells if cell.cell_type == "code"}
     assert all(cell.execution_count for cell in cells.values())
