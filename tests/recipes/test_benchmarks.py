@@ -10,6 +10,7 @@ from documented import ROOT
 from support import forks
 
 QUICK = {
+    "autotune.py": "--minutes 0.5 --only national_illness",
     "window_pipeline.py": "--rows 2000 --repeats 2",
     "kaggle_conversion.py": "--rows 2000",
     "large_panel.py": "--items 4 --rows 2000 --windows 200 --repeats 1",

@@ -7,7 +7,7 @@ import sqlite3
 import subprocess
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -81,7 +81,9 @@ def test_killed_in_the_middle_of_a_file(first: ModelRegistry, tmp_path: Path) ->
     run = with_large_file(write_run(tmp_path / "run"), megabytes=400)
 
     def half_written() -> bool:
-        return any(path.stat().st_size > 10_000_000 for path in (first.root / "incoming").glob("*"))
+        with suppress(FileNotFoundError):  # a small file, which is in its place by now
+            return any(path.stat().st_size > 10_000_000 for path in (first.root / "incoming").glob("*"))
+        return False
 
     with registering(first, run) as process:
         wait_until(half_written, process)

@@ -140,7 +140,7 @@ class Training:
         model.build(data.preprocessor)
         self.store = CheckpointStore(folder, 2, manager)
         plan = Checkpoints(self.store, 6, None, None, {}, StopSignal())
-        self._run = _Run(model, data.train, data.validation, config.training, manager, 0, 64, plan)
+        self._run = _Run(model, (data.train, data.validation), config.training, manager, 0, 64, plan, 1, None)
         self._run.history, self._run.callbacks, self._run.show_progress = History(None, lambda row: None), (), False
         self._run.train(start_counts=True)
         self.checkpoint = self.store.newest()

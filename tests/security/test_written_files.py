@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import re
-import sys
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -133,9 +132,9 @@ def test_fault_23_nor_does_a_name_turn_what_is_read(
     assert publish_model.main([str(wicked / "run"), "--to-folder", str(tmp_path / "card")]) == EXIT_OK
     missing = ["--model", str(wicked / "run"), "--input", str(wicked / "none.csv"), "--output", f"{TURNED}.csv"]
     assert predict_forecast.main([*missing, "--rename", f"{TURNED}=x"]) == EXIT_USER_ERROR
-    setup_logging()
     with monkeypatch.context() as patch:
-        patch.setattr(logger.handlers[0], "stream", sys.stderr)  # the present one, which is captured
+        patch.setattr(logger, "handlers", [])  # others may have left theirs
+        setup_logging()  # to the stream of now, which is captured
         logger.warning("series %s", TURNED)
     said = capsys.readouterr()
     assert f"series {visible(TURNED)}" in said.err

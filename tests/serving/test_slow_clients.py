@@ -33,7 +33,7 @@ def server(plain_run: Path) -> Iterator[tuple[psutil.Process, int]]:
     yield psutil.Process(process.pid), port
     process.terminate()
     assert process.wait(timeout=600) == 0
-    assert process.stderr.read() == ""
+    assert process.stderr.read_text() == ""
 
 
 def half_sent(port: int, content: bytes, client: str = "127.0.0.1") -> socket.socket:

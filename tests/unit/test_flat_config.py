@@ -131,7 +131,7 @@ SIMPLE = [
     if path in set(leaf_paths(family=family))
     and (family == "ttm" or path not in set(leaf_paths()))  # what all families share is tried once
     and isinstance(at(config().run_config, path), bool | int | float)
-    and not path.startswith("lora.")
+    and not path.startswith(("lora.", "tuning.noise_start"))  # these need others beside them
 ]
 
 

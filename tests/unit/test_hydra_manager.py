@@ -50,6 +50,13 @@ GROUPS = {
 }
 
 
+@pytest.fixture(autouse=True)
+def _without_what_others_left() -> None:
+    for name in ("now", "hydra", "python_version"):  # hydra.initialize leaves them in the process
+        if OmegaConf.has_resolver(name):
+            OmegaConf.clear_resolver(name)
+
+
 @pytest.fixture
 def groups(tmp_path: Path) -> Path:
     """The primary config of a small set of groups."""

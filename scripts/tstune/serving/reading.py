@@ -145,7 +145,8 @@ class RequestForm:
         begin, offset, most = pd.Timestamp("2001-01-01"), parse_frequency(self._frequency), self._limits.max_rows
         step = (begin + 12 * offset - begin) / 12  # of months and business days the average
         times = pd.to_datetime(history[TIMESTAMP], format="ISO8601", errors="coerce", utc=True)
-        if history[ITEM].nunique() * ((times.max() - times.min()) / step) <= most:  # the usual case, told in no time
+        whole = (float(times.max().value) - float(times.min().value)) / step.value  # centuries are no Timedelta
+        if history[ITEM].nunique() * whole <= most:  # the usual case, told in no time
             return
         spans = times.groupby(history[ITEM], sort=False).agg(["min", "max"])
         steps = (spans["max"] - spans["min"]) / step
