@@ -276,10 +276,14 @@ def test_tuning_that_only_harms(desk: Path, tmp_path: Path, keep_best: bool):
 @pytest.fixture(scope="module")
 def finished(desk: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict]:
     folder = tmp_path_factory.mktemp("record")
-    (folder / "my_metrics.py").write_text("def worst(windows):\n    return float(abs(windows.forecast).max())\n")
+    (folder / "metrics_of_the_backtest.py").write_text(
+        "def worst(windows):\n    return float(abs(windows.forecast).max())\n"
+    )
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(str(folder))
-        results = run(desk, folder / "run", evaluation={"metrics": ["bias", "smape", "rmse", "my_metrics:worst"]})
+        results = run(
+            desk, folder / "run", evaluation={"metrics": ["bias", "smape", "rmse", "metrics_of_the_backtest:worst"]}
+        )
     return folder / "run", results
 
 
