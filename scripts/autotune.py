@@ -22,12 +22,13 @@ import argparse
 import time
 from collections.abc import Sequence
 
+from tstune.command_line import script_parser
 from tstune.errors import EXIT_OK, exits_cleanly
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = script_parser(__doc__)
     option = parser.add_argument
     option("--data", required=True, metavar="PATH", help="a file or folder of series, or a recipe (.yaml)")
     option("--horizon", metavar="TIME", help="how far to forecast, as 2h, or in steps; left out: as the data suggest")

@@ -13,12 +13,13 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
+from tstune.command_line import script_parser
 from tstune.errors import EXIT_OK, exits_cleanly
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = script_parser(__doc__)
     parser.add_argument("run_a", type=Path, help="output_dir of a run, or its manifest.json")
     parser.add_argument("run_b", type=Path, help="the one to compare it with")
     return parser.parse_args(argv)

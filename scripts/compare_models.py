@@ -19,14 +19,14 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 
-from tstune.config.command_line import add_trust_argument
+from tstune.command_line import add_trust_argument, script_parser
 from tstune.errors import EXIT_OK, exits_cleanly
 from tstune.named_code import trusting
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = script_parser(__doc__)
     parser.add_argument("--config", required=True, metavar="FILE", help="a recipe with models:")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="changes to it, models.<name>.… among them")
     add_trust_argument(parser)

@@ -15,21 +15,19 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from tstune.config.command_line import new_file
+from tstune.command_line import add_registry_argument, new_file, script_parser
 from tstune.errors import EXIT_OK, exits_cleanly
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = script_parser(__doc__)
     parser.add_argument(
         "runs", nargs="+", metavar="run", help="run folder, registry:name@alias or registry:name:version"
     )
     parser.add_argument("--output", type=Path, metavar="file", help="HTML page to write (.html)")
     parser.add_argument("--overwrite", action="store_true", help="replace an existing output file")
-    parser.add_argument(
-        "--registry", help="for registry:…, as in manage_registry.py (default: TSTUNE_REGISTRY, registry/)"
-    )
+    add_registry_argument(parser)
     return parser.parse_args(argv)
 
 

@@ -17,12 +17,13 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
+from tstune.command_line import script_parser
 from tstune.errors import EXIT_OK, EXIT_USER_ERROR, exits_cleanly
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = script_parser(__doc__)
     parser.add_argument("path", nargs="?", help="a file, or a folder of them")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="keys of data that are known")
     parser.add_argument("--yaml", type=Path, metavar="file", help="write the recipe there")

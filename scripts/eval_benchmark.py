@@ -22,7 +22,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tstune.config.command_line import add_trust_argument
+from tstune.command_line import add_trust_argument
 from tstune.errors import EXIT_OK, ConfigError, DataError, OutputError, exits_cleanly
 from tstune.named_code import trusting
 

@@ -25,7 +25,7 @@ import json
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from tstune.config.command_line import RENAME_HELP, add_config_arguments, add_trust_argument, load_config, read_renames
+from tstune import command_line
 from tstune.errors import EXIT_DIFFERENT, EXIT_OK, exits_cleanly
 from tstune.named_code import trusting
 
@@ -35,21 +35,19 @@ if TYPE_CHECKING:
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = command_line.script_parser(__doc__)
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("--run", help="run folder whose scoreboard is rebuilt")
     what.add_argument("--forecasts", metavar="RUN", help="run folder whose kept forecasts are scored once more")
     what.add_argument("--model", action="append", dest="models", help="may be given several times")
-    add_config_arguments(parser, required=False)
+    command_line.add_config_arguments(parser, required=False)
     parser.add_argument("--part", choices=("test", "validation", "train"), default="test", help="default: test")
     parser.add_argument("--all", action="store_true", help="every reading is test: the data needs no train part")
     parser.add_argument("--output", metavar="folder", help="write scores, verdict, record and report there")
     parser.add_argument("--overwrite", action="store_true", help="replace an existing output folder")
-    parser.add_argument(
-        "--registry", help="for registry:…, as in manage_registry.py (default: TSTUNE_REGISTRY, registry/)"
-    )
-    parser.add_argument("--rename", action="append", default=[], metavar="NAME=COLUMN", help=RENAME_HELP)
-    add_trust_argument(parser)
+    command_line.add_registry_argument(parser)
+    command_line.add_rename_argument(parser)
+    command_line.add_trust_argument(parser)
     args = parser.parse_intermixed_args(argv)
     given = args.config is not None or args.hydra is not None
     if args.models is None and (given or args.part != "test"):
@@ -81,8 +79,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _evaluate(args: argparse.Namespace) -> int:
     if args.rename:
-        args.overrides.append(f"data.rename={json.dumps(read_renames(args.rename), ensure_ascii=False)}")
-    config = load_config(args)
+        args.overrides.append(f"data.rename={json.dumps(command_line.read_renames(args.rename), ensure_ascii=False)}")
+    config = command_line.load_config(args)
     from tstune.data.sources import check_source
 
     check_source(config.data)

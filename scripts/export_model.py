@@ -14,21 +14,19 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 
-from tstune.config.command_line import add_trust_argument
+from tstune.command_line import add_registry_argument, add_trust_argument, script_parser
 from tstune.errors import EXIT_OK, exits_cleanly
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = script_parser(__doc__)
     parser.add_argument("model", help="run folder or published folder, or registry:name@alias, registry:name:version")
     parser.add_argument("--format", choices=("onnx", "torch_export"), required=True, help="kind of file")
     parser.add_argument("--output", required=True, help="file to write (.onnx, .pt2), or a folder for it")
     parser.add_argument("--item", help="whose adapter to export, for models with one adapter per item")
     parser.add_argument("--overwrite", action="store_true", help="replace an existing file")
-    parser.add_argument(
-        "--registry", help="for registry:…, as in manage_registry.py (default: TSTUNE_REGISTRY, registry/)"
-    )
+    add_registry_argument(parser)
     add_trust_argument(parser)
     return parser.parse_args(argv)
 

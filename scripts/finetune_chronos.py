@@ -15,23 +15,21 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 
-from tstune.config.command_line import load_config
+from tstune.command_line import finetune_parser, load_config, print_results
 from tstune.errors import EXIT_OK, exits_cleanly
-from tstune.runs.command_line import parse_finetune_args, print_results, require_family
 
 FAMILIES = ("chronos_bolt", "chronos2", "chronos_t5")
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
-    return parse_finetune_args(__doc__, argv)
+    return finetune_parser(__doc__).parse_args(argv)
 
 
 @exits_cleanly
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the recipe; the steps of `fit` stand in finetune_ttm.py."""
-    config = load_config(parse_args(argv))
-    require_family(config, FAMILIES)
+    config = load_config(parse_args(argv), FAMILIES)
     from tstune.data.sources import check_source
 
     check_source(config.data)

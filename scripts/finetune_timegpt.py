@@ -14,16 +14,13 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 
-from tstune.config.command_line import load_config
+from tstune.command_line import finetune_parser, load_config, print_results
 from tstune.errors import EXIT_OK, exits_cleanly
-from tstune.runs.command_line import parse_finetune_args, print_results, require_family
-
-FAMILIES = ("timegpt",)
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
-    return parse_finetune_args(__doc__, argv)
+    return finetune_parser(__doc__).parse_args(argv)
 
 
 @exits_cleanly
@@ -33,8 +30,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     from tstune.runtime.distributed import refuse_ranks
 
     refuse_ranks("scripts/finetune_timegpt.py")
-    config = load_config(args)
-    require_family(config, FAMILIES)
+    config = load_config(args, ["timegpt"])
     from tstune.data.sources import check_source
 
     check_source(config.data)

@@ -17,15 +17,18 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 
-from tstune.config.command_line import load_config
+from tstune.command_line import add_trust_argument, finetune_parser, load_config, print_results, track_in
 from tstune.errors import EXIT_OK, exits_cleanly
 from tstune.named_code import trusting
-from tstune.runs.command_line import parse_finetune_args, print_results, track_in
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
-    return parse_finetune_args(__doc__, argv, loads_folders=True, experiments=True)
+    parser = finetune_parser(__doc__)
+    add_trust_argument(parser)
+    told = "also track the run in files below DIR; a run folder that is taken gets a number behind its name"
+    parser.add_argument("--experiment-dir", metavar="DIR", help=told)
+    return parser.parse_args(argv)
 
 
 @exits_cleanly

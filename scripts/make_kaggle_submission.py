@@ -13,14 +13,12 @@ that was trained on readings of test.csv (BrisT1D-Open after August 2023 holds t
 from __future__ import annotations
 
 import argparse
-import tempfile
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tstune.config.command_line import add_trust_argument, new_file
-from tstune.errors import EXIT_OK, DataError, OutputError, exits_cleanly
+from tstune.command_line import add_model_arguments, add_output_arguments, new_file, script_parser
+from tstune.errors import EXIT_OK, DataError, exits_cleanly
 
 if TYPE_CHECKING:
     import numpy as np
@@ -34,17 +32,12 @@ ROW_STEPS = 72
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", required=True, help="run folder, or registry:name@alias, registry:name:version")
-    parser.add_argument(
-        "--registry", help="for registry:…, as in manage_registry.py (default: TSTUNE_REGISTRY, registry/)"
-    )
+    parser = script_parser(__doc__)
+    add_model_arguments(parser)
     parser.add_argument("--input", required=True, help="folder with test.csv and sample_submission.csv")
-    parser.add_argument("--output", required=True, help="submission to write (.csv)")
+    add_output_arguments(parser, "submission to write (.csv)")
     parser.add_argument("--unit", help="mmol/L or mg/dL, for a model that does not know the unit of its target")
     parser.add_argument("--allow-overlap", action="store_true", help="go on with a model that was trained on test.csv")
-    parser.add_argument("--overwrite", action="store_true", help="replace an existing output file")
-    add_trust_argument(parser)
     return parser.parse_args(argv)
 
 
@@ -67,6 +60,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         refuse_known_rows,
     )
     from tstune.models.registry import load_model
+    from tstune.registry import saved_folder
+    from tstune.runtime.files import aside
     from tstune.runtime.logs import logger, setup_logging
 
     setup_logging()
@@ -81,7 +76,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if lost:
         raise DataError(f"{paths['sample_submission']}: {lost[0]!r} is not in {paths['test']} ({len(lost)} rows)")
 
-    with model_folder(args.model, args.registry) as place:
+    with saved_folder(args.model, args.registry) as place:
         model = load_model(place, args.trust_code)
         refuse_known_rows(table, file_sha256(paths["test"]), place, args.allow_overlap)
     section, per_mmol = model.config.model, glucose_per_mmol(model.preprocessor.unit, args.unit)
@@ -97,13 +92,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     blind = [name for name in wanted if name not in answer]
     answer |= mean_glucose(table, blind)
     submission = pd.DataFrame({"id": wanted, TARGET_COLUMN: [answer[name] for name in wanted]})
-    aside = output.with_name(f".partial-{output.name}")
-    try:
-        submission.to_csv(aside, index=False, float_format="%.4f")
-        aside.replace(output)
-    except OSError as error:
-        aside.unlink(missing_ok=True)
-        raise OutputError(f"--output {output} cannot be written: {error.strerror}") from None
+    with aside(output, "--output ") as file:
+        submission.to_csv(file, index=False, float_format="%.4f")
 
     people = {name.rpartition("_")[0] for name in wanted}
     print(f"{len(wanted):,} rows of {len(people)} participants: {output}")
@@ -112,19 +102,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     if len(present) > len(wanted):
         print(f"rows of {paths['test'].name} that the sample does not ask for: {len(present) - len(wanted):,}")
     return EXIT_OK
-
-
-@contextmanager
-def model_folder(model: str, registry: str | None) -> Iterator[Path]:
-    """The run folder of a model, fetched from the registry if it lies there."""
-    from tstune.registry import open_registry
-    from tstune.registry.model_registry import PREFIX
-
-    if not model.startswith(PREFIX):
-        yield Path(model)
-        return
-    with tempfile.TemporaryDirectory(prefix="tstune-") as place:
-        yield open_registry(registry).download(model.removeprefix(PREFIX), Path(place) / "run")
 
 
 def forecast_one_hour(model: BaseTimeSeriesFoundationModel, contexts: Contexts) -> np.ndarray:

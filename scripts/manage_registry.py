@@ -20,6 +20,7 @@ import json
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from tstune.command_line import script_parser
 from tstune.errors import EXIT_OK, RegistryError, exits_cleanly
 
 if TYPE_CHECKING:
@@ -30,7 +31,7 @@ DEFAULT_METRIC = "test/fine_tuned/rmse"
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = script_parser(__doc__)
     parser.add_argument("--registry", help="folder of the registry")
     common = argparse.ArgumentParser(add_help=False)  # the same option after the command
     common.add_argument("--registry", default=argparse.SUPPRESS, help="folder of the registry")

@@ -14,26 +14,21 @@ from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from tstune.config.command_line import RENAME_HELP, add_trust_argument, new_file, read_renames
+from tstune import command_line
 from tstune.errors import EXIT_OK, CheckpointError, exits_cleanly
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", required=True, help="run folder, or registry:name@alias, registry:name:version")
-    parser.add_argument(
-        "--registry", help="for registry:…, as in manage_registry.py (default: TSTUNE_REGISTRY, registry/)"
-    )
+    parser = command_line.script_parser(__doc__)
+    command_line.add_model_arguments(parser)
     parser.add_argument("--input", required=True, help="table with the history (CSV and other text, Parquet, …)")
-    parser.add_argument("--output", required=True, help="forecast to write (.csv, .csv.gz, .parquet)")
+    command_line.add_output_arguments(parser, "forecast to write (.csv, .csv.gz, .parquet)")
     parser.add_argument("--future", help="table with known-future columns, for models that use them")
-    parser.add_argument("--rename", action="append", default=[], metavar="NAME=COLUMN", help=RENAME_HELP)
-    parser.add_argument("--overwrite", action="store_true", help="replace an existing output file")
+    command_line.add_rename_argument(parser)
     parser.add_argument(
         "--keep-formulas", action="store_true", help="leave names such as =A1 as they are; a CSV gets '=A1 otherwise"
     )
-    add_trust_argument(parser)
     return parser.parse_args(argv)
 
 
@@ -41,7 +36,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
 def main(argv: Sequence[str] | None = None) -> int:
     """Load, forecast, write."""
     args = parse_args(argv)
-    output = new_file(args.output, (".csv", ".csv.gz", ".parquet"), args.overwrite)
+    output = command_line.new_file(args.output, (".csv", ".csv.gz", ".parquet"), args.overwrite)
 
     from tstune.runtime.logs import setup_logging
 
@@ -52,7 +47,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     from tstune.registry import load_saved_model
     from tstune.runtime.files import aside, without_formulas
 
-    rename = read_renames(args.rename) or None  # the model's names -> columns of this table
+    rename = command_line.read_renames(args.rename) or None  # the model's names -> columns of this table
     if (Path(args.model) / "preprocessor.json").is_file():  # a wrong file or column is said before torch is loaded
         with suppress(CheckpointError):  # what is damaged is said by who loads it, with what else is wrong there
             Preprocessor.read(Path(args.model))[1].for_file(Path(args.input), rename)

@@ -13,16 +13,15 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from tstune.config.command_line import new_file
+from tstune.command_line import add_output_arguments, new_file, script_parser
 from tstune.errors import EXIT_OK, DataError, OutputError, exits_cleanly
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = script_parser(__doc__)
     parser.add_argument("--input", required=True, help="folder with train.csv and test.csv of the competition")
-    parser.add_argument("--output", required=True, help="file to write (.parquet)")
-    parser.add_argument("--overwrite", action="store_true", help="replace an existing output file")
+    add_output_arguments(parser, "file to write (.parquet)")
     return parser.parse_args(argv)
 
 

@@ -13,7 +13,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from tstune.config.command_line import new_file
+from tstune.command_line import add_output_arguments, new_file, script_parser
 from tstune.errors import EXIT_OK, DataError, exits_cleanly
 
 LEFT_OUT = ("2301", "2304", "2307")
@@ -23,10 +23,9 @@ COLUMNS = ["item_id", "timestamp", "glucose"]
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = script_parser(__doc__)
     parser.add_argument("folder", help="folder with a .parquet file for each cohort")
-    parser.add_argument("--output", required=True, help="file to write (.parquet)")
-    parser.add_argument("--overwrite", action="store_true", help="replace an existing output file")
+    add_output_arguments(parser, "file to write (.parquet)")
     return parser.parse_args(argv)
 
 

@@ -11,16 +11,15 @@ paths, accounts and secrets are taken out. --repo needs a token with the right t
 from __future__ import annotations
 
 import argparse
-import tempfile
 from collections.abc import Sequence
-from pathlib import Path
 
+from tstune.command_line import add_registry_argument, script_parser
 from tstune.errors import EXIT_OK, exits_cleanly
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = script_parser(__doc__)
     parser.add_argument("run", help="run folder, or registry:name@alias, registry:name:version")
     target = parser.add_mutually_exclusive_group(required=True)
     target.add_argument("--to-folder", metavar="DIR", help="write it here")
@@ -33,9 +32,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--base-model", metavar="OWNER/NAME", help="Hub id of the base, where the run had a local copy")
     parser.add_argument("--dry-run", action="store_true", help="show every file and the card; write and send nothing")
     parser.add_argument("--overwrite", action="store_true", help="replace what the folder or the repository holds")
-    parser.add_argument(
-        "--registry", help="for registry:…, as in manage_registry.py (default: TSTUNE_REGISTRY, registry/)"
-    )
+    add_registry_argument(parser)
     return parser.parse_args(argv)
 
 
@@ -43,14 +40,10 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
 def main(argv: Sequence[str] | None = None) -> int:
     """Read the run, show or publish it."""
     args = parse_args(argv)
-    from tstune.registry import open_registry
+    from tstune.registry import saved_folder
     from tstune.sharing.publish import prepare
 
-    with tempfile.TemporaryDirectory(prefix="tstune-") as temporary:
-        folder = Path(args.run)
-        if args.run.startswith("registry:"):
-            reference = args.run.removeprefix("registry:")
-            folder = open_registry(args.registry).download(reference, Path(temporary) / "run")
+    with saved_folder(args.run, args.registry) as folder:
         publication = prepare(folder, args.adapter, args.licence, args.base_model, args.repo)
         if args.dry_run:
             print(publication.preview(args.to_folder, args.private))

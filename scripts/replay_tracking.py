@@ -14,13 +14,13 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from tstune.config.command_line import add_trust_argument
+from tstune.command_line import add_trust_argument, script_parser
 from tstune.errors import EXIT_OK, EXIT_USER_ERROR, TrackingError, exits_cleanly, visible
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = script_parser(__doc__)
     parser.add_argument("backlogs", nargs="+", type=Path, metavar="BACKLOG", help="a .jsonl file, or a folder of them")
     add_trust_argument(parser)
     return parser.parse_args(argv)

@@ -33,6 +33,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING
 
+from tstune.command_line import script_parser
 from tstune.errors import EXIT_DIFFERENT, EXIT_INTERRUPTED, EXIT_OK, ConfigError, exits_cleanly
 
 if TYPE_CHECKING:
@@ -42,7 +43,7 @@ if TYPE_CHECKING:
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = script_parser(__doc__)
     parser.add_argument("words", nargs="*", metavar="recipe|folder|key=value", help="recipes, and changes to each")
     parser.add_argument("--paths", type=Path, metavar="file", help="YAML: where data and weights lie on this machine")
     parser.add_argument(
@@ -104,11 +105,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _smoke_module() -> ModuleType:
-    """What makes recipes tiny lies with the tests.
-
-    Raises:
-        ConfigError: only a clone of the repository has it.
-    """
+    """What makes recipes tiny lies with the tests (`ConfigError`: only a clone of the repository has it)."""
     from tstune.recipe_book.recipes import ROOT
 
     tests = ROOT / "tests"

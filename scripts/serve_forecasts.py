@@ -18,7 +18,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import fields
 
-from tstune.config.command_line import add_trust_argument
+from tstune.command_line import add_trust_argument
 from tstune.errors import ConfigError, MissingDependencyError, exits_cleanly
 from tstune.serving import ServingLimits
 

@@ -26,13 +26,13 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from tstune.config.command_line import add_config_arguments, config_manager, config_path
+from tstune.command_line import add_config_arguments, config_manager, config_path, script_parser
 from tstune.errors import EXIT_INTERRUPTED, EXIT_OK, ConfigError, exits_cleanly
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Read the command line; `overrides` are those of every trial, `swept` those with several values."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = script_parser(__doc__)
     add_config_arguments(parser)
     option = parser.add_argument
     option("--output", required=True, metavar="FOLDER", help="where results and trials go")

@@ -15,6 +15,7 @@ from pathlib import Path
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
+from tstune.command_line import script_parser
 from tstune.config.names import subsection
 from tstune.config.schema import RunConfig
 from tstune.config.section import ModelSection, section_classes
@@ -34,7 +35,7 @@ _TYPES = {"integer": "integer", "number": "number", "string": "text", "boolean":
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = script_parser(__doc__)
     parser.add_argument("page", type=Path, help="file to write")
     return parser.parse_args(argv)
 

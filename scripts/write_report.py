@@ -13,12 +13,13 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
+from tstune.command_line import script_parser
 from tstune.errors import EXIT_OK, exits_cleanly
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = script_parser(__doc__)
     parser.add_argument("run_folder", type=Path, nargs="+", help="output_dir of a finished run")
     return parser.parse_args(argv)
 

@@ -156,11 +156,7 @@ def register_domain(name: str, place: str) -> None:
 
 
 def domains() -> list[Domain]:
-    """All of them.
-
-    Raises:
-        ConfigError: one is not importable.
-    """
+    """All of them (`ConfigError`: one is not importable)."""
     return [_load(place) for place in _DOMAINS.values()]
 
 

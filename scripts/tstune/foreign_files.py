@@ -113,11 +113,7 @@ def read_tensors(path: Path, kind: type[TstuneError] = CheckpointError, framewor
 
 
 def check_header(path: Path, kind: type[TstuneError] = CheckpointError) -> bytes:
-    """The header of a safetensors file, if it is no larger than such a header is.
-
-    Raises:
-        TstuneError: of this kind.
-    """
+    """The header of a safetensors file, if it is no larger than such a header is (`TstuneError`: of this kind)."""
     with damage(path, kind), path.open("rb") as stream:
         size = int.from_bytes(stream.read(8), "little")
         if size > min(LARGEST_HEADER, path.stat().st_size):
@@ -154,11 +150,7 @@ def broken_seal(folder: Path) -> str | None:
 
 
 def require_sealed(folder: Path) -> None:
-    """Stop if a folder has checksums and is not as it was saved.
-
-    Raises:
-        CheckpointError: naming what has changed.
-    """
+    """Stop if a folder has checksums and is not as it was saved (`CheckpointError`: naming what has changed)."""
     broken = broken_seal(folder) if (folder / CHECKSUMS).is_file() else None
     if broken is not None:
         raise CheckpointError(

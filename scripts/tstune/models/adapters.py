@@ -228,11 +228,7 @@ def add_lora_adapters(model: nn.Module, rank: int = 16, model_type: str = "ttm",
 
 
 def find_targets(model: nn.Module, targets: str | Collection[str], model_type: str) -> list[str]:
-    """Full names of the linear layers to adapt.
-
-    Raises:
-        ConfigError: listing the linear layers that exist.
-    """
+    """Full names of the linear layers to adapt (`ConfigError`: listing the linear layers that exist)."""
     linear = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]
     counts = Counter(name.rpartition(".")[2] for name in linear)
     endings = ", ".join(f"{ending} ({count})" for ending, count in counts.items())
@@ -303,11 +299,7 @@ class Adapter:
         peft.set_peft_model_state_dict(model, self.state)
 
     def wrap(self, base: nn.Module) -> peft.PeftModel:
-        """Attach the adapter to its base.
-
-        Raises:
-            CheckpointError: the base does not have the layers it was made for.
-        """
+        """Attach the adapter to its base (`CheckpointError`: the base does not have the layers it was made for)."""
         import peft
 
         try:
@@ -330,11 +322,7 @@ class Adapter:
 
     @classmethod
     def load(cls, folder: Path) -> Adapter:
-        """Read what `save` wrote.
-
-        Raises:
-            CheckpointError: missing or damaged.
-        """
+        """Read what `save` wrote (`CheckpointError`: missing or damaged)."""
         import peft
 
         folder = Path(folder)

@@ -115,11 +115,7 @@ class SeasonalNaive(Baseline):
     model_type = "seasonal_naive"
 
     def build(self, preprocessor: Preprocessor) -> None:
-        """Fix the season.
-
-        Raises:
-            ConfigError: the season does not fit into the context.
-        """
+        """Fix the season (`ConfigError`: the season does not fit into the context)."""
         super().build(preprocessor)
         self.seasonality = self.config.evaluation.seasonality or default_seasonality(preprocessor.frequency)
         if self.seasonality > self.config.model.context_length:
@@ -257,11 +253,7 @@ class Statistical(Baseline):
         return MAX_SERIES // num_targets
 
     def build(self, preprocessor: Preprocessor) -> None:
-        """Fix the season.
-
-        Raises:
-            MissingDependencyError: statsforecast is not installed.
-        """
+        """Fix the season (`MissingDependencyError`: statsforecast is not installed)."""
         super().build(preprocessor)
         season = self.config.evaluation.seasonality or default_seasonality(preprocessor.frequency)
         self.seasonality = 1 if self.longest_season is not None and season > self.longest_season else season

@@ -52,11 +52,7 @@ class RememberedForecasts:
         return forecast
 
     def recall(self, batch: Batch) -> torch.Tensor:
-        """The same as it was then.
-
-        Raises:
-            DataError: a window that was not asked for before.
-        """
+        """The same as it was then (`DataError`: a window that was not asked for before)."""
         rows = self._rows(batch)
         if not self._known[rows].all():
             raise DataError("a window is asked for that was not forecast on this process before: score the model first")
@@ -183,13 +179,7 @@ def fitted(
     if same_lengths and channels is None and factor == 1 and reads_categories:
         return forecaster
     return FittedForecaster(
-        forecaster,
-        own.roles.num_targets,
-        context_length,
-        asked_steps,
-        channels,
-        factor,
-        reads_categories,
+        forecaster, own.roles.num_targets, context_length, asked_steps, channels, factor, reads_categories
     )
 
 

@@ -162,11 +162,7 @@ class Ensemble(WithoutNetwork):
         logger.info("%s: %d members copied, %.1f MB", self.model_type, len(self.members), size / 1e6)
 
     def load_weights(self, folder: Path) -> None:
-        """Read the weights and load the copies of the members.
-
-        Raises:
-            CheckpointError: something is missing or damaged.
-        """
+        """Read the weights and load the copies of the members (`CheckpointError`: something is missing or damaged)."""
         path = folder / MODEL_FOLDER / "config.json"
         values = read_object(path, keys=["members", "weights"])
         with damage(path):
@@ -361,11 +357,7 @@ class Stack(Ensemble):
         return list(next(filter(None, fresh), ())) if fresh else super().known_lengths()
 
     def build(self, preprocessor: Preprocessor) -> None:
-        """Load and build the members.
-
-        Raises:
-            CheckpointError, RegistryError, DataError: as of an ensemble.
-        """
+        """Load and build the members (`CheckpointError`, `RegistryError`, `DataError`: as of an ensemble)."""
         self.preprocessor = preprocessor
         self._open()
         for number, named in enumerate(self.config.model.members):
@@ -403,11 +395,7 @@ class Stack(Ensemble):
         self._forecaster = self.for_items(data.panel.item_ids)
 
     def load_weights(self, folder: Path) -> None:
-        """Read what was chosen, and load the members.
-
-        Raises:
-            CheckpointError: something is missing or damaged.
-        """
+        """Read what was chosen, and load the members (`CheckpointError`: something is missing or damaged)."""
         path = folder / MODEL_FOLDER / "config.json"
         values = read_object(path, keys=["combiner", "validation_rmse"])
         super().load_weights(folder)

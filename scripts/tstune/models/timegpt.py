@@ -162,11 +162,7 @@ class TimeGPTForecaster(WithoutNetwork):
         self._write_config(folder, model=self.config.model.pretrained, finetuned_model_id=self.finetuned_model_id)
 
     def load_weights(self, folder: Path) -> None:
-        """Read which model of the service this is.
-
-        Raises:
-            CheckpointError: the file is missing or damaged.
-        """
+        """Read which model of the service this is (`CheckpointError`: the file is missing or damaged)."""
         path = folder / MODEL_FOLDER / "config.json"
         name, stored = map(read_object(path, keys=_KEPT).get, _KEPT)
         if name != self.config.model.pretrained or not isinstance(stored, str | None):

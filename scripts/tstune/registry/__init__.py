@@ -15,6 +15,7 @@ from tstune.registry.model_registry import (
     Promotion,
     load_saved_model,
     open_registry,
+    saved_folder,
 )
 from tstune.registry.versions import AliasChange, ModelVersion, Reference, StoredFile, VersionComparison, check_name
 
@@ -31,4 +32,5 @@ __all__ = [
     "check_name",
     "load_saved_model",
     "open_registry",
+    "saved_folder",
 ]

@@ -42,11 +42,7 @@ def copy_stream(source: BinaryIO, target: Path, limit: int | None = None, lastin
 
 
 def require_same(file: StoredFile, sha256: str, size: int, origin: str) -> None:
-    """Stop if a file is not the one that was registered.
-
-    Raises:
-        RegistryError: naming the file and both checksums.
-    """
+    """Stop if a file is not the one that was registered (`RegistryError`: naming the file and both checksums)."""
     if (sha256, size) != (file.sha256, file.size):
         found = f"more than {file.size} bytes" if size > file.size else f"{size} bytes with sha256 {sha256[:12]}…"
         raise RegistryError(

@@ -127,11 +127,7 @@ class ModelRegistry:
         self._timeout = timeout
 
     def register(
-        self,
-        run_folder: str | Path,
-        name: str,
-        description: str | None = None,
-        tags: Mapping[str, str] | None = None,
+        self, run_folder: str | Path, name: str, description: str | None = None, tags: Mapping[str, str] | None = None
     ) -> ModelVersion:
         """Store a finished run as the next version of a model.
 
@@ -496,6 +492,16 @@ def load_saved_model(
     from tstune.models.registry import load_model
 
     return load_model(model, trust_code)
+
+
+@contextmanager
+def saved_folder(model: str | Path, registry: str | Path | None = None) -> Iterator[Path]:
+    """The run folder of a model; of ``registry:…`` a copy, every file checked, which goes away afterwards."""
+    if not str(model).startswith(PREFIX):
+        yield Path(model)
+        return
+    with tempfile.TemporaryDirectory(prefix="tstune-") as place:
+        yield open_registry(registry).download(str(model).removeprefix(PREFIX), Path(place) / "run")
 
 
 @contextmanager

@@ -34,11 +34,7 @@ class Reference:
 
     @classmethod
     def parse(cls, text: str) -> Reference:
-        """Read ``name:version`` or ``name@alias``.
-
-        Raises:
-            RegistryError: neither of the two.
-        """
+        """Read ``name:version`` or ``name@alias`` (`RegistryError`: neither of the two)."""
         name, separator, rest = re.fullmatch("([^@:]*)([@:]?)(.*)", text, re.DOTALL).groups()
         if not separator:
             raise RegistryError(f"{text!r} names no version: write name:version or name@alias, e.g. cgm:3")
@@ -68,11 +64,7 @@ def check_name(name: str, what: str = "model name") -> str:
 
 
 def check_alias(alias: str) -> str:
-    """Return the alias if it may be used.
-
-    Raises:
-        RegistryError: not a name, or one that could be mistaken for a version.
-    """
+    """Return the alias if it may be used (`RegistryError`: not a name, or one that could be mistaken for a version)."""
     check_name(alias, "alias")
     if _LOOKS_LIKE_A_VERSION.fullmatch(alias) or alias.lower() == "latest":
         raise RegistryError(f"alias {alias!r} could be mistaken for a version; use a word such as champion")
@@ -172,11 +164,7 @@ class ModelVersion:
 
     @classmethod
     def from_dict(cls, values: Mapping, origin: str) -> ModelVersion:
-        """Read what `to_dict` wrote; nothing in it is trusted.
-
-        Raises:
-            RegistryError: not such a record.
-        """
+        """Read what `to_dict` wrote; nothing in it is trusted (`RegistryError`: not such a record)."""
         try:
             files = tuple(StoredFile(**file) for file in values["files"])
             version = cls(**{**values, "files": files})
@@ -193,11 +181,7 @@ class ModelVersion:
 
 
 def check_files(files: tuple[StoredFile, ...], origin: str) -> None:
-    """Stop if two files could not lie in one folder, or one would lie outside it.
-
-    Raises:
-        RegistryError: naming the file.
-    """
+    """Stop if two files could not lie in one folder, or one would lie outside it (`RegistryError`: naming the file)."""
     folders = {str(parent) for file in files for parent in PurePosixPath(check_stored_path(file.path, origin)).parents}
     seen: set[str] = set()
     for file in files:
@@ -207,11 +191,7 @@ def check_files(files: tuple[StoredFile, ...], origin: str) -> None:
 
 
 def check_metrics(metrics: dict, origin: str) -> dict:
-    """Return nested numbers.
-
-    Raises:
-        RegistryError: something else.
-    """
+    """Return nested numbers (`RegistryError`: something else)."""
     for name, value in _leaves(metrics):
         if value is not None and (isinstance(value, bool) or not isinstance(value, int | float)):
             raise RegistryError(f"{origin}: {name} is {value!r}, not a number")

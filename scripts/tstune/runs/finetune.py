@@ -28,13 +28,7 @@ from tstune.runs.folder import (
     writing,
 )
 from tstune.runs.judging import Judge, check_baselines, check_metrics, too_many_windows, untuned
-from tstune.runs.plots import (
-    choose_windows,
-    plot_forecasts,
-    plot_learning_rate_finder,
-    plot_loss,
-    plot_rmse_by_step,
-)
+from tstune.runs.plots import choose_windows, plot_forecasts, plot_learning_rate_finder, plot_loss, plot_rmse_by_step
 from tstune.runs.readme import render_readme
 from tstune.runs.report import draw_report
 from tstune.runs.steps import ModelRun
@@ -280,11 +274,7 @@ def per_item_table(model: ForecastModel, scores: dict[str, Scores], data: Prepar
 
 
 def _draw(
-    folder: Path,
-    model: ForecastModel,
-    data: PreparedData,
-    scores: dict[str, Scores],
-    training: TrainingResult | None,
+    folder: Path, model: ForecastModel, data: PreparedData, scores: dict[str, Scores], training: TrainingResult | None
 ) -> None:
     config, unit = model.config, data.preprocessor.unit
     if config.evaluation.num_plots == 0:

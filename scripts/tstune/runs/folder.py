@@ -29,11 +29,7 @@ TRACKING, README = "tracking.json", "README.md"
 TRAINING_METADATA = "training_metadata.json"
 PREPROCESSOR, MODEL, ADAPTER, PLOTS, CHECKPOINTS = "preprocessor.json", "model", "adapter", "plots", "checkpoints"
 
-_KEYS = {
-    VERDICT: ("model",),
-    MANIFEST: ("source",),
-    PREPROCESSOR: ("model_type",),
-}
+_KEYS = {VERDICT: ("model",), MANIFEST: ("source",), PREPROCESSOR: ("model_type",)}
 """JSON files of a run -> keys without which it is no such file."""
 
 
@@ -59,11 +55,7 @@ class RunFolder:
         return (self.path / name).exists()
 
     def require(self, *names: str) -> RunFolder:
-        """Return the folder if it holds all of these.
-
-        Raises:
-            FolderError: it does not.
-        """
+        """Return the folder if it holds all of these (`FolderError`: it does not)."""
         if not self.path.is_dir():
             raise FolderError(f"{self.path} is no folder; give the output_dir of a finished run")
         for name in names or (CONFIG, PREPROCESSOR, MANIFEST, METRICS):

@@ -433,11 +433,7 @@ class _Lock:
 
     @classmethod
     def take(cls, path: Path, final: Path) -> _Lock:
-        """Take the lock, or say who has it.
-
-        Raises:
-            OutputError: a live process has it.
-        """
+        """Take the lock, or say who has it (`OutputError`: a live process has it)."""
         with _exclusive(path) as stream:
             owner = _read_owner(stream)
             if owner is not None and _is_alive(owner, path):

@@ -65,11 +65,7 @@ class Launch:
         return shlex.join(["accelerate", "launch", *self._options, "scripts/finetune_ttm.py", "--config", str(recipe)])
 
     def settings(self) -> dict[str, object]:
-        """What of it may change a result, as flat names.
-
-        Raises:
-            ConfigError: the file cannot be used for trials.
-        """
+        """What of it may change a result, as flat names (`ConfigError`: the file cannot be used for trials)."""
         values = {} if self.accelerate_config is None else self._file()
         if self.num_processes is not None or not values:
             values["num_processes"] = self.num_processes

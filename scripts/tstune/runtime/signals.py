@@ -64,11 +64,7 @@ class StopSignal:
             raise KeyboardInterrupt
 
     def check(self) -> None:
-        """Stop here if SIGTERM has come while it was only noted.
-
-        Raises:
-            Preempted: it has.
-        """
+        """Stop here if SIGTERM has come while it was only noted (`Preempted`: it has)."""
         if self.requested:
             raise Preempted
 

@@ -119,11 +119,7 @@ class Backlog:
 
     @classmethod
     def read(cls, path: Path) -> Backlog:
-        """The backlog a run left behind.
-
-        Raises:
-            TrackingError: not a backlog.
-        """
+        """The backlog a run left behind (`TrackingError`: not a backlog)."""
         with damage(path, TrackingError, "is not a backlog of a tracker"):
             header, *calls = read_rows(path, TrackingError, torn=True)
             backlog = cls(path, TypeAdapter(Header).validate_python(header))
@@ -243,11 +239,7 @@ def _line(part: Header | MissedCall) -> str:
 
 
 def find_backlogs(places: Iterable[Path]) -> list[Path]:
-    """Backlog files, and those anywhere below folders, the oldest run first.
-
-    Raises:
-        TrackingError: a place holds none.
-    """
+    """Backlog files, and those anywhere below folders, the oldest run first (`TrackingError`: a place holds none)."""
     found: list[Path] = []
     for place in places:
         files = sorted(place.rglob("*.jsonl"), key=lambda file: (file.parent.name, file.name))

@@ -56,11 +56,7 @@ def new_run_id() -> str:
 
 
 def inside(folder: Path, name: str, what: str = "the name") -> Path:
-    """Place of `name` below a folder.
-
-    Raises:
-        TrackingError: it is the folder itself, or outside it.
-    """
+    """Place of `name` below a folder (`TrackingError`: it is the folder itself, or outside it)."""
     target = folder / name
     if not name or "\0" in name or folder.resolve() not in target.resolve().parents:
         raise TrackingError(f"tracking: {what} {name!r} leads out of {folder}; use a plain name")
@@ -271,11 +267,7 @@ def copy(source: Path, target: Path) -> None:
 
 
 def copy_model(run_folder: Path, target: Path) -> None:
-    """Copy what `load_model` needs of a run folder.
-
-    Raises:
-        TrackingError: it holds no model.
-    """
+    """Copy what `load_model` needs of a run folder (`TrackingError`: it holds no model)."""
     if not (run_folder / "preprocessor.json").is_file():
         raise TrackingError(f"tracking: {run_folder} holds no model: preprocessor.json is missing")
     target.mkdir(parents=True, exist_ok=True)

@@ -81,11 +81,7 @@ class WandbExperimentTracker(RunTracker):
         return cls(*where, tracking.folder, tracking.run_name, tracking.parent_run)
 
     def start_experiment(self, experiment_name: str, config: dict, run_id: str | None = None) -> str:
-        """Begin a run, or go on with the one that has this id.
-
-        Raises:
-            TrackingError: no key, or W&B does not answer.
-        """
+        """Begin a run, or go on with the one that has this id (`TrackingError`: no key, or W&B does not answer)."""
         self.run_id = check_run_id(run_id)
         mode = self.mode or os.environ.get("WANDB_MODE") or "online"
         os.environ.setdefault("WANDB_SILENT", "true")  # it neither chats nor asks for a key

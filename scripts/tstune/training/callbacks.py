@@ -70,11 +70,7 @@ class Callback:
 
 
 def load_callbacks(names: Sequence[str]) -> list[Callback]:
-    """Make the callbacks that a configuration names.
-
-    Raises:
-        ConfigError: one cannot be imported, or is no `Callback`.
-    """
+    """Make the callbacks that a configuration names (`ConfigError`: one cannot be imported, or is no `Callback`)."""
     found = []
     for name in names:
         cls = import_named("training.callbacks:", name)

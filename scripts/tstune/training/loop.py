@@ -188,12 +188,7 @@ class _Run:
         self.average = WeightAverage(self.bare, config.ema_decay) if config.ema_decay else None
         train_windows, validation_windows = self.windows
         self.loader = training_loader(
-            train_windows,
-            config.per_device_batch_size,
-            seed,
-            manager.rank,
-            manager.num_processes,
-            config.num_workers,
+            train_windows, config.per_device_batch_size, seed, manager.rank, manager.num_processes, config.num_workers
         )
         validation = window_loader(validation_windows, self.eval_batch_size)
         self.validation = manager.accelerator.prepare_data_loader(validation)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import tempfile
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -20,7 +19,7 @@ from tstune.evaluation.verdict import OURS
 from tstune.foreign_files import read_object
 from tstune.models.contract import ForecastModel
 from tstune.models.registry import available_models, load_model, model_class
-from tstune.registry.model_registry import PREFIX, open_registry
+from tstune.registry.model_registry import PREFIX, saved_folder
 from tstune.runtime.distributed import DistributedManager
 from tstune.runtime.logs import logger
 
@@ -74,15 +73,9 @@ def first_twice(specs: Sequence[str]) -> str | None:
     return next((spec for number, spec in enumerate(specs) if spec in specs[:number]), None)
 
 
-def downloaded(spec: str, registry: str | None, stack: ExitStack) -> Path:
-    """The run folder of ``registry:…``, which is there until the stack is closed."""
-    place = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="tstune-"))) / "run"
-    return open_registry(registry).download(spec.removeprefix(PREFIX), place)
-
-
 def _open(spec: str, config: RunConfig, registry: str | None, stack: ExitStack) -> Candidate:
     if spec.startswith(PREFIX):
-        return _saved(spec.removeprefix(PREFIX), spec, downloaded(spec, registry, stack))
+        return _saved(spec.removeprefix(PREFIX), spec, stack.enter_context(saved_folder(spec, registry)))
     own = None if spec not in FAMILIES else FAMILIES[spec].model_fields["pretrained"].default
     if own is not None and not model_class(spec).is_paid_service:  # a family with weights in its package
         return _weights(spec, own, spec, config)

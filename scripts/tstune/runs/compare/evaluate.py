@@ -27,14 +27,7 @@ from tstune.models.contract import Forecaster, ForecastModel
 from tstune.models.registry import model_class
 from tstune.runs.compare.candidates import Candidate, open_candidates
 from tstune.runs.compare.recipe import ComparisonRecipe, ListedModel
-from tstune.runs.folder import (
-    CONFIG,
-    ENVIRONMENT,
-    HISTORY,
-    NewFolder,
-    RunFolder,
-    refuse_full,
-)
+from tstune.runs.folder import CONFIG, ENVIRONMENT, HISTORY, NewFolder, RunFolder, refuse_full
 from tstune.runs.judging import Judge, check_metrics
 from tstune.runs.life import is_finished
 from tstune.runs.report import draw_report
@@ -165,10 +158,7 @@ def evaluate_models(
             described[one.name] = (
                 model.get_model_info()
                 | judge.models[one.name]
-                | {
-                    "spec": one.spec,
-                    "seconds": round(time.perf_counter() - started, 2),
-                }
+                | {"spec": one.spec, "seconds": round(time.perf_counter() - started, 2)}
             )
             del model, forecaster
         judge.add_metrics()

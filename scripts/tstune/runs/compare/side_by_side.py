@@ -17,8 +17,8 @@ from tstune.errors import DataError, ReportError
 from tstune.evaluation.bootstrap import Blocks, relative_rmse
 from tstune.evaluation.verdict import Comparison, compared
 from tstune.foreign_files import damage
-from tstune.registry.model_registry import PREFIX
-from tstune.runs.compare.candidates import downloaded, first_twice
+from tstune.registry.model_registry import PREFIX, saved_folder
+from tstune.runs.compare.candidates import first_twice
 from tstune.runs.folder import CONFIG, ENVIRONMENT, EVALUATION, MANIFEST, METRICS, VERDICT, WINDOWS, RunFolder
 from tstune.runs.report.blocks import (
     Cells,
@@ -101,10 +101,8 @@ def differing_data(run: ComparedRun, first: ComparedRun) -> list[str]:
 
 
 def _read(spec: str, registry: str | None, stack: ExitStack) -> ComparedRun:
-    folder, name = RunFolder(spec), Path(spec).resolve().name
-    if spec.startswith(PREFIX):
-        name = spec.removeprefix(PREFIX)
-        folder = RunFolder(downloaded(spec, registry, stack))
+    folder = RunFolder(stack.enter_context(saved_folder(spec, registry)))
+    name = spec.removeprefix(PREFIX) if spec.startswith(PREFIX) else Path(spec).resolve().name
     folder.require(METRICS, VERDICT, MANIFEST, ENVIRONMENT, CONFIG)
     verdict, parts = folder.read_json(VERDICT), list(folder.metrics.values())
     judged = verdict["model"]
@@ -133,12 +131,7 @@ def _read_windows(folder: RunFolder, judged: str) -> pd.DataFrame:
 
 _EFFECTS = {-1: "better", 0: "no clear difference", 1: "worse"}
 _WINDOW = ["item_id", "origin"]
-_MUST_AGREE = {
-    "prediction_length": "forecast lengths",
-    "frequency": "steps",
-    "targets": "targets",
-    "unit": "units",
-}
+_MUST_AGREE = {"prediction_length": "forecast lengths", "frequency": "steps", "targets": "targets", "unit": "units"}
 
 
 @dataclass(frozen=True)

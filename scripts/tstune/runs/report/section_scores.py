@@ -24,16 +24,7 @@ from tstune.runs.report.blocks import (
     Text,
     VerdictBlock,
 )
-from tstune.runs.report.charts import (
-    Axes,
-    IntervalRow,
-    Line,
-    both,
-    change_bars,
-    forest_plot,
-    hours_axis,
-    line_chart,
-)
+from tstune.runs.report.charts import Axes, IntervalRow, Line, both, change_bars, forest_plot, hours_axis, line_chart
 from tstune.runs.report.run_files import RunFiles
 from tstune.runs.report.words import (
     MODELS_EXPLAINED,
