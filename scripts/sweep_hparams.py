@@ -80,8 +80,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     check_base(compose([]), space)
 
-    from tstune.runtime.launch import Launch
-    from tstune.sweeps.report import SweepPlan
+    from tstune.sweeps.report import Launch, SweepPlan
     from tstune.sweeps.storage import quiet_optuna, storage_url
     from tstune.sweeps.study import run_sweep
 

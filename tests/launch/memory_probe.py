@@ -14,7 +14,7 @@ import strategy_probe
 import torch
 from torch import nn
 
-from tstune.training.contract import TrainingResult
+from tstune.training.loop import TrainingResult
 
 
 class SmallMemory(strategy_probe.Probe):

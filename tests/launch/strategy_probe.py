@@ -14,14 +14,21 @@ from pathlib import Path
 import torch
 from torch import nn
 from torch.distributed.fsdp import FSDPModule
+from torch.distributed.tensor import DTensor
 
 from tstune import TTMForecaster
 from tstune.config.managers import SimpleConfigManager
 from tstune.errors import EXIT_OK, exits_cleanly
 from tstune.models.base import BaseTimeSeriesFoundationModel
 from tstune.models.registry import model_class
-from tstune.runtime.distributed import DistributedManager, local_numel
+from tstune.runtime.distributed import DistributedManager, is_partitioned
 from tstune.runtime.logs import setup_logging
+
+
+def _local(parameter: torch.Tensor) -> torch.Tensor:
+    if isinstance(parameter, DTensor):
+        return parameter.to_local()
+    return parameter.ds_tensor if is_partitioned(parameter) else parameter
 
 
 class Noting:
@@ -54,7 +61,7 @@ class Noting:
         self.record["fillers"].append(batch["start"][~real].tolist())
         self.record |= {
             "module": type(module).__name__,
-            "local_values": local_numel(module),
+            "local_values": sum(_local(parameter).numel() for parameter in module.parameters()),
             "wrapped_blocks": sum(isinstance(block, FSDPModule) for block in self._blocks(module)),
             "blocks": len(self._blocks(module)),
             "optimizer_values": _zero_partition(module),

@@ -72,7 +72,7 @@ def killed_and_resumed(run: Run, kills: int, seed: int) -> list[str]:
     for number in range(kills):
         before = run.newest_step()
         after = before + draw.randint(2, max(2, (STEPS - before) // (kills - number) - EVERY))
-        inside = draw.choice(["save_file", "_save_optimizer", "_seal", "sync"]) if number % 2 else ""
+        inside = draw.choice(["save_file", "_save_optimizer", "seal", "sync"]) if number % 2 else ""
         run.kill(after, inside)
         partial = [path.name for path in run.checkpoints.glob(".step-*.partial")]
         assert partial or inside in ("", "sync"), "before it is renamed"

@@ -10,7 +10,7 @@ from support import tiny
 from tsfm_public import TinyTimeMixerForPrediction
 
 from tstune.models.adapters import add_lora_adapters
-from tstune.models.fast_layers import FastPatchMixer, use_fast_patch_mixer
+from tstune.models.ttm_layers import FastPatchMixer, use_fast_patch_mixer
 
 BLOCKS = 3  # one in each of two backbone levels, one in the decoder
 

@@ -16,7 +16,7 @@ from tstune.errors import ConfigError
 from tstune.export.export_model import make_examples
 from tstune.export.graph import ForecastGraph
 from tstune.models.registry import load_model
-from tstune.models.skip_head import SkipHead
+from tstune.models.ttm_layers import SkipHead
 
 STEPS, QUANTILES = 6, {"quantiles": [0.1, 0.5, 0.9], "method": "quantile_head"}
 

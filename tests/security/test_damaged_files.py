@@ -31,8 +31,7 @@ from tstune.runtime.distributed import DistributedManager
 from tstune.runtime.signals import StopSignal
 from tstune.sharing.publish import prepare
 from tstune.training.callbacks import History
-from tstune.training.checkpoint import CheckpointStore, find_checkpoint, require_same_run
-from tstune.training.contract import Checkpoints
+from tstune.training.checkpoint import Checkpoints, CheckpointStore, find_checkpoint, require_same_run
 from tstune.training.loop import _Run
 
 FEW, MANY = 10, 95

@@ -16,7 +16,7 @@ from launched import ROOT
 from support import tiny
 from sweep_desk import TIMEOUT, Desk, desk_in
 
-from tstune.runtime.launch import Launch
+from tstune.sweeps.report import Launch
 
 pytestmark = pytest.mark.slow  # minutes of real launches, killed and started again
 

@@ -10,8 +10,7 @@ from PIL import Image
 
 from tstune.config.managers import SimpleConfigManager
 from tstune.config.schema import RunConfig
-from tstune.runtime.launch import Launch
-from tstune.sweeps.report import FILES, SweepPlan, best_point, save_recipe, write_report
+from tstune.sweeps.report import FILES, Launch, SweepPlan, best_point, save_recipe, write_report
 from tstune.sweeps.space import parse_space, stored
 from tstune.sweeps.storage import begin, end, open_storage, points, quiet_optuna
 from tstune.sweeps.study import _remove_weights

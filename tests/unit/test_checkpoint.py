@@ -11,10 +11,10 @@ import pytest
 import torch
 
 from tstune.errors import CheckpointError, OutputError
+from tstune.foreign_files import broken_seal
 from tstune.runtime.distributed import DistributedManager
 from tstune.training.checkpoint import (
     CheckpointStore,
-    damage_of,
     find_checkpoint,
     load_random_state,
     require_same_run,
@@ -77,9 +77,9 @@ def test_a_damaged_one_is_noticed_and_passed_over(words: str, store: CheckpointS
     for step in (10, 20):
         store.save(step, 0, write)
     newest = store.newest()
-    assert damage_of(newest) is None
+    assert broken_seal(newest) is None
     DAMAGES[words](newest)
-    assert words in damage_of(newest)
+    assert words in broken_seal(newest)
     assert store.newest() == store.folder / "step-00000010"
     if "checksums" not in words and "Expecting" not in words:
         with pytest.raises(CheckpointError, match="is damaged"):

@@ -28,9 +28,7 @@ from tstune.runtime import distributed, memory
 from tstune.runtime.memory import (
     GPUManager,
     MemoryEstimate,
-    enable_gradient_checkpointing,
     estimate_training_memory,
-    fit_batch_size,
     is_out_of_memory,
 )
 from tstune.training.optim import build_optimizer
@@ -452,7 +450,7 @@ CUDA_FULL = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 G
 )
 def test_batch_is_halved_until_it_fits(batch_size: int, limit: int, expected: tuple[int, int], sizes: list[int]):
     try_batch, tried = fails_above(limit, CUDA_FULL)
-    micro, number = fit_batch_size(try_batch, batch_size)
+    micro, number = GPUManager.fit_batch_size(try_batch, batch_size)
     assert (micro, number) == expected
     assert tried == sizes
     assert (number - 1) * micro < batch_size <= number * micro
@@ -466,21 +464,21 @@ def test_batch_is_halved_where_another_rank_has_no_room():
         said.append(fits)
         return fits and tried[-1] <= 8
 
-    assert fit_batch_size(try_batch, 32, agree) == (8, 4)
+    assert GPUManager.fit_batch_size(try_batch, 32, agree) == (8, 4)
     assert said == [True, True, True]
 
 
 def test_every_rank_says_whether_it_fits():
     try_batch, _ = fails_above(3, CUDA_FULL)
     said = []
-    assert fit_batch_size(try_batch, 8, lambda fits: said.append(fits) or fits) == (2, 4)
+    assert GPUManager.fit_batch_size(try_batch, 8, lambda fits: said.append(fits) or fits) == (2, 4)
     assert said == [False, False, True]
 
 
 def test_a_window_that_does_not_fit_is_an_error_of_the_user():
     try_batch, tried = fails_above(0, CUDA_FULL)
     with pytest.raises(TrainingError, match=r"training\.per_device_batch_size=4.*tuning\.mode=head") as caught:
-        fit_batch_size(try_batch, 4)
+        GPUManager.fit_batch_size(try_batch, 4)
     assert tried == [4, 2, 1]
     assert "\n" not in str(caught.value)
     assert caught.value.__context__ is None  # which would keep the tensors of the attempt
@@ -499,7 +497,7 @@ def test_a_window_that_does_not_fit_is_an_error_of_the_user():
 )
 def test_out_of_memory_is_recognised(error: Exception):
     try_batch, tried = fails_above(2, error)
-    assert fit_batch_size(try_batch, 4) == (2, 2)
+    assert GPUManager.fit_batch_size(try_batch, 4) == (2, 2)
     assert tried == [4, 2]
 
 
@@ -523,7 +521,7 @@ def test_real_refusal_of_the_cpu_allocator_is_recognised():
 def test_other_exceptions_pass_untouched(error: BaseException):
     try_batch, tried = fails_above(0, error)
     with pytest.raises(type(error)) as caught:
-        fit_batch_size(try_batch, 4)
+        GPUManager.fit_batch_size(try_batch, 4)
     assert caught.value is error
     assert tried == [4]
 
@@ -543,7 +541,7 @@ def test_failed_attempt_keeps_no_tensor_alive():
 
     gc.disable()
     try:
-        assert fit_batch_size(try_batch, 16) == (2, 8)
+        assert GPUManager.fit_batch_size(try_batch, 16) == (2, 8)
     finally:
         gc.enable()
     assert seen == [0, 0, 0, 0]
@@ -563,7 +561,7 @@ class Block(nn.Module):
 
 def test_gradient_checkpointing_is_enabled_without_reentry():
     block = Block()
-    enable_gradient_checkpointing(nn.Sequential(nn.Linear(2, 2), block))
+    GPUManager.enable_gradient_checkpointing(nn.Sequential(nn.Linear(2, 2), block))
     assert block.options == {"use_reentrant": False}
 
 
@@ -598,7 +596,7 @@ def test_gradient_checkpointing_recomputes_and_gives_the_same_gradients(adapted:
             models[index] = get_peft_model(models[index], lora)
     with warnings.catch_warnings():
         warnings.simplefilter("error", FutureWarning)
-        enable_gradient_checkpointing(models[1])
+        GPUManager.enable_gradient_checkpointing(models[1])
     plain, recomputed = (calls_and_gradients(model) for model in models)
     assert (plain[0], recomputed[0]) == (1, 2)
     assert len(plain[1]) == len(recomputed[1]) > 0
@@ -612,12 +610,12 @@ def test_ttm_does_not_support_gradient_checkpointing(wrapped: bool):
 
     model = TinyTimeMixerForPrediction(TinyTimeMixerConfig(**ARCHITECTURE))
     with pytest.raises(ConfigError, match=r"training\.gradient_checkpointing.*TinyTimeMixerForPrediction"):
-        enable_gradient_checkpointing(nn.Sequential(model) if wrapped else model)
+        GPUManager.enable_gradient_checkpointing(nn.Sequential(model) if wrapped else model)
 
 
 def test_network_of_no_library_does_not_support_gradient_checkpointing():
     with pytest.raises(ConfigError, match=r"training\.gradient_checkpointing.*Linear"):
-        enable_gradient_checkpointing(nn.Linear(2, 2))
+        GPUManager.enable_gradient_checkpointing(nn.Linear(2, 2))
 
 
 # With a real GPU
@@ -642,7 +640,7 @@ def test_gpu_that_is_full_gets_a_smaller_batch():
     def try_batch(size: int) -> None:
         torch.empty(size * (free // 3), dtype=torch.uint8, device=GPU)
 
-    micro, number = fit_batch_size(try_batch, 8)
+    micro, number = GPUManager.fit_batch_size(try_batch, 8)
     assert (micro, number) == (2, 4)
 
 

@@ -31,7 +31,8 @@ if TYPE_CHECKING:
     from tstune.runtime.distributed import DistributedManager
     from tstune.tracking.interfaces import ExperimentTracker
     from tstune.training.callbacks import Callback
-    from tstune.training.contract import Checkpoints, TrainingResult
+    from tstune.training.checkpoint import Checkpoints
+    from tstune.training.loop import TrainingResult
 
 
 class BaseTimeSeriesFoundationModel(ForecastModel):

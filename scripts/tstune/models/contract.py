@@ -151,7 +151,7 @@ class ForecastModel(Hooks, ABC):
         Args:
             data: windows.
             manager: process group.
-            *how: path of the history, `Checkpoints` and `TrainingObserver`, or None, see `tstune.training.contract`.
+            *how: path of the history, `Checkpoints` and `TrainingObserver`, or None, see `tstune.training.loop`.
 
         Returns:
             a `TrainingResult`; None where there are no steps.

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 import pandas as pd
 import torch
@@ -23,9 +23,6 @@ from tstune.models.modules import NetworkModule
 from tstune.models.network_forecaster import QuantileForecaster
 from tstune.models.network_weights import GRANITE, Architecture, require_context, require_levels
 from tstune.runtime.logs import logger
-
-if TYPE_CHECKING:
-    pass
 
 MAX_CONTEXT = 16 * 1024
 """Steps, at most, that the library keeps of a context."""

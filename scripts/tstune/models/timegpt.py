@@ -34,7 +34,7 @@ from tstune.models.timegpt_service import (
 )
 from tstune.runtime.distributed import refuse_ranks
 from tstune.runtime.logs import logger
-from tstune.training.contract import TrainingResult
+from tstune.training.loop import TrainingResult
 
 if TYPE_CHECKING:
     import httpx

@@ -15,8 +15,7 @@ from typing import BinaryIO
 
 from tstune.errors import RegistryError
 from tstune.foreign_files import read_object
-from tstune.registry.files import copy_stream, require_same
-from tstune.registry.run_record import NEEDED
+from tstune.registry.files import NEEDED, copy_stream, require_same
 from tstune.registry.versions import ModelVersion, check_stored_path
 from tstune.runtime.files import aside, sync
 

@@ -16,8 +16,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from tstune.errors import RegistryError
 from tstune.foreign_files import read_object
 from tstune.registry.archive import FILES, read_archive, write_archive
-from tstune.registry.files import BlobStore, disk_errors, lock
-from tstune.registry.run_record import describe_run, files_to_store
+from tstune.registry.files import BlobStore, describe_run, disk_errors, files_to_store, lock
 from tstune.registry.versions import (
     LARGEST_VERSION,
     MANIFEST,
@@ -32,7 +31,7 @@ from tstune.registry.versions import (
     differences,
     previous_version,
 )
-from tstune.runtime.files import sync
+from tstune.runtime.files import sync_all
 
 if TYPE_CHECKING:
     from tstune.models.base import BaseTimeSeriesFoundationModel
@@ -251,8 +250,7 @@ class ModelRegistry:
             with tempfile.TemporaryDirectory(prefix=f".{folder.name}.partial-", dir=folder.parent) as aside:
                 whole = Path(aside) / "whole"
                 self._fetch(version, whole)
-                for place, _, _ in os.walk(whole):
-                    sync(Path(place))
+                sync_all(whole)
                 whole.rename(folder)
         return folder
 

@@ -10,9 +10,11 @@ from tstune.config.schema import PretrainingSection, RunConfig
 from tstune.data.cohort import remarks
 from tstune.data.frequency import fixed_step, parse_frequency
 from tstune.data.prepared import PreparedData
+from tstune.data.windows import WindowDataset
 from tstune.errors import ConfigError
 from tstune.evaluation.backtest import Scores
 from tstune.evaluation.verdict import Verdict, best_model, format_metrics, format_per_item, format_scoreboard, verdict
+from tstune.models.adapters import Adapter, ItemAdapters, ItemResult
 from tstune.models.contract import ForecastModel, Readings
 from tstune.registry import check_name, open_registry
 from tstune.runs.folder import (
@@ -33,12 +35,15 @@ from tstune.runs.readme import render_readme
 from tstune.runs.report import draw_report
 from tstune.runs.steps import ModelRun
 from tstune.runtime.distributed import DistributedManager
+from tstune.runtime.environment import set_seed
 from tstune.runtime.logs import logger
 from tstune.tracking.interfaces import ExperimentTracker
 from tstune.tracking.run import TrackedRun
 from tstune.training.callbacks import Callback
-from tstune.training.contract import TrainingResult
-from tstune.training.per_item import tune_items
+from tstune.training.loop import TrainingResult, train
+
+_ITEM_PATIENCE = 2
+"""Validations of an item's adapter without improvement."""
 
 
 def finetune(
@@ -137,11 +142,49 @@ class FineTuning(ModelRun):
             judge.score("per_item", model.for_items(self.data.panel.item_ids))
 
     def tune_items(self) -> None:
-        """An adapter per item, on the tuned base."""
-        parts = self.tracked.tracker
-        self.model.item_adapters = tune_items(
-            self.model, self.data, self.manager, lambda item_id: TrackedRun(parts.child(item_id), self.config)
+        """An adapter per item, on the tuned base; it is kept if it lowers the item's own validation loss."""
+        model, data, adapters, results = self.model, self.data, {}, []
+        for item, item_id in enumerate(data.panel.item_ids):
+            windows, validation = model.shortened(data.train.of_item(item)), data.validation.of_item(item)
+            if not len(windows) or not len(validation):
+                results.append(ItemResult(item_id, False, None, None, "no training or no validation window"))
+                continue
+            with TrackedRun(self.tracked.tracker.child(item_id), self.config) as tracked:
+                result, adapter = self._tune_item(windows, validation, tracked)
+            kept, loss = result.best_step > 0, result.best_validation_loss
+            base_loss = result.history[0]["validation_loss"]
+            if kept:
+                adapters[item_id] = adapter
+            reason = "" if kept else "no validation loss below the base"
+            results.append(ItemResult(item_id, kept, base_loss, loss, reason))
+            told = "item %s: validation loss %.4f with the base, %.4f with its adapter: %s"
+            logger.info(told, item_id, base_loss, loss, "kept" if kept else "the base stays")
+        model.item_adapters = ItemAdapters(adapters, results)
+
+    def _tune_item(
+        self, windows: WindowDataset, validation: WindowDataset, tracked: TrackedRun
+    ) -> tuple[TrainingResult, Adapter]:
+        model, config, manager = self.model, self.config, self.manager
+        changes = {
+            "num_epochs": config.tuning.per_item_epochs,
+            "max_steps": None,
+            "learning_rate": config.tuning.per_item_learning_rate,
+            "early_stopping_patience": _ITEM_PATIENCE,
+            "eval_every_steps": None,
+        }
+        training = config.training.model_copy(update=changes)
+        set_seed(config.seed)
+        for parameter in model.module.parameters():
+            parameter.requires_grad = False
+        model.add_adapter()
+        model.to(manager.device)
+        size = model.evaluation_batch_size(manager.device)
+        result = train(
+            model, windows, validation, training, manager, config.seed, size, show_progress=False, callbacks=[tracked]
         )
+        adapter = Adapter.taken_from(model.network)
+        model.network = model.network.unload()
+        return result, adapter
 
     def judge_baselines(self) -> None:
         """Persistence, ridge, … trained and scored on the same windows."""

@@ -20,7 +20,7 @@ from tstune.config.managers import load_saved_config
 from tstune.config.schema import RunConfig
 from tstune.errors import FolderError, OutputError
 from tstune.foreign_files import damage, read_json, read_object, read_plain_yaml, read_rows
-from tstune.runtime.files import is_disk_trouble
+from tstune.runtime.files import is_disk_trouble, sync_all
 
 CONFIG, METRICS, VERDICT, MANIFEST = "config.yaml", "metrics.json", "verdict.json", "manifest.json"
 EVALUATION, WINDOWS, ENVIRONMENT, HISTORY = "evaluation.json", "windows.parquet", "environment.json", "history.jsonl"
@@ -267,9 +267,7 @@ def put_in_place(new: Path, final: Path, replaced: Path) -> None:
     A crash between the two renames leaves both, whole; `recover_replaced` then puts the old one back.
     """
     with writing(final, "output_dir"):
-        for file in new.rglob("*"):
-            if file.is_file():
-                _fsync(file)
+        sync_all(new)
         if final.exists():
             final.rename(replaced)
         try:
@@ -337,8 +335,3 @@ def finite(content: object) -> object:
     if isinstance(content, list | tuple):
         return [finite(value) for value in content]
     return None if isinstance(content, float) and not math.isfinite(content) else content
-
-
-def _fsync(file: Path) -> None:
-    with file.open("rb") as stream:
-        os.fsync(stream.fileno())

@@ -47,8 +47,7 @@ from tstune.runs.folder import (
 from tstune.runtime.distributed import DistributedManager
 from tstune.runtime.logs import logger
 from tstune.runtime.signals import StopSignal
-from tstune.training.checkpoint import CheckpointStore
-from tstune.training.contract import Checkpoints
+from tstune.training.checkpoint import Checkpoints, CheckpointStore
 
 State = Literal["begun", "trained", "judged", "committed", "tracked", "registered"]
 _ORDER: tuple[State, ...] = get_args(State)

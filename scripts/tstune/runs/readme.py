@@ -10,7 +10,7 @@ from tstune.data.prepared import PreparedData
 from tstune.errors import visible
 from tstune.evaluation.verdict import format_comparisons
 from tstune.runtime.files import escape, escape_lines
-from tstune.training.contract import TrainingResult
+from tstune.training.loop import TrainingResult
 
 if TYPE_CHECKING:
     from tstune.models.contract import ForecastModel

@@ -23,7 +23,7 @@ from tstune.tracking.composite import CompositeTracker, build_tracker, guarded
 from tstune.tracking.interfaces import ExperimentTracker, new_run_id
 from tstune.tracking.run import TrackedRun
 from tstune.training.callbacks import Callback, load_callbacks
-from tstune.training.contract import TrainingResult
+from tstune.training.loop import TrainingResult
 
 
 class ModelRun(Run, ABC):

@@ -435,11 +435,6 @@ def learning_parameters(module: nn.Module) -> list[tuple[str, nn.Parameter]]:
     return [(name, parameter) for name, parameter in module.named_parameters() if parameter.requires_grad]
 
 
-def local_numel(module: nn.Module) -> int:
-    """Parameter values this process holds."""
-    return sum(_local(parameter).numel() for parameter in module.parameters())
-
-
 def is_partitioned(parameter: torch.Tensor) -> bool:
     """True for a parameter of DeepSpeed's ZeRO-3, which is empty between uses."""
     return hasattr(parameter, "ds_id")
@@ -459,12 +454,6 @@ def _whole(parameter: torch.Tensor) -> torch.Tensor:
         with _gathered(parameter):
             return parameter.detach().clone()
     return parameter
-
-
-def _local(parameter: torch.Tensor) -> torch.Tensor:
-    if isinstance(parameter, DTensor):
-        return parameter.to_local()
-    return parameter.ds_tensor if is_partitioned(parameter) else parameter
 
 
 @contextmanager

@@ -47,6 +47,13 @@ def sync(path: Path) -> None:
         os.close(descriptor)
 
 
+def sync_all(folder: Path) -> None:
+    """The same with everything in a folder, and the folder."""
+    for path in folder.rglob("*"):
+        sync(path)
+    sync(folder)
+
+
 def is_disk_trouble(error: Exception) -> bool:
     """Whether the disk refused something; torch and safetensors tell of a full one by errors of their own."""
     text, signs = str(error).lower(), ("no space left", "file write failed", "unexpected pos", "i/o error", "iostream")

@@ -199,15 +199,56 @@ class GPUManager:
         """See `tstune.runtime.distributed.allow_tf32`."""
         return allow_tf32(self.device, enabled)
 
+    @staticmethod
     def fit_batch_size(
-        self, try_batch: Callable[[int], None], batch_size: int, agree: Callable[[bool], bool] = lambda fits: fits
+        try_batch: Callable[[int], None], batch_size: int, agree: Callable[[bool], bool] = lambda fits: fits
     ) -> tuple[int, int]:
-        """See `tstune.runtime.memory.fit_batch_size`."""
-        return fit_batch_size(try_batch, batch_size, agree)
+        """Halve the batch until one forward and backward pass fits into memory on every rank.
 
-    def enable_gradient_checkpointing(self, module: nn.Module) -> None:
-        """See `tstune.runtime.memory.enable_gradient_checkpointing`."""
-        enable_gradient_checkpointing(module)
+        On a CPU, Linux may end the process instead of refusing the memory; nothing helps against that.
+
+        Args:
+            try_batch: runs forward and backward on so many windows. On several ranks it must not communicate
+                (`accelerator.no_sync`; FSDP and ZeRO-3 cannot), else the others wait for a rank that ran out of memory.
+                Gradients, buffers and random states that it changes are the caller's to reset.
+            batch_size: windows per device and batch that are wanted.
+            agree: gets whether it fits here, returns whether it fits on every rank.
+
+        Returns:
+            Windows per micro-batch, and how many of them make up `batch_size` (the last may be smaller).
+
+        Raises:
+            TrainingError: a single window does not fit.
+        """
+        size = batch_size
+        while not agree(_fits(try_batch, size)):
+            clear_device_cache(garbage_collection=True)
+            if size == 1:
+                raise TrainingError(
+                    f"out of memory even with one window at a time (training.per_device_batch_size={batch_size}): try "
+                    "training.mixed_precision=bf16, tuning.mode=head or lora, training.optimizer=adamw_8bit, a shorter "
+                    "model.context_length, fewer columns, or a device with more memory"
+                )
+            size = (size + 1) // 2
+        return size, math.ceil(batch_size / size)
+
+    @staticmethod
+    def enable_gradient_checkpointing(module: nn.Module) -> None:
+        """Recompute activations of a transformers model, or a wrapper around one, in the backward pass.
+
+        Raises:
+            ConfigError: the model does not support it; TTM does not.
+        """
+        # Look at the class: peft passes attributes through, and its own name would not say which model it is.
+        models = [part for part in module.modules() if hasattr(type(part), "supports_gradient_checkpointing")]
+        model = models[0] if models else module
+        if not getattr(model, "supports_gradient_checkpointing", False):
+            raise ConfigError(
+                f"training.gradient_checkpointing=true but {type(model).__name__} does not support it; set it to false"
+            )
+        # transformers 5.23 renamed it and warns about the old name
+        enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
+        enable({"use_reentrant": False})
 
     def _peaks(self) -> dict[str, float]:
         """In MiB, since the last reset."""
@@ -227,39 +268,6 @@ class GPUManager:
         return _reset_peak_resident()
 
 
-def fit_batch_size(
-    try_batch: Callable[[int], None], batch_size: int, agree: Callable[[bool], bool] = lambda fits: fits
-) -> tuple[int, int]:
-    """Halve the batch until one forward and backward pass fits into memory on every rank.
-
-    On a CPU, Linux may end the process instead of refusing the memory; nothing helps against that.
-
-    Args:
-        try_batch: runs forward and backward on so many windows. On several ranks it must not communicate
-            (`accelerator.no_sync`; FSDP and ZeRO-3 cannot), else the others wait for a rank that ran out of memory.
-            Gradients, buffers and random states that it changes are the caller's to reset.
-        batch_size: windows per device and batch that are wanted.
-        agree: gets whether it fits here, returns whether it fits on every rank.
-
-    Returns:
-        Windows per micro-batch, and how many of them make up `batch_size` (the last may be smaller).
-
-    Raises:
-        TrainingError: a single window does not fit.
-    """
-    size = batch_size
-    while not agree(_fits(try_batch, size)):
-        clear_device_cache(garbage_collection=True)
-        if size == 1:
-            raise TrainingError(
-                f"out of memory even with one window at a time (training.per_device_batch_size={batch_size}): try "
-                "training.mixed_precision=bf16, tuning.mode=head or lora, training.optimizer=adamw_8bit, a shorter "
-                "model.context_length, fewer columns, or a device with more memory"
-            )
-        size = (size + 1) // 2
-    return size, math.ceil(batch_size / size)
-
-
 def _fits(try_batch: Callable[[int], None], size: int) -> bool:
     try:
         try_batch(size)
@@ -274,27 +282,6 @@ def is_out_of_memory(error: Exception) -> bool:
     """Whether a smaller batch may help: memory ran out on a GPU, another accelerator or the CPU."""
     told = isinstance(error, RuntimeError) and any(text in str(error) for text in _OUT_OF_MEMORY)
     return told or isinstance(error, (torch.OutOfMemoryError, MemoryError))
-
-
-def enable_gradient_checkpointing(module: nn.Module) -> None:
-    """Recompute activations in the backward pass instead of keeping them.
-
-    Args:
-        module: a transformers model, or a wrapper around one (ours, peft's).
-
-    Raises:
-        ConfigError: the model does not support it; TTM does not.
-    """
-    # Look at the class: peft passes attributes through, and its own name would not say which model it is.
-    models = [part for part in module.modules() if hasattr(type(part), "supports_gradient_checkpointing")]
-    model = models[0] if models else module
-    if not getattr(model, "supports_gradient_checkpointing", False):
-        raise ConfigError(
-            f"training.gradient_checkpointing=true but {type(model).__name__} does not support it; set it to false"
-        )
-    # transformers 5.23 renamed it and warns about the old name
-    enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
-    enable({"use_reentrant": False})
 
 
 def _larger(one: dict[str, float], other: dict[str, float]) -> dict[str, float]:

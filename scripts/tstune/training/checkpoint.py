@@ -6,6 +6,7 @@ import json
 import random
 import shutil
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -16,8 +17,9 @@ from torch import nn
 from tstune.errors import CheckpointError, DistributedError, OutputError
 from tstune.foreign_files import CHECKSUMS, broken_seal, read_object, read_tensors, seal
 from tstune.runtime.distributed import DistributedManager
-from tstune.runtime.files import is_disk_trouble, sync
+from tstune.runtime.files import is_disk_trouble, sync, sync_all
 from tstune.runtime.logs import logger
+from tstune.runtime.signals import StopSignal
 
 _WEIGHTS, _OPTIMIZER, _SHARDS = "learning.safetensors", "optimizer", "shards"
 
@@ -130,7 +132,8 @@ class CheckpointStore:
             write(aside)
             self._manager.wait()
             if self._manager.is_main:
-                _seal(aside)
+                seal(aside)
+                sync_all(aside)
                 shutil.rmtree(final, ignore_errors=True)
                 aside.rename(final)
                 sync(self.folder)
@@ -148,11 +151,11 @@ class CheckpointStore:
         found: str | None = None
         if self._manager.is_main:
             for path in sorted(self.folder.glob(f"{_PREFIX}*"), reverse=True):
-                damage = damage_of(path)
-                if damage is None:
+                broken = broken_seal(path)
+                if broken is None:
                     found = str(path)
                     break
-                logger.warning("checkpoint %s is damaged (%s): trying the one before", path, damage)
+                logger.warning("checkpoint %s is damaged (%s): trying the one before", path, broken)
         found = self._manager.from_main(found)
         return None if found is None else Path(found)
 
@@ -183,15 +186,9 @@ def find_checkpoint(wanted: str, store: CheckpointStore) -> Path | None:
         if inside is None:
             raise CheckpointError(f"training.resume_from_checkpoint={path} holds no whole checkpoint")
         return inside
-    damage = damage_of(path)
-    if damage is not None:
-        raise CheckpointError(f"training.resume_from_checkpoint={path} is damaged: {damage}")
+    if (broken := broken_seal(path)) is not None:
+        raise CheckpointError(f"training.resume_from_checkpoint={path} is damaged: {broken}")
     return path
-
-
-def damage_of(path: Path) -> str | None:
-    """What is wrong with a checkpoint, or None."""
-    return broken_seal(path)
 
 
 def require_same_run(path: Path, now: Mapping[str, object]) -> None:
@@ -243,10 +240,34 @@ def load_random_state(folder: Path, rank: int) -> None:
     np.random.set_state((name, np.array(keys, dtype=np.uint32), *rest))
 
 
-def _seal(folder: Path) -> None:
-    """Note the checksums and put every byte on the disk."""
-    seal(folder)
-    for file in folder.rglob("*"):
-        if file.is_file():
-            sync(file)
-    sync(folder)
+@dataclass(frozen=True)
+class Checkpoints:
+    """How a run writes checkpoints and where it goes on from.
+
+    Attributes:
+        store: where they lie.
+        every_steps, every_minutes: how often; both None writes one only when the run is preempted.
+        resume: ``auto``, a path, or None.
+        identity: what defines the run; a checkpoint of another run is refused.
+        stop: tells that the machine is being taken away.
+    """
+
+    store: CheckpointStore
+    every_steps: int | None
+    every_minutes: float | None
+    resume: str | None
+    identity: Mapping[str, object]
+    stop: StopSignal
+
+
+@dataclass
+class Progress:
+    """How far a run is. Everything but the weights and the optimizer; each rank has its own."""
+
+    step: int = 0
+    epoch: int = 0
+    batches: int = 0
+    num_windows: int = 0
+    seconds: float = 0.0
+    seconds_validating: float = 0.0
+    loss_sums: list[float] = field(default_factory=lambda: [0.0, 0.0])

@@ -9,7 +9,7 @@ import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, field
 from itertools import islice
 from pathlib import Path
 
@@ -31,6 +31,8 @@ from tstune.runtime.logs import logger
 from tstune.runtime.memory import GPUManager
 from tstune.training.callbacks import BestWeights, Callback, History, TrainingState, progress_bar
 from tstune.training.checkpoint import (
+    Checkpoints,
+    Progress,
     find_checkpoint,
     load_random_state,
     load_training_state,
@@ -38,7 +40,6 @@ from tstune.training.checkpoint import (
     save_random_state,
     save_training_state,
 )
-from tstune.training.contract import Checkpoints, Progress, TrainingResult
 from tstune.training.optim import (
     LearningRateCurve,
     WeightAverage,
@@ -52,6 +53,41 @@ from tstune.training.optim import (
 SHARES = (0.75, 0.5, 0.25)
 """Of the way from the untuned to the tuned weights, beside the whole of it."""
 _SEEDS = "seeds.safetensors"
+
+
+@dataclass(frozen=True)
+class TrainingResult:
+    """What training did.
+
+    Attributes:
+        num_steps: optimizer steps taken.
+        num_epochs: passes begun.
+        best_step: step whose weights were kept; 0 are the weights training started from.
+        best_validation_loss: scaled units.
+        tuned_share: of the way from the untuned to the tuned weights; see `tuning.interpolate`.
+        soup: per seed of `tuning.soup` what it found and whether it is part of the average; empty without.
+        stopped_early: the patience ran out.
+        learning_rate: peak learning rate.
+        lr_curve: what the learning-rate finder saw, if it ran.
+        seconds: wall time, validation included.
+        windows_per_second: training windows of all processes per second of training, validation excluded.
+        resumed_from: step of the checkpoint the run went on from, or None.
+        history: rows as in `history.jsonl`.
+    """
+
+    num_steps: int
+    num_epochs: int
+    best_step: int
+    best_validation_loss: float
+    stopped_early: bool
+    learning_rate: float
+    lr_curve: LearningRateCurve | None
+    seconds: float
+    windows_per_second: float
+    resumed_from: int | None
+    history: list[dict]
+    tuned_share: float = 1.0
+    soup: list[dict] = field(default_factory=list)
 
 
 def train(
