@@ -55,16 +55,9 @@ def add_output_arguments(parser: argparse.ArgumentParser, what: str) -> None:
 
 
 def new_file(output: str | Path, kinds: tuple[str, ...], overwrite: bool, refusal: str = "") -> Path:
-    """``--output`` as a file that can be written, before anything is read.
+    """``--output`` as a file that can be written, before anything is read; else an `OutputError`.
 
-    Args:
-        output: as it was given.
-        kinds: what its name may end with.
-        overwrite: it may be there already.
-        refusal: what is said of another kind; by default which kinds there are.
-
-    Raises:
-        OutputError: it is of another kind, exists, or has no folder to lie in.
+    `kinds` are the ends its name may have, and `refusal` is said of another one.
     """
     path, *others = Path(output), *kinds[:-1]
     if not path.name.endswith(kinds):

@@ -43,11 +43,7 @@ def damage(path: object, kind: type[TstuneError] = CheckpointError, state: str =
 
 
 def read_json(source: Path | bytes, kind: type[TstuneError] = CheckpointError, name: str | None = None) -> Any:
-    """What a JSON file, or its content, holds; `name` is what errors call it by.
-
-    Raises:
-        TstuneError: of this kind: it is missing, too large, too deep, or not JSON.
-    """
+    """What a JSON file, or its content, holds; errors, all of this kind, call it by `name`."""
     with damage(name or source, kind):
         return from_json(source if isinstance(source, bytes) else limited_content(source, LARGEST_JSON))
 
@@ -55,11 +51,7 @@ def read_json(source: Path | bytes, kind: type[TstuneError] = CheckpointError, n
 def read_object(
     source: Path | bytes, kind: type[TstuneError] = CheckpointError, keys: Iterable[str] = (), name: str | None = None
 ) -> dict[str, Any]:
-    """Names with values of a JSON file, or of its content.
-
-    Raises:
-        TstuneError: see `read_json`; or it holds something else, or a key is missing.
-    """
+    """Names with values of a JSON file, or of its content, in which none of these keys is missing; see `read_json`."""
     values, name = read_json(source, kind, name), name or source
     if not isinstance(values, dict):
         raise kind(f"{name} is damaged: it does not hold names with values")
@@ -70,11 +62,7 @@ def read_object(
 
 
 def read_rows(path: Path, kind: type[TstuneError] = CheckpointError, torn: bool = False) -> list[dict[str, Any]]:
-    """Names with values of each line of a JSONL file; of a `torn` one, a last line that a kill cut off is left out.
-
-    Raises:
-        TstuneError: of this kind: it is missing, or a line is too large, too deep, or holds something else.
-    """
+    """Names with values of each line of a JSONL file; of a `torn` one, a last line that a kill cut off is left out."""
     rows = []
     with damage(path, kind), path.open("rb") as stream:
         while line := stream.readline(LARGEST_JSON + 1):
@@ -88,11 +76,7 @@ def read_rows(path: Path, kind: type[TstuneError] = CheckpointError, torn: bool 
 
 
 def read_plain_yaml(path: Path, kind: type[TstuneError] = CheckpointError) -> Any:
-    """What a YAML file holds: values and nothing else.
-
-    Raises:
-        TstuneError: of this kind: it is missing, too large, or no plain YAML.
-    """
+    """What a YAML file holds: values and nothing else."""
     with damage(path, kind, "is not valid YAML"):
         loader = yaml.SafeLoader(limited_content(path, LARGEST_YAML).decode("utf-8"))
         node = loader.get_single_node()
@@ -102,11 +86,7 @@ def read_plain_yaml(path: Path, kind: type[TstuneError] = CheckpointError) -> An
 
 
 def read_tensors(path: Path, kind: type[TstuneError] = CheckpointError, framework: str = "torch") -> dict[str, Any]:
-    """What a safetensors file holds, as tensors of ``torch`` or arrays of ``numpy``.
-
-    Raises:
-        TstuneError: of this kind: it is missing, its header is too large, or it is no such file.
-    """
+    """What a safetensors file holds, as tensors of ``torch`` or arrays of ``numpy``."""
     check_header(path, kind)
     with damage(path, kind):
         return importlib.import_module(f"safetensors.{framework}").load_file(path)

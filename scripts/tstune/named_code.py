@@ -32,12 +32,7 @@ def resolve(place: str) -> Any:
 def import_named(what: str, place: str) -> Any:
     """What ``package.module:name`` is; None where the module has no such name.
 
-    Args:
-        what: begin of the messages, for example ``data.source:``.
-        place: as somebody wrote it.
-
-    Raises:
-        ConfigError: it cannot be imported, or a folder names it and nobody trusts that.
+    `what` begins the messages of the `ConfigError`: it cannot be imported, or a folder names it and nobody trusts that.
     """
     module, _, name = place.partition(":")
     if place in _foreign:

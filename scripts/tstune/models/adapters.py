@@ -77,11 +77,7 @@ def count_parameters(module: nn.Module) -> ParameterCount:
 
 
 def read_training(folder: Path) -> dict:
-    """Parameter counts and adapter of a saved model as they were trained; empty where nobody wrote them down.
-
-    Raises:
-        FolderError: they are damaged.
-    """
+    """Parameter counts and adapter of a saved model as they were trained; empty where nobody wrote them down."""
     run = RunFolder(folder)
     values = run.read_optional(TRAINING_METADATA) or run.read_optional(ENVIRONMENT).get("parameters") or {}
     found = {name: values[name] for name in ("total", "trainable", "percentage") if name in values}
@@ -106,7 +102,7 @@ def freeze_by_mode(module: nn.Module, mode: str, parts: Collection[str], fresh: 
     Args:
         module: the network.
         mode: a key of `LEARNING_PARTS`, or ``bias``.
-        parts: names of the parts of this family, for example ``("backbone", "decoder", "head")``, see `part_of`.
+        parts: names of the parts of this family, see `part_of`.
         fresh: names of randomly initialised parameters; they learn in every mode but ``zero_shot``,
             because a frozen random layer would only add noise.
     """
@@ -133,17 +129,10 @@ def train_mode(module: nn.Module) -> None:
 
 
 def adapt(model: nn.Module, model_type: str, config: LoRAConfig, fresh: Collection[str] = ()) -> nn.Module:
-    """Wrap `model` in a `peft.PeftModel` whose adapters, and nothing else, learn.
+    """Wrap `model` in a `peft.PeftModel` whose adapters, and nothing else, learn; its linear layers are replaced.
 
-    Args:
-        model: the network; its linear layers are replaced in place.
-        model_type: family, decides what ``target_modules="auto"`` means.
-        config: adapter settings.
-        fresh: names of randomly initialised parameters; their layers are trained in full and stored
-            with the adapter.
-
-    Raises:
-        ConfigError: target names that match no linear layer, or an unknown family.
+    Layers of `fresh` parameters, which are randomly initialised, are trained in full and stored with the adapter.
+    Target names that match no linear layer are a `ConfigError`.
     """
     import peft
 
@@ -265,17 +254,11 @@ def _num_values(parameter: nn.Parameter) -> int:
 
 @dataclass(frozen=True)
 class Adapter:
-    """Weights and settings of one adapter.
+    """Weights and settings of one adapter."""
 
-    Attributes:
-        config: peft's `LoraConfig`.
-        state: tensor name -> value, in peft's naming.
-        origin: what to call it in errors.
-    """
-
-    config: peft.LoraConfig
-    state: dict[str, torch.Tensor]
-    origin: str = "the adapter"
+    config: peft.LoraConfig  # peft's `LoraConfig`
+    state: dict[str, torch.Tensor]  # tensor name -> value, in peft's naming
+    origin: str = "the adapter"  # what to call it in errors
 
     @classmethod
     def taken_from(cls, model: peft.PeftModel) -> Adapter:
@@ -337,33 +320,22 @@ class Adapter:
 
 @dataclass(frozen=True)
 class ItemResult:
-    """How an item's adapter did on that item's own validation windows.
+    """How an item's adapter did on that item's own validation windows."""
 
-    Attributes:
-        item_id: name of the item.
-        kept: the adapter was better than the base, so forecasts of this item use it.
-        validation_loss_base, validation_loss_adapter: scaled units; None where the item has too few windows.
-        reason: why the base is used, if it is.
-    """
-
-    item_id: str
-    kept: bool
+    item_id: str  # name of the item
+    kept: bool  # the adapter was better than the base, so forecasts of this item use it
+    # scaled units; None where the item has too few windows
     validation_loss_base: float | None
     validation_loss_adapter: float | None
-    reason: str
+    reason: str  # why the base is used, if it is
 
 
 @dataclass(frozen=True)
 class ItemAdapters:
-    """The adapters that were kept, and the record of all items.
+    """The adapters that were kept, and the record of all items."""
 
-    Attributes:
-        adapters: item id -> adapter; items without one use the base.
-        results: one row per item of the training data.
-    """
-
-    adapters: dict[str, Adapter]
-    results: list[ItemResult]
+    adapters: dict[str, Adapter]  # item id -> adapter; items without one use the base
+    results: list[ItemResult]  # one row per item of the training data
     _said: set[str] = field(default_factory=set, repr=False, compare=False)
 
     def say_unknown(self, item_ids: Sequence[str]) -> None:
@@ -391,11 +363,7 @@ class ItemAdapters:
 
     @classmethod
     def load(cls, folder: Path) -> ItemAdapters | None:
-        """Read `adapters/` of a run folder; None if it has none.
-
-        Raises:
-            CheckpointError: the index or an adapter is damaged.
-        """
+        """Read `adapters/` of a run folder; None if it has none."""
         path = folder / ITEM_ADAPTERS_FOLDER / _INDEX
         if not path.is_file():
             return None

@@ -56,8 +56,7 @@ def sample_paths(
     Args:
         network: encoder-decoder of transformers, or a peft model around it.
         input_ids, attention_mask: [series, tokens] of the encoder.
-        steps: tokens to draw.
-        draws: where the numbers come from.
+        steps, draws: how many, and where the numbers come from.
         warp: [rows, vocabulary] logits -> logits, with -inf for tokens that must not be drawn.
 
     Returns:

@@ -96,25 +96,15 @@ class WeightedForecasts:
 
 @dataclass(frozen=True)
 class FittedForecaster:
-    """Shows a model the end of each context and its own columns in its own unit.
+    """Shows a model the end of each context and its own columns in its own unit."""
 
-    Attributes:
-        forecaster: who forecasts.
-        num_targets: of the model and the windows.
-        context_length: steps it sees, the last ones.
-        prediction_length: steps that are kept of its forecast, the first ones.
-        channels: position of its channels among those of the windows; None if they are the same.
-        factor: its unit over that of the windows.
-        reads_categories: False leaves out the static categories of the batch.
-    """
-
-    forecaster: Forecaster
-    num_targets: int
-    context_length: int
-    prediction_length: int
-    channels: Sequence[int] | None
-    factor: float
-    reads_categories: bool
+    forecaster: Forecaster  # who forecasts
+    num_targets: int  # of the model and the windows
+    context_length: int  # steps it sees, the last ones
+    prediction_length: int  # steps that are kept of its forecast, the first ones
+    channels: Sequence[int] | None  # position of its channels among those of the windows; None if they are the same
+    factor: float  # its unit over that of the windows
+    reads_categories: bool  # False leaves out the static categories of the batch
 
     def forecast(self, batch: Batch) -> torch.Tensor:
         """[batch, prediction, targets] float32 in the unit of the windows."""
@@ -146,17 +136,10 @@ def fitted(
     item_ids: Sequence[str] | None,
     preprocessor: Preprocessor,
 ) -> Forecaster:
-    """The model as a forecaster of windows of these lengths; itself where nothing is to be fitted.
+    """The model as a forecaster of windows of these lengths, items and columns; itself where nothing is to be fitted.
 
-    Args:
-        model: built or loaded.
-        name: what to call it in errors.
-        given_context, asked_steps: lengths of the windows.
-        item_ids: their items; None leaves out adapters per item.
-        preprocessor: of the windows.
-
-    Raises:
-        DataError: its columns, frequency, unit or lengths do not allow it.
+    `name` is what errors call it, `item_ids` None leaves out adapters per item. Columns, a frequency, a unit or lengths
+    that do not allow it are a `DataError`.
     """
     forecaster = model if item_ids is None else model.for_items(item_ids)
     own, asked, lengths = model.preprocessor, preprocessor, model.config.model

@@ -148,13 +148,8 @@ class ForecastModel(Hooks, ABC):
     def train_on(self, data: PreparedData, manager: DistributedManager, *how: object) -> object | None:
         """Train on prepared windows; the model ends with the best weights.
 
-        Args:
-            data: windows.
-            manager: process group.
-            *how: path of the history, `Checkpoints` and `TrainingObserver`, or None, see `tstune.training.loop`.
-
-        Returns:
-            a `TrainingResult`; None where there are no steps.
+        `how` is the path of the history, `Checkpoints` and callbacks, or nothing. Returns a `TrainingResult`; None
+        where there are no steps.
         """
 
     @abstractmethod
@@ -194,13 +189,9 @@ class ForecastModel(Hooks, ABC):
 
     @classmethod
     def loading_code(cls, place: str, preprocessor: dict, adapter: bool, base: str | None) -> list[str]:
-        """Lines of Python that load published weights with the family's own library.
+        """Lines of Python that load weights, published at `place`, with the family's own library.
 
-        Args:
-            place: folder or Hub id of what was published.
-            preprocessor: content of `preprocessor.json`.
-            adapter: an adapter was published, not whole weights.
-            base: Hub id of what the adapter goes on; None if it is not on the Hub.
+        Where an adapter alone was published, `base` is the Hub id of what it goes on; None if that is not on the Hub.
         """
         return [f'# see the library of {cls.model_type}; the weights are in "{place}"']
 
@@ -268,17 +259,9 @@ class ForecastModel(Hooks, ABC):
         return self.native_levels if self.config.forecast.quantiles else ()
 
     def forecast_quantiles(self, batch: Batch, point: torch.Tensor | None = None) -> torch.Tensor:
-        """Forecast quantiles of a batch of windows.
+        """[batch, prediction, targets, levels] float32 in original units, ascending; see `quantile_levels`.
 
-        Args:
-            batch: windows, as for `forecast`.
-            point: their forecast where it was made already, for example with the adapters of the items.
-
-        Returns:
-            [batch, prediction, targets, levels] float32 in original units, ascending; see `quantile_levels`.
-
-        Raises:
-            ConfigError: this model forecasts points only.
+        `point` is the forecast where it was made already, for example with the adapters of the items.
         """
         if not self.quantile_levels:
             raise ConfigError(f"this {type(self).__name__} forecasts points only; train it with forecast.quantiles")
@@ -333,9 +316,7 @@ class ForecastModel(Hooks, ABC):
     def prepare(self, data: Readings = None, val_data: Readings = None, test_data: Readings = None) -> PreparedData:
         """Windows of a source, a table, a file or the configured source; weights that were trained on them are refused.
 
-        Args:
-            data: what is split, or trained on where the others are given.
-            val_data, test_data: what validates and tests instead of a part of `data`.
+        `val_data` and `test_data` validate and test instead of a part of `data`.
         """
         given = {"train": data, "validation": val_data, "test": test_data}
         given = {part: one for part, one in given.items() if one is not None}
@@ -423,12 +404,7 @@ class ForecastModel(Hooks, ABC):
 
 
 def context_spread(batch: Batch, num_targets: int) -> torch.Tensor:
-    """[batch, targets] standard deviation of the usable readings in each context; 0 where there is none.
-
-    Args:
-        batch: windows with `past_values` and `past_observed_mask`, see `WindowDataset`.
-        num_targets: the first channels are the targets.
-    """
+    """[batch, targets] standard deviation of the usable readings in each context; 0 where there is none."""
     past, usable = (batch[name][..., :num_targets] for name in ("past_values", "past_observed_mask"))
     past = torch.where(usable, past, 0.0).double()
     count = usable.sum(dim=1).clamp_min(1)
@@ -442,14 +418,8 @@ def require_numbers(
 ) -> None:
     """Stop at the first forecast that is not a number; whatever makes forecasts passes here before anybody sees them.
 
-    Args:
-        forecast: [windows, steps, ...].
-        series: [windows] names.
-        origins: [windows] time of the first step; None does not say it.
-        who: made it, for the message.
-
-    Raises:
-        DataError: naming series, step and value.
+    The `DataError` names series and step. Forecasts are [windows, steps, …]; `series` and `origins`, if they are known,
+    have one name and first time per window.
     """
     wrong = ~np.isfinite(forecast)
     if not wrong.any():
@@ -464,11 +434,7 @@ def require_numbers(
 
 
 def optional_module(name: str, user: str, package: str) -> ModuleType:
-    """Import a module of an optional package.
-
-    Raises:
-        MissingDependencyError: it is not installed; the message has the line that brings it.
-    """
+    """Import a module of an optional package; where it is not installed, the error has the line that brings it."""
     root = name.partition(".")[0]
     try:
         importlib.import_module(root)
@@ -514,11 +480,7 @@ def with_sections(
 
 
 def require_saved(folder: Path, with_config: bool) -> bool:
-    """Whether a saved model is an adapter without its base.
-
-    Raises:
-        CheckpointError: the folder is no saved model, or has no `config.yaml` where that is needed.
-    """
+    """Whether a saved model is an adapter without its base; `CheckpointError` if the folder is no saved model."""
     adapter_only = (folder / "adapter_config.json").is_file()
     needed = ["config.yaml", "preprocessor.json"] if with_config else ["preprocessor.json"]
     if not adapter_only and weights_folder(folder) != folder:

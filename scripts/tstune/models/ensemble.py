@@ -48,17 +48,11 @@ NOT_COPIED = {"checkpoints", "plots", "report.html", "report.md", "history.jsonl
 
 @dataclass(frozen=True)
 class Member:
-    """A model that forecasts with others.
+    """A model that forecasts with others."""
 
-    Attributes:
-        name: as the configuration names it.
-        folder: its run folder; None for one that the stack itself trains.
-        model: loaded from there.
-    """
-
-    name: str
-    folder: Path | None
-    model: ForecastModel
+    name: str  # as the configuration names it
+    folder: Path | None  # its run folder; None for one that the stack itself trains
+    model: ForecastModel  # loaded from there
 
     @property
     def weights(self) -> str | None:
@@ -112,12 +106,7 @@ class Ensemble(WithoutNetwork):
         return replace(prepared, manifest=prepared.manifest | {"weights": weights})
 
     def build(self, preprocessor: Preprocessor) -> None:
-        """Load the members and check that they can forecast these windows.
-
-        Raises:
-            CheckpointError, RegistryError: a member is not a saved model.
-            DataError: a member needs a longer context, looks less far ahead or reads other columns.
-        """
+        """Load the members; one that cannot forecast these windows, by its lengths or columns, is a `DataError`."""
         self.preprocessor = preprocessor
         self._open()
         self._set_weights([1 / len(self.members)] * len(self.members))
@@ -371,8 +360,7 @@ class Stack(Ensemble):
     def train_on(self, data: PreparedData, manager: DistributedManager | None = None, *_: object) -> None:
         """Train the members, fit every candidate, keep the best on validation windows; all processes do the same.
 
-        Raises:
-            ConfigError: ridge or trees would be fitted to forecasts of windows that a member learned from.
+        Ridge and trees on forecasts of windows that a member learned from are a `ConfigError`.
         """
         manager, asked = manager or self.setup_distributed(), self.config.model.combiner
         learned = self._learned_members(data)
@@ -524,12 +512,7 @@ def time_folds(windows: WindowDataset) -> list[tuple[np.ndarray, np.ndarray]]:
 def judged_shrinkage(
     products: np.ndarray, counts: np.ndarray, folds: Collection[tuple[np.ndarray, np.ndarray]]
 ) -> dict[float, float]:
-    """Shrinkage -> squared error, summed over the folds, of weights fitted outside of each; empty: too few windows.
-
-    Args:
-        products, counts: of errors, see `Ensemble`.
-        folds: as of `time_folds`.
-    """
+    """Shrinkage -> squared error, summed over the folds, of weights fitted outside of each; empty: too few windows."""
     if any(counts[fit].sum(0).min() == 0 for fit, _ in folds):
         return {}
     sums = [(products[fit].sum(0), counts[fit].sum(0), products[judged]) for fit, judged in folds]

@@ -167,9 +167,6 @@ def scale_factor(frequency: str) -> float:
 
     The season is an hour for steps below a minute, a day for steps below a day, and a year for all longer ones. A
     weekly season of daily data is for the user to name: 24 / 7.
-
-    Raises:
-        ConfigError: steps whose season is not known.
     """
     offset = parse_frequency(frequency)
     step = fixed_step(offset)

@@ -86,11 +86,7 @@ class Hooks:
         return self._checked(prepared_of(found, lengths, config.training.per_device_batch_size))
 
     def take_training_arguments(self, output_dir: str | Path | None) -> None:
-        """Put what `_create_training_arguments` says into the configuration.
-
-        Raises:
-            ConfigError: it says something that is no part of training.
-        """
+        """Put what `_create_training_arguments` says into the configuration; only `training` may change."""
         wanted, config = self._create_training_arguments(output_dir), self.config
         if isinstance(wanted, Mapping):
             tree = nested(wanted)

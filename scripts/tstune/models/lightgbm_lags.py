@@ -66,12 +66,7 @@ class LightGBM(Baseline):
         _lightgbm()
 
     def train_on(self, data: PreparedData, *_: object) -> None:
-        """Fit every booster; the same seed and data give the same trees.
-
-        Raises:
-            MissingDependencyError: LightGBM is not installed.
-            ConfigError: a step has no observed training or validation target.
-        """
+        """Fit every booster; the same seed and data give the same trees. Each step needs observed targets."""
         lightgbm = _lightgbm()
         self.steps = modelled_steps(self._num_steps)
         self.boosters = []
@@ -112,12 +107,7 @@ class LightGBM(Baseline):
                 _booster_path(folder, target, step).write_text(text, encoding="utf-8")
 
     def load_weights(self, folder: Path) -> None:
-        """Read the text models.
-
-        Raises:
-            CheckpointError: one is missing, damaged or made from other features.
-            MissingDependencyError: LightGBM is not installed.
-        """
+        """Read the text models; one that is missing, damaged or made from other features is a `CheckpointError`."""
         lightgbm = _lightgbm()
         super().load_weights(folder)
         self.steps = modelled_steps(self._num_steps)

@@ -111,11 +111,7 @@ class ScaledModule(NetworkModule):
         self.register_buffer("std", torch.tensor(scaler.std, dtype=torch.float32), persistent=False)
 
     def target_scale(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
-        """Mean and deviation of the targets, [targets] of the training part or [batch, 1, targets] of each context.
-
-        Args:
-            batch: windows, or what `with_scale` made of their stored features.
-        """
+        """Mean and deviation of the targets, [targets] of the training part or [batch, 1, targets] of each context."""
         if not self.by_window:
             return self.mean[: self.num_targets], self.std[: self.num_targets]
         if "own_mean" in batch:

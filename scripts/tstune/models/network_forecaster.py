@@ -100,9 +100,8 @@ class NetworkForecaster(BaseTimeSeriesFoundationModel):
     def build(self, preprocessor: Preprocessor) -> None:
         """Load the network, choose what learns, and say so.
 
-        Raises:
-            CheckpointError: weights missing, damaged or of another family.
-            ConfigError: columns, levels or a mode that this family does not know.
+        Weights that are missing, damaged or of another family are a `CheckpointError`; columns, levels or a mode that
+        this family does not know are a `ConfigError`.
         """
         mode = self.config.tuning.mode
         self._check_roles(preprocessor.roles)

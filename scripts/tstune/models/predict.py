@@ -39,25 +39,15 @@ def forecast_batch(
 
 @dataclass(frozen=True)
 class Forecasts:
-    """Forecasts of several series, in original units.
+    """Forecasts of several series, in original units."""
 
-    Attributes:
-        forecasts: [items, steps, targets].
-        timestamps: [items, steps] datetime64, in UTC where there is a zone.
-        timezone: of the readings; None where they have none.
-        item_ids: [items] names.
-        targets: names of the columns.
-        quantiles: [items, steps, targets, levels], ascending; None where there are none.
-        quantile_levels: [levels].
-    """
-
-    forecasts: np.ndarray
-    timestamps: np.ndarray
-    timezone: str | None
-    item_ids: tuple[str, ...]
-    targets: tuple[str, ...]
-    quantiles: np.ndarray | None
-    quantile_levels: tuple[float, ...]
+    forecasts: np.ndarray  # [items, steps, targets]
+    timestamps: np.ndarray  # [items, steps] datetime64, in UTC where there is a zone
+    timezone: str | None  # of the readings; None where they have none
+    item_ids: tuple[str, ...]  # [items] names
+    targets: tuple[str, ...]  # names of the columns
+    quantiles: np.ndarray | None  # [items, steps, targets, levels], ascending; None where there are none
+    quantile_levels: tuple[float, ...]  # [levels]
 
     def to_frame(self) -> pd.DataFrame:
         """One row per series and step; see `BaseTimeSeriesFoundationModel.predict`."""
@@ -85,15 +75,7 @@ def forecast_table(
     forward: Forward | None = None,
     batch_size: int | None = None,
 ) -> Forecasts:
-    """Forecast each series of a table; see `BaseTimeSeriesFoundationModel.predict`.
-
-    Args:
-        model: reads the tables.
-        frame: history.
-        future: what is known of it.
-        forward: forecasts the windows; None: the model.
-        batch_size: series per forward pass; None: as many as suit the model.
-    """
+    """Forecast each series of a table, by `forward` or the model; see `BaseTimeSeriesFoundationModel.predict`."""
     model.require_built()
     if batch_size is not None and (not isinstance(batch_size, int) or batch_size < 1):
         raise ConfigError("batch_size must be a whole number from 1 on; the known future goes to future=…")

@@ -13,16 +13,11 @@ _BLOCK = 64  # values that share a scale in 4-bit; a narrower layer cannot be pa
 
 @dataclass(frozen=True)
 class QuantizationReport:
-    """What quantisation did to the size of a model.
+    """What quantisation did to the size of a model."""
 
-    Attributes:
-        num_layers: linear layers that were packed.
-        num_kept: linear layers left in full precision, too narrow to pack.
-        bytes_before, bytes_after: size of all parameters.
-    """
-
-    num_layers: int
-    num_kept: int
+    num_layers: int  # linear layers that were packed
+    num_kept: int  # linear layers left in full precision, too narrow to pack
+    # size of all parameters
     bytes_before: int
     bytes_after: int
 
@@ -47,12 +42,7 @@ class Linear8bit(bnb.nn.Linear8bitLt):
 
 
 def quantize_linear_layers(module: nn.Module, kind: str) -> QuantizationReport:
-    """Replace linear layers in place; packing is deterministic, so the same weights give the same layers.
-
-    Args:
-        module: network in float32.
-        kind: ``int8`` (LLM.int8) or ``nf4`` (4-bit normal float).
-    """
+    """Replace linear layers in place by ``int8`` (LLM.int8) or ``nf4`` (4-bit normal float) ones, always the same."""
     before = _num_bytes(module)
     linear = [(name, layer) for name, layer in module.named_modules() if type(layer) is nn.Linear]
     wide = [(name, layer) for name, layer in linear if layer.in_features % _BLOCK == 0]

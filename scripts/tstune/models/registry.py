@@ -65,11 +65,7 @@ def flat_classes() -> dict[str, str]:
 
 
 def model_class(name: str) -> type[Any]:
-    """Class of a model family or baseline, or the one that ``package.module:Class`` names.
-
-    Raises:
-        ConfigError: unknown name, or no class of a model.
-    """
+    """Class of a model family or baseline, or the one that ``package.module:Class`` names; else a `ConfigError`."""
     if ":" in name:
         return _own_class(name)
     if name not in _MODELS:
@@ -85,13 +81,7 @@ def model_class(name: str) -> type[Any]:
 def load_model(folder: str | Path, trust_code: bool = False) -> Any:
     """Load a saved model, a `BaseTimeSeriesFoundationModel`, of whatever family the folder holds.
 
-    Args:
-        folder: run folder or published folder.
-        trust_code: import the code that the folder names: a class, source or metric of somebody's own.
-
-    Raises:
-        CheckpointError: the folder is not a saved model.
-        ConfigError: it names code that is not trusted.
+    With `trust_code` code that it names, a class, source or metric of somebody's own, is imported.
     """
     path = Path(folder) / "preprocessor.json"
     if not path.is_file():

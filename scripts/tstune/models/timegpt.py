@@ -72,11 +72,7 @@ class TimeGPTForecaster(WithoutNetwork):
         self._known: dict[bytes, tuple[np.ndarray, np.ndarray]] = {}
 
     def prepare(self, *data: Readings) -> PreparedData:
-        """Windows, and before a run a line that says how much it will send.
-
-        Raises:
-            ConfigError: more than `model.max_windows`, or settings that TimeGPT has no use for.
-        """
+        """Windows, and before a run a line that says how much it will send, `model.max_windows` at most."""
         prepared = super().prepare(*data)
         if self.preprocessor is None:
             self._check(prepared.preprocessor)
@@ -91,12 +87,7 @@ class TimeGPTForecaster(WithoutNetwork):
         return prepared
 
     def build(self, preprocessor: Preprocessor) -> None:
-        """Remember the channels; nothing is sent yet.
-
-        Raises:
-            ConfigError: columns, modes or levels that TimeGPT does not know.
-            DistributedError: several ranks.
-        """
+        """Remember the channels, if TimeGPT can read them; nothing is sent yet."""
         self._check(preprocessor)
         self.preprocessor = preprocessor
         self.finetuned_model_id = self.config.model.finetuned_model_id
@@ -239,18 +230,12 @@ class TimeGPTForecaster(WithoutNetwork):
 
 @dataclass(frozen=True)
 class SendingPlan:
-    """Upper bounds: a window is sent once per model, however often it is asked for.
+    """Upper bounds: a window is sent once per model, however often it is asked for."""
 
-    Attributes:
-        windows: what for -> windows forecast for it, of all models together.
-        num_targets: series per window.
-        num_requests: forecast requests.
-        training_series, training_readings: what fine-tuning is sent; 0 without.
-    """
-
-    windows: dict[str, int]
-    num_targets: int
-    num_requests: int
+    windows: dict[str, int]  # what for -> windows forecast for it, of all models together
+    num_targets: int  # series per window
+    num_requests: int  # forecast requests
+    # what fine-tuning is sent; 0 without
     training_series: int
     training_readings: int
 
@@ -319,19 +304,12 @@ def describe_dry_run(config: RunConfig, data: PreparedData) -> str:
 
 @dataclass(frozen=True)
 class Request:
-    """A request as the client made it.
+    """A request as the client made it."""
 
-    Attributes:
-        path: of the service.
-        size: bytes of the body, packed if the client packs it.
-        packing: ``zstd`` or none.
-        payload: the body, unpacked.
-    """
-
-    path: str
-    size: int
-    packing: str
-    payload: dict
+    path: str  # of the service
+    size: int  # bytes of the body, packed if the client packs it
+    packing: str  # ``zstd`` or none
+    payload: dict  # the body, unpacked
 
     def __str__(self) -> str:
         sizes = self.payload["series"]["sizes"]

@@ -42,11 +42,7 @@ FEWEST_READINGS = 2
 
 @cache
 def nixtla() -> ModuleType:
-    """The module of nixtla's client, with `NixtlaClient`, `ApiError` and `httpx`.
-
-    Raises:
-        MissingDependencyError: it is not installed.
-    """
+    """The module of nixtla's client, with `NixtlaClient`, `ApiError` and `httpx`."""
     root = logging.getLogger()
     level, handlers = root.level, list(root.handlers)
     try:
@@ -60,19 +56,12 @@ def nixtla() -> ModuleType:
 
 @dataclass(frozen=True)
 class SentSeries:
-    """One target of one window.
+    """One target of one window."""
 
-    Attributes:
-        y: [steps] readings, gaps filled; it begins at the first reading of the context.
-        known: [columns, steps + prediction] values of the columns that are known in the future.
-        past: [columns, steps] values of the columns that are known up to now.
-        origin: time of the first forecast step, seconds since 1970.
-    """
-
-    y: np.ndarray
-    known: np.ndarray
-    past: np.ndarray
-    origin: int
+    y: np.ndarray  # [steps] readings, gaps filled; it begins at the first reading of the context
+    known: np.ndarray  # [columns, steps + prediction] values of the columns that are known in the future
+    past: np.ndarray  # [columns, steps] values of the columns that are known up to now
+    origin: int  # time of the first forecast step, seconds since 1970
 
     def key(self) -> bytes:
         """The same for series that get the same forecast."""
@@ -196,11 +185,7 @@ def _timestamps(origin: int, before: int, after: int, frequency: str) -> np.ndar
 
 
 def make_client(section: ModelSection) -> NixtlaClient:
-    """The client, with key and address from the environment; our own attempts replace its own.
-
-    Raises:
-        ConfigError: there is no key.
-    """
+    """The client, with key and address from the environment; our own attempts replace its own."""
     if not os.environ.get(KEY):
         raise ConfigError(f"{KEY} is not set: put the key of your Nixtla account into this environment variable")
     return nixtla().NixtlaClient(timeout=section.request_timeout, max_retries=1)
@@ -226,20 +211,10 @@ class TimeGPTRequests:
     def forecast(
         self, series: Sequence[SentSeries], num_steps: int, levels: Sequence[float], model_id: str | None
     ) -> tuple[np.ndarray, np.ndarray]:
-        """One request.
+        """One request: ([series, steps], [series, steps, levels] ascending) float32.
 
-        Args:
-            series: as many as one request may hold.
-            num_steps: steps ahead.
-            levels: quantile levels, each with a whole interval, see `intervals_of`.
-            model_id: of a stored fine-tuned model, or None.
-
-        Returns:
-            ([series, steps], [series, steps, levels] ascending) float32.
-
-        Raises:
-            ConfigError: more series than `model.max_windows` allows.
-            ServiceError: refused, lost, or an answer that cannot be read.
+        More series than `model.max_windows` allows are a `ConfigError`; a refusal, or an answer that cannot be read, is
+        a `ServiceError`.
         """
         if self.num_sent + len(series) > self._section.max_windows:
             raise ConfigError(
@@ -266,15 +241,7 @@ class TimeGPTRequests:
         return self._tried("forecast", call, BUSY, repeats_are_free=True)
 
     def finetune(self, series: Sequence[tuple[np.ndarray, np.ndarray]], model_id: str | None) -> str:
-        """Fine-tune on the readings of `training_series`; returns the id under which the service stores the model.
-
-        Args:
-            series: times and readings.
-            model_id: of a stored fine-tuned model to go on from, or None.
-
-        Raises:
-            ServiceError: refused, lost, or an answer that cannot be read.
-        """
+        """Fine-tune a model on times and readings, and return the id under which the service stores it."""
         section, frame = self._section, training_frame(series)
 
         def call() -> str:
@@ -351,11 +318,7 @@ class TimeGPTRequests:
 
 
 def intervals_of(levels: Sequence[float]) -> list[int]:
-    """Central interval, in percent, that each quantile level borders; the service knows whole ones only.
-
-    Raises:
-        ConfigError: a level between two of them.
-    """
+    """Central interval, in percent, that each quantile level borders; the service knows whole ones only."""
     found = []
     for level in levels:
         interval = abs(100 - 200 * level)

@@ -155,11 +155,7 @@ class TimesFMForecaster(QuantileForecaster):
 def bridged(series: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Bridge what is missing after the first reading: a straight line between readings, the last one held.
 
-    Args:
-        series: [rows, steps] with NaN where nothing was read.
-
-    Returns:
-        [rows, steps] without NaN, zero before the first reading; and, of that shape, True there.
+    Takes [rows, steps] with NaN; returns them without, zero before the first reading, and True there.
     """
     observed, length = ~series.isnan(), series.shape[1]
     steps = torch.arange(length, device=series.device).expand_as(series)

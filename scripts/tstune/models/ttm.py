@@ -337,11 +337,7 @@ def channel_options(section: TTMSection, roles: Roles) -> dict:
 def build_from_scratch(
     section: TTMSection, roles: Roles, quantiles: Sequence[float] = ()
 ) -> TinyTimeMixerForPrediction:
-    """Random weights in the architecture of the configuration.
-
-    Raises:
-        ConfigError: an architecture whose sizes do not fit together.
-    """
+    """Random weights in the architecture of the configuration; sizes that do not fit together are a `ConfigError`."""
     options = scratch_values(section, SCRATCH_DEFAULTS) | {"patch_length": _patch_length(section)}
     patch, levels = options["patch_length"], options["adaptive_patching_levels"]
     if section.context_length % patch:
@@ -415,8 +411,7 @@ def load_pretrained(
     """Load a checkpoint for these channels and lengths.
 
     Args:
-        section: weights, lengths and overrides.
-        roles: channels.
+        section, roles: weights, lengths and overrides; channels.
         frequency: grid step; helps granite-tsfm pick a revision on the Hub.
         random_weights: keep the checkpoint's architecture, not its weights.
         quantiles: levels of a quantile head to add; empty leaves out one that was trained beside the forecast, which
@@ -425,9 +420,6 @@ def load_pretrained(
 
     Returns:
         the model, names of tensors that are fresh, names of tensors of the checkpoint that were not used.
-
-    Raises:
-        CheckpointError: not found, damaged, or of another shape or architecture.
     """
     from tsfm_public import TinyTimeMixerConfig
 
@@ -595,11 +587,7 @@ def gated_attention_weights(network: nn.Module) -> dict[str, torch.Tensor]:
 
 
 def builtin_folder(context_length: int, prediction_length: int, name: str = BUILTIN) -> Path:
-    """The shipped checkpoint for these lengths: the same context, and the shortest forecast that is long enough.
-
-    Raises:
-        CheckpointError: none fits; the message lists what there is.
-    """
+    """The shipped checkpoint for these lengths: the same context, and the shortest forecast that is long enough."""
     shipped = shipped_weights(name)
     fitting = [key for key in shipped if key[0] == context_length and key[1] >= prediction_length]
     if not fitting:

@@ -96,10 +96,8 @@ class SkipHead(nn.Module):
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """[batch, steps, targets] to add to the forecast, and the factor of its quantiles' distances from it.
 
-        Args:
-            read: what `read` gave.
-            point: [batch, steps, targets] the network's forecast, in scaled units as all is here.
-            scale: [batch, 1, targets] deviation of the context.
+        `point` is the network's forecast, of that shape too, and `scale` [batch, 1, targets] the deviation of the
+        context, in scaled units both.
         """
         forecast = ((point - read["last"]) / scale).transpose(1, 2)
         hidden = self.input(torch.cat([read["recent"], forecast], dim=-1))

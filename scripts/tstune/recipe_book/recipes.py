@@ -28,15 +28,10 @@ _COMPOSED = "hydra"  # pieces of recipes
 
 @dataclass(frozen=True)
 class Recipe:
-    """One file of the book.
+    """One file of the book."""
 
-    Attributes:
-        path: the file.
-        name: its path in the book without the suffix, e.g. ``ttm/cgm_sample/lora``.
-    """
-
-    path: Path
-    name: str
+    path: Path  # the file
+    name: str  # its path in the book without the suffix, e.g. ``ttm/cgm_sample/lora``
 
     @cached_property
     def sections(self) -> frozenset[str]:
@@ -91,15 +86,9 @@ class Recipe:
 
 
 def find_recipes(words: Sequence[str | Path], tiny: bool = False, book: Path = BOOK) -> list[Recipe]:
-    """The recipes that files and folders name, each once, in the order of the words.
+    """The recipes that files and folders name, each once, in the order of the words; no word stands for the whole book.
 
-    Args:
-        words: files or folders; none stands for the whole book.
-        tiny: take the `tiny.yaml` of a folder too.
-        book: folder that names begin in.
-
-    Raises:
-        ConfigError: a word that names no recipe.
+    With `tiny` the `tiny.yaml` of a folder is one too.
     """
     found: dict[Path, Recipe] = {}
     for word in words or [book]:
@@ -114,15 +103,10 @@ def find_recipes(words: Sequence[str | Path], tiny: bool = False, book: Path = B
 
 @dataclass(frozen=True)
 class MachinePaths:
-    """Places on this machine; they never get into a table.
+    """Places on this machine; they never get into a table."""
 
-    Attributes:
-        data: `data.source` -> file or folder.
-        weights: Hub id -> folder of the same weights.
-    """
-
-    data: Mapping[str, str] = field(default_factory=dict)
-    weights: Mapping[str, str] = field(default_factory=dict)
+    data: Mapping[str, str] = field(default_factory=dict)  # `data.source` -> file or folder
+    weights: Mapping[str, str] = field(default_factory=dict)  # Hub id -> folder of the same weights
 
     def overrides(self, runs: Mapping[str, RunConfig]) -> list[str]:
         """What a recipe must be given here, as ``key=value``; `runs` as `Recipe.runs` returns them."""
@@ -145,9 +129,8 @@ class MachinePaths:
 def read_machine_paths(file: Path, hub_ids: Callable[[], Collection[str]]) -> MachinePaths:
     """Read the YAML of ``data: {source: path}`` and ``weights: {hub id: folder}``; paths are relative to the file.
 
-    Args:
-        file: the YAML; `ConfigError` for an unknown name, or a path that is not there.
-        hub_ids: returns what the recipes take from the Hub; asked only where the file names weights.
+    An unknown name, or a path that is not there, is a `ConfigError`. `hub_ids` is asked only where the file names
+    weights.
     """
     tree = resolve(read_yaml(file), file)
     sections = {"data": available_sources(), "weights": sorted(hub_ids()) if tree.get("weights") else []}

@@ -97,12 +97,7 @@ class Plan:
 
 
 def run_recipes(plan: Plan, recipes: Sequence[Recipe]) -> list[Attempt]:
-    """Run what is not done yet, and return the attempts of this call; an earlier call's are not among them.
-
-    Raises:
-        ConfigError: no recipe accepts the overrides.
-        KeyboardInterrupt, Preempted: what ended before is in the journal.
-    """
+    """Run what is not done yet, and return the attempts of this call; an earlier call's are not among them."""
     _check_overrides(plan, recipes)
     attempts = []
     with StopRequest() as stop:

@@ -31,9 +31,6 @@ def write_archive(version: ModelVersion, folder: Path, path: Path, overwrite: bo
     """Pack the files of a version, which lie in ``folder/files``; the archive appears when it is whole.
 
     The same version gives the same archive: times and owners are left out.
-
-    Raises:
-        RegistryError: unknown ending, or the file exists.
     """
     if not path.name.endswith(_ENDINGS):
         raise RegistryError(f"{path}: unknown kind of archive; use .tar.gz or .zip")
@@ -73,9 +70,8 @@ def _write_zip(stream: BinaryIO, folder: Path, names: list[str]) -> None:
 def read_archive(path: Path, folder: Path) -> ModelVersion:
     """Unpack an archive into ``folder/files``, where `folder` is empty, and return its record.
 
-    Raises:
-        RegistryError: not such an archive, a file that is damaged, missing or too much, a link, a name that leads
-            out of the folder, or more bytes than a model of this size can have.
+    A file that is damaged, missing or too much, a link, a name that leads out of the folder, and more bytes than a
+    model of this size can have are each a `RegistryError`.
     """
     if not path.is_file():
         raise RegistryError(f"{path} does not exist; give an archive that was exported")

@@ -67,11 +67,7 @@ def disk_errors(what: str) -> Iterator[None]:
 
 @contextmanager
 def lock(path: Path, exclusive: bool, timeout: float) -> Iterator[None]:
-    """Hold the file `path`, shared or alone; the kernel lets go when a process dies.
-
-    Raises:
-        RegistryError: others held it longer than `timeout` seconds.
-    """
+    """Hold the file `path`, shared or alone, for `timeout` seconds at most; a dead process holds nothing."""
     deadline = time.monotonic() + timeout
     with path.open("a" if exclusive or not path.exists() else "r") as stream:
         while True:
@@ -117,11 +113,7 @@ class BlobStore:
         return StoredFile(path, sha256, size)
 
     def get(self, file: StoredFile, folder: Path, origin: str) -> None:
-        """Write a stored file to ``folder/file.path``, checked.
-
-        Raises:
-            RegistryError: it is damaged or gone; the message names the file.
-        """
+        """Write a stored file to ``folder/file.path``, checked; one that is damaged or gone is a `RegistryError`."""
         place = self._place(file.sha256)
         if not place.exists():
             raise RegistryError(f"{origin}: {file.path} is gone: {place} does not exist")
@@ -160,12 +152,7 @@ _LONGEST_TEXT = 1000
 def describe_run(
     folder: Path, name: str, description: str | None = None, tags: Mapping[str, str] | None = None
 ) -> ModelVersion:
-    """What a registry records about a run folder, without number and files, which only storing gives.
-
-    Raises:
-        RegistryError: the folder is not a finished run, or a text is not allowed.
-        ConfigError: its configuration is not valid.
-    """
+    """What a registry records about a run folder, without number and files, which only storing gives."""
     check_name(name)
     with disk_errors(f"{folder} cannot be read"):
         for needed in NEEDED:
@@ -190,11 +177,7 @@ def describe_run(
 
 
 def files_to_store(folder: Path) -> list[str]:
-    """Relative paths of everything that is stored, sorted.
-
-    Raises:
-        RegistryError: a link or something that is no file: its content is not part of the folder.
-    """
+    """Relative paths of everything that is stored, sorted; links, whose content lies elsewhere, are refused."""
     paths = []
     with disk_errors(f"{folder} cannot be read"):
         for place, subfolders, names in os.walk(folder, onerror=_raise):

@@ -76,19 +76,12 @@ CREATE TABLE alias_changes (
 
 
 class Promotion(NamedTuple):
-    """An alias that moved because a metric improved.
+    """An alias that moved because a metric improved."""
 
-    Attributes:
-        version: the new holder of the alias.
-        value: its metric.
-        replaced: the holder before; None if the alias is new.
-        replaced_value: that one's metric.
-    """
-
-    version: ModelVersion
-    value: float
-    replaced: ModelVersion | None
-    replaced_value: float | None
+    version: ModelVersion  # the new holder of the alias
+    value: float  # its metric
+    replaced: ModelVersion | None  # the holder before; None if the alias is new
+    replaced_value: float | None  # that one's metric
 
 
 class Cleaned(NamedTuple):
@@ -128,17 +121,7 @@ class ModelRegistry:
     def register(
         self, run_folder: str | Path, name: str, description: str | None = None, tags: Mapping[str, str] | None = None
     ) -> ModelVersion:
-        """Store a finished run as the next version of a model.
-
-        Args:
-            run_folder: a run's output_dir; `checkpoints/` and `plots/` are left out.
-            name: of the model, for example ``cgm``.
-            description: free text of up to 1000 characters.
-            tags: free key-value pairs.
-
-        Returns:
-            the version, with its number and checksums.
-        """
+        """Store a finished run, without `checkpoints/` and `plots/`, as the next version of a model."""
         return self._store(describe_run(Path(run_folder), name, description, tags), Path(run_folder), None)
 
     def names(self) -> list[str]:
@@ -192,12 +175,8 @@ class ModelRegistry:
     ) -> Promotion:
         """Point an alias to a version if its metric is better than that of the version it points to now.
 
-        Args:
-            reference: the version that is to take over.
-            alias: for example ``champion``; if it points nowhere yet, the version takes it without a comparison.
-            metric: for example ``test/fine_tuned/rmse``.
-            lower_is_better: True for errors.
-            allow_other_data: compare numbers of different data manifests all the same.
+        An alias that points nowhere yet is taken without a comparison. A metric is, for example,
+        ``test/fine_tuned/rmse``; `allow_other_data` compares whatever the manifests say.
         """
         with self._open(writing=True) as db:
             version = self._get(db, reference)
@@ -455,14 +434,7 @@ LocalModelRegistry = ModelRegistry
 
 
 def open_registry(location: str | Path | None = None) -> ModelRegistry:
-    """The registry in a folder.
-
-    Args:
-        location: None takes the environment variable TSTUNE_REGISTRY, else the folder ``registry``.
-
-    Raises:
-        RegistryError: an address instead of a folder.
-    """
+    """The registry in a folder; None takes the environment variable TSTUNE_REGISTRY, else the folder ``registry``."""
     place = str(location or os.environ.get(VARIABLE) or DEFAULT)
     scheme, separator, _ = place.partition("://")
     if separator or place.startswith("mlflow+"):
@@ -477,14 +449,7 @@ def open_registry(location: str | Path | None = None) -> ModelRegistry:
 def load_saved_model(
     model: str | Path, registry: str | Path | None = None, trust_code: bool = False
 ) -> BaseTimeSeriesFoundationModel:
-    """Load a run folder, or ``registry:name@alias`` and ``registry:name:version`` from a model registry.
-
-    `trust_code` imports the code that it names, see `load_model`.
-
-    Raises:
-        CheckpointError: the folder is not a saved model.
-        RegistryError: there is no such version, or it is damaged.
-    """
+    """Load a run folder, or ``registry:name@alias`` and ``registry:name:version``; see `load_model`."""
     if str(model).startswith(PREFIX):
         return open_registry(registry).load(str(model).removeprefix(PREFIX), trust_code)
     from tstune.models.registry import load_model

@@ -50,11 +50,7 @@ class Reference:
 
 
 def check_name(name: str, what: str = "model name") -> str:
-    """Return the name if it may be used.
-
-    Raises:
-        RegistryError: empty, too long, or with characters that mean something in a path or a reference.
-    """
+    """Return the name if it may be used: short, and nothing in it means something in a path or a reference."""
     if not _NAME.fullmatch(name) or ".." in name:
         raise RegistryError(
             f"{what} {name!r} is not allowed: begin with a letter or digit, then letters, digits, '.', '_' and '-', "
@@ -72,11 +68,7 @@ def check_alias(alias: str) -> str:
 
 
 def check_stored_path(path: str, origin: str) -> str:
-    """Return a relative path that stays inside the folder it is written to.
-
-    Raises:
-        RegistryError: absolute, with `..`, or with characters that some system reads as a separator.
-    """
+    """Return a relative path that stays inside the folder it is written to, on any system."""
     parts = PurePosixPath(path).parts
     is_plain = bool(parts) and "/".join(parts) == path and not path.startswith("/") and ".." not in parts
     if not is_plain or "\\" in path or _DRIVE.match(path) or not path.isprintable() or len(path) > 500:
@@ -93,50 +85,29 @@ _NOTHING = "(not set)"
 
 @dataclass(frozen=True, config=_STRICT)
 class StoredFile:
-    """One file of a version.
+    """One file of a version."""
 
-    Attributes:
-        path: relative, with ``/``.
-        sha256: of its content, in hexadecimal.
-        size: bytes.
-    """
-
-    path: str
-    sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
-    size: Annotated[int, Field(ge=0)]
+    path: str  # relative, with ``/``
+    sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")]  # of its content, in hexadecimal
+    size: Annotated[int, Field(ge=0)]  # bytes
 
 
 @dataclass(frozen=True, config=_STRICT)
 class ModelVersion:
-    """A registered run.
+    """A registered run."""
 
-    Attributes:
-        name: of the model.
-        version: number, from 1 on; 0 while it is not stored yet.
-        created: UTC time of the registration, ISO 8601.
-        config: resolved configuration of the run, nested.
-        metrics: ``{part: {model: {metric: value}}}`` as in `metrics.json`; None where there is no number.
-        run_id: id of the run in the experiment trackers; None if it was not tracked.
-        git_commit: commit of the repository the registration was made in; None outside one.
-        git_dirty: True if tracked files differed from that commit.
-        description: free text.
-        tags: free key-value pairs.
-        files: everything that is stored.
-        aliases: names that point here now.
-    """
-
-    name: str
-    version: Annotated[int, Field(ge=0, le=LARGEST_VERSION)]
-    created: str
-    config: dict
-    metrics: dict
-    run_id: str | None = None
-    git_commit: str | None = None
-    git_dirty: bool | None = None
-    description: str | None = None
-    tags: dict[str, str] | None = None
-    files: tuple[StoredFile, ...] = ()
-    aliases: tuple[str, ...] = ()
+    name: str  # of the model
+    version: Annotated[int, Field(ge=0, le=LARGEST_VERSION)]  # number, from 1 on; 0 while it is not stored yet
+    created: str  # UTC time of the registration, ISO 8601
+    config: dict  # resolved configuration of the run, nested
+    metrics: dict  # ``{part: {model: {metric: value}}}`` as in `metrics.json`; None where there is no number
+    run_id: str | None = None  # id of the run in the experiment trackers; None if it was not tracked
+    git_commit: str | None = None  # commit of the repository the registration was made in; None outside one
+    git_dirty: bool | None = None  # True if tracked files differed from that commit
+    description: str | None = None  # free text
+    tags: dict[str, str] | None = None  # free key-value pairs
+    files: tuple[StoredFile, ...] = ()  # everything that is stored
+    aliases: tuple[str, ...] = ()  # names that point here now
 
     @property
     def reference(self) -> str:
@@ -209,17 +180,11 @@ def _leaves(values: Mapping, prefix: str = "") -> Iterator[tuple[str, float | No
 
 
 class AliasChange(NamedTuple):
-    """One move of an alias.
+    """One move of an alias."""
 
-    Attributes:
-        action: ``set`` (by hand or by a promotion), ``rollback`` or ``remove``.
-        version: number it points to since; None once removed.
-        changed: UTC time, ISO 8601.
-    """
-
-    action: Literal["set", "rollback", "remove"]
-    version: int | None
-    changed: str
+    action: Literal["set", "rollback", "remove"]  # ``set`` (by hand or by a promotion), ``rollback`` or ``remove``
+    version: int | None  # number it points to since; None once removed
+    changed: str  # UTC time, ISO 8601
 
 
 def previous_version(changes: Sequence[AliasChange], current: int | None, existing: Collection[int]) -> int | None:
@@ -249,20 +214,13 @@ class Difference(NamedTuple):
 
 
 class VersionComparison(NamedTuple):
-    """What two versions have and have not in common.
+    """What two versions have and have not in common."""
 
-    Attributes:
-        left: first version.
-        right: second version.
-        config: keys that differ, as dotted names.
-        metrics: every number that either has, by names such as ``test/fine_tuned/rmse``.
-        other_data: keys of the data manifest that differ; if there is one, the metrics are not comparable.
-    """
-
-    left: ModelVersion
-    right: ModelVersion
-    config: tuple[Difference, ...]
-    metrics: tuple[Difference, ...]
+    left: ModelVersion  # first version
+    right: ModelVersion  # second version
+    config: tuple[Difference, ...]  # keys that differ, as dotted names
+    metrics: tuple[Difference, ...]  # every number that either has, by names such as ``test/fine_tuned/rmse``
+    # keys of the data manifest that differ; if there is one, the metrics are not comparable
     other_data: tuple[str, ...]
 
     def __str__(self) -> str:

@@ -222,16 +222,7 @@ class NewFolder:
 
 
 def refuse_full(flag: str, folder: Path | None, overwrite: bool) -> None:
-    """Stop before anything is computed that could not be written.
-
-    Args:
-        flag: of the command line that names the folder.
-        folder: None is no folder.
-        overwrite: it may be replaced.
-
-    Raises:
-        OutputError: it holds files already.
-    """
+    """Stop before anything is computed that could not be written, to a folder that a flag of the command line names."""
     if folder is not None and not overwrite and folder.is_dir() and any(folder.iterdir()):
         raise OutputError(f"{flag} {folder} already holds files; add --overwrite or choose another folder")
 
@@ -291,12 +282,7 @@ def recover_replaced(final: Path, replaced: Path) -> None:
 
 @contextmanager
 def writing(path: Path, key: str = "") -> Iterator[Path]:
-    """Whatever the disk refuses in here is about this path, and is said so in one line.
-
-    Args:
-        path: of a file or folder.
-        key: of the configuration that names it.
-    """
+    """Whatever the disk refuses in here is said in one line, about this path and the key that names it."""
     try:
         yield path
     except Exception as error:

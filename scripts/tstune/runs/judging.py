@@ -79,13 +79,7 @@ class Judge:
             self._validation = Backtest(data, config.evaluation, manager, "validation", every, limit)
 
     def score(self, name: str, forecaster: Forecaster, remember: bool = False) -> None:
-        """Add a forecast.
-
-        Args:
-            name: its row of the scoreboard.
-            forecaster: who forecasts.
-            remember: keep the forecasts, for an average with others.
-        """
+        """Add a forecast as a row of the scoreboard; `remember` keeps its values, for an average with others."""
         on_test = forecaster
         if remember:
             budget = self.config.training.feature_cache_gb * 1e9 / 2
@@ -113,12 +107,7 @@ class Judge:
             begin = time.perf_counter()
 
     def score_refitted(self, name: str, model: ForecastModel) -> None:
-        """Add the forecast of a model that is fitted anew as `evaluation.refit` asks; nothing where nothing is fitted.
-
-        Args:
-            name: its row without the refits.
-            model: fitted once.
-        """
+        """Add the forecast of a model that is fitted anew as `evaluation.refit` asks, if it is fitted at all."""
         if self.config.evaluation.refit == "none" or not model.learns:
             return
         moments = refit_moments(self.config.evaluation, self.test.windows)
@@ -128,11 +117,7 @@ class Judge:
         self.models[row] |= {"fit_seconds": round(sum(one["seconds"] for one in costs), 3), "refits": costs}
 
     def add_quantiles(self, model: ForecastModel) -> None:
-        """Calibrate the configured quantiles, judge them beside the other methods, and leave them with the model.
-
-        Args:
-            model: as it will be saved; its forecasts of the test windows are scored already.
-        """
+        """Calibrate the configured quantiles, judge them beside the other methods, and leave them with the model."""
         section = self.config.forecast
         if not section.quantiles:
             return
@@ -155,11 +140,7 @@ class Judge:
         self.scores[name] = replace(self.scores[name], windows=windows)
 
     def add_metrics(self, own: Callable[[ScoredWindows], dict[str, float]] | None = None) -> None:
-        """Compute the configured metrics, each for the forecasts that have what it needs.
-
-        Args:
-            own: further ones of every forecast, `ForecastModel.own_metrics`.
-        """
+        """Compute the configured metrics, and `own` ones, each for the forecasts that have what it needs."""
         names = self.config.evaluation.metrics
         for scores in self.scores.values():
             if not names and own is None:
@@ -184,11 +165,7 @@ class Judge:
             folder.write_table(FORECASTS, forecasts_table(self.scores, self.test, *names))
 
     def record(self, judged: str) -> dict:
-        """Values for `evaluation.json`.
-
-        Args:
-            judged: the run's own forecast, a row of the scoreboard.
-        """
+        """Values for `evaluation.json`; `judged` is the run's own row of the scoreboard."""
         domain, part = self.domain if self.test.keeps_forecasts else None, None
         unseen = set(self.data.unseen_items)
         if domain:
@@ -205,11 +182,7 @@ class Judge:
 
 
 def check_metrics(config: RunConfig, unit: str | None) -> None:
-    """Refuse metrics that do not exist or cannot be computed, before anything is trained.
-
-    Raises:
-        ConfigError: naming the metric.
-    """
+    """Refuse metrics that do not exist or cannot be computed, before anything is trained."""
     for name in config.evaluation.metrics:
         find_metric(name)
         metric, domain = builtin_metric(name), domain_of(unit)
@@ -286,12 +259,7 @@ def too_many_windows(model: ForecastModel, data: PreparedData) -> str | None:
 
 
 def check_baselines(config: RunConfig) -> None:
-    """Refuse names that are no baselines.
-
-    Raises:
-        ConfigError: naming the one.
-        MissingDependencyError: one needs a package that is not installed.
-    """
+    """Refuse names that are no baselines, and baselines whose package is not installed."""
     for name in config.evaluation.baselines if config.evaluation.baselines != AUTO else ():
         if not model_class(name).is_baseline:
             raise ConfigError(f"evaluation.baselines: {name} is not a baseline")

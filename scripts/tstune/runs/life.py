@@ -175,12 +175,7 @@ class Run:
             raise Interrupted(left) from None
 
     def advance(self, state: State, **noted: object) -> None:
-        """Note that a state is reached; it is on disk when this returns.
-
-        Args:
-            state: the new one.
-            noted: what goes with it, `run_id` or `version`.
-        """
+        """Note that a state is reached, and with it `run_id` or `version`; it is on disk when this returns."""
         self._note = _Note(**(asdict(self._note) | noted | {"state": state}))
         if self._lock is not None:
             self._note.write(self.store_folder)
@@ -190,11 +185,7 @@ class Run:
         self.advance(self.state, **noted)
 
     def checkpoints(self, readings: str) -> Checkpoints | None:
-        """How the loop writes checkpoints and goes on from one; None without an output_dir.
-
-        Args:
-            readings: fingerprint of the data; a checkpoint of other data is refused.
-        """
+        """How the loop writes checkpoints and goes on from one of the same readings; None without an output_dir."""
         if self.store_folder is None:
             return None
         training = self.config.training
@@ -388,17 +379,11 @@ def _whole_checkpoints(place: Path) -> list[Path]:
 
 @dataclass(frozen=True)
 class _Note:
-    """What `state.json` says.
+    """What `state.json` says."""
 
-    Attributes:
-        state: the last one reached.
-        run_id: of the trackers.
-        version: of the registry.
-    """
-
-    state: State = "begun"
-    run_id: str | None = None
-    version: str | None = None
+    state: State = "begun"  # the last one reached
+    run_id: str | None = None  # of the trackers
+    version: str | None = None  # of the registry
 
     @classmethod
     def read(cls, place: Path) -> _Note:

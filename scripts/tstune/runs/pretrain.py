@@ -48,16 +48,11 @@ def pretrain(
 ) -> dict:
     """Train a model on generated series and keep the weights of the lowest loss on generated validation series.
 
-    Args:
-        model: its configuration says lengths, steps and what the series are made of.
-        output_dir, overwrite, manager, resume, tracker: as in `BaseTimeSeriesFoundationModel.fit`.
+    The arguments are as in `BaseTimeSeriesFoundationModel.fit`.
 
     Returns:
         ``losses`` {forecast: loss on the validation windows}: ``pretrained``, ``context_mean``, ``persistence`` ·
         ``parameters`` · ``training`` · ``output_dir`` · ``run_id``.
-
-    Raises:
-        ConfigError: a setting that pre-training cannot follow.
     """
     with PreTraining(model, output_dir, overwrite, resume, manager, tracker) as run:
         if not run.has("judged"):

@@ -51,17 +51,11 @@ _SHAPES_THE_DIGITS = ("device", "device_name", "num_processes", "num_threads", "
 
 @dataclass(frozen=True)
 class Rebuilt:
-    """A scoreboard beside the one that was written.
+    """A scoreboard beside the one that was written."""
 
-    Attributes:
-        evaluation: the rebuilt one.
-        deviations: every number that differs, in words.
-        otherwise: what of the machine is not as it was, in words.
-    """
-
-    evaluation: Evaluation
-    deviations: tuple[str, ...]
-    otherwise: tuple[str, ...]
+    evaluation: Evaluation  # the rebuilt one
+    deviations: tuple[str, ...]  # every number that differs, in words
+    otherwise: tuple[str, ...]  # what of the machine is not as it was, in words
 
     def summary(self) -> str:
         """One line if all is the same, else one per number and what may explain it."""
@@ -79,18 +73,10 @@ def _summary(metrics: dict, deviations: Sequence[str], otherwise: Sequence[str] 
 
 
 def from_forecasts(path: str | Path, overrides: Sequence[str] = ()) -> tuple[str, str, bool]:
-    """The metrics of a run from its kept forecasts alone: no data, no model, no forward pass.
-
-    Args:
-        path: a run folder, or one that `eval_forecast.py --output` wrote.
-        overrides: further metrics and other horizons; see `ADDED`.
+    """The metrics of a run from its kept forecasts alone: no data, no model, no forward pass; see `ADDED`.
 
     Returns:
         scoreboard · how what `metrics.json` holds compares · whether it is the same.
-
-    Raises:
-        FolderError, DataError: no run folder, or one without `forecasts.parquet`.
-        ConfigError: another key, or a metric that does not fit.
     """
     folder = RunFolder(path).require(CONFIG, METRICS, VERDICT)
     refused = [override for override in overrides if override.partition("=")[0] not in ADDED]
@@ -122,20 +108,8 @@ def rebuild(
     """Score the saved model, the weights it came from and the baselines on the windows of the run's configuration.
 
     The forward passes are those of the run: the same batches, threads, precision and kernels. So the numbers are the
-    same to the last bit on the same kind of machine with as many processes.
-
-    Args:
-        folder: a run folder.
-        overrides: where files lie now, for example ``data.path=…``; see `MOVABLE`.
-        output: folder to write; None writes nothing.
-        overwrite: replace it.
-        manager: running process group; None starts one.
-
-    Raises:
-        FolderError: no run folder, or a damaged one.
-        CheckpointError: its weights or those it came from are missing.
-        ConfigError: an override that would make it another run.
-        DataError: the data is not that of the run, or was given as a table.
+    same to the last bit on the same kind of machine with as many processes. Overrides say where files lie now, see
+    `MOVABLE`; one that would make it another run is a `ConfigError`, and other data a `DataError`.
     """
     setup_logging()
     begin, folder, output = time.perf_counter(), RunFolder(folder), None if output is None else Path(output)

@@ -28,14 +28,10 @@ SUFFIX = "_refit"
 
 @dataclass(frozen=True)
 class RefittedForecaster:
-    """Each window is forecast by the last model that was fitted before its origin.
+    """Each window is forecast by the last model that was fitted before its origin."""
 
-    Attributes:
-        moments: [fits] ascending seconds since 1970; a fit saw what lies before its own.
-        forecasters: [fits] who forecasts from there on; the first one speaks for earlier windows too.
-    """
-
-    moments: torch.Tensor
+    moments: torch.Tensor  # [fits] ascending seconds since 1970; a fit saw what lies before its own
+    # [fits] who forecasts from there on; the first one speaks for earlier windows too
     forecasters: Sequence[Forecaster]
 
     def forecast(self, batch: Batch) -> torch.Tensor:
@@ -52,11 +48,7 @@ class RefittedForecaster:
 
 
 def check_refit(section: EvaluationSection, data: PreparedData, manager: DistributedManager) -> None:
-    """Refuse, before anything is trained, what cannot be refitted.
-
-    Raises:
-        ConfigError: no offset, series that are held out as a whole, or several processes.
-    """
+    """Refuse, before anything is trained, what cannot be refitted."""
     if section.refit == "none":
         return
     _offset(section.refit)
@@ -85,14 +77,8 @@ def refitted(
 ) -> tuple[RefittedForecaster, list[dict]]:
     """Fit once per moment to what lies before it; the last readings before it validate, as many as in the split.
 
-    Args:
-        model: whose configuration is fitted, each time from where it began; it stays as it is.
-        data: windows that are judged.
-        moments: of the fits, see `refit_moments`.
-        manager: one process.
-
-    Returns:
-        the forecaster, and for each fit its moment, seconds and number of training windows.
+    Each fit begins where the model began, which stays as it is. Returns the forecaster, and for each fit its moment,
+    seconds and number of training windows.
     """
     forecasters, costs, seed = [], [], model.config.seed
     for moment in moments:

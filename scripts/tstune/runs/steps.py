@@ -109,9 +109,7 @@ class ModelRun(Run, ABC):
     def run_training(self, data: object, readings: str) -> None:
         """The loop: checkpoints, callbacks, and the weights of the lowest validation loss; the run then is trained.
 
-        Args:
-            data: windows to learn from and to choose by.
-            readings: fingerprint of the data; a checkpoint of other data is refused.
+        A checkpoint of data with another fingerprint than `readings` is refused.
         """
         history = self.folder / HISTORY if self.folder else None
         with self.gpu.phase("training"):

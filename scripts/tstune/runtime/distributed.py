@@ -58,16 +58,10 @@ def cpu_has_bf16() -> bool:
 
 
 def choose_precision(device: torch.device, wanted: str | None, fallback: bool = False) -> str | None:
-    """Turn ``auto`` into the mixed precision that suits the device.
+    """Turn ``auto`` into what suits the device: bf16 on GPUs from compute capability 8 on, fp16 on older ones, else no.
 
-    Args:
-        device: where the training runs.
-        wanted: ``auto``: bf16 on GPUs from compute capability 8 on, fp16 on older ones, no elsewhere.
-            Anything else is returned as it is; None means what `accelerate launch` was given.
-        fallback: take what ``auto`` takes where the device lacks what is wanted (`training.precision_fallback`).
-
-    Raises:
-        ConfigError: fp16 without a GPU, and no fallback.
+    Anything else is returned as it is; None means what `accelerate launch` was given. fp16 without a GPU is a
+    `ConfigError`, unless `fallback` takes what ``auto`` takes there.
     """
     on_gpu = device.type == "cuda"
     if wanted == "auto":
@@ -136,15 +130,7 @@ def _flag(name: str) -> bool:
 
 
 def refuse_ranks(what: str, why: str = "several would send and pay for the same windows") -> None:
-    """Stop where a launcher started several processes.
-
-    Args:
-        what: is not for several, for the message.
-        why: it is not.
-
-    Raises:
-        DistributedError: there are several.
-    """
+    """Stop where a launcher started several processes of what is not for several, and say why."""
     ranks = os.environ.get("WORLD_SIZE", "1")
     if ranks != "1":
         raise DistributedError(
@@ -268,14 +254,8 @@ class DistributedManager:
     ) -> tuple[nn.Module, torch.optim.Optimizer]:
         """Wrap module and optimizer for the strategy, and make sure that it took hold.
 
-        Args:
-            module, optimizer: on this process, whole.
-            block_classes: names of the layer classes that FSDP shards one by one.
-            batch_size: windows per process and step, for DeepSpeed's books.
-            max_grad_norm: DeepSpeed clips by itself.
-
-        Raises:
-            DistributedError: nothing but the root was sharded, or quantised weights would not be.
+        FSDP shards layers of the `block_classes` one by one; DeepSpeed has books of the batch size, and clips by
+        itself.
         """
         if self.strategy == "fsdp":
             if not all(parameter.is_floating_point() for parameter in module.parameters()):

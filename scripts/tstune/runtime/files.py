@@ -19,15 +19,7 @@ if TYPE_CHECKING:
 
 @contextmanager
 def aside(path: Path, key: str = "") -> Iterator[Path]:
-    """A file to write to, which replaces `path` when it is whole; each process has its own.
-
-    Args:
-        path: the file.
-        key: what errors call it by, before its path.
-
-    Raises:
-        OutputError: it cannot be written.
-    """
+    """A file to write to, which replaces `path` when it is whole, each process's own; errors say `key` before it."""
     partial = path.with_name(f".{path.name}.{socket.gethostname()}-{os.getpid()}.partial")
     try:
         yield partial

@@ -234,11 +234,7 @@ class GPUManager:
 
     @staticmethod
     def enable_gradient_checkpointing(module: nn.Module) -> None:
-        """Recompute activations of a transformers model, or a wrapper around one, in the backward pass.
-
-        Raises:
-            ConfigError: the model does not support it; TTM does not.
-        """
+        """Recompute activations of a transformers model, or a wrapper around one, in the backward pass."""
         # Look at the class: peft passes attributes through, and its own name would not say which model it is.
         models = [part for part in module.modules() if hasattr(type(part), "supports_gradient_checkpointing")]
         model = models[0] if models else module

@@ -27,18 +27,12 @@ from tstune.runs.folder import CONFIG, ENVIRONMENT, MANIFEST, METRICS, PREPROCES
 
 @dataclass(frozen=True)
 class FinishedRun:
-    """The files of a run folder that a publication is made from.
+    """The files of a run folder that a publication is made from."""
 
-    Attributes:
-        folder: of the run.
-        config: resolved.
-        preprocessor: content of `preprocessor.json`.
-        manifest, metrics, verdict, environment: of the files of those names; empty where there is none.
-    """
-
-    folder: RunFolder
-    config: RunConfig
-    preprocessor: dict
+    folder: RunFolder  # of the run
+    config: RunConfig  # resolved
+    preprocessor: dict  # content of `preprocessor.json`
+    # of the files of those names; empty where there is none
     manifest: dict
     metrics: dict
     verdict: dict
@@ -46,12 +40,7 @@ class FinishedRun:
 
     @classmethod
     def read(cls, folder: Path) -> FinishedRun:
-        """Read a run folder.
-
-        Raises:
-            FolderError: it is none, or it is damaged.
-            ConfigError: a model that has nothing to publish.
-        """
+        """Read a run folder; a model that has nothing to publish is a `ConfigError`."""
         files = RunFolder(folder).require(CONFIG, PREPROCESSOR)
         preprocessor = files.read_json(PREPROCESSOR)
         model_type = preprocessor["model_type"]
@@ -100,38 +89,23 @@ _CONFIGS = ("config.json", "generation_config.json")
 
 @dataclass(frozen=True)
 class Base:
-    """The weights that were tuned.
+    """The weights that were tuned."""
 
-    Attributes:
-        name: Hub id, ``builtin``, the last part of a local folder's path, or None for random weights.
-        hub_id: `name` where it is one.
-    """
-
-    name: str | None
-    hub_id: str | None
+    name: str | None  # Hub id, ``builtin``, the last part of a local folder's path, or None for random weights
+    hub_id: str | None  # `name` where it is one
 
 
 @dataclass(frozen=True)
 class Published:
-    """Files to publish, without the card.
+    """Files to publish, without the card."""
 
-    Attributes:
-        contents: path inside the folder -> its text, or the file to copy.
-        left_out: names in the run folder that are not published.
-        adapter: True for an adapter alone, which needs its base.
-    """
-
-    contents: dict[str, str | Path]
-    left_out: list[str]
-    adapter: bool
+    contents: dict[str, str | Path]  # path inside the folder -> its text, or the file to copy
+    left_out: list[str]  # names in the run folder that are not published
+    adapter: bool  # True for an adapter alone, which needs its base
 
 
 def base_of(run: FinishedRun, named: str | None) -> Base:
-    """Where the weights come from, in words that mean something on another machine.
-
-    Raises:
-        ConfigError: `named` is no Hub id.
-    """
+    """Where the weights come from, in words that mean something on another machine; `named` must be a Hub id."""
     if named is not None:
         if not _HUB_ID.fullmatch(named):
             raise ConfigError(f"--base-model {named} is no Hub id; give owner/name")
@@ -145,11 +119,7 @@ def base_of(run: FinishedRun, named: str | None) -> Base:
 
 
 def collect(run: FinishedRun, base: Base, adapter: bool) -> Published:
-    """What is published of a run; every text is written anew without places of this machine.
-
-    Raises:
-        ConfigError: an adapter was asked for that is not there, or that nobody could load.
-    """
+    """What is published of a run; every text is written anew without places of this machine."""
     contents: dict[str, str | Path] = {}
     if adapter:
         _require_adapter(run, base)
@@ -245,11 +215,7 @@ _NOBODY = {"root", "user", "ubuntu", "admin", "runner", "data", "main", "test", 
 
 
 def require_clean(contents: Mapping[str, str | Path]) -> None:
-    """Stop if a file to publish names this machine or holds a secret.
-
-    Raises:
-        OutputError: naming the file and what was found; of a secret only where it lies.
-    """
+    """Stop if a file to publish names this machine or holds a secret; the error says where it lies."""
     words = dict(_own_words())
     for name, content in contents.items():
         text = content if isinstance(content, str) else _header(content)

@@ -31,16 +31,7 @@ _LICENCES = {
 
 
 def render_card(run: FinishedRun, published: Published, base: Base, licence: str, repo: str | None, today: date) -> str:
-    """README.md with its YAML head, as `huggingface_hub.ModelCard` reads it.
-
-    Args:
-        run: what is published.
-        published: its files.
-        base: the weights that were tuned.
-        licence: of the weights, an identifier of the Hub or a name.
-        repo: Hub id it goes to; None for a folder.
-        today: date of the publication.
-    """
+    """README.md with its YAML head, as `huggingface_hub.ModelCard` reads it."""
     manifest, environment, verdict = (escape_all(part) for part in (run.manifest, run.environment, run.verdict))
     scores, said = escape_all(run.metrics.get("test", {})), escape_all(run.preprocessor)
     kept = verdict.get("kept", "fine_tuned" if "fine_tuned" in scores else "zero_shot")
@@ -113,9 +104,6 @@ def push(contents: Mapping[str, str | Path], repo: str, private: bool, overwrite
     """Create a repository and put everything in one commit; returns its address.
 
     The token is the user's: HF_TOKEN, or what `hf auth login` stored. It is written nowhere.
-
-    Raises:
-        ServiceError: no token, or what the Hub said no to.
     """
     try:
         from huggingface_hub import HfApi, constants, get_token
@@ -184,21 +172,13 @@ CARD = "README.md"
 
 @dataclass(frozen=True)
 class Publication:
-    """Everything that would be published.
+    """Everything that would be published."""
 
-    Attributes:
-        run: folder it comes from.
-        contents: path -> text, or the file to copy; the card is `CARD`.
-        left_out: what of the run folder stays behind.
-        repo: Hub id it is meant for; None for a folder.
-        licence: of the weights.
-    """
-
-    run: Path
-    contents: Mapping[str, str | Path]
-    left_out: list[str]
-    repo: str | None
-    licence: str
+    run: Path  # folder it comes from
+    contents: Mapping[str, str | Path]  # path -> text, or the file to copy; the card is `CARD`
+    left_out: list[str]  # what of the run folder stays behind
+    repo: str | None  # Hub id it is meant for; None for a folder
+    licence: str  # of the weights
 
     @property
     def sizes(self) -> dict[str, int]:
@@ -226,11 +206,7 @@ class Publication:
         return "\n".join([*lines, "", f"----- {CARD}", "", str(self.contents[CARD])])
 
     def publish(self, folder: str | None, private: bool, overwrite: bool) -> str:
-        """Push it, or write the folder aside and rename it; returns where it is now.
-
-        Raises:
-            OutputError: the folder holds files already, holds the run, or cannot be written.
-        """
+        """Push it, or write the folder aside and rename it; returns where it is now."""
         if self.repo:
             return push(self.contents, self.repo, private, overwrite)
         refuse_full("--to-folder", Path(folder), overwrite)
@@ -247,19 +223,9 @@ def prepare(
     base_model: str | None = None,
     repo: str | None = None,
 ) -> Publication:
-    """Collect and check what is published of a run.
+    """Collect and check what is published of a run: merged weights, or the low-rank adapter alone.
 
-    Args:
-        folder: of the run.
-        adapter: the low-rank adapter alone instead of merged weights.
-        licence: of the weights.
-        base_model: Hub id of the base, where the run had a local copy.
-        repo: Hub id it is meant for.
-
-    Raises:
-        FolderError: no run folder.
-        ConfigError: nothing to publish in that form.
-        OutputError: something in it names this machine or holds a secret.
+    `base_model` is the Hub id of the base, where the run had a local copy, and `repo` the one it is meant for.
     """
     run = FinishedRun.read(folder)
     base = base_of(run, base_model)

@@ -34,19 +34,12 @@ MODES = (
 
 @dataclass(frozen=True)
 class Candidate:
-    """A model that may be the best.
+    """A model that may be the best."""
 
-    Attributes:
-        name: its row, and its folder.
-        config: its run.
-        kind: as of `Row`.
-        made_of: names of what it is made of, if it was made up on the way.
-    """
-
-    name: str
-    config: RunConfig
-    kind: str
-    made_of: tuple[str, ...] = ()
+    name: str  # its row, and its folder
+    config: RunConfig  # its run
+    kind: str  # as of `Row`
+    made_of: tuple[str, ...] = ()  # names of what it is made of, if it was made up on the way
 
 
 class Halving(Callback):

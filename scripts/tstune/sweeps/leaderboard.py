@@ -19,63 +19,40 @@ LEADERBOARD, PAYS = "leaderboard.json", "will_tuning_pay.json"
 
 @dataclass
 class Row:
-    """What came of a candidate.
+    """What came of a candidate."""
 
-    Attributes:
-        name: the candidate's, and its folder's.
-        kind: ``baseline``, ``zero_shot``, ``tuned`` (also what is made of several), or ``share``: trained on a share of
-            the data, a point of the learning curve that cannot win.
-        made_of: names of what it was made of on the way.
-        state: ``finished``, ``pruned`` (ended early, as others were better after as many steps), ``stopped`` (out of
-            time) or ``failed``.
-        score: the metric on the validation windows; None of a failed one.
-        fit_seconds, predict_seconds: to train, and to forecast the validation windows.
-        seconds: all in all.
-        parameters: of the model, 0 where it has none.
-        losses: validation after validation.
-        squares: of its errors, see `block_squares`.
-        reason: why it failed.
-        process: that tried it.
-    """
-
-    name: str
+    name: str  # the candidate's, and its folder's
+    # ``baseline``, ``zero_shot``, ``tuned`` (also what is made of several), or ``share``: trained on a share of the
+    # data, a point of the learning curve that cannot win
     kind: str
-    made_of: list[str] = field(default_factory=list)
+    made_of: list[str] = field(default_factory=list)  # names of what it was made of on the way
+    # ``finished``, ``pruned`` (ended early, as others were better after as many steps), ``stopped`` (out of time) or
+    # ``failed``
     state: str = "finished"
-    score: float | None = None
+    score: float | None = None  # the metric on the validation windows; None of a failed one
+    # to train, and to forecast the validation windows
     fit_seconds: float = 0.0
     predict_seconds: float = 0.0
-    seconds: float = 0.0
-    parameters: int = 0
-    losses: list[float] = field(default_factory=list)
-    squares: list[float] = field(default_factory=list)
-    reason: str | None = None
-    process: int = 0
+    seconds: float = 0.0  # all in all
+    parameters: int = 0  # of the model, 0 where it has none
+    losses: list[float] = field(default_factory=list)  # validation after validation
+    squares: list[float] = field(default_factory=list)  # of its errors, see `block_squares`
+    reason: str | None = None  # why it failed
+    process: int = 0  # that tried it
 
 
 @dataclass(frozen=True)
 class Autotuned:
-    """What a search found.
+    """What a search found."""
 
-    Attributes:
-        winner: the best candidate by the validation windows.
-        rows: all of them, the best first.
-        not_tried: name -> why.
-        test: row of the winner's scoreboard -> metrics on the test windows.
-        sentence: the verdict of the winner's run.
-        foretold: what tuning was expected to bring; None where there was no time to ask.
-        found: part -> what it did bring; None where it was not looked at.
-        folder: with `best` (the winner's run folder), `best.yaml`, `leaderboard.json`, `will_tuning_pay.json`,
-            `report.html`.
-    """
-
-    winner: Row
-    rows: list[Row]
-    not_tried: dict[str, str]
-    test: dict[str, dict[str, float]]
-    sentence: str
-    foretold: Foretold | None
-    found: dict[str, float | None]
+    winner: Row  # the best candidate by the validation windows
+    rows: list[Row]  # all of them, the best first
+    not_tried: dict[str, str]  # name -> why
+    test: dict[str, dict[str, float]]  # row of the winner's scoreboard -> metrics on the test windows
+    sentence: str  # the verdict of the winner's run
+    foretold: Foretold | None  # what tuning was expected to bring; None where there was no time to ask
+    found: dict[str, float | None]  # part -> what it did bring; None where it was not looked at
+    # with `best` (the winner's run folder), `best.yaml`, `leaderboard.json`, `will_tuning_pay.json`, `report.html`
     folder: Path
 
     @property
@@ -112,10 +89,7 @@ def live_line(cells: Sequence[str]) -> str:
 def brought(rows: Sequence[Row], foretold: Foretold | None, test: Mapping[str, Mapping[str, float]]) -> dict:
     """Part -> change of RMSE that tuning on all of the data brought against the best without it.
 
-    Args:
-        rows: the best first.
-        foretold: names what it is held against.
-        test: scoreboard of the winner; it says nothing of a tuned model that did not win.
+    `rows` come the best first. The scoreboard of the winner says nothing of a tuned model that did not win.
     """
     others = ("from_scratch", "stack")  # no tuning of weights
     tuned = next((row for row in rows if row.kind == "tuned" and row.squares and not row.name.startswith(others)), None)
@@ -138,15 +112,7 @@ def own_row(test: Mapping[str, Mapping[str, float]]) -> str:
 
 
 def write(found: Autotuned, metric: str, same_weights: Sequence[str], time: str, warning: str | None) -> None:
-    """Write files and page.
-
-    Args:
-        found: what there is to say.
-        metric: that chose.
-        same_weights: rows of which the winner's scoreboard tells as ``zero_shot``.
-        time: a sentence about it.
-        warning: of the domain, first and last on the page.
-    """
+    """Write files and page; `same_weights` are the rows of which the winner's scoreboard tells as ``zero_shot``."""
     best, test, rows = found.winner, found.test, found.rows
     measured = {best.name: own_row(test)} | {row.name: row.name for row in rows if row.name in test}
     if "zero_shot" in test:

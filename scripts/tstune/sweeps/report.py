@@ -45,15 +45,10 @@ _PLACES = ("machine_rank", "main_process_ip", "main_process_port", "num_machines
 
 @dataclass(frozen=True)
 class Launch:
-    """How a run is launched.
+    """How a run is launched."""
 
-    Attributes:
-        accelerate_config: file of accelerate_configs/, None for Accelerate's defaults.
-        num_processes: None takes what the file or the machine says.
-    """
-
-    accelerate_config: str | None = None
-    num_processes: int | None = None
+    accelerate_config: str | None = None  # file of accelerate_configs/, None for Accelerate's defaults
+    num_processes: int | None = None  # None takes what the file or the machine says
 
     def start(self, recipe: Path, log: Path, hidden: Collection[str] = ()) -> Child:
         """Start a trial; its log gets what it says, and it does not get the hidden environment variables."""

@@ -40,11 +40,7 @@ _STATES = {TrialState.RUNNING: "running", TrialState.COMPLETE: "finished", Trial
 
 
 def storage_url(given: str | None, output: Path) -> str:
-    """What the command line says, else the environment, else a SQLite file in the output folder.
-
-    Raises:
-        ConfigError: the command line, which every user of the machine can read, holds a password.
-    """
+    """What the command line says, without a password, else the environment, else a SQLite file in the output."""
     if given is not None and given != without_credentials(given):
         raise ConfigError(f"--storage holds a user name or password; give the address in {ENVIRONMENT_VARIABLE}")
     return given or os.environ.get(ENVIRONMENT_VARIABLE) or f"sqlite:///{output}/study.db"

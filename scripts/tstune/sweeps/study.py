@@ -128,9 +128,7 @@ class SeededByTrial(TPESampler):
 def run_sweep(plan: SweepPlan, storage_url: str) -> str:
     """Work on the study until its points are done, and return the table of the result.
 
-    Raises:
-        TstuneError: the study cannot be worked on, or every trial failed.
-        Preempted, KeyboardInterrupt: SIGTERM or Ctrl-C came; the same command goes on.
+    After SIGTERM or Ctrl-C the same command goes on.
     """
     base = plan.compose([])
     made_from = _made_from(plan, base)

@@ -28,20 +28,15 @@ _PATHS = ("model_path", "path", "figure")
 
 @dataclass(frozen=True)
 class Header:
-    """First line of a backlog: whose calls follow, and all it takes to send them from another process.
+    """First line of a backlog: whose calls follow, and all it takes to send them from another process."""
 
-    Attributes:
-        tracker: class, as ``package.module:Class``.
-        settings: keywords of its constructor.
-        experiment, run_id, config: what `start_experiment` needs to begin the run or go on with it.
-        host, process, process_started: who writes the file.
-    """
-
-    tracker: str
-    settings: dict[str, object]
+    tracker: str  # class, as ``package.module:Class``
+    settings: dict[str, object]  # keywords of its constructor
+    # what `start_experiment` needs to begin the run or go on with it
     experiment: str
     run_id: str
     config: dict
+    # who writes the file
     host: str = field(default_factory=socket.gethostname)
     process: int = field(default_factory=os.getpid)
     process_started: float = field(default_factory=lambda: psutil.Process().create_time())
@@ -58,17 +53,13 @@ class Header:
 
 @dataclass(frozen=True)
 class MissedCall:
-    """A ``log_…`` or `end_experiment` call that did not get through.
+    """A ``log_…`` or `end_experiment` call that did not get through."""
 
-    Attributes:
-        method: name of the method of `ExperimentTracker`: no other is called, whatever a file says.
-        keywords: JSON values; paths are absolute, as text.
-        files: path -> size and time of change of the file, or of the files in the folder, that it names: to notice
-            that something else lies there now.
-    """
-
+    # name of the method of `ExperimentTracker`: no other is called, whatever a file says
     method: Annotated[str, Field(pattern=r"^(log_\w+|end_experiment)$")]
-    keywords: dict[str, object]
+    keywords: dict[str, object]  # JSON values; paths are absolute, as text
+    # path -> size and time of change of the file, or of the files in the folder, that it names: to notice that
+    # something else lies there now
     files: dict[str, list[int]] | None = None
 
     @classmethod
@@ -301,11 +292,7 @@ def tidy(run: Path, top: Path) -> None:
 
 
 def restore_tracker(header: Header) -> ExperimentTracker:
-    """The tracker a backlog was written for.
-
-    Raises:
-        TrackingError: its class is not there, or cannot be built from its settings.
-    """
+    """The tracker a backlog was written for; a `TrackingError` if it cannot be built from its settings."""
     try:
         return tracker_class(header.tracker)(**header.settings)
     except (ConfigError, TypeError) as error:

@@ -198,8 +198,7 @@ class CompositeTracker(PassingTracker):
     def start_experiment(self, experiment_name: str, config: dict, run_id: str | None = None) -> str:
         """Start all, with one run id; a single tracker that takes none names the run itself.
 
-        Raises:
-            TrackingError: a tracker cannot start, and `required`; those before it are ended as FAILED.
+        If one cannot start, and that is `required`, those before it are ended as FAILED.
         """
         self._run_id = check_run_id(run_id)
         self._folder = inside(self._backlog_dir, experiment_name, "experiment") / self._run_id
@@ -267,11 +266,7 @@ class CompositeTracker(PassingTracker):
 
 
 def build_tracker(tracking: TrackingSection, is_main: bool = True) -> CompositeTracker:
-    """All trackers of a configuration behind one; none on the processes that are not the main one.
-
-    Raises:
-        ConfigError: an unknown name, one named twice, or a class that cannot be imported.
-    """
+    """All trackers of a configuration behind one; none on the processes that are not the main one."""
     twice = {name for name in tracking.trackers if tracking.trackers.count(name) > 1}
     if twice:
         raise ConfigError(f"tracking.trackers: {', '.join(sorted(twice))} is named twice; name it once")

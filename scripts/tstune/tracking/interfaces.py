@@ -36,11 +36,7 @@ def first_line(error: BaseException) -> str:
 
 
 def check_run_id(run_id: str | None) -> str:
-    """Return the id, or a new one: the UTC time to the second and four random bytes.
-
-    Raises:
-        TrackingError: not letters, digits, ``.``, ``_`` and ``-``, at most 128 of them.
-    """
+    """Return the id, if it is usable, or a new one."""
     run_id = run_id or new_run_id()
     if not _RUN_ID.fullmatch(run_id):
         raise TrackingError(
@@ -105,16 +101,12 @@ class ExperimentTracker(ABC):
 
     @abstractmethod
     def start_experiment(self, experiment_name: str, config: dict, run_id: str | None = None) -> str:
-        """Begin a run, or go on with one.
+        """Begin a run, or go on with the one that has this id, and return its id.
 
         Args:
             experiment_name: what runs are grouped under.
             config: the resolved configuration, nested.
-            run_id: id of the run. If the tracker knows it, it goes on with that run (a preempted one);
-                null makes a new id.
-
-        Returns:
-            the run id.
+            run_id: None makes a new one; a tracker that knows it goes on with that run, which was preempted.
         """
 
     @abstractmethod
@@ -295,11 +287,7 @@ TRACKERS = {
 
 
 def tracker_class(name: str) -> type[ExperimentTracker]:
-    """The class behind a name of `TRACKERS` or behind ``package.module:Class``.
-
-    Raises:
-        ConfigError: unknown, not importable, or not an `ExperimentTracker`.
-    """
+    """The class behind a name of `TRACKERS` or behind ``package.module:Class``; else a `ConfigError`."""
     if name in (*TRACKERS, *TRACKERS.values()):
         return resolve(TRACKERS.get(name, name))
     module_name, _, class_name = name.partition(":")

@@ -47,19 +47,7 @@ _SAVING = threading.Lock()  # MLflow runs the file of a model with state of the 
 
 
 def pack_model(run_folder: Path, folder: Path, description: Model) -> Path:
-    """Write an MLflow model: the saved model, the file that loads it, our package, and what to install.
-
-    Args:
-        run_folder: holds the saved model.
-        folder: empty place to work in.
-        description: where MLflow will keep it.
-
-    Returns:
-        the folder of the MLflow model.
-
-    Raises:
-        TrackingError: the run folder holds no model.
-    """
+    """Write an MLflow model: the saved model, the file that loads it, our package, and what to install."""
     import mlflow.pyfunc
 
     files, code, packed = folder / "run", folder / "code" / _PACKAGE.name, folder / "packed"
@@ -186,11 +174,7 @@ class MLflowExperimentTracker(RunTracker):
         return super().settings() | {"tracking_uri": without_credentials(self.tracking_uri)}
 
     def start_experiment(self, experiment_name: str, config: dict, run_id: str | None = None) -> str:
-        """Create experiment and run, or go on with the run that has this id.
-
-        Raises:
-            TrackingError: MLflow does not answer, or does not take the names.
-        """
+        """Create experiment and run, or go on with the run that has this id."""
         self.run_id = check_run_id(run_id)
         try:
             client = self._connect()

@@ -24,22 +24,16 @@ class TrainingState:
     """How far training is, as callbacks see it; one object from begin to end, on every rank its own.
 
     A `tuning.soup` begins and ends once for each of its seeds; steps and epochs count on.
-
-    Attributes:
-        module: the network as wrapped for training (DDP, FSDP, DeepSpeed).
-        total_steps: optimizer steps if nothing stops it early.
-        is_main: True on the one process that prints and writes.
-        step, epoch: done so far; the epoch is counted from 1.
-        learning_rate: of the last step.
-        should_stop: set it to True and training ends after the next step on every rank, as if it were the last.
     """
 
-    module: nn.Module
-    total_steps: int
-    is_main: bool
+    module: nn.Module  # the network as wrapped for training (DDP, FSDP, DeepSpeed)
+    total_steps: int  # optimizer steps if nothing stops it early
+    is_main: bool  # True on the one process that prints and writes
+    # done so far; the epoch is counted from 1
     step: int = 0
     epoch: int = 0
-    learning_rate: float = 0.0
+    learning_rate: float = 0.0  # of the last step
+    # set it to True and training ends after the next step on every rank, as if it were the last
     should_stop: bool = False
 
 

@@ -116,8 +116,7 @@ class CheckpointStore:
     def save(self, step: int, best_step: int, write: Callable[[Path], None]) -> None:
         """Make the checkpoint of `step`: `write` puts this rank's files into the folder it is given.
 
-        Raises:
-            OutputError: the disk is full or not writable; nothing half-written stays.
+        Where the disk is full or not writable, that is an `OutputError` and nothing half-written stays.
         """
         aside, final = self.folder / f".{_PREFIX}{step:08d}.partial", self._of_step(step)
         try:
@@ -171,11 +170,7 @@ class CheckpointStore:
 
 
 def find_checkpoint(wanted: str, store: CheckpointStore) -> Path | None:
-    """Checkpoint to go on from: the newest for ``auto`` (None if there is none), or the one at a path.
-
-    Raises:
-        CheckpointError: nothing whole at the path.
-    """
+    """Checkpoint to go on from: the newest for ``auto`` (None if there is none), or the whole one at a path."""
     if wanted == "auto":
         return store.newest()
     path = Path(wanted)
@@ -192,11 +187,7 @@ def find_checkpoint(wanted: str, store: CheckpointStore) -> Path | None:
 
 
 def require_same_run(path: Path, now: Mapping[str, object]) -> None:
-    """Compare what the checkpoint was written by with the run that wants to go on from it.
-
-    Raises:
-        CheckpointError: naming every difference: going on would not give the uninterrupted run's result.
-    """
+    """Refuse a checkpoint of another run, and name every difference: its end would not be the same."""
     then = read_object(path / "run.json")
     now = json.loads(json.dumps(now))
     ranks = then.get("num_processes")
@@ -242,22 +233,15 @@ def load_random_state(folder: Path, rank: int) -> None:
 
 @dataclass(frozen=True)
 class Checkpoints:
-    """How a run writes checkpoints and where it goes on from.
+    """How a run writes checkpoints and where it goes on from."""
 
-    Attributes:
-        store: where they lie.
-        every_steps, every_minutes: how often; both None writes one only when the run is preempted.
-        resume: ``auto``, a path, or None.
-        identity: what defines the run; a checkpoint of another run is refused.
-        stop: tells that the machine is being taken away.
-    """
-
-    store: CheckpointStore
+    store: CheckpointStore  # where they lie
+    # how often; both None writes one only when the run is preempted
     every_steps: int | None
     every_minutes: float | None
-    resume: str | None
-    identity: Mapping[str, object]
-    stop: StopSignal
+    resume: str | None  # ``auto``, a path, or None
+    identity: Mapping[str, object]  # what defines the run; a checkpoint of another run is refused
+    stop: StopSignal  # tells that the machine is being taken away
 
 
 @dataclass

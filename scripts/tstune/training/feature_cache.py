@@ -96,11 +96,7 @@ class CachedWindows(Dataset):
 
 
 def training_windows(model: ForecastModel, data: PreparedData, manager: DistributedManager) -> tuple[Dataset, Dataset]:
-    """Windows to train and to validate on: with stored features if part of the model is frozen and that pays.
-
-    Raises:
-        ConfigError: stored features are asked for, and nothing is frozen.
-    """
+    """Windows to train and to validate on: with stored features if part of the model is frozen and that pays."""
     config, encode, train_windows = model.config.training, model.frozen_encoder(), model.shortened(data.train)
     if model.config.data.mirror_train_windows:
         # not the scaler's own mean: with data.scaling=none that is 0, and nothing to do with the level of the data

@@ -57,36 +57,21 @@ _SEEDS = "seeds.safetensors"
 
 @dataclass(frozen=True)
 class TrainingResult:
-    """What training did.
+    """What training did."""
 
-    Attributes:
-        num_steps: optimizer steps taken.
-        num_epochs: passes begun.
-        best_step: step whose weights were kept; 0 are the weights training started from.
-        best_validation_loss: scaled units.
-        tuned_share: of the way from the untuned to the tuned weights; see `tuning.interpolate`.
-        soup: per seed of `tuning.soup` what it found and whether it is part of the average; empty without.
-        stopped_early: the patience ran out.
-        learning_rate: peak learning rate.
-        lr_curve: what the learning-rate finder saw, if it ran.
-        seconds: wall time, validation included.
-        windows_per_second: training windows of all processes per second of training, validation excluded.
-        resumed_from: step of the checkpoint the run went on from, or None.
-        history: rows as in `history.jsonl`.
-    """
-
-    num_steps: int
-    num_epochs: int
-    best_step: int
-    best_validation_loss: float
-    stopped_early: bool
-    learning_rate: float
-    lr_curve: LearningRateCurve | None
-    seconds: float
-    windows_per_second: float
-    resumed_from: int | None
-    history: list[dict]
-    tuned_share: float = 1.0
+    num_steps: int  # optimizer steps taken
+    num_epochs: int  # passes begun
+    best_step: int  # step whose weights were kept; 0 are the weights training started from
+    best_validation_loss: float  # scaled units
+    stopped_early: bool  # the patience ran out
+    learning_rate: float  # peak learning rate
+    lr_curve: LearningRateCurve | None  # what the learning-rate finder saw, if it ran
+    seconds: float  # wall time, validation included
+    windows_per_second: float  # training windows of all processes per second of training, validation excluded
+    resumed_from: int | None  # step of the checkpoint the run went on from, or None
+    history: list[dict]  # rows as in `history.jsonl`
+    tuned_share: float = 1.0  # of the way from the untuned to the tuned weights; see `tuning.interpolate`
+    # per seed of `tuning.soup` what it found and whether it is part of the average; empty without
     soup: list[dict] = field(default_factory=list)
 
 
@@ -110,8 +95,7 @@ def train(
     Args:
         model: network and loss.
         train_windows, validation_windows: what to learn from, what to choose by.
-        config: the `training` section.
-        manager: process group.
+        config, manager: the `training` section, and the process group.
         seed: order of the windows.
         eval_batch_size: windows per validation batch.
         history_path: JSONL file to append to; None keeps the history in memory.
@@ -122,10 +106,8 @@ def train(
         tuning: asks for several seeds, for noise at the start, for the way back at the end; None for none of them.
 
     Raises:
-        ConfigError: there is nothing random to mix in.
         TrainingError: the loss is not a number any more.
         CheckpointError: the checkpoint belongs to another run.
-        OutputError: a checkpoint cannot be written.
         Preempted: SIGTERM came; a checkpoint has been written.
     """
     tuning = tuning or TuningSection()

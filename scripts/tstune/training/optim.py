@@ -100,13 +100,7 @@ def build_optimizer(
     """Optimizer over the learning parameters.
 
     Biases and normalisation weights get no weight decay. Each group carries ``lr_factor``, the factor of
-    its part of the model (`training.backbone_lr_factor` and so on).
-
-    Args:
-        module: network.
-        config: the `training` section.
-        learning_rate: peak learning rate.
-        parts: names of the parts of the model, see `part_of`.
+    its part of the model (`training.backbone_lr_factor` and so on, see `part_of`).
     """
     groups: dict[tuple[float, bool], list[nn.Parameter]] = {}
     for name, parameter in module.named_parameters():
@@ -201,9 +195,6 @@ def find_learning_rate(
     The suggestion lies in the middle of the longest fall of the smoothed loss (the "valley" rule): the steepest
     point, the older rule, follows noise when the model is pretrained and the curve almost flat. Every process makes
     the same test on the same windows, so all agree.
-
-    Raises:
-        TrainingError: the loss falls at no rate.
     """
     module = model.module
     changing = [*learning_parameters(module), *running_statistics(module)]

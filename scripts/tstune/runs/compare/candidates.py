@@ -28,20 +28,14 @@ Maker = Callable[[PreparedData, RunConfig, DistributedManager], ForecastModel]
 
 @dataclass(frozen=True)
 class Candidate:
-    """A model that can be scored.
+    """A model that can be scored."""
 
-    Attributes:
-        name: its row of the scoreboard.
-        spec: as the user wrote it.
-        make: the model, once data and the lengths of the windows are known.
-        folder: where its manifest may lie, which says what it was trained on; None if it is trained here or unknown.
-        context_length, prediction_length: its own; None takes those of the windows.
-    """
-
-    name: str
-    spec: str
-    make: Maker
+    name: str  # its row of the scoreboard
+    spec: str  # as the user wrote it
+    make: Maker  # the model, once data and the lengths of the windows are known
+    # where its manifest may lie, which says what it was trained on; None if it is trained here or unknown
     folder: Path | None = None
+    # its own; None takes those of the windows
     context_length: int | None = None
     prediction_length: int | None = None
 
@@ -49,15 +43,8 @@ class Candidate:
 def open_candidates(specs: Sequence[str], config: RunConfig, registry: str | None, stack: ExitStack) -> list[Candidate]:
     """Find every model, in the order they were given.
 
-    Args:
-        specs: run folders, ``registry:name@alias``, ``builtin``, checkpoint folders and Hub ids, also as
-            ``family:weights``, names of baselines.
-        config: the evaluation; its model family reads weights of which no other is named.
-        registry: where ``registry:…`` looks; None takes the default.
-        stack: keeps what was downloaded as long as it is needed.
-
-    Raises:
-        CheckpointError, ConfigError, RegistryError: naming the model.
+    They are run folders, ``registry:name@alias``, ``builtin``, checkpoint folders and Hub ids, which the family of the
+    configuration reads unless they say ``family:weights``, and names of baselines. `stack` keeps what was downloaded.
     """
     if not specs:
         raise ConfigError("no model to evaluate; give --model at least once")

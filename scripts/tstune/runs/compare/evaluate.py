@@ -39,19 +39,12 @@ from tstune.runtime.memory import GPUManager, is_out_of_memory
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Models that were scored on one part of one data set.
+    """Models that were scored on one part of one data set."""
 
-    Attributes:
-        judge: windows and scores.
-        part: the windows, ``test``, ``validation`` or ``train``.
-        verdict: the judged row against all others.
-        environment: values for `environment.json`.
-    """
-
-    judge: Judge
-    part: str
-    verdict: Verdict
-    environment: dict
+    judge: Judge  # windows and scores
+    part: str  # the windows, ``test``, ``validation`` or ``train``
+    verdict: Verdict  # the judged row against all others
+    environment: dict  # values for `environment.json`
 
     @property
     def metrics(self) -> dict[str, dict[str, float]]:
@@ -70,13 +63,7 @@ class Evaluation:
 
 
 def write_evaluation(run: NewFolder, evaluation: Evaluation, config: RunConfig) -> None:
-    """Write everything but the model, and put the folder in its place; nothing where `run` writes nothing.
-
-    Args:
-        run: entered, not committed yet.
-        evaluation: what to write.
-        config: data, lengths and metrics, for `config.yaml`.
-    """
+    """Write everything but the model, and put the folder in its place; nothing where `run` writes nothing."""
     if run.folder is None:
         return
     judge, folder = evaluation.judge, run.folder
@@ -109,15 +96,13 @@ def evaluate_models(
         models: see `open_candidates`.
         config: `data`, `evaluation`, `forecast`, `seed`, and from `model` the lengths and the family.
         part: ``test``, ``validation`` or ``train``.
-        output: folder to write; None writes nothing.
-        overwrite: replace it.
+        output, overwrite: folder to write, None writes nothing; replace it.
         registry: where ``registry:…`` looks; None takes the default.
         manager: running process group; None starts one.
         notes: goes into `environment.json` beside what is found here.
         prepare: makes the windows; None reads the configured data.
 
     Raises:
-        ConfigError, DataError, CheckpointError, RegistryError: naming the model and what it lacks.
         LeakError: a model was trained on, or chosen by, what it is to be judged on.
     """
     setup_logging()
@@ -197,11 +182,8 @@ def compare_members(comparison: ComparisonRecipe) -> Evaluation:
     """Run the comparison into its output_dir; the models lie in `<output_dir>.models/`.
 
     What came of each listed model stands under `members` of `environment.json`. One that cannot be had is a row with
-    its reason. One whose run folder is whole and of the same settings is not tuned again.
-
-    Raises:
-        ConfigError: not one of the models could be had.
-        OutputError: the output_dir holds files, and overwrite is false.
+    its reason; if none can, that is a `ConfigError`. One whose run folder is whole and of the same settings is not
+    tuned again.
     """
     setup_logging()
     config = comparison.config

@@ -84,18 +84,12 @@ def forecast(
 
 @dataclass(frozen=True)
 class Ready:
-    """A model that forecasts tables like the one that it was made ready with.
+    """A model that forecasts tables like the one that it was made ready with."""
 
-    Attributes:
-        model: with its weights, and with intervals where it has any.
-        steps: of a forecast.
-        quantiles: False leaves them out.
-        item, time: columns of series and times.
-    """
-
-    model: ForecastModel
-    steps: int
-    quantiles: bool
+    model: ForecastModel  # with its weights, and with intervals where it has any
+    steps: int  # of a forecast
+    quantiles: bool  # False leaves them out
+    # columns of series and times
     item: str | None
     time: str | Sequence[str]
 
@@ -121,9 +115,7 @@ def make_ready(
 ) -> Ready:
     """A model for tables like this one, whose history gives the intervals where the model has none; see `forecast`.
 
-    Args:
-        seasonality: steps of a season, for `seasonal_naive` and its like; None follows the frequency.
-        registry: where ``registry:…`` looks; None takes the default.
+    `seasonality` is for `seasonal_naive` and its like; None follows the frequency.
     """
     if model.startswith(PREFIX) or (Path(model) / "preprocessor.json").is_file():
         loaded = load_saved_model(model, registry)
@@ -287,17 +279,11 @@ def plot_series(
 
 @dataclass(frozen=True)
 class _Names:
-    """What the table calls its series and times.
+    """What the table calls its series and times."""
 
-    Attributes:
-        item: column of the series; None where there is none.
-        time: column of the times.
-        ids: name of a series as text -> as it is written in the table.
-    """
-
-    item: str | None
-    time: str
-    ids: dict[str, object]
+    item: str | None  # column of the series; None where there is none
+    time: str  # column of the times
+    ids: dict[str, object]  # name of a series as text -> as it is written in the table
 
     @classmethod
     def of(cls, frame: pd.DataFrame, item: str | None, time: str | Sequence[str]) -> _Names:
@@ -316,17 +302,11 @@ class _Names:
 
 @dataclass(frozen=True)
 class _Series:
-    """A table as it was read.
+    """A table as it was read."""
 
-    Attributes:
-        section: keys that read it so.
-        table: its series.
-        names: what it calls them.
-    """
-
-    section: DataSection
-    table: SourceTable
-    names: _Names
+    section: DataSection  # keys that read it so
+    table: SourceTable  # its series
+    names: _Names  # what it calls them
 
     @classmethod
     def of(cls, frame: pd.DataFrame, item: str | None, time: str | None, target: str | Sequence[str] | None) -> _Series:
@@ -355,12 +335,7 @@ class _Series:
     ) -> RunConfig:
         """A run that trains nothing, with all readings in the test; a history too short for the weights is padded.
 
-        Args:
-            model: whose weights choose the context.
-            steps: of a forecast.
-            kept: steps at the end of each series that are no context.
-            quantiles: levels.
-            context_length: past steps, or ``auto``.
+        The weights of the model choose the context; `kept` steps at the end of each series are none.
         """
         family, place = _family_of(model)
         section = {"type": family, "prediction_length": steps, "context_length": context_length}

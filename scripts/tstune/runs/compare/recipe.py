@@ -26,30 +26,19 @@ _NAME = re.compile(r"[A-Za-z0-9][\w-]*")
 
 @dataclass(frozen=True)
 class ListedModel:
-    """One model of a comparison.
+    """One model of a comparison."""
 
-    Attributes:
-        name: its row of the scoreboard.
-        config: its run; its output_dir lies beside that of the comparison.
-    """
-
-    name: str
-    config: RunConfig
+    name: str  # its row of the scoreboard
+    config: RunConfig  # its run; its output_dir lies beside that of the comparison
 
 
 @dataclass(frozen=True)
 class ComparisonRecipe:
-    """A recipe with a list of models.
+    """A recipe with a list of models."""
 
-    Attributes:
-        config: data, windows, lengths, metrics and output_dir, which all share.
-        members: in the order of the file; the first one that is had is judged against the others.
-        baselines: of `evaluation.baselines`, further rows.
-    """
-
-    config: RunConfig
-    members: tuple[ListedModel, ...]
-    baselines: tuple[str, ...]
+    config: RunConfig  # data, windows, lengths, metrics and output_dir, which all share
+    members: tuple[ListedModel, ...]  # in the order of the file; the first one that is had is judged against the others
+    baselines: tuple[str, ...]  # of `evaluation.baselines`, further rows
 
     @property
     def fingerprint(self) -> str:
@@ -61,11 +50,7 @@ class ComparisonRecipe:
 
 
 def load_comparison(path: str | Path, overrides: Sequence[str] = ()) -> ComparisonRecipe:
-    """Read the recipe: shared sections, and `models`, a mapping of names to sections that are merged over them.
-
-    Raises:
-        ConfigError: with every problem of a model in one message.
-    """
+    """Read the recipe: shared sections, and `models`, a mapping of names to sections that are merged over them."""
     path = Path(path)
     values = read_values(path, overrides)
     ours(values)

@@ -40,44 +40,23 @@ _NOT_THE_RUN = ("output_dir", "overwrite", "tracking.", "distributed.", "evaluat
 
 @dataclass(frozen=True)
 class ComparedRun:
-    """One side of a comparison.
+    """One side of a comparison."""
 
-    Attributes:
-        name: short and unique.
-        spec: as the user wrote it.
-        settings: dotted key -> value.
-        judged: row of its scoreboard that is compared.
-        metrics: of that row.
-        sentence: the run's own verdict.
-        manifest, environment: the files.
-        evaluation: `evaluation.json`; empty for a run that is older than it.
-        windows: `windows.parquet`; None for a run that is older than it.
-    """
-
-    name: str
-    spec: str
-    settings: dict[str, object]
-    judged: str
-    metrics: dict[str, float | None]
-    sentence: str
+    name: str  # short and unique
+    spec: str  # as the user wrote it
+    settings: dict[str, object]  # dotted key -> value
+    judged: str  # row of its scoreboard that is compared
+    metrics: dict[str, float | None]  # of that row
+    sentence: str  # the run's own verdict
+    # the files
     manifest: dict
     environment: dict
-    evaluation: dict
-    windows: pd.DataFrame | None
+    evaluation: dict  # `evaluation.json`; empty for a run that is older than it
+    windows: pd.DataFrame | None  # `windows.parquet`; None for a run that is older than it
 
 
 def read_runs(specs: Sequence[str], registry: str | None = None) -> list[ComparedRun]:
-    """Read run folders and registry versions.
-
-    Args:
-        specs: run folders, ``registry:name@alias``, ``registry:name:version``.
-        registry: where ``registry:…`` looks; None takes the default.
-
-    Raises:
-        DataError: fewer than two, or one given twice.
-        FolderError: one that is no finished run, or is damaged.
-        RegistryError: there is no such version, or it is damaged.
-    """
+    """Read run folders and registry versions; fewer than two, or one given twice, are a `DataError`."""
     if len(specs) < 2:
         raise DataError("give at least two runs to compare")
     if (twice := first_twice(specs)) is not None:
@@ -136,27 +115,19 @@ _MUST_AGREE = {"prediction_length": "forecast lengths", "frequency": "steps", "t
 
 @dataclass(frozen=True)
 class Paired:
-    """Runs on the windows that all of them have.
+    """Runs on the windows that all of them have."""
 
-    Attributes:
-        num_windows: windows of each run with an observed value.
-        num_shared: those that all runs have, with as many observed values.
-        num_unlike: windows of all runs whose number of observed values differs, which are left out.
-        rmse, mae: of each run on the shared windows.
-        tests: every run but the first against the first.
-        item_ids, rmse_by_item: items, and [items, runs] RMSE on the shared windows.
-        blocks: what was drawn.
-    """
-
-    num_windows: tuple[int, ...]
-    num_shared: int
-    num_unlike: int
+    num_windows: tuple[int, ...]  # windows of each run with an observed value
+    num_shared: int  # those that all runs have, with as many observed values
+    num_unlike: int  # windows of all runs whose number of observed values differs, which are left out
+    # of each run on the shared windows
     rmse: tuple[float, ...]
     mae: tuple[float, ...]
-    tests: tuple[Comparison, ...]
+    tests: tuple[Comparison, ...]  # every run but the first against the first
+    # items, and [items, runs] RMSE on the shared windows
     item_ids: tuple[str, ...]
     rmse_by_item: np.ndarray
-    blocks: Blocks
+    blocks: Blocks  # what was drawn
 
 
 def why_unpaired(runs: Sequence[ComparedRun]) -> str | None:
@@ -174,12 +145,9 @@ def why_unpaired(runs: Sequence[ComparedRun]) -> str | None:
 
 
 def pair(runs: Sequence[ComparedRun]) -> Paired | None:
-    """Compare runs window by window; None if they share none.
+    """Compare runs of one task, see `why_unpaired`, window by window with the first; None if they share none.
 
     The test is that of a run's verdict: a paired bootstrap over blocks of days and over items, see `relative_rmse`.
-
-    Args:
-        runs: of one task, see `why_unpaired`; the first is the reference.
     """
     tables = [run.windows.set_index(_WINDOW) for run in runs]
     shared = tables[0].index
@@ -238,11 +206,7 @@ _STYLE = {"better": "better", "worse": "worse"}
 
 
 def comparison_sections(runs: Sequence[ComparedRun]) -> list[ReportSection | Omitted]:
-    """Settings, data, metrics, paired tests, items, cost; the first run is the one the others are held against.
-
-    Raises:
-        ReportError: one of them is damaged.
-    """
+    """Settings, data, metrics, paired tests, items, cost; the first run is the one the others are held against."""
     with damage(f"one of {', '.join(run.spec for run in runs)}", ReportError):
         return _sections(runs)
 

@@ -23,16 +23,7 @@ _RUN: tuple[Part, ...] = (training, cost, provenance)
 
 
 def write_report(folder: str | Path) -> None:
-    """Draw the report of a run into its folder.
-
-    Args:
-        folder: run folder with `evaluation.json`; also one that is still being written.
-
-    Raises:
-        FolderError: a file of the run is missing or damaged.
-        ReportError: the run is older than the report.
-        OutputError: the folder cannot be written.
-    """
+    """Draw the report of a run into its folder, from `evaluation.json` and what lies beside it."""
     folder = Path(folder)
     run = read_run(folder)
     with damage(folder, ReportError):
@@ -43,12 +34,7 @@ def write_report(folder: str | Path) -> None:
 
 
 def draw_report(folder: Path, final: Path) -> None:
-    """The same; a run that is done is not lost for a page that cannot be drawn.
-
-    Args:
-        folder: where the run lies while it is being written.
-        final: where it will lie, for the message.
-    """
+    """The same of a run that will lie in `final`; it is not lost for a page that cannot be drawn."""
     try:
         write_report(folder)
     except (FolderError, ReportError) as error:

@@ -12,25 +12,16 @@ from tstune.runs.report.words import MISSING, counts, fixed, percents, significa
 
 @dataclass(frozen=True)
 class Cells:
-    """One column of a table, already written out.
+    """One column of a table, already written out."""
 
-    Attributes:
-        header: with the unit, for example ``RMSE (mg/dL)``.
-        cells: one per row.
-        numeric: set right-aligned.
-        best: row that is set in bold.
-        shades: one per row, -1 (much lower than the reference) to 1 (much higher), None for no colour.
-        key: what a legend switches on and off, and a tooltip shows with it.
-        quiet: left out of the tooltip.
-    """
-
-    header: str
-    cells: Sequence[str]
-    numeric: bool = True
-    best: int | None = None
+    header: str  # with the unit, for example ``RMSE (mg/dL)``
+    cells: Sequence[str]  # one per row
+    numeric: bool = True  # set right-aligned
+    best: int | None = None  # row that is set in bold
+    # one per row, -1 (much lower than the reference) to 1 (much higher), None for no colour
     shades: Sequence[float | None] | None = None
-    key: str | None = None
-    quiet: bool = False
+    key: str | None = None  # what a legend switches on and off, and a tooltip shows with it
+    quiet: bool = False  # left out of the tooltip
 
     @classmethod
     def text(cls, header: str, values: Sequence[object]) -> Cells:
@@ -80,19 +71,12 @@ class Text(ReportBlock):
 
 @dataclass(frozen=True)
 class Table(ReportBlock):
-    """A table.
+    """A table."""
 
-    Attributes:
-        title: caption.
-        columns: at least one; the first names the rows.
-        highlight: rows of the model the report is about.
-        tall: many rows: it scrolls inside its own frame.
-    """
-
-    title: str
-    columns: Sequence[Cells]
-    highlight: frozenset[int] = frozenset()
-    tall: bool = False
+    title: str  # caption
+    columns: Sequence[Cells]  # at least one; the first names the rows
+    highlight: frozenset[int] = frozenset()  # rows of the model the report is about
+    tall: bool = False  # many rows: it scrolls inside its own frame
 
     @classmethod
     def capped(cls, title: str, columns: Sequence[Cells], most: int = 400) -> Table:
@@ -134,27 +118,16 @@ class LegendEntry:
 
 @dataclass(frozen=True)
 class Figure(ReportBlock):
-    """A plot with its table beneath.
+    """A plot with its table beneath."""
 
-    Attributes:
-        id: unique on the page.
-        title: what is drawn.
-        plots: SVG for a desktop and for a phone, or one that suits both.
-        table: the numbers of the plot.
-        caption: how to read it.
-        legend: series that can be switched.
-        brief: fewer rows for Markdown, where the table has one per step.
-        beside: the table lies open beside the plot where there is room.
-    """
-
-    id: str
-    title: str
-    plots: Sequence[Markup]
-    table: Table
-    caption: str = ""
-    legend: Sequence[LegendEntry] = ()
-    brief: Table | None = None
-    beside: bool = False
+    id: str  # unique on the page
+    title: str  # what is drawn
+    plots: Sequence[Markup]  # SVG for a desktop and for a phone, or one that suits both
+    table: Table  # the numbers of the plot
+    caption: str = ""  # how to read it
+    legend: Sequence[LegendEntry] = ()  # series that can be switched
+    brief: Table | None = None  # fewer rows for Markdown, where the table has one per step
+    beside: bool = False  # the table lies open beside the plot where there is room
 
 
 @dataclass(frozen=True)
@@ -170,17 +143,11 @@ class HeatMap(ReportBlock):
 
 @dataclass(frozen=True)
 class Choices(ReportBlock):
-    """Blocks of which a reader with JavaScript sees one at a time, and any other reader all.
+    """Blocks of which a reader with JavaScript sees one at a time, and any other reader all."""
 
-    Attributes:
-        label: what is chosen.
-        options: name -> blocks.
-        group: choices with the same group move together.
-    """
-
-    label: str
-    options: dict[str, list[ReportBlock]]
-    group: str = ""
+    label: str  # what is chosen
+    options: dict[str, list[ReportBlock]]  # name -> blocks
+    group: str = ""  # choices with the same group move together
 
 
 @dataclass(frozen=True)

@@ -169,53 +169,35 @@ def plane(
 
 @dataclass(frozen=True)
 class Line:
-    """One line.
+    """One line."""
 
-    Attributes:
-        key: shown and hidden with the legend's entry of this key.
-        style: CSS classes.
-        values: one per x, None where there is none.
-        bands: (lower, upper) pairs, the widest first.
-        shown: whether it is drawn at first.
-        points: drawn as dots too.
-    """
-
-    key: str
-    style: str
-    values: Values
-    bands: Sequence[tuple[Values, Values]] = ()
-    shown: bool = True
-    points: bool = False
+    key: str  # shown and hidden with the legend's entry of this key
+    style: str  # CSS classes
+    values: Values  # one per x, None where there is none
+    bands: Sequence[tuple[Values, Values]] = ()  # (lower, upper) pairs, the widest first
+    shown: bool = True  # whether it is drawn at first
+    points: bool = False  # drawn as dots too
 
 
 @dataclass(frozen=True)
 class Axes:
-    """What is around the lines.
+    """What is around the lines."""
 
-    Attributes:
-        x: positions, ascending.
-        x_title, y_title: with units.
-        from_zero: the y axis begins at 0.
-        x_limits, y_limits: ends of the x axis, and what the y axis must hold.
-        x_ticks: None chooses.
-        zone: (low, high) of y that is shaded, for example the target range.
-        marks: (x, label) of vertical lines.
-        expected: (begin, end), a dashed line that the others are held against.
-        stops: indices of x that have a row in the table, where the crosshair stops; None is all.
-        inputs: name -> what was read besides, bars at the foot of the plot, each on a scale of its own.
-    """
-
-    x: Sequence[float]
+    x: Sequence[float]  # positions, ascending
+    # with units
     x_title: str
     y_title: str
-    from_zero: bool = False
+    from_zero: bool = False  # the y axis begins at 0
+    # ends of the x axis, and what the y axis must hold
     x_limits: tuple[float, float] | None = None
     y_limits: Sequence[float] = ()
-    x_ticks: Ticks | None = None
-    zone: tuple[float, float] | None = None
-    marks: Ticks = ()
-    expected: tuple[Point, Point] | None = None
+    x_ticks: Ticks | None = None  # None chooses
+    zone: tuple[float, float] | None = None  # (low, high) of y that is shaded, for example the target range
+    marks: Ticks = ()  # (x, label) of vertical lines
+    expected: tuple[Point, Point] | None = None  # (begin, end), a dashed line that the others are held against
+    # indices of x that have a row in the table, where the crosshair stops; None is all
     stops: Sequence[int] | None = None
+    # name -> what was read besides, bars at the foot of the plot, each on a scale of its own
     inputs: Mapping[str, Values] = field(default_factory=dict)
 
 
@@ -305,24 +287,16 @@ def change_bars(names: Sequence[str], changes: Sequence[float], width: float, de
 
 @dataclass(frozen=True)
 class IntervalRow:
-    """One dot.
+    """One dot."""
 
-    Attributes:
-        label: of the row.
-        value: where the dot is; None leaves the row empty.
-        low, high: ends of the interval; None draws none.
-        style: CSS classes.
-        written: the numbers in words, on the right of a wide plot.
-        expected: where a mark stands in this row, for example the nominal coverage.
-    """
-
-    label: str
-    value: float | None
+    label: str  # of the row
+    value: float | None  # where the dot is; None leaves the row empty
+    # ends of the interval; None draws none
     low: float | None
     high: float | None
-    style: str
-    written: str = ""
-    expected: float | None = None
+    style: str  # CSS classes
+    written: str = ""  # the numbers in words, on the right of a wide plot
+    expected: float | None = None  # where a mark stands in this row, for example the nominal coverage
 
     @classmethod
     def of_change(
@@ -351,16 +325,9 @@ def interval_chart(
     zero: bool = False,
     sides: tuple[str, str] = ("", ""),
 ) -> Markup:
-    """Rows of dots with intervals on one axis.
+    """Rows of dots with intervals on one axis; what lies beyond its limits is cut, with an arrow.
 
-    Args:
-        rows: from top to bottom.
-        width: of the plot.
-        description: for a screen reader.
-        x_title: with the unit.
-        limits: ends of the axis; what lies beyond is cut, with an arrow.
-        zero: draw the line of no difference.
-        sides: what lies on the left and on the right of it.
+    `zero` draws the line of no difference, and `sides` are what lies on the left and on the right of it.
     """
     wide = width >= WIDE
     left = 24 + 7.3 * min(max([14, *(len(row.label) for row in rows)]), 34) if wide else 8
@@ -414,13 +381,7 @@ def span_chart(
 ) -> Markup:
     """Bars of pieces, one above the other: shares of a whole, parts of a time, durations.
 
-    Args:
-        rows: label, pieces, and words behind the last one.
-        width: of the plot.
-        description: for a screen reader.
-        ends: of the axis.
-        ticks: none draws no axis.
-        x_title: with the unit.
+    A row is a label, its pieces, and words behind the last one. No ticks draw no axis.
     """
     wide, few = width >= WIDE, len(rows) <= 12
     height, thick = (16, 8) if wide and not few else (32, 22) if wide else (26, 12) if not few else (46, 20)

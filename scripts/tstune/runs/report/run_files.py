@@ -16,25 +16,18 @@ from tstune.runtime.files import as_read
 
 @dataclass(frozen=True)
 class RunFiles:
-    """Everything a report is drawn from.
+    """Everything a report is drawn from."""
 
-    Attributes:
-        metrics: model -> metric -> value, on the test windows.
-        verdict, manifest, environment, evaluation, config: the files.
-        cohort: rows of `cohort.csv`.
-        history: lines of `history.jsonl`; none if nothing was trained.
-        config_text: `config.yaml` as it is.
-    """
-
-    metrics: dict[str, dict[str, float | None]]
+    metrics: dict[str, dict[str, float | None]]  # model -> metric -> value, on the test windows
+    # the files
     verdict: dict
     manifest: dict
     environment: dict
     evaluation: dict
-    cohort: list[dict[str, str]]
-    history: list[dict]
+    cohort: list[dict[str, str]]  # rows of `cohort.csv`
+    history: list[dict]  # lines of `history.jsonl`; none if nothing was trained
     config: dict
-    config_text: str
+    config_text: str  # `config.yaml` as it is
 
     @property
     def title(self) -> str:
@@ -110,12 +103,7 @@ class RunFiles:
 
 
 def read_run(path: Path) -> RunFiles:
-    """Read a run folder.
-
-    Raises:
-        FolderError: a file is missing or damaged.
-        ReportError: the run was made before there were reports.
-    """
+    """Read a run folder; one that was made before there were reports is a `ReportError`."""
     folder = RunFolder(path)
     if folder.path.is_dir() and not folder.has(EVALUATION):
         raise ReportError(
