@@ -29,11 +29,7 @@ class DataError(TstuneError):
 
 
 class LeakError(DataError):
-    """A split whose parts are not apart, or weights that were trained on what they are to be judged on.
-
-    Attributes:
-        check: name of the check that found it.
-    """
+    """A split whose parts are not apart, or weights that were trained on what judges them, as `check` found."""
 
     def __init__(self, check: str, message: str) -> None:
         super().__init__(f"leak {check}: {message}")

@@ -56,9 +56,7 @@ class TTMTrainer:
     def train(self) -> dict:
         """Tune the model of the configuration into its `output_dir`, or into ``output_dir-2``, ``-3``, … beside runs.
 
-        Returns:
-            what `BaseTimeSeriesFoundationModel.fit` returns, ``run_id`` and ``metrics`` among it, also when a
-            tracker died on the way.
+        Returns what `BaseTimeSeriesFoundationModel.fit` returns, also when a tracker died on the way.
         """
         self.manager = DistributedManager.for_run(self.config)
         self.model = model_class(self.config.model.type)(self.config)

@@ -100,11 +100,8 @@ def _inverted(scores: torch.Tensor, points: torch.Tensor) -> torch.Tensor:
 class ChronosT5Module(NetworkModule):
     """Each target of each window is a series of its own, divided by its mean absolute reading and binned into tokens.
 
-    A missing reading is a padding token that the attention masks.
-
-    Args:
-        network, roles, prediction_length: see `NetworkModule`.
-        levels: ascending levels that quantiles of the paths are wanted for.
+    A missing reading is a padding token that the attention masks. `levels` are those that quantiles of the paths are
+    wanted for.
     """
 
     def __init__(self, network: nn.Module, roles: Roles, prediction_length: int, levels: tuple[float, ...]) -> None:

@@ -24,12 +24,8 @@ _INPUT_ROLES = ("conditional", "control", "static_real", "time_features")
 class RememberedForecasts:
     """Forecasts with a model and remembers what it said, so that it can change or be lost afterwards.
 
-    Each rank remembers the windows it was given. Memory is only taken for those.
-
-    Args:
-        model: who forecasts.
-        windows: the windows that will be asked for.
-        budget_bytes: beyond this size forecasts lie in a memory-mapped temporary file.
+    Each rank remembers the windows it was given. Memory is only taken for those; beyond `budget_bytes` forecasts lie in
+    a memory-mapped temporary file.
     """
 
     def __init__(self, model: Forecaster, windows: WindowDataset, budget_bytes: float) -> None:

@@ -17,16 +17,13 @@ from tstune.errors import ConfigError
 class NetworkModule(nn.Module, ABC):
     """A network of another library, or a peft model around it.
 
-    Args:
-        network: it; peft finds no embedding by itself, so it is told the one of `input_layer` (None: none is wanted).
-        roles: the channels; targets come first.
-        prediction_length: steps that are asked for.
-        native_length: most steps of one forward pass.
-        levels: ascending levels of its quantiles; empty for a network that forecasts points.
+    peft finds no embedding by itself, so it is told the one of `input_layer` (None: none is wanted).
 
     Attributes:
-        num_targets: channels that are forecast.
+        num_targets: channels that are forecast, the first ones.
+        native_length: most steps of one forward pass.
         num_steps: steps of a forward pass here: what is asked for, or as much of it as one pass gives.
+        levels: ascending levels of its quantiles; empty for a network that forecasts points.
     """
 
     input_layer: ClassVar[str | None] = "shared"

@@ -24,11 +24,7 @@ if TYPE_CHECKING:
 class PatchModule(ScaledModule):
     """A network of transformers with `model`, `head` and a `config` of patches, in two halves: encode and head.
 
-    Args:
-        network: it.
-        preprocessor: channels, and the scaler fitted on the training part.
-        prediction_length: steps that are asked for.
-        mask_name: what the network calls the mask of what was observed.
+    `mask_name` is what the network calls the mask of what was observed.
     """
 
     def __init__(

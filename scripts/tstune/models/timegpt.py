@@ -323,8 +323,7 @@ class Request:
 class Recording:
     """Makes the requests of the client below it and keeps them; it has no key and reaches no network.
 
-    Args:
-        input_size: most steps of a series that are sent; the service tells the real client a number of its own.
+    At most `input_size` steps of a series are sent; the service tells the real client a number of its own.
     """
 
     def __init__(self, input_size: int) -> None:

@@ -192,16 +192,7 @@ def make_client(section: ModelSection) -> NixtlaClient:
 
 
 class TimeGPTRequests:
-    """Forecasts and fine-tuning by the service.
-
-    Args:
-        section: model, attempts, and how much may be sent.
-        frequency: grid step as pandas text.
-        client: answers the calls; None makes one from the environment.
-
-    Attributes:
-        num_sent: series sent for forecasts so far.
-    """
+    """Forecasts and fine-tuning by the service; `client` None makes one from the environment."""
 
     def __init__(self, section: ModelSection, frequency: str, client: NixtlaClient | None = None) -> None:
         self._section, self._frequency = section, frequency

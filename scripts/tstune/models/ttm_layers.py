@@ -22,13 +22,9 @@ class SkipHead(nn.Module):
 
     A Tiny Time Mixer scales a window by its mean and deviation over the whole context and cuts it into patches: where
     the last reading lies, which readings are real and which were interpolated, how old the last one is and the time of
-    the day get lost, and the first steps of a forecast suffer most. This head reads just those, beside the forecast
-    itself, with two residual blocks.
-
-    Args:
-        steps: last readings that are read one by one.
-        prediction_length: steps of the network's forecast.
-        with_quantiles: it also stretches the distances of the quantiles from the forecast.
+    the day get lost, and the first steps of a forecast suffer most. This head reads just those, the last `steps` one by
+    one, beside the forecast itself, with two residual blocks. `with_quantiles` it also stretches their distances from
+    the forecast.
     """
 
     def __init__(self, steps: int, prediction_length: int, with_quantiles: bool = False) -> None:

@@ -222,15 +222,9 @@ class Block:
 
 
 def rewrite_tables(book: Path, rows: Sequence[Row]) -> list[Path]:
-    """Write the rows into every README of the book that has a place for them.
+    """Write the rows into every README of the book that has a place for them, and return the files that changed.
 
     A recipe without a row here keeps the line it has; a recipe that is not, or no longer, in the book has none.
-
-    Returns:
-        the files that changed.
-
-    Raises:
-        OutputError: a marker without its end, or a file that cannot be written.
     """
     changed, rows = [], [row for row in rows if _is_listed(row.recipe, book)]
     for file in sorted(book.rglob("*.md")):

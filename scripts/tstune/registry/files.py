@@ -27,10 +27,9 @@ _READ_ONLY = 0o444
 
 
 def copy_stream(source: BinaryIO, target: Path, limit: int | None = None, lasting: bool = True) -> tuple[str, int]:
-    """Write a new file, flushed to the disk if it is a `lasting` one; at most one byte more than `limit`.
+    """Write a new file, flushed to the disk if it is a `lasting` one; returns its SHA-256 in hexadecimal and its bytes.
 
-    Returns:
-        SHA-256 in hexadecimal and bytes of what was written.
+    At most one byte more than `limit` is written.
     """
     digest, size = hashlib.sha256(), 0
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -83,13 +82,10 @@ def lock(path: Path, exclusive: bool, timeout: float) -> Iterator[None]:
 
 
 class BlobStore:
-    """`objects/ab/ab…` holds what has the SHA-256 `ab…`, once, and never changes.
+    """`objects/ab/ab…` below the folder of the registry holds what has the SHA-256 `ab…`, once, and never changes.
 
-    A file is written to `incoming/`, flushed, and renamed to its place, so whatever lies under `objects/` is whole.
-    A file whose content rotted on the disk is replaced when the same content is stored again.
-
-    Args:
-        root: folder of the registry.
+    A file is written to `incoming/`, flushed, and renamed to its place, so whatever lies under `objects/` is whole. A
+    file whose content rotted on the disk is replaced when the same content is stored again.
     """
 
     def __init__(self, root: Path) -> None:
@@ -121,11 +117,7 @@ class BlobStore:
             require_same(file, *copy_stream(stream, folder / file.path, file.size), origin)
 
     def remove_all_but(self, wanted: Collection[str]) -> tuple[int, int]:
-        """Remove every file whose checksum is not wanted; nobody else may be storing meanwhile.
-
-        Returns:
-            number of files and their bytes.
-        """
+        """Remove every file whose checksum is not wanted, while nobody stores; returns their number and bytes."""
         leftovers = [path for path in self._objects.glob("*/*") if path.name not in wanted]
         leftovers += self._incoming.glob("*")
         size = sum(path.stat().st_size for path in leftovers)

@@ -92,23 +92,17 @@ class Cleaned(NamedTuple):
 
 
 class ModelRegistry:
-    """Numbered versions of finished runs, in a folder that many processes may use at once.
+    """Numbered versions of finished runs, in a folder, made by the first, that many processes may use at once.
 
     A reference is ``name:version`` or ``name@alias``. Whatever is read is checked against the checksums taken at
-    registration. All methods raise `RegistryError` with one line for whatever the caller can fix.
+    registration. All methods raise `RegistryError` with one line for whatever the caller can fix, and after `timeout`
+    seconds of waiting for other processes.
 
     A registration stores the files first and then adds the version in one transaction: killed before that, it leaves
     files that nothing refers to (`clean` removes them) and no version.
 
-    The folder must lie on a local disk, or on a network file system with working locks (flock and POSIX locks) that
-    is used from one machine at a time: SQLite's write-ahead mode shares memory between its users.
-
-    Args:
-        root: the folder; the first registration makes it.
-        timeout: seconds to wait for other processes.
-
-    Attributes:
-        location: how a user names this registry.
+    The folder must lie on a local disk, or on a network file system with working locks (flock and POSIX locks) that is
+    used from one machine at a time: SQLite's write-ahead mode shares memory between its users.
     """
 
     def __init__(self, root: str | Path, timeout: float = 60.0) -> None:
@@ -257,10 +251,8 @@ class ModelRegistry:
     def import_archive(self, path: str | Path, name: str | None = None) -> tuple[ModelVersion, ModelVersion]:
         """Store what `export_archive` wrote, if every file in it has the checksum that was registered.
 
-        The version keeps its number if that was never used here, else it gets the next one.
-
-        Returns:
-            (as stored here, as it was in the archive).
+        The version keeps its number if that was never used here, else it gets the next one. Returns it as stored here,
+        and as it was in the archive.
         """
         with _temporary(f"{path} cannot be imported") as folder:
             archived = read_archive(Path(path), folder)

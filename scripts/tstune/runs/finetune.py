@@ -62,12 +62,7 @@ def finetune(
 
 
 class FineTuning(ModelRun):
-    """A run that tunes a model and judges it: each method is one step, in this order; see `finetune`.
-
-    Attributes:
-        data: panel, split and windows, once prepared.
-        judge: the scores so far.
-    """
+    """A run that tunes a model and judges it: each method is one step, in this order; see `finetune`."""
 
     data: PreparedData
 

@@ -36,12 +36,8 @@ _KEYS = {VERDICT: ("model",), MANIFEST: ("source",), PREPROCESSOR: ("model_type"
 class RunFolder:
     """The files of one run, by name. Everything that reads or writes a run folder does it here.
 
-    Args:
-        path: the folder.
-
-    Raises:
-        FolderError: from every reader, in one line that names the file: it is missing, damaged, or another thing.
-        OutputError: from every writer: the disk refuses it.
+    Every reader raises a `FolderError` in one line that names the file: it is missing, damaged, or another thing; every
+    writer an `OutputError` if the disk refuses it.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -153,19 +149,10 @@ class RunFolder:
 
 
 class NewFolder:
-    """Context manager around a folder that appears, whole, only when `commit` is called.
+    """Context manager around a folder that appears, whole, when `commit` is called; until then `folder` is written.
 
-    Args:
-        output_dir: where the folder will be; None keeps nothing on disk.
-        overwrite: replace a folder that is already there.
-        is_main: only the main process touches the disk.
-        inputs: key -> file or folder that is read; it must not lie in the folder that is replaced.
-
-    Attributes:
-        folder: to write into until then; None where nothing is to be written.
-
-    Raises:
-        OutputError: the folder exists, or cannot be written.
+    Where output_dir is None, and on processes that are not the main one, `folder` is None. What is read, `inputs` by
+    key, must not lie in the folder that is replaced.
     """
 
     def __init__(

@@ -40,14 +40,7 @@ MOST_QUANTILES = 200_000_000
 class Judge:
     """Scores forecasts on the test windows and, where something is chosen from them, on validation windows.
 
-    Args:
-        data: panel, split and windows.
-        config: the run.
-        manager: process group; N ranks give the numbers of one.
-        part: windows that are judged.
-
-    Raises:
-        DataError: readings that cannot be in their unit.
+    N ranks give the numbers of one. Readings that cannot be in their unit are a `DataError`.
 
     Attributes:
         test: the windows that are judged.

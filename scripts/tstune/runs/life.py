@@ -90,13 +90,9 @@ _JUDGING_ONLY = (
 class Run:
     """Context manager: this process owns `output_dir` inside, and leaves it as the rules say, however it ends.
 
-    Args:
-        config: the run.
-        output_dir: run folder to write; None keeps nothing on disk.
-        overwrite: replace a run folder, or forget an unfinished run.
-        resume: ``auto``, the path of a checkpoint, or None.
-        manager: process group; only the main process touches the disk.
-        inputs: key -> file or folder the run reads; it must not lie in a folder that is replaced.
+    `overwrite` replaces a run folder, or forgets an unfinished run. `resume` is ``auto``, the path of a checkpoint, or
+    None. `inputs` are what the run reads, by key: none may lie in a folder that is replaced. What ends it early
+    (`OutputError`, `Preempted`, `Interrupted`) says what is on disk, or who owns the folder.
 
     Attributes:
         state: the last state on disk, the same on every rank.
@@ -105,10 +101,6 @@ class Run:
         run_id: of the trackers, from the first start on.
         version: of the model registry, once registered.
         stop: SIGTERM, as the training loop looks at it.
-
-    Raises:
-        OutputError: another process owns the folder, it is there already, or it cannot be written.
-        Preempted, Interrupted: saying what is on disk.
     """
 
     def __init__(

@@ -101,11 +101,7 @@ def _draw_inputs(axes: Axes, batch: Batch, index: int, windows: WindowDataset, s
 
 
 def choose_windows(scores: Scores, count: int, seed: int) -> dict[str, int]:
-    """Pick a good, a typical and a bad window by error (10th, 50th, 90th percentile), then more by seed.
-
-    Returns:
-        label -> panel row of the window's start.
-    """
+    """Label -> first row of a good, a typical and a bad window by error (10th, 50th, 90th percentile), then by seed."""
     order = np.argsort(scores.window_rmse, kind="stable")
     order = order[np.isfinite(scores.window_rmse[order])]
     if not len(order):

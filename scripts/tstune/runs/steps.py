@@ -29,12 +29,8 @@ from tstune.training.loop import TrainingResult
 class ModelRun(Run, ABC):
     """A run that trains a model; a kind of run adds the steps of its own between these.
 
-    A run that was stopped is gone on with where it stood: `has("judged")` is then True on entering if only the
-    end is left to do.
-
-    Args:
-        model: what is trained.
-        output_dir, overwrite, resume, manager, tracker, callbacks: as in `BaseTimeSeriesFoundationModel.fit`.
+    A run that was stopped is gone on with where it stood: `has("judged")` is then True on entering if only the end is
+    left to do. The arguments are as in `BaseTimeSeriesFoundationModel.fit`.
 
     Attributes:
         data: what it is trained on, once prepared.

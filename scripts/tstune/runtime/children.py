@@ -41,10 +41,7 @@ _NOT_THE_CAUSE = ("CalledProcessError", "ChildFailedError")
 class Child:
     """A started program and all processes it starts. Leaving the context ends what still runs.
 
-    Args:
-        command: its words.
-        log: file that what it says is appended to.
-        hidden: environment variables it does not get.
+    What it says is appended to the log, and it does not get the `hidden` environment variables.
 
     Attributes:
         pid: of the keeper, which lives as long as any of the processes.
@@ -113,13 +110,8 @@ class Child:
 class ForkedChild(Child):
     """A Python script that does not start from nothing: it is forked from a server that has loaded its libraries.
 
-    The server starts with the first child, knows the libraries that this one names, and lives as long as this program.
-
-    Args:
-        script: file that runs as the main program.
-        words: of its command line.
-        libraries: modules that it will import; what is not there is left out.
-        log, hidden: as of any child.
+    The server starts with the first child, knows the libraries that this one names, as far as they are installed, and
+    lives as long as this program.
     """
 
     def __init__(
@@ -156,10 +148,7 @@ def _told(code: int) -> int:
 class StopRequest:
     """Context manager that notes SIGINT and SIGTERM, so that nothing is cut in half; a second Ctrl-C cuts.
 
-    It notes them also where the shell told its background jobs to ignore them.
-
-    Attributes:
-        signal: the first signal that came, None until then.
+    It notes them also where the shell told its background jobs to ignore them. `signal` is the first that came.
     """
 
     def __init__(self) -> None:

@@ -85,13 +85,10 @@ def choose_precision(device: torch.device, wanted: str | None, fallback: bool = 
 
 
 def allow_tf32(device: torch.device, enabled: bool) -> bool:
-    """Let float32 matrix products and convolutions round their factors to 10 bits (TF32), or forbid it.
+    """Let float32 matrix products and convolutions round their factors to 10 bits (TF32), or forbid it; False without TF32.
 
-    Sets torch's `allow_tf32` flags and not the newer `fp32_precision`: in torch 2.11 the former set both, while
-    after the latter `torch.compile` still reads the former and stops (pytorch/pytorch#166387, #189955).
-
-    Returns:
-        Whether the device has TF32. If not, nothing is changed.
+    Sets torch's `allow_tf32` flags and not the newer `fp32_precision`: in torch 2.11 the former set both, while after
+    the latter `torch.compile` still reads the former and stops (pytorch/pytorch#166387, #189955).
     """
     if not supported_formats(device)["tf32"]:
         return False
@@ -150,16 +147,9 @@ _STRATEGY = {
 class DistributedManager:
     """Starts Accelerate and compares what it gave with what the run asked for.
 
-    Never trains something other than what was asked: a missing process or another strategy stops the run.
-
-    Args:
-        config: what the run needs.
-        mixed_precision: ``no``, ``fp16``, ``bf16``, ``auto`` for what suits the hardware unless the launcher was given
-            one, or None for what the launcher was given.
-        precision_fallback: see `choose_precision`.
-
-    Raises:
-        DistributedError: with the command line or key that mends it.
+    Never trains something other than what was asked: a missing process or another strategy stops the run, with the
+    command line or key that mends it. Mixed precision is ``no``, ``fp16``, ``bf16``, ``auto`` for what suits the
+    hardware unless the launcher was given one, or None for what the launcher was given; see `choose_precision`.
     """
 
     def __init__(

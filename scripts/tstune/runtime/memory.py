@@ -129,9 +129,6 @@ class GPUManager:
     """Memory and number formats of one device, GPU or CPU.
 
     Measuring a phase resets the peaks that the system and torch keep, so ask `peak_memory` for that of the run.
-
-    Args:
-        device: of this process.
     """
 
     def __init__(self, device: torch.device) -> None:

@@ -12,13 +12,10 @@ from tstune.errors import Preempted
 
 
 class StopSignal:
-    """Turns SIGTERM into `Preempted`, or into a flag while something must not be cut in half.
+    """Turns SIGTERM into `Preempted`, or into a flag, `requested`, while something must not be cut in half.
 
-    Use as a context manager around a whole run. Outside the main thread signals cannot be caught and nothing
-    is changed.
-
-    Attributes:
-        requested: SIGTERM has come.
+    Use as a context manager around a whole run. Outside the main thread signals cannot be caught and nothing is
+    changed.
     """
 
     def __init__(self) -> None:

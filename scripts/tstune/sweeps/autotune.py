@@ -113,16 +113,8 @@ class OutOfTime(BaseException):
 class Search:
     """Candidates one after the other, until the time is up; any number of processes on one study.
 
-    Args:
-        base: the run that every candidate is a change of, lengths and split settled.
-        data: its windows.
-        weights: of further models, ``folder`` or ``family:folder``.
-        metric: column of the scoreboard that chooses, on the validation windows.
-        higher: a higher value of it is better.
-        folder: where everything lies, for all processes.
-        seconds: budget, all starts together.
-        begun: when this start began, by `time.monotonic`.
-        study, storage: whose trials the candidates are, see `tstune.sweeps.storage`.
+    Every candidate is a change of `base`, whose lengths and split are settled. The budget are the `seconds` of all
+    starts together; this one `begun` by `time.monotonic`. The other arguments are as in `autotune`.
     """
 
     def __init__(

@@ -45,9 +45,7 @@ class Candidate:
 class Halving(Callback):
     """Ends a training when its time is up, or when those before it were better after as many validations.
 
-    Args:
-        study: of trainings whose losses can be compared; None compares none.
-        until: by `time.monotonic`.
+    Losses of the trainings of a study can be compared; None compares none. `until` is by `time.monotonic`.
     """
 
     def __init__(self, study: optuna.Study | None, until: float) -> None:

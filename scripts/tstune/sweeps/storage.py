@@ -124,8 +124,7 @@ def begin(
 ) -> Trial | None:
     """Begin an attempt at a point that is to be made again, or at the next one by its number, with its `fixed` values.
 
-    Returns:
-        the running trial; None if another job has begun the same attempt.
+    None if another job has begun the same attempt.
     """
     number, after = point, None
     params, distributions = dict(fixed), {one.key: one.distribution for one in space if one.key in fixed}

@@ -43,15 +43,7 @@ from tstune.tracking.run import TrackedRun
 
 
 class FollowedMetric:
-    """A metric of a run, followed as it appears in the files of its file tracker.
-
-    Args:
-        config: the run.
-        metric: that is measured from time to time.
-
-    Attributes:
-        file: where it appears, once the run has begun.
-    """
+    """A metric of a run, followed as it appears in `file` of its file tracker, once the run has begun."""
 
     def __init__(self, config: RunConfig, metric: str) -> None:
         self._metric = metric

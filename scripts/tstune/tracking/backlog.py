@@ -94,12 +94,9 @@ class MissedCall:
 
 
 class Backlog:
-    """A JSONL file of calls, in order, below a header. It exists as long as something is waiting.
+    """A JSONL file of calls, in order, below a header. It exists as long as something is waiting, `calls`.
 
     A disk that refuses it is a warning, and no reason to stop: what waits is in memory too.
-
-    Attributes:
-        calls: what waits.
     """
 
     def __init__(self, path: Path, header: Header) -> None:
@@ -138,17 +135,11 @@ class Backlog:
                 self._num_written += 1
 
     def replay(self, tracker: ExperimentTracker, skip: Callable[[MissedCall, str], object]) -> list[str]:
-        """Send every waiting call in order; what went through is not sent again, whatever happens after it.
+        """Send every waiting call in order, and return their methods; what went through is not sent again.
 
-        A call that can never succeed is handed to `skip` with the reason, so that it does not hold up the rest:
-        its file is gone, the tracker refuses it (`TrackingError`), or it fails again while the call after it
-        goes through.
-
-        Returns:
-            the methods that were called.
-
-        Raises:
-            Exception: what the tracker raised; it is still away.
+        A call that can never succeed is handed to `skip` with the reason, so that it does not hold up the rest: its
+        file is gone, the tracker refuses it (`TrackingError`), or it fails again while the call after it goes through.
+        What a tracker raises that is still away comes out.
         """
         before, calls, sent = len(self.calls), self.calls, []
         suspect: MissedCall | None = None
@@ -241,16 +232,10 @@ def find_backlogs(places: Iterable[Path]) -> list[Path]:
 
 
 def replay_backlog(path: Path) -> int:
-    """Go on with the run a backlog belongs to, send every call, end the run and remove the file.
+    """Go on with the run a backlog belongs to, send every call, end the run, remove the file; returns how many calls.
 
-    A run that was killed before it could say how it ended is ended as KILLED.
-
-    Returns:
-        number of calls that were sent.
-
-    Raises:
-        TrackingError: not a backlog, its run is still going on, or the tracker does not take it; what went
-            through is not in the file any more.
+    A run that was killed before it could say how it ended is ended as KILLED. Where its run is still going on, or the
+    tracker does not take it, that is a `TrackingError`, and what went through is not in the file any more.
     """
     backlog = Backlog.read(path)
     if backlog.header.writer_lives():

@@ -33,17 +33,9 @@ if TYPE_CHECKING:
 class GuardedTracker(PassingTracker):
     """Passes every call on to a tracker; once that fails, it is reported once and put aside.
 
-    What it misses is kept on disk, in ``<folder>/<experiment>/<run_id>/<number>-<tracker>.jsonl``. It is tried
-    again after `retry_seconds` and at the end of the run, and then gets all it missed, in order.
-
-    Args:
-        tracker: the one that may fail.
-        folder: where missed calls are kept.
-        number: tells two trackers of a kind apart.
-        retry_seconds: how long a failing tracker is left alone.
-
-    Attributes:
-        own_id: what the tracker itself calls the run.
+    What it misses is kept on disk, in ``<folder>/<experiment>/<run_id>/<number>-<tracker>.jsonl``. It is tried again
+    after `retry_seconds` and at the end of the run, and then gets all it missed, in order. `own_id` is what the tracker
+    itself calls the run.
     """
 
     def __init__(self, tracker: ExperimentTracker, folder: Path, number: int, retry_seconds: float) -> None:
@@ -169,15 +161,10 @@ class GuardedTracker(PassingTracker):
 class CompositeTracker(PassingTracker):
     """Passes every call on to each tracker; one that fails is reported once and put aside.
 
-    What it misses is kept on disk. It is tried again after `retry_seconds` and at the end, and then gets all it
-    missed in order. What is still missing at the end stays in
-    ``<backlog_dir>/<experiment>/<run_id>/<number>-<tracker>.jsonl``, which `scripts/replay_tracking.py` sends later.
-
-    Args:
-        trackers: any number, none included.
-        backlog_dir: where missed calls are kept.
-        retry_seconds: how long a failing tracker is left alone.
-        required: raise if a tracker cannot start; else train on without it.
+    What it misses is kept on disk. It is tried again after `retry_seconds` and at the end, and then gets all it missed
+    in order. What is still missing at the end stays in
+    ``<backlog_dir>/<experiment>/<run_id>/<number>-<tracker>.jsonl``, which `scripts/replay_tracking.py` sends later. A
+    tracker that cannot start is an error if it is `required`.
     """
 
     name = "composite"

@@ -29,17 +29,9 @@ _NOT_A_METRIC = ("step", "epoch")
 
 
 class TrackedRun(Callback):
-    """Context manager: whatever happens inside, the run ends with the right status.
+    """Context manager and callback of the training loop: whatever happens inside, the run ends with the right status.
 
-    It also is a callback of the training loop.
-
-    Args:
-        tracker: what the main process reports to; one without back ends elsewhere.
-        config: the run.
-        run_id: a run to go on with; None begins one.
-
-    Attributes:
-        run_id: known once entered.
+    `run_id` is that of a run to go on with; None begins one, whose id is known once entered.
     """
 
     def __init__(self, tracker: CompositeTracker, config: RunConfig, run_id: str | None = None) -> None:
