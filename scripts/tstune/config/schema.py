@@ -557,6 +557,10 @@ class RunConfig(Section):
         """Keys that are left to the data."""
         return [key for key in FOLLOW_THE_DATA if self.setting(key) in (AUTO, None)]
 
+    def changing(self, section: str, **values: object) -> RunConfig:
+        """The same with other values of a section, which are not checked again."""
+        return self.model_copy(update={section: getattr(self, section).model_copy(update=values)})
+
     def settled(self, became: Callable[[str], object]) -> RunConfig:
         """The same with values for the keys that it leaves open."""
         values = self.model_dump()

@@ -298,8 +298,7 @@ class ForecastModel(Hooks, ABC):
     def build_under(self, folder: Path) -> None:
         """Build the configured base and put a published adapter on it."""
         config = self.config
-        whole = config.tuning.model_copy(update={"mode": "full"})  # a mode that adds no adapter of its own
-        self.config = config.model_copy(update={"tuning": whole})
+        self.config = config.changing("tuning", mode="full")  # a mode that adds no adapter of its own
         self.build(self.preprocessor)
         self.config = config
         self.load_adapter(folder, merge=config.model.quantization == "none")
@@ -342,11 +341,9 @@ class ForecastModel(Hooks, ABC):
     def _every_error(self, given: Mapping[str, Readings], frequency: str) -> ConfigError:
         """All durations that are no number of steps, and what would be wrong without them, with settings that work."""
         wrong, instead = wrong_durations(self.config, frequency)
-        section = self.config.data.model_copy(
-            update={key: None for key in ("max_gap", "min_context") if f"data.{key}" in instead}
-            | {"split": self.config.data.split.model_copy(update={"purge": 0})}
-        )
-        self.config = self.config.model_copy(update={"data": section})
+        without = {key: None for key in ("max_gap", "min_context") if f"data.{key}" in instead}
+        split = self.config.data.split.model_copy(update={"purge": 0})
+        self.config = self.config.changing("data", split=split, **without)
         more = ""
         try:
             self._windows(given)

@@ -76,8 +76,7 @@ def load_weights(self: ForecastModel, folder: Path) -> None:
     """Make the network anew, where the configuration names the saved weights, and read them."""
     path, config = folder / MODEL_FOLDER / _WEIGHTS, self.config
     if config.model.pretrained is not None:
-        model = config.model.model_copy(update={"pretrained": str(path.parent), "revision": None})
-        self.config = config.model_copy(update={"model": model})
+        self.config = config.changing("model", pretrained=str(path.parent), revision=None)
     try:
         self._initialize_model()
         load_model(self.network, path)

@@ -85,7 +85,7 @@ def choose_precision(device: torch.device, wanted: str | None, fallback: bool = 
 
 
 def allow_tf32(device: torch.device, enabled: bool) -> bool:
-    """Let float32 matrix products and convolutions round their factors to 10 bits (TF32), or forbid it; False without it.
+    """Let float32 matrix products and convolutions round their factors to 10 bits (TF32), or not; False without TF32.
 
     Sets torch's `allow_tf32` flags and not the newer `fp32_precision`: in torch 2.11 the former set both, while after
     the latter `torch.compile` still reads the former and stops (pytorch/pytorch#166387, #189955).

@@ -37,14 +37,14 @@ from tstune.data.cleaning.rules import CleaningRules
 from tstune.data.describe import describe
 from tstune.data.frequency import to_steps
 from tstune.data.panel_store import read_panel
-from tstune.data.prepared import PreparedData, prepare_data
+from tstune.data.prepared import PreparedData
 from tstune.domains import domain_of
 from tstune.errors import ConfigError, OutputError, TstuneError
 from tstune.evaluation.learning_curve import Foretold, foretell
 from tstune.evaluation.metric_registry import builtin_metric
 from tstune.evaluation.verdict import Verdict
 from tstune.foreign_files import read_object
-from tstune.models.registry import model_class
+from tstune.runs.compare.evaluate import configured_data
 from tstune.runs.folder import VERDICT, RunFolder
 from tstune.runs.judging import check_metrics
 from tstune.runs.life import is_finished, unfinished
@@ -395,7 +395,7 @@ class Search:
         """The same windows for weights that know no inputs."""
         if self.data.config.targets_only:
             return self.data
-        return _windows(without_inputs(self.base))
+        return configured_data(without_inputs(self.base))
 
     def _score(self, metrics: Mapping[str, float], run: CandidateRun) -> float:
         found = metrics.get(self.metric)
@@ -587,31 +587,24 @@ def _settled(
         said = quiet()  # of the same data again
     if horizon is not None:
         ahead = to_steps(int(horizon) if str(horizon).isdigit() else horizon, panel.frequency, "--horizon")
-        config = config.model_copy(update={"model": config.model.model_copy(update={"prediction_length": ahead})})
+        config = config.changing("model", prediction_length=ahead)
     metrics = config.evaluation.metrics
     if builtin_metric(metric) is not None and metric not in ("rmse", "mae", "mase", *metrics):
-        evaluation = config.evaluation.model_copy(update={"metrics": [*metrics, metric]})
-        config = config.model_copy(update={"evaluation": evaluation})
+        config = config.changing("evaluation", metrics=[*metrics, metric])
     with said:
-        data = _windows(config)
+        data = configured_data(config)
     strides = {}
     for part, most in MOST_WINDOWS.items():
         key, windows = f"{part}_stride", len(data.windows[part])
         if getattr(config.data, key) == AUTO and windows > most:
             strides[key] = getattr(data.config, key) * -(-windows // most)
     if strides:
-        config = config.model_copy(update={"data": config.data.model_copy(update=strides)})
-        data = _windows(config)
+        config = config.changing("data", **strides)
+        data = configured_data(config)
     config = data.settle(config)
     check_metrics(config, data.preprocessor.unit)
-    tracking = config.tracking.model_copy(update={"register_as": None, "run_name": None})
-    return config.model_copy(update={"tracking": tracking, "overwrite": False}), data
-
-
-def _windows(config: RunConfig) -> PreparedData:
-    lengths = config.model.context_length, config.model.prediction_length
-    known = model_class(config.model.type)(config).known_lengths() if AUTO in lengths else ()
-    return prepare_data(config.data, *lengths, seed=config.seed, known_lengths=known)
+    alone = config.changing("tracking", register_as=None, run_name=None)
+    return alone.model_copy(update={"overwrite": False}), data
 
 
 def _make_folder(folder: Path) -> None:

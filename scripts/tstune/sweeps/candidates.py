@@ -171,7 +171,7 @@ def lengths(config: RunConfig) -> dict[str, int]:
 
 def without_inputs(config: RunConfig) -> RunConfig:
     """The same without inputs."""
-    return config.model_copy(update={"data": config.data.model_copy(update={"targets_only": True})})
+    return config.changing("data", targets_only=True)
 
 
 def as_member(config: RunConfig) -> dict[str, dict]:

@@ -153,9 +153,8 @@ def write_report(plan: SweepPlan, base: RunConfig, study: optuna.Study) -> Point
         with aside(folder / f"{name}.png") as file:
             figure.savefig(file, format="png", dpi=110)
     if best is not None:  # the run of the best trial, with a folder of its own and without the sweep around it
-        ran = RunFolder(plan.run(best.number)).config
-        training = ran.training.model_copy(update={"resume_from_checkpoint": None})
-        alone = {"training": training, "tracking": base.tracking, "output_dir": str(folder / "best")}
+        ran = RunFolder(plan.run(best.number)).config.changing("training", resume_from_checkpoint=None)
+        alone = {"tracking": base.tracking, "output_dir": str(folder / "best")}
         save_recipe(ran.model_copy(update=alone), folder / "best.yaml")
     with aside(folder / "README.md") as file:
         file.write_text(_readme(plan, found, best, shares), encoding="utf-8")

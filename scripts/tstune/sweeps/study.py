@@ -284,13 +284,8 @@ class _Sweep:
         if changed:
             raise TrialFailed(f"{', '.join(changed)} would make its validation loss one of something else")
         tracking = {"run_name": f"{self.plan.name}-{number}", "parent_run": self.tracked.run_id}
-        changes = {
-            "output_dir": str(run),
-            "overwrite": False,
-            "training": config.training.model_copy(update={"resume_from_checkpoint": "auto"}),
-            "tracking": self._tracking.model_copy(update=tracking),
-        }
-        return config.model_copy(update=changes)
+        changes = {"output_dir": str(run), "overwrite": False, "tracking": self._tracking.model_copy(update=tracking)}
+        return config.changing("training", resume_from_checkpoint="auto").model_copy(update=changes)
 
 
 def check_ended(child: Child) -> None:

@@ -558,8 +558,7 @@ class _Run:
 
 def _noisy_start(model: ForecastModel, share: float, seed: int) -> dict[str, torch.Tensor]:
     """The weights with a share of random ones mixed in, those that `tuning.mode=from_scratch` begins with."""
-    tuning = model.config.tuning.model_copy(update={"mode": "from_scratch"})
-    other = type(model)(model.config.model_copy(update={"tuning": tuning}))
+    other = type(model)(model.config.changing("tuning", mode="from_scratch"))
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         other.build(model.preprocessor)

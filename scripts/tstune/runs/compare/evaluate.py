@@ -175,7 +175,7 @@ def configured_data(config: RunConfig, table: SourceTable | None = None) -> Prep
 def without_parts(config: RunConfig) -> RunConfig:
     """The same with all of the data in the test: nothing is trained, so nothing is kept for it."""
     split = SplitSection(by="none", allow_overlap=config.data.split.allow_overlap)
-    return config.model_copy(update={"data": config.data.model_copy(update={"split": split})})
+    return config.changing("data", split=split)
 
 
 def compare_members(comparison: ComparisonRecipe) -> Evaluation:
@@ -214,8 +214,7 @@ def with_lengths(config: RunConfig, candidates: Sequence[Candidate]) -> RunConfi
             raise shorter_than_asked(f"--model {one.spec}", one.prediction_length, asked)
     known = [one.context_length for one in candidates if one.context_length is not None]
     context = max([*known, *([] if context == AUTO else [context])], default=AUTO)
-    lengths = {"context_length": context, "prediction_length": asked}
-    return config.model_copy(update={"model": config.model.model_copy(update=lengths)})
+    return config.changing("model", context_length=context, prediction_length=asked)
 
 
 def _add_quantiles(judge: Judge, name: str, model: ForecastModel, forecaster: Forecaster) -> None:

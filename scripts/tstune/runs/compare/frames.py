@@ -176,8 +176,7 @@ def cross_validation(
     test = steps + step_size * (n_windows - 1)
     with_weights = next((one for one in specs if _has_weights(one)), "persistence")
     config = read.run(with_weights, steps, test, list(quantiles), context_length=context_length)
-    judged = config.evaluation.model_copy(update={"refit": refit})
-    config = config.model_copy(update={"evaluation": judged})
+    config = config.changing("evaluation", refit=refit)
 
     def prepare(config: RunConfig) -> PreparedData:
         data = configured_data(config, read.table)
@@ -353,8 +352,7 @@ class _Series:
             raise DataError(f"the longest series has {self.longest} steps; {kept} steps to forecast leave no history")
         if self.longest - kept >= shortest:
             return config
-        short = {"min_context": max(1, (self.longest - kept + 1) // 2)}
-        return config.model_copy(update={"data": config.data.model_copy(update=short)})
+        return config.changing("data", min_context=max(1, (self.longest - kept + 1) // 2))
 
 
 def _as_it_is(
@@ -367,8 +365,7 @@ def _as_it_is(
     if known and all(ahead is None for _, ahead in known):  # any context: as much of the history as it reads
         longest = min(max(context for context, _ in known), read.longest)
         config = read.run(model, steps, steps, quantiles, context_length=max(4, longest))
-    evaluation = config.evaluation.model_copy(update={"seasonality": seasonality})
-    config = config.model_copy(update={"evaluation": evaluation})
+    config = config.changing("evaluation", seasonality=seasonality)
     manager = DistributedManager(mixed_precision="no")
     with ExitStack() as stack:
         candidates = open_candidates([model], config, None, stack)
