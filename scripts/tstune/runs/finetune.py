@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 
-from tstune.config.schema import PretrainingSection, RunConfig
+from tstune.config.schema import PretrainingSection
 from tstune.data.cohort import remarks
 from tstune.data.frequency import fixed_step, parse_frequency
 from tstune.data.prepared import PreparedData
@@ -86,7 +86,13 @@ class FineTuning(ModelRun):
 
     def check(self) -> None:
         """Refuse before the training what would be wrong after it."""
-        _check_config(self.config)
+        config = self.config
+        if config.pretraining != PretrainingSection():
+            raise ConfigError("pretraining: this section is for scripts/pretrain_ttm.py; leave it out to fine-tune")
+        if config.tracking.register_as is not None:
+            check_name(config.tracking.register_as, "tracking.register_as")
+            open_registry(config.tracking.registry)
+        check_baselines(config)
 
     def prepare(self, train_data: Readings = None, val_data: Readings = None, test_data: Readings = None) -> None:
         """Source → panel → split → windows; leaks are refused."""
@@ -264,16 +270,6 @@ class FineTuning(ModelRun):
             "run_id": folder.run_id,
             "version": None,
         }
-
-
-def _check_config(config: RunConfig) -> None:
-    """Refuse before the training what would be wrong after it."""
-    if config.pretraining != PretrainingSection():
-        raise ConfigError("pretraining: this section is for scripts/pretrain_ttm.py; leave it out to fine-tune")
-    if config.tracking.register_as is not None:
-        check_name(config.tracking.register_as, "tracking.register_as")
-        open_registry(config.tracking.registry)
-    check_baselines(config)
 
 
 def _check_has_network(model: ForecastModel) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 
@@ -16,12 +15,9 @@ from tstune.data.scaler import Scaler
 from tstune.data.synthetic import FixedSyntheticWindows, SeriesRecipe, SyntheticWindows
 from tstune.data.table import Roles
 from tstune.errors import ConfigError
-from tstune.models.contract import ForecastModel
 from tstune.runs.folder import ENVIRONMENT, MANIFEST, METRICS, README, TRACKING, RunFolder
 from tstune.runs.steps import ModelRun
-from tstune.runtime.distributed import DistributedManager
 from tstune.runtime.logs import logger
-from tstune.tracking.interfaces import ExperimentTracker
 from tstune.training.losses import window_losses
 
 _VALIDATION_SEED = 1_000_003
@@ -38,41 +34,32 @@ class SyntheticData:
     manifest: dict
 
 
-def pretrain(
-    model: ForecastModel,
-    output_dir: str | Path | None = None,
-    overwrite: bool = False,
-    manager: DistributedManager | None = None,
-    resume: str | None = None,
-    tracker: ExperimentTracker | None = None,
-) -> dict:
-    """Train a model on generated series and keep the weights of the lowest loss on generated validation series.
-
-    The arguments are as in `BaseTimeSeriesFoundationModel.fit`.
-
-    Returns:
-        ``losses`` {forecast: loss on the validation windows}: ``pretrained``, ``context_mean``, ``persistence`` ·
-        ``parameters`` · ``training`` · ``output_dir`` · ``run_id``.
-    """
-    with PreTraining(model, output_dir, overwrite, resume, manager, tracker) as run:
-        if not run.has("judged"):
-            run.prepare()
-            run.build()
-            run.start_tracking()
-            run.train()
-            run.save()
-        run.commit()
-        run.track()
-        run.register()
-        return run.results
-
-
 class PreTraining(ModelRun):
-    """A run that trains on generated series: each method is one step, in this order; see `pretrain`."""
+    """A run that trains on generated series, and keeps the weights of the lowest loss on others; each method is a step.
+
+    `results` are ``losses`` {forecast: loss on the validation windows}, with two forecasts that anyone can make beside
+    ``pretrained``, and ``parameters``, ``training``, ``output_dir`` and ``run_id``.
+    """
 
     def check(self) -> None:
         """Refuse settings that would be passed over in silence."""
-        _check(self.config)
+        config = self.config
+        if config.model.pretrained is not None or config.tuning.mode != "from_scratch":
+            raise ConfigError("pre-training starts from random weights: leave out model.pretrained and tuning.mode")
+        if config.training.max_steps is None or config.training.num_epochs != 1:
+            raise ConfigError("the stream of series has no end: set training.max_steps, and training.num_epochs=1")
+        if config.model.type != "ttm":
+            raise ConfigError(f"model.type={config.model.type}: pre-training is for ttm")
+        if AUTO in (config.model.context_length, config.model.prediction_length):
+            raise ConfigError(
+                "pre-training has no data to follow: set model.context_length and model.prediction_length"
+            )
+        if config.training.context_dropping:
+            raise ConfigError("training.context_dropping: generated series have whole contexts; leave it out")
+        unused = {"data": DataSection(), "evaluation": EvaluationSection(), "forecast": ForecastSection()}
+        for name, section in unused.items():
+            if getattr(config, name) != section:
+                raise ConfigError(f"{name}: pre-training generates its own series; leave this section out")
 
     def prepare(self) -> None:
         """The stream of generated windows, and the fixed ones that choose the weights."""
@@ -154,24 +141,6 @@ def generate_data(config: RunConfig, num_processes: int) -> SyntheticData:
         preprocessor,
         manifest,
     )
-
-
-def _check(config: RunConfig) -> None:
-    """Refuse settings that would be passed over in silence."""
-    if config.model.pretrained is not None or config.tuning.mode != "from_scratch":
-        raise ConfigError("pre-training starts from random weights: leave out model.pretrained and tuning.mode")
-    if config.training.max_steps is None or config.training.num_epochs != 1:
-        raise ConfigError("the stream of series has no end: set training.max_steps, and training.num_epochs=1")
-    if config.model.type != "ttm":
-        raise ConfigError(f"model.type={config.model.type}: pre-training is for ttm")
-    if AUTO in (config.model.context_length, config.model.prediction_length):
-        raise ConfigError("pre-training has no data to follow: set model.context_length and model.prediction_length")
-    if config.training.context_dropping:
-        raise ConfigError("training.context_dropping: generated series have whole contexts; leave it out")
-    unused = {"data": DataSection(), "evaluation": EvaluationSection(), "forecast": ForecastSection()}
-    for name, section in unused.items():
-        if getattr(config, name) != section:
-            raise ConfigError(f"{name}: pre-training generates its own series; leave this section out")
 
 
 def _simple_losses(data: SyntheticData, config: RunConfig) -> dict[str, float]:

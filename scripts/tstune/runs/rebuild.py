@@ -103,7 +103,6 @@ def rebuild(
     overrides: Sequence[str] = (),
     output: str | Path | None = None,
     overwrite: bool = False,
-    manager: DistributedManager | None = None,
 ) -> Rebuilt:
     """Score the saved model, the weights it came from and the baselines on the windows of the run's configuration.
 
@@ -121,7 +120,7 @@ def rebuild(
     if list(recorded) != ["test"]:
         raise FolderError(f"{folder / METRICS} holds no scores of a training run (test)")
     training = config.training
-    manager = manager or DistributedManager(None, training.mixed_precision, training.precision_fallback)
+    manager = DistributedManager(None, training.mixed_precision, training.precision_fallback)
     gpu = GPUManager(manager.device)
     gpu.allow_tf32(config.training.tf32)
     with (

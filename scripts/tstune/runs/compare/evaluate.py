@@ -83,7 +83,6 @@ def evaluate_models(
     output: str | Path | None = None,
     overwrite: bool = False,
     registry: str | None = None,
-    manager: DistributedManager | None = None,
     notes: Mapping[str, object] | None = None,
     prepare: Callable[[RunConfig], PreparedData] | None = None,
 ) -> Evaluation:
@@ -98,7 +97,6 @@ def evaluate_models(
         part: ``test``, ``validation`` or ``train``.
         output, overwrite: folder to write, None writes nothing; replace it.
         registry: where ``registry:…`` looks; None takes the default.
-        manager: running process group; None starts one.
         notes: goes into `environment.json` beside what is found here.
         prepare: makes the windows; None reads the configured data.
 
@@ -108,7 +106,7 @@ def evaluate_models(
     setup_logging()
     begin, output = time.perf_counter(), None if output is None else Path(output)
     refuse_full("--output", output, overwrite)
-    manager = manager or DistributedManager(mixed_precision="no")
+    manager = DistributedManager(mixed_precision="no")
     logger.info(manager.describe())
     gpu = GPUManager(manager.device)
     gpu.allow_tf32(config.training.tf32)
