@@ -14,7 +14,7 @@ from tstune.data.windows import WindowDataset
 from tstune.errors import ConfigError
 from tstune.evaluation.backtest import Scores
 from tstune.evaluation.verdict import Verdict, best_model, format_metrics, format_per_item, format_scoreboard, verdict
-from tstune.models.adapters import Adapter, ItemAdapters, ItemResult
+from tstune.models.adapters import Adapter, ItemAdapters, ItemResult, adapt
 from tstune.models.contract import ForecastModel, Readings
 from tstune.registry import check_name, open_registry
 from tstune.runs.folder import (
@@ -165,7 +165,7 @@ class FineTuning(ModelRun):
     def _tune_item(
         self, windows: WindowDataset, validation: WindowDataset, tracked: TrackedRun
     ) -> tuple[TrainingResult, Adapter]:
-        model, config, manager = self.model, self.config, self.manager
+        model, config, manager = self.model, self.model.config, self.manager
         changes = {
             "num_epochs": config.tuning.per_item_epochs,
             "max_steps": None,
@@ -177,7 +177,7 @@ class FineTuning(ModelRun):
         set_seed(config.seed)
         for parameter in model.module.parameters():
             parameter.requires_grad = False
-        model.add_adapter()
+        model.network = adapt(model.network, model.model_type, config.lora)
         model.to(manager.device)
         size = model.evaluation_batch_size(manager.device)
         result = train(
