@@ -388,7 +388,6 @@ class PerItemForecaster:
         self._adapters = [adapters.get(item_id) for item_id in item_ids]
 
     def forecast(self, batch: Batch) -> torch.Tensor:
-        """[batch, prediction, targets] float32 in original units."""
         items = batch["item"].unique().tolist()
         adapters = {item: self._adapters[item] for item in items}
         some = next((adapter for adapter in adapters.values() if adapter is not None), None)

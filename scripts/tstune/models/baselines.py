@@ -105,7 +105,6 @@ class Persistence(Baseline):
     model_type = "persistence"
 
     def forecast(self, batch: Batch) -> torch.Tensor:
-        """[batch, prediction, targets] in original units."""
         return self._last_reading(*self._target_context(batch)).expand(-1, self._num_steps, -1)
 
 
@@ -125,7 +124,6 @@ class SeasonalNaive(Baseline):
             )
 
     def forecast(self, batch: Batch) -> torch.Tensor:
-        """[batch, prediction, targets] in original units."""
         past, observed = self._target_context(batch)
         season = past[:, -self.seasonality :].clone()
         found = observed[:, -self.seasonality :].clone()
@@ -146,7 +144,6 @@ class ContextMean(Baseline):
     model_type = "context_mean"
 
     def forecast(self, batch: Batch) -> torch.Tensor:
-        """[batch, prediction, targets] in original units."""
         past, observed = self._target_context(batch)
         mean = (past * observed).sum(dim=1, keepdim=True) / observed.sum(dim=1, keepdim=True).clamp_min(1)
         mean = torch.where(observed.any(dim=1, keepdim=True), mean, self._training_mean(past))
@@ -180,7 +177,6 @@ class Ridge(Baseline):
         self.bias = torch.tensor(regression.intercept_, dtype=torch.float32)
 
     def forecast(self, batch: Batch) -> torch.Tensor:
-        """[batch, prediction, targets] in original units."""
         past, mean, std = self._scaled_context(batch)
         weight, bias = self.weight.to(past.device), self.bias.to(past.device)
         return (past.transpose(1, 2) @ weight.T + bias).transpose(1, 2) * std + mean
@@ -244,7 +240,6 @@ class Statistical(Baseline):
 
     @classmethod
     def require_packages(cls) -> None:
-        """Stop if statsforecast is not installed."""
         _models(cls.model_type)
 
     @classmethod
@@ -260,7 +255,6 @@ class Statistical(Baseline):
         self._library = _models(self.model_type)
 
     def forecast(self, batch: Batch) -> torch.Tensor:
-        """[batch, prediction, targets] in original units."""
         past, observed = self._target_context(batch)
         last = self._last_reading(past, observed)[:, 0].cpu().numpy()
         values, seen = past.cpu().numpy().astype(np.float64), observed.cpu().numpy()

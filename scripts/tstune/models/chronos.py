@@ -48,11 +48,9 @@ class ChronosModule(NetworkModule):
         """[batch, native steps, targets, levels] from the features."""
 
     def normalise(self, values: torch.Tensor, loc: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
-        """Original units -> normalised space, [batch, steps, targets]."""
         return self.network.instance_norm(values, (loc, scale))[0]
 
     def in_original_units(self, values: torch.Tensor, loc: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
-        """Normalised space -> original units, [batch, steps, targets, levels] float32."""
         return self.network.instance_norm.inverse(values, (loc[..., None], scale[..., None]))
 
     def _encoded(self, features: torch.Tensor, loc: torch.Tensor, scale: torch.Tensor, batch: Batch) -> Batch:

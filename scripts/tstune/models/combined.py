@@ -73,7 +73,6 @@ class AveragedForecasts:
         self._first, self._second = first, second
 
     def forecast(self, batch: Batch) -> torch.Tensor:
-        """[batch, prediction, targets] float32 in original units."""
         return (self._first.recall(batch) + self._second.recall(batch)) / 2
 
 
@@ -85,7 +84,6 @@ class WeightedForecasts:
         self.weights = list(weights)
 
     def forecast(self, batch: Batch) -> torch.Tensor:
-        """[batch, prediction, targets] float32 in original units."""
         pairs, device = zip(self.weights, self.forecasters, strict=True), batch["past_values"].device
         return sum(torch.as_tensor(weight).to(device) * one.forecast(batch).to(device) for weight, one in pairs)
 

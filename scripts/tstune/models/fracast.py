@@ -104,7 +104,6 @@ class FracastForecaster(QuantileForecaster):
 
     @classmethod
     def require_packages(cls) -> None:
-        """Stop if fracast is not installed."""
         optional_module("fracast", TITLE, PACKAGE)
 
     @classmethod

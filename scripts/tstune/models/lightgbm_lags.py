@@ -62,7 +62,6 @@ class LightGBM(Baseline):
 
     @classmethod
     def require_packages(cls) -> None:
-        """Stop if LightGBM is not installed."""
         _lightgbm()
 
     def train_on(self, data: PreparedData, *_: object) -> None:
@@ -89,7 +88,6 @@ class LightGBM(Baseline):
             )
 
     def forecast(self, batch: Batch) -> torch.Tensor:
-        """[batch, prediction, targets] in original units."""
         steps, shape = np.arange(1, self._num_steps + 1), (len(batch["past_values"]), self._num_steps)
         forecast = np.empty((*shape, len(self.boosters)), np.float32)
         for target, boosters in enumerate(self.boosters):

@@ -51,7 +51,6 @@ class NetworkForecaster(BaseTimeSeriesFoundationModel):
 
     @classmethod
     def require_packages(cls) -> None:
-        """Stop if the family's library is not installed."""
         _ = cls.architecture.config_class, cls.architecture.network_class
 
     def _module_for(self, network: nn.Module, roles: Roles) -> NetworkModule:

@@ -63,11 +63,9 @@ class PatchTSTFMModule(NetworkModule):
         return quantiles.transpose(1, 2), loc, scale
 
     def normalise(self, values: torch.Tensor, loc: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
-        """Original units -> normalised space, [batch, steps, targets]."""
         return torch.asinh(super().normalise(values, loc, scale))
 
     def in_original_units(self, values: torch.Tensor, loc: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
-        """Normalised space -> original units, [batch, steps, targets, levels] float32."""
         return super().in_original_units(torch.sinh(values.float()), loc, scale)
 
 

@@ -62,7 +62,6 @@ class TimeGPTForecaster(WithoutNetwork):
 
     @classmethod
     def require_packages(cls) -> None:
-        """Stop if nixtla's client is not installed."""
         nixtla()
 
     def __init__(self, *arguments: object, **options: object) -> None:
@@ -93,7 +92,6 @@ class TimeGPTForecaster(WithoutNetwork):
         self.finetuned_model_id = self.config.model.finetuned_model_id
 
     def forecast(self, batch: Batch) -> torch.Tensor:
-        """[batch, prediction, targets] float32 in original units."""
         return self._answers(batch)[..., 0]
 
     @property
@@ -102,7 +100,6 @@ class TimeGPTForecaster(WithoutNetwork):
         return tuple(self.config.forecast.quantiles)
 
     def native_quantiles(self, batch: Batch) -> torch.Tensor:
-        """[batch, prediction, targets, native levels] float32 in original units, ascending."""
         return self._answers(batch)[..., 1:]
 
     def train_on(

@@ -35,7 +35,6 @@ class RefittedForecaster:
     forecasters: Sequence[Forecaster]
 
     def forecast(self, batch: Batch) -> torch.Tensor:
-        """[batch, prediction, targets] float32 in original units."""
         origin = batch["origin"].cpu()
         number = (torch.searchsorted(self.moments, origin, right=True) - 1).clamp_min(0)
         found = None
