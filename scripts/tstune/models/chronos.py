@@ -77,12 +77,7 @@ class ChronosForecaster(QuantileForecaster):
 
     @classmethod
     def _check_config(cls, section: ModelSection, values: dict) -> None:
-        name, settings = section.pretrained, values.get("chronos_config")
-        if not isinstance(settings, dict):
-            raise CheckpointError(
-                f"model.pretrained={name} is a {cls.architecture.network.rpartition(':')[2]} without chronos_config, "
-                f"not a {cls.title} checkpoint; use another checkpoint"
-            )
+        name, settings = section.pretrained, chronos_settings(cls, section, values)
         longest, levels = (settings.get(key) for key in ("context_length", "quantiles"))
         if not isinstance(longest, int) or not isinstance(levels, list):
             raise CheckpointError(
@@ -106,6 +101,17 @@ class ChronosForecaster(QuantileForecaster):
             f'pipeline = {cls.pipeline}.from_pretrained("{base}")',
             f'pipeline.model = PeftModel.from_pretrained(pipeline.model, "{place}").merge_and_unload()',
         ]
+
+
+def chronos_settings(cls: type[QuantileForecaster], section: ModelSection, values: dict) -> dict:
+    """`chronos_config` of a config.json."""
+    settings = values.get("chronos_config")
+    if not isinstance(settings, dict):
+        raise CheckpointError(
+            f"model.pretrained={section.pretrained} is a {cls.architecture.network.rpartition(':')[2]} without "
+            f"chronos_config, not a {cls.title} checkpoint; use another checkpoint"
+        )
+    return settings
 
 
 def chronos_architecture(title: str, network: str, config: str) -> Architecture:

@@ -13,7 +13,7 @@ from tstune.config.section import ChronosT5Section, ModelSection
 from tstune.data.table import Roles
 from tstune.data.windows import Batch
 from tstune.errors import CheckpointError
-from tstune.models.chronos import CHRONOS
+from tstune.models.chronos import CHRONOS, chronos_settings
 from tstune.models.modules import NetworkModule, as_series, observed_or_nan
 from tstune.models.network_forecaster import QuantileForecaster
 from tstune.models.network_weights import Architecture, require_context
@@ -210,12 +210,7 @@ class ChronosT5Forecaster(QuantileForecaster):
 
     @classmethod
     def _check_config(cls, section: ModelSection, values: dict) -> None:
-        name, settings = section.pretrained, values.get("chronos_config")
-        if not isinstance(settings, dict):
-            raise CheckpointError(
-                f"model.pretrained={name} is a T5ForConditionalGeneration without chronos_config, not a Chronos T5 "
-                "checkpoint; use another checkpoint"
-            )
+        name, settings = section.pretrained, chronos_settings(cls, section, values)
         from chronos import ChronosConfig
 
         try:
