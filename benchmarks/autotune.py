@@ -75,7 +75,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     checks = []
     with tempfile.TemporaryDirectory() as scratch:
         for name in args.only:
-            one, folder = DATA_SETS[name], (args.output or Path(scratch)) / name.replace(", ", "_").replace(" ", "_")
+            one, folder = DATA_SETS[name], (args.output or Path(scratch)) / folder_of(name)
             place = None if one.place is None else args.data / one.place
             if place is not None and not place.exists():
                 print(f"{name} left out: {place} is not there", file=sys.stderr)
@@ -102,12 +102,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
+def folder_of(name: str) -> str:
+    """Where the search of a data set lies."""
+    return name.replace(", ", "_").replace(" ", "_")
+
+
 def command(one: DataSet, place: Path | None, folder: Path, minutes: float) -> list[str]:
     """The words of one search."""
     given = str(place) if one.recipe is None else str(ROOT / "recipes" / one.recipe)
     words = [sys.executable, str(ROOT / "scripts/autotune.py"), "--data", given, f"--minutes={minutes:g}"]
     moved = [f"data.path={place}"] if one.recipe is not None and place is not None else []
-    return [*words, "--output", str(folder), *one.words, *moved]
+    return [*words, "--output", str(folder), *one.words, "evaluation.keep_forecasts=true", *moved]
 
 
 def sign(change: float) -> int:

@@ -6,9 +6,10 @@
 
 The data is looked at as scripts/describe_data.py does; lengths and split follow it. Then, as long as there is time:
 simple forecasts, weights as they are (those that ship with the project, and --weights), trainings on shares of the
-data, which say whether tuning will pay, LightGBM, tuning modes and learning rates by successive halving, adapters per
-item, interpolation and a stack of the best. The validation windows choose; the test windows are forecast once, at the
-end, by the winner and the simple forecasts. The winner is said whatever it is.
+data, which say whether tuning will pay, LightGBM, alone and with the best untuned forecast among its inputs, tuning
+modes and learning rates by successive halving, adapters per item, interpolation and a stack of the best. The
+validation windows choose; the test windows are forecast once, at the end, by the winner and the simple forecasts. The
+winner is said whatever it is.
 
 The same command goes on with a search that was stopped; started several times at once, on any machines that see
 --output and the database, it shares the work. In --output: best (a run folder, which predicts and serves like any),

@@ -68,9 +68,10 @@ def assert_same(run: Path, whole: Path) -> None:
 
 def killed_and_resumed(run: Run, kills: int, seed: int) -> list[str]:
     """Kill it so many times, every other time inside a checkpoint write; then let it end."""
-    draw, table = random.Random(seed), []
+    draw, table, resumed = random.Random(seed), [], 0
     for number in range(kills):
         before = run.newest_step()
+        resumed += before > 0  # the first kill may come before the first checkpoint
         after = before + draw.randint(2, max(2, (STEPS - before) // (kills - number) - EVERY))
         inside = draw.choice(["save_file", "_save_optimizer", "seal", "sync"]) if number % 2 else ""
         run.kill(after, inside)
@@ -78,8 +79,9 @@ def killed_and_resumed(run: Run, kills: int, seed: int) -> list[str]:
         assert partial or inside in ("", "sync"), "before it is renamed"
         table.append(f"kill {number + 1:2}: resumed at {before:3}, killed with {run.newest_step():3} whole, {partial}")
         assert not run.output_dir.exists()
+    resumed += run.newest_step() > 0
     assert run.finish() == 0, run.log.read_text()
-    assert run.log.read_text().count("resumed from step") == kills
+    assert run.log.read_text().count("resumed from step") == resumed >= kills - 1
     print(*table, sep="\n")
     return table
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import sys
 
@@ -22,6 +23,7 @@ QUICK = {
     "startup.py": "--megabytes 0.1 --repeats 1",
     "synthetic_generator.py": "--batch-size 16 --generated 2 --steps 1 --repeats 1",
     "tuning_modes.py": "--weights none --modes from_scratch --set training.max_steps=2 evaluation.num_plots=0",
+    "vs_autogluon.py": "--minutes 0.5 --series 40 --only national_illness",
     "vs_granite_trainer.py": "--repeats 1 --train-windows 64 --validation-windows 64 --frozen-epochs 1 --full-epochs 1",
     "zero_shot.py": "",
 }
@@ -37,7 +39,13 @@ def test_every_benchmark_is_run():
     "name", [pytest.param(name, marks=[] if name in FAST else [pytest.mark.slow]) for name in sorted(QUICK)]
 )
 def test_benchmark_ends_with_a_result(name, tmp_path):
-    answer = forks.run([sys.executable, ROOT / "benchmarks" / name, *QUICK[name].split()], cwd=tmp_path)
+    words = QUICK[name].split()
+    if name == "vs_autogluon.py":
+        words += [
+            "--python",
+            os.environ.get("AUTOGLUON_PYTHON") or pytest.skip("AUTOGLUON_PYTHON names no interpreter"),
+        ]
+    answer = forks.run([sys.executable, ROOT / "benchmarks" / name, *words], cwd=tmp_path)
     assert answer.returncode == 0, answer.stderr
     last = answer.stdout.splitlines()[-1]
     assert re.fullmatch(r"RESULT( \w+=[\d.]+)+", last), last

@@ -70,7 +70,11 @@ def test_everything_is_a_row_and_the_winner_is_a_run(search, tmp_path, capsys):
     own = "decoder.0.01"  # the recipe's own rate comes first
     assert {"persistence", "context_mean", "ridge", "zero_shot", own, "decoder.0.001", "stack"} <= rows.keys()
     assert {f"{own}.on_{share}_percent" for share in (5, 20)} <= rows.keys()
-    assert {name.rpartition(".")[2] for name, row in rows.items() if row.made_of} >= {"interpolated", "per_item"}
+    assert {name.rpartition(".")[2] for name, row in rows.items() if row.made_of} >= {
+        "interpolated",
+        "per_item",
+        "trees",
+    }
     assert rows["nowhere.zero_shot"].state == "failed"
     assert "nowhere" in rows["nowhere.zero_shot"].reason
     assert found.not_tried[f"nowhere.{own}"] == "nowhere.zero_shot could not be had"

@@ -82,8 +82,10 @@ SHARES = {"on_5_percent": 0.05, "on_20_percent": 0.2, "on_50_percent": 0.5}
 """Trainings for the learning curve, before the expensive part; a share that would take too long is left out."""
 CURVE_TIME = 0.1
 """Of the time left to search, the most that one of them may take to train."""
-MADE = ("interpolated", "per_item", "stack")
+MADE = ("interpolated", "trees", "per_item", "stack")
 """What is made of the best, late, as it depends on what was found; all but the first are trained again if they win."""
+EARLY = "trees"
+"""LightGBM that reads the best untuned forecast beside its lags: it follows LightGBM, of which it takes little more."""
 MADE_FROM = 0.4
 """With less than this share of the time left to search, they come next."""
 STACKED = 3
@@ -211,7 +213,7 @@ class Search:
         best = self._best_weights  # those that are best untuned are tuned first
         slow.sort(key=lambda one: one.kind == "tuned" and one.config.model.pretrained != best)
         late = self.left_to_search < MADE_FROM * whole or not slow
-        made = [self._of_the_best(name) for name in MADE if late and self._is_open(name)]
+        made = [self._of_the_best(name) for name in MADE if (late or name == EARLY) and self._is_open(name)]
         return next((one for one in [*filter(None, made), *slow] if self._has_time(one)), None)
 
     @property
@@ -271,21 +273,32 @@ class Search:
         faster = max(tuned[:2], key=lambda one: one.config.training.learning_rate)  # these trainings are short
         return self._made(name, [faster.name])
 
-    def _of_the_best(self, name: str) -> Candidate | None:
+    def _of_the_best(self, how: str) -> Candidate | None:
         """What is made of the best so far; None where there is nothing to make it of."""
-        found = [row for row in ranked(self.rows.values(), self.higher) if may_win(row) and not row.made_of]
-        tuned = [row.name for row in found if row.kind == "tuned" and not row.name.startswith("from_scratch")]
-        if not tuned or (name == "per_item" and len(self.data.panel.item_ids) < 2):
+        found = [row for row in ranked(self.rows.values(), self.higher) if may_win(row)]
+        if how == EARLY:
+            untuned = next((row.name for row in found if row.kind == "zero_shot" and self._reads_all(row.name)), None)
+            trees = self.rows.get("lightgbm")
+            known = untuned is not None and trees is not None and trees.score is not None
+            return self._made(how, [untuned, trees.name]) if known else None
+        found = [row for row in found if not row.made_of or row.name.endswith(EARLY)]
+        tuned = [row.name for row in found if row.kind == "tuned" and not row.made_of]
+        tuned = [name for name in tuned if not name.startswith("from_scratch")]
+        if not tuned or (how == "per_item" and len(self.data.panel.item_ids) < 2):
             return None
-        if name != "stack":
-            return self._made(name, tuned[:1])
+        if how != "stack":
+            return self._made(how, tuned[:1])
         unlike: dict[tuple, str] = {}  # the best of each family and start: what is alike has the same errors
         for row in found:
-            config = self.config_of(row.name)
-            if not config.data.targets_only or self.base.data.targets_only:
-                unlike.setdefault((config.model.type, row.kind, config.model.pretrained), row.name)
+            model = self.config_of(row.name).model
+            if self._reads_all(row.name):
+                unlike.setdefault((model.type, row.kind, model.pretrained), row.name)
         members = list(unlike.values())[:STACKED]
-        return self._made(name, members) if len(members) > 1 else None
+        return self._made(how, members) if len(members) > 1 else None
+
+    def _reads_all(self, name: str) -> bool:
+        """It reads the same columns as the run that all are a change of."""
+        return not self.config_of(name).data.targets_only or self.base.data.targets_only
 
     def _made(self, how: str, of: Sequence[str]) -> Candidate:
         """What is made of these, as one of `SHARES` or `MADE`."""
@@ -293,6 +306,11 @@ class Search:
             members = [as_member(self.config_of(name)) for name in of]
             model = {"type": "stack", "members": members} | lengths(self.base)
             return Candidate(how, changed(self.base, model=model, tuning=None, lora=None), "tuned", tuple(of))
+        if how == EARLY:
+            members = [as_member(self.config_of(of[0]))]
+            model = {"type": "stack", "combiner": "lightgbm", "members": members} | lengths(self.base)
+            config = changed(self.base, model=model, tuning=None, lora=None)
+            return Candidate(f"{of[0]}.{how}", config, "tuned", tuple(of))
         changes = {"interpolated": {"interpolate": "auto"}, "per_item": {"per_item": True}}.get(how, {})
         config = changed(self.config_of(of[0]), tuning=changes)
         return Candidate(f"{of[0]}.{how}", config, "share" if how in SHARES else "tuned", tuple(of))
