@@ -60,21 +60,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     with tempfile.TemporaryDirectory() as scratch:
         for name in args.only:
             one, scratch_of = DATA_SETS[name], Path(scratch) / folder_of(name)
+            scratch_of.mkdir()
             place = None if one.place is None else args.data / one.place
             if place is not None and not place.exists():
                 print(f"{name} left out: {place} is not there", file=sys.stderr)
                 continue
-            found = (args.found or Path(scratch)) / folder_of(name)
+            found = scratch_of / "found" if args.found is None else args.found / folder_of(name)
             if not (found / "best/metrics.json").is_file():
                 subprocess.run(command(one, place, found, args.minutes), check=True, stdout=subprocess.DEVNULL)
-            scratch_of.mkdir(exist_ok=True)
             ours = hand_over(found / "best", scratch_of, args.series, args.minutes)
             answer = subprocess.run([args.python, __file__, "--theirs", scratch_of], capture_output=True, text=True)
             if answer.returncode:
-                print(
-                    f"| {name} | {ours['winner']} | | failed: {answer.stderr.strip().splitlines()[-1]} | | | |",
-                    flush=True,
-                )
+                reason = answer.stderr.strip().splitlines()[-1]
+                print(f"| {name} | {ours['winner']} | {ours['rmse']:.4g} | failed: {reason} | | | |", flush=True)
                 continue
             theirs = json.loads((scratch_of / "theirs.json").read_text())
             change = ours["rmse"] / theirs["rmse"] - 1
@@ -144,7 +142,8 @@ def hand_over(run: Path, to: Path, most: int, minutes: float) -> dict:
     task = {"horizon": test.prediction_length, "frequency": panel.frequency, "seconds": 60 * minutes}
     (to / "task.json").write_text(json.dumps(task))
     error = rmse(scored.forecast[chosen] + level[:, None], truth)
-    return {"winner": winner, "rmse": error, "series": len(contexts)}
+    found = json.loads((run.parent / "leaderboard.json").read_text())["winner"]
+    return {"winner": found, "rmse": error, "series": len(contexts)}
 
 
 def series(name: str, times: pd.DatetimeIndex, values: np.ndarray) -> pd.DataFrame:
