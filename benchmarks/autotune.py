@@ -2,17 +2,22 @@
 
     python benchmarks/autotune.py --minutes 5
     python benchmarks/autotune.py --data <folder> --only ETTh1 national_illness --minutes 1
+    python benchmarks/autotune.py --share
 
 Runs scripts/autotune.py, a process of its own, on eight data sets of `--data` (data/ett, data/brist1d_open, … and one
 vendor's export of cases/); those that are not there are left out with a line. A winner is worse than the best single
 baseline where the 95 % interval on the test windows says so. The last line is `RESULT sets=… not_worse=… in_budget=…
 signs_right=…/…`.
+
+With --share a search of national_illness goes to its end, everything tried: by one process, then by two at once, one
+thread each. The last line is `RESULT one=… two=… ratio=…`, in seconds.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -63,6 +68,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--data", type=Path, default=ROOT.parent / "shared", help="holds data/ and cases/")
     parser.add_argument("--minutes", type=float, default=5.0, help="for each data set")
     parser.add_argument("--only", nargs="+", choices=DATA_SETS, default=list(DATA_SETS), help="which of them")
+    parser.add_argument("--share", action="store_true", help="time two processes that share one search")
     parser.add_argument("--output", type=Path, help="keep what is found here; left out: thrown away")
     return parser.parse_args(argv)
 
@@ -70,6 +76,8 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run and print."""
     args = parse_args(argv)
+    if args.share:
+        return share(args.data)
     print("| data | winner | RMSE, test | against the best single baseline | tuning: expected, found | seconds |")
     print("|---|---|---:|---|---|---:|", flush=True)
     checks = []
@@ -99,6 +107,28 @@ def main(argv: Sequence[str] | None = None) -> int:
         f"RESULT sets={len(checks)} not_worse={sum(not_worse)} in_budget={sum(in_budget)} "
         f"signs_right={sum(told)}/{len(told)}"
     )
+    return 0
+
+
+def share(data: Path) -> int:
+    """Time one search by one process and by two."""
+    one, seconds = DATA_SETS["national_illness"], []
+    with tempfile.TemporaryDirectory() as scratch:
+        for count in (1, 2):
+            words = command(one, data / one.place, Path(scratch) / str(count), 60.0)
+            begin = time.perf_counter()
+            processes = [
+                subprocess.Popen(words, env=os.environ | {"OMP_NUM_THREADS": "1"}, stdout=subprocess.DEVNULL)
+                for _ in range(count)
+            ]
+            if any([process.wait() for process in processes]):
+                return 1
+            seconds.append(time.perf_counter() - begin)
+            board = json.loads((Path(scratch) / str(count) / "leaderboard.json").read_text())
+            print(
+                f"{count}: {len(board['rows'])} candidates, {seconds[-1]:.0f} s, winner {board['winner']}", flush=True
+            )
+    print(f"RESULT one={seconds[0]:.1f} two={seconds[1]:.1f} ratio={seconds[1] / seconds[0]:.3f}")
     return 0
 
 
