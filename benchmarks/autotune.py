@@ -121,7 +121,8 @@ def share(data: Path) -> int:
                 subprocess.Popen(words, env=os.environ | {"OMP_NUM_THREADS": "1"}, stdout=subprocess.DEVNULL)
                 for _ in range(count)
             ]
-            if any([process.wait() for process in processes]):
+            codes = [process.wait() for process in processes]
+            if any(codes):
                 return 1
             seconds.append(time.perf_counter() - begin)
             board = json.loads((Path(scratch) / str(count) / "leaderboard.json").read_text())

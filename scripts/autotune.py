@@ -5,9 +5,9 @@
     python scripts/autotune.py --data recipes/ttm/cgm_sample/demo.yaml --minutes 5 --metric mae --output runs/best
 
 The data is looked at as scripts/describe_data.py does; lengths and split follow it. Then, as long as there is time:
-simple forecasts, weights as they are (those that ship with the project, and --weights), trainings on shares of the
-data, which say whether tuning will pay, LightGBM, alone and with the best untuned forecast among its inputs, tuning
-modes and learning rates by successive halving, adapters per item, interpolation and a stack of the best. The
+simple forecasts, weights as they are (those that ship with the project, and --weights), LightGBM, alone and with the
+best untuned forecast among its inputs, trainings on shares of the data, which say whether tuning will pay, tuning modes
+and learning rates by successive halving, adapters per item, interpolation and a stack of the best. The
 validation windows choose; the test windows are forecast once, at the end, by the winner and the simple forecasts. The
 winner is said whatever it is.
 

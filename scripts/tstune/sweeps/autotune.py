@@ -82,10 +82,11 @@ SHARES = {"on_5_percent": 0.05, "on_20_percent": 0.2, "on_50_percent": 0.5}
 """Trainings for the learning curve, before the expensive part; a share that would take too long is left out."""
 CURVE_TIME = 0.1
 """Of the time left to search, the most that one of them may take to train."""
-MADE = ("interpolated", "trees", "per_item", "stack")
-"""What is made of the best, late, as it depends on what was found; all but the first are trained again if they win."""
-EARLY = "trees"
-"""LightGBM that reads the best untuned forecast beside its lags: it follows LightGBM, of which it takes little more."""
+TREES = "trees"
+"""LightGBM that reads the best untuned forecast beside its lags; it follows LightGBM, as it takes little more."""
+MADE = ("interpolated", "per_item", "stack")
+"""What is made of the best, late, as it depends on what was found. Trees, and all but the first of these, are trained
+again if they win."""
 MADE_FROM = 0.4
 """With less than this share of the time left to search, they come next."""
 STACKED = 3
@@ -139,7 +140,7 @@ class Search:
         self.foretold: Foretold | None = None
         self._study, self._storage = study, storage
         names = [one.name for one in self.candidates]
-        self._numbers = {name: number for number, name in enumerate([*names, *SHARES, *MADE, "finish"])}
+        self._numbers = {name: number for number, name in enumerate([*names, TREES, *SHARES, *MADE, "finish"])}
         self._share_numbers = {self._numbers[name] for name in SHARES}
         self._halving: dict[str, optuna.Study] = {}
         self._closed: set[str] = set()  # what this process has no time for
@@ -200,20 +201,23 @@ class Search:
     def _next(self, whole: float) -> Candidate | None:
         """The most promising that nobody has begun; None where there is none, or no time."""
         waiting = [one for one in self.candidates if self._is_open(one.name)]
-        quick = [one for one in waiting if one.kind != "tuned" and one.name != "lightgbm"]
+        quick = [one for one in waiting if one.kind != "tuned"]
         for one in quick:
-            if one.kind == "baseline" or self._has_time(one):
+            if self._has_time(one) or (one.kind == "baseline" and one.name != "lightgbm"):
                 return one
+        trees = self._of_the_best(TREES) if self._is_open(TREES) else None
+        if trees is not None and self._has_time(trees):
+            return trees
         for name in filter(self._is_open, SHARES):
             one = self._learning(name)
             if one is not None and self._has_time(one):
                 return one
         self._foretell()
-        slow = [one for one in waiting if one not in quick and self._can_start(one)]
+        slow = [one for one in waiting if one.kind == "tuned" and self._can_start(one)]
         best = self._best_weights  # those that are best untuned are tuned first
-        slow.sort(key=lambda one: one.kind == "tuned" and one.config.model.pretrained != best)
+        slow.sort(key=lambda one: one.config.model.pretrained != best)
         late = self.left_to_search < MADE_FROM * whole or not slow
-        made = [self._of_the_best(name) for name in MADE if (late or name == EARLY) and self._is_open(name)]
+        made = [self._of_the_best(name) for name in MADE if late and self._is_open(name)]
         return next((one for one in [*filter(None, made), *slow] if self._has_time(one)), None)
 
     @property
@@ -276,12 +280,12 @@ class Search:
     def _of_the_best(self, how: str) -> Candidate | None:
         """What is made of the best so far; None where there is nothing to make it of."""
         found = [row for row in ranked(self.rows.values(), self.higher) if may_win(row)]
-        if how == EARLY:
+        if how == TREES:
             untuned = next((row.name for row in found if row.kind == "zero_shot" and self._reads_all(row.name)), None)
             trees = self.rows.get("lightgbm")
             known = untuned is not None and trees is not None and trees.score is not None
             return self._made(how, [untuned, trees.name]) if known else None
-        found = [row for row in found if not row.made_of or row.name.endswith(EARLY)]
+        found = [row for row in found if not row.made_of or row.name.endswith(TREES)]
         tuned = [row.name for row in found if row.kind == "tuned" and not row.made_of]
         tuned = [name for name in tuned if not name.startswith("from_scratch")]
         if not tuned or (how == "per_item" and len(self.data.panel.item_ids) < 2):
@@ -306,7 +310,7 @@ class Search:
             members = [as_member(self.config_of(name)) for name in of]
             model = {"type": "stack", "members": members} | lengths(self.base)
             return Candidate(how, changed(self.base, model=model, tuning=None, lora=None), "tuned", tuple(of))
-        if how == EARLY:
+        if how == TREES:
             members = [as_member(self.config_of(of[0]))]
             model = {"type": "stack", "combiner": "lightgbm", "members": members} | lengths(self.base)
             config = changed(self.base, model=model, tuning=None, lora=None)
@@ -343,7 +347,7 @@ class Search:
         again = list(filter(is_simple, self.rows.values()))
         if winner is not None and winner not in again:
             again.append(winner)
-        fits = sum(row.fit_seconds for row in again if row.kind == "baseline" or row.name.endswith(MADE[1:]))
+        fits = sum(row.fit_seconds for row in again if row.kind == "baseline" or row.name.endswith((TREES, *MADE[1:])))
         windows = (len(self.data.test) + len(self.data.validation)) / max(1, len(self.data.validation))
         times = {"tuned": 2}  # beside its untuned weights
         forecasts = windows * sum(times.get(row.kind, 1) * row.predict_seconds for row in again)
