@@ -16,6 +16,7 @@ import describe_data
 import finetune_ttm
 from tstune.config.managers import SimpleConfigManager
 from tstune.data.describe import describe
+from tstune.data.prepared import prepare_data
 
 QUICK = (
     *("training.max_steps=2", "training.eval_every_steps=2", "data.train_stride=40", "data.validation_stride=40"),
@@ -119,6 +120,11 @@ def test_too_little_is_said_with_what_works(tmp_path, capsys):
     out = capsys.readouterr().out
     assert "not enough as it is: series too short" in out
     assert "this works: model.pretrained=null tuning.mode=from_scratch" in out
+    (tmp_path / "r.yaml").write_text(describe(str(tmp_path / "t.csv")).recipe())
+    config = SimpleConfigManager().load_config(tmp_path / "r.yaml")
+    assert config.model.pretrained is None
+    windows = prepare_data(config.data, config.model.context_length, config.model.prediction_length).windows
+    assert min(len(windows[part]) for part in ("train", "validation", "test")) > 0, "its recipe is what works"
 
 
 def test_ten_megabytes_take_seconds_without_torch(tmp_path):

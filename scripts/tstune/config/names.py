@@ -22,6 +22,15 @@ def dotted(values: Mapping, prefix: str = "") -> Iterator[tuple[str, object]]:
             yield f"{prefix}{name}", value
 
 
+def merged(base: Mapping, changes: Mapping) -> dict:
+    """`base` with the leaves of `changes` replaced."""
+    result = dict(base)
+    for key, value in changes.items():
+        nested = isinstance(value, Mapping) and isinstance(result.get(key), Mapping)
+        result[key] = merged(result[key], value) if nested else value
+    return result
+
+
 def subsection(field: FieldInfo, family: str = DEFAULT_FAMILY) -> type[BaseModel] | None:
     """The section a key holds, of this model family; None for a plain value."""
     annotation = field.annotation

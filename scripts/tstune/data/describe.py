@@ -9,8 +9,11 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import yaml
+from omegaconf import OmegaConf
 from pydantic import ValidationError
 
+from tstune.config.managers import parse_override
+from tstune.config.names import merged
 from tstune.config.schema import DataSection
 from tstune.config.section import AUTO, RESOLVED
 from tstune.data.cleaning import CleaningReport, CleaningRules
@@ -56,6 +59,7 @@ class Description:
         lengths: context and forecast of the windows.
         follows: what keys that are left open become.
         why_not: why there are no windows, with settings that work; None where there are.
+        works: those settings, as they would be written.
     """
 
     config: DataSection
@@ -68,6 +72,7 @@ class Description:
     lengths: tuple[int, int]
     follows: dict[str, object] = field(default_factory=dict)
     why_not: str | None = None
+    works: tuple[str, ...] = ()
 
     @property
     def train(self) -> WindowIndex:
@@ -95,6 +100,8 @@ class Description:
         if weights != BUILTIN:  # they know such series, there is little to learn
             values["training"]["learning_rate"] = 1e-4
         values["output_dir"] = f"runs/{name}"
+        for word in self.works:
+            values = merged(values, OmegaConf.to_container(parse_override(word)))
         text = yaml.safe_dump(values, sort_keys=False, allow_unicode=True, width=1000)
         return f"{RESOLVED}\n{text}" if "${" in text or "???" in text else text
 
@@ -172,7 +179,8 @@ def describe(path: str, overrides: Mapping[str, object] | None = None) -> Descri
         nothing = WindowRanges(np.zeros(0, np.int64), np.zeros(0, np.int64), 1)
         windows = {part: WindowIndex(panel, nothing, *known[-1]) for part in PARTS}
         split = split_panel(panel, config.split, table.standard_borders)
-        return Description(config, split=split, windows=windows, lengths=known[-1], why_not=str(error), **about)
+        why = {"why_not": str(error), "works": getattr(error, "works", ())}
+        return Description(config, split=split, windows=windows, lengths=known[-1], **why, **about)
     lengths = plan.windows["train"].context_length, plan.windows["train"].prediction_length
     strides = {f"data.{part}_stride": getattr(plan.config, f"{part}_stride") for part in PARTS}
     follows = {

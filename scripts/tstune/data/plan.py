@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -98,7 +98,7 @@ def plan_windows(
             if ranges.num_windows:
                 logger.info("no whole %s window: histories are padded there too (data.min_context)", part)
         if not ranges.num_windows and cut.split.has(part):
-            raise DataError(cut.no_window(part, mode, context, ahead, padded))
+            raise cut.no_window(part, mode, context, ahead, padded)
         chosen = None
         if part == "train" and config.train_fraction < 1 and config.train_fraction_from == "uniform":
             count = max(1, int(ranges.num_windows * config.train_fraction))
@@ -165,6 +165,16 @@ def _written(value: object) -> str:
     return f"[{','.join(map(str, value))}]" if isinstance(value, list) else str(value)
 
 
+class NoWindow(DataError):
+    """A part has no window; `works` are settings with which all have some, none if there are none."""
+
+    def __init__(self, what: str, works: Sequence[str]) -> None:
+        remedy = f"this works: {' '.join(works)}"
+        nothing = "no context length works: more readings are needed, or other parts (data.split)"
+        super().__init__(f"{what}; {remedy if works else nothing}")
+        self.works = tuple(works)
+
+
 @dataclass(frozen=True)
 class _Cut:
     """A panel and its parts, asked how many windows which lengths would give."""
@@ -218,7 +228,7 @@ class _Cut:
             return False
         return all(self.ranges(part, mode, context, ahead).num_windows for part in PARTS if self.split.has(part))
 
-    def no_window(self, part: str, mode: str, context: int, ahead: int, padding: int) -> str:
+    def no_window(self, part: str, mode: str, context: int, ahead: int, padding: int) -> NoWindow:
         """Why a part has no window, and settings that work when they are pasted."""
         panel, split = self.panel, self.split
         length = context + ahead - padding
@@ -234,38 +244,35 @@ class _Cut:
             what += " at most; enlarge it"
             what += f", or lower data.split.purge (here {split.purge} steps)" if split.purge else ""
             what += ", or hold out other series" if split.held_out.any() else ""
-        return f"{what}; {self._remedy(mode, context, ahead)}"
+        return NoWindow(what, self._remedy(mode, context, ahead))
 
-    def _remedy(self, mode: str, context: int, ahead: int) -> str:
+    def _remedy(self, mode: str, context: int, ahead: int) -> list[str]:
+        looks_back = {mode: [], "deployment": [] if mode == "deployment" else ["data.split.mode=deployment"]}
         if mode == "strict" and self.is_possible(context, ahead, "deployment"):
-            return "this works: data.split.mode=deployment"
-        attempts = {"": self.known_lengths}
+            return looks_back["deployment"]
+        attempts = {(): self.known_lengths}
         if self.known_lengths:
-            attempts["model.pretrained=null tuning.mode=from_scratch "] = ()
+            attempts["model.pretrained=null", "tuning.mode=from_scratch"] = ()
         for start, known in attempts.items():
-            if start and (padded := self._padded_remedy(mode, context, ahead)):
+            if start and (padded := self._padded_remedy(looks_back, context, ahead)):
                 return padded
             shorter = lengths_to_try(AUTO, AUTO, known, self.panel.frequency, min(self._room(), ahead))
             for length, steps in shorter:
-                for change in dict.fromkeys((mode, "deployment")):
+                for change, words in looks_back.items():
                     if length < context and self.is_possible(length, steps, change):
-                        looks_back = "" if change == mode else "data.split.mode=deployment "
-                        return (
-                            f"this works: {start}{looks_back}model.context_length={length} "
-                            f"model.prediction_length={steps} evaluation.horizons=auto"
-                        )
-        return "no context length works: more readings are needed, or other parts (data.split)"
+                        lengths = [f"model.context_length={length}", f"model.prediction_length={steps}"]
+                        return [*start, *words, *lengths, "evaluation.horizons=auto"]
+        return []
 
-    def _padded_remedy(self, mode: str, context: int, ahead: int) -> str | None:
+    def _padded_remedy(self, looks_back: Mapping[str, list[str]], context: int, ahead: int) -> list[str]:
         """Where gaps leave short pieces, weights of a fixed length can do with a history that is masked in part."""
         if self.config.min_context is not None or len(self.panel.segment_item) == len(self.panel.item_ids):
-            return None
+            return []
         for shortest in (context // 2, context // 4, context // 8):
-            for change in dict.fromkeys((mode, "deployment")):
+            for change, words in looks_back.items():
                 if all(self.ranges(part, change, context, ahead, context - shortest).num_windows for part in PARTS):
-                    looks_back = "" if change == mode else "data.split.mode=deployment "
-                    return f"this works: {looks_back}data.min_context={shortest}"
-        return None
+                    return [*words, f"data.min_context={shortest}"]
+        return []
 
     def _index(self, part: str, mode: str, context: int, ahead: int) -> WindowIndex:
         return WindowIndex(self.panel, self.ranges(part, mode, context, ahead), context, ahead)

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tstune.config.managers import read_values
+from tstune.config.names import merged
 from tstune.config.schema import RunConfig
 from tstune.config.section import AUTO
 from tstune.config.validation import validate
@@ -86,17 +87,8 @@ def _member(name: str, own: object, values: Mapping, shared: RunConfig, path: Pa
         "output_dir": f"{shared.output_dir}.models/{name}",
         "overwrite": True,
     }
-    config = validate(_merged(_merged(values, own), beside), origin=where)
+    config = validate(merged(merged(values, own), beside), origin=where)
     ahead, asked = config.model.prediction_length, shared.model.prediction_length
     if AUTO not in (ahead, asked) and ahead < asked:
         raise ConfigError(f"{where}.model.prediction_length={ahead}: the comparison forecasts {asked} steps")
     return ListedModel(name, config)
-
-
-def _merged(base: Mapping, changes: Mapping) -> dict:
-    """`base` with the leaves of `changes` replaced."""
-    result = dict(base)
-    for key, value in changes.items():
-        nested = isinstance(value, Mapping) and isinstance(result.get(key), Mapping)
-        result[key] = _merged(result[key], value) if nested else value
-    return result
