@@ -151,6 +151,11 @@ def sign(change: float) -> int:
     return 0 if abs(change) < NOTHING else 1 if change > 0 else -1
 
 
+def shown(change: float) -> str:
+    """As a percentage; draws of few blocks may be without end."""
+    return f"{change:+.1%}" if change <= 10 else "over +1000%"
+
+
 def row(folder: Path) -> tuple[list[str], tuple[bool, bool | None]]:
     """Cells of a data set, and (not worse than the best baseline, the sign of what tuning brings was foretold)."""
     board = json.loads((folder / "leaderboard.json").read_text())
@@ -160,7 +165,7 @@ def row(folder: Path) -> tuple[list[str], tuple[bool, bool | None]]:
     baselines = {name: values["rmse"] for name, values in scores.items() if name not in untuned}
     best = min(baselines, key=baselines.get)
     against = next(one for one in judged["comparisons"] if one["reference"] == best)
-    interval = "no interval" if against["low"] is None else f"{against['low']:+.1%} to {against['high']:+.1%}"
+    interval = "no interval" if against["low"] is None else f"{shown(against['low'])} to {shown(against['high'])}"
     pays, said, right = folder / "will_tuning_pay.json", "no time to ask", None
     if pays.is_file():
         told = json.loads(pays.read_text())
@@ -168,7 +173,7 @@ def row(folder: Path) -> tuple[list[str], tuple[bool, bool | None]]:
         true = found.get("test") if found.get("test") is not None else found.get("validation")
         said = f"{expected:+.1%}, {'not tuned' if true is None else f'{true:+.1%}'}"
         right = None if true is None else sign(expected) == sign(true)
-    cells = [board["winner"], f"{scores[own]['rmse']:.4g}", f"{against['change']:+.1%} ({interval}), {best}", said]
+    cells = [board["winner"], f"{scores[own]['rmse']:.4g}", f"{shown(against['change'])} ({interval}), {best}", said]
     return cells, (against["low"] is None or against["low"] <= 0, right)
 
 
