@@ -185,8 +185,8 @@ def was_trained_on(task: Any, ready: Ready, model: str) -> bool:
     """Whether the record of the weights holds readings of this data set, as training or as choice of the weights."""
     import pandas as pd
 
-    from tstune.data.panel import file_sha256
     from tstune.data.trained_on import overlap_of_panel
+    from tstune.foreign_files import sha256_of
 
     whole = task.load_full_dataset().to_pandas()
     columns = [task.timestamp_column, *task.target_columns]
@@ -197,7 +197,7 @@ def was_trained_on(task: Any, ready: Ready, model: str) -> bool:
     long["timestamp"] = pd.to_datetime(long["timestamp"])
     reader = own.targets_only()
     panel = reader.panel_of(reader.read_frame(long, task.task_name))
-    files = {file_sha256(Path(task.dataset_path))} if Path(task.dataset_path).is_file() else set()
+    files = {sha256_of(Path(task.dataset_path))} if Path(task.dataset_path).is_file() else set()
     return bool(overlap_of_panel(panel, own.unit, files, model))
 
 

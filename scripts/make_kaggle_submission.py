@@ -50,7 +50,6 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     import pandas as pd
 
-    from tstune.data.panel import file_sha256
     from tstune.data.sources.kaggle_brist1d import convert_file
     from tstune.data.sources.kaggle_brist1d_rows import HOW_TO_GET, TARGET_COLUMN, find_csv, read_ids
     from tstune.data.sources.kaggle_brist1d_submission import (
@@ -59,6 +58,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         mean_glucose,
         refuse_known_rows,
     )
+    from tstune.foreign_files import sha256_of
     from tstune.models.registry import load_model
     from tstune.registry import saved_folder
     from tstune.runtime.files import aside
@@ -78,7 +78,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     with saved_folder(args.model, args.registry) as place:
         model = load_model(place, args.trust_code)
-        refuse_known_rows(table, file_sha256(paths["test"]), place, args.allow_overlap)
+        refuse_known_rows(table, sha256_of(paths["test"]), place, args.allow_overlap)
     section, per_mmol = model.config.model, glucose_per_mmol(model.preprocessor.unit, args.unit)
     if model.module is not None and section.context_length > ROW_STEPS and not model.config.training.context_dropping:
         logger.warning(

@@ -58,7 +58,7 @@ _PUBLIC = {
     "get_datasets": "tstune.data.prepared",
     "get_loader": "tstune.data.sources",
     "get_model": "tstune.models.ttm",
-    "describe_cohort": "tstune.data.cohort",
+    "describe_cohort": "tstune.data.describe",
     "estimate_training_memory": "tstune.runtime.memory",
     "MISSING": "tstune.data.panel",
     "INTERPOLATED": "tstune.data.panel",

@@ -10,7 +10,7 @@ import pytest
 from unit.builders import grid_table
 
 from tstune.config.schema import DataSection
-from tstune.data.cohort import describe_cohort, format_cohort, remarks, write_cohort
+from tstune.data.describe import describe_cohort, format_cohort, remarks, write_cohort
 from tstune.data.prepared import PreparedData, prepare_data
 from tstune.data.table import Roles
 from tstune.errors import OutputError

@@ -25,13 +25,14 @@ from support.tiny import CONTEXT, PREDICTION, ROWS, series, snapshot
 import tstune.data.panel_store as panel_cache
 from tstune.config.schema import DataSection, EvaluationSection, RunConfig
 from tstune.data.cleaning import CleaningRules
-from tstune.data.cohort import describe_cohort
-from tstune.data.panel import Panel, file_sha256
+from tstune.data.describe import describe_cohort
+from tstune.data.panel import Panel
 from tstune.data.panel_store import read_panel, remembered_sha256
 from tstune.data.prepared import PreparedData, prepare_data
 from tstune.data.splits import PARTS
 from tstune.errors import ConfigError, DataError, OutputError
 from tstune.evaluation.backtest import Backtest, seasonal_scale
+from tstune.foreign_files import sha256_of
 from tstune.models.registry import model_class
 from tstune.runtime.distributed import DistributedManager
 
@@ -82,8 +83,8 @@ def read(config: DataSection) -> Panel:
 
 def require_same(mapped: PreparedData, whole: PreparedData) -> None:
     """Everything that a run gets from its data, to the last bit."""
-    assert mapped.panel.is_mapped
-    assert not whole.panel.is_mapped
+    assert not mapped.panel.values.flags.writeable
+    assert whole.panel.values.flags.writeable
     for field in fields(Panel):
         one, other = getattr(mapped.panel, field.name), getattr(whole.panel, field.name)
         if isinstance(one, np.ndarray):
@@ -133,7 +134,7 @@ def test_a_mapped_panel_is_the_one_in_memory(order: str, tmp_path: Path):
     mapped = stored(path, tmp_path / "cache")
     stored(path, tmp_path / "cache")  # opened, not prepared
     assert mapped.manifest["items_without_readings"] == ["nobody"]
-    assert len(list((tmp_path / "cache").glob("*/values.npy"))) == 1
+    assert len(list((tmp_path / "cache").glob("*/values.bin"))) == 1
 
 
 def test_duplicates_and_a_declared_unit_are_reported_as_in_memory(tmp_path: Path):
@@ -283,20 +284,20 @@ def test_only_what_the_panel_depends_on_makes_another(parquet: Path, tmp_path: P
 def test_hashes_of_untouched_files_are_remembered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     file, memory = tmp_path / "data", tmp_path / "files"
     file.write_text("one")
-    assert remembered_sha256(file, memory) == file_sha256(file)
+    assert remembered_sha256(file, memory) == sha256_of(file)
     assert not memory.exists()  # it was changed a moment ago and may change again
     monkeypatch.setattr("tstune.data.panel_store._SETTLED", -1.0)
     first = remembered_sha256(file, memory)
     with monkeypatch.context() as patch:
-        patch.setattr("tstune.data.panel_store.file_sha256", lambda _: pytest.fail("read again"))
+        patch.setattr("tstune.data.panel_store.sha256_of", lambda _: pytest.fail("read again"))
         assert remembered_sha256(file, memory) == first
     stat = file.stat()
     time.sleep(0.02)
     file.write_text("two")  # as long as before, and its time set back
     os.utime(file, ns=(stat.st_atime_ns, stat.st_mtime_ns))
-    assert remembered_sha256(file, memory) == file_sha256(file) != first
+    assert remembered_sha256(file, memory) == sha256_of(file) != first
     next(memory.iterdir()).write_text("damaged")
-    assert remembered_sha256(file, memory) == file_sha256(file)
+    assert remembered_sha256(file, memory) == sha256_of(file)
     file.unlink()
     with pytest.raises(DataError, match="cannot be read"):
         remembered_sha256(file, memory)
@@ -305,7 +306,7 @@ def test_hashes_of_untouched_files_are_remembered(tmp_path: Path, monkeypatch: p
 # Damage
 
 
-@pytest.mark.parametrize("name", ["values.npy", "status.npy", "segment_start.npy", "panel.json"])
+@pytest.mark.parametrize("name", ["values.bin", "status.bin", "segments.npz", "panel.json"])
 @pytest.mark.parametrize("damage", ["cut", "flipped", "gone"])
 def test_a_damaged_panel_is_made_again(
     name: str, damage: str, parquet: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
@@ -409,7 +410,7 @@ else:
     stream.build_panel = slow
 config = DataSection(**{config!r})
 panel, origin = read_panel(config, CleaningRules.from_config(config))
-print("panel", panel.num_rows, panel.fingerprint(), panel.is_mapped, flush=True)
+print("panel", panel.num_rows, panel.fingerprint(), not panel.values.flags.writeable, flush=True)
 """
 
 

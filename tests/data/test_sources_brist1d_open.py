@@ -10,7 +10,7 @@ import pytest
 from data.series import reader
 
 from tstune.config.schema import DataSection
-from tstune.data.cohort import describe_cohort
+from tstune.data.describe import describe_cohort
 from tstune.data.prepared import prepare_data
 from tstune.data.table import ITEM, TIMESTAMP, Roles
 

@@ -10,8 +10,7 @@ import pytest
 from tstune.config.schema import DataSection
 from tstune.data.prepared import prepare_data
 from tstune.data.sources import load_source
-from tstune.data.sources.simulated_t1d import simulate
-from tstune.data.sources.simulator import (
+from tstune.data.sources.simulated_t1d import (
     advance,
     carbs_per_unit,
     draw_people,
@@ -19,6 +18,7 @@ from tstune.data.sources.simulator import (
     glucose_of,
     insulin_on_board,
     resting,
+    simulate,
 )
 from tstune.data.table import ITEM, Roles
 

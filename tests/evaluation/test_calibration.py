@@ -11,7 +11,7 @@ from scipy.stats import binomtest, norm
 from sklearn.metrics import mean_pinball_loss
 
 from tstune.errors import DataError
-from tstune.evaluation.calibration import (
+from tstune.evaluation.metrics import (
     available_intervals,
     calibration_error,
     central_interval,

@@ -11,7 +11,7 @@ from planted_errors import LEVELS
 from support import tiny
 
 from tstune.evaluation.backtest import Backtest
-from tstune.evaluation.calibration import interval_coverage
+from tstune.evaluation.metrics import interval_coverage
 from tstune.evaluation.uncertainty import dependent_windows, judge_uncertainty, with_evidence
 from tstune.models.registry import load_model
 from tstune.models.ttm import TTMForecaster

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from tstune.errors import DataError
-from tstune.glucose.alarms import (
+from tstune.glucose.hypoglycaemia import (
     AlarmWindows,
     alarm_report,
     alarm_windows,

@@ -12,9 +12,15 @@ from glucose.glucose_windows import FIVE, MODELS, glucose_windows, item_names
 from tstune.errors import ConfigError, DataError
 from tstune.evaluation.metrics import temporal_gain
 from tstune.evaluation.scored_windows import ScoredWindows
-from tstune.glucose.alarms import FALSE_ALARMS_PER_DAY, Origins
 from tstune.glucose.error_grids import ERROR_GRIDS, MOST_POINTS, ZONES, zone_table
-from tstune.glucose.hypoglycaemia import judged_windows, low_windows, probability_score, window_scores
+from tstune.glucose.hypoglycaemia import (
+    FALSE_ALARMS_PER_DAY,
+    Origins,
+    judged_windows,
+    low_windows,
+    probability_score,
+    window_scores,
+)
 from tstune.glucose.scores import glucose_horizons, glucose_section, glycaemic_profile, headline_horizon
 
 MIDNIGHT = np.datetime64("2024-03-01T00:00", "ns")

@@ -16,7 +16,7 @@ from tstune.data.prepared import PreparedData, prepare_data
 from tstune.data.scaler import Scaler
 from tstune.errors import ConfigError
 from tstune.evaluation.backtest import Backtest
-from tstune.evaluation.kept_forecasts import KeptForecasts, forecasts_table
+from tstune.evaluation.record import KeptForecasts, forecasts_table
 from tstune.models.baselines import ContextMean, Persistence, Ridge, SeasonalNaive
 from tstune.models.lightgbm_lags import LightGBM
 from tstune.models.registry import available_models, model_class

@@ -98,10 +98,6 @@ _Dumper.add_representer(str, _quoted)
 def load_saved_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
     """Read what `save_config` wrote into a folder: nothing is interpolated, and code that it names is not imported.
 
-    Args:
-        path: the file.
-        overrides: ``key=value`` changes to it.
-
     Raises:
         ConfigError: it cannot be read, or is no configuration.
     """

@@ -16,10 +16,6 @@ from tstune.errors import ConfigError
 def validate(values: Mapping, origin: str) -> RunConfig:
     """Build the `RunConfig`.
 
-    Args:
-        values: nested mapping as read from YAML or keywords.
-        origin: where the values came from, named in the error.
-
     Raises:
         ConfigError: listing all problems, unknown keys with a suggestion.
     """
@@ -110,9 +106,5 @@ def section_at(parents: Sequence[str], family: str = DEFAULT_FAMILY) -> type[Bas
 
 
 def leaf_paths(family: str = DEFAULT_FAMILY) -> Iterator[str]:
-    """Yield every key of the schema as a dotted path, for example ``training.learning_rate``.
-
-    Args:
-        family: whose keys the `model` section has.
-    """
+    """Yield every key of the schema as a dotted path, for example ``training.learning_rate``."""
     return paths_of(RunConfig, family)

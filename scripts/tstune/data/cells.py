@@ -76,7 +76,6 @@ def read_cells(cells: pd.Series, missing: Collection[str] = (), style: str | Non
     """Read a column.
 
     Args:
-        cells: numbers, or text with numbers.
         missing: words, or numbers such as -999, that stand for no reading, besides `MISSING_WORDS`.
         style: of the table, see `file_style`; it decides where the column leaves a doubt.
 

@@ -31,7 +31,6 @@ class Habit:
     """What is usual for series of one kind of step.
 
     Attributes:
-        up_to: longest step of the kind.
         ahead: steps of a forecast: 96 as the TTM paper has it, else the horizons of the M4 competition (Makridakis,
             Spiliotis, Assimakopoulos 2020).
         max_gap: steps that are interpolated at most, or a time.
@@ -99,9 +98,7 @@ def lengths_to_try(
     """(context, forecast) pairs, longest context first; a length that the configuration says stays as it is.
 
     Args:
-        context_length, prediction_length: of the configuration.
         known: (context, longest forecast) pairs of the weights; empty: any.
-        frequency: grid step.
         room: steps of the shortest part that is forecast into.
     """
     pairs = list(known) or [(context, None) for context in CONTEXTS]

@@ -52,11 +52,6 @@ def kind_of(path: Path) -> str | None:
 def read_table(path: Path, report: CleaningReport | None = None, skip_rows: int = 0) -> pd.DataFrame:
     """Read a table: text (its cells stay text, see `text_table`) or Parquet.
 
-    Args:
-        path: the file.
-        report: gets what was found.
-        skip_rows: lines at the top of a text that are not looked at.
-
     Raises:
         DataError: the file is missing, unreadable or of another kind.
     """

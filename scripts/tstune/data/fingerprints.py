@@ -125,10 +125,7 @@ def hash_readings(panel: Panel, unit: str | None, levels: np.ndarray, rate: int)
     """Hash the targets of all items and keep one stretch in `rate`.
 
     Args:
-        panel: the series.
-        unit: of the targets.
         levels: [items, targets] from `bin_levels`, or from another panel to compare with it.
-        rate: a power of two.
     """
     starts = item_rows(panel)
     found: list[tuple[np.ndarray, ...]] = []
@@ -193,10 +190,8 @@ def training_record(
     """What a model learns from these windows: JSON values only.
 
     Args:
-        panel, unit: the series and the unit of their targets.
         rows: part -> [items, 2] first and last row, from `extents`.
         levels: [items, targets] of the bins of the hashes.
-        stretches: hashed readings of the panel, the identifying ones.
     """
     stretches = stretches.select(stretches.within(rows["train"]) | stretches.within(rows["validation"]))
     rate = stretches.rate

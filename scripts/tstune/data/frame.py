@@ -39,10 +39,6 @@ def table_from_frame(
     """Turn a table as a user has it into a `SourceTable`.
 
     Args:
-        raw: any frame with a timestamp column.
-        config: names of the columns.
-        name: what to call the table in errors.
-        report: gets what was found; None begins a new one.
         is_piece: there is more of the table, where a target may have its values.
 
     Raises:
@@ -335,13 +331,6 @@ def read_numbers(
     missing: Collection[str] = (),
 ) -> pd.DataFrame:
     """Return the columns as float64.
-
-    Args:
-        raw: table with numbers or text.
-        columns: of them.
-        name: what to call the table in errors.
-        report: gets what was read as something else.
-        missing: what stands for no reading, see `tstune.data.cells`.
 
     Raises:
         DataError: naming the first cell that is not a number.

@@ -14,11 +14,7 @@ _DAY = pd.Timedelta("1D")
 
 
 class StepError(ConfigError):
-    """A duration that is no number of steps.
-
-    Attributes:
-        frequency: the step.
-    """
+    """A duration that is no number of steps."""
 
     def __init__(self, message: str, frequency: str) -> None:
         super().__init__(message)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -49,23 +49,6 @@ _MOST_WINDOWS = 128
 
 
 @dataclass(frozen=True)
-class LeakReport:
-    """What was checked, and what was found and allowed.
-
-    Attributes:
-        checks: names of the checks that were made.
-        allowed: findings that `data.split.allow_overlap` let pass.
-    """
-
-    checks: tuple[str, ...]
-    allowed: list[str] = field(default_factory=list)
-
-    def to_dict(self) -> dict:
-        """Values for the manifest."""
-        return {"checks": list(self.checks), "allowed": self.allowed}
-
-
-@dataclass(frozen=True)
 class Spans:
     """Stretches of panel rows that the windows of one part cover.
 
@@ -87,13 +70,11 @@ def check_leaks(
     scaling: str,
     stretches: Stretches,
     allow_overlap: bool = False,
-) -> LeakReport:
+) -> list[str]:
     """Check one split from what came out of it: panel, windows and scaler, not from how they were made.
 
     Args:
-        panel, split, windows: what is trained on and scored.
         scaler, scaling: the fitted scaler and what it should be, ``standard`` or ``none``.
-        stretches: hashed readings of the panel, the identifying ones.
         allow_overlap: report series that two items share instead of stopping.
 
     Raises:
@@ -121,7 +102,7 @@ def check_leaks(
             f"{allowed[0]}{more_findings(allowed)}; remove one of the two, hold out both (data.split.test_items), or "
             "set data.split.allow_overlap=true",
         )
-    return LeakReport(CHECKS, allowed)
+    return allowed
 
 
 def spans(windows: WindowDataset, targets_only: bool = False) -> Spans:

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from tstune.data.table import ITEM, Roles, SourceTable
+from tstune.foreign_files import sha256_of
 
 MISSING, INTERPOLATED, OBSERVED = 0, 1, 2
 """What a stored value is: nothing (stored as 0), filled from its neighbours, or a real reading."""
@@ -31,8 +32,6 @@ class Panel:
         segment_position: [segments] steps from the item's first row to the segment's.
         item_ids: [items] names.
         item_length: [items] grid steps from the item's first to its last reading.
-        roles: names of the channels.
-        frequency: grid step as pandas text.
         level: [items, channels] float64 that `values` of an item are counted from, so that single precision keeps what
             changes in a meter at a billion; 0 where it does so anyhow, None if that is everywhere.
         known_fingerprint: of a stored panel, so that it is not computed again.
@@ -72,11 +71,6 @@ class Panel:
     def segment_length(self) -> np.ndarray:
         """[segments] rows of each segment."""
         return np.diff(self.segment_start)
-
-    @property
-    def is_mapped(self) -> bool:
-        """True if the readings lie in files that are mapped into memory, read-only, and may be larger than it."""
-        return not self.values.flags.writeable
 
     def fingerprint(self) -> str:
         """SHA-256 of all readings: a run only goes on with the data it began with."""
@@ -171,7 +165,7 @@ class Origin:
     def of(cls, table: SourceTable, kept_items: Iterable[str]) -> Origin:
         """The origin of a panel with these items that was built from one table."""
         names = set(table.frame[ITEM].astype(str).unique())
-        files = [{"path": path, "sha256": file_sha256(Path(path))} for path in table.files]
+        files = [{"path": path, "sha256": sha256_of(Path(path))} for path in table.files]
         return cls(without_rows(table), len(table.frame), sorted(names - set(kept_items)), files)
 
     def targets_only(self) -> Origin:
@@ -200,9 +194,3 @@ class Origin:
 def without_rows(table: SourceTable) -> SourceTable:
     """The table with no row left."""
     return replace(table, frame=table.frame.iloc[:0].copy())
-
-
-def file_sha256(path: Path) -> str:
-    """SHA-256 of a file's content."""
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()

@@ -19,33 +19,29 @@ import os
 import shutil
 import socket
 import time
-import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import IO
 
 import numpy as np
 import pandas as pd
-from pydantic_core import from_json
 
 from tstune.config.schema import DataSection
 from tstune.data.cleaning import CleaningReport, CleaningRules, clean_table
 from tstune.data.files import find_files
 from tstune.data.frequency import StepCounts
-from tstune.data.panel import Origin, Panel, file_sha256, without_rows
+from tstune.data.panel import Origin, Panel, without_rows
 from tstune.data.preprocess import build_panel
 from tstune.data.sources import load_source, stream_source
 from tstune.data.table import ITEM, TIMESTAMP, Pieces, Roles, SourceTable, TableStream
 from tstune.domains import source_files
 from tstune.errors import CheckpointError, ConfigError, DataError, OutputError
-from tstune.foreign_files import read_object
+from tstune.foreign_files import broken_seal, read_object, seal, sha256_of
 from tstune.runtime.logs import logger
 
 _LARGE = {"values": np.dtype("<f4"), "status": np.dtype("u1"), "timestamps": np.dtype("<M8[ns]")}
-_SMALL = ("segment_start", "segment_item", "segment_position", "item_length", "level")
-_ABOUT, _STATICS = "panel.json", "statics.parquet"
+_ABOUT, _SEGMENTS, _STATICS = "panel.json", "segments.npz", "statics.parquet"
 _BLOCK = 1 << 22
 
 
@@ -56,79 +52,70 @@ class DamagedPanel(Exception):
 class PanelWriter:
     """Writes one panel from panels of some of its items each, in the order of the items.
 
-    Memory does not grow with the rows. Files are written and flushed, never mapped, so that a full disk is an
-    `OSError` and not a signal.
+    Memory does not grow with the rows. Files are written, never mapped, so that a full disk is an `OSError` and not a
+    signal.
     """
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._arrays: dict[str, _ArrayFile] = {}
+        self._streams = {name: (folder / f"{name}.bin").open("wb") for name in _LARGE}
         self._digest = hashlib.sha256()
         self._first: Panel | None = None
+        self._rows = 0
+        self._small: dict[str, list[np.ndarray]] = {}
         self.item_ids: list[str] = []
         """Items so far."""
-        self._small: dict[str, list[np.ndarray]] = {name: [] for name in _SMALL}
 
     def __enter__(self) -> PanelWriter:
         return self
 
     def __exit__(self, *_: object) -> None:
-        for array in self._arrays.values():
-            array.stream.close()
+        for stream in self._streams.values():
+            stream.close()
 
     def append(self, panel: Panel) -> None:
         """Add the items of a panel behind those that are there."""
-        if self._first is None:
-            self._first = panel
-            for name, dtype in _LARGE.items():
-                path = self._folder / f"{name}.npy"
-                self._arrays[name] = _ArrayFile(path, dtype, getattr(panel, name).shape[1:])
+        self._first = self._first or panel
         if (panel.roles, panel.frequency) != (self._first.roles, self._first.frequency):
             raise DataError("the pieces of this data have different channels or grids; set data.cache=null")
-        rows = self._arrays["values"].rows
-        self._small["segment_start"].append(panel.segment_start[:-1] + rows)
-        self._small["segment_item"].append(panel.segment_item + len(self.item_ids))
-        self._small["segment_position"].append(panel.segment_position)
-        self._small["item_length"].append(panel.item_length)
-        none = np.zeros((len(panel.item_ids), panel.values.shape[1]))
-        self._small["level"].append(none if panel.level is None else panel.level)
-        self.item_ids += panel.item_ids
-        for name, array in self._arrays.items():
-            array.append(getattr(panel, name))
+        small = {
+            "segment_start": panel.segment_start[:-1] + self._rows,
+            "segment_item": panel.segment_item + len(self.item_ids),
+            "segment_position": panel.segment_position,
+            "item_length": panel.item_length,
+            "level": np.zeros((len(panel.item_ids), panel.values.shape[1])) if panel.level is None else panel.level,
+        }
+        for name, values in small.items():
+            self._small.setdefault(name, []).append(values)
+        for name, dtype in _LARGE.items():
+            self._streams[name].write(np.ascontiguousarray(getattr(panel, name), dtype).reshape(-1).view(np.uint8))
         self._digest.update(np.ascontiguousarray(panel.values))
+        self._rows += panel.num_rows
+        self.item_ids += panel.item_ids
 
     def finish(self, origin: Origin) -> None:
-        """Write what is not an array, and how to tell that everything is whole."""
-        rows = self._arrays["values"].rows
-        self._small["segment_start"].append(np.array([rows]))
-        for name, pieces in self._small.items():
-            values = np.concatenate(pieces).astype("<f8" if name == "level" else "<i8")
-            self._arrays[name] = _ArrayFile(self._folder / f"{name}.npy", values.dtype, values.shape[1:])
-            self._arrays[name].append(values)
-        files = {name: array.finish() for name, array in self._arrays.items()}
-        with self._arrays["status"].path.open("rb") as stream:  # `Panel.fingerprint` takes all values first
-            stream.seek(self._arrays["status"].begin)
+        """Write what does not grow with the rows, and how to tell that everything is whole."""
+        for stream in self._streams.values():
+            stream.close()
+        self._small["segment_start"].append(np.array([self._rows]))
+        small = {name: np.concatenate(pieces) for name, pieces in self._small.items()}
+        with Path(self._streams["status"].name).open("rb") as stream:  # `Panel.fingerprint` takes all values first
             while block := stream.read(_BLOCK):
                 self._digest.update(block)
-        level = np.concatenate(self._small["level"])
-        if level.any():
-            self._digest.update(level)
+        if small["level"].any():
+            self._digest.update(small["level"])
+        np.savez(self._folder / _SEGMENTS, **small)
         if origin.table.statics is not None:
             origin.table.statics.to_parquet(self._folder / _STATICS)
-            files["statics"] = _check_of(self._folder / _STATICS)
         about = {
             "fingerprint": self._digest.hexdigest(),
             "item_ids": self.item_ids,
             "roles": asdict(self._first.roles),
             "frequency": self._first.frequency,
             "origin": origin.to_dict(),
-            "files": files,
         }
-        text = json.dumps(about)
-        whole = json.dumps({"check": zlib.crc32(text.encode()), "about": text})
-        with (self._folder / _ABOUT).open("w", encoding="utf-8") as stream:
-            stream.write(whole)
-            _flush(stream)
+        (self._folder / _ABOUT).write_text(json.dumps(about), encoding="utf-8")
+        seal(self._folder)
 
 
 def open_panel(folder: Path) -> tuple[Panel, Origin]:
@@ -139,19 +126,17 @@ def open_panel(folder: Path) -> tuple[Panel, Origin]:
     Raises:
         DamagedPanel: a file is missing or not what was written.
     """
-    about = _about(folder)
-    for name, expected in about["files"].items():
-        path = folder / (_STATICS if name == "statics" else f"{name}.npy")
-        if not path.is_file():
-            raise DamagedPanel(f"{path.name} is missing")
-        if path.stat().st_size != expected["size"] or _check_of(path) != expected:
-            raise DamagedPanel(f"{path.name} is not what was written")
+    broken = broken_seal(folder)
+    if broken is not None:
+        raise DamagedPanel(broken)
+    about = read_object(folder / _ABOUT)
     # np.asarray: the same memory without the cost of np.memmap at every slice
-    large = {name: np.asarray(np.load(folder / f"{name}.npy", mmap_mode="r")) for name in _LARGE}
-    small = {name: np.load(folder / f"{name}.npy") for name in _SMALL}
+    large = {name: np.asarray(np.memmap(folder / f"{name}.bin", dtype, "r")) for name, dtype in _LARGE.items()}
+    num_rows = len(large["timestamps"])
+    large |= {name: large[name].reshape(num_rows, -1) for name in ("values", "status")}
+    small = dict(np.load(folder / _SEGMENTS))
     small["level"] = small["level"] if small["level"].any() else None
-    statics = pd.read_parquet(folder / _STATICS) if "statics" in about["files"] else None
-    origin = Origin.from_dict(about["origin"], statics)
+    statics = pd.read_parquet(folder / _STATICS) if (folder / _STATICS).is_file() else None
     panel = Panel(
         **large,
         **small,
@@ -160,58 +145,7 @@ def open_panel(folder: Path) -> tuple[Panel, Origin]:
         frequency=about["frequency"],
         known_fingerprint=about["fingerprint"],
     )
-    return panel, origin
-
-
-def _about(folder: Path) -> dict:
-    try:
-        whole = read_object(folder / _ABOUT, keys=("about", "check"))
-        if zlib.crc32(whole["about"].encode()) != whole["check"]:
-            raise ValueError
-        return from_json(whole["about"])
-    except (ValueError, AttributeError):
-        raise DamagedPanel(f"{_ABOUT} is missing or not what was written") from None
-
-
-class _ArrayFile:
-    """A .npy file that grows; numpy leaves room in its header for a larger number of rows."""
-
-    def __init__(self, path: Path, dtype: np.dtype, row_shape: tuple[int, ...]) -> None:
-        self.path, self.rows = path, 0
-        self._dtype, self._row_shape = dtype, row_shape
-        self.stream = path.open("wb")
-        self.begin = self._write_header()
-
-    def append(self, rows: np.ndarray) -> None:
-        self.stream.write(np.ascontiguousarray(rows, self._dtype).reshape(-1).view(np.uint8))
-        self.rows += len(rows)
-
-    def finish(self) -> dict[str, int]:
-        self.stream.seek(0)
-        if self._write_header() != self.begin:
-            raise RuntimeError(f"the header of {self.path.name} grew")
-        _flush(self.stream)
-        self.stream.close()
-        return _check_of(self.path)
-
-    def _write_header(self) -> int:
-        header = {"descr": np.lib.format.dtype_to_descr(self._dtype), "fortran_order": False}
-        np.lib.format.write_array_header_1_0(self.stream, header | {"shape": (self.rows, *self._row_shape)})
-        return self.stream.tell()
-
-
-def _flush(stream: IO) -> None:
-    stream.flush()
-    os.fsync(stream.fileno())
-
-
-def _check_of(path: Path) -> dict[str, int]:
-    """Size and CRC-32 of a file."""
-    check, size = 0, 0
-    with path.open("rb") as stream:
-        while block := stream.read(_BLOCK):
-            check, size = zlib.crc32(block, check), size + len(block)
-    return {"size": size, "crc32": check}
+    return panel, Origin.from_dict(about["origin"], statics)
 
 
 _NOT_OF_THE_PANEL = {
@@ -231,8 +165,6 @@ def read_panel(config: DataSection, rules: CleaningRules, table: SourceTable | N
     """The panel of a source or a table, from the cache if there is one.
 
     Args:
-        config: the `data` section of a run.
-        rules: its cleaning rules.
         table: readings to use instead of the configured source; they are in memory already and never stored.
 
     Raises:
@@ -329,21 +261,13 @@ def _code_sha256() -> str:
 @contextmanager
 def _locked(path: Path) -> Iterator[None]:
     """Hold a file alone; the system lets go of it when a process dies."""
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
-    waiting = False
-    try:
-        while True:
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if not waiting:
-                    logger.info("data.cache: another process prepares %s; waiting for it", path.stem)
-                waiting = True
-                time.sleep(0.05)
+    with path.open("ab") as stream:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            logger.info("data.cache: another process prepares %s; waiting for it", path.stem)
+            fcntl.flock(stream, fcntl.LOCK_EX)
         yield
-    finally:
-        os.close(descriptor)
 
 
 @contextmanager
@@ -368,7 +292,6 @@ def remembered_sha256(path: Path, memory: Path) -> str:
     """SHA-256 of a file's content.
 
     Args:
-        path: the file.
         memory: folder of a small file per path; what cannot be written there is computed again.
     """
     try:
@@ -385,7 +308,7 @@ def remembered_sha256(path: Path, memory: Path) -> str:
     except CheckpointError:
         remembered = None  # not there, or damaged
     try:
-        digest = file_sha256(path)
+        digest = sha256_of(path)
     except OSError as error:
         raise DataError(f"data file {path} cannot be read: {error.strerror}") from None
     if time.time() - found.st_ctime > _SETTLED and os.access(memory.parent, os.W_OK):
@@ -418,8 +341,8 @@ def _write_streamed(
         merged.finish(pieces.in_order)
         about = replace(merged.about, files=stream.files, notes=merged.notes | dict(stream.notes))
         about = about if stream.licence is None else replace(about, licence=stream.licence)
+        shutil.rmtree(scratch)
         writer.finish(Origin(about, merged.num_readings, sorted(merged.names - set(writer.item_ids)), files))
-    shutil.rmtree(scratch)
 
 
 def frequency_of(pieces: Pieces) -> str:

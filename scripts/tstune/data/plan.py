@@ -9,14 +9,7 @@ import numpy as np
 
 from tstune.config.schema import FOLLOW_THE_DATA, DataSection, RunConfig
 from tstune.config.section import AUTO
-from tstune.data.defaults import (
-    ENOUGH,
-    default_baselines,
-    default_horizons,
-    default_stride,
-    lengths_to_try,
-    season_of,
-)
+from tstune.data.defaults import ENOUGH, default_baselines, default_horizons, default_stride, lengths_to_try, season_of
 from tstune.data.frequency import StepError, to_steps
 from tstune.data.panel import Panel
 from tstune.data.preprocess import longest_gap
@@ -32,10 +25,8 @@ class WindowPlan:
 
     Attributes:
         config: the `data` section with what `auto` became.
-        split: where the parts of each item lie.
         max_gap: longest gap that was interpolated.
         min_context: steps of a training context that must be there; None: all.
-        windows: part -> its windows.
     """
 
     config: DataSection
@@ -58,9 +49,6 @@ def plan_windows(
     """Choose what the configuration leaves open and list the windows of each part.
 
     Args:
-        config: the `data` section of a run.
-        context_length, prediction_length: steps, or ``auto``.
-        panel: series on their grid.
         table: the source's advice: its standard borders and longest gap.
         known_lengths: (context, longest forecast) pairs of the weights; empty: any.
         seed: draw of a uniform few-shot part.
@@ -140,10 +128,7 @@ def settle(config: RunConfig, plan: DataSection, windows: WindowIndex, frequency
     """The run with what its open settings became, which is printed; those that it says stay as they are.
 
     Args:
-        config: the run.
         plan: its `data` section, settled.
-        windows: of any part.
-        frequency: grid step.
     """
     context, ahead = windows.context_length, windows.prediction_length
     season = season_of(config.evaluation.seasonality, frequency)
@@ -195,7 +180,8 @@ class _Cut:
         if self.config.split.mode != AUTO:
             return self.config.split.mode
         for part in ("validation", "test"):
-            has = [self._index(part, mode, context, ahead).by_item() > 0 for mode in ("strict", "deployment")]
+            ranges = [self.ranges(part, mode, context, ahead) for mode in ("strict", "deployment")]
+            has = [WindowIndex(self.panel, found, context, ahead).by_item() > 0 for found in ranges]
             if 2 * has[0].sum() <= has[1].sum() and has[1].any():
                 return "deployment"
         return "strict"
@@ -273,9 +259,6 @@ class _Cut:
                 if all(self.ranges(part, change, context, ahead, context - shortest).num_windows for part in PARTS):
                     return [*words, f"data.min_context={shortest}"]
         return []
-
-    def _index(self, part: str, mode: str, context: int, ahead: int) -> WindowIndex:
-        return WindowIndex(self.panel, self.ranges(part, mode, context, ahead), context, ahead)
 
     def _room(self) -> int:
         """Steps of the validation or test part of a typical series, whichever is shorter."""

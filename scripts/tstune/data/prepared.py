@@ -148,12 +148,8 @@ def prepare_data(
     """Source → panel → split → windows → scaler from train → leak check.
 
     Args:
-        config: the `data` section of a run.
-        context_length: past steps of a window, or ``auto``.
-        prediction_length: future steps of a window, or ``auto``.
         table: readings to use instead of the configured source.
         seed: draw of a uniform few-shot part.
-        known_lengths: see `plan_windows`.
         others: ``validation``, ``test`` -> readings that are that part, instead of one of the source or table.
 
     Raises:
@@ -206,18 +202,11 @@ def prepare_data(
 
 
 def _windows_of(plan: WindowPlan, panel: Panel, categories: np.ndarray | None) -> dict[str, WindowDataset]:
-    return {
-        part: WindowDataset(
-            panel,
-            found.ranges,
-            found.context_length,
-            found.prediction_length,
-            found.chosen,
-            found.context_length - found.padding,
-            categories,
-        )
-        for part, found in plan.windows.items()
-    }
+    windows = {}
+    for part, one in plan.windows.items():
+        lengths, shortest = (one.context_length, one.prediction_length), one.context_length - one.padding
+        windows[part] = WindowDataset(panel, one.ranges, *lengths, one.chosen, shortest, categories)
+    return windows
 
 
 def _linked(prepared: PreparedData) -> PreparedData:
@@ -298,8 +287,6 @@ def prepared_of(found: object, asked: tuple[int | str, int | str], batch_size: i
 
     Args:
         found: prepared data, or train, validation and test windows of one `get_datasets`, or loaders over them.
-        asked: context and prediction length of the run, or ``auto``.
-        batch_size: windows per step that the run asks for.
 
     Raises:
         ConfigError: something else, or windows of other lengths.
@@ -334,11 +321,11 @@ def _checked_manifest(
     levels = bin_levels(panel, origin.table.unit)
     rate = kept_rate(panel.num_rows * panel.roles.num_targets, _MOST_STRETCHES)
     stretches = hash_readings(panel, origin.table.unit, levels, rate).identifying()
-    report = check_leaks(panel, split, windows, scaler, config.scaling, stretches, config.split.allow_overlap)
-    for finding in report.allowed:
+    allowed = check_leaks(panel, split, windows, scaler, config.scaling, stretches, config.split.allow_overlap)
+    for finding in allowed:
         logger.warning("data.split.allow_overlap: %s", finding)
     record = training_record(panel, origin.table.unit, extents(panel, windows), levels, stretches)
-    return describe_data(config, origin, panel, split, windows, report, record)
+    return describe_data(config, origin, panel, split, windows, allowed, record)
 
 
 def data_of_loader(loader: DataLoader, part: str) -> PreparedData:

@@ -54,7 +54,6 @@ def build_panel(
     leaves every gap missing, and with ``zero`` no reading is a reading of 0, however long the gap is.
 
     Args:
-        table: readings in any order.
         frequency: grid step; None takes the table's, else the most common one.
         max_gap: longest gap to fill, as a duration or in steps; None takes the table's, or what is usual.
         cut: False keeps each item in one piece and leaves long gaps missing (for forecasting).
@@ -271,15 +270,9 @@ class Preprocessor:
     """What a saved model needs to read new data the way it read its training data.
 
     Attributes:
-        roles: value columns by role, in channel order.
-        frequency: grid step.
-        max_gap: longest gap to interpolate.
-        scaler: fitted on the training part.
-        unit: unit of the targets, for display.
         timestamp_column, timestamp_format, item_id_column, columns_as, on_duplicate, skip_rows, keep_rows,
             missing_values, rename: how a table is read.
         levels: item -> what its channels are counted from, see `Panel.level`; only those that are.
-        cleaning: what is done with its readings.
         fill: channel -> what stands where there is no reading, where that is no line.
         min_context: steps of history that a forecast needs; None: a whole context.
     """
@@ -361,7 +354,6 @@ class Preprocessor:
         """The same with other names for the columns, or stop at a column that is not there, by the file's first lines.
 
         Args:
-            path: new data.
             rename: name -> column of the file; None keeps those of training, of which the file may have either.
         """
         frame, found = pd.DataFrame(columns=read_columns(path, self.skip_rows)), self

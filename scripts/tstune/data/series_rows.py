@@ -75,8 +75,6 @@ def table_from_series(rows: pd.DataFrame, config: DataSection, name: object) -> 
 
     Args:
         rows: columns ``start`` and ``target``, perhaps ``item_id``, ``freq`` and dynamic features.
-        config: says the frequency where the rows do not.
-        name: what to call the data set in errors.
 
     Raises:
         ConfigError: the frequency is not known.

@@ -29,7 +29,6 @@ class WindowRanges:
     Attributes:
         first: [ranges] panel row at which the first window of the range starts.
         count: [ranges] number of windows in the range.
-        stride: rows between two starts.
     """
 
     first: np.ndarray
@@ -46,8 +45,6 @@ class WindowIndex:
     """Which windows of a panel there are, and which of them take part; `WindowDataset` fetches their readings.
 
     Args:
-        panel, ranges: the series and where windows begin.
-        context_length, prediction_length: steps of a window.
         chosen: windows that take part (few-shot), as indices into the ranges; None: all.
         min_context: steps of a context that must be there; None: all, nothing is padded.
     """
@@ -122,28 +119,23 @@ class Split:
     Attributes:
         borders: [items, 3] steps from the item's first row to the end of train, validation, test.
         mode: ``strict`` or ``deployment``, see `SplitSection`.
-        begins: [items, 3] the same to the beginning of each part; None: where the part before ends.
-        takes_part: [items, 3] which parts an item was given; None: all.
-        purge: steps left out between two parts of an item.
+        begins: [items, 3] the same to the beginning of each part.
+        takes_part: [items, 3] which parts an item was given.
     """
 
     borders: np.ndarray
     mode: str
-    begins: np.ndarray | None = None
-    takes_part: np.ndarray | None = None
+    begins: np.ndarray
+    takes_part: np.ndarray
     purge: int = 0
 
     def bounds(self, part: str) -> tuple[np.ndarray, np.ndarray]:
         """([items], [items]) first step and end of a part."""
-        index = PARTS.index(part)
-        if self.begins is not None:
-            return self.begins[:, index], self.borders[:, index]
-        begin = self.borders[:, index - 1] if index else np.zeros(len(self.borders), dtype=np.int64)
-        return begin, self.borders[:, index]
+        return self.begins[:, PARTS.index(part)], self.borders[:, PARTS.index(part)]
 
     def has(self, part: str) -> bool:
         """True if any item was given this part."""
-        return self.takes_part is None or bool(self.takes_part[:, PARTS.index(part)].any())
+        return bool(self.takes_part[:, PARTS.index(part)].any())
 
     @property
     def fitted_on(self) -> str:
@@ -154,7 +146,7 @@ class Split:
     @property
     def held_out(self) -> np.ndarray:
         """[items] True where nothing of the item may be trained on."""
-        return np.zeros(len(self.borders), bool) if self.takes_part is None else ~self.takes_part[:, 0]
+        return ~self.takes_part[:, 0]
 
 
 def split_panel(panel: Panel, config: SplitSection, standard_borders: tuple[int, int, int] | None) -> Split:
@@ -184,8 +176,6 @@ def last_steps(panel: Panel, test: int, validation: int, window: tuple[int, int]
     """The last steps of every series are the test, those before them validate, the rest trains.
 
     Args:
-        panel: series of any length.
-        test, validation: steps.
         window: steps of context and forecast; a part that no series has room for is left empty.
     """
     ends = np.maximum(panel.item_length[:, None] - np.array([test + validation, test, 0]), 0).astype(np.int64)
@@ -208,10 +198,7 @@ def window_ranges(
 
     Args:
         panel, split, part: what to cut, where, and which piece.
-        context_length, prediction_length: steps of a window.
-        stride: steps between two starts.
         fraction: share of each item's target steps that may be used. On ETTh1 5 % are 311 windows, as published.
-        fraction_from: ``first`` or ``last`` steps of the part.
         padding: steps of a context that may lie before the segment, where it is padded.
     """
     length = context_length + prediction_length

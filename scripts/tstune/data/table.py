@@ -84,13 +84,9 @@ class SourceTable:
 
     Attributes:
         frame: columns `item_id` (str), `timestamp` (datetime64[ns]) and one float column per channel.
-        roles: what the channels are.
         frequency: grid step, or None to infer it.
         max_gap: longest gap to interpolate (text such as ``45min``, or steps), the source's own advice; None: what
             is usual for the frequency.
-        unit: unit of the targets, for display.
-        licence: terms of the data, for the manifest.
-        files: files that were read, for the manifest.
         standard_borders: published ends of train, validation and test in steps, if there are any.
         notes: what the source changed, for the manifest.
         cleaning: what was found in the readings and what was done with it, see `tstune.data.cleaning`.

@@ -76,11 +76,6 @@ def decode(content: bytes, report: CleaningReport) -> str:
 def read_text(text: str, report: CleaningReport, skip_rows: int = 0) -> pd.DataFrame:
     """The table of a text: columns of text and, as index, the lines of the file (from 1).
 
-    Args:
-        text: whole file.
-        report: gets what was left out.
-        skip_rows: lines at the top that are not looked at.
-
     Raises:
         DataError: no table, or one whose rows do not fit its header.
     """

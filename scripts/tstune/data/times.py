@@ -72,11 +72,6 @@ def find_time_columns(raw: pd.DataFrame, taken: Collection[str], timestamp_forma
     """Columns that hold the time of each row, where nobody named them; empty if that is not sure.
 
     One column of times, a date and a clock time, or year, month, day, …
-
-    Args:
-        raw: the table.
-        taken: columns that have another role.
-        timestamp_format: of the times, if it is known.
     """
     free = [column for column in raw.columns if column not in taken]
     sample = raw.iloc[np.unique(np.linspace(0, len(raw) - 1, 50).astype(int))] if len(raw) else raw

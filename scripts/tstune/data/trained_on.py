@@ -49,7 +49,6 @@ def refuse_trained_on(
     """Stop if the weights were trained on, or chosen by, what these windows validate or test.
 
     Args:
-        data: what the weights are to be judged on.
         pretrained: folder of the weights; the manifest of the run they come from lies beside it, or there is none.
         allow_overlap: say so in the manifest instead of stopping.
         key: what names the weights in the configuration.
@@ -82,7 +81,6 @@ def overlap_with(data: PreparedData, weights: str | Path, part: str) -> list[str
     """What of the windows of one part these weights, or those they came from, were trained on or chosen by.
 
     Args:
-        data: what they are to be judged on.
         weights: a run folder, or a folder of weights in one.
         part: ``validation`` or ``test``.
 

@@ -32,7 +32,6 @@ class ContextDropping:
     Attributes:
         share: of the windows that lose anything.
         shortest, longest: steps that are left, drawn evenly on a logarithmic scale.
-        seed: of the draw.
     """
 
     share: float
@@ -125,16 +124,9 @@ class WindowDataset(WindowIndex, Dataset):
         self.visible_steps: int | None = None
         self.dropping: ContextDropping | None = None
         self.prepared: Any = None  # the `PreparedData` that the windows are a part of
-        self._channels = panel.values.shape[1]
-        values, status = _shared(panel.values), _shared(panel.status)
-        self._past_values = _window_view(values, context_length)
-        self._future_values = _window_view(values, prediction_length)
-        # masks of a whole mapped panel would take the memory that mapping saves: they are made batch by batch
-        usable = status if panel.is_mapped else status != MISSING
-        self._past_usable = _window_view(usable, context_length)
-        self._future_usable = _window_view(usable, prediction_length)
-        read = status if panel.is_mapped else status == OBSERVED
-        self._past_read, self._future_read = _window_view(read, context_length), _window_view(read, prediction_length)
+        flat = _shared(panel.values), _shared(panel.status)
+        self._past = [_window_view(one, context_length) for one in flat]
+        self._future = [_window_view(one, prediction_length) for one in flat]
 
     def showing(self, visible_steps: int | None) -> WindowDataset:
         """The same with all but the last so many steps of each context masked; None: the whole context."""
@@ -163,12 +155,12 @@ class WindowDataset(WindowIndex, Dataset):
     def gather(self, starts: np.ndarray, past: bool = True) -> Batch:
         """Fetch the windows that begin at the given panel rows, with or without their context."""
         rows = torch.from_numpy(starts)
-        origins = rows + self.context_length
         segment = self.segment_of(starts)
         item = self.panel.segment_item[segment].astype(np.int64, copy=False)
+        values, status = self._windows_at(self._future, rows + self.context_length)
         batch = {
-            "future_values": self._shaped(self._future_values, origins),
-            "future_observed_mask": self._read(self._future_read, origins),
+            "future_values": values,
+            "future_observed_mask": status == OBSERVED,
             "item": torch.from_numpy(item),
             "start": rows,
             "origin": torch.from_numpy(seconds(self.panel.timestamps[starts + self.context_length])),
@@ -176,20 +168,18 @@ class WindowDataset(WindowIndex, Dataset):
         if self.categories is not None:
             batch["static"] = torch.from_numpy(self.categories[item])
         if self.panel.roles.control:
-            batch["future_known_mask"] = self._usable(self._future_usable, origins)
-        return batch | self._past(rows, starts, segment) if past else batch
+            batch["future_known_mask"] = status != MISSING
+        return batch | self._contexts(rows, starts, segment) if past else batch
 
-    def _past(self, rows: torch.Tensor, starts: np.ndarray, segment: np.ndarray) -> Batch:
-        """Values and masks of the contexts."""
-        short = starts < self.panel.segment_start[segment] if self.padding else None
-        if short is None or not short.any():
-            past, usable = self._shaped(self._past_values, rows), self._usable(self._past_usable, rows)
-            read = self._read(self._past_read, rows)
+    def _contexts(self, rows: torch.Tensor, starts: np.ndarray, segment: np.ndarray) -> Batch:
+        if (starts < self.panel.segment_start[segment]).any():
+            past, status = map(torch.from_numpy, padded_context(self.panel, starts, self.context_length))
         else:
-            past, usable, read = self._some_padded(rows, starts, short)
-        stale = (self.panel.status[starts + self.context_length - 1] == INTERPOLATED).any(axis=1)
+            past, status = self._windows_at(self._past, rows)
+        stale = (status[:, -1] == INTERPOLATED).any(dim=1)
         if stale.any():
-            past[stale] = self._held(past[stale], starts[stale])
+            past[stale] = _held(past[stale], status[stale])
+        usable, read = status != MISSING, status == OBSERVED
         if self.visible_steps is not None:
             hide_oldest(np.full(len(starts), self.context_length - self.visible_steps), past, usable, read)
         if self.dropping is not None:
@@ -197,39 +187,17 @@ class WindowDataset(WindowIndex, Dataset):
             hide_oldest(self.context_length - kept, past, usable, read)
         return {"past_values": past, "past_observed_mask": usable, "past_read_mask": read}
 
-    def _some_padded(
-        self, rows: torch.Tensor, starts: np.ndarray, short: np.ndarray
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        past = torch.zeros(len(starts), self.context_length, self._channels)
-        usable, read = torch.zeros(2, *past.shape, dtype=torch.bool)
-        whole = torch.from_numpy(~short)
-        if whole.any():
-            past[whole] = self._shaped(self._past_values, rows[whole])
-            usable[whole] = self._usable(self._past_usable, rows[whole])
-            read[whole] = self._read(self._past_read, rows[whole])
-        values, status = padded_context(self.panel, starts[short], self.context_length)
-        past[~whole], usable[~whole] = torch.from_numpy(values), torch.from_numpy(status != MISSING)
-        read[~whole] = torch.from_numpy(status == OBSERVED)
-        return past, usable, read
+    def _windows_at(self, views: list[torch.Tensor], rows: torch.Tensor) -> list[torch.Tensor]:
+        """Values and status of the windows that begin at these rows, [B, steps, channels] each."""
+        return [view.index_select(0, rows).view(len(rows), -1, self.panel.values.shape[1]) for view in views]
 
-    def _usable(self, view: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
-        flags = self._shaped(view, rows)
-        return flags != MISSING if self.panel.is_mapped else flags
 
-    def _read(self, view: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
-        flags = self._shaped(view, rows)
-        return flags == OBSERVED if self.panel.is_mapped else flags
-
-    def _shaped(self, view: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
-        return view.index_select(0, rows).view(len(rows), -1, self._channels)
-
-    def _held(self, past: torch.Tensor, starts: np.ndarray) -> torch.Tensor:
-        """Replace the interpolated values at the end of a context by the last reading before them."""
-        status = torch.from_numpy(padded_context(self.panel, starts, self.context_length)[1])
-        steps = torch.arange(self.context_length)[None, :, None]
-        last = torch.where(status == OBSERVED, steps, -1).amax(dim=1, keepdim=True)
-        open_ended = (steps > last) & (status == INTERPOLATED) & (last >= 0)
-        return torch.where(open_ended, past.gather(1, last.clamp_min(0)), past)
+def _held(past: torch.Tensor, status: torch.Tensor) -> torch.Tensor:
+    """The contexts with the last reading in place of the interpolated values at their end."""
+    steps = torch.arange(status.shape[1])[None, :, None]
+    last = torch.where(status == OBSERVED, steps, -1).amax(dim=1, keepdim=True)
+    open_ended = (steps > last) & (status == INTERPOLATED) & (last >= 0)
+    return torch.where(open_ended, past.gather(1, last.clamp_min(0)), past)
 
 
 def padded_context(panel: Panel, starts: np.ndarray, length: int) -> tuple[np.ndarray, np.ndarray]:
@@ -320,10 +288,7 @@ class EpochBatchSampler(Sampler[list[int]]):
     is handed one window as `~index`, which `RankWindows` turns into a filler without weight.
 
     Args:
-        num_windows: windows of the epoch.
         batch_size: windows per batch and rank.
-        shuffle: draw a new order for every epoch.
-        seed: of the order.
         rank, num_ranks: this process among those that train together.
     """
 

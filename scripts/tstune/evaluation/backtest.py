@@ -60,7 +60,6 @@ class Scores:
     """What one model scored on one set of windows.
 
     Attributes:
-        metrics: name -> value.
         rmse_by_step: [prediction] RMSE at each step, original units.
         window_rmse: [windows] RMSE of each window, NaN where nothing was observed.
         window_start: [windows] panel row of each window, ascending on any number of ranks.
@@ -90,7 +89,6 @@ class ErrorSums:
     """Collects errors of batches; `scores` turns them into metrics.
 
     Args:
-        num_steps: prediction length.
         target_std: [targets] training deviation of each target, or [items, targets].
         mase_scale: [items, targets] from `seasonal_scale`.
     """
@@ -131,10 +129,7 @@ class ErrorSums:
             horizons: label -> step (1 is the first forecast step) to score on its own.
         """
         count = self._count.sum()
-        metrics = {
-            "rmse": _ratio(self._square.sum(), count) ** 0.5,
-            "mae": _ratio(self._absolute.sum(), count),
-        }
+        metrics = {"rmse": _ratio(self._square.sum(), count) ** 0.5, "mae": _ratio(self._absolute.sum(), count)}
         by_step = np.array([_ratio(s, n) ** 0.5 for s, n in zip(self._square.sum(1), self._count.sum(1), strict=True)])
         for label, step in horizons.items():
             metrics[f"rmse@{label}"] = float(by_step[step - 1])
@@ -183,12 +178,7 @@ class Backtest:
     """A fixed set of windows with its metrics, ready to score one model after another.
 
     Args:
-        data: panel, split and windows.
-        config: horizons, seasonality and batch size.
         manager: process group; N ranks give the numbers of one.
-        part: which windows, a key of `data.windows`.
-        every: score only every so many of the windows.
-        max_windows: score at most so many, evenly spread; None scores all.
     """
 
     def __init__(
@@ -216,10 +206,6 @@ class Backtest:
 
     def score(self, model: Forecaster, name: str = "") -> Scores:
         """Forecast every window once and return the metrics; every rank gets the same result.
-
-        Args:
-            model: who forecasts.
-            name: what to call it in errors.
 
         Raises:
             DataError: a forecast that is not a number.

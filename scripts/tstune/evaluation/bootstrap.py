@@ -126,9 +126,6 @@ def relative_rmse(
     Args:
         judged: [windows] sum of squared errors of the model, or [windows, models] one column for each reference.
         references: [windows, models] the same of the others, over the same targets.
-        blocks: which windows are drawn together.
-        draws: bootstrap samples.
-        seed: of the draws.
         min_blocks: with fewer blocks of fewer items than `MIN_ITEMS` their spread says next to nothing: no interval.
     """
     enough = blocks.speaks_of_other_items or blocks.num_blocks >= min_blocks
@@ -154,9 +151,6 @@ def rmse_band(
     Args:
         square: [windows, steps] sums of squared errors.
         count: [windows, steps] observed targets.
-        blocks: which windows are drawn together.
-        draws: bootstrap samples.
-        seed: of the draws.
 
     Returns:
         [steps] lower and [steps] upper bound; None with fewer than `MIN_ITEMS` groups.

@@ -43,7 +43,6 @@ class Foretold:
 
     Attributes:
         reference: the best of what needs no tuning.
-        untuned: the weights that tuning starts from.
         facts: series, steps of history, training windows, change of the untuned weights against ridge.
         measured: share of the training windows -> change; 0 are the untuned weights.
         curve: share -> the same by the law.
@@ -109,8 +108,6 @@ def foretell(
         untuned: name and [groups] squared errors, of `block_squares`, of the weights that tuning starts from.
         trained: share of the training windows -> the same of weights tuned on them.
         reference: the same of the best forecast without tuning.
-        facts: see `Foretold`.
-        seed: of the draws.
     """
     random, shares = np.random.default_rng(seed), np.array(sorted(trained))
     squares = np.array([untuned[1], reference[1], *(trained[share] for share in shares)])  # [models, groups]

@@ -17,7 +17,7 @@ from numbers import Real
 
 from tstune.domains import domains
 from tstune.errors import ConfigError
-from tstune.evaluation import calibration, metrics
+from tstune.evaluation import metrics
 from tstune.evaluation.scored_windows import ScoredWindows
 from tstune.named_code import import_named
 
@@ -29,7 +29,6 @@ class BuiltinMetric:
     """A metric of ours.
 
     Attributes:
-        compute: the function.
         needs: attributes of `ScoredWindows` that must be there.
         domain: name of the domain whose readings it is about; None for any.
     """
@@ -50,37 +49,26 @@ def _quantile(metric: Callable[..., float]) -> BuiltinMetric:
     )
 
 
-def _mase(windows: ScoredWindows) -> float:
-    return metrics.mase(windows.truth, windows.forecast, windows.observed, windows.mase_scale)
-
-
 def _coverage(windows: ScoredWindows) -> dict[str, float]:
     found = {}
-    for nominal in calibration.available_intervals(windows.levels):
-        ends = calibration.central_interval(windows.quantiles, windows.levels, nominal)
-        one = calibration.interval_coverage(windows.truth, *ends, windows.observed, nominal, windows.item)
+    for nominal in metrics.available_intervals(windows.levels):
+        ends = metrics.central_interval(windows.quantiles, windows.levels, nominal)
+        one = metrics.interval_coverage(windows.truth, *ends, windows.observed, nominal, windows.item)
         found |= {f"coverage_{100 * nominal:g}": one.coverage, f"width_{100 * nominal:g}": one.width}
     return found
 
 
 METRICS: dict[str, BuiltinMetric] = {
-    **{
-        metric.__name__: _point(metric)
-        for metric in (
-            metrics.rmse,
-            metrics.mae,
-            metrics.bias,
-            metrics.mape,
-            metrics.smape,
-            metrics.mard,
-        )
-    },
-    "mase": BuiltinMetric(_mase, ("mase_scale",)),
+    **{name: _point(getattr(metrics, name)) for name in ("rmse", "mae", "bias", "mape", "smape", "mard")},
+    "mase": BuiltinMetric(
+        lambda windows: metrics.mase(windows.truth, windows.forecast, windows.observed, windows.mase_scale),
+        ("mase_scale",),
+    ),
     "pinball": _quantile(lambda *windows: float(metrics.pinball_loss(*windows).mean())),
     "wql": _quantile(metrics.mean_weighted_quantile_loss),
     "crps": _quantile(metrics.crps_from_quantiles),
     "coverage": BuiltinMetric(_coverage, ("quantiles", "levels")),
-    "calibration_error": _quantile(calibration.calibration_error),
+    "calibration_error": _quantile(metrics.calibration_error),
 }
 """Name -> metric of any series. Those that give several numbers name each, as `coverage` gives `coverage_80`."""
 

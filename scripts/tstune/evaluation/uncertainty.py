@@ -14,34 +14,33 @@ from tstune.data.windows import Batch, WindowDataset
 from tstune.errors import DataError
 from tstune.evaluation.backtest import Scores
 from tstune.evaluation.bootstrap import Blocks
-from tstune.evaluation.calibration import (
+from tstune.evaluation.intervals import METHODS, UncertaintyMethod, configured_name, make_method, scores_needed
+from tstune.evaluation.metrics import (
     available_intervals,
     calibration_error,
     central_interval,
+    crossing,
+    crps_from_quantiles,
     interval_coverage,
+    mean_weighted_quantile_loss,
+    pinball_loss,
     pit_histogram,
     reliability_table,
 )
-from tstune.evaluation.intervals import METHODS, UncertaintyMethod, configured_name, make_method, scores_needed
-from tstune.evaluation.kept_forecasts import further_metrics
-from tstune.evaluation.metrics import crossing, crps_from_quantiles, mean_weighted_quantile_loss, pinball_loss
+from tstune.evaluation.record import further_metrics
 from tstune.evaluation.scored_windows import ScoredWindows, masked_mean, observed_like
 from tstune.models.contract import ForecastModel, context_spread
 from tstune.runtime.logs import logger
 
 
 def with_evidence(
-    windows: ScoredWindows,
-    dataset: WindowDataset,
-    model: ForecastModel,
-    adapt: Callable[[Batch], Batch] | None = None,
+    windows: ScoredWindows, dataset: WindowDataset, model: ForecastModel, adapt: Callable[[Batch], Batch] | None = None
 ) -> ScoredWindows:
     """The windows with `spread` and, where the network has a quantile head, its `quantiles` and `levels`.
 
     Args:
         windows: as `Backtest.score` leaves them: [windows, steps, targets] and `start`.
         dataset: any part of the same panel with the same lengths.
-        model: the model that forecast them.
         adapt: makes batches of the dataset into those of the model, for one of other lengths or another unit.
 
     Raises:
@@ -114,18 +113,12 @@ class JudgedUncertainty:
 
 
 def judge_uncertainty(
-    model: ForecastModel,
-    section: ForecastSection,
-    data: PreparedData,
-    calibration: ScoredWindows,
-    test: ScoredWindows,
+    model: ForecastModel, section: ForecastSection, data: PreparedData, calibration: ScoredWindows, test: ScoredWindows
 ) -> JudgedUncertainty:
     """Fit every method on the calibration windows and score it on the test windows.
 
     Args:
         model: the tuned model that made the forecasts in `calibration` and `test`.
-        section: the `forecast` section, with quantiles.
-        data: where the windows come from.
         calibration, test: `Backtest.score(...).windows` on `PreparedData.calibration` and on the test part.
 
     Raises:

@@ -9,6 +9,7 @@ from typing import Literal
 
 import numpy as np
 import pandas as pd
+from pydantic import TypeAdapter
 
 from tstune.data.frequency import fixed_step, parse_frequency
 from tstune.data.windows import WindowDataset
@@ -188,17 +189,12 @@ class Verdict:
 
     def to_dict(self) -> dict:
         """Values for `verdict.json`."""
-        comparisons = [asdict(one) | {"lead_times": list(map(asdict, one.lead_times))} for one in self.comparisons]
-        return asdict(self) | {"comparisons": comparisons}
+        return asdict(self)
 
     @classmethod
     def from_dict(cls, values: dict) -> Verdict:
-        """Read what `to_dict` gave."""
-        comparisons = []
-        for found in values["comparisons"]:
-            lead_times = tuple(LeadTime(**one) for one in found.get("lead_times", ()))
-            comparisons.append(Comparison(**(found | {"lead_times": lead_times})))
-        return cls(**(values | {"comparisons": tuple(comparisons)}))
+        """Read what `to_dict` gave, also after JSON."""
+        return TypeAdapter(cls).validate_python(values)
 
     def against(self, reference: str) -> Comparison | None:
         """The comparison with one row of the scoreboard; None if there is none."""
@@ -223,9 +219,7 @@ def verdict(
 
     Args:
         scores: row of the scoreboard -> scores, all on the same windows.
-        windows: those windows.
         kept: what the saved model is, ``fine_tuned`` or ``zero_shot``.
-        seed: of the bootstrap.
         judged_name: row that is judged, against the best of all others; None for the forecast of a training run,
             which is judged against its zero-shot model and the best baseline.
         horizons: label -> step that is judged by itself, beside the first and the last one.
@@ -321,10 +315,7 @@ def format_comparisons(verdict: Verdict) -> str:
     """Markdown table of all comparisons; empty if there are none."""
     if not verdict.comparisons:
         return ""
-    lines = [
-        f"| {verdict.model} against | effect | RMSE | 95 % interval | better for |",
-        "|---|---|---:|---:|---:|",
-    ]
+    lines = [f"| {verdict.model} against | effect | RMSE | 95 % interval | better for |", "|---|---|---:|---:|---:|"]
     for row in verdict.comparisons:
         interval = "none: too few days" if row.low is None else f"{_percent(row.low)} to {_percent(row.high)}"
         lines.append(
@@ -346,8 +337,6 @@ def window_blocks(scores: Scores, windows: WindowDataset, seen: np.ndarray) -> B
     """Which windows the bootstrap draws together.
 
     Args:
-        scores: of any model on these windows.
-        windows: the windows.
         seen: [windows] bool, those that count.
     """
     origin = scores.window_start[seen] + windows.context_length
@@ -367,8 +356,6 @@ def compared(
     """One model against another.
 
     Args:
-        model, reference: names of the two.
-        interval: of the relative difference of their RMSEs.
         rmse_by_item, reference_by_item: [items] RMSEs, NaN for an item without an observed target.
         effects: sign of a clear difference -> word.
     """

@@ -8,12 +8,12 @@ from contextlib import contextmanager
 import torch
 from torch import nn
 
-from tstune.data.cleaning.readings import LARGEST
+from tstune.data.cleaning import LARGEST
 from tstune.data.frequency import to_steps
 from tstune.data.preprocess import Preprocessor
 from tstune.data.windows import Batch
 from tstune.errors import ConfigError
-from tstune.evaluation.intervals import OffsetMethod, QuantileHead
+from tstune.evaluation.intervals import QuantileHead
 from tstune.models.contract import ForecastModel, context_spread
 from tstune.models.network_forecaster import NetworkForecaster
 
@@ -93,7 +93,7 @@ class ForecastGraph(nn.Module):
         needed = {PAST: True, FUTURE: controls, STATIC: statics, ORIGIN: model.reads_clock}
         self.inputs = [name for name, is_needed in needed.items() if is_needed]
         self.outputs = [FORECAST, *[QUANTILES] * bool(model.quantile_levels)]
-        if isinstance(model.uncertainty, OffsetMethod):
+        if model.uncertainty is not None and not isinstance(model.uncertainty, QuantileHead):
             self.register_buffer("offsets", torch.from_numpy(model.uncertainty.offsets), persistent=False)
             self.register_buffer("floor", torch.from_numpy(model.uncertainty.floor), persistent=False)
 
@@ -113,7 +113,7 @@ class ForecastGraph(nn.Module):
                 return (point,)
             method = model.uncertainty
             base = model.native_quantiles(batch) if method is None or method.uses_native else point[..., None]
-        if isinstance(method, OffsetMethod):
+        if method is not None and not isinstance(method, QuantileHead):
             spread = context_spread(batch, self._roles.num_targets)
             unit = torch.maximum(spread, self.floor)[:, None, :, None] if method.scaled else 1.0
             base = base + unit * self.offsets
@@ -170,8 +170,6 @@ def require_exportable(model: ForecastModel) -> None:
             f"model.prediction_length={steps} is more than the {native} steps of one forward pass, and the roll-out is "
             f"a loop of the library; export a model with model.prediction_length={native} or less"
         )
-    if model.uncertainty is not None and not isinstance(model.uncertainty, OffsetMethod | QuantileHead):
-        raise ConfigError(f"forecast.method={model.uncertainty.name} cannot be exported; use another method")
 
 
 def choose_item(model: ForecastModel, item: str) -> None:

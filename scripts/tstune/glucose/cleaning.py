@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import itertools
-
 import numpy as np
 import pandas as pd
 
-from tstune.data.cleaning.readings import MINUTE, Column
+from tstune.data.cleaning import MINUTE, Column
 from tstune.data.cleaning.rules import CleaningReport, CleaningRules
 from tstune.errors import DataError
 from tstune.glucose.units import MG_DL, MGDL_PER_MMOL_CONVERTED, MMOL_L, unit_of
@@ -103,11 +101,10 @@ def find_unit(column: Column, declared: str | None, rules: CleaningRules, report
 def _unit_of_all(column: Column) -> str | None:
     """Unit that the readings of every series fit, as far as they fit any; refuses series of different units."""
     first: dict[str, tuple[int, float]] = {}
-    bounds = np.searchsorted(column.codes, np.arange(len(column.items) + 1))
-    for code, (begin, end) in enumerate(itertools.pairwise(bounds)):
-        unit = unit_of_values(column.values[begin:end])
+    for code, own in enumerate(column.series()):
+        unit = unit_of_values(column.values[own])
         if unit and unit not in first:
-            first[unit] = code, float(np.median(column.values[begin:end]))
+            first[unit] = code, float(np.median(column.values[own]))
     if len(first) > 1:
         shown = ", ".join(
             f"series {column.items[code]!r} looks like {unit} (median {median:.4g})"

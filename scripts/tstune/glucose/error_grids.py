@@ -43,8 +43,6 @@ class ErrorGrid:
 
     Attributes:
         name: key in `ERROR_GRIDS`.
-        title: for a plot.
-        source: paper.
         assign: (reference, forecast) in mg/dL, finite -> zone numbers.
         outline: side of the plot in mg/dL -> (zone letter, polygon in mg/dL), which together fill the square.
     """
@@ -60,7 +58,6 @@ class ErrorGrid:
 
         Args:
             reference, forecast: same shape, in `unit`; a forecast below 0 counts as 0.
-            unit: mg/dL or mmol/L.
 
         Raises:
             DataError: different shapes, or values that cannot be glucose in this unit.
@@ -79,7 +76,6 @@ class ErrorGrid:
         """Zone letter and polygon of each area, for a plot.
 
         Args:
-            unit: mg/dL or mmol/L.
             highest: side of the square, in `unit`, at least 400 mg/dL (22.2 mmol/L).
 
         Raises:
@@ -146,21 +142,14 @@ def zone_table(
 
 
 def error_grid_section(
-    grid: ErrorGrid,
-    test: Mapping[str, ScoredWindows],
-    horizons: Mapping[str, int],
-    unit: GlucoseUnit,
-    judged: str,
+    grid: ErrorGrid, test: Mapping[str, ScoredWindows], horizons: Mapping[str, int], unit: GlucoseUnit, judged: str
 ) -> dict:
     """Shares in percent of each zone AT each horizon, outline and points of one grid, in the unit of the data.
 
     The shares of a model that forecast something that is not a number are NaN.
 
     Args:
-        grid: one of `ERROR_GRIDS`.
         test: model -> windows of one target.
-        horizons: label -> step.
-        unit: of the windows.
         judged: model whose pairs are drawn, at most `MOST_POINTS` of each horizon, evenly chosen.
     """
     shares: dict[str, dict] = {label: {} for label in horizons}
@@ -229,9 +218,7 @@ def _clarke_areas(side: float) -> list[tuple[str, Polygon]]:
     upper_e = [(0, 180), (0, side), (70, side), (70, 180)]
     lower_e = [(180, 0), (180, 70), (side, 70), (side, 0)]
     areas = zip(
-        "ABBCCDDEE",
-        (zone_a, upper_b, lower_b, upper_c, lower_c, left_d, right_d, upper_e, lower_e),
-        strict=True,
+        "ABBCCDDEE", (zone_a, upper_b, lower_b, upper_c, lower_c, left_d, right_d, upper_e, lower_e), strict=True
     )
     return [(zone, np.array(vertices, dtype=np.float64)) for zone, vertices in areas]
 

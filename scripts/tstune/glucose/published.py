@@ -70,8 +70,6 @@ def sensor_steps(observed: np.ndarray, item: np.ndarray, step: np.timedelta64) -
 
     Args:
         observed: [windows, steps] bool.
-        item: [windows].
-        step: of the grid.
     """
     observed, item = np.asarray(observed, dtype=bool), np.asarray(item)
     window, place = np.nonzero(observed)
@@ -94,7 +92,6 @@ def strata(
 
     Args:
         item: [windows] index into `item_ids`.
-        item_ids: names of the items.
         seen: names of items with training data; adds `seen` and `unseen`.
         sensor: item -> sampling step, from `sensor_steps`; adds `sensor 5 min` and so on.
 

@@ -395,8 +395,6 @@ def _grid_chart(
     Args:
         outline: (zone letter, polygon), in `unit`.
         points: what lies beyond the square is set on its edge.
-        unit: of the axes.
-        description: for a screen reader.
     """
     highest = max(max(vertex) for _, polygon in outline for vertex in polygon)
     side, ends = 390.0, (0, highest)

@@ -14,9 +14,8 @@ from tstune.evaluation import metrics as general
 from tstune.evaluation.metric_registry import BuiltinMetric, Metric
 from tstune.evaluation.metrics import temporal_gain
 from tstune.evaluation.scored_windows import ScoredWindows, observed_like, paired
-from tstune.glucose.alarms import alarm_steps, alarms_of_models, has_times
 from tstune.glucose.error_grids import ERROR_GRIDS, error_grid_section, zone_shares
-from tstune.glucose.hypoglycaemia import scores_below
+from tstune.glucose.hypoglycaemia import alarm_steps, alarms_of_models, has_times, scores_below
 from tstune.glucose.published import midnight_windows, sensor_steps, strata
 from tstune.glucose.units import MG_DL, UNITS, GlucoseUnit, from_mgdl, glucose_unit, limit, to_mgdl
 from tstune.runs.folder import finite
@@ -30,12 +29,7 @@ STANDARD_MINUTES = (30, 60, 90, 120)
 _HEADLINE = np.timedelta64(60, "m")
 _GAIN_UP_TO = np.timedelta64(120, "m")
 _MOST_ITEMS = 50
-_METRICS = {
-    "rmse": general.rmse,
-    "mae": general.mae,
-    "mard": general.mard,
-    "bias": general.bias,
-}
+_METRICS = {"rmse": general.rmse, "mae": general.mae, "mard": general.mard, "bias": general.bias}
 
 
 def glucose_section(
@@ -56,9 +50,7 @@ def glucose_section(
         validation: model -> its validation windows, which choose the threshold of its alarm and nothing else. A model
             that is missing here has no alarm.
         horizons: label -> step of the run; 30, 60, 90 and 120 min are added where the grid and the forecast have them.
-        item_ids: names of the items.
         seen: names of the items with training data; None if that is not known.
-        step: of the grid.
         judged: model whose pairs are drawn on the error grids.
 
     Raises:
@@ -188,16 +180,11 @@ def range_number(values: np.ndarray, unit: str | None) -> np.ndarray:
 
 
 def by_range(
-    metric: general.PointMetric,
-    truth: np.ndarray,
-    forecast: np.ndarray,
-    observed: np.ndarray,
-    unit: str | None,
+    metric: general.PointMetric, truth: np.ndarray, forecast: np.ndarray, observed: np.ndarray, unit: str | None
 ) -> dict[str, float]:
     """A metric over the readings of each range; the *truth* says the range. NaN where a range is empty.
 
     Args:
-        metric: of `metrics`, or one with the same arguments.
         truth, forecast, observed: [windows, steps] in `unit`.
     """
     truth, forecast, observed = paired(truth, forecast, observed)
@@ -284,19 +271,15 @@ def gains_in_time(windows: ScoredWindows, horizons: Mapping[str, int], step: np.
     """
     items = np.unique(windows.item)
     items = items[np.unique(np.linspace(0, len(items) - 1, min(len(items), _MOST_ITEMS)).round().astype(int))]
-    origin = windows.last_reading
-    if origin is None:
-        origin = np.full(len(windows.item), np.nan)
-    minutes = step / np.timedelta64(1, "m")
+    origin = np.full(len(windows.item), np.nan) if windows.last_reading is None else windows.last_reading
     found = {}
     for label, at in horizons.items():
         if at * step > _GAIN_UP_TO:
             continue
         gains = []
-        for item in items:
-            mine = windows.item == item
+        for mine in (windows.item == item for item in items):
             arrays = (part[mine, :at] for part in (windows.truth, windows.forecast, windows.observed))
-            gains.append(temporal_gain(*arrays, origin[mine], at, minutes))
+            gains.append(temporal_gain(*arrays, origin[mine], at, step / np.timedelta64(1, "m")))
         known = [gain for gain in gains if np.isfinite(gain)]
         found[label] = float(np.mean(known)) if known else float("nan")
     return found

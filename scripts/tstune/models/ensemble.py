@@ -22,8 +22,7 @@ from tstune.data.trained_on import CHECK, knows_training_windows, refuse_trained
 from tstune.data.windows import Batch, WindowDataset
 from tstune.errors import CheckpointError, ConfigError
 from tstune.evaluation.backtest import thinned
-from tstune.evaluation.kept_forecasts import FORECASTS_FILE
-from tstune.evaluation.record import WINDOWS_FILE
+from tstune.evaluation.record import FORECASTS_FILE, WINDOWS_FILE
 from tstune.foreign_files import damage, read_object
 from tstune.models.adapters import ParameterCount
 from tstune.models.baselines import Ridge, WithoutNetwork

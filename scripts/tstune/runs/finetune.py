@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from tstune.config.schema import PretrainingSection
-from tstune.data.cohort import remarks
+from tstune.data.describe import remarks
 from tstune.data.frequency import fixed_step, parse_frequency
 from tstune.data.prepared import PreparedData
 from tstune.data.windows import WindowDataset

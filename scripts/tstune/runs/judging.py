@@ -12,16 +12,15 @@ import torch
 from tstune.config.schema import RunConfig
 from tstune.config.section import AUTO
 from tstune.config.validation import validate
-from tstune.data.cohort import write_cohort
 from tstune.data.defaults import default_baselines, season_of
+from tstune.data.describe import write_cohort
 from tstune.data.frequency import fixed_step, parse_frequency
 from tstune.data.prepared import PreparedData
 from tstune.domains import domain_of, domains
 from tstune.errors import ConfigError
 from tstune.evaluation.backtest import Backtest, Scores
-from tstune.evaluation.kept_forecasts import forecasts_table, further_metrics
 from tstune.evaluation.metric_registry import builtin_metric, find_metric
-from tstune.evaluation.record import evaluation_record, windows_table
+from tstune.evaluation.record import evaluation_record, forecasts_table, further_metrics, windows_table
 from tstune.evaluation.scored_windows import ScoredWindows
 from tstune.evaluation.uncertainty import fit_uncertainty, judge_uncertainty
 from tstune.evaluation.verdict import Verdict

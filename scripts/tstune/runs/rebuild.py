@@ -17,7 +17,7 @@ from tstune.data.parts import GIVEN
 from tstune.data.prepared import PreparedData
 from tstune.errors import ConfigError, DataError, FolderError
 from tstune.evaluation.backtest import horizon_steps
-from tstune.evaluation.kept_forecasts import KeptForecasts
+from tstune.evaluation.record import KeptForecasts
 from tstune.evaluation.verdict import format_metrics, verdict
 from tstune.models.contract import ForecastModel
 from tstune.models.registry import load_model, model_class

@@ -2,18 +2,120 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+import itertools
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
 
 from tstune.data.cleaning.clock import find_clock_changes, local_to_utc
-from tstune.data.cleaning.readings import LARGEST, Column, far_from_the_rest, interpolated, outside
-from tstune.data.cleaning.rules import CleaningReport, CleaningRules
+from tstune.data.cleaning.rules import NUM_EXAMPLES, CleaningReport, CleaningRules
 from tstune.data.table import ITEM, TIMESTAMP, SourceTable
 from tstune.domains import Domain, domain_of, domain_of_column
 from tstune.errors import ConfigError
 from tstune.runtime.logs import logger
+
+LARGEST = 1e15
+"""Squares of what is larger, summed up, leave single precision: no model computes with it, and no sensor means it."""
+_FAR = 10.0
+_FEWEST_TO_JUDGE = 50
+_KTH = (2, 3, 4, 5, 6, 10, 12, 15, 30)
+_STRAIGHT, _BENT = 0.9, 0.3
+"""Share of steps without a bend between the measured ones, and how much smaller it is at those."""
+MINUTE = np.timedelta64(60_000_000_000, "ns")
+
+
+@dataclass(frozen=True)
+class Column:
+    """The readings of one column, without missing ones, sorted by series and time.
+
+    Attributes:
+        values: [readings].
+        stamps: [readings] datetime64[ns].
+        codes: [readings] series of each reading, ascending.
+        items: names of the series.
+        rows: [readings] where each one stands in the table.
+    """
+
+    name: str
+    values: np.ndarray
+    stamps: np.ndarray
+    codes: np.ndarray
+    items: Sequence[str]
+    rows: np.ndarray
+
+    def note(self, report: CleaningReport, what: str, mask: np.ndarray, action: str, **more: object) -> None:
+        """Report the readings of a mask."""
+        places = np.flatnonzero(mask)
+        examples = [
+            f"{self.items[self.codes[place]]} {pd.Timestamp(self.stamps[place])}: {self.values[place]:g}"
+            for place in places[:NUM_EXAMPLES]
+        ]
+        report.add(what, len(places), action, _by_item(self.codes[places], self.items), examples, **more)
+
+    def series(self) -> Iterator[slice]:
+        """Where the readings of each series lie."""
+        bounds = np.searchsorted(self.codes, np.arange(len(self.items) + 1))
+        return itertools.starmap(slice, itertools.pairwise(bounds))
+
+    def steps(self) -> tuple[np.ndarray, np.ndarray]:
+        """([readings - 1], [readings - 1]) minutes to the next reading, and is it of the same series."""
+        minutes = np.diff(self.stamps) / MINUTE
+        return minutes, self.codes[1:] == self.codes[:-1]
+
+
+def outside(column: Column, valid_range: tuple[float, float]) -> np.ndarray:
+    """[readings] True outside the range of possible readings."""
+    return (column.values < valid_range[0]) | (column.values > valid_range[1])
+
+
+def interpolated(column: Column) -> np.ndarray:
+    """[readings] True for those on lines that were drawn, before a series was published, between every k-th of them.
+
+    Such a series bends at every k-th step and hardly elsewhere; what a sensor measured bends anywhere.
+    """
+    mask = np.zeros(len(column.values), bool)
+    for own in column.series():
+        if own.stop - own.start >= _FEWEST_TO_JUDGE:
+            mask[own] = _between_bends(column.values[own], column.stamps[own])
+    return mask
+
+
+def _between_bends(values: np.ndarray, stamps: np.ndarray) -> np.ndarray:
+    gaps = np.diff(stamps).astype(np.int64)
+    step = max(1, int(np.median(gaps)))
+    place = np.round((stamps - stamps[0]).astype(np.int64) / step).astype(np.int64)
+    inner = np.flatnonzero((gaps[1:] == gaps[:-1]) & (gaps[1:] == step)) + 1
+    curve = np.abs(values[inner + 1] - 2 * values[inner] + values[inner - 1])
+    moving = (values[inner + 1] != values[inner]) | (values[inner] != values[inner - 1])
+    inner, curve = inner[moving], curve[moving]
+    if len(inner) < _FEWEST_TO_JUDGE:
+        return np.zeros(len(values), bool)
+    decimals = next((d for d in range(4) if np.abs(values - np.round(values, d)).max() < 1e-4), None)
+    straight = curve <= (1e-6 * np.abs(values).max() if decimals is None else 1.01 * 10.0**-decimals)
+    for every in _KTH:
+        phase = place[inner] % every
+        counts = np.bincount(phase, minlength=every)
+        shares = np.bincount(phase, straight, every) / np.maximum(counts, 1)
+        bend = int(shares.argmin())
+        elsewhere = np.delete(shares, bend)
+        if counts.min() > 0 and elsewhere.min() >= _STRAIGHT and elsewhere.min() - shares[bend] >= _BENT:
+            return place % every != bend
+    return np.zeros(len(values), bool)
+
+
+def far_from_the_rest(column: Column) -> np.ndarray:
+    """[readings] True beyond ten interquartile ranges from the median of their series."""
+    mask = np.zeros(len(column.values), bool)
+    for own in column.series():
+        if own.stop - own.start < 20:
+            continue
+        low, middle, high = np.percentile(column.values[own], [25, 50, 75])
+        if high > low:
+            mask[own] = np.abs(column.values[own] - middle) > _FAR * (high - low)
+    return mask
+
 
 __all__ = ["CleaningReport", "CleaningRules", "clean_table"]
 
@@ -41,8 +143,7 @@ def clean_table(table: SourceTable, rules: CleaningRules, log: bool = True) -> S
     stated = rules.unit or rules.expected_unit or table.unit
     by_unit = domain_of(stated)
     declared = by_unit.unit_of(stated) if by_unit else None
-    unit: str | None = None
-    converted = False
+    unit, converted = None, False
     changed: dict[str, np.ndarray] = {}
     for name in table.roles.columns:
         values = frame[name].to_numpy(np.float64)
@@ -118,7 +219,7 @@ def _note_rows(
         find_clock_changes(stamps, codes, items, report)
 
 
-def _by_item(codes: np.ndarray, items: list[str]) -> dict[str, int]:
+def _by_item(codes: np.ndarray, items: Sequence[str]) -> dict[str, int]:
     numbers = np.bincount(codes, minlength=len(items))
     return {items[item]: int(numbers[item]) for item in np.flatnonzero(numbers)}
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections import Counter
 
 import numpy as np
 import pandas as pd
@@ -12,14 +12,6 @@ from tstune.errors import ConfigError
 
 _HOUR = np.timedelta64(1, "h")
 SKIPPED_TIMES = "times_that_spring_leaves_out"
-
-
-@dataclass
-class _Conversion:
-    """How the doubtful rows of a table were read."""
-
-    second_pass: dict[str, int] = field(default_factory=dict)
-    assumed_first: dict[str, int] = field(default_factory=dict)
 
 
 def check_timezone(timezone: str) -> None:
@@ -51,20 +43,20 @@ def local_to_utc(stamps: pd.Series, items: pd.Series, timezone: str, report: Cle
     local = pd.DatetimeIndex(stamps)
     skipped = local.tz_localize(timezone, ambiguous=np.ones(len(local), bool), nonexistent="NaT").isna()
     ambiguous = local.tz_localize(timezone, ambiguous="NaT", nonexistent="NaT").isna() & ~skipped
-    summer, found = np.ones(len(local), bool), _Conversion()
+    summer = np.ones(len(local), bool)
+    second_pass, assumed_first = Counter(), Counter()  # series -> its rows
     if ambiguous.any():
         doubtful = pd.DataFrame({"item": items.to_numpy()[ambiguous], "stamp": local[ambiguous]})
         doubtful["row"] = np.flatnonzero(ambiguous)
         for (item, _), group in doubtful.groupby(["item", doubtful["stamp"].dt.date], sort=False):
             second = _second_pass(group["stamp"].to_numpy())
             summer[group["row"].to_numpy()[second]] = False
-            counts = found.second_pass if second.any() else found.assumed_first
-            counts[item] = counts.get(item, 0) + (int(second.sum()) or len(group))
+            (second_pass if second.any() else assumed_first)[item] += int(second.sum()) or len(group)
     zoned = local.tz_localize(timezone, ambiguous=summer, nonexistent=pd.Timedelta("1h"))
     utc = zoned.tz_convert("UTC").tz_localize(None).as_unit("ns")
     report.add("local_times", len(local), f"read as {timezone}, now UTC")
-    report.add("repeated_hour", sum(found.second_pass.values()), "read as the second pass", found.second_pass)
-    report.add("half_of_the_repeated_hour", sum(found.assumed_first.values()), "read as summer", found.assumed_first)
+    report.add("repeated_hour", second_pass.total(), "read as the second pass", second_pass)
+    report.add("half_of_the_repeated_hour", assumed_first.total(), "read as summer", assumed_first)
     names = items.to_numpy()[skipped]
     report.add(
         SKIPPED_TIMES,
@@ -93,9 +85,8 @@ def find_clock_changes(stamps: np.ndarray, codes: np.ndarray, items: list[str], 
         items: names of the series.
         report: gets the counts.
     """
-    repeated: dict[str, int] = {}
-    missing: dict[str, int] = {}
-    examples: dict[str, list[str]] = {"repeated": [], "missing": []}
+    found = {"repeated_hour": Counter(), "missing_hour": Counter()}  # series -> its hours
+    examples: dict[str, list[str]] = {name: [] for name in found}
     bounds = np.searchsorted(codes, np.arange(len(items) + 1))
     for item, first, last in zip(items, bounds[:-1], bounds[1:], strict=True):
         own = stamps[first:last]
@@ -112,13 +103,15 @@ def find_clock_changes(stamps: np.ndarray, codes: np.ndarray, items: list[str], 
             for place in range(1, len(counts) - 1):
                 around = counts[place - 1], counts[place + 1]
                 if counts[place] >= 1.5 and max(around) < 1.3:
-                    repeated[item] = repeated.get(item, 0) + 1
-                    examples["repeated"].append(f"{item} {pd.Timestamp(hours[place])}")
+                    name = "repeated_hour"
                 elif counts[place] == 0 and min(around) >= 0.7:
-                    missing[item] = missing.get(item, 0) + 1
-                    examples["missing"].append(f"{item} {pd.Timestamp(hours[place])}")
-    report.add("repeated_hour", sum(repeated.values()), "kept; set data.timezone", repeated, examples["repeated"])
-    report.add("missing_hour", sum(missing.values()), "kept; set data.timezone", missing, examples["missing"])
+                    name = "missing_hour"
+                else:
+                    continue
+                found[name][item] += 1
+                examples[name].append(f"{item} {pd.Timestamp(hours[place])}")
+    for name, hours_of in found.items():
+        report.add(name, hours_of.total(), "kept; set data.timezone", hours_of, examples[name])
 
 
 def _nights_of_change(first: np.datetime64, last: np.datetime64) -> list[np.datetime64]:

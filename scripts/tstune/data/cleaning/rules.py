@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 
 from tstune.config.schema import DataSection
 from tstune.data.table import SourceTable
@@ -30,15 +30,7 @@ class CleaningRules:
     @classmethod
     def from_config(cls, config: DataSection) -> CleaningRules:
         """The rules of a configuration."""
-        return cls(
-            unit=config.unit,
-            convert_to=config.convert_to,
-            valid_range=config.valid_range,
-            out_of_range=config.out_of_range,
-            conflicting_readings=config.conflicting_readings,
-            interpolated_readings=config.interpolated_readings,
-            timezone=config.timezone,
-        )
+        return cls(**{key.name: getattr(config, key.name) for key in fields(cls) if key.name != "expected_unit"})
 
     @classmethod
     def from_dict(cls, values: Mapping[str, object]) -> CleaningRules:
@@ -74,16 +66,7 @@ class CleaningReport:
         examples: Sequence[str] = (),
         **more: object,
     ) -> None:
-        """Add to a finding.
-
-        Args:
-            name: what was found, for example ``out_of_range``.
-            count: how many readings, rows or runs.
-            action: what was done with them: kept, dropped, converted, …
-            by_item: counts of the items that have any.
-            examples: a few of them, for a person to read.
-            more: further JSON values of this finding.
-        """
+        """Add to a finding: how many readings, rows or runs, what was done with them, and further JSON values of it."""
         found = self._findings.setdefault(name, {"count": 0, "action": action, "by_item": {}, "examples": []})
         found["count"] += int(count)
         found["action"] = action

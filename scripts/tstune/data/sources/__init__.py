@@ -39,9 +39,7 @@ class Option:
     """One key of `data.source_options`.
 
     Attributes:
-        name: of the key.
         default: what it is if not given; its type is the type that is accepted.
-        meaning: one line for a person.
         kind: the accepted type where `default` is None.
     """
 
@@ -56,12 +54,8 @@ class SourceInfo:
     """A source in words.
 
     Attributes:
-        name: value of `data.source`.
-        summary: what the series are.
-        licence: terms of the data.
         where: where the data comes from and where to put it.
         keys: `data.*` keys that this source reads, beside the ones all sources share.
-        options: keys of `data.source_options`.
     """
 
     name: str
@@ -202,7 +196,6 @@ class SourceLoader:
     """A source that was read.
 
     Attributes:
-        config: what was asked for.
         processed_data: its readings, for `get_datasets`; `processed_data.frame` is the table.
     """
 

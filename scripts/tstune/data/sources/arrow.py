@@ -31,7 +31,6 @@ class _ItemSorter:
 
     Args:
         folder: for two files of 8 bytes per row and number.
-        num_columns: numbers in a row.
     """
 
     def __init__(self, folder: Path, num_columns: int) -> None:
@@ -108,11 +107,7 @@ def stream_of_batches(
     """Stream a long table whose columns are typed.
 
     Args:
-        schema: of the table.
         batches: names of columns -> the table in batches of these columns.
-        config: names of the columns.
-        name: what to call the table in errors.
-        files: what is read.
 
     Returns:
         None for a table that has to be seen as a whole: without a column of series, with times or numbers as text, with

@@ -22,17 +22,7 @@ from tstune.data.cleaning.rules import CleaningReport
 from tstune.data.frequency import fixed_step, parse_frequency
 from tstune.data.sources import Option, SourceInfo
 from tstune.data.sources.cgm_export_reading import KINDS, Export, glucose, has_known_header, read_export, words_of
-from tstune.data.sources.cgm_export_vendors import (
-    BOLUS,
-    CARBS,
-    GLUCOSE,
-    INJECTED,
-    OHIO,
-    PERCENT,
-    RATE,
-    SCAN,
-    VENDORS,
-)
+from tstune.data.sources.cgm_export_vendors import BOLUS, CARBS, GLUCOSE, INJECTED, OHIO, PERCENT, RATE, SCAN, VENDORS
 from tstune.data.sources.channels import choose_channels, doses_on_grid, grid_between, join_channels
 from tstune.data.table import TIMESTAMP, SourceTable
 from tstune.errors import ConfigError, DataError

@@ -42,6 +42,7 @@ from tstune.data.sources.cgm_export_vendors import (
     plain,
     recognise,
 )
+from tstune.data.text_table import decode
 from tstune.domains import Domain, domain_of
 from tstune.errors import DataError
 
@@ -82,7 +83,6 @@ class Table:
     """One table of a file: cells as text, and what its columns are.
 
     Attributes:
-        vendor: whose it is.
         names: of all columns.
         kinds: kind, see the words above -> places of the columns that are it.
         cells: one column per place that has a kind.
@@ -112,7 +112,6 @@ class Export:
     """What one file says.
 
     Attributes:
-        path: the file.
         vendor: whose export it is.
         rows: `time`, `kind` (see the words above), `value`, `minutes` (how long a rate holds; NaN until the next)
             and `device`, in the order of the file.
@@ -133,10 +132,6 @@ class Export:
 
 def read_export(path: Path, report: CleaningReport) -> Export | None:
     """Read one file; None if it is no export that is known.
-
-    Args:
-        path: the file.
-        report: gets what was found, without a word of the person.
 
     Raises:
         DataError: a file that is damaged, or whose times or units contradict each other.
@@ -171,7 +166,7 @@ def has_known_header(path: Path) -> bool:
         if path.suffix.lower() in (".xml", ".xlsx", ".json", ".jsonl"):
             return bool(_tables(path)[0])
         with path.open("rb") as stream:
-            return bool(_tables_of_text(_decode(stream.read(_HEADER_BYTES)))[0])
+            return bool(_tables_of_text(decode(stream.read(_HEADER_BYTES), CleaningReport()))[0])
     except (ValueError, OSError, KeyError, ElementTree.ParseError, csv.Error):
         return False
 
@@ -186,20 +181,11 @@ def _tables(path: Path) -> tuple[list[Table], list[str]]:
         return _tables_of_xml(path), []
     if suffix == ".xlsx":
         sheets = pd.read_excel(path, sheet_name=None, header=None, dtype=str, keep_default_na=False)
-        return [table for sheet in sheets.values() for table in _tables_of_sheet(sheet)], []
-    text = _decode(path.read_bytes())
+        return [table for table in map(_table_of_sheet, sheets.values()) if table is not None], []
+    text = decode(path.read_bytes(), CleaningReport())
     if suffix in (".json", ".jsonl"):
         return _tables_of_json(text, lines=suffix == ".jsonl"), []
     return _tables_of_text(text)
-
-
-def _decode(raw: bytes) -> str:
-    if raw[:2] in (b"\xff\xfe", b"\xfe\xff"):
-        return raw.decode("utf-16")
-    try:
-        return raw.decode("utf-8-sig")
-    except UnicodeDecodeError:
-        return raw.decode("cp1252", errors="replace")
 
 
 def _tables_of_text(text: str) -> tuple[list[Table], list[str]]:
@@ -240,25 +226,20 @@ def _places(kinds: dict[str, list[int]]) -> list[int]:
     return sorted({place for own in kinds.values() for place in own})
 
 
-def _tables_of_sheet(sheet: pd.DataFrame) -> Iterator[Table]:
+def _table_of_sheet(sheet: pd.DataFrame) -> Table | None:
     """The table of a worksheet; its header is the first row that is known."""
     rows = sheet.to_numpy().tolist()
-    for place, names in enumerate(rows[:20]):
-        table = _table(names, rows[place + 1 :])
-        if table is not None:
-            yield table
-            return
+    found = (_table(names, rows[place:]) for place, names in enumerate(rows[:20], start=1))
+    return next((table for table in found if table is not None), None)
 
 
 def _tables_of_json(text: str, lines: bool) -> list[Table]:
     """Records, in a list, in lists by name, or one a line."""
     content = [json.loads(line) for line in text.splitlines() if line.strip()] if lines else json.loads(text)
     lists = [content] if isinstance(content, list) else [value for value in content.values() if isinstance(value, list)]
-    tables = []
-    for records in lists:
-        frame = pd.json_normalize([record for record in records if isinstance(record, dict)])
-        frame = frame.astype(object).where(frame.notna(), "").astype(str)
-        tables.append(_table(list(frame.columns), frame.to_numpy().tolist()) if len(frame.columns) else None)
+    frames = [pd.json_normalize([record for record in records if isinstance(record, dict)]) for records in lists]
+    frames = [frame.astype(object).where(frame.notna(), "").astype(str) for frame in frames if len(frame.columns)]
+    tables = [_table(list(frame.columns), frame.to_numpy().tolist()) for frame in frames]
     return [table for table in tables if table is not None]
 
 
@@ -331,12 +312,8 @@ def _read(table: Table, path: Path, report: CleaningReport) -> Export:
     report.add("values_without_a_time", int(timeless.sum()), "left out")
     rows = rows[~timeless & ~((rows["kind"].isin((BOLUS, INJECTED, CARBS))) & (rows["value"] <= 0))]
     rows.loc[~rows["kind"].isin((RATE, PERCENT)), "minutes"] = np.nan
-    people = {word for text in _texts_of(table, PERSON) for word in words_of(text)}
+    people = {word for text in table.first(PERSON).unique() for word in words_of(text)} if PERSON in kinds else ()
     return Export(path, vendor.name, rows.reset_index(drop=True), unit, zoned, day_first, frozenset(people))
-
-
-def _texts_of(table: Table, kind: str) -> list[str]:
-    return [] if kind not in table.kinds else [text for text in table.first(kind).unique() if text]
 
 
 def _time_texts(table: Table) -> pd.Series:
@@ -441,8 +418,7 @@ def _readings(
     table: Table, timed: pd.Series, path: Path, report: CleaningReport
 ) -> tuple[str | None, list[tuple[str, pd.Series]]]:
     """(unit, readings and readings taken by hand): rows whose event is another one are none, and are counted."""
-    values = []
-    units = {}
+    values, units = [], {}
     for kind in (GLUCOSE, SCAN):
         for place in table.kinds.get(kind, ()):
             name, cells = table.names[place], table.cells[place]
@@ -476,10 +452,9 @@ def _in_one_unit(
 ) -> tuple[str | None, pd.Series]:
     """(unit, readings in it): by the header, a column of units, or the vendor."""
     numbers = _numbers(cells)
-    by_row = table.first(UNIT)
-    stated = (
-        pd.Series(None, cells.index, dtype=object) if by_row is None else by_row.map(glucose().unit_of).astype(object)
-    )
+    stated = pd.Series(None, cells.index, dtype=object)
+    if UNIT in table.kinds:
+        stated = table.first(UNIT).map(glucose().unit_of).astype(object)
     stated = stated[numbers.notna()].dropna()
     rows_say = stated.mode()[0] if len(stated) else None
     unit = glucose().unit_of(name) or rows_say or table.vendor.unit
@@ -528,19 +503,8 @@ def _read_by_cgm_format(path: Path) -> Export | None:
         frame = FormatParser.parse_to_unified(text, known)
     except ValueError:  # its errors, and text that is none
         return None
-    parts = []
-    for column, kind in (
-        ("glucose", GLUCOSE),
-        ("insulin_fast", BOLUS),
-        ("insulin_slow", INJECTED),
-        ("carbs", CARBS),
-    ):
-        own = frame.filter(frame[column].is_not_null())
-        times = pd.Series(own["datetime"].to_numpy().astype("datetime64[ns]"))
-        parts.append(
-            pd.DataFrame(
-                {"time": times, "kind": kind, "value": own[column].to_numpy(), "minutes": np.nan, "device": ""}
-            )
-        )
-    rows = pd.concat([part for part in parts if len(part)] or parts[:1], ignore_index=True)
+    columns = {"glucose": GLUCOSE, "insulin_fast": BOLUS, "insulin_slow": INJECTED, "carbs": CARBS}
+    rows = frame.select("datetime", *columns).to_pandas().rename(columns={"datetime": "time"} | columns)
+    rows = rows.melt("time", var_name="kind", value_name="value").dropna(subset="value").reset_index(drop=True)
+    rows = rows.astype({"time": "datetime64[ns]", "value": "float64"}).assign(minutes=np.nan, device="")
     return Export(path, f"{known.value} (cgm-format)", rows, MG_DL)

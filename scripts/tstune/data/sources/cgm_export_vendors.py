@@ -74,7 +74,6 @@ class Vendor:
     """Whose export it is.
 
     Attributes:
-        name: for the manifest.
         header: found in the names of the columns, in small letters without accents and joined by ``|``.
         columns: what a column is, asked before the words that all share; "" is left out.
         readings: the event that is a sensor reading; "" takes the one that most values have.

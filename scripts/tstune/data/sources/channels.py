@@ -49,10 +49,8 @@ def find_people(
     """Person -> kind -> file of ``data.path``, for those who have a file of one kind and are wanted (all if empty).
 
     Args:
-        info, config: the source, and what its folder is.
         pattern: of file names, with the group `person` and perhaps `kind`.
         kind: that everybody has to have; of a pattern without the group, all files are of this kind.
-        wanted: option `participants`.
         example: what a file of that kind is called.
 
     Raises:
@@ -160,8 +158,6 @@ def join_channels(
     """Rows of one person: readings at their own times, and doses at the steps of the grid.
 
     Args:
-        item: name of the person.
-        readings: `timestamp` and the target.
         grid: [steps] times of the channels.
         channels: name -> [steps].
     """

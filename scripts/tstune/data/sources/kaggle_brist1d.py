@@ -20,7 +20,6 @@ import pyarrow.parquet
 
 from tstune.config.schema import DataSection
 from tstune.data.frequency import fixed_step, parse_frequency, to_steps
-from tstune.data.panel import file_sha256
 from tstune.data.sources import Option, SourceInfo
 from tstune.data.sources.channels import choose_channels, fill_of
 from tstune.data.sources.kaggle_brist1d_rows import (
@@ -38,6 +37,7 @@ from tstune.data.sources.kaggle_brist1d_rows import (
 )
 from tstune.data.table import ITEM, TIMESTAMP, SourceTable
 from tstune.errors import ConfigError, DataError
+from tstune.foreign_files import sha256_of
 from tstune.runtime.logs import logger
 
 FIRST_DAY = "2000-11-06"
@@ -130,8 +130,6 @@ def channel_frame(table: pa.Table, channels: Sequence[str], items: str = "item_i
     data from the pump, watch not worn).
 
     Args:
-        table: a converted table.
-        channels: columns to take.
         items: column that names the items: ``item_id``, or ``first_row`` for the rows of test.csv one by one.
     """
     people = table["item_id"].to_numpy()
@@ -157,7 +155,7 @@ def _read(place: Path) -> tuple[pa.Table, Path]:
     if prepared.is_file():
         table = read_prepared(prepared, "train")
         was = next(counts["sha256"] for counts in report_of(table)["files"] if counts["file"] == "train")
-        if original is None or file_sha256(original) == was:
+        if original is None or sha256_of(original) == was:
             return table, prepared
         logger.warning("%s was made from another %s and is left aside; write it anew", prepared, original.name)
     table = convert_folder(place)
@@ -213,7 +211,7 @@ def convert_folder(folder: Path) -> pa.Table:
             tables.append(table)
             participants += counts
             num_rows = sum(person["rows"] for person in counts)
-            files.append({"file": stem, "name": path.name, "rows": num_rows, "sha256": file_sha256(path)})
+            files.append({"file": stem, "name": path.name, "rows": num_rows, "sha256": sha256_of(path)})
     table = pa.concat_tables(tables).unify_dictionaries()
     return table.replace_schema_metadata({_KEY: json.dumps(_report(files, participants))})
 
@@ -222,7 +220,6 @@ def convert_file(path: Path, stem: str) -> tuple[pa.Table, list[dict]]:
     """Rebuild the series of one file.
 
     Args:
-        path: where it is.
         stem: ``train``, whose rows follow each other, or ``test``, whose rows are segments of their own.
 
     Returns:

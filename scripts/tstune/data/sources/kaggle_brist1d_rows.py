@@ -59,7 +59,6 @@ class Rows:
     """Rows of one participant, in the order of their ids.
 
     Attributes:
-        participant: `p_num`.
         ids: [rows] text.
         clock: [rows] five-minute step of the day, 0 to 287.
         values: [channels, lags, rows] float64, oldest lag first, NaN where the cell is empty; an activity is an index
@@ -118,7 +117,6 @@ def read_participants(path: Path, stem: str, block_bytes: int = _BLOCK_BYTES) ->
     """Read the rows of train.csv or test.csv, some megabytes of text at a time, and hand them out by participant.
 
     Args:
-        path: file of `find_csv`.
         stem: ``train`` or ``test``; only train.csv has targets.
         block_bytes: how much text is parsed at once.
 
@@ -332,17 +330,13 @@ class RebuiltSeries:
     """What was known of one participant, one entry per five-minute instant that any row speaks of.
 
     Attributes:
-        participant: `p_num`.
         step: [instants] five-minute steps on a calendar that is made up: the time of day is real, the day is not.
-        segment: [instants] number of the segment.
         first_id: id of the first row of each segment.
         values: [channels, instants] float64, NaN where there is no value; an activity is an index into
             `activity_names`.
         in_lags: [instants] the instant lies in the six hours of a row, so an empty cell was really seen to be empty.
-        activity_names: names of the activities.
         conflicts: channel -> instants for which rows gave different values; the earliest row counts.
         partly_empty: channel -> instants that are empty in one row and not in another; the value counts.
-        num_rows: rows it was built from.
         clock_jumps: pairs of rows whose clock was set in between (travel, daylight saving).
         sampling_minutes: most common time between two glucose readings; None with fewer than two.
     """

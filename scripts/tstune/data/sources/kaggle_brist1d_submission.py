@@ -30,10 +30,7 @@ def refuse_known_rows(table: pa.Table, sha256: str, folder: Path, allow_overlap:
     Rows of fifteen-minute sensors are too short to be recognised; those of the others give the model away.
 
     Args:
-        table: test.csv, converted.
-        sha256: hash of test.csv.
         folder: run folder of the model; without a manifest nothing can be said.
-        allow_overlap: warn instead of stopping.
 
     Raises:
         LeakError: naming a participant, the times and the fix.
@@ -67,7 +64,6 @@ class Contexts:
         origin: [rows] time of the first forecast step in seconds; the day of a row is not known, its hour is.
         known: [rows, prediction, channels] float32, what is known of the future in the model's unit, 0 elsewhere.
         steps_ahead: [rows] from the end of the context to the target, in steps of the model; may be a fraction.
-        target: which of the model's targets is glucose.
         num_stale: rows whose last reading lies before the row's time, so that more than an hour is forecast.
     """
 
@@ -92,9 +88,6 @@ def build_contexts(
     target from there; with a forecast too short for that, the last reading is held as far as `max_gap` allows.
 
     Args:
-        table: test.csv, converted.
-        preprocessor: of the model.
-        context_length, prediction_length: of the model, in its own steps.
         per_mmol: what one mmol/L is in the model's unit.
 
     Raises:
@@ -144,10 +137,6 @@ def build_contexts(
 
 def glucose_per_mmol(model_unit: str | None, given: str | None) -> float:
     """What one mmol/L is in the unit of a model.
-
-    Args:
-        model_unit: that the model says.
-        given: that somebody else says.
 
     Raises:
         DataError: neither of them says it.

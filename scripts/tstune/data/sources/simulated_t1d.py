@@ -1,11 +1,22 @@
 """SIMULATED people with type 1 diabetes: glucose, insulin and meals from published equations, no measurement.
 
-A model of glucose and insulin (Hovorka et al. 2004) and a life of meals and mistakes (both in `simulator`), a
-therapy that reacts to the sensor, and a sensor with lag, drift and noise after A. Facchinetti et al., Modeling the
-glucose sensor error, IEEE Transactions on Biomedical Engineering 61 (2014) 620-629. All people run in one array.
+Glucose and insulin, in steps of one minute: equations and mean parameters of R. Hovorka et al., Nonlinear model
+predictive control of glucose concentration in subjects with type 1 diabetes, Physiological Measurement 25 (2004)
+905-920. Spread between people and within the day after M. E. Wilinska et al., Simulation environment to evaluate
+closed-loop insulin delivery systems in type 1 diabetes, Journal of Diabetes Science and Technology 4 (2010) 132-144.
+Carbohydrate passes two gut compartments and subcutaneous insulin two skin compartments, as in the first paper.
+
+Life: meals keep habits of time and size with exceptions, carbohydrate is estimated with an error, some doses are late
+or forgotten; sensitivity to insulin wanders within the day and from day to day, with a dawn rise of the liver's glucose
+(after Wilinska et al.; behaviour in the spirit of S. D. Patek et al., Journal of Diabetes Science and Technology 3
+(2009) 269-282, in silico preclinical trials). The therapy reacts to a sensor with lag, drift and noise after
+A. Facchinetti et al., Modeling the glucose sensor error, IEEE Transactions on Biomedical Engineering 61 (2014) 620-629.
+All people run in one array.
 """
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
@@ -13,21 +24,280 @@ import pandas as pd
 from tstune.config.schema import DataSection
 from tstune.data.sources import Option, SourceInfo
 from tstune.data.sources.channels import choose_channels, fill_of
-from tstune.data.sources.simulator import (
-    DAY,
-    Life,
-    People,
-    advance,
-    carbs_per_unit,
-    draw_life,
-    draw_people,
-    fall_per_unit,
-    glucose_of,
-    insulin_on_board,
-    resting,
-)
 from tstune.data.table import ITEM, TIMESTAMP, SourceTable
 from tstune.errors import ConfigError
+
+DAY = 1440
+
+
+@dataclass(frozen=True)
+class Life:
+    """Everything that does not depend on glucose, all [minutes, people] unless said otherwise.
+
+    Attributes:
+        carbs: g eaten (a meal is one entry).
+        announced: g the person believes to eat, 0 where the meal is not entered.
+        dose_for: g for which insulin is given at this minute; differs from `announced` in time, or is forgotten.
+        gut_minutes: factor on the time of absorption.
+        sensitivity: factor on the effect of insulin.
+        production: factor on the liver's glucose.
+        awake: [minutes, people] bool.
+    """
+
+    carbs: np.ndarray
+    announced: np.ndarray
+    dose_for: np.ndarray
+    gut_minutes: np.ndarray
+    sensitivity: np.ndarray
+    production: np.ndarray
+    awake: np.ndarray
+
+
+def draw_life(random: np.random.Generator, people: int, days: int) -> Life:
+    """Draw the lives of some people."""
+    minutes = days * DAY
+    clock = np.arange(minutes) % DAY
+    carbs, announced, dose_for = (np.zeros((minutes, people)) for _ in range(3))
+    gut = np.ones((minutes, people))
+    discipline = np.clip(random.beta(5, 2, people), 0.35, 0.98)  # how well meals are counted and dosed
+    for person in range(people):
+        for minute, grams in _meals(random, days):
+            carbs[minute, person] += grams
+            quick = np.exp(random.normal(-0.2, 0.35))
+            gut[minute : minute + 300, person] = quick
+            if random.random() > 0.25 + 0.75 * discipline[person]:
+                continue  # forgotten: no dose, no entry
+            believed = grams * np.exp(random.normal(-0.03, 0.12 + 0.35 * (1 - discipline[person])))
+            announced[minute, person] += believed
+            shift = int(np.clip(random.normal(-3, 6 + 20 * (1 - discipline[person])), -20, 60))
+            dose_for[min(max(minute + shift, 0), minutes - 1), person] += believed
+    wake, sleep = random.normal(7.3 * 60, 40, people), random.normal(23.4 * 60, 45, people)
+    awake = (clock[:, None] > wake) & (clock[:, None] < sleep)
+    sensitivity = np.exp(
+        _by_day(random, people, days, 0.2)
+        + _wander(random, people, minutes, hours=3.0, deviation=0.16)
+        + _exercise(random, people, days)
+    )
+    dawn = np.exp(-(((clock[:, None] - 6.5 * 60) / 110) ** 2))
+    strength = np.clip(random.normal(0.18, 0.12, people), 0, 0.6)
+    production = (1 + strength * dawn) * np.exp(_wander(random, people, minutes, hours=1.5, deviation=0.16))
+    return Life(carbs, announced, dose_for, gut, sensitivity, production, awake)
+
+
+def _meals(random: np.random.Generator, days: int) -> list[tuple[int, float]]:
+    """(minute, grams) of one person's meals."""
+    habit = np.array([8.0, 13.0, 19.0]) * 60 + random.normal(0, 40, 3)
+    size = np.array([34.0, 46.0, 60.0]) * np.exp(random.normal(0, 0.25, 3))
+    kept = np.array([0.8, 0.93, 0.97])
+    snacks = random.gamma(4, 0.3)
+    found: list[tuple[float, float]] = []
+    for day in range(days):
+        weekend = 60 if day % 7 in (5, 6) else 0
+        times = habit + random.normal(0, 35, 3) + weekend * np.array([1, 0.5, 0])
+        grams = size * np.exp(random.normal(0, 0.35, 3))
+        here = random.random(3) < kept
+        number = random.poisson(snacks)
+        times = np.concatenate([times[here], random.uniform(10, 23, number) * 60]) + day * DAY
+        grams = np.concatenate([grams[here], 18 * np.exp(random.normal(0, 0.5, number))])
+        found += zip(times, grams, strict=True)
+    return sorted((int(time), float(gram)) for time, gram in found if 0 <= time < days * DAY)
+
+
+def _by_day(random: np.random.Generator, people: int, days: int, deviation: float) -> np.ndarray:
+    """[minutes, people] a level per day that remembers the day before, joined by lines."""
+    levels = np.empty((days + 1, people))
+    levels[0] = random.normal(0, deviation, people)
+    for day in range(1, days + 1):
+        levels[day] = 0.5 * levels[day - 1] + np.sqrt(0.75) * random.normal(0, deviation, people)
+    minutes = np.arange(days * DAY)
+    return np.stack([np.interp(minutes, np.arange(days + 1) * DAY, level) for level in levels.T], axis=1)
+
+
+def _wander(random: np.random.Generator, people: int, minutes: int, hours: float, deviation: float) -> np.ndarray:
+    """[minutes, people] Ornstein-Uhlenbeck process, drawn every quarter of an hour and joined by lines."""
+    knots = minutes // 15 + 2
+    keep = np.exp(-0.25 / hours)
+    path = np.empty((knots, people))
+    path[0] = random.normal(0, deviation, people)
+    shocks = random.normal(0, deviation * np.sqrt(1 - keep**2), (knots, people))
+    for knot in range(1, knots):
+        path[knot] = keep * path[knot - 1] + shocks[knot]
+    time = np.arange(minutes)
+    return np.stack([np.interp(time, np.arange(knots) * 15, own) for own in path.T], axis=1)
+
+
+def _exercise(random: np.random.Generator, people: int, days: int) -> np.ndarray:
+    """[minutes, people] higher sensitivity during exercise, and some of it for hours after."""
+    effect = np.zeros((days * DAY, people))
+    often = random.uniform(0.05, 0.5, people)
+    for person in range(people):
+        for day in np.flatnonzero(random.random(days) < often[person]):
+            start = int(day * DAY + np.clip(random.normal(17.5 * 60, 150), 7 * 60, 21 * 60))
+            long, strong = int(random.uniform(30, 80)), random.uniform(0.2, 0.7)
+            effect[start : start + long, person] += strong
+            after = np.arange(len(effect[start + long : start + long + 480]))
+            effect[start + long : start + long + 480, person] += 0.4 * strong * np.exp(-after / 200)
+    return effect
+
+
+CARB_MMOL_PER_GRAM = 1000 / 180.156
+_SIT, _SID, _SIE = 51.2e-4, 8.2e-4, 520e-4  # sensitivity of transport, disposal, endogenous production; per mU/L
+_KA1, _KA2, _KA3 = 0.006, 0.06, 0.03  # 1/min
+_K12, _KE, _BIOAVAILABLE = 0.066, 0.138, 0.8
+_RENAL_THRESHOLD, _RENAL_CLEARANCE, _SATURATION = 9.0, 0.003, 4.5
+
+# rows of a state
+_Q1, _Q2, _S1, _S2, _I, _X1, _X2, _X3, _D1, _D2 = range(10)
+
+
+@dataclass(frozen=True)
+class People:
+    """Parameters of each person, all [people].
+
+    Attributes:
+        weight: kg.
+        glucose_volume: L. insulin_volume: L.
+        production: endogenous glucose at zero insulin, mmol/min.
+        uptake: glucose used without insulin, mmol/min.
+        sensitivity: [3, people] of transport, disposal and production to insulin, per mU/L.
+        insulin_minutes, gut_minutes: time to the maximum of absorption.
+    """
+
+    weight: np.ndarray
+    glucose_volume: np.ndarray
+    insulin_volume: np.ndarray
+    production: np.ndarray
+    uptake: np.ndarray
+    sensitivity: np.ndarray
+    insulin_minutes: np.ndarray
+    gut_minutes: np.ndarray
+
+    @property
+    def number(self) -> int:
+        """How many."""
+        return len(self.weight)
+
+
+def draw_people(random: np.random.Generator, number: int) -> People:
+    """People around the published means; what makes them differ most is their sensitivity to insulin."""
+
+    def spread(mean: float, deviation: float) -> np.ndarray:
+        return mean * np.exp(deviation * random.normal(size=number) - deviation**2 / 2)
+
+    weight = np.clip(random.normal(74, 12, number), 48, 115)
+    common = spread(0.6, 0.3)  # below the published mean of 1: doses like those of the pump users in T1D-UOM
+    return People(
+        weight=weight,
+        glucose_volume=weight * spread(0.16, 0.1),
+        insulin_volume=weight * spread(0.12, 0.1),
+        production=weight * spread(0.0161, 0.1),
+        uptake=weight * spread(0.0097, 0.1),
+        sensitivity=np.stack([common * spread(mean, 0.15) for mean in (_SIT, _SID, _SIE)]),
+        insulin_minutes=spread(55, 0.15),
+        gut_minutes=spread(40, 0.2),
+    )
+
+
+def advance(
+    people: People,
+    state: np.ndarray,
+    insulin: np.ndarray,
+    carbs: np.ndarray,
+    sensitivity: np.ndarray | float = 1.0,
+    production: np.ndarray | float = 1.0,
+    gut_minutes: np.ndarray | None = None,
+) -> None:
+    """Move every person on by one minute, in place.
+
+    Args:
+        state: [10, people].
+        insulin: [people] mU given under the skin in this minute.
+        carbs: [people] g eaten in this minute.
+        sensitivity: factor on the effect of insulin now.
+        production: factor on the liver's glucose now.
+        gut_minutes: [people] time to the maximum of absorption now; None takes the person's.
+    """
+    q1, q2, s1, s2, plasma, x1, x2, x3, d1, d2 = state
+    gut = people.gut_minutes if gut_minutes is None else gut_minutes
+    glucose = q1 / people.glucose_volume
+    uptake = people.uptake * np.minimum(glucose / _SATURATION, 1.0)
+    renal = _RENAL_CLEARANCE * people.glucose_volume * np.maximum(glucose - _RENAL_THRESHOLD, 0.0)
+    made = people.production * production * np.maximum(1.0 - x3, 0.0)
+    change = np.empty_like(state)
+    change[_Q1] = _K12 * q2 - uptake - x1 * q1 - renal + d2 / gut + made
+    change[_Q2] = x1 * q1 - (_K12 + x2) * q2
+    change[_S1] = insulin - s1 / people.insulin_minutes
+    change[_S2] = (s1 - s2) / people.insulin_minutes
+    change[_I] = s2 / (people.insulin_minutes * people.insulin_volume) - _KE * plasma
+    effect = people.sensitivity * sensitivity * plasma
+    change[_X1] = _KA1 * (effect[0] - x1)
+    change[_X2] = _KA2 * (effect[1] - x2)
+    change[_X3] = _KA3 * (effect[2] - x3)
+    change[_D1] = _BIOAVAILABLE * CARB_MMOL_PER_GRAM * carbs - d1 / gut
+    change[_D2] = (d1 - d2) / gut
+    state += change
+    np.maximum(state, 0.0, out=state)
+
+
+def glucose_of(people: People, state: np.ndarray) -> np.ndarray:
+    """[people] mmol/L in plasma."""
+    return state[_Q1] / people.glucose_volume
+
+
+def insulin_on_board(state: np.ndarray) -> np.ndarray:
+    """[people] U under the skin, not yet absorbed."""
+    return (state[_S1] + state[_S2]) / 1000
+
+
+def resting(people: People, glucose: float) -> tuple[np.ndarray, np.ndarray]:
+    """Steady state without food at a glucose, by bisection.
+
+    Returns:
+        [10, people] state, [people] mU/min of insulin that holds it.
+    """
+    low, high = np.zeros(people.number), np.full(people.number, 100.0)
+    q1 = glucose * people.glucose_volume
+    uptake = people.uptake * min(glucose / _SATURATION, 1.0)
+    renal = _RENAL_CLEARANCE * people.glucose_volume * max(glucose - _RENAL_THRESHOLD, 0.0)
+    for _ in range(60):
+        plasma = (low + high) / 2
+        x1, x2, x3 = people.sensitivity * plasma
+        q2 = x1 * q1 / (_K12 + x2)
+        balance = _K12 * q2 - uptake - x1 * q1 - renal + people.production * np.maximum(1 - x3, 0)
+        low, high = np.where(balance > 0, plasma, low), np.where(balance > 0, high, plasma)
+    rate = plasma * _KE * people.insulin_volume
+    depot = rate * people.insulin_minutes
+    none = np.zeros(people.number)
+    return np.stack([q1, q2, depot, depot, plasma, x1, x2, x3, none, none]), rate
+
+
+def carbs_per_unit(people: People, glucose: float, carbs: float = 50.0, minutes: int = 300) -> np.ndarray:
+    """[people] g that one unit covers: after a meal with its dose, glucose is back where it was."""
+    state, basal = resting(people, glucose)
+    low, high = np.full(people.number, 1.0), np.full(people.number, 60.0)
+    for _ in range(12):
+        ratio = (low + high) / 2
+        end = _after(people, state, basal, carbs / ratio, carbs, minutes)
+        low, high = np.where(end < glucose, ratio, low), np.where(end < glucose, high, ratio)
+    return ratio
+
+
+def fall_per_unit(people: People, glucose: float, minutes: int = 240) -> np.ndarray:
+    """[people] mmol/L by which one unit lowers glucose within four hours."""
+    state, basal = resting(people, glucose)
+    return glucose - _after(people, state, basal, np.ones(people.number), 0.0, minutes)
+
+
+def _after(
+    people: People, state: np.ndarray, basal: np.ndarray, units: np.ndarray, carbs: float, minutes: int
+) -> np.ndarray:
+    """[people] glucose some minutes after a dose and a meal, starting from rest."""
+    state = state.copy()
+    for minute in range(minutes):
+        first = minute == 0
+        advance(people, state, basal + 1000 * units * first, np.full(people.number, carbs * first))
+    return glucose_of(people, state)
+
 
 TARGET, CHANNELS = "glucose", ("insulin", "carbs")
 STEP_MINUTES = 5

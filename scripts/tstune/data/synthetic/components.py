@@ -94,9 +94,7 @@ def ornstein_uhlenbeck(random: Generator, time_constant: np.ndarray, length: int
     """[n, length] mean-reverting walks of unit variance, from their stationary distribution on.
 
     Args:
-        random: source of numbers.
         time_constant: [n] steps after which a deviation has shrunk to 1/e.
-        length: steps.
     """
     coefficient = np.exp(-1 / time_constant).astype(np.float32)
     return first_order_stationary(normal(random, len(coefficient), length), coefficient)
@@ -133,9 +131,6 @@ def observation_noise(random: Generator, n: int, length: int, phase: np.ndarray 
     """[n, length] AR(1) noise of unit variance, in part heteroscedastic.
 
     Args:
-        random: source of numbers.
-        n: series.
-        length: steps.
         phase: [n, length] position in a period; the noise of some series is then louder in part of it.
     """
     coefficient = np.where(random.random(n) < 0.3, 0, uniform(random, -0.2, 0.97, n)).astype(np.float32)

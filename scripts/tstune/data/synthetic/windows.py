@@ -29,9 +29,6 @@ class SyntheticWindows(Dataset):
     `item` is the index of the family in `tstune.data.synthetic.FAMILIES`, `start` the index of the window.
 
     Args:
-        context_length, prediction_length: steps.
-        num_windows: length of an epoch.
-        seed: of the content.
         recipe: what the series are made of; None takes the defaults.
 
     Attributes:

@@ -26,7 +26,7 @@ from tstune.data.splits import last_steps
 from tstune.data.table import ITEM, TIMESTAMP, Pieces, SourceTable
 from tstune.errors import ConfigError, DataError
 from tstune.evaluation.backtest import Backtest
-from tstune.evaluation.kept_forecasts import forecasts_table
+from tstune.evaluation.record import forecasts_table
 from tstune.evaluation.uncertainty import fit_uncertainty
 from tstune.models.contract import ForecastModel
 from tstune.models.predict import forecast_table, in_zone

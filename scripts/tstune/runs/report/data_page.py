@@ -6,8 +6,7 @@ from functools import partial
 
 import numpy as np
 
-from tstune.data.cohort import describe_cohort
-from tstune.data.describe import Description
+from tstune.data.describe import Description, describe_cohort
 from tstune.data.panel import OBSERVED
 from tstune.domains import domain_of
 from tstune.runs.report.blocks import Cells, Code, Fact, Facts, Figure, ReportSection, Table, Text
