@@ -63,7 +63,7 @@ def table_from_frame(
         if nameless.any():
             row = raw.index[nameless.argmax()]
             raise DataError(f"{name}: row {row}: no value in column {config.item_id_column!r}")
-    if config.item_id_column is None and config.columns_as == "channels":
+    elif config.columns_as == "channels":
         _refuse_several_series(raw, times.stamps.to_numpy("datetime64[ns]"), config, name)
     roles = roles_of(raw, config, name)
     frame = read_numbers(raw, roles.columns, name, report, config.missing_values).reset_index(drop=True)
@@ -78,8 +78,7 @@ def table_from_frame(
     if duplicates and config.on_duplicate == "error":
         skipped = report[SKIPPED_TIMES]["examples"] if SKIPPED_TIMES in report else []
         _reject_duplicates(frame, name, duplicates, skipped, config.timezone)
-    if duplicates:
-        notes |= {DUPLICATES_AVERAGED: duplicates}
+    notes |= {DUPLICATES_AVERAGED: duplicates} if duplicates else {}
     report.add("duplicate_timestamps", duplicates, "averaged", frame.loc[again, ITEM].value_counts().to_dict())
     empty = [column for column in roles.target if frame[column].isna().all()]
     if empty and not is_piece:
@@ -366,10 +365,9 @@ def _read_domain_words(cells: pd.Series, found: Cells, report: CleaningReport) -
     if not read:
         return found.values, found.unread
     replaced, worded, action = read
-    examples = [
-        f"row {cells.index[place]}: {str(cells.iloc[place]).strip().lower()}" for place in np.flatnonzero(worded)
-    ]
-    report.add("sensor_words", int(worded.sum()), action, examples=examples[:3])
+    shown = np.flatnonzero(worded)[:3]
+    examples = [f"row {cells.index[place]}: {str(cells.iloc[place]).strip().lower()}" for place in shown]
+    report.add("sensor_words", int(worded.sum()), action, examples=examples)
     values = found.values.copy()
     values[worded] = pd.to_numeric(replaced[worded]).to_numpy(np.float64)
     return values, found.unread & ~worded
@@ -393,14 +391,12 @@ def _not_a_number(cells: pd.Series, unread: np.ndarray, name: object) -> DataErr
 
 def _note_cells(column: str, found: Cells, report: CleaningReport) -> None:
     if found.restyled:
-        what = "decimal_commas" if found.style == "comma" else "thousands"
-        action = "read as decimal points" if found.style == "comma" else "read without their separators"
-        report.add(what, found.restyled, action, examples=[f"column {column}"])
+        comma = "decimal_commas", found.restyled, "read as decimal points"
+        points = "thousands", found.restyled, "read without their separators"
+        report.add(*(comma if found.style == "comma" else points), examples=[f"column {column}"])
     if found.words:
-        shown = ", ".join(f"{count} x {word}" for word, count in list(found.words.items())[:3])
-        report.add(
-            "words_for_no_reading", sum(found.words.values()), "read as missing", examples=[f"{column}: {shown}"]
-        )
+        shown = [f"{column}: {', '.join(f'{count} x {word}' for word, count in list(found.words.items())[:3])}"]
+        report.add("words_for_no_reading", sum(found.words.values()), "read as missing", examples=shown)
     if found.infinite:
         report.add("infinite", found.infinite, "read as missing", examples=[f"column {column}"])
 

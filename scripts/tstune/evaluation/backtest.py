@@ -61,28 +61,51 @@ class Scores:
 
     Attributes:
         rmse_by_step: [prediction] RMSE at each step, original units.
-        window_rmse: [windows] RMSE of each window, NaN where nothing was observed.
         window_start: [windows] panel row of each window, ascending on any number of ranks.
         window_item: [windows] item of each window.
         window_square: [windows] sum of squared errors over the observed targets of each window's path.
         window_absolute: [windows] sum of absolute errors over the same.
         window_count: [windows] how many targets of the path were observed.
-        rmse_by_item: [items] RMSE of each item, NaN where it has no window.
-        windows_by_item: [items] number of windows of each item.
+        num_items: items of the panel, with windows or without.
         windows: the forecasts with what happened, for metrics that need more than sums; None if they are too large.
     """
 
     metrics: dict[str, float]
     rmse_by_step: np.ndarray
-    window_rmse: np.ndarray
     window_start: np.ndarray
     window_item: np.ndarray
     window_square: np.ndarray
     window_absolute: np.ndarray
     window_count: np.ndarray
-    rmse_by_item: np.ndarray
-    windows_by_item: np.ndarray
+    num_items: int
     windows: ScoredWindows | None = None
+
+    @property
+    def window_rmse(self) -> np.ndarray:
+        """[windows] RMSE of each window, NaN where nothing was observed."""
+        with np.errstate(invalid="ignore", divide="ignore"):
+            return np.sqrt(self.window_square / self.window_count)
+
+    @property
+    def windows_by_item(self) -> np.ndarray:
+        """[items] number of windows of each item."""
+        return np.bincount(self.window_item, minlength=self.num_items)
+
+    @property
+    def rmse_by_item(self) -> np.ndarray:
+        """[items] RMSE of each item, NaN where nothing was observed."""
+        return np.sqrt(self._mean_by_item(self.window_square))
+
+    @property
+    def mae_by_item(self) -> np.ndarray:
+        """[items] MAE of each item, NaN where nothing was observed."""
+        return self._mean_by_item(self.window_absolute)
+
+    def _mean_by_item(self, sums: np.ndarray) -> np.ndarray:
+        weights = sums, self.window_count
+        totals, counts = (np.bincount(self.window_item, weights=one, minlength=self.num_items) for one in weights)
+        with np.errstate(invalid="ignore", divide="ignore"):
+            return totals / counts
 
 
 class ErrorSums:
@@ -140,28 +163,9 @@ class ErrorSums:
         metrics["mse_scaled"], metrics["mae_scaled"] = (_ratio(total, count) for total in scaled)
         metrics["mase"] = _ratio(self._mase_total, self._mase_count)
         windows = [np.concatenate(column) for column in zip(*self._windows, strict=True)]
-        item_square, item_count, item_windows = (
-            np.bincount(windows[1], weights=weights, minlength=len(self._mase_scale))
-            for weights in (windows[2], windows[4], None)
-        )
         order = np.argsort(windows[0], kind="stable")  # ranks hand in their batches by turns
-        start, item, square, absolute, seen = (column[order] for column in windows)
-        metrics["num_windows"] = len(start)
-        with np.errstate(invalid="ignore", divide="ignore"):
-            window_rmse = np.sqrt(square / seen)
-            by_item = np.sqrt(item_square / item_count)
-        return Scores(
-            metrics=metrics,
-            rmse_by_step=by_step,
-            window_rmse=window_rmse,
-            window_start=start,
-            window_item=item,
-            window_square=square,
-            window_absolute=absolute,
-            window_count=seen,
-            rmse_by_item=by_item,
-            windows_by_item=item_windows,
-        )
+        metrics["num_windows"] = len(order)
+        return Scores(metrics, by_step, *(column[order] for column in windows), len(self._mase_scale))
 
 
 def _ratio(total: float, count: float) -> float:

@@ -101,10 +101,7 @@ def _per_item(scores: Mapping[str, Scores], data: PreparedData, horizons: Mappin
     num_items = len(data.panel.item_ids)
     columns: dict[str, dict[str, np.ndarray]] = {"rmse": {}, "mae": {}}
     for name, values in scores.items():
-        count = np.bincount(values.window_item, weights=values.window_count, minlength=num_items)
-        absolute = np.bincount(values.window_item, weights=values.window_absolute, minlength=num_items)
-        with np.errstate(invalid="ignore", divide="ignore"):
-            columns["rmse"][name], columns["mae"][name] = values.rmse_by_item, absolute / count
+        columns["rmse"][name], columns["mae"][name] = values.rmse_by_item, values.mae_by_item
         for label, step in horizons.items() if values.windows is not None else ():
             columns.setdefault(f"rmse@{label}", {})[name] = _rmse_by_item(values.windows, step - 1, num_items)
     unseen = set(data.unseen_items)

@@ -21,9 +21,9 @@ OURS = ("per_item", "fine_tuned", "zero_shot", "average", "fine_tuned_refit")
 """Forecasts of the run's own model, the one that is judged first; the others are baselines."""
 
 
-def best_model(scores: Mapping[str, Scores], metric: str = "rmse") -> str:
-    """Name of the model with the lowest value; NaN never wins."""
-    return _best_first({name: values.metrics for name, values in scores.items()}, metric)[0]
+def best_model(scores: Mapping[str, Scores]) -> str:
+    """Name of the model with the lowest RMSE; NaN never wins."""
+    return _best_first({name: values.metrics for name, values in scores.items()})[0]
 
 
 def best_baseline(scores: Mapping[str, Scores]) -> str | None:
@@ -47,7 +47,7 @@ def format_metrics(
     beside = {*columns, "mse_scaled", "mae_scaled", "num_windows"}  # what else there is was asked for by its name
     further = dict.fromkeys(name for row in metrics.values() for name in row if name not in beside)
     columns += [name for name in further if not name.startswith("mae@")]
-    order = _best_first(metrics, "rmse")
+    order = _best_first(metrics)
     width = max(map(len, order))
     lines = [
         f"| {'model':<{width}} | " + " | ".join(f"{name:>11}" for name in columns) + " |",
@@ -58,14 +58,13 @@ def format_metrics(
         cells = (f"{values[column]:.4g}" if column in values else "–" for column in columns)
         lines.append(f"| {name:<{width}} | " + " | ".join(f"{cell:>11}" for cell in cells) + " |")
     measured_in = f", RMSE and MAE in {unit}" if unit else ""
-    lines.append("")
-    lines.append(f"{first['num_windows']:,} {part} windows, the same for every model{measured_in}.")
+    lines += ["", f"{first['num_windows']:,} {part} windows, the same for every model{measured_in}."]
     lines.append(f"Best by RMSE: {order[0]} ({metrics[order[0]]['rmse']:.4g}). {verdict}")
     return visible("\n".join(lines))
 
 
-def _best_first(metrics: Mapping[str, Mapping[str, float]], metric: str) -> list[str]:
-    return sorted(metrics, key=lambda name: np.nan_to_num(metrics[name][metric], nan=np.inf))
+def _best_first(metrics: Mapping[str, Mapping[str, float]]) -> list[str]:
+    return sorted(metrics, key=lambda name: np.nan_to_num(metrics[name]["rmse"], nan=np.inf))
 
 
 def format_per_item(rows: Sequence[Mapping[str, object]]) -> str:
@@ -87,12 +86,8 @@ def format_per_item(rows: Sequence[Mapping[str, object]]) -> str:
         )
     kept = [row for row in rows if row["kept"]]
     helped = sum(row["rmse_base"] is not None and row["rmse_per_item"] < row["rmse_base"] for row in kept)
-    lines.append("")
-    lines.append(
-        f"{len(rows)} items: {len(kept)} adapters kept by their own validation windows, "
-        f"{helped} of them helped on test."
-    )
-    return "\n".join(lines)
+    summary = f"{len(rows)} items: {len(kept)} adapters kept by their own validation windows, {helped} of them helped"
+    return "\n".join([*lines, "", f"{summary} on test."])
 
 
 _TOLD = 1e-3  # raw and scaled errors that differ by less do not contradict each other

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
-from itertools import combinations
+from itertools import combinations, pairwise
 from pathlib import Path
 
 import numpy as np
@@ -58,10 +58,11 @@ def load(config: DataSection) -> SourceTable:
     report = CleaningReport()
     exports = _read_all(path, report)
     people = _people(exports, path, config.item_from)
-    units = Counter({export.unit: 0 for export in exports if export.unit})
+    units = Counter()
     for export in exports:
-        units[export.unit] += int((export.rows["kind"] == GLUCOSE).sum())
-    unit = next(unit for unit, _ in units.most_common() if unit)
+        if export.unit:
+            units[export.unit] += int((export.rows["kind"] == GLUCOSE).sum())
+    unit = units.most_common(1)[0][0]
     merged = {item: _merge(item, own, unit, config.timezone, report) for item, own in people.items()}
     merged = {item: _while_read(rows, report) for item, rows in merged.items() if (rows["kind"] == GLUCOSE).any()}
     held = set().union(*(set(rows["kind"]) for rows in merged.values()))
@@ -73,14 +74,10 @@ def load(config: DataSection) -> SourceTable:
     frames = [_on_grid(item, rows, roles.conditional, frequency) for item, rows in merged.items()]
     frame = pd.concat(frames, ignore_index=True)
     vendors = Counter(export.vendor for export in exports)
-    logger.info(
-        "cgm_export: %s export(s) of %s item(s): %s; readings in %s; %s",
-        len(exports),
-        len(merged),
-        ", ".join(f"{name} {number}" for name, number in vendors.items()),
-        unit,
-        f"channels {', '.join(roles.conditional)}" if roles.conditional else "no doses",
-    )
+    whose = ", ".join(f"{name} {number}" for name, number in vendors.items())
+    what = f"channels {', '.join(roles.conditional)}" if roles.conditional else "no doses"
+    counts = len(exports), len(merged)
+    logger.info("cgm_export: %s export(s) of %s item(s): %s; readings in %s; %s", *counts, whose, unit, what)
     return SourceTable(
         frame=frame,
         roles=roles,
@@ -299,9 +296,7 @@ def _by_pump(rows: pd.DataFrame, grid: pd.DatetimeIndex, step: pd.Timedelta) -> 
     places = ((rows["time"] - begin) // minute).to_numpy()
     lasting = rows["minutes"].isna().to_numpy() & (rows["kind"] == RATE).to_numpy()
     scheduled, amounts = places[lasting], rows["value"].to_numpy()[lasting]
-    for place, end, rate in zip(
-        scheduled, scheduled[1:], amounts, strict=False
-    ):  # until when the last holds is not known
+    for (place, end), rate in zip(pairwise(scheduled), amounts, strict=False):  # how long the last holds is not known
         rates[place : min(end, place + _LONGEST_RATE)] = rate
     for row, place in zip(rows.itertuples(), places, strict=True):
         if row.kind in (RATE, PERCENT) and not np.isnan(row.minutes):

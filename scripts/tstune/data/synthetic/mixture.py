@@ -28,7 +28,16 @@ from tstune.data.synthetic.families import (
 )
 from tstune.errors import ConfigError
 
-FAMILIES = ("seasonal", "gaussian_process", "stochastic", "glucose", "trend", "intermittent", "waveform")
+MAKERS: dict[str, Callable[[Generator, int, int], np.ndarray]] = {
+    "seasonal": seasonal_series,
+    "gaussian_process": gaussian_process_series,
+    "stochastic": stochastic_series,
+    "glucose": glucose_series,
+    "trend": trend_series,
+    "intermittent": intermittent_series,
+    "waveform": waveform_series,
+}
+FAMILIES = tuple(MAKERS)
 """Families in the order of a batch's `item`."""
 
 
@@ -228,26 +237,15 @@ def interpolate(series: np.ndarray, missing: np.ndarray) -> np.ndarray:
     return np.where(missing, low + share.astype(np.float32) * (high - low), series)
 
 
-MAKERS: dict[str, Callable[[Generator, int, int], np.ndarray]] = {
-    "seasonal": seasonal_series,
-    "gaussian_process": gaussian_process_series,
-    "stochastic": stochastic_series,
-    "glucose": glucose_series,
-    "trend": trend_series,
-    "intermittent": intermittent_series,
-    "waveform": waveform_series,
-}
-
-
 def draw_series(random: Generator, n: int, length: int, recipe: SeriesRecipe) -> tuple[np.ndarray, np.ndarray]:
     """[n, length] series of unit variance (constant ones are 0) and [n] index of their family in `FAMILIES`."""
     family = chosen_kind(random, n, recipe.weights)
-    series = standardised(drawn_by_kind(random, family, (MAKERS[name] for name in FAMILIES), length, length))
-    order = random.permutation(n)
+    series = standardised(drawn_by_kind(random, family, MAKERS.values(), length, length))
+    others = series[random.permutation(n)]
     rows = happens(random, n, recipe.mix)
-    mixed = mix(random, series[rows], series[order[rows]])
+    mixed = mix(random, series[rows], others[rows])
     rows_of_regime = happens(random, n, recipe.regime)
-    changed = change_regime(random, series[rows_of_regime], series[order[rows_of_regime]])
+    changed = change_regime(random, series[rows_of_regime], others[rows_of_regime])
     series[rows] = mixed
     series[rows_of_regime] = changed
 
