@@ -8,7 +8,7 @@ from evaluation.forecasts import LEVELS, STEPS, WINDOWS, quantile_windows
 
 from tstune.errors import ConfigError, DataError
 from tstune.evaluation import metrics
-from tstune.evaluation.metric_registry import builtin_metrics, compute_metrics, find_metric, missing_for
+from tstune.evaluation.metrics import builtin_metrics, compute_metrics, find_metric, missing_for
 from tstune.evaluation.scored_windows import ScoredWindows
 from tstune.glucose.error_grids import CLARKE
 

@@ -17,7 +17,7 @@ from tstune.data.cleaning import CleaningRules, clean_table
 from tstune.data.table import ITEM, TIMESTAMP, Roles, SourceTable
 from tstune.domains import domain_of, domain_of_column, register_domain
 from tstune.errors import ConfigError
-from tstune.evaluation.metric_registry import builtin_metrics, compute_metrics
+from tstune.evaluation.metrics import builtin_metrics, compute_metrics
 from tstune.evaluation.scored_windows import ScoredWindows
 
 SCRIPTS = Path(domains.__file__).parents[1]
@@ -26,7 +26,7 @@ MAY_IMPORT = ("tstune/glucose/", "tstune/data/sources/")
 OWN = """
 import numpy as np
 from tstune.domains import Domain
-from tstune.evaluation.metric_registry import BuiltinMetric
+from tstune.evaluation.metrics import BuiltinMetric
 
 class Weather(Domain):
     name, about, units, warning = "weather", "temperatures in degC", ("degC",), "Take an umbrella."

@@ -19,8 +19,7 @@ from tstune.domains import Domain, domain_names
 from tstune.errors import DataError
 from tstune.evaluation.backtest import Backtest, ErrorSums, Scores
 from tstune.evaluation.bootstrap import rmse_band
-from tstune.evaluation.metric_registry import compute_metrics, missing_for
-from tstune.evaluation.metrics import rmse
+from tstune.evaluation.metrics import compute_metrics, missing_for, rmse
 from tstune.evaluation.scored_windows import ScoredWindows
 from tstune.evaluation.verdict import window_blocks
 
@@ -327,7 +326,7 @@ class KeptForecasts:
 
         Args:
             horizons: label -> step.
-            names: further metrics, see `metric_registry`; one that needs quantiles is left out where there are none.
+            names: further metrics; one that needs quantiles is left out where there are none.
         """
         found = {}
         for model, windows in self.windows.items():

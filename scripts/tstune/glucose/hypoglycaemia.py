@@ -322,7 +322,8 @@ def alarm_windows(
 def alarm_report(windows: AlarmWindows, alarm_from: float) -> AlarmReport:
     """Events announced and false alarms at `score >= alarm_from`."""
     origin, start, horizon = windows.origin, windows.start, windows.horizon
-    raised = _raised(origin[windows.score >= alarm_from], horizon)
+    raised = origin[windows.score >= alarm_from]
+    raised = raised[_apart(raised, horizon)]
     following = np.searchsorted(start, raised, side="right")
     false = (following == len(start)) | (_at(start, following) > raised + horizon)
     scorable = _first_within(origin, start, horizon) >= 0
@@ -365,15 +366,16 @@ def _candidates(score: np.ndarray) -> np.ndarray:
     return np.unique(np.quantile(score, 1 - share, method="higher"))
 
 
-def _raised(origin: np.ndarray, silence: np.timedelta64) -> np.ndarray:
-    until = origin + silence
-    times = zip(origin.astype(until.dtype).astype(np.int64).tolist(), until.astype(np.int64).tolist(), strict=True)
-    raised, quiet_until = [], None
-    for at, (now, then) in enumerate(times):  # plain numbers: hundreds of thresholds are tried
-        if quiet_until is None or now >= quiet_until:
-            raised.append(at)
-            quiet_until = then
-    return origin[raised]
+def _apart(times: np.ndarray, distance: np.timedelta64) -> list[int]:
+    """Of ascending times the first, then each that lies at least so far behind the last one chosen."""
+    after = times + distance
+    pairs = zip(times.astype(after.dtype).astype(np.int64).tolist(), after.astype(np.int64).tolist(), strict=True)
+    chosen, until = [], None
+    for at, (now, then) in enumerate(pairs):  # plain numbers: hundreds of thresholds are tried
+        if until is None or now >= until:
+            chosen.append(at)
+            until = then
+    return chosen
 
 
 def _first_within(origin: np.ndarray, start: np.ndarray, horizon: np.timedelta64) -> np.ndarray:
@@ -445,10 +447,7 @@ class Origins:
         for item in np.unique(self.item):
             mine = np.flatnonzero(self.item == item)
             mine = mine[np.argsort(self.time[mine], kind="stable")]
-            until = None
-            for window, time in zip(mine.tolist(), self.time[mine], strict=True):
-                if until is None or time >= until:
-                    kept[window], until = True, time + every
+            kept[mine[_apart(self.time[mine], every)]] = True
         return replace(self, judged=self.judged & kept)
 
     def alarms(self, windows: ScoredWindows, below: float, by_probability: bool) -> AlarmWindows | None:

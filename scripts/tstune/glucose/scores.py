@@ -11,8 +11,7 @@ import numpy as np
 
 from tstune.errors import DataError
 from tstune.evaluation import metrics as general
-from tstune.evaluation.metric_registry import BuiltinMetric, Metric
-from tstune.evaluation.metrics import temporal_gain
+from tstune.evaluation.metrics import BuiltinMetric, Metric, temporal_gain
 from tstune.evaluation.scored_windows import ScoredWindows, observed_like, paired
 from tstune.glucose.error_grids import ERROR_GRIDS, error_grid_section, zone_shares
 from tstune.glucose.hypoglycaemia import alarm_steps, alarms_of_models, has_times, scores_below

@@ -19,7 +19,7 @@ from tstune.data.prepared import PreparedData
 from tstune.domains import domain_of, domains
 from tstune.errors import ConfigError
 from tstune.evaluation.backtest import Backtest, Scores
-from tstune.evaluation.metric_registry import builtin_metric, find_metric
+from tstune.evaluation.metrics import builtin_metric, find_metric
 from tstune.evaluation.record import evaluation_record, forecasts_table, further_metrics, windows_table
 from tstune.evaluation.scored_windows import ScoredWindows
 from tstune.evaluation.uncertainty import fit_uncertainty, judge_uncertainty

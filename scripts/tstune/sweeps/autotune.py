@@ -41,7 +41,7 @@ from tstune.data.prepared import PreparedData
 from tstune.domains import domain_of
 from tstune.errors import ConfigError, OutputError, TstuneError
 from tstune.evaluation.learning_curve import Foretold, foretell
-from tstune.evaluation.metric_registry import builtin_metric
+from tstune.evaluation.metrics import builtin_metric
 from tstune.evaluation.verdict import Verdict
 from tstune.foreign_files import read_object
 from tstune.runs.compare.evaluate import configured_data

@@ -30,15 +30,15 @@ class _ItemSorter:
     table was sorted or grouped; rows of an item keep their order. Memory grows with the stretches, not with the rows.
 
     Args:
-        folder: for two files of 8 bytes per row and number.
+        folder: for a file of 8 bytes per row and number.
     """
 
     def __init__(self, folder: Path, num_columns: int) -> None:
         self.in_order = True
         """True while the items came in the order of their names."""
-        self._paths = folder / "stamps", folder / "readings"
-        self._files = tuple(path.open("wb") for path in self._paths)
-        self._num_columns = num_columns
+        self._path = folder / "rows"
+        self._file = self._path.open("wb")
+        self._row = np.dtype([("stamp", "<M8[ns]"), ("readings", "<f8", (num_columns,))])
         self._codes: dict[str, int] = {}
         self._stretches: list[np.ndarray] = []  # [3, stretches] item, first row, rows
         self._rows = 0
@@ -60,14 +60,14 @@ class _ItemSorter:
         first = np.flatnonzero(np.diff(own, prepend=-1))
         length = np.diff(np.append(first, len(own)))
         self._stretches.append(np.stack([known[own[first]], first + self._rows, length]))
-        self._files[0].write(stamps[order].astype("<M8[ns]", copy=False).view(np.uint8))
-        self._files[1].write(np.ascontiguousarray(readings[order], "<f8").reshape(-1).view(np.uint8))
+        rows = np.empty(len(own), self._row)
+        rows["stamp"], rows["readings"] = stamps[order], readings[order]
+        self._file.write(rows)
         self._rows += len(own)
 
     def close(self) -> None:
         """Finish writing."""
-        for file in self._files:
-            file.close()
+        self._file.close()
 
     def items(self, num_rows: int) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
         """Items ([rows] names), stamps and readings of whole items, at least `num_rows` rows each but the last."""
@@ -87,14 +87,9 @@ class _ItemSorter:
                 begin, done = end, rows[end - 1]
 
     def _read(self, names: np.ndarray, stretches: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        stamps = np.memmap(self._paths[0], "<M8[ns]", "r")
-        readings = np.memmap(self._paths[1], "<f8", "r").reshape(-1, self._num_columns)
-        parts = [slice(first, first + length) for first, length in stretches[1:].T]
-        return (
-            np.repeat(names[stretches[0]], stretches[2]),
-            np.concatenate([stamps[part] for part in parts]),
-            np.concatenate([readings[part] for part in parts]),
-        )
+        stored = np.memmap(self._path, self._row, "r")
+        rows = np.concatenate([stored[first : first + length] for first, length in stretches[1:].T])
+        return np.repeat(names[stretches[0]], stretches[2]), rows["stamp"], rows["readings"]
 
 
 def stream_of_batches(
