@@ -121,8 +121,7 @@ class SplitSection(Section):
             raise ValueError(f"{names[0]} holds out items, but by is time; set by to item or both")
         if self.by == "item":
             in_time = ("borders", "borders_at", "purge")
-            given = [name for name in in_time if getattr(self, name) not in (None, 0, "0")]
-            if given:
+            if given := [name for name in in_time if getattr(self, name) not in (None, 0, "0")]:
                 raise ValueError(f"{given[0]} is about time, but by is item; set by to both, or leave it out")
         if (self.folds is None) != (self.fold is None):
             raise ValueError("folds and fold belong together: for example folds: 5, fold: 0")
@@ -254,8 +253,7 @@ class DataSection(Section):
     def _min_context_is_something(self) -> DataSection:
         if self.min_context in (0, "0"):
             raise ValueError("min_context 0 is no history; give at least one step, or null for whole contexts")
-        twice = [name for name in self.time_features if self.time_features.count(name) > 1]
-        if twice:
+        if twice := [name for name in self.time_features if self.time_features.count(name) > 1]:
             raise ValueError(f"time_features names {twice[0]} twice; name it once")
         return self
 

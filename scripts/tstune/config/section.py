@@ -385,8 +385,7 @@ class EnsembleSection(ModelSection):
     def _members_are_the_weights(self) -> EnsembleSection:
         if self.pretrained is not None:
             raise ValueError("pretrained is not for ensembles; name saved models in members")
-        twice = [name for number, name in enumerate(self.members) if name in self.members[:number]]
-        if twice:
+        if twice := [name for number, name in enumerate(self.members) if name in self.members[:number]]:
             raise ValueError(f"members names {twice[0]} twice")
         return self
 
@@ -419,8 +418,7 @@ class StackSection(ModelSection):
             if unknown or "model" not in member:
                 what = f"{key}.{unknown[0]}: unknown key" if unknown else f"{key}: no section model"
                 raise ValueError(f"{what}; a member has the sections {', '.join(_MEMBER_SECTIONS)}")
-            lengths = [name for name in member["model"] if name in ("context_length", "prediction_length")]
-            if lengths:
+            if lengths := [name for name in member["model"] if name in ("context_length", "prediction_length")]:
                 raise ValueError(f"{key}.model.{lengths[0]} is that of the stack: set model.{lengths[0]}")
         return self
 

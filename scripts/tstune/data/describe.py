@@ -185,7 +185,6 @@ def _blank(prepared: PreparedData, place: int) -> str | None:
 FEW_WINDOWS = {"train": 100, "validation": 20, "test": 20}
 """With fewer, a run works and says little."""
 _ITEM_NAMES = ("item_id", "unique_id", "id", "person", "patient", "subject", "participant", "series", "name")
-_MOSTLY_BLANK = 0.5
 
 
 @dataclass(frozen=True)
@@ -373,7 +372,7 @@ def recognised_columns(given: dict, raw: pd.DataFrame, is_whole: bool) -> dict:
         given.setdefault("conditional_columns", [column for column in numbers if column not in owned])
     elif len(numbers) < len(free) - ("item_id_column" in given) and numbers:
         given["target_columns"] = numbers
-    blank = [name for name in given.get("conditional_columns", []) if _blanks(raw[name]) > _MOSTLY_BLANK]
+    blank = [name for name in given.get("conditional_columns", []) if _blanks(raw[name]) > _MOSTLY]
     if blank and "fill" not in given:
         given["fill"] = dict.fromkeys(blank, "zero")
     return given

@@ -293,12 +293,10 @@ def roles_of(raw: pd.DataFrame, config: DataSection, name: object) -> Roles:
         for column in getattr(roles, role):
             _require(raw, column, f"data.{role}_columns", name)
     every = (*roles.columns, *roles.statics)
-    ours = [column for column in roles.columns if column in (ITEM, TIMESTAMP)]
-    if ours:
+    if ours := [column for column in roles.columns if column in (ITEM, TIMESTAMP)]:
         key = "data.item_id_column" if ours[0] == ITEM else "data.timestamp_column"
         raise ConfigError(f"{name}: column {ours[0]!r} would be forecast; set {key}={ours[0]}, or data.target_columns")
-    twice = [column for column in every if every.count(column) > 1]
-    if twice:
+    if twice := [column for column in every if every.count(column) > 1]:
         raise ConfigError(f"column {twice[0]!r} has two roles; name it in one of data.*_columns only")
     return roles
 

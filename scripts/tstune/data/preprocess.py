@@ -359,8 +359,7 @@ class Preprocessor:
         frame, found = pd.DataFrame(columns=read_columns(path, self.skip_rows)), self
         if rename is not None:
             known = [*self.roles.columns, *self.roles.statics, *self.time_columns, self.item_id_column or ITEM]
-            strange = [name for name in rename if name not in known and self.columns_as == "channels"]
-            if strange:
+            if strange := [name for name in rename if name not in known and self.columns_as == "channels"]:
                 raise ConfigError(f"--rename {strange[0]}=…: the model knows no {strange[0]!r}, but {', '.join(known)}")
             renamed(frame, rename, path, "--rename")
             found = replace(self, rename=rename)
@@ -376,8 +375,7 @@ class Preprocessor:
         read_as["rename"] = {new: old for new, old in self.rename.items() if old in frame.columns}
         if self.columns_as == "channels" and not holds_series(frame.columns):
             roles = (*(() if is_future else self.roles.target), *self.roles.control)
-            lacking = [one for one in roles if one not in frame.columns and one not in read_as["rename"]]
-            if lacking:
+            if lacking := [one for one in roles if one not in frame.columns and one not in read_as["rename"]]:
                 raise DataError(
                     f"{name}: no column {lacking[0]!r}, which the model reads; the columns are: "
                     f"{', '.join(map(str, frame.columns[:12]))}; if one of them is it: --rename {lacking[0]}=<column>"

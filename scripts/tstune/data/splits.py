@@ -280,8 +280,7 @@ def _named(items: float | list[str] | None, known: np.ndarray, key: str) -> set[
     """Items given by name; empty where a share is asked for."""
     if not isinstance(items, list):
         return set()
-    missing = [item for item in items if item not in set(known)]
-    if missing:
+    if missing := [item for item in items if item not in set(known)]:
         close = difflib.get_close_matches(missing[0], known.tolist(), n=1)
         hint = f"did you mean {close[0]}? " if close else ""
         raise DataError(f"{key}: no series {missing[0]!r}; {hint}the series are {some_names(sorted(known))}")

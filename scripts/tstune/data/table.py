@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pandas as pd
+from pydantic import TypeAdapter
 
 from tstune.errors import ConfigError, DataError
 
@@ -39,7 +40,7 @@ class Roles:
     @classmethod
     def from_dict(cls, values: Mapping[str, Iterable]) -> Roles:
         """Inverse of `dataclasses.asdict`, also after JSON."""
-        return cls(**{role: _tuples(names) for role, names in values.items()})
+        return TypeAdapter(cls).validate_python(values)
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -128,8 +129,7 @@ class SourceTable:
             raise DataError(f"source {name}: column {TIMESTAMP!r} must hold times without a zone, and none missing")
         if self.frame[ITEM].isna().any():
             raise DataError(f"source {name}: column {ITEM!r} must name a series in every row")
-        text = [column for column in self.roles.columns if not pd.api.types.is_numeric_dtype(self.frame[column])]
-        if text:
+        if text := [column for column in self.roles.columns if not pd.api.types.is_numeric_dtype(self.frame[column])]:
             raise DataError(f"source {name}: column {text[0]!r} must hold numbers")
 
     def with_settings(self, fill: Mapping[str, str], time_features: tuple[str, ...]) -> SourceTable:
@@ -139,12 +139,10 @@ class SourceTable:
             ConfigError: a fill for a column that is not there, or two channels of one name.
         """
         columns = self.roles.columns
-        unknown = [column for column in fill if column not in columns]
-        if unknown:
+        if unknown := [column for column in fill if column not in columns]:
             raise ConfigError(f"data.fill: no channel {unknown[0]!r}; the channels are {', '.join(columns)}")
         roles = replace(self.roles, time_features=time_features)
-        twice = [name for name in roles.channels if roles.channels.count(name) > 1]
-        if twice:
+        if twice := [name for name in roles.channels if roles.channels.count(name) > 1]:
             raise ConfigError(f"column {twice[0]!r} has the name of a channel of data.time_features; rename it")
         return replace(self, roles=roles, fill={**self.fill, **fill})
 
@@ -181,7 +179,3 @@ class Pieces:
 
     tables: Callable[[], Iterator[SourceTable]]
     in_order: bool = True
-
-
-def _tuples(value: object) -> object:
-    return tuple(map(_tuples, value)) if isinstance(value, list | tuple) else value

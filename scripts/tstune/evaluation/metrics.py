@@ -541,8 +541,7 @@ def compute_metrics(names: Iterable[str], windows: ScoredWindows) -> dict[str, f
     windows = windows.counted_from_zero()
     for name in names:
         compute = find_metric(name)
-        missing = missing_for(name, windows)
-        if missing:
+        if missing := missing_for(name, windows):
             raise ConfigError(f"evaluation.metrics: {name} needs {', '.join(missing)}, which these windows do not have")
         for column, value in _columns(name, compute(windows)).items():
             if column in found:

@@ -184,7 +184,8 @@ class Verdict:
 
     def to_dict(self) -> dict:
         """Values for `verdict.json`."""
-        return asdict(self)
+        comparisons = [asdict(one) | {"lead_times": list(map(asdict, one.lead_times))} for one in self.comparisons]
+        return asdict(self) | {"comparisons": comparisons}
 
     @classmethod
     def from_dict(cls, values: dict) -> Verdict:

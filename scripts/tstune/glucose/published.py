@@ -101,8 +101,7 @@ def strata(
     item = np.asarray(item)
     if len(item) and (item.min() < 0 or item.max() >= len(item_ids)):
         raise DataError(f"windows of item {item.max()}, but there are {len(item_ids)} names")
-    unknown = sorted(set(seen or ()) - set(item_ids))
-    if unknown:
+    if unknown := sorted(set(seen or ()) - set(item_ids)):
         raise DataError(f"seen item {unknown[0]!r} is none of the {len(item_ids)} items")
     groups = {"all": np.ones(len(item), dtype=bool)}
     if seen is not None:

@@ -32,12 +32,6 @@ class CleaningRules:
         """The rules of a configuration."""
         return cls(**{key.name: getattr(config, key.name) for key in fields(cls) if key.name != "expected_unit"})
 
-    @classmethod
-    def from_dict(cls, values: Mapping[str, object]) -> CleaningRules:
-        """Inverse of `dataclasses.asdict`, also after JSON."""
-        limits = values.get("valid_range")
-        return cls(**{**values, "valid_range": tuple(limits) if limits else None})
-
     def for_new_data(self, cleaned: SourceTable) -> CleaningRules:
         """Rules for data that is forecast later: the same, in the unit that the training data was read in."""
         unit = cleaned.cleaning.get("unit", {}).get("unit")

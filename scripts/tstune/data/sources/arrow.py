@@ -204,8 +204,7 @@ class _LongTable:
             has_value |= table.frame[self.columns].notna().to_numpy().any(axis=0)
             yield replace(table, notes=self.notes | table.notes)
         roles = table.roles  # there is a row, so there was a piece
-        empty = [name for name in roles.target if not has_value[self.columns.index(name)]]
-        if empty:
+        if empty := [name for name in roles.target if not has_value[self.columns.index(name)]]:
             raise DataError(
                 f"{self.name}: target column {empty[0]!r} holds no value, only missing ones; fill it or leave it out"
             )

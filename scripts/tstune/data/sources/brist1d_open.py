@@ -90,8 +90,7 @@ def _read_person(
             f"{path}: the columns are {', '.join(map(str, raw.columns[:12]))}; BrisT1D-Open has timestamp and "
             f"bg(mmol/L), its Glucose-ML copy timestamp and {_COPY_COLUMN}"
         )
-    lacking = [channel for channel in channels if channel not in raw.columns]
-    if lacking:
+    if lacking := [channel for channel in channels if channel not in raw.columns]:
         raise DataError(
             f"data.conditional_columns: {path} has no {lacking[0]}"
             + ("; Glucose-ML's copy holds glucose only, take the University's files" if is_copy else "")

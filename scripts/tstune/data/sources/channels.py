@@ -72,8 +72,7 @@ def find_people(
     people = {person: own for person, own in sorted(found.items()) if kind in own}
     if not people:
         raise info.missing(folder, f"holds no {example}")
-    unknown = [person for person in wanted if person not in people]
-    if unknown:
+    if unknown := [person for person in wanted if person not in people]:
         raise ConfigError(f"data.source_options.participants: {unknown[0]} is not among {', '.join(people)}")
     return {person: own for person, own in people.items() if not wanted or person in wanted}
 

@@ -34,8 +34,7 @@ def load(config: DataSection) -> SourceTable:
     if not path.is_file():
         raise INFO.missing(path, "is a folder, not a file" if path.is_dir() else "does not exist")
     raw = read_table(path)
-    missing = [name for name in ("date", *CHANNELS) if name not in raw.columns]
-    if missing:
+    if missing := [name for name in ("date", *CHANNELS) if name not in raw.columns]:
         raise DataError(f"{path}: no column {missing[0]!r}; an ETT file has date, {', '.join(CHANNELS)}")
     stamps = parse_timestamps(raw["date"], None, path)
     step = stamps.diff().dt.total_seconds().median()

@@ -170,8 +170,7 @@ def _check_times(config: DataSection) -> None:
             raise ConfigError(
                 f"data.{key}={value}: the files of source {INFO.name} have no dates; use shares or borders in steps"
             )
-    dated = [name for name in config.time_features if name not in DATELESS]
-    if dated:
+    if dated := [name for name in config.time_features if name not in DATELESS]:
         raise ConfigError(
             f"data.time_features={dated[0]}: the files of source {INFO.name} have no dates; take {', '.join(DATELESS)}"
         )

@@ -104,12 +104,12 @@ def open_csv(path: Path, stem: str) -> Iterator[IO[bytes]]:
             member = _member(path, stem)
             if member is None:
                 raise DataError(f"{path} holds no {stem}.csv")
-            with zipfile.ZipFile(path) as archive, _unpacked(archive, member, path) as stream:
+            with zipfile.ZipFile(path) as archive, archive.open(member) as stream:
                 yield stream
         else:
             with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as stream:
                 yield stream
-    except (OSError, EOFError, zlib.error, zipfile.BadZipFile) as error:
+    except (OSError, EOFError, zlib.error, zipfile.BadZipFile, RuntimeError) as error:  # the last of a password
         raise DataError(f"{path} cannot be read: {_short(error)}") from None
 
 
@@ -185,8 +185,7 @@ def _check_header(header: list[str], needed: list[str], path: Path) -> None:
     if twice is not None:
         raise DataError(f"{path}: two columns are called {twice!r}")
     present = set(header)
-    missing = [name for name in needed if name not in present]
-    if missing:
+    if missing := [name for name in needed if name not in present]:
         raise DataError(
             f"{path}: no column {missing[0]!r} ({len(missing)} of {len(needed)} are missing); the competition's "
             f"{path.name.partition('.')[0]}.csv has {', '.join(needed[:4])} … {needed[-1]}"
@@ -255,8 +254,7 @@ def _codes(column: pa.DictionaryArray, activities: dict[str, int]) -> np.ndarray
 def _clock(times: np.ndarray, first_row: int, path: Path) -> np.ndarray:
     """[rows] five-minute step of the day."""
     steps = {text: _step_of_day(text) for text in set(times.tolist())}
-    wrong = {text for text, step in steps.items() if step is None}
-    if wrong:
+    if wrong := {text for text, step in steps.items() if step is None}:
         row = next(row for row, text in enumerate(times) if text in wrong)
         raise DataError(
             f"{path}: row {first_row + row + 2}: {times[row]!r} in column {TIME!r} is not HH:MM:SS "
@@ -300,13 +298,6 @@ def _member(path: Path, stem: str) -> str | None:
         with zipfile.ZipFile(path) as archive:
             return next((name for name in archive.namelist() if Path(name).name == f"{stem}.csv"), None)
     except (OSError, zipfile.BadZipFile) as error:
-        raise DataError(f"{path} cannot be read: {_short(error)}") from None
-
-
-def _unpacked(archive: zipfile.ZipFile, member: str, path: Path) -> IO[bytes]:
-    try:
-        return archive.open(member)
-    except (RuntimeError, NotImplementedError) as error:  # a password, or an unknown kind of compression
         raise DataError(f"{path} cannot be read: {_short(error)}") from None
 
 

@@ -144,8 +144,7 @@ def _read_entries(person: str, kind: str, path: Path, timezone: str | None, repo
     time, value = _COLUMNS[kind]
     needed = (time, value, "insulin_kind") if kind == "basal" else (time, value)
     raw = read_table(path, report)
-    lacking = [column for column in needed if column not in raw.columns]
-    if lacking:
+    if lacking := [column for column in needed if column not in raw.columns]:
         raise DataError(f"{path}: no column {lacking[0]!r}; the columns are: {', '.join(map(str, raw.columns[:12]))}")
     empty = raw[time].isna() | raw[value].isna()
     raw = raw[~empty].reset_index(drop=True)
