@@ -294,7 +294,7 @@ def alarm_windows(
 
     Args:
         score, origin, item: [windows].
-        judged: [windows] bool, from `hypoglycaemia.judged_windows`.
+        judged: [windows] bool, from `judged_windows`.
         events: item -> [events, 2] from `low_events`.
         horizon: of the forecast that the score was made from.
 
