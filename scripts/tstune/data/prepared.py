@@ -148,6 +148,7 @@ def prepare_data(
     """Source → panel → split → windows → scaler from train → leak check.
 
     Args:
+        context_length, prediction_length: steps, or ``auto``.
         table: readings to use instead of the configured source.
         seed: draw of a uniform few-shot part.
         others: ``validation``, ``test`` -> readings that are that part, instead of one of the source or table.

@@ -62,6 +62,7 @@ def fit_scaler(panel: Panel, split: Split, scaling: str, unlike: bool = False) -
     """Fit on the readings of the training part.
 
     Args:
+        scaling: ``standard`` or ``none``.
         unlike: items may be anything, as the columns of a wide table: look whether one scale does for all.
     """
     channels = len(panel.roles.channels)
