@@ -178,7 +178,7 @@ class WindowDataset(WindowIndex, Dataset):
             past, status = self._windows_at(self._past, rows)
         stale = (status[:, -1] == INTERPOLATED).any(dim=1)
         if stale.any():
-            past[stale] = _held(past[stale], status[stale])
+            past[stale] = self._held(past[stale], status[stale])
         usable, read = status != MISSING, status == OBSERVED
         if self.visible_steps is not None:
             hide_oldest(np.full(len(starts), self.context_length - self.visible_steps), past, usable, read)
@@ -187,17 +187,16 @@ class WindowDataset(WindowIndex, Dataset):
             hide_oldest(self.context_length - kept, past, usable, read)
         return {"past_values": past, "past_observed_mask": usable, "past_read_mask": read}
 
+    def _held(self, past: torch.Tensor, status: torch.Tensor) -> torch.Tensor:
+        """The contexts with the last reading in place of the interpolated values at their end."""
+        steps = torch.arange(self.context_length)[None, :, None]
+        last = torch.where(status == OBSERVED, steps, -1).amax(dim=1, keepdim=True)
+        open_ended = (steps > last) & (status == INTERPOLATED) & (last >= 0)
+        return torch.where(open_ended, past.gather(1, last.clamp_min(0)), past)
+
     def _windows_at(self, views: list[torch.Tensor], rows: torch.Tensor) -> list[torch.Tensor]:
         """Values and status of the windows that begin at these rows, [B, steps, channels] each."""
         return [view.index_select(0, rows).view(len(rows), -1, self.panel.values.shape[1]) for view in views]
-
-
-def _held(past: torch.Tensor, status: torch.Tensor) -> torch.Tensor:
-    """The contexts with the last reading in place of the interpolated values at their end."""
-    steps = torch.arange(status.shape[1])[None, :, None]
-    last = torch.where(status == OBSERVED, steps, -1).amax(dim=1, keepdim=True)
-    open_ended = (steps > last) & (status == INTERPOLATED) & (last >= 0)
-    return torch.where(open_ended, past.gather(1, last.clamp_min(0)), past)
 
 
 def padded_context(panel: Panel, starts: np.ndarray, length: int) -> tuple[np.ndarray, np.ndarray]:
