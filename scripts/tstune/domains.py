@@ -22,28 +22,19 @@ _DOMAINS = {"glucose": "tstune.glucose:DOMAIN"}
 
 
 class Domain:
-    """The hooks. Each of them adds nothing until a domain overrides it; those about a unit get one of `units`.
+    """The hooks. Each of them adds nothing until a domain overrides it; those about a unit get one of `units`."""
 
-    Attributes:
-        name: key of its part in `evaluation.json`.
-        about: what its metrics are about, for messages.
-        units: as a configuration writes them.
-        words: what a cell of its columns may hold instead of a number.
-        warning: first and last line of a report.
-        tags, limits: of a model card.
-        weights: grid step -> value of `model.pretrained` for weights that know such series.
-        examples: kind of an example forecast -> its title.
-    """
-
-    name: ClassVar[str]
-    about: ClassVar[str]
-    units: ClassVar[tuple[str, ...]]
-    words: ClassVar[tuple[str, ...]] = ()
-    warning: ClassVar[str | None] = None
+    name: ClassVar[str]  # key of its part in `evaluation.json`
+    about: ClassVar[str]  # what its metrics are about, for messages
+    units: ClassVar[tuple[str, ...]]  # as a configuration writes them
+    words: ClassVar[tuple[str, ...]] = ()  # what a cell of its columns may hold instead of a number
+    warning: ClassVar[str | None] = None  # first and last line of a report
+    # tags, limits: of a model card
     tags: ClassVar[tuple[str, ...]] = ()
     limits: ClassVar[str] = ""
+    # grid step -> value of `model.pretrained` for weights that know such series
     weights: ClassVar[Mapping[str, str]] = MappingProxyType({})
-    examples: ClassVar[Mapping[str, str]] = MappingProxyType({})
+    examples: ClassVar[Mapping[str, str]] = MappingProxyType({})  # kind of an example forecast -> its title
 
     # What belongs to it
 

@@ -39,23 +39,14 @@ _SAMPLE = 2000
 
 @dataclass
 class Cells:
-    """A column as numbers.
+    """A column as numbers."""
 
-    Attributes:
-        values: [rows] float64, NaN where nothing stands or nothing could be read.
-        unread: [rows] True where a cell is neither a number nor a word for no reading.
-        infinite: cells that held an infinity; they are NaN.
-        words: word -> cells that held it.
-        restyled: cells with a decimal comma, or with thousands.
-        style: ``comma`` or ``point``, the decimal sign of those.
-    """
-
-    values: np.ndarray
-    unread: np.ndarray
-    infinite: int = 0
-    words: dict[str, int] = field(default_factory=dict)
-    restyled: int = 0
-    style: str | None = None
+    values: np.ndarray  # [rows] float64, NaN where nothing stands or nothing could be read
+    unread: np.ndarray  # [rows] True where a cell is neither a number nor a word for no reading
+    infinite: int = 0  # cells that held an infinity; they are NaN
+    words: dict[str, int] = field(default_factory=dict)  # word -> cells that held it
+    restyled: int = 0  # cells with a decimal comma, or with thousands
+    style: str | None = None  # ``comma`` or ``point``, the decimal sign of those
 
 
 class AmbiguousCommaError(ValueError):

@@ -28,19 +28,14 @@ _CALENDAR_DAYS = {"B": 1, "M": 28, "Q": 90, "Y": 365}
 
 @dataclass(frozen=True)
 class Habit:
-    """What is usual for series of one kind of step.
-
-    Attributes:
-        ahead: steps of a forecast: 96 as the TTM paper has it, else the horizons of the M4 competition (Makridakis,
-            Spiliotis, Assimakopoulos 2020).
-        max_gap: steps that are interpolated at most, or a time.
-        horizons: lead times that are shown.
-    """
+    """What is usual for series of one kind of step."""
 
     up_to: pd.Timedelta
+    # steps of a forecast: 96 as the TTM paper has it, else the horizons of the M4 competition (Makridakis, Spiliotis,
+    # Assimakopoulos 2020)
     ahead: int
-    max_gap: int | str
-    horizons: tuple[str | int, ...]
+    max_gap: int | str  # steps that are interpolated at most, or a time
+    horizons: tuple[str | int, ...]  # lead times that are shown
 
 
 HABITS = (

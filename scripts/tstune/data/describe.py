@@ -198,28 +198,20 @@ class ReadAs:
 
 @dataclass(frozen=True)
 class Description:
-    """What a file or folder of series is.
+    """What a file or folder of series is."""
 
-    Attributes:
-        config: keys of a run that reads it this way; they name what was recognised.
-        given: those keys as they would be written.
-        panel, split, windows, preprocessor, manifest: as of `PreparedData`, as far as its table of items asks.
-        follows: what keys that are left open become.
-        why_not: why there are no windows, with settings that work; None where there are.
-        works: those settings, as they would be written.
-    """
-
-    config: DataSection
-    given: dict
+    config: DataSection  # keys of a run that reads it this way; they name what was recognised
+    given: dict  # those keys as they would be written
+    # panel, split, windows, preprocessor, manifest: as of `PreparedData`, as far as its table of items asks
     panel: Panel
     split: Split
     windows: dict[str, WindowIndex]
     preprocessor: ReadAs
     manifest: dict
     lengths: tuple[int, int]
-    follows: dict[str, object] = field(default_factory=dict)
-    why_not: str | None = None
-    works: tuple[str, ...] = ()
+    follows: dict[str, object] = field(default_factory=dict)  # what keys that are left open become
+    why_not: str | None = None  # why there are no windows, with settings that work; None where there are
+    works: tuple[str, ...] = ()  # those settings, as they would be written
 
     @property
     def train(self) -> WindowIndex:

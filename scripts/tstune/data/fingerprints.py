@@ -38,22 +38,15 @@ LEARNED = {"train": ("validation", "test"), "validation": ("test",)}
 
 @dataclass(frozen=True)
 class Stretches:
-    """The stretches of readings that were kept.
+    """The stretches of readings that were kept."""
 
-    Attributes:
-        hashes: [stretches] uint64.
-        item: [stretches] index into `panel.item_ids`.
-        channel: [stretches] target channel.
-        first_row, last_row: [stretches] panel rows of the first and the last reading.
-        rate: one stretch in `rate` was kept, a power of two.
-    """
-
-    hashes: np.ndarray
-    item: np.ndarray
-    channel: np.ndarray
+    hashes: np.ndarray  # [stretches] uint64
+    item: np.ndarray  # [stretches] index into `panel.item_ids`
+    channel: np.ndarray  # [stretches] target channel
+    # first_row, last_row: [stretches] panel rows of the first and the last reading
     first_row: np.ndarray
     last_row: np.ndarray
-    rate: int
+    rate: int  # one stretch in `rate` was kept, a power of two
 
     def __len__(self) -> int:
         return len(self.hashes)

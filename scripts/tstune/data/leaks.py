@@ -50,16 +50,12 @@ _MOST_WINDOWS = 128
 
 @dataclass(frozen=True)
 class Spans:
-    """Stretches of panel rows that the windows of one part cover.
+    """Stretches of panel rows that the windows of one part cover."""
 
-    Attributes:
-        first, last: [spans] panel rows, both included.
-        item: [spans] index into `panel.item_ids`.
-    """
-
+    # first, last: [spans] panel rows, both included
     first: np.ndarray
     last: np.ndarray
-    item: np.ndarray
+    item: np.ndarray  # [spans] index into `panel.item_ids`
 
 
 def check_leaks(

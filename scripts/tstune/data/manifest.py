@@ -119,17 +119,11 @@ def _observed_share(panel: Panel) -> float:
 
 @dataclass(frozen=True)
 class DataDifference:
-    """One thing that differs.
+    """One thing that differs."""
 
-    Attributes:
-        name: files, participants, a key of the manifest.
-        lines: what either run has.
-        of_the_data: False for what says nothing about the data itself.
-    """
-
-    name: str
-    lines: tuple[str, ...]
-    of_the_data: bool = True
+    name: str  # files, participants, a key of the manifest
+    lines: tuple[str, ...]  # what either run has
+    of_the_data: bool = True  # False for what says nothing about the data itself
 
 
 def compare_manifests(left: dict, right: dict) -> list[DataDifference]:

@@ -21,34 +21,22 @@ BLOCK_ROWS = 1 << 18
 
 @dataclass(frozen=True)
 class Panel:
-    """Series cut into segments without long gaps; the segments lie one after another in flat arrays.
+    """Series cut into segments without long gaps; the segments lie one after another in flat arrays."""
 
-    Attributes:
-        values: [rows, channels] float32 in original units, finite everywhere, counted from `level`.
-        status: [rows, channels] uint8, `MISSING`, `INTERPOLATED` or `OBSERVED`.
-        timestamps: [rows] datetime64[ns].
-        segment_start: [segments + 1] first row of each segment, and the number of rows.
-        segment_item: [segments] item each segment belongs to, ascending.
-        segment_position: [segments] steps from the item's first row to the segment's.
-        item_ids: [items] names.
-        item_length: [items] grid steps from the item's first to its last reading.
-        level: [items, channels] float64 that `values` of an item are counted from, so that single precision keeps what
-            changes in a meter at a billion; 0 where it does so anyhow, None if that is everywhere.
-        known_fingerprint: of a stored panel, so that it is not computed again.
-    """
-
-    values: np.ndarray
-    status: np.ndarray
-    timestamps: np.ndarray
-    segment_start: np.ndarray
-    segment_item: np.ndarray
-    segment_position: np.ndarray
-    item_ids: tuple[str, ...]
-    item_length: np.ndarray
+    values: np.ndarray  # [rows, channels] float32 in original units, finite everywhere, counted from `level`
+    status: np.ndarray  # [rows, channels] uint8, `MISSING`, `INTERPOLATED` or `OBSERVED`
+    timestamps: np.ndarray  # [rows] datetime64[ns]
+    segment_start: np.ndarray  # [segments + 1] first row of each segment, and the number of rows
+    segment_item: np.ndarray  # [segments] item each segment belongs to, ascending
+    segment_position: np.ndarray  # [segments] steps from the item's first row to the segment's
+    item_ids: tuple[str, ...]  # [items] names
+    item_length: np.ndarray  # [items] grid steps from the item's first to its last reading
     roles: Roles
     frequency: str
+    # [items, channels] float64 that `values` of an item are counted from, so that single precision keeps what changes
+    # in a meter at a billion; 0 where it does so anyhow, None if that is everywhere
     level: np.ndarray | None = None
-    known_fingerprint: str | None = None
+    known_fingerprint: str | None = None  # of a stored panel, so that it is not computed again
 
     def targets_only(self) -> Panel:
         """The same rows without inputs."""
@@ -147,19 +135,12 @@ def time_of(panel: Panel, row: int) -> str:
 
 @dataclass(frozen=True)
 class Origin:
-    """The source's table after cleaning, without its rows.
+    """The source's table after cleaning, without its rows."""
 
-    Attributes:
-        table: roles, unit, licence, notes, cleaning, … with an empty `frame`.
-        num_readings: rows the table had.
-        items_without_readings: items of the table that have no reading of a target, sorted.
-        files: path and SHA-256 of each file that was read.
-    """
-
-    table: SourceTable
-    num_readings: int
-    items_without_readings: list[str]
-    files: list[dict[str, str]]
+    table: SourceTable  # roles, unit, licence, notes, cleaning, … with an empty `frame`
+    num_readings: int  # rows the table had
+    items_without_readings: list[str]  # items of the table that have no reading of a target, sorted
+    files: list[dict[str, str]]  # path and SHA-256 of each file that was read
 
     @classmethod
     def of(cls, table: SourceTable, kept_items: Iterable[str]) -> Origin:

@@ -21,18 +21,12 @@ from tstune.runtime.logs import logger
 
 @dataclass(frozen=True)
 class WindowPlan:
-    """Which windows a panel gives.
+    """Which windows a panel gives."""
 
-    Attributes:
-        config: the `data` section with what `auto` became.
-        max_gap: longest gap that was interpolated.
-        min_context: steps of a training context that must be there; None: all.
-    """
-
-    config: DataSection
+    config: DataSection  # the `data` section with what `auto` became
     split: Split
-    max_gap: str | int
-    min_context: int | None
+    max_gap: str | int  # longest gap that was interpolated
+    min_context: int | None  # steps of a training context that must be there; None: all
     windows: dict[str, WindowIndex]
 
 

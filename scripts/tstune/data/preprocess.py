@@ -267,15 +267,7 @@ def _runs(flags: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Preprocessor:
-    """What a saved model needs to read new data the way it read its training data.
-
-    Attributes:
-        timestamp_column, timestamp_format, item_id_column, columns_as, on_duplicate, skip_rows, keep_rows,
-            missing_values, rename: how a table is read.
-        levels: item -> what its channels are counted from, see `Panel.level`; only those that are.
-        fill: channel -> what stands where there is no reading, where that is no line.
-        min_context: steps of history that a forecast needs; None: a whole context.
-    """
+    """What a saved model needs to read new data the way it read its training data."""
 
     __pydantic_config__ = ConfigDict(arbitrary_types_allowed=True, extra="forbid")
 
@@ -284,18 +276,22 @@ class Preprocessor:
     max_gap: str | int
     scaler: Scaler
     unit: str | None
+    # timestamp_column, timestamp_format, item_id_column, columns_as, on_duplicate, skip_rows, keep_rows,
+    # missing_values, rename: how a table is read
     timestamp_column: str | list[str]
     timestamp_format: str | None
     item_id_column: str | None
     columns_as: str
     on_duplicate: str
     cleaning: CleaningRules = field(default_factory=CleaningRules)
+    # channel -> what stands where there is no reading, where that is no line
     fill: Mapping[str, str] = field(default_factory=dict)
-    min_context: int | None = None
+    min_context: int | None = None  # steps of history that a forecast needs; None: a whole context
     skip_rows: int = 0
     keep_rows: str | None = None
     missing_values: Sequence[str | float] = ()
     rename: Mapping[str, str] = field(default_factory=dict)
+    # item -> what its channels are counted from, see `Panel.level`; only those that are
     levels: Mapping[str, Sequence[float]] = field(default_factory=dict)
 
     @property

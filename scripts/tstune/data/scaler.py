@@ -28,16 +28,11 @@ class Scaler:
 
     One scaler serves all items, so that a forecast for an unseen item needs nothing but its history;
     the model itself normalises each window besides.
-
-    Attributes:
-        mean: [channels] float64.
-        std: [channels] float64, 1 where a channel does not vary.
-        by_window: series differ too much in size for one scale: networks read each window in its own.
     """
 
-    mean: np.ndarray
-    std: np.ndarray
-    by_window: bool = False
+    mean: np.ndarray  # [channels] float64
+    std: np.ndarray  # [channels] float64, 1 where a channel does not vary
+    by_window: bool = False  # series differ too much in size for one scale: networks read each window in its own
 
     def to_dict(self) -> dict[str, object]:
         """Values for JSON, exact to the last bit."""

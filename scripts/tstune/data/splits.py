@@ -24,15 +24,10 @@ ALL_PARTS = (True, True, True)
 
 @dataclass(frozen=True)
 class WindowRanges:
-    """Windows as ranges of start rows, one range per segment, so that memory does not grow with windows.
+    """Windows as ranges of start rows, one range per segment, so that memory does not grow with windows."""
 
-    Attributes:
-        first: [ranges] panel row at which the first window of the range starts.
-        count: [ranges] number of windows in the range.
-    """
-
-    first: np.ndarray
-    count: np.ndarray
+    first: np.ndarray  # [ranges] panel row at which the first window of the range starts
+    count: np.ndarray  # [ranges] number of windows in the range
     stride: int
 
     @property
@@ -114,19 +109,12 @@ class WindowIndex:
 
 @dataclass(frozen=True)
 class Split:
-    """Where each part of each item begins and ends.
+    """Where each part of each item begins and ends."""
 
-    Attributes:
-        borders: [items, 3] steps from the item's first row to the end of train, validation, test.
-        mode: ``strict`` or ``deployment``, see `SplitSection`.
-        begins: [items, 3] the same to the beginning of each part.
-        takes_part: [items, 3] which parts an item was given.
-    """
-
-    borders: np.ndarray
-    mode: str
-    begins: np.ndarray
-    takes_part: np.ndarray
+    borders: np.ndarray  # [items, 3] steps from the item's first row to the end of train, validation, test
+    mode: str  # ``strict`` or ``deployment``, see `SplitSection`
+    begins: np.ndarray  # [items, 3] the same to the beginning of each part
+    takes_part: np.ndarray  # [items, 3] which parts an item was given
     purge: int = 0
 
     def bounds(self, part: str) -> tuple[np.ndarray, np.ndarray]:

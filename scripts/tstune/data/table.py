@@ -17,24 +17,16 @@ TIMESTAMP = "timestamp"
 
 @dataclass(frozen=True)
 class Roles:
-    """Names of the value columns by role, in channel order: targets first.
+    """Names of the value columns by role, in channel order: targets first."""
 
-    Attributes:
-        target: columns to forecast.
-        conditional: known in the past only.
-        control: known in the future too.
-        static_real: numbers that are constant per item, so known in the future too.
-        time_features: what is computed from the timestamps, two channels each, see `tstune.data.frequency`.
-        static_categorical: names that are constant per item; no channels.
-        categories: the values of each of them that training items have; empty before they are learned.
-    """
-
-    target: tuple[str, ...]
-    conditional: tuple[str, ...] = ()
-    control: tuple[str, ...] = ()
-    static_real: tuple[str, ...] = ()
+    target: tuple[str, ...]  # columns to forecast
+    conditional: tuple[str, ...] = ()  # known in the past only
+    control: tuple[str, ...] = ()  # known in the future too
+    static_real: tuple[str, ...] = ()  # numbers that are constant per item, so known in the future too
+    # what is computed from the timestamps, two channels each, see `tstune.data.frequency`
     time_features: tuple[str, ...] = ()
-    static_categorical: tuple[str, ...] = ()
+    static_categorical: tuple[str, ...] = ()  # names that are constant per item; no channels
+    # the values of each of them that training items have; empty before they are learned
     categories: tuple[tuple[str, ...], ...] = ()
 
     @classmethod
@@ -81,36 +73,28 @@ class Roles:
 
 @dataclass(frozen=True)
 class SourceTable:
-    """Readings in long form, in any row order, on any (irregular) timestamps.
+    """Readings in long form, in any row order, on any (irregular) timestamps."""
 
-    Attributes:
-        frame: columns `item_id` (str), `timestamp` (datetime64[ns]) and one float column per channel.
-        frequency: grid step, or None to infer it.
-        max_gap: longest gap to interpolate (text such as ``45min``, or steps), the source's own advice; None: what
-            is usual for the frequency.
-        standard_borders: published ends of train, validation and test in steps, if there are any.
-        notes: what the source changed, for the manifest.
-        cleaning: what was found in the readings and what was done with it, see `tstune.data.cleaning`.
-        fill: channel -> what is put where there is no reading, see `tstune.data.preprocess`; ``interpolate`` if not
-            named.
-        statics: one row per item with the columns `roles.statics`, or None if there are none.
-        zone: in which forecasts of these readings come back, while the table is in UTC; None if it has none.
-        read_as: names of the columns of series and times that were found, by the keys of the configuration.
-    """
-
-    frame: pd.DataFrame
+    frame: pd.DataFrame  # columns `item_id` (str), `timestamp` (datetime64[ns]) and one float column per channel
     roles: Roles
-    frequency: str | None = None
+    frequency: str | None = None  # grid step, or None to infer it
+    # longest gap to interpolate (text such as ``45min``, or steps), the source's own advice; None: what is usual for
+    # the frequency
     max_gap: str | int | None = 0
     unit: str | None = None
     licence: str = "not stated"
     files: tuple[str, ...] = ()
+    # published ends of train, validation and test in steps, if there are any
     standard_borders: tuple[int, int, int] | None = None
-    notes: dict[str, object] = field(default_factory=dict)
+    notes: dict[str, object] = field(default_factory=dict)  # what the source changed, for the manifest
+    # what was found in the readings and what was done with it, see `tstune.data.cleaning`
     cleaning: dict[str, dict] = field(default_factory=dict)
+    # channel -> what is put where there is no reading, see `tstune.data.preprocess`; ``interpolate`` if not named
     fill: Mapping[str, str] = field(default_factory=dict)
-    statics: pd.DataFrame | None = None
+    statics: pd.DataFrame | None = None  # one row per item with the columns `roles.statics`, or None if there are none
+    # in which forecasts of these readings come back, while the table is in UTC; None if it has none
     zone: str | None = None
+    # names of the columns of series and times that were found, by the keys of the configuration
     read_as: Mapping[str, object] = field(default_factory=dict)
 
     def check(self, name: str) -> None:
@@ -153,29 +137,19 @@ PIECE_ROWS = 1 << 19
 
 @dataclass(frozen=True)
 class TableStream:
-    """A source that can be read series by series.
+    """A source that can be read series by series."""
 
-    Attributes:
-        files: what is read; their content tells whether a stored panel is of this data.
-        open: scratch folder -> pieces in the order of their items' names, that can be gone through more than once.
-        notes: what the manifest says about the source besides what the pieces say.
-        licence: terms of the data, if the pieces do not say them.
-    """
-
-    files: tuple[str, ...]
+    files: tuple[str, ...]  # what is read; their content tells whether a stored panel is of this data
+    # scratch folder -> pieces in the order of their items' names, that can be gone through more than once
     open: Callable[[Path], Pieces]
+    # what the manifest says about the source besides what the pieces say
     notes: Mapping[str, object] = field(default_factory=dict)
-    licence: str | None = None
+    licence: str | None = None  # terms of the data, if the pieces do not say them
 
 
 @dataclass
 class Pieces:
-    """Tables of whole series.
+    """Tables of whole series."""
 
-    Attributes:
-        tables: begins at the first piece again at every call.
-        in_order: False if the series did not come in the order of their names.
-    """
-
-    tables: Callable[[], Iterator[SourceTable]]
-    in_order: bool = True
+    tables: Callable[[], Iterator[SourceTable]]  # begins at the first piece again at every call
+    in_order: bool = True  # False if the series did not come in the order of their names

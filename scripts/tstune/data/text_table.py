@@ -43,21 +43,13 @@ MOST_FOOTERS = 10
 
 @dataclass
 class Layout:
-    """Where the table of a text is.
+    """Where the table of a text is."""
 
-    Attributes:
-        separator: between cells.
-        names: of the columns; an empty one stays empty.
-        num_cells: of a row.
-        first_row: line where the rows begin, from 0.
-        left_out: kind -> lines above that are none of the table.
-    """
-
-    separator: str
-    names: list[str]
-    num_cells: int
-    first_row: int
-    left_out: dict[str, list[int]] = field(default_factory=dict)
+    separator: str  # between cells
+    names: list[str]  # of the columns; an empty one stays empty
+    num_cells: int  # of a row
+    first_row: int  # line where the rows begin, from 0
+    left_out: dict[str, list[int]] = field(default_factory=dict)  # kind -> lines above that are none of the table
 
 
 def decode(content: bytes, report: CleaningReport) -> str:

@@ -53,19 +53,12 @@ class AmbiguousDatesError(DataError):
 
 @dataclass(frozen=True)
 class Times:
-    """A column as times.
+    """A column as times."""
 
-    Attributes:
-        stamps: [rows] datetime64[ns] without zone, those with one as UTC; NaT where there is no time.
-        zoned: [rows] which had a zone.
-        zone: of the rows, as pandas takes it; None where there is none.
-        read_as: how they were written, if that was not ISO 8601 nor told.
-    """
-
-    stamps: pd.Series
-    zoned: np.ndarray
-    zone: str | None
-    read_as: str | None = None
+    stamps: pd.Series  # [rows] datetime64[ns] without zone, those with one as UTC; NaT where there is no time
+    zoned: np.ndarray  # [rows] which had a zone
+    zone: str | None  # of the rows, as pandas takes it; None where there is none
+    read_as: str | None = None  # how they were written, if that was not ISO 8601 nor told
 
 
 def find_time_columns(raw: pd.DataFrame, taken: Collection[str], timestamp_format: str | None = None) -> list[str]:

@@ -29,18 +29,14 @@ _VERB = {"train": "was trained on", "validation": "was chosen by"}
 
 @dataclass(frozen=True)
 class Judged:
-    """Readings that weights are to be judged on.
+    """Readings that weights are to be judged on."""
 
-    Attributes:
-        panel, unit: the readings and the unit of their targets.
-        rows: ``validation``, ``test`` -> [items, 2] first and last row that is judged, see `extents`.
-        files: SHA-256 of the files they come from.
-    """
-
+    # panel, unit: the readings and the unit of their targets
     panel: Panel
     unit: str | None
+    # ``validation``, ``test`` -> [items, 2] first and last row that is judged, see `extents`
     rows: dict[str, np.ndarray]
-    files: Collection[str]
+    files: Collection[str]  # SHA-256 of the files they come from
 
 
 def refuse_trained_on(

@@ -27,14 +27,10 @@ _KEY = "training.context_dropping_range"
 
 @dataclass(frozen=True)
 class ContextDropping:
-    """The same window loses the same steps in every epoch, on every rank and after a resume.
+    """The same window loses the same steps in every epoch, on every rank and after a resume."""
 
-    Attributes:
-        share: of the windows that lose anything.
-        shortest, longest: steps that are left, drawn evenly on a logarithmic scale.
-    """
-
-    share: float
+    share: float  # of the windows that lose anything
+    # shortest, longest: steps that are left, drawn evenly on a logarithmic scale
     shortest: int
     longest: int
     seed: int

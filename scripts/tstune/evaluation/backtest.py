@@ -57,27 +57,17 @@ def seasonal_scale(panel: Panel, split: Split, seasonality: int) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Scores:
-    """What one model scored on one set of windows.
-
-    Attributes:
-        rmse_by_step: [prediction] RMSE at each step, original units.
-        window_start: [windows] panel row of each window, ascending on any number of ranks.
-        window_item: [windows] item of each window.
-        window_square: [windows] sum of squared errors over the observed targets of each window's path.
-        window_absolute: [windows] sum of absolute errors over the same.
-        window_count: [windows] how many targets of the path were observed.
-        num_items: items of the panel, with windows or without.
-        windows: the forecasts with what happened, for metrics that need more than sums; None if they are too large.
-    """
+    """What one model scored on one set of windows."""
 
     metrics: dict[str, float]
-    rmse_by_step: np.ndarray
-    window_start: np.ndarray
-    window_item: np.ndarray
-    window_square: np.ndarray
-    window_absolute: np.ndarray
-    window_count: np.ndarray
-    num_items: int
+    rmse_by_step: np.ndarray  # [prediction] RMSE at each step, original units
+    window_start: np.ndarray  # [windows] panel row of each window, ascending on any number of ranks
+    window_item: np.ndarray  # [windows] item of each window
+    window_square: np.ndarray  # [windows] sum of squared errors over the observed targets of each window's path
+    window_absolute: np.ndarray  # [windows] sum of absolute errors over the same
+    window_count: np.ndarray  # [windows] how many targets of the path were observed
+    num_items: int  # items of the panel, with windows or without
+    # the forecasts with what happened, for metrics that need more than sums; None if they are too large
     windows: ScoredWindows | None = None
 
     @property

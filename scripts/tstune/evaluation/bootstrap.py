@@ -27,17 +27,11 @@ MIN_BLOCKS = 5
 
 @dataclass(frozen=True)
 class Blocks:
-    """Which windows belong together because their errors are not independent.
+    """Which windows belong together because their errors are not independent."""
 
-    Attributes:
-        item: [windows] item of each window.
-        block: [windows] block of days each window begins in; items share the blocks.
-        days: calendar days per block.
-    """
-
-    item: np.ndarray
-    block: np.ndarray
-    days: int
+    item: np.ndarray  # [windows] item of each window
+    block: np.ndarray  # [windows] block of days each window begins in; items share the blocks
+    days: int  # calendar days per block
 
     @classmethod
     def by_day(cls, item: np.ndarray, origin: np.ndarray, path: np.timedelta64) -> Blocks:
@@ -81,14 +75,10 @@ class Blocks:
 
 @dataclass(frozen=True)
 class Interval:
-    """Relative difference of two RMSEs with its 95 % interval.
+    """Relative difference of two RMSEs with its 95 % interval."""
 
-    Attributes:
-        change: RMSE over the RMSE of the reference, minus 1; -0.05 is 5 % lower.
-        low, high: bounds; None if there are too few blocks for any.
-    """
-
-    change: float
+    change: float  # RMSE over the RMSE of the reference, minus 1; -0.05 is 5 % lower
+    # low, high: bounds; None if there are too few blocks for any
     low: float | None
     high: float | None
 

@@ -39,21 +39,15 @@ DRAWN_SHARES = (0.0, 0.02, 0.05, 0.1, 0.2, 0.35, 0.5, 0.75, 1.0, 1.5, 2.0)
 
 @dataclass(frozen=True)
 class Foretold:
-    """What tuning is expected to bring, as changes of RMSE on validation windows against the best without tuning.
+    """What tuning is expected to bring, as changes of RMSE on validation windows against the best without tuning."""
 
-    Attributes:
-        reference: the best of what needs no tuning.
-        facts: series, steps of history, training windows, change of the untuned weights against ridge.
-        measured: share of the training windows -> change; 0 are the untuned weights.
-        curve: share -> the same by the law.
-        pretraining, exponent: t and c of the law.
-    """
-
-    reference: str
+    reference: str  # the best of what needs no tuning
     untuned: str
+    # series, steps of history, training windows, change of the untuned weights against ridge
     facts: dict[str, float | None]
-    measured: dict[float, float]
-    curve: dict[float, Interval]
+    measured: dict[float, float]  # share of the training windows -> change; 0 are the untuned weights
+    curve: dict[float, Interval]  # share -> the same by the law
+    # pretraining, exponent: t and c of the law
     pretraining: float
     exponent: float
 

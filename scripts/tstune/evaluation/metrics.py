@@ -299,23 +299,16 @@ _SAME_LEVEL = 1e-6  # 0.1 and (1 - 0.8) / 2 are different floats
 
 @dataclass(frozen=True)
 class Coverage:
-    """How often an interval held the reading, and how sure that is.
+    """How often an interval held the reading, and how sure that is."""
 
-    Attributes:
-        nominal: what it promises, for example 0.8.
-        coverage: share of observed readings inside, borders included.
-        low, high: confidence interval of `coverage`; NaN with fewer than two blocks.
-        width: mean width, in the unit of the truth.
-        num_blocks: blocks with a reading.
-    """
-
-    nominal: float
-    coverage: float
+    nominal: float  # what it promises, for example 0.8
+    coverage: float  # share of observed readings inside, borders included
+    # low, high: confidence interval of `coverage`; NaN with fewer than two blocks
     low: float
     high: float
-    width: float
+    width: float  # mean width, in the unit of the truth
     num_readings: int
-    num_blocks: int
+    num_blocks: int  # blocks with a reading
 
 
 def central_interval(quantiles: np.ndarray, levels: Levels, nominal: float) -> tuple[np.ndarray, np.ndarray]:
@@ -450,16 +443,11 @@ Metric = Callable[[ScoredWindows], float | Mapping[str, float]]
 
 @dataclass(frozen=True)
 class BuiltinMetric:
-    """A metric of ours.
-
-    Attributes:
-        needs: attributes of `ScoredWindows` that must be there.
-        domain: name of the domain whose readings it is about; None for any.
-    """
+    """A metric of ours."""
 
     compute: Metric
-    needs: tuple[str, ...] = ()
-    domain: str | None = None
+    needs: tuple[str, ...] = ()  # attributes of `ScoredWindows` that must be there
+    domain: str | None = None  # name of the domain whose readings it is about; None for any
 
 
 def _point(metric: PointMetric) -> BuiltinMetric:

@@ -273,15 +273,10 @@ def forecasts_table(
 
 @dataclass(frozen=True)
 class KeptForecasts:
-    """What `forecasts_table` kept.
+    """What `forecasts_table` kept."""
 
-    Attributes:
-        windows: row of the scoreboard -> its forecasts with what happened.
-        target_std: [targets] training deviation of each target, or [items, targets].
-    """
-
-    windows: dict[str, ScoredWindows]
-    target_std: np.ndarray
+    windows: dict[str, ScoredWindows]  # row of the scoreboard -> its forecasts with what happened
+    target_std: np.ndarray  # [targets] training deviation of each target, or [items, targets]
     windows_at_once: int
 
     @classmethod

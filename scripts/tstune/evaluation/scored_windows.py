@@ -63,36 +63,28 @@ def masked_mean(values: np.ndarray, observed: np.ndarray, axis: Axis = None) -> 
 class ScoredWindows:
     """Windows with what happened and what was forecast, in original units, counted from `level`.
 
-    Attributes:
-        truth, forecast: [windows, steps] or [windows, steps, targets].
-        observed: bool, [windows, steps] or as `truth`: only these readings are scored.
-        item: [windows] item number.
-        timestamps: [windows, steps] datetime64 of the forecast steps, local time.
-        last_reading: [windows] last reading known at the forecast origin, NaN where there is none. It must not be
-            interpolated towards a later one: the end of `past_values` of a batch is held, the panel's value is not.
-        quantiles, levels: [windows, steps, quantiles] (or with targets before the quantiles), and [quantiles].
-        mase_scale: [windows] or [windows, targets], see `metrics.mase`.
-        start: [windows] panel row of each window's first step, ascending.
-        spread: [windows, targets] standard deviation of the readings in each context, see `context_spread`.
-        unit: unit of the readings.
-        level: [windows, targets] what all values are counted from, see `tstune.data.panel`; None for 0.
-
     Raises:
         DataError: shapes that do not belong together.
     """
 
+    # truth, forecast: [windows, steps] or [windows, steps, targets]
     truth: np.ndarray
     forecast: np.ndarray
-    observed: np.ndarray
-    item: np.ndarray | None = None
-    timestamps: np.ndarray | None = None
+    observed: np.ndarray  # bool, [windows, steps] or as `truth`: only these readings are scored
+    item: np.ndarray | None = None  # [windows] item number
+    timestamps: np.ndarray | None = None  # [windows, steps] datetime64 of the forecast steps, local time
+    # [windows] last reading known at the forecast origin, NaN where there is none. It must not be interpolated towards
+    # a later one: the end of `past_values` of a batch is held, the panel's value is not.
     last_reading: np.ndarray | None = None
+    # quantiles, levels: [windows, steps, quantiles] (or with targets before the quantiles), and [quantiles]
     quantiles: np.ndarray | None = None
     levels: np.ndarray | None = None
-    mase_scale: np.ndarray | None = None
-    start: np.ndarray | None = None
+    mase_scale: np.ndarray | None = None  # [windows] or [windows, targets], see `metrics.mase`
+    start: np.ndarray | None = None  # [windows] panel row of each window's first step, ascending
+    # [windows, targets] standard deviation of the readings in each context, see `context_spread`
     spread: np.ndarray | None = None
-    unit: str | None = None
+    unit: str | None = None  # unit of the readings
+    # [windows, targets] what all values are counted from, see `tstune.data.panel`; None for 0
     level: np.ndarray | None = None
 
     def __post_init__(self) -> None:

@@ -99,17 +99,12 @@ STEPS_INTERVAL = 0.8
 
 @dataclass(frozen=True)
 class JudgedUncertainty:
-    """What the methods did on the test windows.
+    """What the methods did on the test windows."""
 
-    Attributes:
-        report: the ``uncertainty`` object of `evaluation.json`.
-        quantiles: [windows, steps, targets, levels] of the configured method on the test windows, original units.
-        method: the configured method, fitted; what the model is saved with.
-    """
-
-    report: dict
+    report: dict  # the ``uncertainty`` object of `evaluation.json`
+    # [windows, steps, targets, levels] of the configured method on the test windows, original units
     quantiles: np.ndarray
-    method: UncertaintyMethod
+    method: UncertaintyMethod  # the configured method, fitted; what the model is saved with
 
 
 def judge_uncertainty(

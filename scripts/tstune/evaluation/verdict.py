@@ -107,18 +107,12 @@ _RIVAL_EFFECT = {
 
 @dataclass(frozen=True)
 class LeadTime:
-    """One model against another at one step of the forecast.
+    """One model against another at one step of the forecast."""
 
-    Attributes:
-        label: ``30min``, as in the metrics.
-        step: 1 is the first.
-        effect: ``better`` or ``worse`` if the interval excludes 0, else ``no clear difference``.
-        change, low, high: as in `Comparison`.
-    """
-
-    label: str
-    step: int
-    effect: str
+    label: str  # ``30min``, as in the metrics
+    step: int  # 1 is the first
+    effect: str  # ``better`` or ``worse`` if the interval excludes 0, else ``no clear difference``
+    # change, low, high: as in `Comparison`
     change: float
     low: float | None
     high: float | None
@@ -126,58 +120,43 @@ class LeadTime:
 
 @dataclass(frozen=True)
 class Comparison:
-    """One model against another.
+    """One model against another."""
 
-    Attributes:
-        model, reference: rows of the scoreboard.
-        effect: ``helped`` or ``hurt`` if the interval excludes 0, else ``no clear difference``; between runs
-            ``better`` or ``worse``.
-        change: RMSE over the reference's, minus 1; -0.05 is 5 % lower.
-        low, high: 95 % interval of the change; None if the windows are too few for one.
-        items_better, items_worse: items on which the RMSE is lower, higher.
-        num_items: items with an observed target; `items_better / num_items` is the win rate.
-        lead_times: the same at the first step, the configured horizons and the last step.
-    """
-
+    # model, reference: rows of the scoreboard
     model: str
     reference: str
+    # ``helped`` or ``hurt`` if the interval excludes 0, else ``no clear difference``; between runs ``better`` or
+    # ``worse``
     effect: str
-    change: float
+    change: float  # RMSE over the reference's, minus 1; -0.05 is 5 % lower
+    # low, high: 95 % interval of the change; None if the windows are too few for one
     low: float | None
     high: float | None
+    # items_better, items_worse: items on which the RMSE is lower, higher
     items_better: int
     items_worse: int
-    num_items: int
-    lead_times: tuple[LeadTime, ...] = ()
+    num_items: int  # items with an observed target; `items_better / num_items` is the win rate
+    lead_times: tuple[LeadTime, ...] = ()  # the same at the first step, the configured horizons and the last step
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """What the test windows say about a run.
+    """What the test windows say about a run."""
 
-    Attributes:
-        model: the run's own forecast that is judged: per_item, else fine_tuned, else zero_shot.
-        effect: of tuning against the zero-shot model, or without one against the best baseline; None without either, or
-            with too few days to tell.
-        sentence: the same in words, with numbers.
-        kept: what the saved model is, ``fine_tuned`` or ``zero_shot``.
-        comparisons: the model against every other row of the scoreboard, in its order.
-        num_windows, num_items, num_blocks: what was drawn from; windows without an observed target are left out.
-        block_days: calendar days that are drawn together.
-        speaks_of_other_items: the intervals are about other items like these, not only about other days of these.
-        draws, level, seed: of the bootstrap.
-    """
-
-    model: str
+    model: str  # the run's own forecast that is judged: per_item, else fine_tuned, else zero_shot
+    # of tuning against the zero-shot model, or without one against the best baseline; None without either, or with too
+    # few days to tell
     effect: Effect | None
-    sentence: str
-    kept: str
-    comparisons: tuple[Comparison, ...]
+    sentence: str  # the same in words, with numbers
+    kept: str  # what the saved model is, ``fine_tuned`` or ``zero_shot``
+    comparisons: tuple[Comparison, ...]  # the model against every other row of the scoreboard, in its order
+    # num_windows, num_items, num_blocks: what was drawn from; windows without an observed target are left out
     num_windows: int
     num_items: int
     num_blocks: int
-    block_days: int
-    speaks_of_other_items: bool
+    block_days: int  # calendar days that are drawn together
+    speaks_of_other_items: bool  # the intervals are about other items like these, not only about other days of these
+    # draws, level, seed: of the bootstrap
     draws: int = DRAWS
     level: float = LEVEL
     seed: int = 0

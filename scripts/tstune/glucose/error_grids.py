@@ -39,18 +39,13 @@ _SIDES: dict[GlucoseUnit, tuple[float, float]] = {MG_DL: (400.0, 600.0), MMOL_L:
 
 @dataclass(frozen=True)
 class ErrorGrid:
-    """One error grid.
+    """One error grid."""
 
-    Attributes:
-        name: key in `ERROR_GRIDS`.
-        assign: (reference, forecast) in mg/dL, finite -> zone numbers.
-        outline: side of the plot in mg/dL -> (zone letter, polygon in mg/dL), which together fill the square.
-    """
-
-    name: str
+    name: str  # key in `ERROR_GRIDS`
     title: str
     source: str
-    assign: Callable[[np.ndarray, np.ndarray], np.ndarray]
+    assign: Callable[[np.ndarray, np.ndarray], np.ndarray]  # (reference, forecast) in mg/dL, finite -> zone numbers
+    # side of the plot in mg/dL -> (zone letter, polygon in mg/dL), which together fill the square
     outline: Callable[[float], list[tuple[str, Polygon]]]
 
     def zones(self, reference: np.ndarray, forecast: np.ndarray, unit: str | None) -> np.ndarray:

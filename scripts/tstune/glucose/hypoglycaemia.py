@@ -227,39 +227,26 @@ class AlarmWindows:
     """Forecast origins that may raise an alarm, and the events they are about.
 
     Items come one after another on one axis of time, too far apart to meet: many thresholds are tried, items are not.
-
-    Attributes:
-        origin: [windows] datetime64 of the last context reading, ascending.
-        score: [windows] higher is a stronger warning.
-        start: [events] datetime64, ascending.
-        horizon: how far ahead an alarm looks.
     """
 
-    origin: np.ndarray
-    score: np.ndarray
-    start: np.ndarray
-    horizon: np.timedelta64
+    origin: np.ndarray  # [windows] datetime64 of the last context reading, ascending
+    score: np.ndarray  # [windows] higher is a stronger warning
+    start: np.ndarray  # [events] datetime64, ascending
+    horizon: np.timedelta64  # how far ahead an alarm looks
 
 
 @dataclass(frozen=True)
 class AlarmReport:
-    """What an alarm at one threshold does.
-
-    Attributes:
-        num_events: events that some origin could have announced.
-        num_detected: those announced.
-        num_alarms, num_false: raised, and raised without an event within the horizon.
-        days: time that lies within the horizon of an origin, in days over all items.
-        lead_minutes: [detected events] from the first alarm to the event.
-    """
+    """What an alarm at one threshold does."""
 
     alarm_from: float
-    num_events: int
-    num_detected: int
+    num_events: int  # events that some origin could have announced
+    num_detected: int  # those announced
+    # num_alarms, num_false: raised, and raised without an event within the horizon
     num_alarms: int
     num_false: int
-    days: float
-    lead_minutes: np.ndarray
+    days: float  # time that lies within the horizon of an origin, in days over all items
+    lead_minutes: np.ndarray  # [detected events] from the first alarm to the event
 
     @property
     def sensitivity(self) -> float:
@@ -399,22 +386,15 @@ def _covered(origin: np.ndarray, horizon: np.timedelta64) -> np.timedelta64:
 
 @dataclass(frozen=True)
 class Origins:
-    """What the alarms of all models share on one set of windows.
+    """What the alarms of all models share on one set of windows."""
 
-    Attributes:
-        item, time: [windows] item and time of the last context reading.
-        judged: [windows] bool, may raise an alarm.
-        events: item -> [events, 2] from `low_events`.
-        horizon: how far ahead an alarm looks.
-        steps: the same in steps.
-    """
-
+    # item, time: [windows] item and time of the last context reading
     item: np.ndarray
     time: np.ndarray
-    judged: np.ndarray
-    events: Mapping[int, np.ndarray]
-    horizon: np.timedelta64
-    steps: int
+    judged: np.ndarray  # [windows] bool, may raise an alarm
+    events: Mapping[int, np.ndarray]  # item -> [events, 2] from `low_events`
+    horizon: np.timedelta64  # how far ahead an alarm looks
+    steps: int  # the same in steps
 
     @classmethod
     def of(cls, windows: ScoredWindows, below: float, step: np.timedelta64) -> Origins:

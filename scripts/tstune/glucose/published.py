@@ -12,19 +12,12 @@ from tstune.errors import DataError
 
 @dataclass(frozen=True)
 class PublishedSplit:
-    """A split by time and by participant.
+    """A split by time and by participant."""
 
-    Attributes:
-        borders_at: last day of train, validation and test; None is the end of the series.
-        seen: participants that are trained on, validated on and tested.
-        train_only: participants that are trained on and validated on, but not tested.
-        unseen: participants that are only tested.
-    """
-
-    borders_at: tuple[str, str, str | None]
-    seen: frozenset[str]
-    train_only: frozenset[str]
-    unseen: frozenset[str]
+    borders_at: tuple[str, str, str | None]  # last day of train, validation and test; None is the end of the series
+    seen: frozenset[str]  # participants that are trained on, validated on and tested
+    train_only: frozenset[str]  # participants that are trained on and validated on, but not tested
+    unseen: frozenset[str]  # participants that are only tested
 
     def role(self, item_id: str) -> str | None:
         """``seen``, ``train_only`` or ``unseen``; None for an item that the split leaves out. Case does not matter."""

@@ -28,22 +28,14 @@ MINUTE = np.timedelta64(60_000_000_000, "ns")
 
 @dataclass(frozen=True)
 class Column:
-    """The readings of one column, without missing ones, sorted by series and time.
-
-    Attributes:
-        values: [readings].
-        stamps: [readings] datetime64[ns].
-        codes: [readings] series of each reading, ascending.
-        items: names of the series.
-        rows: [readings] where each one stands in the table.
-    """
+    """The readings of one column, without missing ones, sorted by series and time."""
 
     name: str
-    values: np.ndarray
-    stamps: np.ndarray
-    codes: np.ndarray
-    items: Sequence[str]
-    rows: np.ndarray
+    values: np.ndarray  # [readings]
+    stamps: np.ndarray  # [readings] datetime64[ns]
+    codes: np.ndarray  # [readings] series of each reading, ascending
+    items: Sequence[str]  # names of the series
+    rows: np.ndarray  # [readings] where each one stands in the table
 
     def note(self, report: CleaningReport, what: str, mask: np.ndarray, action: str, **more: object) -> None:
         """Report the readings of a mask."""

@@ -36,33 +36,23 @@ _SOURCES = {
 
 @dataclass(frozen=True)
 class Option:
-    """One key of `data.source_options`.
-
-    Attributes:
-        default: what it is if not given; its type is the type that is accepted.
-        kind: the accepted type where `default` is None.
-    """
+    """One key of `data.source_options`."""
 
     name: str
-    default: object
+    default: object  # what it is if not given; its type is the type that is accepted
     meaning: str
-    kind: type = str
+    kind: type = str  # the accepted type where `default` is None
 
 
 @dataclass(frozen=True)
 class SourceInfo:
-    """A source in words.
-
-    Attributes:
-        where: where the data comes from and where to put it.
-        keys: `data.*` keys that this source reads, beside the ones all sources share.
-    """
+    """A source in words."""
 
     name: str
     summary: str
     licence: str
-    where: str
-    keys: Mapping[str, str]
+    where: str  # where the data comes from and where to put it
+    keys: Mapping[str, str]  # `data.*` keys that this source reads, beside the ones all sources share
     options: tuple[Option, ...] = ()
 
     def text(self) -> str:
@@ -193,14 +183,10 @@ def load_source(config: DataSection) -> SourceTable:
 
 @dataclass(frozen=True)
 class SourceLoader:
-    """A source that was read.
-
-    Attributes:
-        processed_data: its readings, for `get_datasets`; `processed_data.frame` is the table.
-    """
+    """A source that was read."""
 
     config: DataSection
-    processed_data: SourceTable
+    processed_data: SourceTable  # its readings, for `get_datasets`; `processed_data.frame` is the table
 
 
 _READ: dict[str, SourceTable] = {}

@@ -80,18 +80,12 @@ _TITLED = re.compile(
 
 @dataclass
 class Table:
-    """One table of a file: cells as text, and what its columns are.
-
-    Attributes:
-        names: of all columns.
-        kinds: kind, see the words above -> places of the columns that are it.
-        cells: one column per place that has a kind.
-    """
+    """One table of a file: cells as text, and what its columns are."""
 
     vendor: Vendor
-    names: Sequence[str]
-    kinds: dict[str, list[int]]
-    cells: pd.DataFrame
+    names: Sequence[str]  # of all columns
+    kinds: dict[str, list[int]]  # kind, see the words above -> places of the columns that are it
+    cells: pd.DataFrame  # one column per place that has a kind
 
     def first(self, kind: str) -> pd.Series | None:
         """The cells of this kind, where several columns are it the first that says something; None without any."""
@@ -109,24 +103,17 @@ _HEADER_BYTES = 1 << 16
 
 @dataclass
 class Export:
-    """What one file says.
-
-    Attributes:
-        vendor: whose export it is.
-        rows: `time`, `kind` (see the words above), `value`, `minutes` (how long a rate holds; NaN until the next)
-            and `device`, in the order of the file.
-        unit: of the readings; None without any.
-        zoned: the times are UTC, else the local time of the device.
-        day_first: how its dates were read; None where the year comes first.
-        person: words by which the file names somebody: to tell people apart, never to be written anywhere.
-    """
+    """What one file says."""
 
     path: Path
-    vendor: str
+    vendor: str  # whose export it is
+    # `time`, `kind` (see the words above), `value`, `minutes` (how long a rate holds; NaN until the next) and `device`,
+    # in the order of the file
     rows: pd.DataFrame
-    unit: str | None = None
-    zoned: bool = False
-    day_first: bool | None = None
+    unit: str | None = None  # of the readings; None without any
+    zoned: bool = False  # the times are UTC, else the local time of the device
+    day_first: bool | None = None  # how its dates were read; None where the year comes first
+    # words by which the file names somebody: to tell people apart, never to be written anywhere
     person: frozenset[str] = field(default_factory=frozenset, repr=False)
 
 

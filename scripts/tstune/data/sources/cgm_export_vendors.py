@@ -71,24 +71,16 @@ ENTERED = re.compile(r"(?P<what>insulin|meal|carb|mahlzeit|kohlenhydrat)\D*(?P<a
 
 @dataclass(frozen=True)
 class Vendor:
-    """Whose export it is.
-
-    Attributes:
-        header: found in the names of the columns, in small letters without accents and joined by ``|``.
-        columns: what a column is, asked before the words that all share; "" is left out.
-        readings: the event that is a sensor reading; "" takes the one that most values have.
-        scans: the event that is a reading taken by hand.
-        unit: of the readings, where no header says it.
-        day_first: dates begin with the day; None finds out.
-    """
+    """Whose export it is."""
 
     name: str
-    header: str
+    header: str  # found in the names of the columns, in small letters without accents and joined by ``|``
+    # what a column is, asked before the words that all share; "" is left out
     columns: Mapping[str, str] = field(default_factory=dict)
-    readings: str = ""
-    scans: str = "(?!)"
-    unit: str | None = None
-    day_first: bool | None = None
+    readings: str = ""  # the event that is a sensor reading; "" takes the one that most values have
+    scans: str = "(?!)"  # the event that is a reading taken by hand
+    unit: str | None = None  # of the readings, where no header says it
+    day_first: bool | None = None  # dates begin with the day; None finds out
 
 
 _TIDEPOOL = {

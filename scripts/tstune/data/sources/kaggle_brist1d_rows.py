@@ -56,23 +56,16 @@ _PAIRS_AT_ONCE = 4096
 
 @dataclass(frozen=True)
 class Rows:
-    """Rows of one participant, in the order of their ids.
-
-    Attributes:
-        ids: [rows] text.
-        clock: [rows] five-minute step of the day, 0 to 287.
-        values: [channels, lags, rows] float64, oldest lag first, NaN where the cell is empty; an activity is an index
-            into `activity_names`.
-        target: [rows] float64, glucose one hour later; NaN in test.csv.
-        activity_names: every activity met so far.
-    """
+    """Rows of one participant, in the order of their ids."""
 
     participant: str
-    ids: np.ndarray
-    clock: np.ndarray
+    ids: np.ndarray  # [rows] text
+    clock: np.ndarray  # [rows] five-minute step of the day, 0 to 287
+    # [channels, lags, rows] float64, oldest lag first, NaN where the cell is empty; an activity is an index into
+    # `activity_names`
     values: np.ndarray
-    target: np.ndarray
-    activity_names: list[str]
+    target: np.ndarray  # [rows] float64, glucose one hour later; NaN in test.csv
+    activity_names: list[str]  # every activity met so far
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -318,32 +311,23 @@ def _short(error: BaseException) -> str:
 
 @dataclass(frozen=True)
 class RebuiltSeries:
-    """What was known of one participant, one entry per five-minute instant that any row speaks of.
-
-    Attributes:
-        step: [instants] five-minute steps on a calendar that is made up: the time of day is real, the day is not.
-        first_id: id of the first row of each segment.
-        values: [channels, instants] float64, NaN where there is no value; an activity is an index into
-            `activity_names`.
-        in_lags: [instants] the instant lies in the six hours of a row, so an empty cell was really seen to be empty.
-        conflicts: channel -> instants for which rows gave different values; the earliest row counts.
-        partly_empty: channel -> instants that are empty in one row and not in another; the value counts.
-        clock_jumps: pairs of rows whose clock was set in between (travel, daylight saving).
-        sampling_minutes: most common time between two glucose readings; None with fewer than two.
-    """
+    """What was known of one participant, one entry per five-minute instant that any row speaks of."""
 
     participant: str
+    # [instants] five-minute steps on a calendar that is made up: the time of day is real, the day is not
     step: np.ndarray
     segment: np.ndarray
-    first_id: list[str]
+    first_id: list[str]  # id of the first row of each segment
+    # [channels, instants] float64, NaN where there is no value; an activity is an index into `activity_names`
     values: np.ndarray
+    # [instants] the instant lies in the six hours of a row, so an empty cell was really seen to be empty
     in_lags: np.ndarray
     activity_names: list[str]
-    conflicts: dict[str, int]
-    partly_empty: dict[str, int]
+    conflicts: dict[str, int]  # channel -> instants for which rows gave different values; the earliest row counts
+    partly_empty: dict[str, int]  # channel -> instants that are empty in one row and not in another; the value counts
     num_rows: int
-    clock_jumps: int
-    sampling_minutes: int | None
+    clock_jumps: int  # pairs of rows whose clock was set in between (travel, daylight saving)
+    sampling_minutes: int | None  # most common time between two glucose readings; None with fewer than two
 
 
 def rebuild(rows: Rows, isolated: bool) -> RebuiltSeries:

@@ -55,28 +55,22 @@ HORIZON = np.timedelta64(STEPS_AHEAD * STEP_MINUTES, "m")
 
 @dataclass(frozen=True)
 class Contexts:
-    """One context per row of test.csv that has any glucose.
+    """One context per row of test.csv that has any glucose."""
 
-    Attributes:
-        row_ids, participants: [rows] names.
-        values: [rows, context, channels] float32 in the model's unit, 0 where masked.
-        usable, read: [rows, context, channels] bool: of use as input, and really read.
-        origin: [rows] time of the first forecast step in seconds; the day of a row is not known, its hour is.
-        known: [rows, prediction, channels] float32, what is known of the future in the model's unit, 0 elsewhere.
-        steps_ahead: [rows] from the end of the context to the target, in steps of the model; may be a fraction.
-        num_stale: rows whose last reading lies before the row's time, so that more than an hour is forecast.
-    """
-
+    # row_ids, participants: [rows] names
     row_ids: list[str]
     participants: list[str]
-    values: np.ndarray
+    values: np.ndarray  # [rows, context, channels] float32 in the model's unit, 0 where masked
+    # usable, read: [rows, context, channels] bool: of use as input, and really read
     usable: np.ndarray
     read: np.ndarray
-    origin: np.ndarray
+    origin: np.ndarray  # [rows] time of the first forecast step in seconds; the day of a row is not known, its hour is
+    # [rows, prediction, channels] float32, what is known of the future in the model's unit, 0 elsewhere
     known: np.ndarray
+    # [rows] from the end of the context to the target, in steps of the model; may be a fraction
     steps_ahead: np.ndarray
     target: int
-    num_stale: int
+    num_stale: int  # rows whose last reading lies before the row's time, so that more than an hour is forecast
 
 
 def build_contexts(

@@ -32,25 +32,16 @@ DAY = 1440
 
 @dataclass(frozen=True)
 class Life:
-    """Everything that does not depend on glucose, all [minutes, people] unless said otherwise.
+    """Everything that does not depend on glucose, all [minutes, people] unless said otherwise."""
 
-    Attributes:
-        carbs: g eaten (a meal is one entry).
-        announced: g the person believes to eat, 0 where the meal is not entered.
-        dose_for: g for which insulin is given at this minute; differs from `announced` in time, or is forgotten.
-        gut_minutes: factor on the time of absorption.
-        sensitivity: factor on the effect of insulin.
-        production: factor on the liver's glucose.
-        awake: [minutes, people] bool.
-    """
-
-    carbs: np.ndarray
-    announced: np.ndarray
+    carbs: np.ndarray  # g eaten (a meal is one entry)
+    announced: np.ndarray  # g the person believes to eat, 0 where the meal is not entered
+    # g for which insulin is given at this minute; differs from `announced` in time, or is forgotten
     dose_for: np.ndarray
-    gut_minutes: np.ndarray
-    sensitivity: np.ndarray
-    production: np.ndarray
-    awake: np.ndarray
+    gut_minutes: np.ndarray  # factor on the time of absorption
+    sensitivity: np.ndarray  # factor on the effect of insulin
+    production: np.ndarray  # factor on the liver's glucose
+    awake: np.ndarray  # [minutes, people] bool
 
 
 def draw_life(random: np.random.Generator, people: int, days: int) -> Life:
@@ -152,23 +143,15 @@ _Q1, _Q2, _S1, _S2, _I, _X1, _X2, _X3, _D1, _D2 = range(10)
 
 @dataclass(frozen=True)
 class People:
-    """Parameters of each person, all [people].
+    """Parameters of each person, all [people]."""
 
-    Attributes:
-        weight: kg.
-        glucose_volume: L. insulin_volume: L.
-        production: endogenous glucose at zero insulin, mmol/min.
-        uptake: glucose used without insulin, mmol/min.
-        sensitivity: [3, people] of transport, disposal and production to insulin, per mU/L.
-        insulin_minutes, gut_minutes: time to the maximum of absorption.
-    """
-
-    weight: np.ndarray
-    glucose_volume: np.ndarray
+    weight: np.ndarray  # kg
+    glucose_volume: np.ndarray  # L. insulin_volume: L.
     insulin_volume: np.ndarray
-    production: np.ndarray
-    uptake: np.ndarray
-    sensitivity: np.ndarray
+    production: np.ndarray  # endogenous glucose at zero insulin, mmol/min
+    uptake: np.ndarray  # glucose used without insulin, mmol/min
+    sensitivity: np.ndarray  # [3, people] of transport, disposal and production to insulin, per mU/L
+    # insulin_minutes, gut_minutes: time to the maximum of absorption
     insulin_minutes: np.ndarray
     gut_minutes: np.ndarray
 

@@ -247,21 +247,13 @@ SHORTEST, LONGEST = 4.0, 1024.0
 
 @dataclass(frozen=True)
 class Cycle:
-    """Where every step of every series lies in its main period.
+    """Where every step of every series lies in its main period."""
 
-    Attributes:
-        period: [n] steps.
-        longer: [n] steps of the next longer period.
-        weekly: [n] True where seven main periods make a week.
-        turn: [n, length] number of the period, from 0 on.
-        phase: [n, length] position in the period, 0 to 1.
-    """
-
-    period: np.ndarray
-    longer: np.ndarray
-    weekly: np.ndarray
-    turn: np.ndarray
-    phase: np.ndarray
+    period: np.ndarray  # [n] steps
+    longer: np.ndarray  # [n] steps of the next longer period
+    weekly: np.ndarray  # [n] True where seven main periods make a week
+    turn: np.ndarray  # [n, length] number of the period, from 0 on
+    phase: np.ndarray  # [n, length] position in the period, 0 to 1
 
 
 def draw_cycle(random: Generator, n: int, length: int) -> Cycle:

@@ -43,21 +43,10 @@ FAMILIES = tuple(MAKERS)
 
 @dataclass(frozen=True)
 class SeriesRecipe:
-    """Shares of the families and chances of what happens to a series afterwards.
+    """Shares of the families and chances of what happens to a series afterwards."""
 
-    Attributes:
-        seasonal, gaussian_process, stochastic, glucose, trend, intermittent, waveform: weights of the families,
-            relative to their sum.
-        mix: chance that a series is combined with another one of the batch.
-        shift, regime, spikes: chance of a level shift, a change of regime, outliers.
-        squash, censor, quantise: chance of a bent scale, a floor or ceiling, a coarse resolution.
-        resample: chance of another sampling rate.
-        reverse, flip: chance of reversal in time and of the opposite sign.
-        missing: chance of stretches that are missing and masked.
-        interpolated: chance of gaps that are filled with straight lines in the context.
-        clip: largest magnitude of a future value, in standard deviations of the context.
-    """
-
+    # seasonal, gaussian_process, stochastic, glucose, trend, intermittent, waveform: weights of the families, relative
+    # to their sum
     seasonal: float = 0.45
     gaussian_process: float = 0.15
     stochastic: float = 0.10
@@ -65,19 +54,22 @@ class SeriesRecipe:
     trend: float = 0.10
     intermittent: float = 0.05
     waveform: float = 0.05
-    mix: float = 0.20
+    mix: float = 0.20  # chance that a series is combined with another one of the batch
+    # shift, regime, spikes: chance of a level shift, a change of regime, outliers
     shift: float = 0.06
     regime: float = 0.03
     spikes: float = 0.06
+    # squash, censor, quantise: chance of a bent scale, a floor or ceiling, a coarse resolution
     squash: float = 0.12
     censor: float = 0.06
     quantise: float = 0.06
-    resample: float = 0.10
+    resample: float = 0.10  # chance of another sampling rate
+    # reverse, flip: chance of reversal in time and of the opposite sign
     reverse: float = 0.05
     flip: float = 0.25
-    missing: float = 0.04
-    interpolated: float = 0.04
-    clip: float = 8.0
+    missing: float = 0.04  # chance of stretches that are missing and masked
+    interpolated: float = 0.04  # chance of gaps that are filled with straight lines in the context
+    clip: float = 8.0  # largest magnitude of a future value, in standard deviations of the context
 
     def __post_init__(self) -> None:
         for name, value in self.to_dict().items():
