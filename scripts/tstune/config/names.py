@@ -94,11 +94,7 @@ def flat_name(path: str) -> str:
 
 
 def flat_value(config: BaseModel, name: str) -> object:
-    """What a configuration says under a flat name.
-
-    Raises:
-        AttributeError: it has no such name.
-    """
+    """What a configuration says under a flat name; an `AttributeError` where it has no such name."""
     if name in SWITCHES:
         target, value = SWITCHES[name]
         return flat_value(config, target) == value

@@ -26,11 +26,7 @@ _HEADER_BYTES = 1 << 16
 
 
 def find_files(pattern: str) -> list[Path]:
-    """Files of a path, a folder or a glob pattern, sorted by name; notes (.txt, .json) beside tables are no data.
-
-    Raises:
-        DataError: there is none.
-    """
+    """Files of a path, a folder or a glob pattern, sorted by name; notes (.txt, .json) beside tables are no data."""
     path = Path(pattern)
     if path.is_dir():
         files = [file for file in path.iterdir() if kind_of(file) and not file.name.startswith(".")]
@@ -114,11 +110,7 @@ def _cell_text(cell: object) -> str:
 
 
 def read_columns(path: Path, skip_rows: int = 0) -> list[str]:
-    """Names of the columns of a table, from its first lines.
-
-    Raises:
-        DataError: as `read_table`.
-    """
+    """Names of the columns of a table, from its first lines."""
     if path.is_file() and kind_of(path) == ".parquet":
         import pyarrow as pa
         import pyarrow.parquet as pq

@@ -67,11 +67,7 @@ class PreparedData:
         return self.windows["test"]
 
     def judged_on(self, context_steps: str | int | None) -> PreparedData:
-        """The same with all but the last so many steps of validation and test contexts masked; None: as it is.
-
-        Raises:
-            ConfigError: more steps than a context has, or none.
-        """
+        """The same with all but the last so many steps of validation and test contexts masked; None: as it is."""
         if context_steps is None:
             return self
         steps = steps_within(context_steps, self.train.context_length, self.panel.frequency, "evaluation.context_steps")
@@ -288,9 +284,6 @@ def prepared_of(found: object, asked: tuple[int | str, int | str], batch_size: i
 
     Args:
         found: prepared data, or train, validation and test windows of one `get_datasets`, or loaders over them.
-
-    Raises:
-        ConfigError: something else, or windows of other lengths.
     """
     if isinstance(found, PreparedData):
         return found
@@ -330,11 +323,7 @@ def _checked_manifest(
 
 
 def data_of_loader(loader: DataLoader, part: str) -> PreparedData:
-    """The data that the windows of a loader belong to, with these windows as that part.
-
-    Raises:
-        ConfigError: they are none of ours.
-    """
+    """The data that the windows of a loader belong to, with these windows as that part."""
     windows = loader.dataset
     if getattr(windows, "prepared", None) is None:
         raise ConfigError(

@@ -44,11 +44,7 @@ def _from_m4(raw: pd.DataFrame, name: object) -> pd.DataFrame:
 
 
 def read_tsf(text: str) -> pd.DataFrame:
-    """Rows of a file of the Monash archive: its attributes, `start`, `target` and `freq`.
-
-    Raises:
-        DataError: it has no data section.
-    """
+    """Rows of a file of the Monash archive: its attributes, `start`, `target` and `freq`."""
     header, found, body = text.partition("@data")
     if not found:
         raise DataError("it has no @data line; is it a file of the Monash archive?")

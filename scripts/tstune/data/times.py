@@ -279,11 +279,7 @@ def _with_plain_halves(texts: pd.Series) -> pd.Series:
 
 
 def _guess(texts: pd.Series, name: object) -> Times | None:
-    """Dates in the order of a country; None if they are no dates.
-
-    Raises:
-        AmbiguousDatesError: day and month could be either.
-    """
+    """Dates in the order of a country; None if they are no dates."""
     texts = _with_plain_halves(texts)
     found = {day_first: read for day_first in (True, False) if (read := _read_in_order(texts, day_first))}
     if not found:

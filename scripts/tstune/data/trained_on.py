@@ -79,9 +79,6 @@ def overlap_with(data: PreparedData, weights: str | Path, part: str) -> list[str
     Args:
         weights: a run folder, or a folder of weights in one.
         part: ``validation`` or ``test``.
-
-    Raises:
-        CheckpointError: the manifest beside the weights cannot be read.
     """
     return _overlaps(_judged(data), weights, (part,))
 
@@ -105,11 +102,7 @@ def has_record(weights: str | None) -> bool:
 
 
 def knows_training_windows(data: PreparedData, weights: str | None) -> bool:
-    """Whether these weights are known to have learned from, or to be chosen by, the training windows of this data.
-
-    Raises:
-        CheckpointError: the manifest beside the weights cannot be read.
-    """
+    """Whether these weights are known to have learned from, or to be chosen by, the training windows of this data."""
     judged = _judged(data)
     nothing = np.tile([data.panel.num_rows, -1], (len(data.panel.item_ids), 1))
     rows = {"validation": nothing, "test": judged.rows["train"]}

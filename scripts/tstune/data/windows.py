@@ -53,11 +53,7 @@ class ContextDropping:
 
 
 def context_dropping(config: RunConfig, frequency: str) -> ContextDropping | None:
-    """What the configuration asks for; None for nothing.
-
-    Raises:
-        ConfigError: the range is not said, or is none.
-    """
+    """What the configuration asks for; None for nothing."""
     training, length = config.training, config.model.context_length
     if training.context_dropping == 0:
         if training.context_dropping_range is not None:

@@ -115,11 +115,7 @@ class UncertaintyMethod:
             setattr(self, name, tensors[name])
 
     def check(self, num_steps: int, num_targets: int) -> None:
-        """Stop if what was restored gives no quantiles of such forecasts.
-
-        Raises:
-            CheckpointError: it does not.
-        """
+        """Stop if what was restored gives no quantiles of such forecasts."""
         point, spread = np.zeros((1, num_steps, num_targets)), np.ones((1, num_targets))
         with damage(SETTINGS):
             found = self.quantiles(point, spread, np.zeros((*point.shape, len(self.levels))))
@@ -133,11 +129,7 @@ class UncertaintyMethod:
 
 
 def required_spread(windows: ScoredWindows) -> np.ndarray:
-    """[windows, targets] spread of the contexts.
-
-    Raises:
-        DataError: it was not measured.
-    """
+    """[windows, targets] spread of the contexts."""
     if windows.spread is None:
         raise DataError("uncertainty: the windows carry no spread of their contexts; see uncertainty.with_evidence")
     return windows.spread

@@ -210,11 +210,7 @@ def checked_quantiles(
 
 
 def checked_levels(levels: Levels, quantiles: np.ndarray) -> np.ndarray:
-    """[quantiles] levels as float64.
-
-    Raises:
-        DataError: not ascending between 0 and 1, or not one per quantile.
-    """
+    """[quantiles] levels as float64."""
     levels = np.asarray(levels, dtype=np.float64)
     ascending = levels.ndim == 1 and len(levels) and (np.diff(levels, prepend=0.0, append=1.0) > 0).all()
     if not ascending:
@@ -312,11 +308,7 @@ class Coverage:
 
 
 def central_interval(quantiles: np.ndarray, levels: Levels, nominal: float) -> tuple[np.ndarray, np.ndarray]:
-    """Lower and upper end of the central interval, each without the axis of quantiles.
-
-    Raises:
-        DataError: its two levels were not forecast.
-    """
+    """Lower and upper end of the central interval, each without the axis of quantiles."""
     levels = checked_levels(levels, quantiles)
     wanted = np.array([(1 - nominal) / 2, (1 + nominal) / 2])
     nearest = np.abs(levels[:, None] - wanted).argmin(axis=0)

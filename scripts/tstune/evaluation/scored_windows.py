@@ -17,9 +17,6 @@ def observed_like(observed: np.ndarray, values: np.ndarray) -> np.ndarray:
     Args:
         observed: [windows, steps] or the shape of `values`.
         values: [windows, steps] or [windows, steps, targets].
-
-    Raises:
-        DataError: the two do not belong together.
     """
     observed, shape = np.asarray(observed, dtype=bool), np.shape(values)
     if observed.ndim == 2 and len(shape) == 3 and observed.shape == shape[:2]:
@@ -115,11 +112,7 @@ class ScoredWindows:
         return error.sum(axis=2) if error.ndim == 3 else error
 
     def one_target(self) -> ScoredWindows:
-        """The same without the axis of targets: [windows, steps].
-
-        Raises:
-            DataError: there are several targets.
-        """
+        """The same without the axis of targets: [windows, steps]."""
         if np.ndim(self.truth) == 2:
             return self
         if self.truth.shape[2] != 1:

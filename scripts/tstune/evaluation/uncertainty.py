@@ -42,9 +42,6 @@ def with_evidence(
         windows: as `Backtest.score` leaves them: [windows, steps, targets] and `start`.
         dataset: any part of the same panel with the same lengths.
         adapt: makes batches of the dataset into those of the model, for one of other lengths or another unit.
-
-    Raises:
-        DataError: the windows do not say where they begin.
     """
     if windows.start is None:
         raise DataError("uncertainty: the windows carry no start; take them from Backtest.score")

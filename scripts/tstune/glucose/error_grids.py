@@ -72,9 +72,6 @@ class ErrorGrid:
 
         Args:
             highest: side of the square, in `unit`, at least 400 mg/dL (22.2 mmol/L).
-
-        Raises:
-            DataError: a square too small to show all zones.
         """
         side = float(to_mgdl(highest, unit))
         if side < 399:

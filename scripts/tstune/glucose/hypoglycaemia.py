@@ -28,11 +28,7 @@ from tstune.glucose.units import limit
 
 
 def low_windows(truth: np.ndarray, observed: np.ndarray, limit: float) -> np.ndarray:
-    """[windows] bool: an observed reading lies below the limit.
-
-    Raises:
-        DataError: more than one target.
-    """
+    """[windows] bool: an observed reading lies below the limit."""
     if np.ndim(truth) != 2:
         raise DataError(f"hypoglycaemia is scored on one target, [windows, steps], not on shape {np.shape(truth)}")
     return (observed_like(observed, truth) & (np.asarray(truth) < limit)).any(axis=1)
@@ -284,9 +280,6 @@ def alarm_windows(
         judged: [windows] bool, from `judged_windows`.
         events: item -> [events, 2] from `low_events`.
         horizon: of the forecast that the score was made from.
-
-    Raises:
-        DataError: a score that is not a number.
     """
     judged = np.asarray(judged, dtype=bool)
     score, origin, item = np.asarray(score, np.float64)[judged], np.asarray(origin)[judged], np.asarray(item)[judged]
@@ -332,9 +325,6 @@ def choose_alarm_threshold(validation: AlarmWindows, false_alarms_per_day: float
 
     Among equals the highest. Infinite, so that no alarm is ever raised, where every threshold that announces an event
     has too many false alarms. Apply it to the test data with `alarm_report(test, threshold)`.
-
-    Raises:
-        DataError: no event to choose by.
     """
     reports = [alarm_report(validation, candidate) for candidate in _candidates(validation.score)]
     if not any(report.num_events for report in reports):

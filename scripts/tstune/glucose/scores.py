@@ -88,11 +88,7 @@ def glucose_section(
 
 
 def _same_windows(by_model: Mapping[str, ScoredWindows]) -> dict[str, ScoredWindows]:
-    """One target each, and the same windows for all.
-
-    Raises:
-        DataError: they are not.
-    """
+    """One target each, and the same windows for all."""
     found = {name: windows.one_target() for name, windows in by_model.items()}
     first = next(iter(found.values()), None)
     for name, windows in found.items():

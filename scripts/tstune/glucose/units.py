@@ -47,11 +47,7 @@ def is_glucose_column(name: str) -> bool:
 
 
 def glucose_unit(text: str | None) -> GlucoseUnit:
-    """`unit_of`, where nothing else will do.
-
-    Raises:
-        ConfigError: no unit of glucose.
-    """
+    """`unit_of`, where nothing else will do."""
     unit = unit_of(text)
     if unit is None:
         raise ConfigError(f"data.unit: {text!r} is no unit of glucose; use one of {', '.join(UNITS)}")

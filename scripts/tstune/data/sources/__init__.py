@@ -66,11 +66,7 @@ class SourceInfo:
         return "\n".join(lines)
 
     def read_options(self, config: DataSection) -> dict[str, object]:
-        """Every option with its value.
-
-        Raises:
-            ConfigError: an option that does not exist, or of the wrong type.
-        """
+        """Every option with its value."""
         values = {option.name: option.default for option in self.options}
         kinds = {o.name: o.kind if o.default is None else type(o.default) for o in self.options}
         for name, value in config.source_options.items():
@@ -90,11 +86,7 @@ class SourceInfo:
         return values
 
     def need_path(self, config: DataSection) -> Path:
-        """`data.path`.
-
-        Raises:
-            ConfigError: it is not given.
-        """
+        """`data.path`, without which the source cannot do."""
         if config.path is None:
             raise ConfigError(f"source {self.name} needs data.path; {self.where}")
         return Path(config.path)
@@ -134,20 +126,12 @@ def register_source(name: str, module: str) -> None:
 
 
 def source_info(name: str) -> SourceInfo | None:
-    """What a source says about itself, or None if it says nothing.
-
-    Raises:
-        ConfigError: unknown source.
-    """
+    """What a source says about itself, or None if it says nothing."""
     return getattr(_module(name), "INFO", None)
 
 
 def describe_sources(name: str | None = None) -> str:
-    """One source, or all of them, in words: options, licence and where to get the data.
-
-    Raises:
-        ConfigError: unknown source.
-    """
+    """One source, or all of them, in words: options, licence and where to get the data."""
     infos = {}
     for one in available_sources() if name is None else [name]:
         info = source_info(one)
@@ -216,11 +200,7 @@ def _request(config: DataSection, *known: SourceTable) -> str:
 
 
 def check_source(config: DataSection) -> None:
-    """Stop at what is wrong with ``data.source`` and can be seen in a moment: paths, names of columns.
-
-    Raises:
-        ConfigError, DataError: naming it.
-    """
+    """Stop at what is wrong with ``data.source`` and can be seen in a moment: paths, names of columns."""
     check = None if ":" in config.source else getattr(_module(config.source), "check", None)
     if check is not None:
         check(config)

@@ -121,11 +121,7 @@ def _read_all(path: Path, report: CleaningReport) -> list[Export]:
 
 
 def _people(exports: list[Export], path: Path, item_from: str | None) -> dict[str, list[Export]]:
-    """Item -> its exports, under names that hold no word of the person.
-
-    Raises:
-        ConfigError: nobody said whose the files of a folder are, and they seem to be of several people.
-    """
+    """Item -> its exports, under names that hold no word of the person."""
     if item_from == "device":
         return _devices(exports)
     found: dict[str, list[Export]] = {}

@@ -78,11 +78,7 @@ def load(config: DataSection) -> SourceTable:
 
 
 def check(config: DataSection) -> None:
-    """Stop at a path or a column that is not there, by the first lines of the first file.
-
-    Raises:
-        ConfigError, DataError: naming it.
-    """
+    """Stop at a path or a column that is not there, by the first lines of the first file."""
     if config.path is None:
         raise ConfigError("source csv needs data.path=<file.csv, file.csv.gz, file.parquet, folder or pattern>")
     file = find_files(config.path)[0]

@@ -87,11 +87,7 @@ def find_csv(folder: Path, stem: str) -> Path | None:
 
 @contextmanager
 def open_csv(path: Path, stem: str) -> Iterator[IO[bytes]]:
-    """Open a file of `find_csv` for reading, unpacked.
-
-    Raises:
-        DataError: it cannot be read.
-    """
+    """Open a file of `find_csv` for reading, unpacked."""
     try:
         if path.suffix == ".zip":
             member = _member(path, stem)
@@ -157,11 +153,7 @@ def read_ids(path: Path, stem: str) -> list[str]:
 
 
 def read_header(path: Path, stem: str) -> list[str]:
-    """Column names of the first line.
-
-    Raises:
-        DataError: the file is empty or not text.
-    """
+    """Column names of the first line."""
     with open_csv(path, stem) as stream:
         line = stream.readline()
     try:
