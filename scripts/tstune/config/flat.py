@@ -28,11 +28,7 @@ def flat_paths() -> dict[str, str]:
 
 
 def nested(keywords: Mapping[str, object]) -> dict[str, object]:
-    """Flat keywords in their places in the sections.
-
-    Raises:
-        ConfigError: unknown keyword, or two names for one thing that disagree.
-    """
+    """Flat keywords in their places in the sections."""
     tree: dict = {}
     for name, value in _resolve_names(keywords).items():
         *parents, leaf = flat_paths()[name].split(".")
@@ -219,9 +215,6 @@ def as_recipe(values: Mapping[str, object]) -> dict:
     """A file of flat names below its sections (`architecture.forecast_length`, `training.batch_size`) as a recipe.
 
     Any other file stays as it is.
-
-    Raises:
-        ConfigError: an unknown name, or two names for one thing that disagree.
     """
     sections = {name: value for name, value in values.items() if isinstance(value, Mapping)}
     inner = {f"{name}.{key}" for name, section in sections.items() for key in section}

@@ -96,11 +96,7 @@ _Dumper.add_representer(str, _quoted)
 
 
 def load_saved_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
-    """Read what `save_config` wrote into a folder: nothing is interpolated, and code that it names is not imported.
-
-    Raises:
-        ConfigError: it cannot be read, or is no configuration.
-    """
+    """Read what `save_config` wrote into a folder: nothing is interpolated, and code that it names is not imported."""
     values = _saved_values(path, overrides)
     foreign(values, path)
     return validate(values, origin=str(path))
@@ -212,9 +208,6 @@ def to_hydra(override: str, folder: Path) -> str:
     where `key` is a group, a folder beside the file. Hydra's own forms ``+key=value``, ``++key=value``, ``~key`` and
     ``group@package=option`` keep their meaning. Values are YAML everywhere: Hydra's grammar would read ``010``,
     ``on``, ``a: b`` or ``%d/%m/%Y`` in another way than a recipe.
-
-    Raises:
-        ConfigError: not of the form of an override, or a value that is not YAML.
     """
     prefix = override[: len(override) - len(override.lstrip("+~"))]
     key, equals, text = override[len(prefix) :].partition("=")

@@ -327,11 +327,7 @@ def read_numbers(
     report: CleaningReport | None = None,
     missing: Collection[str] = (),
 ) -> pd.DataFrame:
-    """Return the columns as float64.
-
-    Raises:
-        DataError: naming the first cell that is not a number.
-    """
+    """Return the columns as float64."""
     report = CleaningReport() if report is None else report
     are_numbers = all(pd.api.types.is_numeric_dtype(raw[column]) for column in columns)
     style = None if are_numbers else file_style(raw)

@@ -85,11 +85,7 @@ class StepCounts:
         self._counts = total
 
     def most_common(self) -> str:
-        """The step as pandas text: round, where the most common one is a little off and others differ from it.
-
-        Raises:
-            DataError: there is no step, or it is not one of a calendar.
-        """
+        """The step as pandas text: round, where the most common one is a little off and others differ from it."""
         if self._steps.size == 0:
             raise DataError("no series has two rows, so the sampling step is unknown; set data.frequency")
         step = pd.Timedelta(int(self._steps[self._counts.argmax()]), unit="ns")

@@ -52,10 +52,6 @@ def join_parts(
 
     Each table is put on the grid by itself, so no gap between two parts is filled. A series of several tables comes
     once, and its tables must be apart in time.
-
-    Raises:
-        ConfigError: a split of the rest that shares cannot say.
-        DataError: tables of other columns or units, or with the same times of the same series.
     """
     settings = config.fill, tuple(config.time_features)
     tables = {part: clean_table(table, rules).with_settings(*settings) for part, table in tables.items()}

@@ -47,9 +47,6 @@ def plan_windows(
         known_lengths: (context, longest forecast) pairs of the weights; empty: any.
         seed: draw of a uniform few-shot part.
         split: where the parts lie, if that is not for the configuration to say.
-
-    Raises:
-        ConfigError, DataError: naming what is wrong, with settings that work where there are any.
     """
     split = split_panel(panel, config.split, table.standard_borders) if split is None else split
     cut = _Cut(config, panel, split, known_lengths)

@@ -341,9 +341,6 @@ def context_windows(table: SourceTable, preprocessor: Preprocessor, context_leng
 
     Returns:
         the panel and [items] the row at which each item's context starts.
-
-    Raises:
-        DataError: naming the first item whose history is too short.
     """
     panel = preprocessor.panel_of(table)
     needed = context_length if preprocessor.min_context is None else preprocessor.min_context

@@ -71,10 +71,6 @@ def table_from_series(rows: pd.DataFrame, config: DataSection, name: object) -> 
 
     Args:
         rows: columns ``start`` and ``target``, perhaps ``item_id``, ``freq`` and dynamic features.
-
-    Raises:
-        ConfigError: the frequency is not known.
-        DataError: features of another length, a start that is no time.
     """
     rows = _from_m4(rows, name) if _is_m4(rows.columns) else rows
     frequency = _frequency(rows, config, name)

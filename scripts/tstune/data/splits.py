@@ -207,11 +207,7 @@ def window_ranges(
 
 
 def parts_of_items(item_ids: tuple[str, ...], config: SplitSection) -> np.ndarray:
-    """[items, 3] True where an item takes part in train, validation, test.
-
-    Raises:
-        DataError: a named item that is not there, or too few items to hold some out.
-    """
+    """[items, 3] True where an item takes part in train, validation, test."""
     takes_part = np.tile(ALL_PARTS, (len(item_ids), 1))
     if config.preset is not None:
         return _published(item_ids, config.preset)

@@ -117,11 +117,7 @@ class SourceTable:
             raise DataError(f"source {name}: column {text[0]!r} must hold numbers")
 
     def with_settings(self, fill: Mapping[str, str], time_features: tuple[str, ...]) -> SourceTable:
-        """The table with what a configuration adds to what the source says.
-
-        Raises:
-            ConfigError: a fill for a column that is not there, or two channels of one name.
-        """
+        """The table with what a configuration adds to what the source says."""
         columns = self.roles.columns
         if unknown := [column for column in fill if column not in columns]:
             raise ConfigError(f"data.fill: no channel {unknown[0]!r}; the channels are {', '.join(columns)}")

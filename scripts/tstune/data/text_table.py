@@ -66,11 +66,7 @@ def decode(content: bytes, report: CleaningReport) -> str:
 
 
 def read_text(text: str, report: CleaningReport, skip_rows: int = 0) -> pd.DataFrame:
-    """The table of a text: columns of text and, as index, the lines of the file (from 1).
-
-    Raises:
-        DataError: no table, or one whose rows do not fit its header.
-    """
+    """The table of a text: columns of text and, as index, the lines of the file (from 1)."""
     lines, numbers = split_lines(text)
     layout = find_layout(lines, skip_rows)
     rows = _rows(lines, layout)
@@ -103,11 +99,7 @@ def split_lines(text: str) -> tuple[list[str], list[int]]:
 
 
 def find_layout(lines: Sequence[str], skip_rows: int = 0) -> Layout:
-    """Separator and header of a table, from its lines or its first ones.
-
-    Raises:
-        DataError: it is empty, has no header, or names a column twice.
-    """
+    """Separator and header of a table, from its lines or its first ones."""
     sample = [place for place, line in enumerate(lines[: 4 * _SAMPLE]) if place >= skip_rows and line.strip()]
     left_out = {"lines_skipped": list(range(min(skip_rows, len(lines))))}
     if not sample:

@@ -149,11 +149,7 @@ def _as_text(cells: pd.Series) -> pd.Series:
 
 
 def parse_timestamps(column: pd.Series, timestamp_format: str | None, name: object) -> pd.Series:
-    """Return timestamps without time zone (zoned ones as UTC).
-
-    Raises:
-        DataError: naming the first row that is not a time.
-    """
+    """Return timestamps without time zone (zoned ones as UTC)."""
     stamps = parse_times(column, timestamp_format, name).stamps
     missing = np.flatnonzero(stamps.isna())
     if missing.size:
@@ -172,12 +168,7 @@ def no_time(column: pd.Series, place: int, row: int, name: object) -> DataError:
 
 
 def parse_times(column: pd.Series, timestamp_format: str | None, name: object) -> Times:
-    """Read a column; cells that are no time become NaT.
-
-    Raises:
-        DataError: numbers of no known kind, or dates whose day and month could be either.
-        ConfigError: the format is none.
-    """
+    """Read a column; cells that are no time become NaT."""
     if pd.api.types.is_datetime64_any_dtype(column):
         return _typed(column)
     is_number = pd.api.types.is_numeric_dtype(column)

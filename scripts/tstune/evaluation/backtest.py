@@ -282,11 +282,7 @@ def thinned(windows: WindowDataset, every: int = 1, max_windows: int | None = No
 
 
 def horizon_steps(config: EvaluationSection, frequency: str, prediction_length: int) -> dict[str, int]:
-    """Label -> step of each horizon, for example ``{"30min": 6}``; a bare number is labelled ``6steps``.
-
-    Raises:
-        ConfigError: a horizon off the grid or beyond the forecast.
-    """
+    """Label -> step of each horizon, for example ``{"30min": 6}``; a bare number is labelled ``6steps``."""
     steps = {}
     shown = config.horizons
     for horizon in default_horizons(frequency, prediction_length) if shown == AUTO else shown:

@@ -399,11 +399,7 @@ def save_method(method: UncertaintyMethod, folder: Path) -> None:
 
 
 def load_method(folder: Path) -> UncertaintyMethod | None:
-    """Read what `save_method` wrote; None if the folder has none.
-
-    Raises:
-        CheckpointError: a file is missing or damaged.
-    """
+    """Read what `save_method` wrote; None if the folder has none."""
     path = folder / SETTINGS
     if not path.is_file():
         return None

@@ -142,9 +142,6 @@ def lag_correlations(
         truth, forecast, observed: [windows, steps] of one item: pooled people correlate by their means alone.
         last_reading: [windows] last reading known at the forecast origin, NaN where there is none.
         step: horizon; 1 is the first forecast step.
-
-    Raises:
-        DataError: a horizon beyond the forecast.
     """
     if not 1 <= step <= truth.shape[1]:
         raise DataError(f"horizon step {step} is beyond the {truth.shape[1]} steps of the forecast")
@@ -193,11 +190,7 @@ Levels = Sequence[float] | np.ndarray
 def checked_quantiles(
     truth: np.ndarray, quantiles: np.ndarray, levels: Levels, observed: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Truth as float64, 0 where it was not observed; quantiles; levels; the mask in the shape of the truth.
-
-    Raises:
-        DataError: shapes that do not belong together, or levels that are not ascending between 0 and 1.
-    """
+    """Truth as float64, 0 where it was not observed; quantiles; levels; the mask in the shape of the truth."""
     levels = checked_levels(levels, quantiles)
     truth, quantiles = np.asarray(truth, dtype=np.float64), np.asarray(quantiles)
     if quantiles.shape[:-1] != truth.shape:

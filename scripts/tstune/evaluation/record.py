@@ -281,11 +281,7 @@ class KeptForecasts:
 
     @classmethod
     def of(cls, table: pd.DataFrame) -> KeptForecasts:
-        """Read the table.
-
-        Raises:
-            DataError: it is another one, or some of its rows are missing.
-        """
+        """Read the table."""
         try:
             target_std = np.asarray(table.attrs["target_std"])
             steps, targets = int(table.attrs["num_steps"]), target_std.shape[-1]

@@ -112,9 +112,6 @@ def judge_uncertainty(
     Args:
         model: the tuned model that made the forecasts in `calibration` and `test`.
         calibration, test: `Backtest.score(...).windows` on `PreparedData.calibration` and on the test part.
-
-    Raises:
-        DataError: windows without start, or a target without a reading.
     """
     calibration = with_evidence(calibration, data.calibration, model)
     test = with_evidence(test, data.test, model)

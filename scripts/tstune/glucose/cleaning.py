@@ -42,9 +42,6 @@ def words_as_limits(column: str, cells: pd.Series) -> tuple[pd.Series, np.ndarra
 
     Returns:
         the cells, [rows] True where there was a word, and what was done; None without any.
-
-    Raises:
-        DataError: neither name nor readings tell the unit.
     """
     limit = cells.astype(str).str.strip().str.lower().map(SENSOR_WORDS)
     worded = limit.notna().to_numpy()
@@ -70,11 +67,7 @@ def unit_of_values(values: np.ndarray) -> str | None:
 
 
 def find_unit(column: Column, declared: str | None, rules: CleaningRules, report: CleaningReport) -> str | None:
-    """Unit of a column; what the configuration says is believed, and contradictions are written down.
-
-    Raises:
-        DataError: name, declaration and values disagree, or two series have different units.
-    """
+    """Unit of a column; what the configuration says is believed, and contradictions are written down."""
     if rules.unit is not None:
         seen = unit_of_values(column.values)
         if seen and seen != declared:

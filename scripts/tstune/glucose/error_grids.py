@@ -82,11 +82,7 @@ class ErrorGrid:
 
 
 def check_glucose(readings: np.ndarray, unit: str | None) -> None:
-    """Refuse readings that cannot be glucose in their unit.
-
-    Raises:
-        DataError: below 0, above any meter, or all so low that nobody would live.
-    """
+    """Refuse readings that cannot be glucose in their unit."""
     if not len(readings):
         return
     low, high = float(readings.min()), float(readings.max())

@@ -87,9 +87,6 @@ def strata(
         item: [windows] index into `item_ids`.
         seen: names of items with training data; adds `seen` and `unseen`.
         sensor: item -> sampling step, from `sensor_steps`; adds `sensor 5 min` and so on.
-
-    Raises:
-        DataError: an item number without a name, or a seen item that does not exist.
     """
     item = np.asarray(item)
     if len(item) and (item.min() < 0 or item.max() >= len(item_ids)):

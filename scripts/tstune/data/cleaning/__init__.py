@@ -117,10 +117,6 @@ def clean_table(table: SourceTable, rules: CleaningRules, log: bool = True) -> S
 
     Returns:
         the table with `cleaning` filled, `unit` resolved and, where the rules ask for it, other readings.
-
-    Raises:
-        ConfigError: a conversion of something that has no such units, an unknown time zone.
-        DataError: units that contradict each other.
     """
     report = CleaningReport(table.cleaning)
     frame = table.frame

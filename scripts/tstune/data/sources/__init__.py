@@ -155,12 +155,7 @@ def recognised_source(path: Path) -> str | None:
 
 
 def load_source(config: DataSection) -> SourceTable:
-    """Read the table named by ``data.source``.
-
-    Raises:
-        ConfigError: unknown source, or a function that is none.
-        DataError: files missing or unreadable.
-    """
+    """Read the table named by ``data.source``."""
     load = _own_function(config.source) if ":" in config.source else _module(config.source).load
     return load(config)
 
@@ -207,12 +202,7 @@ def check_source(config: DataSection) -> None:
 
 
 def stream_source(config: DataSection) -> TableStream | None:
-    """The source named by ``data.source`` in pieces of whole series; None if it can only be read at once.
-
-    Raises:
-        ConfigError: unknown source.
-        DataError: files missing or unreadable.
-    """
+    """The source named by ``data.source`` in pieces of whole series; None if it can only be read at once."""
     if ":" in config.source:
         return None
     stream = getattr(_module(config.source), "stream", None)

@@ -118,11 +118,7 @@ class Export:
 
 
 def read_export(path: Path, report: CleaningReport) -> Export | None:
-    """Read one file; None if it is no export that is known.
-
-    Raises:
-        DataError: a file that is damaged, or whose times or units contradict each other.
-    """
+    """Read one file; None if it is no export that is known."""
     try:
         tables, titles = _tables(path)
     except (ValueError, OSError, KeyError, ElementTree.ParseError, csv.Error):

@@ -22,11 +22,7 @@ LONGEST_RATE = pd.Timedelta("24h")
 
 
 def choose_channels(config: DataSection, source: str, target: str, others: Sequence[str]) -> Roles:
-    """Roles of a source that has one target and optional channels, which `data.conditional_columns` names.
-
-    Raises:
-        ConfigError: a column the source does not have, or a role it cannot play.
-    """
+    """Roles of a source that has one target and optional channels, which `data.conditional_columns` names."""
     for key in ("item_id_column", "control_columns"):
         if getattr(config, key):
             raise ConfigError(f"data.{key} has no meaning for source {source}: people are items, no future is known")
@@ -52,10 +48,6 @@ def find_people(
         pattern: of file names, with the group `person` and perhaps `kind`.
         kind: that everybody has to have; of a pattern without the group, all files are of this kind.
         example: what a file of that kind is called.
-
-    Raises:
-        DataError: no such folder or file, or two files that hold the same.
-        ConfigError: somebody who is not there.
     """
     folder = info.need_path(config)
     if not folder.is_dir():

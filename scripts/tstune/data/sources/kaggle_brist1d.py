@@ -196,9 +196,6 @@ def convert_folder(folder: Path) -> pa.Table:
         `item_id`, `segment`, `first_row` (id of the segment's first row; in test.csv a row is a segment),
         `timestamp` (true time of day on made-up days), the six channels as float64 with null where nothing is known,
         `activity` (text), `in_lags` (a row's six hours cover the instant). `report_of` reads the counts.
-
-    Raises:
-        DataError: no train.csv, or a file that is not the competition's.
     """
     paths = {stem: find_csv(folder, stem) for stem in ("train", "test")}
     if paths["train"] is None:
@@ -240,11 +237,7 @@ def report_of(table: pa.Table | pa.Schema) -> dict:
 
 
 def write_prepared(table: pa.Table, path: Path) -> None:
-    """Write a converted table as Parquet, and its counts as JSON beside it; each appears as a whole.
-
-    Raises:
-        OSError: the place cannot be written.
-    """
+    """Write a converted table as Parquet and its counts as JSON beside it, each as a whole; else an `OSError`."""
     report = path.with_suffix(".json")
     asides = [file.with_name(f".partial-{file.name}") for file in (report, path)]
     try:
@@ -258,11 +251,7 @@ def write_prepared(table: pa.Table, path: Path) -> None:
 
 
 def read_prepared(path: Path, file: str) -> pa.Table:
-    """Rows of ``train`` or ``test`` of a prepared Parquet file.
-
-    Raises:
-        DataError: the file is missing, damaged, or was not written by `write_prepared`.
-    """
+    """Rows of ``train`` or ``test`` of a prepared Parquet file."""
     if not path.is_file():
         raise DataError(f"data file {path} does not exist (data.path is relative to the current folder)")
     try:

@@ -108,9 +108,6 @@ def read_participants(path: Path, stem: str, block_bytes: int = _BLOCK_BYTES) ->
     Args:
         stem: ``train`` or ``test``; only train.csv has targets.
         block_bytes: how much text is parsed at once.
-
-    Raises:
-        DataError: a column is missing or doubled, or a cell is not what its column holds.
     """
     header = read_header(path, stem)
     names = [ID, PARTICIPANT, TIME, *(f"{channel}{lag}" for channel in CHANNELS for lag in LAGS)]
@@ -130,11 +127,7 @@ def read_participants(path: Path, stem: str, block_bytes: int = _BLOCK_BYTES) ->
 
 
 def read_ids(path: Path, stem: str) -> list[str]:
-    """Ids of a sample submission, in order.
-
-    Raises:
-        DataError: no such columns, no rows, or an id that is empty or doubled.
-    """
+    """Ids of a sample submission, in order."""
     header = read_header(path, stem)
     _check_header(header, [ID, TARGET_COLUMN], path)
     with open_csv(path, stem) as stream:

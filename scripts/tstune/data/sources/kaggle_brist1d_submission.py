@@ -31,9 +31,6 @@ def refuse_known_rows(table: pa.Table, sha256: str, folder: Path, allow_overlap:
 
     Args:
         folder: run folder of the model; without a manifest nothing can be said.
-
-    Raises:
-        LeakError: naming a participant, the times and the fix.
     """
     frame = channel_frame(table, [TARGET])
     if frame.empty:
@@ -83,9 +80,6 @@ def build_contexts(
 
     Args:
         per_mmol: what one mmol/L is in the model's unit.
-
-    Raises:
-        DataError: the model has other channels, or steps that do not reach one hour; no row holds any glucose.
     """
     step = _step(preprocessor.frequency)
     if HORIZON / step > prediction_length:
@@ -130,12 +124,7 @@ def build_contexts(
 
 
 def glucose_per_mmol(model_unit: str | None, given: str | None) -> float:
-    """What one mmol/L is in the unit of a model.
-
-    Raises:
-        DataError: neither of them says it.
-        ConfigError: no unit of glucose.
-    """
+    """What one mmol/L is in the unit of a model."""
     unit = given or model_unit
     if unit is None:
         raise DataError("the model does not know the unit of its target; say --unit mmol/L or --unit mg/dL")
