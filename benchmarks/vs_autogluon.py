@@ -105,7 +105,7 @@ def hand_over(run: Path, to: Path, most: int, minutes: float) -> dict:
     from tstune.config.managers import SimpleConfigManager
     from tstune.data.frequency import parse_frequency
     from tstune.data.panel import MISSING, rows_between
-    from tstune.evaluation.kept_forecasts import FORECASTS_FILE, KeptForecasts
+    from tstune.evaluation.record import FORECASTS_FILE, KeptForecasts
     from tstune.runs.compare.evaluate import configured_data
 
     data = configured_data(SimpleConfigManager().load_config(run / "config.yaml"))
