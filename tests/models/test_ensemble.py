@@ -12,8 +12,9 @@ import torch
 from support import tiny
 
 from tstune.config.validation import validate
-from tstune.errors import CheckpointError, ConfigError, DataError, LeakError, OutputError
+from tstune.errors import CheckpointError, ConfigError, DataError, Interrupted, LeakError, OutputError
 from tstune.foreign_files import CHECKSUMS
+from tstune.models.contract import ForecastModel
 from tstune.models.ensemble import (
     FOLDS,
     NOT_COPIED,
@@ -26,6 +27,7 @@ from tstune.models.ensemble import (
 )
 from tstune.models.registry import load_model, model_class
 from tstune.registry import load_saved_model, open_registry
+from tstune.runs.judging import Judge
 
 QUIET = {"baselines": [], "num_plots": 0, "report": False}
 SHORT = 24
@@ -380,6 +382,37 @@ def test_a_stack_in_a_stack_is_judged_saved_and_gives_quantiles(desk: Desk, tmp_
     table = load_saved_model(f"registry:{reference}", desk.registry).predict(tiny.series(rows=300))
     assert (table["load_q0.1"] < table["load_q0.9"]).all()
     assert table["load"].to_numpy() == pytest.approx(stack.predict(tiny.series(rows=300))["load"].to_numpy(), abs=1e-4)
+
+
+@pytest.mark.parametrize("kind", ["stack of ridge", "stack of weights", "ridge", "lightgbm"])
+def test_what_was_fitted_is_kept_when_the_judging_is_stopped(
+    kind: str, desk: Desk, tmp_path: Path, monkeypatch
+) -> None:
+    def started() -> ForecastModel:
+        if kind == "stack of ridge":
+            return desk.stack(member("ridge"), member("seasonal_naive"))
+        if kind == "stack of weights":
+            return desk.stack(desk.untuned(), combiner="lightgbm")
+        values = tiny.merged(desk.values(desk.ridge), {"tuning": {"mode": None}})
+        lengths = {name: values["model"][name] for name in ("context_length", "prediction_length")}
+        return model_class(kind)(validate(values | {"model": {"type": kind} | lengths}, "test"))
+
+    started().fit(output_dir=tmp_path / "whole")
+    resume = {"output_dir": tmp_path / "run", "resume_from_checkpoint": "auto"}
+    with monkeypatch.context() as patch:
+        patch.setattr(Judge, "score", lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(Interrupted, match="checkpoint of step 0 is in"):
+            started().fit(**resume)
+    assert not (tmp_path / "run").exists()
+    again = started()
+    with monkeypatch.context() as patch:
+        patch.setattr(type(again), "train_on", lambda *_: pytest.fail("it was fitted already"))
+        again.fit(**resume)
+    assert (tmp_path / "run/metrics.json").read_bytes() == (tmp_path / "whole/metrics.json").read_bytes()
+    assert not list(tmp_path.glob("run.checkpoints*"))
+    again.save(tmp_path / "copy")
+    batch = again.prepare().test.__getitems__([0, 3])
+    assert torch.equal(forecast(load_model(tmp_path / "run"), batch), forecast(load_model(tmp_path / "whole"), batch))
 
 
 @pytest.mark.parametrize(

@@ -215,7 +215,7 @@ def test_the_end_is_part_of_the_time(search, tmp_path):
     found._start_seconds = 500.0  # however long a busy machine took to begin
     assert found._end_seconds(None) <= (0.15 + 0.05) * 600 + 10 + 20 * windows
     found._start_seconds = 0.0
-    again = module.Row("stack", "tuned", score=0.5, fit_seconds=99.0, predict_seconds=0.0)
+    again = module.Row("decoder.0.001.per_item", "tuned", score=0.5, fit_seconds=99.0, predict_seconds=0.0)
     assert found._end_seconds(again) == pytest.approx(found._end_seconds(found.best) + 99)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -23,6 +24,7 @@ from tstune.tracking.composite import CompositeTracker, build_tracker, guarded
 from tstune.tracking.interfaces import ExperimentTracker, new_run_id
 from tstune.tracking.run import TrackedRun
 from tstune.training.callbacks import Callback, load_callbacks
+from tstune.training.checkpoint import Checkpoints, find_checkpoint, require_same_run
 from tstune.training.loop import TrainingResult
 
 
@@ -73,6 +75,7 @@ class ModelRun(Run, ABC):
         self.results: dict = {}
         self._tracker = tracker
         self._callbacks = [*load_callbacks(config.training.callbacks), *callbacks]
+        self._fitted_before = False
         self._begin = time.perf_counter()
         self._inside = ExitStack()
         self.check()
@@ -109,15 +112,38 @@ class ModelRun(Run, ABC):
         """
         history = self.folder / HISTORY if self.folder else None
         with self.gpu.phase("training"):
-            if self.model.module is not None:
+            checkpoints = self.checkpoints(readings)
+            if self.model.module is None:
+                self._fit(data, history, checkpoints)
+            else:
                 self._prepare_memory()
-                checkpoints = self.checkpoints(readings)
                 callbacks = [self.tracked, *self._callbacks]
                 self.training = self.model.train_on(data, self.manager, history, checkpoints, callbacks)
-            else:  # fitted in closed form or by a service: there are no steps to watch or to go on from
-                self.training = self.model.train_on(data, self.manager, history)
         self.advance("trained")
         self.stop.check()
+
+    def _fit(self, data: object, history: Path | None, checkpoints: Checkpoints | None) -> None:
+        """In closed form, by trees or by a service: no steps to watch, and one checkpoint, of what came of it."""
+        if checkpoints is None or not self.model.learns:
+            self.training = self.model.train_on(data, self.manager, history)
+            return
+        identity = {"num_processes": self.manager.num_processes, **checkpoints.identity}
+        found = find_checkpoint(checkpoints.resume, checkpoints.store) if checkpoints.resume else None
+        if found is not None:
+            require_same_run(found, identity)
+            self.model.load_weights(found)
+            self.model.to(self.manager.device)
+            self._fitted_before = True
+            logger.info("fitted before (%s)", found)
+            return
+
+        def write(folder: Path) -> None:
+            if self.manager.is_main:
+                self.model.save_weights(folder)
+                (folder / "run.json").write_text(json.dumps(identity, indent=2), encoding="utf-8")
+
+        self.training = self.model.train_on(data, self.manager, history)
+        checkpoints.store.save(0, 0, write)
 
     def environment(self) -> dict:
         """Values for `environment.json`: versions, hardware, time and memory."""
@@ -137,6 +163,10 @@ class ModelRun(Run, ABC):
             folder = RunFolder(self.final)
             vars(self.model).update(vars(type(self.model).load(folder.path)))
             self.recall(folder)
+        elif self._fitted_before:  # members of a stack lie in the checkpoint, which goes away
+            self.manager.wait()
+            self.model.load_weights(self.final)
+            self.model.to(self.manager.device)
 
     @abstractmethod
     def recall(self, folder: RunFolder) -> None:

@@ -85,8 +85,7 @@ CURVE_TIME = 0.1
 TREES = "trees"
 """LightGBM that reads the best untuned forecast beside its lags; it follows LightGBM, as it takes little more."""
 MADE = ("interpolated", "per_item", "stack")
-"""What is made of the best, late, as it depends on what was found. Trees, and all but the first of these, are trained
-again if they win."""
+"""What is made of the best, late, as it depends on what was found."""
 MADE_FROM = 0.4
 """With less than this share of the time left to search, they come next."""
 STACKED = 3
@@ -239,15 +238,14 @@ class Search:
         return not failed
 
     def _has_time(self, candidate: Candidate) -> bool:
-        """Half of what the quickest of its kind took must be left, and all that what it is made of took, twice."""
+        """Half of what the quickest of its kind took must be left, and all that what it is made of took."""
         same = [row for row in self.rows.values() if row.kind == candidate.kind and not row.made_of]
         known = [row.seconds / 2 for row in same if row.score is not None]
         known += [row.seconds for row in same if row.state == "stopped"]
         needed = max(2.0, min(known, default=0.0))
         parts = [self.rows[name] for name in candidate.made_of if name in self.rows]
         if candidate.kind == "tuned" and parts:
-            trained_again = 1 if candidate.name.endswith(".interpolated") else 2  # the second time if it wins
-            needed = max(needed, trained_again * sum(row.fit_seconds + row.predict_seconds for row in parts))
+            needed = max(needed, sum(row.fit_seconds + row.predict_seconds for row in parts))
         if self.left_to_search < needed:
             self._close(candidate.name, f"no time left of the {self.budget / 60:g} minutes")
             return False
@@ -347,7 +345,7 @@ class Search:
         again = list(filter(is_simple, self.rows.values()))
         if winner is not None and winner not in again:
             again.append(winner)
-        fits = sum(row.fit_seconds for row in again if row.kind == "baseline" or row.name.endswith((TREES, *MADE[1:])))
+        fits = sum(row.fit_seconds for row in again if row.kind == "baseline" or row.name.endswith("per_item"))
         windows = (len(self.data.test) + len(self.data.validation)) / max(1, len(self.data.validation))
         times = {"tuned": 2}  # beside its untuned weights
         forecasts = windows * sum(times.get(row.kind, 1) * row.predict_seconds for row in again)
