@@ -92,9 +92,8 @@ def lengths_to_try(
 ) -> list[tuple[int, int]]:
     """(context, forecast) pairs, longest context first; a length that the configuration says stays as it is.
 
-    Args:
-        known: (context, longest forecast) pairs of the weights; empty: any.
-        room: steps of the shortest part that is forecast into.
+    `known` are the (context, longest forecast) pairs of the weights, empty for any; `room` the steps of the shortest
+    part that is forecast into.
     """
     pairs = list(known) or [(context, None) for context in CONTEXTS]
     if isinstance(context_length, int):

@@ -115,11 +115,7 @@ def kept_rate(num_readings: int, most: int) -> int:
 
 
 def hash_readings(panel: Panel, unit: str | None, levels: np.ndarray, rate: int) -> Stretches:
-    """Hash the targets of all items and keep one stretch in `rate`.
-
-    Args:
-        levels: [items, targets] from `bin_levels`, or from another panel to compare with it.
-    """
+    """Hash the targets of all items, binned by `levels` [items, targets], and keep one stretch in `rate`."""
     starts = item_rows(panel)
     found: list[tuple[np.ndarray, ...]] = []
     for channel in range(panel.roles.num_targets):
@@ -180,12 +176,7 @@ def _changes(bins: np.ndarray, at: np.ndarray) -> np.ndarray:
 def training_record(
     panel: Panel, unit: str | None, rows: dict[str, np.ndarray], levels: np.ndarray, stretches: Stretches
 ) -> dict:
-    """What a model learns from these windows: JSON values only.
-
-    Args:
-        rows: part -> [items, 2] first and last row, from `extents`.
-        levels: [items, targets] of the bins of the hashes.
-    """
+    """What a model learns from these windows, JSON values only; `rows` and `levels` of `extents` and `bin_levels`."""
     stretches = stretches.select(stretches.within(rows["train"]) | stretches.within(rows["validation"]))
     rate = stretches.rate
     while len(stretches) > _MOST_HASHES:

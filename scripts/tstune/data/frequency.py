@@ -42,12 +42,7 @@ def fixed_step(offset: pd.tseries.offsets.BaseOffset) -> pd.Timedelta | None:
 
 
 def infer_frequency(timestamps: np.ndarray, item_starts: np.ndarray) -> str:
-    """Most common step between neighbouring rows of one item.
-
-    Args:
-        timestamps: [rows] datetime64[ns], sorted within each item.
-        item_starts: [items] first row of each item.
-    """
+    """Most common step between neighbouring [rows], sorted within each item; items begin at the rows `item_starts`."""
     steps = StepCounts()
     steps.add(timestamps, item_starts)
     return steps.most_common()

@@ -289,11 +289,7 @@ def _aside(folder: Path) -> Iterator[Path]:
 
 
 def remembered_sha256(path: Path, memory: Path) -> str:
-    """SHA-256 of a file's content.
-
-    Args:
-        memory: folder of a small file per path; what cannot be written there is computed again.
-    """
+    """SHA-256 of a file's content, noted in the folder `memory` where that can be written."""
     try:
         found = path.stat()
     except OSError as error:

@@ -116,11 +116,7 @@ def wrong_durations(config: RunConfig, frequency: str) -> tuple[list[str], dict[
 
 
 def settle(config: RunConfig, plan: DataSection, windows: WindowIndex, frequency: str) -> RunConfig:
-    """The run with what its open settings became, which is printed; those that it says stay as they are.
-
-    Args:
-        plan: its `data` section, settled.
-    """
+    """The run with what its open settings became by the settled `plan`, which is printed; what it says stays."""
     context, ahead = windows.context_length, windows.prediction_length
     season = season_of(config.evaluation.seasonality, frequency)
     became = (

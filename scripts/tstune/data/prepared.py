@@ -280,11 +280,7 @@ def _readings_of(data: PreparedData, part: str) -> SourceTable:
 
 
 def prepared_of(found: object, asked: tuple[int | str, int | str], batch_size: int) -> PreparedData:
-    """What `_prepare_data` returned, as data of a run.
-
-    Args:
-        found: prepared data, or train, validation and test windows of one `get_datasets`, or loaders over them.
-    """
+    """What `_prepare_data` returned (prepared data, windows of one `get_datasets`, or their loaders), as data of a run."""
     if isinstance(found, PreparedData):
         return found
     parts = list(found) if isinstance(found, tuple | list) else []

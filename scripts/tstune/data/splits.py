@@ -163,8 +163,7 @@ def split_panel(panel: Panel, config: SplitSection, standard_borders: tuple[int,
 def last_steps(panel: Panel, test: int, validation: int, window: tuple[int, int]) -> Split:
     """The last steps of every series are the test, those before them validate, the rest trains.
 
-    Args:
-        window: steps of context and forecast; a part that no series has room for is left empty.
+    A part in which no series has room for a window (steps of context, of forecast) is left empty.
     """
     ends = np.maximum(panel.item_length[:, None] - np.array([test + validation, test, 0]), 0).astype(np.int64)
     has_room = (ends >= sum(window)).any(axis=0) & [True, validation >= window[1], True]

@@ -74,12 +74,7 @@ def refuse_trained_on(
 
 
 def overlap_with(data: PreparedData, weights: str | Path, part: str) -> list[str]:
-    """What of the windows of one part these weights, or those they came from, were trained on or chosen by.
-
-    Args:
-        weights: a run folder, or a folder of weights in one.
-        part: ``validation`` or ``test``.
-    """
+    """What of the windows of one part these weights, or those they came from, were trained on or chosen by."""
     return _overlaps(_judged(data), weights, (part,))
 
 

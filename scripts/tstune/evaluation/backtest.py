@@ -136,11 +136,7 @@ class ErrorSums:
         self._windows.append((start, item, square.sum(axis=(1, 2)), absolute.sum(axis=(1, 2)), seen))
 
     def scores(self, horizons: Mapping[str, int]) -> Scores:
-        """Metrics over everything added.
-
-        Args:
-            horizons: label -> step (1 is the first forecast step) to score on its own.
-        """
+        """Metrics over everything added, and at each horizon: label -> step, 1 is the first forecast step."""
         count = self._count.sum()
         metrics = {"rmse": _ratio(self._square.sum(), count) ** 0.5, "mae": _ratio(self._absolute.sum(), count)}
         by_step = np.array([_ratio(s, n) ** 0.5 for s, n in zip(self._square.sum(1), self._count.sum(1), strict=True)])

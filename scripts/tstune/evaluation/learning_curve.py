@@ -96,12 +96,9 @@ def foretell(
     facts: Mapping[str, float | None],
     seed: int = 0,
 ) -> Foretold:
-    """Fit the law; two trainings at least.
+    """Fit the law to [groups] squared errors, of `block_squares`, of untuned weights and of two trainings at least.
 
-    Args:
-        untuned: name and [groups] squared errors, of `block_squares`, of the weights that tuning starts from.
-        trained: share of the training windows -> the same of weights tuned on them.
-        reference: the same of the best forecast without tuning.
+    `trained` are those of weights tuned on a share of the training windows, `reference` is the best without tuning.
     """
     random, shares = np.random.default_rng(seed), np.array(sorted(trained))
     squares = np.array([untuned[1], reference[1], *(trained[share] for share in shares)])  # [models, groups]

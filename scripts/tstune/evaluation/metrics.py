@@ -90,9 +90,8 @@ def mard(truth: np.ndarray, forecast: np.ndarray, observed: np.ndarray, axis: Ax
 def mase(truth: np.ndarray, forecast: np.ndarray, observed: np.ndarray, scale: np.ndarray, axis: Axis = None) -> Result:
     """Mean absolute scaled error.
 
-    Args:
-        scale: [windows] or [windows, targets]: mean absolute seasonal difference of the item's training part, for
-            example `seasonal_scale(...)[item]`. A window whose scale is NaN is left out.
+    The scale, [windows] or [windows, targets], is the mean absolute seasonal difference of the item's training part, as
+    `seasonal_scale(...)[item]`. A window whose scale is NaN is left out.
     """
     truth, forecast, observed = paired(truth, forecast, observed)
     scale = np.asarray(scale, dtype=np.float64)
@@ -112,12 +111,7 @@ def at_horizons(
     horizons: Mapping[str, int],
     **more: np.ndarray,
 ) -> dict[str, float]:
-    """The metric AT each horizon, that is at one step.
-
-    Args:
-        horizons: label -> step; 1 is the first forecast step.
-        more: what else the metric takes, such as `scale`.
-    """
+    """The metric AT each horizon, that is at one step, 1 the first; `more` is what else it takes, such as `scale`."""
     found = {}
     for name, step in horizons.items():
         if not 1 <= step <= truth.shape[1]:
@@ -226,11 +220,7 @@ def pinball(truth: np.ndarray, quantile: np.ndarray, level: float) -> np.ndarray
 def pinball_loss(
     truth: np.ndarray, quantiles: np.ndarray, levels: Levels, observed: np.ndarray, axis: Axis = None
 ) -> np.ndarray:
-    """Mean pinball loss per level, in the unit of the truth.
-
-    Args:
-        axis: axes of the truth to average over; None is all of them and gives [quantiles], 0 gives [steps, quantiles].
-    """
+    """Mean pinball loss in the unit of the truth, over all axes [quantiles], over axis 0 [steps, quantiles]."""
     truth, quantiles, levels, observed = checked_quantiles(truth, quantiles, levels, observed)
     by_level = zip(np.moveaxis(quantiles, -1, 0), levels, strict=True)  # one at a time: all at once is a lot of memory
     return np.stack([masked_mean(pinball(truth, *one), observed, axis) for one in by_level], axis=-1)

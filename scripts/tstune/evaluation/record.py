@@ -313,11 +313,8 @@ class KeptForecasts:
         return cls(windows, target_std, int(table.attrs["windows_at_once"]))
 
     def metrics(self, horizons: Mapping[str, int], names: Iterable[str]) -> dict[str, dict[str, float]]:
-        """Row of the scoreboard -> metric -> value, as a run computes them.
-
-        Args:
-            horizons: label -> step.
-            names: further metrics; one that needs quantiles is left out where there are none.
+        """Row of the scoreboard -> metric -> value, as a run computes them; none that needs quantiles where there are
+        none.
         """
         found = {}
         for model, windows in self.windows.items():

@@ -12,12 +12,7 @@ Axis = int | tuple[int, ...] | None
 
 
 def observed_like(observed: np.ndarray, values: np.ndarray) -> np.ndarray:
-    """The mask as bool in the shape of `values`.
-
-    Args:
-        observed: [windows, steps] or the shape of `values`.
-        values: [windows, steps] or [windows, steps, targets].
-    """
+    """The mask, [windows, steps] or the shape of `values`, as bool in the shape of `values`."""
     observed, shape = np.asarray(observed, dtype=bool), np.shape(values)
     if observed.ndim == 2 and len(shape) == 3 and observed.shape == shape[:2]:
         observed = np.broadcast_to(observed[..., None], shape)
@@ -42,13 +37,7 @@ def paired(truth: np.ndarray, forecast: np.ndarray, observed: np.ndarray) -> tup
 
 
 def masked_mean(values: np.ndarray, observed: np.ndarray, axis: Axis = None) -> np.ndarray | float:
-    """Mean of `values` where `observed`; NaN where nothing was. A NaN that counts makes the mean NaN.
-
-    Args:
-        values: any shape.
-        observed: bool, same shape.
-        axis: as in NumPy; None is everything and gives a float.
-    """
+    """Mean of `values` where `observed`; NaN where nothing was. A NaN that counts makes the mean NaN."""
     count = observed.sum(axis=axis)
     total = np.where(observed, values, 0.0).sum(axis=axis)
     with np.errstate(invalid="ignore", divide="ignore"):
@@ -128,11 +117,7 @@ class ScoredWindows:
         return replace(self, **chosen)
 
     def select(self, windows: np.ndarray) -> ScoredWindows:
-        """Only some windows, for example a stratum.
-
-        Args:
-            windows: [windows] bool, or indices.
-        """
+        """Only some windows, [windows] bool or indices, for example a stratum."""
         return replace(self, **{n: getattr(self, n)[windows] for n in _PER_WINDOW if getattr(self, n) is not None})
 
     def steps(self, steps: slice) -> ScoredWindows:

@@ -68,11 +68,8 @@ def with_quantiles(
     adapt: Callable[[Batch], Batch] | None = None,
     factor: float = 1.0,
 ) -> ScoredWindows:
-    """The windows with the quantiles that a finished model forecasts; nothing is calibrated here.
-
-    Args:
-        windows, dataset, model, adapt: as of `with_evidence`.
-        factor: what one unit of the windows is in the unit of the model.
+    """The windows with the quantiles of a finished model, in whose unit one of theirs is `factor`; nothing is
+    calibrated.
     """
     scale = {"truth": windows.truth * factor, "forecast": windows.forecast * factor}
     evidence = with_evidence(replace(windows, **scale, quantiles=None, levels=None), dataset, model, adapt)

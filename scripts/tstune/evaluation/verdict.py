@@ -309,11 +309,7 @@ def _require_same_windows(scores: Mapping[str, Scores], model: str) -> None:
 
 
 def window_blocks(scores: Scores, windows: WindowDataset, seen: np.ndarray) -> Blocks:
-    """Which windows the bootstrap draws together.
-
-    Args:
-        seen: [windows] bool, those that count.
-    """
+    """Which of the windows that count, [windows] bool, the bootstrap draws together."""
     origin = scores.window_start[seen] + windows.context_length
     stamps = windows.panel.timestamps
     path = (stamps[origin + windows.prediction_length - 1] - stamps[origin - 1]).max(initial=np.timedelta64(0, "ns"))
@@ -328,12 +324,7 @@ def compared(
     reference_by_item: np.ndarray,
     effects: Mapping[int, str] = EFFECTS,
 ) -> Comparison:
-    """One model against another.
-
-    Args:
-        rmse_by_item, reference_by_item: [items] RMSEs, NaN for an item without an observed target.
-        effects: sign of a clear difference -> word.
-    """
+    """One model against another; [items] RMSEs are NaN for an item without an observed target."""
     judged = np.isfinite(rmse_by_item) & np.isfinite(reference_by_item)
     mine, other = rmse_by_item[judged], reference_by_item[judged]
     return Comparison(

@@ -68,11 +68,7 @@ class ErrorGrid:
         return zones
 
     def polygons(self, unit: str | None, highest: float) -> list[tuple[str, Polygon]]:
-        """Zone letter and polygon of each area, for a plot.
-
-        Args:
-            highest: side of the square, in `unit`, at least 400 mg/dL (22.2 mmol/L).
-        """
+        """Zone letter and polygon of each area of a square, of at least 400 mg/dL (22.2 mmol/L), for a plot."""
         side = float(to_mgdl(highest, unit))
         if side < 399:
             raise DataError(
@@ -92,12 +88,7 @@ def check_glucose(readings: np.ndarray, unit: str | None) -> None:
 
 
 def zone_shares(zones: np.ndarray, observed: np.ndarray | None = None) -> dict[str, float]:
-    """Percent of scored pairs in each zone, A to E; NaN where there are none.
-
-    Args:
-        zones: numbers from `ErrorGrid.zones`.
-        observed: bool, same shape; None is everything with a zone.
-    """
+    """Percent of scored pairs, observed ones if a mask is given, in each zone, A to E; NaN where there are none."""
     zones = np.asarray(zones)
     chosen = zones[(zones != NOT_SCORED) & (True if observed is None else np.asarray(observed, dtype=bool))]
     with np.errstate(invalid="ignore"):
@@ -113,12 +104,7 @@ def zone_table(
     unit: str | None,
     horizons: Mapping[str, int],
 ) -> dict[str, dict[str, float]]:
-    """Horizon label -> zone shares AT that step, in percent of its observed readings.
-
-    Args:
-        truth, forecast, observed: [windows, steps].
-        horizons: label -> step; 1 is the first forecast step.
-    """
+    """Horizon label -> zone shares AT that step, 1 the first, in percent of the observed of [windows, steps]."""
     steps = np.array(list(horizons.values()), dtype=int) - 1
     if len(steps) and (steps.min() < 0 or steps.max() >= truth.shape[1]):
         raise DataError(f"horizons {dict(horizons)} reach beyond the {truth.shape[1]} steps of the forecast")
@@ -134,11 +120,8 @@ def error_grid_section(
 ) -> dict:
     """Shares in percent of each zone AT each horizon, outline and points of one grid, in the unit of the data.
 
-    The shares of a model that forecast something that is not a number are NaN.
-
-    Args:
-        test: model -> windows of one target.
-        judged: model whose pairs are drawn, at most `MOST_POINTS` of each horizon, evenly chosen.
+    The shares of a model that forecast something that is not a number are NaN. Of the `judged` one at most
+    `MOST_POINTS` pairs of each horizon are drawn, evenly chosen.
     """
     shares: dict[str, dict] = {label: {} for label in horizons}
     for name, windows in test.items():
@@ -233,11 +216,8 @@ def nested_grid(name: str, title: str, source: str, upper: Sequence[Border], low
 def zones_between(
     upper: Sequence[Border], lower: Sequence[Border], reference: np.ndarray, forecast: np.ndarray
 ) -> np.ndarray:
-    """Zone numbers: how many borders lie between the point and the diagonal; on a border it is the safer zone.
-
-    Args:
-        upper, lower: A|B first.
-        reference, forecast: [pairs] in mg/dL.
+    """Zone numbers [pairs]: borders, A|B first, between the point in mg/dL and the diagonal; on a border it is the
+    safer zone.
     """
     zones = np.zeros(len(reference), dtype=np.int8)
     for border in upper:

@@ -37,10 +37,9 @@ def low_windows(truth: np.ndarray, observed: np.ndarray, limit: float) -> np.nda
 def judged_windows(observed: np.ndarray, limit: float, last_reading: np.ndarray | None = None) -> np.ndarray:
     """[windows] bool: there is a reading to judge by, and the window does not begin below the limit.
 
-    Args:
-        last_reading: [windows] last reading known at the forecast origin: who is below the limit already needs no
-            warning. NaN, where none is known, does not count as below; a 15-minute sensor on a 5-minute grid has to
-            bring the reading it holds, or two windows of three are never left out.
+    Whose last reading at the forecast origin is below the limit needs no warning. NaN, where none is known, does not
+    count as below; a 15-minute sensor on a 5-minute grid has to bring the reading it holds, or two windows of three are
+    never left out.
     """
     judged = np.asarray(observed, dtype=bool).any(axis=1)
     return judged if last_reading is None else judged & ~(np.asarray(last_reading) < limit)
@@ -162,13 +161,7 @@ _CANDIDATES = 200
 def readings_by_item(
     truth: np.ndarray, observed: np.ndarray, timestamps: np.ndarray, item: np.ndarray
 ) -> dict[int, tuple[np.ndarray, np.ndarray]]:
-    """Item -> times and values of all its observed readings, put together from windows, which may overlap.
-
-    Args:
-        truth, observed: [windows, steps].
-        timestamps: [windows, steps] datetime64, local.
-        item: [windows].
-    """
+    """Item -> times and values of all its observed readings, put together from [windows, steps], which may overlap."""
     observed = observed_like(observed, truth)
     if np.shape(timestamps) != np.shape(truth) or np.shape(item) != np.shape(truth)[:1]:
         raise DataError(
@@ -184,13 +177,9 @@ def readings_by_item(
 
 
 def low_events(times: np.ndarray, values: np.ndarray, limit: float, step: np.timedelta64) -> np.ndarray:
-    """[events, 2] datetime64: first reading below the limit, and first one that begins the end.
+    """[events, 2] datetime64: first of the [readings] below the limit, and first one that begins the end.
 
-    After a gap or at the end of the data the end is one sampling step behind the last reading.
-
-    Args:
-        times: [readings] datetime64 of one item, ascending, each once.
-        step: sampling step of the sensor; the last reading before a gap stands for this long.
+    After a gap or at the end of the data the end is one sampling step of the sensor behind the last reading.
     """
     if not len(times):
         return times.reshape(0, 2)
@@ -273,13 +262,8 @@ def alarm_windows(
     events: Mapping[int, np.ndarray],
     horizon: np.timedelta64,
 ) -> AlarmWindows:
-    """Origins that count: judged, and not within an event.
-
-    Args:
-        score, origin, item: [windows].
-        judged: [windows] bool, from `judged_windows`.
-        events: item -> [events, 2] from `low_events`.
-        horizon: of the forecast that the score was made from.
+    """Origins of [windows] that count: judged, and not within an event of `low_events`; the score looks a horizon
+    ahead.
     """
     judged = np.asarray(judged, dtype=bool)
     score, origin, item = np.asarray(score, np.float64)[judged], np.asarray(origin)[judged], np.asarray(item)[judged]

@@ -45,24 +45,18 @@ def presets() -> dict[str, PublishedSplit]:
 def midnight_windows(timestamps: np.ndarray, step: np.timedelta64) -> np.ndarray:
     """[windows] bool: the forecast begins at local midnight, so its first step is the first grid time of a day.
 
-    The night task is a different one from all day: report both, never mixed.
-
-    Args:
-        timestamps: [windows, steps] datetime64 of the forecast steps in local time.
-        step: of the grid; 00:02 is the first time of a day on a 5-minute grid.
+    The night task is a different one from all day: report both, never mixed. Times are [windows, steps]; 00:02 is the
+    first one of a day on a 5-minute grid.
     """
     first = np.asarray(timestamps)[:, 0]
     return first - first.astype("datetime64[D]") < step
 
 
 def sensor_steps(observed: np.ndarray, item: np.ndarray, step: np.timedelta64) -> dict[int, np.timedelta64]:
-    """Item -> its sensor's sampling step: the most common distance between neighbouring readings.
+    """Item -> its sensor's sampling step: the most common distance between neighbouring readings, of [windows, steps].
 
-    A 15-minute sensor on a 5-minute grid has a reading in every third place. One step where an item has no two
-    readings in a window.
-
-    Args:
-        observed: [windows, steps] bool.
+    A 15-minute sensor on a 5-minute grid has a reading in every third place. One step where an item has no two readings
+    in a window.
     """
     observed, item = np.asarray(observed, dtype=bool), np.asarray(item)
     window, place = np.nonzero(observed)

@@ -390,12 +390,7 @@ def _grid_chart(
     unit: str,
     description: str,
 ) -> Markup:
-    """An error grid: zones as tinted areas with their letters, (reading, forecast) pairs as dots.
-
-    Args:
-        outline: (zone letter, polygon), in `unit`.
-        points: what lies beyond the square is set on its edge.
-    """
+    """An error grid: zones as tinted areas with their letters, (reading, forecast) pairs as dots."""
     highest = max(max(vertex) for _, polygon in outline for vertex in polygon)
     side, ends = 390.0, (0, highest)
     x, y, frame = plane(side, side, ends, ends, (f"Reading ({unit})", f"Forecast ({unit})"), grid=False)

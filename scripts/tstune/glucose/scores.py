@@ -177,11 +177,7 @@ def range_number(values: np.ndarray, unit: str | None) -> np.ndarray:
 def by_range(
     metric: general.PointMetric, truth: np.ndarray, forecast: np.ndarray, observed: np.ndarray, unit: str | None
 ) -> dict[str, float]:
-    """A metric over the readings of each range; the *truth* says the range. NaN where a range is empty.
-
-    Args:
-        truth, forecast, observed: [windows, steps] in `unit`.
-    """
+    """A metric over the [windows, steps] of each range; the *truth* says the range. NaN where a range is empty."""
     truth, forecast, observed = paired(truth, forecast, observed)
     number = range_number(truth, unit)
     return {name: metric(truth, forecast, observed & (number == i)) for i, name in enumerate(RANGES)}

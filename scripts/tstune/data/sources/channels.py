@@ -146,12 +146,7 @@ def _covered(grid: pd.DatetimeIndex, when: np.ndarray, silence: pd.Timedelta) ->
 def join_channels(
     item: str, readings: pd.DataFrame, grid: pd.DatetimeIndex, channels: dict[str, np.ndarray]
 ) -> pd.DataFrame:
-    """Rows of one person: readings at their own times, and doses at the steps of the grid.
-
-    Args:
-        grid: [steps] times of the channels.
-        channels: name -> [steps].
-    """
+    """Rows of one person: readings at their own times, and [steps] of channels at the steps of the grid."""
     target = readings.assign(**{ITEM: item})
     if not channels:
         return target[[ITEM, *readings.columns]]

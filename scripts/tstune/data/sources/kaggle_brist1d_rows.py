@@ -103,12 +103,7 @@ def open_csv(path: Path, stem: str) -> Iterator[IO[bytes]]:
 
 
 def read_participants(path: Path, stem: str, block_bytes: int = _BLOCK_BYTES) -> Iterator[Rows]:
-    """Read the rows of train.csv or test.csv, some megabytes of text at a time, and hand them out by participant.
-
-    Args:
-        stem: ``train`` or ``test``; only train.csv has targets.
-        block_bytes: how much text is parsed at once.
-    """
+    """Read the rows of train.csv or test.csv, so many bytes of text at a time, and hand them out by participant."""
     header = read_header(path, stem)
     names = [ID, PARTICIPANT, TIME, *(f"{channel}{lag}" for channel in CHANNELS for lag in LAGS)]
     names += [TARGET_COLUMN] if stem == "train" else []
@@ -316,12 +311,7 @@ class RebuiltSeries:
 
 
 def rebuild(rows: Rows, isolated: bool) -> RebuiltSeries:
-    """Put all lags and targets of a participant's rows on a time axis.
-
-    Args:
-        rows: in the order of their ids.
-        isolated: rows have nothing to do with each other (test.csv): each is a segment of its own.
-    """
+    """Put all lags and targets of a participant's rows on a time axis; `isolated` rows (test.csv) on one each."""
     alone = np.arange(len(rows)), np.zeros(len(rows), np.int64), 0
     segment, position, clock_jumps = alone if isolated else place_rows(rows)
     step = _calendar(rows.clock, segment, position)

@@ -25,12 +25,9 @@ from tstune.runtime.logs import logger
 
 
 def refuse_known_rows(table: pa.Table, sha256: str, folder: Path, allow_overlap: bool) -> None:
-    """Compare the readings of test.csv with those that a run folder says its model learned from.
+    """Compare the readings of test.csv with those that a run folder, if it has a manifest, says its model learned from.
 
     Rows of fifteen-minute sensors are too short to be recognised; those of the others give the model away.
-
-    Args:
-        folder: run folder of the model; without a manifest nothing can be said.
     """
     frame = channel_frame(table, [TARGET])
     if frame.empty:
@@ -73,13 +70,10 @@ class Contexts:
 def build_contexts(
     table: pa.Table, preprocessor: Preprocessor, context_length: int, prediction_length: int, per_mmol: float
 ) -> Contexts:
-    """Read the rows of test.csv the way the model read its training data.
+    """Read the rows of test.csv the way the model, in whose unit one mmol/L is `per_mmol`, read its training data.
 
     A context ends with the last glucose reading of its row, as it does in training, and the forecast goes on to the
     target from there; with a forecast too short for that, the last reading is held as far as `max_gap` allows.
-
-    Args:
-        per_mmol: what one mmol/L is in the model's unit.
     """
     step = _step(preprocessor.frequency)
     if HORIZON / step > prediction_length:

@@ -74,13 +74,10 @@ def standardised(series: np.ndarray, floor: float = 1e-6) -> np.ndarray:
 
 
 def first_order(innovations: np.ndarray, coefficient: np.ndarray) -> np.ndarray:
-    """x[t] = coefficient · x[t-1] + innovations[t] for each row.
+    """x[t] = coefficient · x[t-1] + innovations[t] for each row; [n, length], real or complex, by [n], at most 1 in
+    magnitude.
 
     A product of log2(length) sparse filters, 1 / (1 - p L) = (1 + p L)(1 + p² L²)(1 + p⁴ L⁴)…, with L the lag.
-
-    Args:
-        innovations: [n, length], real or complex.
-        coefficient: [n], at most 1 in magnitude.
     """
     state = innovations.astype(np.result_type(innovations, coefficient), copy=True)
     power, lag = coefficient[:, None], 1
@@ -91,11 +88,7 @@ def first_order(innovations: np.ndarray, coefficient: np.ndarray) -> np.ndarray:
 
 
 def ornstein_uhlenbeck(random: Generator, time_constant: np.ndarray, length: int) -> np.ndarray:
-    """[n, length] mean-reverting walks of unit variance, from their stationary distribution on.
-
-    Args:
-        time_constant: [n] steps after which a deviation has shrunk to 1/e.
-    """
+    """[n, length] mean-reverting walks of unit variance, stationary; deviations shrink to 1/e in [n] steps."""
     coefficient = np.exp(-1 / time_constant).astype(np.float32)
     return first_order_stationary(normal(random, len(coefficient), length), coefficient)
 
@@ -107,13 +100,7 @@ def first_order_stationary(white: np.ndarray, coefficient: np.ndarray) -> np.nda
 
 
 def damped_cycle(innovations: np.ndarray, period: np.ndarray, damping: np.ndarray) -> np.ndarray:
-    """[n, length] AR(2) with complex roots: a cycle that wanders in phase and amplitude.
-
-    Args:
-        innovations: [n, length].
-        period: [n] steps of one turn.
-        damping: [n] magnitude of the roots, below 1.
-    """
+    """[n, length] AR(2) with complex roots, `damping` their magnitude, below 1: phase and amplitude wander."""
     root = (damping * np.exp(2j * np.pi / period)).astype(np.complex64)
     return first_order(innovations, root).real
 
@@ -128,11 +115,7 @@ def innovations(random: Generator, n: int, length: int) -> np.ndarray:
 
 
 def observation_noise(random: Generator, n: int, length: int, phase: np.ndarray | None = None) -> np.ndarray:
-    """[n, length] AR(1) noise of unit variance, in part heteroscedastic.
-
-    Args:
-        phase: [n, length] position in a period; the noise of some series is then louder in part of it.
-    """
+    """[n, length] AR(1) noise of unit variance, in part heteroscedastic: louder in part of a period."""
     coefficient = np.where(random.random(n) < 0.3, 0, uniform(random, -0.2, 0.97, n)).astype(np.float32)
     noise = first_order_stationary(innovations(random, n, length), coefficient)
     if phase is not None:
