@@ -67,7 +67,7 @@ def read_tsf(text: str) -> pd.DataFrame:
 
 
 def table_from_series(rows: pd.DataFrame, config: DataSection, name: object) -> SourceTable:
-    """Turn rows of one series each (`start`, `target`, perhaps `item_id`, `freq`, dynamic features) into a long table."""
+    """Turn rows of one series each (`start`, `target`, perhaps `item_id`, `freq`, features) into a long table."""
     rows = _from_m4(rows, name) if _is_m4(rows.columns) else rows
     frequency = _frequency(rows, config, name)
     offset = parse_frequency(frequency)

@@ -77,7 +77,7 @@ def _second_pass(stamps: np.ndarray) -> np.ndarray:
 
 
 def find_clock_changes(stamps: np.ndarray, codes: np.ndarray, items: list[str], report: CleaningReport) -> None:
-    """Count hours that look repeated or left out on the Sundays on which clocks are changed; rows by series and time."""
+    """Count hours that look repeated or left out on the Sundays on which clocks are changed, in sorted rows."""
     found = {"repeated_hour": Counter(), "missing_hour": Counter()}  # series -> its hours
     examples: dict[str, list[str]] = {name: [] for name in found}
     bounds = np.searchsorted(codes, np.arange(len(items) + 1))
