@@ -347,7 +347,7 @@ class Preprocessor:
         return table_from_frame(frame, self._section(frame, name, is_future), name)
 
     def for_file(self, path: Path, rename: Mapping[str, str] | None = None) -> Preprocessor:
-        """The same with other names for the columns (None: those of training), or stop at a column that is not there."""
+        """The same with other names for the columns (None: those of training); stops at one that is not there."""
         frame, found = pd.DataFrame(columns=read_columns(path, self.skip_rows)), self
         if rename is not None:
             known = [*self.roles.columns, *self.roles.statics, *self.time_columns, self.item_id_column or ITEM]

@@ -311,7 +311,7 @@ class RebuiltSeries:
 
 
 def rebuild(rows: Rows, isolated: bool) -> RebuiltSeries:
-    """Put all lags and targets of a participant's rows on a time axis; `isolated` rows (test.csv) are a segment each."""
+    """Put all lags and targets of a participant's rows on a time axis; `isolated` rows are a segment each."""
     alone = np.arange(len(rows)), np.zeros(len(rows), np.int64), 0
     segment, position, clock_jumps = alone if isolated else place_rows(rows)
     step = _calendar(rows.clock, segment, position)
