@@ -280,7 +280,7 @@ def _readings_of(data: PreparedData, part: str) -> SourceTable:
 
 
 def prepared_of(found: object, asked: tuple[int | str, int | str], batch_size: int) -> PreparedData:
-    """What `_prepare_data`returned, prepared data, windows or loaders of one `get_datasets`, as data of a run."""
+    """What `_prepare_data` returned, prepared data, windows or loaders of one `get_datasets`, as data of a run."""
     if isinstance(found, PreparedData):
         return found
     parts = list(found) if isinstance(found, tuple | list) else []
