@@ -10,13 +10,17 @@ its quantiles from its errors in the history of the first window.
 
 <output>/results.csv has one row per model and task in fev's own schema, which fev reads, compares and publishes:
 errors, seconds, version, and trained_on_this_dataset, answered from the record in the manifest of the weights.
-leaderboard.csv and pairwise.csv are fev's. It wants datasets below 5 for one class only, and runs without:
-pip install --no-deps 'fev>=0.10,<0.11'. Exit codes: 0 done, 2 your input needs a change (one `error:` line says which).
+leaderboard.csv and pairwise.csv are fev's. --gift-eval also writes gift_eval/<model>/all_results.csv, as the
+leaderboard of GIFT-Eval collects it; each task then has a `domain:` beside fev's keys, and its nine levels.
+
+fev wants datasets below 5 for one class only, and runs without: pip install --no-deps 'fev>=0.10,<0.11'.
+Exit codes: 0 done, 2 your input needs a change (one `error:` line says which).
 """
 
 from __future__ import annotations
 
 import argparse
+import re
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -33,6 +37,10 @@ if TYPE_CHECKING:
 
 BASELINE = "seasonal_naive"
 PACKAGE = "fev>=0.10,<0.11"
+GIFT_EVAL_LEVELS = [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9]
+GIFT_EVAL_LETTERS = {"h": "H", "min": "T", "s": "S", "ME": "M", "MS": "M", "QE": "Q", "QS": "Q", "YE": "A", "YS": "A"}
+GIFT_EVAL_STEPS = {"M": 12, "W": 8, "D": 30, "H": 48, "T": 48, "S": 60}
+"""Of its shortest forecast, by letter of the frequency."""
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -41,6 +49,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--tasks", required=True, type=Path, metavar="FILE", help="YAML with tasks of fev")
     parser.add_argument("--model", required=True, action="append", dest="models", help="may be given several times")
     parser.add_argument("--output", required=True, type=Path, metavar="folder", help="where the tables go")
+    parser.add_argument("--gift-eval", action="store_true", help="write the tables of GIFT-Eval, too")
     parser.add_argument("--overwrite", action="store_true", help="replace an existing output folder")
     parser.add_argument("--registry", help="for registry:…, as in manage_registry.py")
     add_trust_argument(parser)
@@ -60,15 +69,27 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     setup_logging()
     fev = library()
-    tasks = read_tasks(args.tasks, fev)
+    tasks, domains = read_tasks(args.tasks, fev)
+    if args.gift_eval:
+        require_gift_eval(tasks, domains)
     models = list(dict.fromkeys([*args.models, BASELINE]))
+    rows, gift_eval = [], []
     with trusting(args.trust_code):
-        rows = [run_task(task, model, args.registry, fev) for task in tasks for model in models]
+        for task, domain in zip(tasks, domains, strict=True):
+            for model in models:
+                row, predictions = run_task(task, model, args.registry, fev)
+                rows.append(row)
+                if args.gift_eval:
+                    gift_eval.append(gift_eval_row(task, domain, row["model_name"], predictions))
     leaderboard = fev.leaderboard(rows, baseline_model=BASELINE)
     args.output.mkdir(parents=True, exist_ok=True)
     pd.DataFrame(rows).to_csv(args.output / "results.csv", index=False)
     leaderboard.to_csv(args.output / "leaderboard.csv")
     fev.pairwise_comparison(rows).to_csv(args.output / "pairwise.csv")
+    for model, table in pd.DataFrame(gift_eval).groupby("model") if gift_eval else ():
+        file = args.output / "gift_eval" / re.sub(r"[^\w.@=+-]", "_", model) / "all_results.csv"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        table.to_csv(file, index=False)
     print(leaderboard.to_string())
     for row in rows:
         if row["trained_on_this_dataset"]:
@@ -89,8 +110,8 @@ def library() -> Any:
     return fev
 
 
-def read_tasks(path: Path, fev: Any) -> list[Any]:
-    """The tasks of a benchmark; local files are relative to it.
+def read_tasks(path: Path, fev: Any) -> tuple[list[Any], list[str | None]]:
+    """The tasks of a benchmark, and their domains; local files are relative to it.
 
     Raises:
         ConfigError: it is no such file.
@@ -102,14 +123,15 @@ def read_tasks(path: Path, fev: Any) -> list[Any]:
         for task in listed:
             local = path.parent / str(task["dataset_path"])
             task["dataset_path"] = str(local) if local.exists() else task["dataset_path"]
-        return fev.Benchmark.from_list(listed).tasks
+        domains = [task.pop("domain", None) for task in listed]
+        return fev.Benchmark.from_list(listed).tasks, domains
     except Exception as error:  # of pydantic, YAML, or asserted by fev: all say what is wrong with the file
         what = " ".join(f"{type(error).__name__}: {error}".split())
         raise ConfigError(f"--tasks {path} is no benchmark of fev: {what:.300}") from None
 
 
-def run_task(task: Any, model: str, registry: str | None, fev: Any) -> dict[str, Any]:
-    """One row of fev: every window forecast by one model.
+def run_task(task: Any, model: str, registry: str | None, fev: Any) -> tuple[dict[str, Any], list[dict]]:
+    """One row of fev, and the forecasts behind it: every window forecast by one model.
 
     Raises:
         ConfigError, DataError: naming the model and what it lacks.
@@ -134,7 +156,7 @@ def run_task(task: Any, model: str, registry: str | None, fev: Any) -> dict[str,
             begin = time.perf_counter()
         predictions.append(forecast_window(task, ready, past, future, model))
         seconds[1] += time.perf_counter() - begin
-    return task.evaluation_summary(
+    row = task.evaluation_summary(
         predictions,
         model_name=Path(model).resolve().name if Path(model).is_dir() else model,
         training_time_s=seconds[0],
@@ -142,6 +164,7 @@ def run_task(task: Any, model: str, registry: str | None, fev: Any) -> dict[str,
         trained_on_this_dataset=trained,
         extra_info={"tstune_version": __version__, "training_is_on_record": has_record(model)},
     )
+    return row, predictions
 
 
 def forecast_window(
@@ -199,6 +222,85 @@ def was_trained_on(task: Any, ready: Ready, model: str) -> bool:
     panel = reader.panel_of(reader.read_frame(long, task.task_name))
     files = {sha256_of(Path(task.dataset_path))} if Path(task.dataset_path).is_file() else set()
     return bool(overlap_of_panel(panel, own.unit, files, model))
+
+
+def require_gift_eval(tasks: Sequence[Any], domains: Sequence[str | None]) -> None:
+    """Stop before anything is forecast if a task lacks what a row of GIFT-Eval needs.
+
+    Raises:
+        ConfigError: naming the task and the key.
+    """
+    for task, domain in zip(tasks, domains, strict=True):
+        lacking = None
+        if not domain:
+            lacking = "domain: Energy (or Healthcare, Nature, Sales, Transport, Econ/Fin, Web/CloudOps)"
+        elif task.quantile_levels != GIFT_EVAL_LEVELS:
+            lacking = f"quantile_levels: {GIFT_EVAL_LEVELS}"
+        elif task.generate_univariate_targets_from == "__ALL__":
+            lacking = "generate_univariate_targets_from: [the columns, by name]"
+        if lacking:
+            raise ConfigError(f"--gift-eval: task {task.task_name} needs {lacking}")
+
+
+def gift_eval_row(task: Any, domain: str, model: str, predictions: list[dict]) -> dict[str, Any]:
+    """One row of GIFT-Eval's table: the errors as its library GluonTS has them, over all windows, series and targets.
+
+    What has no reading or a scale of zero counts nowhere. The 95 % interval comes from the nine levels: an exponential
+    tail through the outer two, which lies as far beyond them as three times their distance.
+    """
+    import numpy as np
+
+    labels, points, levels, scales = [], [], [], []
+    for window, found in zip(task.iter_windows(), predictions, strict=True):
+        past, truth = window.get_input_data()[0], window.get_ground_truth()
+        for target, series in found.items():
+            labels.append(np.stack(truth[target]))
+            points.append([one["predictions"] for one in series])
+            levels.append([[one[str(level)] for level in GIFT_EVAL_LEVELS] for one in series])
+            for history in map(np.asarray, past[target]):
+                lag = task.seasonality if task.seasonality <= len(history) else 1
+                scales.append(np.nanmean(np.abs(history[lag:] - history[:-lag])))
+    label, mean = np.concatenate(labels).astype(float), np.concatenate(points)
+    quantiles, scale = np.moveaxis(np.concatenate(levels), 1, 0), np.array(scales)[:, None]
+    median, size = quantiles[4], np.abs(label)
+    lower = quantiles[1] - 3 * (quantiles[1] - quantiles[0])
+    upper = quantiles[7] + 3 * (quantiles[8] - quantiles[7])
+    outside = np.maximum(lower - label, 0) + np.maximum(label - upper, 0)
+    above = (label <= quantiles) - np.array(GIFT_EVAL_LEVELS)[:, None, None]
+
+    def average(values: np.ndarray) -> float:
+        return float(np.mean(values[np.isfinite(values)]))
+
+    with np.errstate(divide="ignore", invalid="ignore"):
+        errors = {
+            "MSE[mean]": average((label - mean) ** 2),
+            "MSE[0.5]": average((label - median) ** 2),
+            "MAE[0.5]": average(np.abs(label - median)),
+            "MASE[0.5]": average(np.abs(label - median) / scale),
+            "MAPE[0.5]": average(np.abs(label - median) / size),
+            "sMAPE[0.5]": average(2 * np.abs(label - median) / (size + np.abs(median))),
+            "MSIS": average((upper - lower + 40 * outside) / scale),  # 2 / 0.05
+            "RMSE[mean]": average((label - mean) ** 2) ** 0.5,
+            "NRMSE[mean]": average((label - mean) ** 2) ** 0.5 / average(size),
+            "ND[0.5]": average(np.abs(label - median)) / average(size),
+            "mean_weighted_sum_quantile_loss": average(2 * np.abs((label - quantiles) * above)) / average(size),
+        }
+    sources = task.generate_univariate_targets_from or task.target_columns
+    row = {"dataset": gift_eval_name(task), "model": model}
+    row |= {f"eval_metrics/{name}": value for name, value in errors.items()}
+    return row | {"domain": domain, "num_variates": len(sources)}
+
+
+def gift_eval_name(task: Any) -> str:
+    """``data set/frequency/term`` in its letters; medium and long are ten and fifteen times its shortest forecast."""
+    import pandas as pd
+
+    stamps = pd.DatetimeIndex(task.load_full_dataset()[0][task.timestamp_column])
+    offset = pd.tseries.frequencies.to_offset(pd.infer_freq(stamps))
+    letter = GIFT_EVAL_LETTERS.get(name := offset.name.partition("-")[0], name)
+    times = task.horizon / GIFT_EVAL_STEPS.get(letter, task.horizon)
+    term = "long" if times >= 15 else "medium" if times >= 10 else "short"
+    return f"{task.task_name.replace('/', '_')}/{offset.n if offset.n > 1 else ''}{letter}/{term}"
 
 
 if __name__ == "__main__":

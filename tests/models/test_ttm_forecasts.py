@@ -46,6 +46,14 @@ def test_unscaled_data_give_the_same_zero_shot_forecast(make) -> None:
     np.testing.assert_allclose(scaled, plain, rtol=1e-4)
 
 
+def test_a_future_that_is_not_read_is_said(make, heard: pytest.LogCaptureFixture) -> None:
+    model, frame = built(make()), tiny.series()
+    expected = model.predict(frame)
+    assert "known future" not in heard.text
+    pd.testing.assert_frame_equal(model.predict(frame, future=frame.tail(tiny.PREDICTION)), expected)
+    assert "the known future is not read: this model was trained without data.control_columns" in heard.text
+
+
 def test_saved_model_is_a_checkpoint_to_start_from(trained: TTMForecaster, make, tmp_path: Path) -> None:
     model = make(tmp_path / "run" / "model", tuning={"mode": "zero_shot"})
     scores = model.fit()["metrics"]["zero_shot"]

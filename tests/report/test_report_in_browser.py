@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from browser import CHROMEDRIVER, CHROMIUM, open_browser
 from sample_run import write_run
+from support.browser import CHROMEDRIVER, CHROMIUM, open_browser
 
 from tstune.runs.report import write_report
 

@@ -66,7 +66,7 @@ def test_the_numbers_are_those_of_fev_and_of_the_formulas(desk: Path, rows: pd.D
     names = {"builtin": "builtin", "seen": str(desk / "seen"), "unseen": str(desk / "unseen")}
     names |= {"seasonal_naive": "seasonal_naive"}
     assert rows["model_name"].tolist() == [*names] * 2
-    for number, task in enumerate(eval_benchmark.read_tasks(desk / "tasks.yaml", fev)):
+    for number, task in enumerate(eval_benchmark.read_tasks(desk / "tasks.yaml", fev)[0]):
         for place, (name, model) in enumerate(names.items()):
             predictions, found, ready = [], [], None
             for window in task.iter_windows():
@@ -119,6 +119,134 @@ def test_fev_reads_the_tables(desk: Path, rows: pd.DataFrame, capsys: pytest.Cap
     again = ["--tasks", str(desk / "tasks.yaml"), "--model", "builtin", "--output", str(desk / "results")]
     assert eval_benchmark.main(again) == 2
     assert "add --overwrite" in errors_in(capsys.readouterr().err)[0]
+
+
+NINE = eval_benchmark.GIFT_EVAL_LEVELS
+FOUR = {
+    "ett_hourly": ("h", 24, 600, 1, ["load", "oil"], 12, "ett_hourly/H/short"),
+    "ett_15min": ("15min", 96, 900, 1, ["load", "oil"], 12, "ett_15min/15T/short"),
+    "weekly": ("W-SUN", 4, 120, 4, ["load"], 8, "weekly/W/short"),
+    "glucose": ("5min", 288, 1200, 2, ["load"], 12, "glucose/5T/short"),
+}
+"""Task -> step, season, rows, series, targets, horizon, name in GIFT-Eval."""
+
+
+def curves(frequency: str, season: int, rows: int, items: int, seed: int) -> pd.DataFrame:
+    random, tables = np.random.default_rng(seed), []
+    for item in range(items):
+        length = rows - 5 * item
+        steps = np.arange(length)
+        values = {name: 100 + 20 * np.sin(2 * np.pi * (steps + item) / season) for name in ("load", "oil")}
+        values = {name: curve + random.normal(0, 3, length) for name, curve in values.items()}
+        stamps = pd.date_range("2024-01-07", periods=length, freq=frequency)
+        table = pd.DataFrame({"id": f"s{item}", "timestamp": stamps, **values})
+        table.loc[7:9, "load"] = np.nan
+        tables.append(table)
+    return pd.concat(tables, ignore_index=True)
+
+
+def test_four_tasks_by_three_models_and_the_baseline_that_fev_has(tmp_path: Path) -> None:
+    listed = []
+    for seed, (name, (frequency, season, rows, items, target, horizon, _)) in enumerate(FOUR.items()):
+        curves(frequency, season, rows, items, seed).to_parquet(tmp_path / f"{name}.parquet", index=False)
+        task = {"dataset_path": f"{name}.parquet", "task_name": name, "horizon": horizon, "num_windows": 2}
+        task |= {"seasonality": season, "quantile_levels": NINE, "target": target, "domain": "Energy"}
+        listed.append(task)
+    (tmp_path / "tasks.yaml").write_text(yaml.safe_dump({"tasks": listed}))
+    models = ["builtin", "builtin:glucose", "fracast"]
+    words = [word for model in models for word in ("--model", model)]
+    folder = tmp_path / "results"
+    asked = ["--tasks", str(tmp_path / "tasks.yaml"), *words, "--output", str(folder), "--gift-eval"]
+    assert eval_benchmark.main(asked) == 0
+
+    rows = pd.read_csv(folder / "results.csv")
+    errors = rows.pivot(index="task_name", columns="model_name", values="test_error")
+    assert sorted(errors.columns) == sorted([*models, "seasonal_naive"])
+    tasks, domains = eval_benchmark.read_tasks(tmp_path / "tasks.yaml", fev)
+    assert domains == ["Energy"] * 4
+    for task in tasks:
+        naive = []
+        for window in task.iter_windows():
+            past = window.get_input_data()[0]
+            last = {name: [values[-task.seasonality :] for values in past[name]] for name in task.target_columns}
+            ahead = {name: [np.resize(values, task.horizon) for values in each] for name, each in last.items()}
+            levels = dict.fromkeys(map(str, NINE))
+            naive.append({n: [{"predictions": v, **dict.fromkeys(levels, v)} for v in e] for n, e in ahead.items()})
+        theirs = task.evaluation_summary(naive, "naive")
+        assert errors.loc[task.task_name, "seasonal_naive"] == pytest.approx(theirs["test_error"], abs=1e-6)
+    assert (errors[models].lt(errors["seasonal_naive"], axis=0)).any(axis=1).all(), errors
+    board = fev.leaderboard(str(folder / "results.csv"), baseline_model="seasonal_naive")
+    assert len(board) == 4
+    assert len(fev.pairwise_comparison(str(folder / "results.csv"))) == 16
+
+    for model in errors.columns:
+        table = pd.read_csv(folder / "gift_eval" / model.replace(":", "_") / "all_results.csv")
+        assert table["dataset"].tolist() == [place for *_, place in FOUR.values()]
+        assert table["num_variates"].tolist() == [2, 2, 1, 1]
+        assert (table["domain"] + table["model"]).eq("Energy" + model).all()
+        assert table.filter(like="eval_metrics/").gt(0).all(axis=None)
+
+
+GLUONTS = {
+    "MSE[mean]": 42.89892727,
+    "MSE[0.5]": 41.51074545,
+    "MAE[0.5]": 5.261818182,
+    "MASE[0.5]": 2.135836410,
+    "MAPE[0.5]": 0.2450711088,
+    "sMAPE[0.5]": 0.4431521851,
+    "MSIS": 43.62752167,
+    "RMSE[mean]": 6.549727267,
+    "NRMSE[mean]": 0.4248054242,
+    "ND[0.5]": 0.3412735849,
+    "mean_weighted_sum_quantile_loss": 0.2996855346,
+}
+"""What gluonts.ev.metrics (0.17) says of the forecasts below, gaps and a reading of zero included."""
+
+
+def test_a_row_of_gift_eval_has_the_numbers_of_gluonts(tmp_path: Path) -> None:
+    tables = []
+    for item, rows, level in (("a", 30, 10), ("b", 26, 15)):
+        steps = np.arange(rows)
+        load = np.round(level + 4 * np.sin(1.3 * steps) + 0.2 * steps, 2)
+        load[7] = np.nan
+        if item == "b":
+            load[-2:] = np.nan, 0.0
+        stamps = pd.date_range("2024-01-01", periods=rows, freq="15min")
+        tables.append(pd.DataFrame({"id": item, "timestamp": stamps, "load": load}))
+    pd.concat(tables).to_parquet(tmp_path / "load.parquet", index=False)
+    places = {"dataset_path": str(tmp_path / "load.parquet"), "task_name": "grid/load", "target": "load"}
+    task = fev.Task(**places, horizon=3, num_windows=2, seasonality=4, quantile_levels=NINE)
+    found = []
+    for window in range(2):
+        points = [np.array([11.0, 12.5, 9.0]) + 4 * item + window for item in range(2)]
+        spread = {str(level): 0.3 + (rank - 4) * (0.2 + 0.05 * rank) for rank, level in enumerate(NINE)}
+        series = [{"predictions": p, **{level: p + away for level, away in spread.items()}} for p in points]
+        found.append({"load": series})
+    row = eval_benchmark.gift_eval_row(task, "Energy", "mine", found)
+    assert list(row) == ["dataset", "model", *(f"eval_metrics/{name}" for name in GLUONTS), "domain", "num_variates"]
+    assert {name: row[f"eval_metrics/{name}"] for name in GLUONTS} == pytest.approx(GLUONTS, rel=1e-6)
+    assert row["dataset"] == "grid_load/15T/short"
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"domain": None}, "task plain needs domain: Energy"),
+        ({"quantile_levels": LEVELS}, "task plain needs quantile_levels: [0.1, 0.2"),
+        ({"generate_univariate_targets_from": "__ALL__"}, "needs generate_univariate_targets_from: [the columns"),
+    ],
+)
+def test_what_gift_eval_needs_is_said_first(
+    changes: dict, words: str, desk: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    place = {"dataset_path": str(desk / "plain" / "load.parquet"), "task_name": "plain", "domain": "Energy"}
+    task = TASKS[0] | SHARED | {"quantile_levels": NINE} | place | changes
+    (tmp_path / "tasks.yaml").write_text(yaml.safe_dump({"tasks": [task]}))
+    asked = ["--tasks", str(tmp_path / "tasks.yaml"), "--model", "builtin", "--output", str(tmp_path / "results")]
+    assert eval_benchmark.main([*asked, "--gift-eval"]) == 2
+    (error,) = errors_in(capsys.readouterr().err)
+    assert words in error
+    assert not (tmp_path / "results").exists()
 
 
 @pytest.mark.parametrize(

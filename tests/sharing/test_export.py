@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import io
 import json
 import subprocess
 import sys
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 
 import numpy as np
+import onnx
 import onnxruntime
 import pandas as pd
 import pytest
 import torch
 from support import tiny
+from support.browser import CHROMEDRIVER, CHROMIUM, open_browser
 
 import export_model as script
 import tstune.export.export_model as exporting
@@ -142,6 +148,45 @@ def test_the_consumer_example_needs_onnxruntime_alone(exported, run_of, readings
     assert answer.stderr == "error: a reading is infinite; leave cells empty where nothing was read\n"
 
 
+@pytest.mark.skipif(
+    not (CHROMIUM and CHROMEDRIVER),
+    reason="chromium or chromedriver is absent: apt-get install chromium chromium-driver",
+)
+@pytest.mark.skipif(
+    not (ROOT / "node_modules" / "onnxruntime-web").is_dir(),
+    reason="onnxruntime-web is absent: npm install --no-save onnxruntime-web@1.22.0",
+)
+def test_the_page_forecasts_in_a_browser_without_a_network(exported, run_of, readings, tmp_path):
+    one = readings.query("item_id == 'a'")[["timestamp", "load"]]
+    one.to_csv(tmp_path / "readings.csv", index=False)
+    one.assign(load=np.inf).to_csv(tmp_path / "infinite.csv", index=False)
+    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(SimpleHTTPRequestHandler, directory=ROOT))
+    Thread(target=server.serve_forever, daemon=True).start()
+    place = f"http://127.0.0.1:{server.server_port}/"
+    said = "return document.getElementById('forecast').textContent;"
+    try:
+        with open_browser(tmp_path / "profile") as browser:
+
+            def answer(model: Path, file: str) -> str:
+                browser.driver.get(f"{place}scripts/examples/onnx_forecast.html")
+                for name, path in (("model", model), ("readings", tmp_path / file)):
+                    browser.driver.find_element("id", name).send_keys(str(path))
+                return browser.wait_for(said)
+
+            plain = exported("plain", "onnx").path
+            table = pd.read_csv(io.StringIO(answer(plain, "readings.csv")))
+            assert "error: a reading is infinite" in answer(plain, "infinite.csv")
+            asked = browser.requests()
+    finally:
+        server.shutdown()
+        server.server_close()
+    expected = load_model(run_of("plain")).predict(one.assign(item_id="a"))
+    assert table["step"].tolist() == list(range(1, tiny.PREDICTION + 1))
+    assert table["load"].to_numpy() == pytest.approx(expected["load"].to_numpy(), rel=1e-4)
+    assert any(url.endswith(".wasm") for url in asked)
+    assert all(url.startswith((place, "blob:")) for url in asked), asked
+
+
 @pytest.mark.slow
 def test_a_file_that_forecasts_something_else_is_not_kept(run_of, tmp_path, monkeypatch):
     model = load_model(run_of("plain"))
@@ -184,6 +229,32 @@ def test_the_script_writes_and_reports(run_of, tmp_path, capsys):
     assert "--item a: this model has no adapters per item; leave it out" in capsys.readouterr().err
 
 
+def test_eight_bits_forecast_about_the_same(
+    run_of, exported, readings, tmp_path, capsys, monkeypatch
+):
+    arguments = [str(run_of("plain")), "--format", "onnx", "--int8", "--output", str(tmp_path / "small.onnx")]
+    assert script.main(arguments) == 0
+    assert "int8: " in capsys.readouterr().out
+    plain, small = exported("plain", "onnx").path, tmp_path / "small.onnx"
+    assert [path.name for path in tmp_path.iterdir()] == ["small.onnx"]
+    session = onnxruntime.InferenceSession(str(small))
+    facts = {key: json.loads(value) for key, value in session.get_modelmeta().custom_metadata_map.items()}
+    assert facts.pop("quantization") in ("int8, dynamic", "int8, static")
+    whole = onnxruntime.InferenceSession(str(plain)).get_modelmeta().custom_metadata_map
+    assert facts == {key: json.loads(value) for key, value in whole.items()}
+    weights = onnx.load(small).graph.initializer
+    assert sum(len(one.raw_data) for one in weights if one.data_type == onnx.TensorProto.INT8) > 1000
+    assert str(tmp_path).encode() not in small.read_bytes()
+    past = {"past": torch.from_numpy(readings["load"].to_numpy(np.float32).reshape(2, tiny.CONTEXT, 1))}
+    (exact,), (coarse,) = (RUNNERS["onnx"](path)(past) for path in (plain, small))
+    assert 0 < np.abs(exact - coarse).max() < 0.1 * readings["load"].std()
+
+    monkeypatch.setattr(exporting, "INT8_LOSS", -1.0)  # a bound that nothing keeps
+    assert script.main([*arguments[:-1], str(tmp_path / "other.onnx")]) == 2
+    assert "other.onnx was not kept: eight bits raise the error on the validation windows" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["small.onnx"]
+
+
 def test_what_cannot_be_exported_is_one_line(tmp_path, capsys, run_of):
     csv = tiny.write_series(tmp_path / "series.csv")
     model = model_class("persistence")(validate(tiny.recipe(csv, tmp_path / "unused"), "test"))
@@ -191,6 +262,8 @@ def test_what_cannot_be_exported_is_one_line(tmp_path, capsys, run_of):
     model.save(tmp_path / "persistence")
     assert script.main([str(tmp_path / "persistence"), "--format", "onnx", "--output", str(tmp_path / "p.onnx")]) == 2
     assert "error: a persistence model has no network of its own to export" in capsys.readouterr().err
+    assert script.main([str(run_of("plain")), "--format", "torch_export", "--int8", "--output", "model.pt2"]) == 2
+    assert "--int8 makes a smaller ONNX file; take --format onnx instead of torch_export" in capsys.readouterr().err
     assert script.main([str(run_of("plain")), "--format", "onnx", "--output", "model.pt2"]) == 2
     assert "a file of format onnx ends with .onnx" in capsys.readouterr().err
     assert script.main([str(tmp_path), "--format", "onnx", "--output", str(tmp_path / "x.onnx")]) == 2

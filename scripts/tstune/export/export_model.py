@@ -6,10 +6,12 @@ import contextlib
 import io
 import json
 import logging
+import tempfile
 import timeit
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from types import SimpleNamespace
 from typing import NamedTuple
 
 import numpy as np
@@ -21,7 +23,7 @@ import tstune
 from tstune.data.panel import MISSING, OBSERVED
 from tstune.data.preprocess import build_panel
 from tstune.data.table import ITEM, TIMESTAMP, SourceTable
-from tstune.data.windows import Batch, padded_context
+from tstune.data.windows import Batch, WindowDataset, padded_context
 from tstune.errors import CheckpointError, ConfigError, MissingDependencyError, OutputError
 from tstune.export.graph import FORECAST, FUTURE, ORIGIN, PAST, QUANTILES, STATIC, ForecastGraph
 from tstune.models.contract import ForecastModel
@@ -82,8 +84,14 @@ def write_onnx(graph: ForecastGraph, program: torch.export.ExportedProgram, path
     except Exception as error:  # torch raises many kinds
         raise ConfigError(f"this model cannot be written as ONNX: {_reason(error)}") from None
     _forget_source(model)
-    onnx.helper.set_model_props(model, {key: json.dumps(value, ensure_ascii=False) for key, value in facts.items()})
+    _put_facts(model, facts)
     onnx.save_model(model, str(path))
+
+
+def _put_facts(model: object, facts: Mapping) -> None:
+    import onnx
+
+    onnx.helper.set_model_props(model, {key: json.dumps(value, ensure_ascii=False) for key, value in facts.items()})
 
 
 def write_torch_export(graph: ForecastGraph, program: torch.export.ExportedProgram, path: Path, facts: Mapping) -> None:
@@ -96,8 +104,8 @@ def write_torch_export(graph: ForecastGraph, program: torch.export.ExportedProgr
     path.write_bytes(buffer.getvalue())
 
 
-def onnx_runner(path: Path) -> Run:
-    """The file behind onnxruntime on the CPU.
+def onnx_runner(path: Path, num_threads: int | None = None) -> Run:
+    """The file behind onnxruntime on the CPU, with as many threads as torch has or as many as are said.
 
     Raises:
         ConfigError: onnxruntime does not take the file.
@@ -106,7 +114,7 @@ def onnx_runner(path: Path) -> Run:
 
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4  # what goes wrong is raised, too
-    options.intra_op_num_threads = torch.get_num_threads()
+    options.intra_op_num_threads = num_threads or torch.get_num_threads()
     try:
         session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     except Exception as error:  # classes of a C++ extension
@@ -192,6 +200,10 @@ def _reason(error: Exception) -> str:
 TOLERANCE = 1e-5
 """Largest difference from PyTorch, as a share of the target's deviation or of the window's largest value, if more."""
 BATCH_SIZES = (1, 3, 64)
+INT8_LOSS = 0.01
+"""Share by which eight bits may raise the RMSE of the validation windows."""
+INT8_WINDOWS = {"train": 256, "validation": 1024}
+"""At most, that give the ranges of activations, and that choose."""
 
 
 class Examples(NamedTuple):
@@ -216,11 +228,28 @@ class OutputDifference(NamedTuple):
     relative: float
 
 
+class Int8(NamedTuple):
+    """What eight bits cost and bring, beside the same file in float32.
+
+    Attributes:
+        method: of onnxruntime's quantization, ``dynamic`` or ``static``: what is more exact on the validation windows.
+        losses: method -> how much it raises the RMSE of the validation windows, as a share.
+        num_bytes: in float32, in eight bits.
+        milliseconds: of one forecast on one core, in float32, in eight bits.
+    """
+
+    method: str
+    losses: dict[str, float]
+    num_bytes: tuple[int, int]
+    milliseconds: tuple[float, float]
+
+
 class Exported(NamedTuple):
     """An exported file: its outputs, how far it is from PyTorch by batch size, and the time of the largest batch.
 
     Attributes:
         milliseconds: in the file's runtime, and in PyTorch.
+        int8: if the file was made smaller afterwards; what stands above is of the one in float32.
     """
 
     path: Path
@@ -228,6 +257,7 @@ class Exported(NamedTuple):
     outputs: tuple[str, ...]
     differences: tuple[OutputDifference, ...]
     milliseconds: tuple[float, float]
+    int8: Int8 | None = None
 
     @property
     def worst(self) -> OutputDifference:
@@ -263,15 +293,32 @@ def make_examples(model: ForecastModel, num_windows: int, seed: int = 0) -> Exam
     batch = {"past_values": torch.from_numpy(values), "past_observed_mask": torch.from_numpy(status != MISSING)}
     batch["past_read_mask"] = torch.from_numpy(status == OBSERVED)
     batch["future_values"] = torch.from_numpy(future)
-    inputs = {PAST: torch.from_numpy(np.concatenate([past, values[..., columns:]], axis=-1))}
     if model.reads_clock:
-        inputs[ORIGIN] = batch["origin"] = torch.from_numpy(random.integers(0, 2_000_000_000, num_windows))
-    if known:
-        inputs[FUTURE] = batch["future_values"][..., known].contiguous()
+        batch["origin"] = torch.from_numpy(random.integers(0, 2_000_000_000, num_windows))
     if roles.static_categorical:
         codes = random.integers(0, roles.num_categories, (num_windows, len(roles.static_categorical)))
-        inputs[STATIC] = batch["static"] = torch.from_numpy(codes)
-    return Examples(inputs, batch)
+        batch["static"] = torch.from_numpy(codes)
+    readings = torch.from_numpy(np.concatenate([past, values[..., columns:]], axis=-1))
+    return Examples(_arguments(model, readings, batch), batch)
+
+
+def real_windows(model: ForecastModel, windows: WindowDataset, most: int) -> Examples:
+    """So many windows of a part of the data at most, evenly spread."""
+    chosen = np.unique(np.linspace(0, len(windows) - 1, min(most, len(windows))).astype(int))
+    batch = windows.__getitems__(chosen.tolist())
+    past = torch.where(batch["past_observed_mask"], batch["past_values"], torch.nan)
+    return Examples(_arguments(model, past, batch), batch)
+
+
+def _arguments(model: ForecastModel, past: torch.Tensor, batch: Batch) -> dict[str, torch.Tensor]:
+    roles, inputs = model.preprocessor.roles, {PAST: past}
+    if model.reads_clock:
+        inputs[ORIGIN] = batch["origin"]
+    if roles.control_indices:
+        inputs[FUTURE] = batch["future_values"][..., roles.control_indices].contiguous()
+    if roles.static_categorical:
+        inputs[STATIC] = batch["static"]
+    return inputs
 
 
 def _cut_gaps(readings: np.ndarray, random: np.random.Generator) -> None:
@@ -282,7 +329,62 @@ def _cut_gaps(readings: np.ndarray, random: np.random.Generator) -> None:
         readings[begin : min(begin + size, len(readings) - 1)] = np.nan
 
 
-def export_model(model: ForecastModel, kind: str, output: str | Path, overwrite: bool = False) -> Exported:
+def quantize_onnx(path: Path, model: ForecastModel, facts: Mapping) -> Int8:
+    """Turn the weights of an ONNX file into eight bits, by the way that is more exact on the validation windows.
+
+    Weights take seven of them, so that sums do not overflow on processors without instructions for eight.
+
+    Raises:
+        CheckpointError: the forecasts become worse by more than `INT8_LOSS`.
+        DataError: the data of the run cannot be read, so nobody knows what eight bits cost.
+    """
+    import onnx
+    from onnxruntime.quantization import QuantType, quantize_dynamic, quantize_static
+
+    data = model.prepare()
+    shown = {part: real_windows(model, getattr(data, part), most) for part, most in INT8_WINDOWS.items()}
+    common = {"op_types_to_quantize": ["MatMul", "Gemm"], "per_channel": True, "reduce_range": True}
+    common["weight_type"] = QuantType.QInt8
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=".partial-") as folder, _quiet():
+        files = {"dynamic": Path(folder, "dynamic.onnx"), "static": Path(folder, "static.onnx")}
+        quantize_dynamic(path, files["dynamic"], **common)
+        inputs = shown["train"].inputs
+        each = iter({name: value[[row]].numpy() for name, value in inputs.items()} for row in range(len(inputs[PAST])))
+        reader = SimpleNamespace(get_next=lambda: next(each, None))
+        quantize_static(path, files["static"], reader, activation_type=QuantType.QUInt8, **common)
+        runs = {name: onnx_runner(file, 1) for name, file in ({"float32": path} | files).items()}
+        errors = {name: _rmse(model, run, shown["validation"]) for name, run in runs.items()}
+        losses = {name: errors[name] / errors["float32"] - 1 for name in files}
+        method = min(losses, key=losses.get)
+        if not losses[method] <= INT8_LOSS:
+            raise CheckpointError(
+                f"{path.name.removeprefix('.partial-')} was not kept: eight bits raise the error on the validation "
+                f"windows by {losses[method]:.1%}, and {INT8_LOSS:.0%} is allowed; leave out --int8"
+            )
+        one = {name: value[:1] for name, value in shown["validation"].inputs.items()}
+        times = [
+            [timeit.timeit(lambda run=runs[name]: run(one), number=1) for name in ("float32", method)]
+            for _ in range(50)
+        ]
+        smaller = onnx.load(files[method])
+        _forget_source(smaller)
+        _put_facts(smaller, dict(facts) | {"quantization": f"int8, {method}"})
+        sizes = path.stat().st_size
+        onnx.save_model(smaller, str(path))
+    return Int8(method, losses, (sizes, path.stat().st_size), tuple(1000 * np.median(times, axis=0)))
+
+
+def _rmse(model: ForecastModel, run: Run, examples: Examples) -> float:
+    """Over the readings that follow, each target by its deviation in training."""
+    targets, batch = model.preprocessor.roles.num_targets, examples.batch
+    error = run(examples.inputs)[0] - batch["future_values"][..., :targets].numpy()
+    error = error / model.preprocessor.scaler.std[:targets]
+    return float(np.sqrt(np.square(error[batch["future_observed_mask"][..., :targets].numpy()]).mean()))
+
+
+def export_model(
+    model: ForecastModel, kind: str, output: str | Path, overwrite: bool = False, int8: bool = False
+) -> Exported:
     """Write a model as ``onnx`` or ``torch_export`` and compare the file with PyTorch.
 
     Args:
@@ -290,6 +392,7 @@ def export_model(model: ForecastModel, kind: str, output: str | Path, overwrite:
         kind: a key of `SUFFIXES`.
         output: the file, or a folder to write ``model.onnx`` or ``model.pt2`` into.
         overwrite: replace a file that is already there.
+        int8: an ONNX file with weights of eight bits, judged on the validation windows of the run; see `quantize_onnx`.
 
     Raises:
         ConfigError: the model is not one function of one window, or the format has no operator for it.
@@ -302,7 +405,8 @@ def export_model(model: ForecastModel, kind: str, output: str | Path, overwrite:
     aside = path.with_name(f".partial-{path.name}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        WRITERS[kind](graph, program, aside, describe(model, graph, kind))
+        facts = describe(model, graph, kind)
+        WRITERS[kind](graph, program, aside, facts)
         run = RUNNERS[kind](aside)
         differences = tuple(_difference(model, graph, run, size) for size in BATCH_SIZES)
         for size, _, share in differences:
@@ -314,12 +418,13 @@ def export_model(model: ForecastModel, kind: str, output: str | Path, overwrite:
         largest = make_examples(model, max(BATCH_SIZES))
         works = (lambda: run(largest.inputs)), (lambda: _expected(model, graph, largest))
         milliseconds = tuple(1000 * min(timeit.repeat(work, number=1, repeat=3)) for work in works)
+        smaller = quantize_onnx(aside, model, facts) if int8 else None
         aside.replace(path)
     except OSError as error:
         raise OutputError(f"--output {path} cannot be written: {error.strerror}") from None
     finally:
         aside.unlink(missing_ok=True)
-    return Exported(path, path.stat().st_size, tuple(graph.outputs), differences, milliseconds)
+    return Exported(path, path.stat().st_size, tuple(graph.outputs), differences, milliseconds, smaller)
 
 
 def output_file(output: str | Path, kind: str, overwrite: bool) -> Path:
@@ -401,9 +506,18 @@ def summary(exported: Exported, kind: str) -> dict[str, str]:
     runtime = {"onnx": "onnxruntime", "torch_export": "torch.export"}[kind]
     theirs, ours = exported.milliseconds
     checked = ", ".join(f"{d.relative:.1e} with {d.batch_size}" for d in exported.differences)
-    return {
+    lines = {
         "file": f"{exported.path} ({exported.num_bytes / 1e6:.1f} MB), outputs {', '.join(exported.outputs)}",
         "difference from PyTorch": f"{checked} window(s), relative to the scale of the target; "
         f"at most {exported.worst.absolute:.1e} in its unit",
         "time": f"{max(BATCH_SIZES)} windows in {theirs:.1f} ms with {runtime}, {ours:.1f} ms with PyTorch",
     }
+    if exported.int8 is not None:
+        losses = ", ".join(f"{loss:+.2%} {method}" for method, loss in exported.int8.losses.items())
+        before, after = exported.int8.num_bytes
+        slow, fast = exported.int8.milliseconds
+        lines["int8"] = (
+            f"{exported.int8.method} quantization, RMSE of the validation windows {losses}; {before / 1e6:.2f} to "
+            f"{after / 1e6:.2f} MB; one forecast on one core {slow:.2f} to {fast:.2f} ms"
+        )
+    return lines

@@ -161,6 +161,8 @@ def _known_future(model: ForecastModel, future: pd.DataFrame | None, panel: Pane
     known[..., constants] = panel.values[panel.segment_start[1:] - 1, None, constants]
     known[..., constants.stop :] = encode_times(stamps.reshape(-1), roles.time_features).reshape(*stamps.shape, -1)
     if not roles.control:
+        if future is not None:
+            logger.warning("the known future is not read: this model was trained without data.control_columns")
         return known
     if future is None:
         raise DataError(

@@ -20,6 +20,7 @@ FLAGS = (
     "--disable-background-networking",
     "--disable-component-update",
     "--disable-sync",
+    "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",
 )
 
 
@@ -44,6 +45,12 @@ class Browser:
     def run(self, code: str, *arguments: object) -> object:
         """The value of JavaScript code, also where the page's own script is off."""
         return self.driver.execute_script(code, *arguments)
+
+    def wait_for(self, code: str, seconds: float = 120) -> object:
+        """The value of JavaScript code as soon as it is one."""
+        from selenium.webdriver.support.wait import WebDriverWait
+
+        return WebDriverWait(self.driver, seconds).until(lambda _: self.run(code))
 
     def messages(self) -> list[str]:
         """What the page wrote to the console."""
