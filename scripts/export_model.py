@@ -7,8 +7,8 @@
 The file takes readings in original units with NaN where nothing was read, any number of windows at once, and returns
 the forecast in original units. Its metadata names the channels, the unit and the lengths;
 scripts/examples/onnx_forecast.py runs it with onnxruntime alone, onnx_forecast.html in a browser. A file that does not
-forecast what PyTorch does is not kept. --int8 makes it smaller by onnxruntime's quantization, static or dynamic, what
-is more exact on the validation windows of the run; if it raises their RMSE by more than 1 %, it is not kept either.
+forecast what PyTorch does is not kept. --int8 makes it smaller by onnxruntime's dynamic quantization; if that raises
+the RMSE of the run's validation windows by more than 1 %, it is not kept either.
 """
 
 from __future__ import annotations

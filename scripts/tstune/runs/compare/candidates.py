@@ -174,10 +174,11 @@ def _baselines() -> list[str]:
 
 
 def _is_dotted_path(spec: str) -> bool:
-    """True for ``package.module:Class``, False for ``family:weights``."""
+    """True for ``package.module:Class``, False for ``family:weights`` and ``builtin:glucose``."""
     family, _, name = spec.partition(":")
     return (
-        name.isidentifier()
+        spec not in SHIPPED
+        and name.isidentifier()
         and all(part.isidentifier() for part in family.split("."))
         and (family not in available_models() and family != PREFIX.rstrip(":"))
     )
