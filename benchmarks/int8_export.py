@@ -3,8 +3,8 @@
     python benchmarks/int8_export.py
 
 Weights as they are, written once, made smaller by what `--int8` of scripts/export_model.py does; errors of the test
-windows, milliseconds of one forecast on one core, both files in turn, medians. Fails where eight bits cost 1 % or more.
-The last line is `RESULT weights_loss=share …`.
+windows, milliseconds of the fastest of 50 forecasts on one core, both files in turn. Fails where eight bits cost 1 %
+or more. The last line is `RESULT weights_loss=share …`.
 """
 
 from __future__ import annotations
