@@ -155,16 +155,34 @@ def test_etth1_without_tuning(shared):
     assert metrics["zero_shot"]["mse_scaled"] < metrics["seasonal_naive"]["mse_scaled"]
 
 
-def test_its_network_is_read_without_the_toolkit_of_granite_tsfm():
+def test_its_network_is_read_and_written_without_what_it_does_not_need(tmp_path):
     code = f"""
 import sys
+from types import SimpleNamespace as Space
+from importlib.util import find_spec
+from pathlib import Path
+from safetensors.torch import load_file
 from tstune.models.ttm import TTMForecaster
 network = TTMForecaster.architecture.network_class.from_pretrained({str(ASSETS / "ttm-96-24-synthetic")!r})
 assert sum(one.numel() for one in network.parameters()) == 297_432
-heavy = sys.modules.keys() & set(("datasets", "peft", "sklearn.linear_model"))
+model = Space(network=network, config=Space(model=Space(quantization="none")))
+TTMForecaster.save_weights(model, Path({str(tmp_path)!r}))
+heavy = sys.modules.keys() & set(("datasets", "peft", "sklearn.linear_model", "deepspeed", "mlflow"))
 assert not heavy, heavy
+assert find_spec("deepspeed"), "it is hidden only while the network is written"
+read = load_file({str(ASSETS / "ttm-96-24-synthetic/model.safetensors")!r})
+written = load_file("{tmp_path}/model/model.safetensors")
+assert read.keys() == written.keys() and all((read[name] == written[name]).all() for name in read)
+put_off = [sys.modules[name] for name in ("tsfm_public.toolkit", "transformers.models")]
 from tsfm_public.toolkit import TimeSeriesPreprocessor  # all of it is there for those who want it
+import tsfm_public, transformers
 assert "datasets" in sys.modules and TimeSeriesPreprocessor().freq is None
+from transformers.models import bert
+assert transformers.models.bert is bert and bert.BertConfig is transformers.BertConfig
+for one, module in zip(put_off, ("hf_util", "auto")):
+    package = sys.modules[one.__name__]
+    assert package is not one
+    assert getattr(one, module) is getattr(package, module) is sys.modules[one.__name__ + "." + module]
 print("read")
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT / "scripts")

@@ -20,7 +20,7 @@ QUICK = {
     "scaling.py": "--steps 2 --repeats 1 --batch-size 4 --strategies ddp --processes 2 --no-checkpoints",
     "serving.py": "--quick",
     "short_contexts.py": "--set training.max_steps=2 data.test_stride=200",
-    "startup.py": "--megabytes 0.1 --repeats 1",
+    "startup.py": "--megabytes 0.1 --repeats 1 --no-budget",
     "synthetic_generator.py": "--batch-size 16 --generated 2 --steps 1 --repeats 1",
     "tuning_modes.py": "--weights none --modes from_scratch --set training.max_steps=2 evaluation.num_plots=0",
     "vs_autogluon.py": "--minutes 0.5 --series 40 --only national_illness",

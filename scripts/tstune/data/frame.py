@@ -141,7 +141,7 @@ def renamed(raw: pd.DataFrame, rename: Mapping[str, str], name: object, key: str
     """The table with the names of `data.rename`, new name -> column; `key` is what is said to ask for them."""
     for column in rename.values():
         _require(raw, column, key, name)
-    return raw.rename(columns={column: new for new, column in rename.items()})
+    return raw.rename(columns={column: new for new, column in rename.items()}) if rename else raw
 
 
 def _refuse_several_series(raw: pd.DataFrame, stamps: np.ndarray, config: DataSection, name: object) -> None:

@@ -12,7 +12,7 @@ import pandas as pd
 from pydantic import ConfigDict, TypeAdapter
 
 from tstune.config.schema import DataSection
-from tstune.data.cleaning import CleaningRules, clean_table
+from tstune.data.cleaning import CleaningRules, clean_table, order_of
 from tstune.data.defaults import default_max_gap
 from tstune.data.files import read_columns
 from tstune.data.frame import renamed, require_columns, table_from_frame
@@ -59,11 +59,12 @@ def build_panel(
         cut: False keeps each item in one piece and leaves long gaps missing (for forecasting).
         levels: item -> what its channels were counted from in training, see `Panel.level`.
     """
-    frame = table.frame.sort_values([ITEM, TIMESTAMP], kind="stable")
-    codes, item_ids = pd.factorize(frame[ITEM])
+    codes, item_ids = pd.factorize(table.frame[ITEM], sort=True)
+    stamps = table.frame[TIMESTAMP].to_numpy("datetime64[ns]")
+    order = order_of(codes, stamps)
+    codes, stamps = codes[order], stamps[order]
     item_starts = np.flatnonzero(np.diff(codes, prepend=-1))
-    stamps = frame[TIMESTAMP].to_numpy("datetime64[ns]")
-    readings = frame[list(table.roles.columns)].to_numpy(np.float64)
+    readings = table.frame[list(table.roles.columns)].to_numpy(np.float64)[order]
     frequency = frequency or table.frequency or infer_frequency(stamps, item_starts)
     gap_steps = to_steps(longest_gap(table, frequency, max_gap), frequency, "data.max_gap")
     if gap_steps < 0:

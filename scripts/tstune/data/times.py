@@ -225,9 +225,8 @@ def _strptime(texts: pd.Series, text_format: str) -> pd.Series:
 
 
 def _all_digits(column: pd.Series) -> bool:
-    texts = as_strings(column.dropna())
-    digits = r"\s*\d+(?:\.\d+)?\s*"
-    return bool(texts.head(1).str.fullmatch(digits).any()) and bool(texts.str.fullmatch(digits).all())
+    cells, digits = column.dropna(), r"\s*\d+(?:\.\d+)?\s*"
+    return all(len(some) and as_strings(some).str.fullmatch(digits).all() for some in (cells.head(1), cells))
 
 
 def as_strings(cells: pd.Series) -> pd.Series:

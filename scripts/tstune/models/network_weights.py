@@ -44,28 +44,47 @@ _SMALL = 1 << 24
 
 
 class _LoadedWhenAsked(ModuleType):
-    """A package whose own code runs when somebody wants a name of it; its modules can be imported before."""
+    """Stands for a package until somebody wants a name of it; its modules can be imported before."""
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):  # those who look through sys.modules want nothing of it
             raise AttributeError(name)
-        self.__class__ = ModuleType
-        self.__spec__.loader.exec_module(self)
-        return getattr(self, name)
+        if sys.modules.get(self.__name__) is self:
+            del sys.modules[self.__name__]
+        package = importlib.import_module(self.__name__)
+        for module_name, module in vars(self).items():  # those that were imported before it
+            if isinstance(module, ModuleType):
+                vars(package).setdefault(module_name, module)
+        return getattr(package, name)
 
 
-def _put_off_the_toolkit() -> None:
-    """Let granite-tsfm's networks be imported without its toolkit: datasets, scikit-learn, peft, half of the time."""
-    package, toolkit = importlib.util.find_spec("tsfm_public"), "tsfm_public.toolkit"
-    if package is None or "tsfm_public" in sys.modules:
+def _put_off(name: str) -> None:
+    """Load a package when somebody wants a name of it, unless it is there already."""
+    top, *folders = name.split(".")
+    package = importlib.util.find_spec(top)
+    if package is None or name in sys.modules:
         return
-    file = Path(package.origin).parent / "toolkit" / "__init__.py"
-    spec = importlib.util.spec_from_file_location(toolkit, file, submodule_search_locations=[str(file.parent)])
-    sys.modules[toolkit] = importlib.util.module_from_spec(spec)
-    sys.modules[toolkit].__class__ = _LoadedWhenAsked
+    file = Path(package.origin).parent.joinpath(*folders, "__init__.py")
+    spec = importlib.util.spec_from_file_location(name, file, submodule_search_locations=[str(file.parent)])
+    sys.modules[name] = importlib.util.module_from_spec(spec)
+    sys.modules[name].__class__ = _LoadedWhenAsked
 
 
-_put_off_the_toolkit()
+_put_off("tsfm_public.toolkit")  # datasets, scikit-learn, peft; its networks need none of it
+_put_off("transformers.models")  # looks through the sources of all families for their names, as transformers just has
+
+
+@contextmanager
+def without(package: str) -> Iterator[None]:
+    """Let a package that nobody has loaded be as if it were not installed."""
+    if package in sys.modules:
+        yield
+        return
+    sys.modules[package] = None
+    try:
+        yield
+    finally:
+        del sys.modules[package]
 
 
 @dataclass(frozen=True)

@@ -51,15 +51,14 @@ class Forecasts:
 
     def to_frame(self) -> pd.DataFrame:
         """One row per series and step; see `BaseTimeSeriesFoundationModel.predict`."""
-        num_rows = self.timestamps.size
-        table = pd.DataFrame(self.forecasts.reshape(num_rows, -1), columns=list(self.targets))
+        num_rows, num_steps = self.timestamps.size, self.timestamps.shape[1]
+        table = {ITEM: np.repeat(self.item_ids, num_steps)}
+        table[TIMESTAMP] = in_zone(self.timestamps.reshape(-1), self.timezone)
+        table |= zip(self.targets, self.forecasts.reshape(num_rows, -1).T, strict=True)
         if self.quantiles is not None:
             names = [f"{name}_q{level:g}" for name in self.targets for level in self.quantile_levels]
-            quantiles = pd.DataFrame(self.quantiles.reshape(num_rows, -1), columns=names)
-            table = pd.concat([table, quantiles], axis=1)
-        table.insert(0, TIMESTAMP, in_zone(self.timestamps.reshape(-1), self.timezone))
-        table.insert(0, ITEM, np.repeat(self.item_ids, self.timestamps.shape[1]))
-        return table
+            table |= zip(names, self.quantiles.reshape(num_rows, -1).T, strict=True)
+        return pd.DataFrame(table)
 
 
 def in_zone(stamps: np.ndarray, zone: str | None) -> pd.DatetimeIndex:
@@ -135,8 +134,11 @@ def _with_level(values: np.ndarray, panel: Panel) -> np.ndarray:
 
 
 def _require_readings(table: SourceTable) -> None:
-    read = table.frame.dropna(subset=list(table.roles.target), how="all")[ITEM]
-    empty = sorted(set(table.frame[ITEM]) - set(read))
+    held = ~np.isnan(table.frame[list(table.roles.target)].to_numpy(np.float64)).all(axis=1)
+    if held.all():  # the usual case, told in no time
+        return
+    items = table.frame[ITEM]
+    empty = sorted(set(items) - set(items[held]))
     if empty:
         raise DataError(f"series {empty[0]!r} holds no value to forecast from; leave it out")
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 import difflib
 import json
 import re
+from contextlib import suppress
 from typing import Annotated, Any, Literal, NamedTuple
 
+import numpy as np
 import pandas as pd
 from pydantic import ConfigDict, FailFast, Field, TypeAdapter, ValidationError
 from pydantic_core import ErrorDetails
@@ -80,6 +82,8 @@ class RequestForm:
 
     def __init__(self, preprocessor: Preprocessor, limits: ServingLimits) -> None:
         self._frequency, self._limits, roles = preprocessor.frequency, limits, preprocessor.roles
+        begin, offset = pd.Timestamp("2001-01-01"), parse_frequency(self._frequency)
+        self._step = (begin + 12 * offset - begin) / 12  # of months and business days the average
         self.columns = {ROWS: dict(_SERIES)}
         for column in _ROLES:
             for name in getattr(roles, column.role):
@@ -142,14 +146,15 @@ class RequestForm:
 
     def _limit_span(self, history: pd.DataFrame) -> None:
         """Two rows a century apart are a million steps: what is put on a grid is limited as the rows are."""
-        begin, offset, most = pd.Timestamp("2001-01-01"), parse_frequency(self._frequency), self._limits.max_rows
-        step = (begin + 12 * offset - begin) / 12  # of months and business days the average
-        times = pd.to_datetime(history[TIMESTAMP], format="ISO8601", errors="coerce", utc=True)
-        whole = (float(times.max().value) - float(times.min().value)) / step.value  # centuries are no Timedelta
-        if history[ITEM].nunique() * whole <= most:  # the usual case, told in no time
-            return
+        texts, most = history[TIMESTAMP], self._limits.max_rows
+        with suppress(ValueError):  # no such day: who reads the times will say so
+            first, last = (np.datetime64(text[:10], "D") for text in (min(texts), max(texts)))
+            days = (last - first).astype(int) + 3  # whole ones, and zones a day apart at each end
+            if history[ITEM].nunique() * days * (pd.Timedelta("1D") / self._step) <= most:
+                return  # the usual case, told in no time
+        times = pd.to_datetime(texts, format="ISO8601", errors="coerce", utc=True)
         spans = times.groupby(history[ITEM], sort=False).agg(["min", "max"])
-        steps = (spans["max"] - spans["min"]) / step
+        steps = (spans["max"] - spans["min"]) / self._step
         if steps.sum() > most:
             reach = f"{steps.sum():.0f} steps of {self._frequency}, longest series {shown(steps.idxmax())}"
             fix = f"a request may reach over {most}: send the last readings of each series, and check the timestamps"

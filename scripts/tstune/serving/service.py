@@ -210,9 +210,7 @@ class ForecastService:
             TstuneError: the model cannot forecast from it: the history is too short, or what comes is not a number.
         """
         forecast = forecast_table(self.model, *self.form.read(content), self._queue.forecast).to_frame()
-        stamps = forecast[TIMESTAMP]
-        is_whole = (stamps == stamps.dt.floor("s")).all()
-        forecast[TIMESTAMP] = [stamp.isoformat(timespec="seconds" if is_whole else "nanoseconds") for stamp in stamps]
+        forecast[TIMESTAMP] = _in_iso_8601(forecast[TIMESTAMP])
         preprocessor, values = self.model.preprocessor, list(forecast.columns[2:])
         about = {"model": self.label, "unit": preprocessor.unit, "frequency": preprocessor.frequency, "columns": values}
         return json.dumps(about | {"forecast": forecast.to_dict("records")}, allow_nan=False).encode()
@@ -253,6 +251,14 @@ class ForecastService:
             "limits": (dict[str, float], asdict(self.limits)),
             "example": (self.form.body | None, self.example),
         }
+
+
+def _in_iso_8601(stamps: pd.Series) -> np.ndarray | list[str]:
+    nanos = stamps.to_numpy("datetime64[ns]")
+    is_whole = not (nanos.astype(np.int64) % 10**9).any()
+    if stamps.dt.tz is None:
+        return np.datetime_as_string(nanos, unit="s" if is_whole else "ns")
+    return [stamp.isoformat(timespec="seconds" if is_whole else "nanoseconds") for stamp in stamps]
 
 
 def example_request(model: ForecastModel, form: RequestForm) -> dict:

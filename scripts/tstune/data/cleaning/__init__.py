@@ -109,7 +109,7 @@ def far_from_the_rest(column: Column) -> np.ndarray:
     return mask
 
 
-__all__ = ["CleaningReport", "CleaningRules", "clean_table"]
+__all__ = ["CleaningReport", "CleaningRules", "clean_table", "order_of"]
 
 
 def clean_table(table: SourceTable, rules: CleaningRules, log: bool = True) -> SourceTable:
@@ -125,7 +125,7 @@ def clean_table(table: SourceTable, rules: CleaningRules, log: bool = True) -> S
     codes, items = pd.factorize(frame[ITEM], sort=True)
     items = [str(item) for item in items]
     stamps = frame[TIMESTAMP].to_numpy("datetime64[ns]")
-    order = _order(codes, stamps)
+    order = order_of(codes, stamps)
     _note_rows(table, frame, stamps, codes, items, order, report)
 
     stated = rules.unit or rules.expected_unit or table.unit
@@ -171,7 +171,7 @@ def clean_table(table: SourceTable, rules: CleaningRules, log: bool = True) -> S
     return replace(table, frame=frame.assign(**changed) if changed else frame, unit=unit, cleaning=report.to_dict())
 
 
-def _order(codes: np.ndarray, stamps: np.ndarray) -> np.ndarray | slice:
+def order_of(codes: np.ndarray, stamps: np.ndarray) -> np.ndarray | slice:
     """Rows by series and time; a table that already is in order costs no copy."""
     forward = (np.diff(codes) > 0) | ((np.diff(codes) == 0) & (np.diff(stamps) >= np.timedelta64(0)))
     return slice(None) if forward.all() else np.lexsort((stamps, codes))

@@ -114,12 +114,13 @@ def _nights_of_change(first: np.datetime64, last: np.datetime64) -> list[np.date
     April and October, last of September (Australia, New Zealand).
     """
     days = np.arange(first.astype("datetime64[D]"), last.astype("datetime64[D]") + 1)
-    sundays = pd.DatetimeIndex(days[(days.astype(np.int64) + 4) % 7 == 0])
-    month, week = sundays.month, (sundays.day - 1) // 7
-    is_last = (sundays + pd.Timedelta("7D")).month != month
+    sundays = days[(days.astype(np.int64) + 4) % 7 == 0]
+    months = sundays.astype("datetime64[M]")
+    month, week = months.astype(np.int64) % 12 + 1, (sundays - months).astype(np.int64) // 7
+    is_last = (sundays + 7).astype("datetime64[M]") != months
     chosen = (
         (np.isin(month, [3, 9, 10]) & is_last)
         | ((month == 3) & (week == 1))
         | (np.isin(month, [4, 10, 11]) & (week == 0))
     )
-    return list(sundays[chosen].to_numpy("datetime64[ns]"))
+    return list(sundays[chosen].astype("datetime64[ns]"))
