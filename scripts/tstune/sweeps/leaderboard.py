@@ -91,8 +91,9 @@ def brought(rows: Sequence[Row], foretold: Foretold | None, test: Mapping[str, M
 
     `rows` come the best first. The scoreboard of the winner says nothing of a tuned model that did not win.
     """
-    others = ("from_scratch", "stack")  # no tuning of weights
-    tuned = next((row for row in rows if row.kind == "tuned" and row.squares and not row.name.startswith(others)), None)
+    others = {"from_scratch", "stack", "trees"}  # no tuning of weights
+    weights = (row for row in rows if row.kind == "tuned" and row.squares)
+    tuned = next((row for row in weights if others.isdisjoint(row.name.split("."))), None)
     if foretold is None or tuned is None:
         return {}
     before = next(row for row in rows if row.name == foretold.reference)
