@@ -576,6 +576,17 @@ def test_what_cannot_be_read_is_said_in_one_line(tmp_path: Path):
     assert "begin with the day and others with the month" in problem(write(tmp_path / "m.csv", mixed))
 
 
+@pytest.mark.parametrize("junk", [bytes(1_001) + b"\xff", b"\x00\xd8" * 1_000 + b"\x01"])
+def test_a_binary_file_among_exports_is_left_out(junk: bytes, tmp_path: Path):
+    export = write(tmp_path / "clarity.csv", clarity())
+    readings = read(export).frame
+    for name in ("cache.csv", "notes.txt"):
+        (tmp_path / name).write_bytes(junk)
+    table = read(tmp_path)
+    assert table.cleaning["files_that_are_no_export"]["count"] == 2
+    assert len(table.frame) == len(readings) > 0
+
+
 def test_a_name_in_a_file_name_becomes_a_number(tmp_path: Path, caplog: pytest.LogCaptureFixture):
     table = read(write(tmp_path / "Clarity_Export_Quellenbach_Ada.csv", clarity()))
     assert list(table.frame[ITEM].unique()) == ["person_1"]

@@ -9,6 +9,7 @@ import csv
 import re
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -57,7 +58,8 @@ def decode(content: bytes, report: CleaningReport) -> str:
     if content.startswith((b"\xff\xfe", b"\xfe\xff")):
         return content.decode("utf-16")
     if content[:200].count(0) > 40:  # UTF-16 without a mark: every other byte of plain text is 0
-        return content.decode("utf-16-le" if content[1] == 0 else "utf-16-be")
+        with suppress(UnicodeDecodeError):  # else it is no text at all, as its reader will find
+            return content.decode("utf-16-le" if content[1] == 0 else "utf-16-be")
     try:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError:
