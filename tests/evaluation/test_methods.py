@@ -2,24 +2,32 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 
 import numpy as np
 import pytest
 from planted_errors import HOUR, LEVELS, covered, planted, with_native
+from tsfm_public.toolkit.conformal import weighted_conformal_quantile
 
 from tstune.config.schema import ForecastSection
-from tstune.errors import DataError
+from tstune.errors import CheckpointError, DataError
 from tstune.evaluation.intervals import (
     METHODS,
+    SETTINGS,
+    TENSORS,
     AdaptiveConformal,
     Residual,
     SplitConformal,
     UncertaintyMethod,
     WeightedConformal,
     configured_name,
+    conformal_quantiles,
+    load_method,
     make_method,
     relative_age,
+    save_method,
+    scores_needed,
 )
 
 SECTION = ForecastSection(quantiles=list(LEVELS))
@@ -186,3 +194,94 @@ def test_names_of_the_configuration():
 
 def test_planted_windows_are_an_hour_apart():
     assert (np.diff(planted(5).timestamps[:, 0]) == HOUR).all()
+
+
+# The corrected quantile, against hand-worked cases and granite-tsfm's
+
+
+def test_hand_worked():
+    scores = np.arange(1.0, 10.0)[:, None]  # 1 ... 9: ranks of (9 + 1) x level
+    found = conformal_quantiles(scores, [0.1, 0.25, 0.5, 0.75, 0.9])[0]
+    assert found.tolist() == [1, 2, 5, 8, 9]  # 0.9 x 10 = the ninth, 0.75 x 10 = 7.5: the eighth; mirrored below
+
+
+def test_too_few_scores_give_the_outermost():
+    scores = np.array([[3.0], [1.0]])
+    assert conformal_quantiles(scores, [0.1, 0.9])[0].tolist() == [1, 3]
+    assert [scores_needed(level) for level in (0.1, 0.9, 0.5, 0.025, 0.975)] == [9, 9, 1, 39, 39]
+
+
+def test_what_was_not_observed_does_not_count():
+    scores = np.arange(1.0, 20.0)[:, None].repeat(2, axis=1)
+    scores[9:, 1] = np.nan
+    found = conformal_quantiles(scores, [0.1, 0.9])
+    assert found[0].tolist() == [2, 18]
+    assert found[1].tolist() == [1, 9]
+    assert np.isnan(conformal_quantiles(np.full((4, 1), np.nan), [0.5])).all()
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+def test_upper_levels_equal_granite_tsfm(weighted):
+    random = np.random.default_rng(1)
+    scores = random.normal(size=(200, 4))
+    weights = 0.99 ** np.arange(200)[::-1] if weighted else None
+    levels = [0.6, 0.8, 0.9, 0.95]
+    found = conformal_quantiles(scores, levels, weights)
+    mirrored = conformal_quantiles(-scores, [1 - level for level in levels[::-1]], weights)
+    for column in range(4):
+        theirs = [
+            weighted_conformal_quantile(scores[:, column], weights, 1 - level, conformal_correction=True)
+            for level in levels
+        ]
+        assert found[column] == pytest.approx(theirs, abs=0)
+        assert (-mirrored[column, ::-1]).tolist() == found[column].tolist(), "below the median is the mirror image"
+
+
+def test_coverage_of_the_next_score_is_what_theory_says():
+    """With 19 scores the 0.9 quantile is the 18th: an exchangeable next score lies below it in 18 of 20 cases."""
+    scores = np.random.default_rng(2).normal(size=(20, 40_000))
+    upper = conformal_quantiles(scores[:19], [0.9])[:, 0]
+    plain = np.quantile(scores[:19], 0.9, axis=0)
+    assert (scores[19] <= upper).mean() == pytest.approx(0.9, abs=4 * (0.09 / 40_000) ** 0.5)
+    assert (scores[19] <= plain).mean() < 0.885, "the uncorrected quantile covers too little"
+
+
+# Files: a method that was saved and loaded is the same, and damaged ones are named
+
+SAVED = ForecastSection(quantiles=list(LEVELS), half_life=0.7, adaptation_rate=0.03)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_saved_and_loaded_is_the_same(name, tmp_path):
+    calibration, test = with_native(planted(300, seed=1)), with_native(planted(50, seed=2, begin=300))
+    method = make_method(name, SAVED).fit(calibration)
+    save_method(method, tmp_path)
+    loaded = load_method(tmp_path)
+    assert type(loaded) is type(method)
+    assert loaded.settings() == method.settings()
+    assert loaded.levels == LEVELS
+    assert np.array_equal(loaded.backtest(test), method.backtest(test))
+    assert {path.name for path in tmp_path.iterdir()} == {SETTINGS, TENSORS}
+    assert json.loads((tmp_path / SETTINGS).read_text())["method"] == name
+
+
+def test_a_folder_without_is_no_error(tmp_path):
+    assert load_method(tmp_path) is None
+
+
+def test_damage_is_one_line(tmp_path):
+    save_method(make_method("split_conformal", SAVED).fit(planted(50)), tmp_path)
+    whole = {name: (tmp_path / name).read_bytes() for name in (SETTINGS, TENSORS)}
+    for name, content in (
+        (SETTINGS, b"{"),
+        (SETTINGS, b'{"method": "crystal_ball", "levels": [0.5]}'),
+        (SETTINGS, b'{"method": "split_conformal", "levels": [0.5], "rate": 1}'),
+        (TENSORS, whole[TENSORS][:20]),
+    ):
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(CheckpointError, match="damaged"):
+            load_method(tmp_path)
+        (tmp_path / name).write_bytes(whole[name])
+    (tmp_path / TENSORS).unlink()
+    with pytest.raises(CheckpointError, match=f"{TENSORS} is missing"):
+        load_method(tmp_path)

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 import numpy as np
 import pytest
 import scoringrules
+from report.sample_run import write_run
 from scipy.stats import norm
 
 from tstune.errors import DataError
@@ -16,6 +20,7 @@ from tstune.glucose.hypoglycaemia import (
     probability_score,
     window_scores,
 )
+from tstune.runs.report import write_report
 
 LEVELS = np.array([0.1, 0.25, 0.5, 0.75, 0.9])
 
@@ -129,3 +134,46 @@ def test_the_score_of_a_window_is_its_riskiest_step():
     quantiles = np.array([[[8.0, 9, 10, 11, 12], [4.0, 5, 6, 7, 8]]])
     assert probability_score(quantiles, LEVELS, 4.0) == pytest.approx([0.1])
     assert np.isnan(probability_score(quantiles * np.nan, LEVELS, 4.0)).all()
+
+
+# The report where there is nothing to warn of
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return write_run(tmp_path / "run", items=2, num_examples=2)
+
+
+def hypoglycaemia(folder: Path, change) -> str:
+    """The section of the report after a change of its values."""
+    evaluation = json.loads((folder / "evaluation.json").read_text())
+    for below in evaluation["glucose"]["hypo"].values():
+        change(below)
+    (folder / "evaluation.json").write_text(json.dumps(evaluation))
+    write_report(folder)
+    return (folder / "report.md").read_text().partition("## Hypoglycaemia\n")[2].partition("\n## ")[0]
+
+
+def without_lows(windows: dict) -> None:
+    for found in windows.values():
+        found |= {"num_low": 0, "base_rate": 0.0, "auroc": None, "auprc": None, "brier": 0.0}
+
+
+def test_hypoglycaemia_without_lows_is_one_line(folder):
+    def change(below: dict) -> None:
+        below["events"] = None
+        for windows in (below["windows"], *below["windows_up_to"].values()):
+            without_lows(windows)
+
+    text = hypoglycaemia(folder, change)
+    line = "windows holds a reading below the limit: there is nothing to warn of."
+    assert text.count(line) == 2, "once for each limit"
+    assert "|" not in text
+    assert (folder / "report.html").read_text().count("Average precision") == 0
+
+
+def test_a_span_without_lows_has_no_table(folder):
+    text = hypoglycaemia(folder, lambda below: without_lows(below["windows_up_to"]["30min"]))
+    assert "0 of " in text
+    assert "Warnings by window, next 30" not in text
+    assert text.count("Warnings by window, whole 8") == 2

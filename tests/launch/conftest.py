@@ -1,4 +1,4 @@
-"""Launches on CPU processes; most are forks that have the libraries already."""
+"""Launches on CPU processes, forks that have the libraries already."""
 
 from __future__ import annotations
 
@@ -12,40 +12,18 @@ from launched import ROOT, free_port
 from support import forks
 
 
-def _launched(
-    run: Callable[..., subprocess.CompletedProcess],
-    config: str,
-    script: str,
-    *arguments: object,
-    num_processes: int,
-    **how: object,
-) -> subprocess.CompletedProcess:
-    command = [forks.ACCELERATE, "launch"]
-    command += ["--config_file", f"accelerate_configs/{config}.yaml", "--num_processes", str(num_processes)]
-    command += ["--main_process_port", str(free_port()), script, *map(str, arguments)]
-    environment = os.environ | {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1", "PYTHONPATH": "scripts"}
-    return run(command, cwd=ROOT, env=environment, timeout=900, **how)
-
-
 @pytest.fixture(scope="session")
 def launch() -> Callable[..., subprocess.CompletedProcess]:
-    """`accelerate launch` of scripts/finetune_ttm.py from the checkout, on CPU processes, as a user starts it."""
+    """`accelerate launch` of a script of the checkout, in forks, on CPU processes; a probe trains many recipes."""
 
-    def launch(config: str, *arguments: object, num_processes: int) -> subprocess.CompletedProcess:
-        how = {"capture_output": True, "text": True, "check": False}
-        return _launched(
-            subprocess.run, config, "scripts/finetune_ttm.py", *arguments, num_processes=num_processes, **how
-        )
+    def launch(config: str, script: str, *arguments: object, num_processes: int) -> subprocess.CompletedProcess:
+        command = [forks.ACCELERATE, "launch"]
+        command += ["--config_file", f"accelerate_configs/{config}.yaml", "--num_processes", str(num_processes)]
+        command += ["--main_process_port", str(free_port()), script, *map(str, arguments)]
+        environment = os.environ | {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1", "PYTHONPATH": "scripts"}
+        return forks.run(command, cwd=ROOT, env=environment)
 
     return launch
-
-
-@pytest.fixture(scope="session")
-def launch_probe() -> Callable[..., subprocess.CompletedProcess]:
-    """The same of a script of this folder, in forks; the probe trains any number of recipes."""
-    return lambda config, script, *arguments, **how: _launched(
-        forks.run, config, f"tests/launch/{script}", *arguments, **how
-    )
 
 
 @pytest.fixture(scope="session")

@@ -30,7 +30,7 @@ def write_recipe(desk: Path, name: str, folder: Path | None = None, **changes: d
     sections = {
         "tuning": {"mode": "full"},
         "training": training | {"auto_batch_size": True},
-        "evaluation": {"baselines": []},
+        "evaluation": {"baselines": [], "report": False},
     }
     sections = tiny.merged(sections, changes)
     values = tiny.recipe(desk / "series.csv", folder / name, desk / "checkpoint", **sections)
@@ -38,9 +38,9 @@ def write_recipe(desk: Path, name: str, folder: Path | None = None, **changes: d
 
 
 @pytest.fixture(scope="module")
-def launched(desk: Path, launch_probe: Launch) -> subprocess.CompletedProcess:
+def launched(desk: Path, launch: Launch) -> subprocess.CompletedProcess:
     recipes = [write_recipe(desk, name) for name in ("plenty", f"fits-{FITS}")]
-    done = launch_probe("ddp", "memory_probe.py", desk, *recipes, num_processes=2)
+    done = launch("ddp", "tests/launch/memory_probe.py", desk, *recipes, num_processes=2)
     assert done.returncode == 0, done.stderr
     return done
 
@@ -96,13 +96,13 @@ UNEVEN = [
 
 @pytest.mark.parametrize(("strategy", "ranks", "windows", "fits"), UNEVEN)
 def test_fault_12_uneven_last_batch_ends(
-    strategy: str, ranks: int, windows: int, fits: int, desk: Path, launch_probe: Launch, tmp_path: Path
+    strategy: str, ranks: int, windows: int, fits: int, desk: Path, launch: Launch, tmp_path: Path
 ) -> None:
     steps = {"max_steps": 4, "eval_every_steps": 4}
     data = {"train_fraction": (windows + 0.5) / 402, "train_fraction_from": "uniform"}
     names = ("plenty", f"fits-{fits}")
     recipes = [write_recipe(desk, name, tmp_path, training=steps, data=data) for name in names]
-    done = launch_probe(strategy, "memory_probe.py", tmp_path, *recipes, num_processes=ranks)
+    done = launch(strategy, "tests/launch/memory_probe.py", tmp_path, *recipes, num_processes=ranks)
     assert done.returncode == 0, done.stderr
     whole, in_parts = (
         [tiny.read_json(tmp_path / f"{name}-rank{rank}.json") for rank in range(ranks)] for name in names

@@ -7,7 +7,9 @@ import json
 import random
 import resource
 import signal
+from collections.abc import Callable
 from contextlib import redirect_stderr, redirect_stdout
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -17,7 +19,7 @@ from support import tiny
 import finetune_ttm
 from tstune.errors import EXIT_REQUEUE, EXIT_USER_ERROR
 
-STEPS, EVERY = 90, 3
+STEPS, MANY_STEPS, EVERY = 30, 90, 3
 
 # Everything that has a state: dropout, an average of the weights, accumulation, the best weights, a running loss
 # between two rows of the log, an epoch that does not end where a checkpoint is written (402 windows, 26 batches).
@@ -46,33 +48,35 @@ def desk(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def whole(desk: Path) -> dict[int, Path]:
-    """Number of processes -> run folder of a run that was left alone."""
-    folders = {}
-    for processes in (1, 2):
-        run = Run(desk / "recipe.yaml", desk / f"whole{processes}", processes)
+def whole(desk: Path) -> Callable[..., Path]:
+    """Run folder of a run on so many processes that was left alone."""
+
+    @cache
+    def whole(processes: int, steps: int = STEPS) -> Path:
+        run = Run(desk / "recipe.yaml", desk / f"whole{processes}-{steps}", processes, [f"training.max_steps={steps}"])
         assert run.finish() == 0, run.log.read_text()
-        folders[processes] = run.output_dir
-    return folders
+        return run.output_dir
+
+    return whole
 
 
-def assert_same(run: Path, whole: Path) -> None:
+def assert_same(run: Path, whole: Path, steps: int = STEPS) -> None:
     """Weights, history, scores: bit by bit."""
     for name in ("model/model.safetensors", "history.jsonl", "metrics.json"):
         assert (run / name).read_bytes() == (whole / name).read_bytes(), name
     rows = [json.loads(line) for line in (run / "history.jsonl").read_text().splitlines()]
-    assert [row["step"] for row in rows if "validation_loss" in row][-1] == STEPS
-    assert sum("train_loss" in row for row in rows) == -(-STEPS // 4)  # every 4th, and the last
-    assert sorted(path.name for path in (run / "checkpoints").iterdir())[-1] == f"step-{STEPS:08d}"
+    assert [row["step"] for row in rows if "validation_loss" in row][-1] == steps
+    assert sum("train_loss" in row for row in rows) == -(-steps // 4)  # every 4th, and the last
+    assert sorted(path.name for path in (run / "checkpoints").iterdir())[-1] == f"step-{steps:08d}"
 
 
-def killed_and_resumed(run: Run, kills: int, seed: int) -> list[str]:
+def killed_and_resumed(run: Run, kills: int, seed: int, steps: int = STEPS) -> list[str]:
     """Kill it so many times, every other time inside a checkpoint write; then let it end."""
     draw, table, resumed = random.Random(seed), [], 0
     for number in range(kills):
         before = run.newest_step()
         resumed += before > 0  # the first kill may come before the first checkpoint
-        after = before + draw.randint(2, max(2, (STEPS - before) // (kills - number) - EVERY))
+        after = before + draw.randint(2, max(2, (steps - before) // (kills - number) - EVERY))
         inside = draw.choice(["save_file", "_save_optimizer", "seal", "sync"]) if number % 2 else ""
         run.kill(after, inside)
         partial = [path.name for path in run.checkpoints.glob(".step-*.partial")]
@@ -87,36 +91,37 @@ def killed_and_resumed(run: Run, kills: int, seed: int) -> list[str]:
 
 
 @pytest.mark.parametrize(
-    ("processes", "kills"),
-    [(1, 1), pytest.param(1, 3, marks=pytest.mark.slow), pytest.param(2, 2, marks=pytest.mark.slow)],
+    ("processes", "kills", "steps"),
+    [(1, 1, STEPS), *(pytest.param(*case, MANY_STEPS, marks=pytest.mark.slow) for case in ((1, 3), (2, 2)))],
 )
-def test_kills_leave_no_trace(processes: int, kills: int, desk: Path, whole: dict[int, Path]):
-    run = Run(desk / "recipe.yaml", desk / f"killed{processes}-{kills}", processes)
-    killed_and_resumed(run, kills, seed=processes)
-    assert_same(run.output_dir, whole[processes])
-    assert not list(desk.glob(f".killed{processes}-{kills}.partial*"))
+def test_kills_leave_no_trace(processes: int, kills: int, steps: int, desk: Path, whole: Callable[..., Path]):
+    name = f"killed{processes}-{kills}"
+    run = Run(desk / "recipe.yaml", desk / name, processes, [f"training.max_steps={steps}"])
+    killed_and_resumed(run, kills, seed=processes, steps=steps)
+    assert_same(run.output_dir, whole(processes, steps), steps)
+    assert not list(desk.glob(f".{name}.partial*"))
     assert not run.checkpoints.exists()
 
 
-def test_a_finished_run_that_is_queued_again_has_nothing_to_do(desk: Path, whole: dict[int, Path]):
-    run, before = Run(desk / "recipe.yaml", whole[1]), tiny.snapshot(whole[1])
+def test_a_finished_run_that_is_queued_again_has_nothing_to_do(desk: Path, whole: Callable[..., Path]):
+    run, before = Run(desk / "recipe.yaml", whole(1)), tiny.snapshot(whole(1))
     assert run.finish() == 0
-    assert f"run folder: {whole[1]} is complete" in run.log.read_text()
+    assert f"run folder: {whole(1)} is complete" in run.log.read_text()
     assert run.finish("training.learning_rate=0.01") == EXIT_USER_ERROR, "another run is not this one"
-    assert tiny.snapshot(whole[1]) == before
+    assert tiny.snapshot(whole(1)) == before
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("processes", [1, 2])
-def test_twelve_kills_leave_no_trace(processes: int, desk: Path, whole: dict[int, Path]):
-    run = Run(desk / "recipe.yaml", desk / f"often{processes}", processes)
-    table = killed_and_resumed(run, kills=12, seed=10 + processes)
-    assert_same(run.output_dir, whole[processes])
+def test_twelve_kills_leave_no_trace(processes: int, desk: Path, whole: Callable[..., Path]):
+    run = Run(desk / "recipe.yaml", desk / f"often{processes}", processes, [f"training.max_steps={MANY_STEPS}"])
+    table = killed_and_resumed(run, 12, seed=10 + processes, steps=MANY_STEPS)
+    assert_same(run.output_dir, whole(processes, MANY_STEPS), MANY_STEPS)
     assert len(table) == 12
     assert sum(".partial" in line for line in table) >= 3, "some inside a write"
 
 
-def test_sigterm_writes_a_checkpoint_and_asks_for_a_requeue(desk: Path, whole: dict[int, Path]):
+def test_sigterm_writes_a_checkpoint_and_asks_for_a_requeue(desk: Path, whole: Callable[..., Path]):
     run = Run(desk / "recipe.yaml", desk / "preempted", 1, ["training.checkpoint_every_steps=100"])
     process = run.start_and_wait(after=7)
     process.send_signal(signal.SIGTERM)
@@ -126,20 +131,20 @@ def test_sigterm_writes_a_checkpoint_and_asks_for_a_requeue(desk: Path, whole: d
     assert run.newest_step() == 8, "the step that it was in is finished"
     assert not run.output_dir.exists()
     assert run.finish() == 0
-    assert_same(run.output_dir, whole[1])
+    assert_same(run.output_dir, whole(1))
 
 
-def test_sigterm_reaches_every_rank(desk: Path, whole: dict[int, Path]):
+def test_sigterm_reaches_every_rank(desk: Path, whole: Callable[..., Path]):
     run = Run(desk / "recipe.yaml", desk / "preempted2", 2, ["training.checkpoint_every_steps=100"])
     process = run.start_and_wait(after=7)
     process.send_signal(signal.SIGTERM)  # the launcher passes it on
     assert process.wait() != 0
     assert run.log.read_text().count("preempted: checkpoint of step") == 1
     assert run.finish() == 0
-    assert_same(run.output_dir, whole[2])
+    assert_same(run.output_dir, whole(2))
 
 
-def test_a_damaged_newest_checkpoint_is_passed_over(desk: Path, whole: dict[int, Path]):
+def test_a_damaged_newest_checkpoint_is_passed_over(desk: Path, whole: Callable[..., Path]):
     run = Run(desk / "recipe.yaml", desk / "damaged")
     run.kill(after=5 * EVERY + 1)
     newest = run.checkpoints / f"step-{run.newest_step():08d}"
@@ -151,7 +156,7 @@ def test_a_damaged_newest_checkpoint_is_passed_over(desk: Path, whole: dict[int,
     log = run.log.read_text()
     assert f"checkpoint {newest} is damaged (learning.safetensors has changed): trying the one before" in log
     assert f"resumed from step {int(newest.name[5:]) - EVERY} " in log
-    assert_same(run.output_dir, whole[1])
+    assert_same(run.output_dir, whole(1))
 
 
 # lock, history, weights and optimizer of a checkpoint; weights and report of the finished run

@@ -7,9 +7,11 @@ import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
+import pandas as pd
 import pytest
 from support import tiny
 
+import eval_forecast
 import finetune_ttm
 
 Launch = Callable[..., subprocess.CompletedProcess]
@@ -39,7 +41,9 @@ def one(desk: Path) -> Path:
 def launched(desk: Path, launch: Launch) -> subprocess.CompletedProcess:
     arguments = [f"output_dir={desk / 'two'}", "training.per_device_batch_size=16"]
     asked = ["distributed.enabled=true", "distributed.strategy=ddp", "distributed.world_size=2"]
-    done = launch("ddp", "--config", desk / "recipe.yaml", *arguments, *asked, num_processes=2)
+    done = launch(
+        "ddp", "scripts/finetune_ttm.py", "--config", desk / "recipe.yaml", *arguments, *asked, num_processes=2
+    )
     assert done.returncode == 0, done.stderr
     return done
 
@@ -130,7 +134,7 @@ def test_one_rank_writes(one: Path, two: Path, desk: Path) -> None:
 def test_four_processes_asked_for_and_two_started(desk: Path, launch: Launch) -> None:
     before = tiny.snapshot(desk)
     asked = [f"output_dir={desk / 'four'}", "distributed.world_size=4"]
-    done = launch("ddp", "--config", desk / "recipe.yaml", *asked, num_processes=2)
+    done = launch("ddp", "scripts/finetune_ttm.py", "--config", desk / "recipe.yaml", *asked, num_processes=2)
     assert done.returncode != 0
     (error,) = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
     assert error == (
@@ -139,3 +143,33 @@ def test_four_processes_asked_for_and_two_started(desk: Path, launch: Launch) ->
     )
     assert 'finetune_ttm.py", line' not in done.stderr, "no traceback of ours; the launcher's own is not ours"
     assert tiny.snapshot(desk) == before
+
+
+# Judged on two ranks
+
+MODELS = ("run", "checkpoint", "ridge", "lightgbm")
+RunRanks = Callable[..., list[subprocess.CompletedProcess]]
+
+
+@pytest.mark.slow
+def test_two_processes_score_as_one(
+    run_ranks: RunRanks, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    desk = tiny.write_desk(tmp_path, evaluation={"batch_size": 10, "baselines": ["ridge"], "num_plots": 0})
+    monkeypatch.chdir(desk)
+    assert finetune_ttm.main(["--config", "recipe.yaml", f"output_dir={desk / 'run'}"]) == 0
+    models = [word for name in MODELS for word in ("--model", str(desk / name) if (desk / name).exists() else name)]
+    arguments = ["--config", str(desk / "recipe.yaml"), *models]
+    capsys.readouterr()
+    assert eval_forecast.main([*arguments, "--output", str(desk / "one")]) == 0
+    alone = capsys.readouterr().out
+    ranks = run_ranks("scripts/eval_forecast.py", *arguments, "--output", desk / "two", num_ranks=2)
+    assert [rank.returncode for rank in ranks] == [0, 0], ranks[0].stderr
+    assert ranks[0].stdout == alone.replace(f"{desk / 'one'}", f"{desk / 'two'}")
+    assert ranks[1].stdout == "", "one process speaks"
+    found, expected = (tiny.read_json(desk / name / "metrics.json")["test"] for name in ("two", "one"))
+    assert list(found) == list(MODELS)
+    for name, metrics in expected.items():
+        assert found[name] == pytest.approx(metrics, rel=1e-6)
+    tables = [pd.read_parquet(desk / name / "windows.parquet") for name in ("two", "one")]
+    pd.testing.assert_frame_equal(*tables, rtol=1e-5)

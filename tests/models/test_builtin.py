@@ -142,6 +142,7 @@ def test_the_short_one_forecasts_two_hours_from_eight():
     assert metrics["zero_shot"]["rmse"] < min(metrics["persistence"]["rmse"], metrics["context_mean"]["rmse"])
 
 
+@pytest.mark.slow
 @pytest.mark.shared
 def test_etth1_without_tuning(shared):
     path = shared / "data/ett/ETTh1.csv"

@@ -31,6 +31,11 @@ TRAINING = {"max_steps": STEPS, "eval_every_steps": 4, "checkpoint_every_steps":
 LEVELS = [0.1, 0.3, 0.5, 0.7, 0.9]
 families = pytest.mark.parametrize("name", ALL)
 foundation = pytest.mark.parametrize("name", FOUNDATION)
+# what trains once more: a network of points, one of drawn paths, one with statistics of batches; the others are slow
+FAST = ("ttm", "chronos_t5", "patchtst")
+trained_anew = pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[] if name in FAST else pytest.mark.slow) for name in FOUNDATION]
+)
 covered: set[str] = set()
 
 
@@ -345,7 +350,7 @@ def test_tuning_leaves_the_checkpoint_alone(name: str, desk: Desk) -> None:
     assert tiny.snapshot(desk.checkpoints[name]) == desk.trained(name).before
 
 
-@foundation
+@trained_anew
 def test_a_run_that_was_stopped_goes_on_as_if_it_had_not_been(name: str, desk: Desk, tmp_path: Path) -> None:
     """And a run is the same twice: this one begins anew beside the one that was left alone."""
     whole = desk.trained(name)
@@ -371,7 +376,7 @@ def test_a_run_that_was_stopped_goes_on_as_if_it_had_not_been(name: str, desk: D
     assert (folder / weights).read_bytes() == (whole.folder / weights).read_bytes()
 
 
-@foundation
+@trained_anew
 def test_a_merged_adapter_is_the_adapter(name: str, desk: Desk, tmp_path: Path) -> None:
     model = desk.model(name, tuning={"mode": "lora"}, training={"max_steps": 4, "eval_every_steps": 4})
     model.fit(output_dir=tmp_path / "run")
@@ -387,7 +392,7 @@ def test_a_merged_adapter_is_the_adapter(name: str, desk: Desk, tmp_path: Path) 
 # Quantiles
 
 
-@foundation
+@trained_anew
 def test_quantiles_ascend_around_the_forecast(name: str, desk: Desk, tmp_path: Path) -> None:
     """Those of the network where it has any, else those of its validation errors."""
     own = FOUNDATION[name].forecasts_quantiles

@@ -12,7 +12,8 @@ pytestmark = pytest.mark.skipif(
     not (CHROMIUM and CHROMEDRIVER),
     reason="chromium or chromedriver is absent: apt-get install chromium chromium-driver",
 )
-VIEWS = [(390, "light"), (390, "dark"), (1440, "light"), (1440, "dark")]
+SLOW_VIEWS = ((390, "light"), (1440, "dark"))
+VIEWS = [(390, "dark"), (1440, "light"), *(pytest.param(*view, marks=pytest.mark.slow) for view in SLOW_VIEWS)]
 SECTIONS = ["summary", "scoreboard", "comparisons", "cohort", "horizons", "items", "forecasts"]
 SECTIONS += ["calibration", "glucose", "error-grids", "hypo", "profile", "strata", "training", "cost"]
 SECTIONS += ["provenance"]
@@ -85,7 +86,7 @@ def test_everything_is_there_and_nothing_sticks_out(browser, report, tmp_path, w
     assert (tmp_path / f"{width}-{scheme}.png").stat().st_size > 20_000
 
 
-@pytest.mark.parametrize("width", [390, 1440])
+@pytest.mark.parametrize("width", [390, pytest.param(1440, marks=pytest.mark.slow)])
 def test_everything_is_readable_without_its_script(browser, report, width):
     browser.open(report, width, javascript=False)
     figures = browser.run(SIZES, "figure")

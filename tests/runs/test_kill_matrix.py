@@ -42,6 +42,12 @@ PLACES: dict[str, Callable[[Callable], None]] = {
     "registered, not noted": lambda act: forked.after(steps, "_register_once", act),
 }
 SIGNALS = {signal.SIGTERM: EXIT_REQUEUE, signal.SIGINT: EXIT_INTERRUPTED, signal.SIGKILL: -signal.SIGKILL}
+# Every state once and every signal three times; the other 18 pairs are slow.
+PAIRS = [
+    pytest.param(state, number, id=f"{state}-{number.name}", marks=pytest.mark.slow if (place + turn) % 3 else [])
+    for place, state in enumerate(PLACES)
+    for turn, number in enumerate(SIGNALS)
+]
 
 
 @pytest.fixture(scope="module")
@@ -96,8 +102,7 @@ def test_the_matrix_is_whole():
     assert {state for state in life._ORDER if state != "registered"} <= set(PLACES)
 
 
-@pytest.mark.parametrize("number", SIGNALS, ids=lambda number: number.name)
-@pytest.mark.parametrize("state", PLACES)
+@pytest.mark.parametrize(("state", "number"), PAIRS)
 def test_stopped_and_started_again(state: str, number: signal.Signals, desk: Path, whole: dict, tmp_path: Path):
     place = Place(desk, tmp_path / "home")
     code = forked.wait(place.start(lambda: PLACES[state](forked.send(number))))

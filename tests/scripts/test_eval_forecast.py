@@ -38,6 +38,7 @@ MODES = {
         "evaluation": {"metrics": ["wql", "coverage"]},
     },
 }
+SLOW = ("lora", "from_scratch", "zero_shot")
 ROWS = {
     "full": ["zero_shot", "fine_tuned", "average"],
     "lora": ["zero_shot", "fine_tuned", "average"],
@@ -97,7 +98,9 @@ class TestRun:
         assert len([line for line in lines if line.startswith("|")]) == 2 + 5
         assert tiny.snapshot(desk) == before
 
-    @pytest.mark.parametrize("mode", MODES)
+    @pytest.mark.parametrize(
+        "mode", [pytest.param(mode, marks=pytest.mark.slow if mode in SLOW else []) for mode in MODES]
+    )
     def test_every_kind_of_run(self, mode: str, desk: Path, capsys: pytest.CaptureFixture[str]) -> None:
         changes = tiny.merged({"evaluation": QUICK}, MODES[mode])
         values = tiny.recipe(Path("series.csv"), Path("other"), Path("checkpoint"), **changes)

@@ -40,7 +40,7 @@ ROWS = {
     13: ("/docs without a network", "serving/test_refused_requests.py::test_behind_a_proxy_and_without_a_network"),
     14: ("a report that said too much or too little",
          "evaluation/test_temporal_gain.py::test_what_resembles_the_readings_at_no_delay_gains_nothing",
-         "glucose/test_glucose_report.py::test_hypoglycaemia_without_lows_is_one_line",
+         "glucose/test_hypoglycaemia.py::test_hypoglycaemia_without_lows_is_one_line",
          "evaluation/test_chosen_windows.py::test_each_is_of_another_item_where_there_are_several"),
     15: ("a launcher that buried the error", "scripts/test_first_user.py::test_15_the_last_words_of_a_run_are_its_own",
          "recipes/test_commands.py::test_a_launcher_is_printed_for_what_needs_one"),

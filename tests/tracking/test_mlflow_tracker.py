@@ -288,6 +288,7 @@ class TestFiles:
         busy = loaded.predict(pd.concat([past, future.assign(plan=5.0)]))
         assert not busy["load"].equals(expected["load"]), "the plan is read"
 
+    @pytest.mark.slow
     def test_a_model_of_a_wide_table(self, desk, tmp_path, mlflow_uri):
         import finetune_ttm
 

@@ -12,6 +12,8 @@ from pathlib import Path
 import grimp
 import pytest
 
+import tstune
+
 ROOT = Path(__file__).resolve().parents[2]
 CONTRACTS = [
     "one way",
@@ -87,3 +89,16 @@ def test_the_shared_code_imports_no_script():
             names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
             names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
             assert not {name.partition(".")[0] for name in names} & scripts, path
+
+
+# Public names
+
+
+@pytest.mark.parametrize("name", tstune.__all__)
+def test_it_can_be_imported(name: str) -> None:
+    assert getattr(tstune, name) is not None
+
+
+def test_they_are_listed() -> None:
+    assert dir(tstune) == tstune.__all__
+    assert len(tstune.__all__) >= 40

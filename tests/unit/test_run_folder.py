@@ -15,6 +15,7 @@ from support.tiny import snapshot
 
 from tstune.errors import FolderError, OutputError
 from tstune.runs.folder import NewFolder, RunFolder
+from tstune.runtime.files import aside
 
 
 def write(folder: Path, **options: object) -> None:
@@ -363,3 +364,20 @@ def test_what_is_not_there_is_empty_or_refused(tmp_path: Path):
     assert RunFolder(tmp_path).run_id is None
     with pytest.raises(FolderError, match=r"nowhere is no folder"):
         RunFolder(tmp_path / "nowhere").require()
+
+
+# Files that are replaced as a whole
+
+
+def test_a_file_is_replaced_as_a_whole(tmp_path):
+    file = tmp_path / "file"
+    file.write_text("old")
+    with pytest.raises(ZeroDivisionError), aside(file) as partial:
+        partial.write_text(f"new{1 / 0}")
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+    assert file.read_text() == "old"
+    with aside(file) as partial:
+        partial.write_text("new")
+    assert file.read_text() == "new"
+    with pytest.raises(OutputError, match="cannot be written"), aside(tmp_path / "none" / "file") as partial:
+        partial.write_text("new")

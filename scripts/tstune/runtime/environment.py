@@ -45,8 +45,8 @@ def describe_environment(device: torch.device, num_processes: int) -> dict:
 def loaded_packages() -> dict[str, str]:
     """Name -> version of every installed package that this process has loaded code of: its bill of materials."""
     loaded = {name.partition(".")[0] for name in sys.modules}
-    described = [package.metadata for package, modules in _installed() if not modules.isdisjoint(loaded)]
-    found = {about["Name"]: about["Version"] for about in reversed(described)}  # the first one found is the one in use
+    described = [_name_and_version(package) for package, modules in _installed() if not modules.isdisjoint(loaded)]
+    found = dict(reversed(described))  # the first one found is the one in use
     return {name: found[name] for name in sorted(found, key=str.lower)}
 
 
@@ -61,6 +61,14 @@ def _installed() -> list[tuple[importlib.metadata.Distribution, frozenset[str]]]
     return found
 
 
+@cache
+def _name_and_version(package: importlib.metadata.Distribution) -> tuple[str, str]:
+    """Parsed once: a hundred packages take longer than a short run trains."""
+    about = package.metadata
+    return about["Name"], about["Version"]
+
+
+@cache
 def _version(package: str) -> str | None:
     try:
         return importlib.metadata.version(package)

@@ -6,9 +6,10 @@ import base64
 import hashlib
 import re
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 from markupsafe import Markup
 
 from tstune.errors import visible
@@ -20,15 +21,8 @@ _ASSETS = Path(__file__).parent / "assets"
 
 def as_html(title: str, sections: Sequence[ReportSection | Omitted], warning: str | None) -> str:
     """The whole report; every text that comes from a user is escaped by the template."""
-    environment = Environment(
-        loader=FileSystemLoader(_ASSETS),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
     script = (_ASSETS / "report.js").read_text(encoding="utf-8")
-    page = environment.get_template("page.html.j2").render(
+    page = _template().render(
         title=title,
         sections=sections,
         warning=warning,
@@ -38,6 +32,13 @@ def as_html(title: str, sections: Sequence[ReportSection | Omitted], warning: st
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
     )
     return visible(page)
+
+
+@cache
+def _template() -> Template:
+    """Compiled once: it takes a tenth of a short run."""
+    options = {"trim_blocks": True, "lstrip_blocks": True, "undefined": StrictUndefined}
+    return Environment(loader=FileSystemLoader(_ASSETS), autoescape=True, **options).get_template("page.html.j2")
 
 
 def as_markdown(title: str, sections: Sequence[ReportSection | Omitted], warning: str | None) -> str:
