@@ -14,7 +14,8 @@ from notebooks.forked_kernel import ForkedKernelManager
 
 FOLDER = Path(__file__).resolve().parents[2] / "notebooks"
 NOTEBOOKS = sorted(path.name for path in FOLDER.rglob("*.ipynb") if ".ipynb_checkpoints" not in path.parts)
-SLOW = ("08_sweeps_tracking_registry.ipynb",)  # starts a sweep that starts runs, each of which imports all anew
+# starts a sweep that starts runs, each of which imports all anew; searches for half a minute
+SLOW = ("08_sweeps_tracking_registry.ipynb", "10_autotune.ipynb")
 MAX_SECONDS = 900  # a notebook that hangs; the seconds of notebooks/README.md are for a quiet machine
 
 

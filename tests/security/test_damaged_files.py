@@ -34,7 +34,7 @@ from tstune.training.callbacks import History
 from tstune.training.checkpoint import Checkpoints, CheckpointStore, find_checkpoint, require_same_run
 from tstune.training.loop import _Run
 
-FEW, MANY = 10, 95
+FEW, MANY = 5, 95
 AMOUNTS = [FEW, pytest.param(MANY, marks=pytest.mark.slow)]
 LOADED = [
     "config.yaml",
@@ -68,7 +68,7 @@ OTHER_MEANING = "input", "the forecast of series"
 
 
 def test_the_fuzz_is_as_much_as_was_promised():
-    for examples, promised in ((FEW, 200), (MANY, 2_000)):
+    for examples, promised in ((FEW, 100), (MANY, 2_000)):
         per_file, archives = len(LOADED) + len(STATE), 2 * max(2, examples // 2)
         assert per_file * examples + len(READ) * max(1, examples // 9) + archives >= promised
 

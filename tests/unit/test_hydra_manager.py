@@ -334,11 +334,12 @@ def test_unusual_values_survive_saving(tmp_path: Path):
     assert both(tmp_path / "saved.yaml") == config
 
 
-def test_random_texts_mean_the_same_in_hydra_s_grammar_as_in_yaml(tmp_path: Path):
+@pytest.mark.parametrize("tries", [600, pytest.param(3000, marks=pytest.mark.slow)])
+def test_random_texts_mean_the_same_in_hydra_s_grammar_as_in_yaml(tries: int, tmp_path: Path):
     draw, parser = random.Random(0), OverridesParser.create()
     alphabet = "ab10 .-+eE_'\"\\%{}[]():,=@/~#&*!?|<>`^;\tü…"
     num_read = 0
-    for _ in range(3000):
+    for _ in range(tries):
         text = "".join(draw.choices(alphabet, k=draw.randrange(9)))
         try:
             value = OmegaConf.to_container(OmegaConf.from_dotlist([f"x={text}"]), resolve=False)["x"]
@@ -350,7 +351,7 @@ def test_random_texts_mean_the_same_in_hydra_s_grammar_as_in_yaml(tmp_path: Path
         assert not override.is_sweep_override(), text
         assert (override.key_or_group, repr(override.value())) == ("x", repr(value)), text
         num_read += 1
-    assert num_read > 1500
+    assert num_read > tries / 2
 
 
 def same(path: Path, *overrides: str) -> None:
