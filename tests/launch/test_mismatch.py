@@ -104,7 +104,7 @@ def refused(desk: Path, run_ranks: RunRanks) -> Callable[..., str]:
     return refused
 
 
-SLOW = ("fsdp 1", "gradient checkpointing", "nf4 under fsdp")  # beside others of their kind
+SLOW = ("deepspeed without a GPU", "fsdp 1", "gradient checkpointing", "nf4 under fsdp")  # beside others of their kind
 
 
 @pytest.mark.parametrize(

@@ -204,7 +204,9 @@ REFUSED = {
 }
 
 
-@pytest.mark.parametrize("case", REFUSED)
+@pytest.mark.parametrize(
+    "case", [pytest.param(case, marks=pytest.mark.slow if REFUSED[case][0] > 1 else []) for case in REFUSED]
+)
 def test_a_resume_that_would_differ_is_refused(case: str, unfinished: Run, desk: Path):
     processes, settings, words = REFUSED[case]
     run = Run(unfinished.recipe, unfinished.output_dir, processes, settings)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -486,3 +487,45 @@ def test_all_families_were_covered() -> None:
     """Last in this file: what the tests above really built."""
     if covered:  # empty when this test runs alone
         assert sorted(covered) == available_models()
+
+
+# The table of families in recipes/README.md says what is covered here
+
+README = (Path(__file__).parents[2] / "recipes/README.md").read_text(encoding="utf-8")
+SECTION = README.partition("## Model families")[2].partition("\n## ")[0]
+HEADER, _, *LINES = [line for line in SECTION.splitlines() if line.startswith("|")]
+COLUMNS = [cell.strip() for cell in HEADER.strip("|").split("|")]
+FAMILIES = {
+    re.search(r"`(\w+)`", line)[1]: dict(zip(COLUMNS, (c.strip() for c in line.strip("|").split("|")), strict=True))
+    for line in LINES
+}
+REFUSED_BY = {
+    "past-only columns": "conditional_columns",
+    "known-future columns, `time_features`": "control_columns",
+    "static columns": "static_real_columns",
+}
+
+
+def test_every_family_has_a_row():
+    assert set(FAMILIES) == {*FOUNDATION, *SERVICES, "ensemble", "stack"}
+
+
+@pytest.mark.parametrize("name", FOUNDATION)
+def test_a_row_is_what_is_tested(name):
+    family, row = FOUNDATION[name], FAMILIES[name]
+    assert row["learns"].startswith("all modes")
+    for mode in ("bias", "decoder"):
+        assert (row[mode] == "yes") == (not isinstance(family.counts[mode], str)), mode
+    for mode in ("zero_shot", "full", "head", "lora", "dora", "from_scratch"):
+        assert not isinstance(family.counts[mode], str), mode
+    for column, key in REFUSED_BY.items():
+        given = row[column] == "yes" or row[column].startswith("with ")
+        assert given == (key not in family.refused) or row[column].startswith("with "), column
+    assert row["own quantiles"].startswith("–") == (not family.forecasts_quantiles)
+
+
+def test_every_blank_has_its_reason():
+    used = {number for row in FAMILIES.values() for cell in row.values() for number in re.findall(r"\((\d)\)", cell)}
+    given = set(re.findall(r"\((\d)\)", SECTION.partition("Why a blank is blank:")[2]))
+    assert used == given
+    assert [cell for name, row in FAMILIES.items() for cell in row.values() if cell == "–" and name != "ensemble"] == []

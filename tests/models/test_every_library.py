@@ -186,13 +186,22 @@ def test_a_flat_or_empty_context_weighs_nothing_where_it_is_the_scale(name: str,
     assert all(torch.isfinite(value.grad).all() for value in learning)
 
 
-@every
+@pytest.mark.parametrize("name", [name for name, facts in FACTS.items() if not facts.has_halves])
+def test_where_there_is_no_frozen_half_none_is_stored(name: str, make_any: Make) -> None:
+    model, _ = make_any(name, tuning={"mode": "head"})
+    assert model.frozen_encoder() is None
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=[] if name in ("chronos_bolt", "patchtst") else pytest.mark.slow)
+        for name, facts in FACTS.items()
+        if facts.has_halves
+    ],
+)
 def test_stored_features_train_the_same_head(name: str, make_any: Make) -> None:
     facts, losses = FACTS[name], []
-    if not facts.has_halves:
-        model, _ = make_any(name, tuning={"mode": "head"})
-        assert model.frozen_encoder() is None
-        return
     for cache in ("on", "off"):
         training = {"max_steps": 6, "cache_frozen_features": cache, "eval_every_steps": 6}
         model, data = make_any(name, tuning={"mode": "head"}, training=training, model=facts.model)

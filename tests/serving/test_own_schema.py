@@ -32,7 +32,7 @@ CONFIG = {
 }
 
 
-@pytest.mark.parametrize("name", ["plain", "rich"])
+@pytest.mark.parametrize("name", ["rich", pytest.param("plain", marks=pytest.mark.slow)])
 def test_the_server_keeps_to_its_schema(
     name: str, request: pytest.FixtureRequest, start: Callable[..., TestClient]
 ) -> None:
