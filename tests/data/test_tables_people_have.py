@@ -252,11 +252,7 @@ M4 = '"V1","V2","V3","V4","V5"\n"01",1.5,,2.5,\n"2",3,4,5,6\n'
 
 @pytest.mark.parametrize(
     ("name", "content"),
-    [
-        ("x.tsf", TSF),
-        ("x.jsonl", "\n".join(map(json.dumps, GLUONTS))),
-        ("Hourly-train.csv", M4),
-    ],
+    [("x.tsf", TSF), ("x.jsonl", "\n".join(map(json.dumps, GLUONTS))), ("Hourly-train.csv", M4)],
     ids=["Monash", "GluonTS", "M4"],
 )
 def test_files_of_whole_series(tmp_path: Path, name: str, content: str):

@@ -68,11 +68,7 @@ def test_windows_with_few_readings_only_if_there_are_no_others():
         ("typical", 2),
         ("worst", 3),
     ]
-    assert choose_examples(windows([1, 2, 3, 4], observed=[1, 0, 1, 1])) == [
-        ("best", 0),
-        ("typical", 2),
-        ("worst", 3),
-    ]
+    assert choose_examples(windows([1, 2, 3, 4], observed=[1, 0, 1, 1])) == [("best", 0), ("typical", 2), ("worst", 3)]
     assert choose_examples(windows([1, 2], observed=[0, 0]), Below(70)) == []
 
 

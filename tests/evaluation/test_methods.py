@@ -89,8 +89,7 @@ def test_recent_errors_weigh_more():
     old, recent = planted(300, seed=1), planted(300, seed=2, scale=3.0, begin=300)
     both = planted(600, seed=1)
     joined = replace(
-        both,
-        **{n: np.concatenate([getattr(old, n), getattr(recent, n)]) for n in ("truth", "forecast", "observed")},
+        both, **{n: np.concatenate([getattr(old, n), getattr(recent, n)]) for n in ("truth", "forecast", "observed")}
     )
     test = planted(500, seed=5, scale=3.0, begin=600)
     share = {

@@ -53,10 +53,7 @@ def test_other_units_are_refused(text):
 # Ranges
 
 
-@pytest.mark.parametrize(
-    ("unit", "values"),
-    [("mmol/L", [3.89, 3.9, 10.0, 10.01]), ("mg/dL", [69.9, 70, 180, 180.1])],
-)
+@pytest.mark.parametrize(("unit", "values"), [("mmol/L", [3.89, 3.9, 10.0, 10.01]), ("mg/dL", [69.9, 70, 180, 180.1])])
 def test_both_limits_belong_to_the_middle(unit, values):
     assert [RANGES[i] for i in range_number(np.array(values), unit)] == ["low", "in_range", "in_range", "high"]
 

@@ -190,12 +190,7 @@ def write_wide_recipe(folder: Path, num_windows: int) -> Path:
     table.insert(0, "timestamp", pd.date_range("2000-01-01", periods=len(table), freq="h"))
     table.to_csv(folder / "wide.csv", index=False)
     recipe = {
-        "model": {
-            "context_length": CONTEXT,
-            "prediction_length": AHEAD,
-            "dropout": 0.0,
-            "head_dropout": 0.0,
-        },
+        "model": {"context_length": CONTEXT, "prediction_length": AHEAD, "dropout": 0.0, "head_dropout": 0.0},
         "data": {"source": "csv", "path": str(folder / "wide.csv"), "split": {"borders": borders.tolist()}},
         "tuning": {"mode": "from_scratch"},
         "training": {"num_epochs": 2, "log_every_steps": 1, "mixed_precision": "no", "tf32": False},

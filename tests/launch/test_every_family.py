@@ -45,9 +45,7 @@ FAST = ("chronos_bolt_full", "flowstate_full", "patchtst_full", "fracast_full") 
 NOT_CUT = {"fracast_full", "fracast_lora"}  # under DDP alone
 CASES = [
     pytest.param(
-        (strategy, name),
-        id=f"{strategy}-{name}",
-        marks=[] if strategy == "ddp" and name in FAST else pytest.mark.slow,
+        (strategy, name), id=f"{strategy}-{name}", marks=[] if strategy == "ddp" and name in FAST else pytest.mark.slow
     )
     for strategy in STRATEGIES
     for name in RECIPES

@@ -52,8 +52,7 @@ def test_size_lengths_and_parameters(name):
 
 
 @pytest.mark.parametrize(
-    ("lengths", "name"),
-    [((512, 96), "512-96"), ((512, 24), "512-96"), ((96, 24), "96-24"), ((96, 6), "96-24")],
+    ("lengths", "name"), [((512, 96), "512-96"), ((512, 24), "512-96"), ((96, 24), "96-24"), ((96, 6), "96-24")]
 )
 def test_the_context_chooses_and_a_shorter_forecast_is_cut(lengths, name):
     assert builtin_folder(*lengths) == ASSETS / f"ttm-{name}-synthetic"

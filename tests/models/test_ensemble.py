@@ -75,10 +75,7 @@ class Desk:
         """A member that learned nothing from the training windows."""
         if not (self.folder / "weights").is_dir():
             tiny.write_checkpoint(self.folder / "weights")
-        return {
-            "model": {"type": "ttm", "pretrained": str(self.folder / "weights")},
-            "tuning": {"mode": "zero_shot"},
-        }
+        return {"model": {"type": "ttm", "pretrained": str(self.folder / "weights")}, "tuning": {"mode": "zero_shot"}}
 
     def stack(self, *members: object, combiner: str = "auto", **sections: object) -> Stack:
         values = self.values(self.ridge, self.naive)

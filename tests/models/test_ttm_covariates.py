@@ -97,10 +97,7 @@ def test_a_masked_value_is_not_read(trained: TTMForecaster) -> None:
     ("change", "said"),
     [
         (lambda future: None, r"known-future column\(s\) plan"),
-        (
-            lambda future: future.groupby("item_id").head(7),
-            "series 'a' needs plan at every step from 2024-01-17 16",
-        ),
+        (lambda future: future.groupby("item_id").head(7), "series 'a' needs plan at every step from 2024-01-17 16"),
         (lambda future: future[future["item_id"] == "a"], "series 'b' needs plan"),
         (lambda future: future.rename(columns={"plan": "plans"}), "no column 'plan'"),
     ],

@@ -29,23 +29,10 @@ CASES = (
         ("training.learning_rate", "number", "'fast'"),
         ("training.learning_rate=fast",),
     ),
+    Case("half a step", "wrong type", ("training.max_steps", "valid integer", "2.5"), ("training.max_steps=2.5",)),
+    Case("number for a section", "wrong type", ("training", "dictionary", "3"), ("training=3",)),
     Case(
-        "half a step",
-        "wrong type",
-        ("training.max_steps", "valid integer", "2.5"),
-        ("training.max_steps=2.5",),
-    ),
-    Case(
-        "number for a section",
-        "wrong type",
-        ("training", "dictionary", "3"),
-        ("training=3",),
-    ),
-    Case(
-        "null for a list",
-        "wrong type",
-        ("evaluation.baselines", "valid list", "None"),
-        ("evaluation.baselines=null",),
+        "null for a list", "wrong type", ("evaluation.baselines", "valid list", "None"), ("evaluation.baselines=null",)
     ),
     Case(
         "negative learning rate",
@@ -59,12 +46,7 @@ CASES = (
         ("tuning.mode", "'zero_shot'", "'decoder'", "'full'", "'from_scratch'", "'heads'"),
         ("tuning.mode=heads",),
     ),
-    Case(
-        "seed too large for NumPy",
-        "wrong value",
-        ("seed", "4294967296"),
-        ("seed=4294967296",),
-    ),
+    Case("seed too large for NumPy", "wrong value", ("seed", "4294967296"), ("seed=4294967296",)),
     Case(
         "three problems in one line",
         "all errors at once",
@@ -89,12 +71,7 @@ CASES = (
         ("tuning.mode=zero_shot", "model.pretrained", "set model.pretrained", "from_scratch"),
         ("tuning.mode=zero_shot", "model.pretrained=null"),
     ),
-    Case(
-        "override without equals sign",
-        "wrong value",
-        ("'training.max_steps'", "key=value"),
-        ("training.max_steps",),
-    ),
+    Case("override without equals sign", "wrong value", ("'training.max_steps'", "key=value"), ("training.max_steps",)),
     Case(
         "override that is not YAML",
         "wrong value",

@@ -124,12 +124,7 @@ CASES = (
         ("series.csv", "no column 'hour'", "data.control_columns"),
         ("data.control_columns=[hour]",),
     ),
-    Case(
-        "no target at all",
-        "missing column",
-        ("data.target_columns",),
-        ("data.target_columns=[]",),
-    ),
+    Case("no target at all", "missing column", ("data.target_columns",), ("data.target_columns=[]",)),
     Case(
         "two roles for one column",
         "missing column",
@@ -190,10 +185,7 @@ CASES = (
         edit_series(lambda table: table.assign(timestamp=range(len(table)))),
     ),
     Case(
-        "format that is none",
-        "unparsable timestamps",
-        ("data.timestamp_format", "%Q"),
-        ("data.timestamp_format='%Q'",),
+        "format that is none", "unparsable timestamps", ("data.timestamp_format", "%Q"), ("data.timestamp_format='%Q'",)
     ),
     Case(
         "timestamps after the end of time",
@@ -307,12 +299,7 @@ CASES = (
     Case("unknown frequency", "wrong value", ("data.frequency='hourly'", "5min, 15min, h"), ("data.frequency=hourly",)),
     Case("backward frequency", "wrong value", ("data.frequency", "-5min"), ("data.frequency=-5min",)),
     Case("frequency of nothing", "wrong value", ("data.frequency", "0min"), ("data.frequency=0min",)),
-    Case(
-        "far too fine a grid",
-        "wrong value",
-        ("series 'a'", "steps of ns", "data.frequency"),
-        ("data.frequency=ns",),
-    ),
+    Case("far too fine a grid", "wrong value", ("series 'a'", "steps of ns", "data.frequency"), ("data.frequency=ns",)),
     Case("gap that is no time", "wrong value", ("data.max_gap='soon'", "45min, 2h"), ("data.max_gap=soon",)),
     Case("gap off the grid", "wrong value", ("data.max_gap='45min'", "no multiple", "h"), ("data.max_gap=45min",)),
     Case("negative gap", "wrong value", ("data.max_gap", "-3"), ("data.max_gap=-3",)),

@@ -5,16 +5,7 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-from bad_input import (
-    Case,
-    edit_json,
-    edit_series,
-    leave,
-    remove_file,
-    set_cell,
-    truncate,
-    write_file,
-)
+from bad_input import Case, edit_json, edit_series, leave, remove_file, set_cell, truncate, write_file
 
 
 def _remove_model(folder: Path) -> None:

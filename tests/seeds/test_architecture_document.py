@@ -51,13 +51,7 @@ def printed(desk: Path) -> dict:
     values = {
         "model": {"path": str(desk / "checkpoint")},
         "data": {"source_name": "csv"},
-        "training": {
-            "batch_size": 32,
-            "learning_rate": 0.01,
-            "num_epochs": 1,
-            "mixed_precision": True,
-            "lora_rank": 2,
-        },
+        "training": {"batch_size": 32, "learning_rate": 0.01, "num_epochs": 1, "mixed_precision": True, "lora_rank": 2},
         "experiment_name": "ttm_experiment",
         "output_dir": "./experiments",
     }

@@ -457,10 +457,7 @@ class DocumentForecaster(BaseTimeSeriesFoundationModel):
         data = loader.processed_data
 
         # Uses your existing preprocessor
-        dset_train, dset_val, dset_test = get_datasets(
-            data=data,
-            preprocessor=self.preprocessor,
-        )
+        dset_train, dset_val, dset_test = get_datasets(data=data, preprocessor=self.preprocessor)
         train_loader, val_loader, test_loader = (
             DataLoader(dset, batch_size=self.config.batch_size) for dset in (dset_train, dset_val, dset_test)
         )

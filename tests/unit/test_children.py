@@ -91,10 +91,7 @@ def test_leaving_the_context_ends_it_too(tmp_path, child):
 
 @pytest.mark.parametrize(
     "start",
-    [
-        "Child([sys.executable, '-c', {code!r}], Path({log!r}))",
-        "ForkedChild(Path({script!r}), [], [], Path({log!r}))",
-    ],
+    ["Child([sys.executable, '-c', {code!r}], Path({log!r}))", "ForkedChild(Path({script!r}), [], [], Path({log!r}))"],
     ids=["command", "fork"],
 )
 def test_it_does_not_outlive_a_sweep_that_is_killed(tmp_path, start):

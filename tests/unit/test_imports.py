@@ -15,11 +15,7 @@ import pytest
 import tstune
 
 ROOT = Path(__file__).resolve().parents[2]
-CONTRACTS = [
-    "one way",
-    "glucose is asked by hooks",
-    "runs know the contract of a model, not its face or a family",
-]
+CONTRACTS = ["one way", "glucose is asked by hooks", "runs know the contract of a model, not its face or a family"]
 
 
 def lint(root: Path) -> subprocess.CompletedProcess[str]:

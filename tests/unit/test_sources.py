@@ -28,13 +28,7 @@ WIDE = pd.DataFrame(
         "plan": [1, 0, 1, 0, 1, 0],
     }
 )
-LONG = pd.DataFrame(
-    {
-        "person": ["b", "b", "a", "a", "a", "c"],
-        "when": HOURS,
-        "value": [1.0, 2.0, 3.0, 4.0, 5.0, 6.0],
-    }
-)
+LONG = pd.DataFrame({"person": ["b", "b", "a", "a", "a", "c"], "when": HOURS, "value": [1.0, 2.0, 3.0, 4.0, 5.0, 6.0]})
 read, problem = reader("csv")
 
 
@@ -323,12 +317,7 @@ def test_what_is_left_out_is_said_and_roles_can_be_given():
 
 @pytest.mark.parametrize(
     "section",
-    [
-        {"item_id_column": "site"},
-        {"timestamp_column": "when"},
-        {"target_columns": ["load"]},
-        {"columns_as": "items"},
-    ],
+    [{"item_id_column": "site"}, {"timestamp_column": "when"}, {"target_columns": ["load"]}, {"columns_as": "items"}],
     ids=lambda section: next(iter(section)),
 )
 def test_a_name_of_ones_own_turns_it_off(section: dict):
@@ -408,11 +397,7 @@ MISTAKES = [
     (WIDE, {"conditional_columns": ["insulin"]}, f"no column 'insulin' (data.conditional_columns); {COLUMNS}"),
     (WIDE, {"control_columns": ["hour"]}, f"no column 'hour' (data.control_columns); {COLUMNS}"),
     (WIDE, {"timestamp_format": "%Q"}, "%Q"),
-    (
-        WIDE.replace({"timestamp": {HOURS[3]: "yesterday"}}),
-        {},
-        "row 5: 'yesterday' in column 'timestamp'",
-    ),
+    (WIDE.replace({"timestamp": {HOURS[3]: "yesterday"}}), {}, "row 5: 'yesterday' in column 'timestamp'"),
     (WIDE.replace({"timestamp": {HOURS[2]: None}}), {}, "row 4: nothing in column 'timestamp' is not a timestamp"),
     (WIDE.assign(timestamp=range(6)), {}, "column 'timestamp' holds numbers, not timestamps"),
     (WIDE.assign(device="pump"), {}, "'pump' in column 'device' is not a number"),
