@@ -13,7 +13,6 @@ from transformers import TimesFm2_5ModelForPrediction
 
 from tstune.errors import CheckpointError
 from tstune.models.timesfm import TimesFMForecaster, bridged
-from tstune.training.losses import quantile_window_losses
 
 Batch = dict[str, torch.Tensor]
 TWO = {"target_columns": ["load", "dose"]}
@@ -155,28 +154,6 @@ def test_the_loss_is_twice_the_pinball_of_their_forecast(folder: Path, make: Mak
     assert (totals.sum() / weights.sum()).item() == pytest.approx(2 * pinball([*range(1, 10)]).item(), rel=1e-5)
     shifted = error[..., 5].square().mean() + pinball([0, 1, 2, 3, 4, 6, 7, 8, 9])
     assert given.loss.item() == pytest.approx(shifted.item(), rel=1e-5)
-
-
-def test_only_what_was_observed_weighs(make: Make) -> None:
-    model, data = make(data=TWO)
-    batch = four_windows(data)
-    batch["future_observed_mask"][0, 3:, 1] = False
-    batch["future_observed_mask"][2] = False
-    batch["past_observed_mask"][3, :, 0] = False
-    spoilt = batch | {"future_values": torch.where(batch["future_observed_mask"], batch["future_values"], 1e9)}
-    with torch.inference_mode():
-        totals, weights = model.window_losses(model.module, batch)
-        again, _ = model.window_losses(model.module, spoilt)
-        values, loc, scale = model.module(batch)
-    truth = (batch["future_values"] - loc) / scale
-    observed = batch["future_observed_mask"].clone()
-    observed[3, :, 0] = False
-    assert weights.tolist() == model.window_weights(batch).tolist() == [11, 16, 0, 8]
-    assert torch.equal(totals, again)
-    assert torch.allclose(totals, quantile_window_losses(values, truth, observed, LEVELS)[0])
-
-
-# Files
 
 
 def test_the_library_loads_a_tuned_adapter(folder: Path, make: Make, tmp_path: Path) -> None:
