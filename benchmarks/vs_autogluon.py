@@ -1,8 +1,9 @@
 """`scripts/autotune.py` against AutoGluon-TimeSeries: the same data, windows, metric and minutes.
 
     python benchmarks/vs_autogluon.py --python <venv with autogluon.timeseries>/bin/python --minutes 5
-    python benchmarks/vs_autogluon.py --python <venv>/bin/python --found <folder of benchmarks/autotune.py --output>
+    python benchmarks/vs_autogluon.py --python <venv>/bin/python --found <folder>
 
+<folder> is what benchmarks/time_budget.py left in its --output; without it the searches are made here.
 AutoGluon is given what the search of ours was given: each series up to the test part, training and validation together,
 to divide as it likes, the models of its best preset but those from the Hub, and RMSE to choose by. What it found then
 forecasts the same test windows from the same contexts, each window a series of its own; the time for that is on top of
@@ -22,7 +23,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from autotune import DATA_SETS, ROOT, command, folder_of
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT / "benchmarks"))
+
+from time_budget import DATA_SETS, command, folder_of  # noqa: E402
 
 if TYPE_CHECKING:
     import numpy as np

@@ -103,7 +103,8 @@ def our_windows(frame: pd.DataFrame, channels: Sequence[str]) -> WindowDataset:
 
     long = frame[list(channels)].assign(**{ITEM: "ETTh1", TIMESTAMP: frame["date"]})
     panel = build_panel(SourceTable(long, Roles(target=tuple(channels))), frequency="h", max_gap=0)
-    everything = Split(np.array([[len(frame)] * 3]), mode="strict")
+    ends = np.array([[len(frame)] * 3])
+    everything = Split(ends, "strict", begins=np.zeros_like(ends), takes_part=np.ones_like(ends, bool))
     ranges = window_ranges(panel, everything, "train", CONTEXT, PREDICTION, stride=1)
     return WindowDataset(panel, ranges, CONTEXT, PREDICTION)
 

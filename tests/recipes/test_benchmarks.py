@@ -11,17 +11,19 @@ from documented import ROOT
 from support import forks
 
 QUICK = {
-    "autotune.py": "--minutes 0.5 --only national_illness",
     "window_pipeline.py": "--rows 2000 --repeats 2",
+    "int8_export.py": "",
     "kaggle_conversion.py": "--rows 2000",
     "large_panel.py": "--items 4 --rows 2000 --windows 200 --repeats 1",
     "loop_overhead.py": "--steps 3 --repeats 1",
     "pretraining_pays.py": "--shares 0.05 --seeds 1 --set training.max_steps=2 data.test_stride=200",
+    "public_tasks.py": "--data {shared}/data --output {out} --model builtin",
     "scaling.py": "--steps 2 --repeats 1 --batch-size 4 --strategies ddp --processes 2 --no-checkpoints",
     "serving.py": "--quick",
     "short_contexts.py": "--set training.max_steps=2 data.test_stride=200",
     "startup.py": "--megabytes 0.1 --repeats 1 --no-budget",
     "synthetic_generator.py": "--batch-size 16 --generated 2 --steps 1 --repeats 1",
+    "time_budget.py": "--minutes 0.5 --only national_illness",
     "tuning_modes.py": "--weights none --modes from_scratch --set training.max_steps=2 evaluation.num_plots=0",
     "vs_autogluon.py": "--minutes 0.5 --series 40 --only national_illness",
     "vs_granite_trainer.py": "--repeats 1 --train-windows 64 --validation-windows 64 --frozen-epochs 1 --full-epochs 1",
@@ -38,13 +40,12 @@ def test_every_benchmark_is_run():
 @pytest.mark.parametrize(
     "name", [pytest.param(name, marks=[] if name in FAST else [pytest.mark.slow]) for name in sorted(QUICK)]
 )
-def test_benchmark_ends_with_a_result(name, tmp_path):
-    words = QUICK[name].split()
+def test_benchmark_ends_with_a_result(name, tmp_path, tmp_path_factory, request):
+    shared = request.getfixturevalue("shared") if "{shared}" in QUICK[name] else None
+    words = QUICK[name].format(shared=shared, out=tmp_path_factory.mktemp("out") / "made").split()
     if name == "vs_autogluon.py":
-        words += [
-            "--python",
-            os.environ.get("AUTOGLUON_PYTHON") or pytest.skip("AUTOGLUON_PYTHON names no interpreter"),
-        ]
+        theirs = os.environ.get("AUTOGLUON_PYTHON")  # an environment of its own
+        words += ["--python", theirs or pytest.skip("AUTOGLUON_PYTHON names no interpreter")]
     answer = forks.run([sys.executable, ROOT / "benchmarks" / name, *words], cwd=tmp_path)
     assert answer.returncode == 0, answer.stderr
     last = answer.stdout.splitlines()[-1]

@@ -1,8 +1,8 @@
 """Does a time budget find the best forecaster, keep to its time, and know beforehand whether tuning pays?
 
-    python benchmarks/autotune.py --minutes 5
-    python benchmarks/autotune.py --data <folder> --only ETTh1 national_illness --minutes 1
-    python benchmarks/autotune.py --share
+    python benchmarks/time_budget.py --minutes 5
+    python benchmarks/time_budget.py --data <folder> --only ETTh1 national_illness --minutes 1
+    python benchmarks/time_budget.py --share
 
 Runs scripts/autotune.py, a process of its own, on eight data sets of `--data` (data/ett, data/brist1d_open, … and one
 vendor's export of cases/); those that are not there are left out with a line. A winner is worse than the best single
