@@ -13,6 +13,8 @@ from collections.abc import Callable
 EXIT_OK = 0
 EXIT_DIFFERENT = 1
 EXIT_USER_ERROR = 2
+EXIT_DRIFT = 3  # monitor_model.py: what a model reads, or how wrong it is, has changed
+EXIT_NOT_PROMOTED = 4  # retune.py: the challenger is not clearly better
 EXIT_REQUEUE = 75  # EX_TEMPFAIL: start the same command again
 EXIT_INTERRUPTED = 130
 

@@ -381,7 +381,7 @@ FILES = {
 def test_a_file_that_once_went_wrong(shared: Path, folder: str):
     from tstune.data.cleaning import CleaningRules
     from tstune.data.panel_store import read_panel
-    from tstune.models.predict import _future_timestamps
+    from tstune.models.predict import future_timestamps
 
     section, rows, series, after, findings = FILES[folder]
     (path,) = (shared / "cases" / "files" / folder).iterdir()
@@ -393,7 +393,7 @@ def test_a_file_that_once_went_wrong(shared: Path, folder: str):
     assert {name: found.get(name, 0) for name in findings} == findings
     panel, _ = read_panel(config, CleaningRules.from_config(config))
     if after is not None:
-        assert _future_timestamps(panel, 1)[-1, 0] == np.datetime64(after)
+        assert future_timestamps(panel, 1)[-1, 0] == np.datetime64(after)
 
 
 @pytest.mark.shared

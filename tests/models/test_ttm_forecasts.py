@@ -189,9 +189,9 @@ def test_anchored_weeks_go_on_a_week_later():
     """A weekly series on Wednesdays, on a grid whose pandas name means Sundays."""
     from types import SimpleNamespace
 
-    from tstune.models.predict import _future_timestamps
+    from tstune.models.predict import future_timestamps
 
     stamps = pd.date_range("2024-01-03", periods=5, freq="W-WED").to_numpy("datetime64[ns]")
     panel = SimpleNamespace(frequency="W", timestamps=stamps, segment_start=np.array([0, 5]))
     expected = pd.date_range("2024-02-07", periods=3, freq="W-WED")
-    assert _future_timestamps(panel, 3)[0].tolist() == expected.to_numpy("datetime64[ns]").tolist()
+    assert future_timestamps(panel, 3)[0].tolist() == expected.to_numpy("datetime64[ns]").tolist()

@@ -345,7 +345,7 @@ class Preprocessor:
         Series are told apart as in training, or by the column `item_id`, the name that sources and forecasts give it;
         `timestamp` serves where the time columns of training are not there.
         """
-        return table_from_frame(frame, self._section(frame, name, is_future), name)
+        return table_from_frame(frame, self.section_for(frame, name, is_future), name)
 
     def for_file(self, path: Path, rename: Mapping[str, str] | None = None) -> Preprocessor:
         """The same with other names for the columns (None: those of training); stops at one that is not there."""
@@ -356,10 +356,11 @@ class Preprocessor:
                 raise ConfigError(f"--rename {strange[0]}=…: the model knows no {strange[0]!r}, but {', '.join(known)}")
             renamed(frame, rename, path, "--rename")
             found = replace(self, rename=rename)
-        require_columns(frame, found._section(frame, path), path)
+        require_columns(frame, found.section_for(frame, path), path)
         return found
 
-    def _section(self, frame: pd.DataFrame, name: object, is_future: bool = False) -> DataSection:
+    def section_for(self, frame: pd.DataFrame, name: object, is_future: bool = False) -> DataSection:
+        """How a table with these columns is read; `name` is what errors call it."""
         item_id_column = self.item_id_column
         if item_id_column is None and self.columns_as == "channels" and ITEM in frame.columns:
             item_id_column = ITEM

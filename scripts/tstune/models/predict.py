@@ -89,8 +89,8 @@ def forecast_table(
     _require_readings(table)
     panel, starts = context_windows(table, preprocessor, length)
     _warn_about_gaps(panel, starts, length)
-    stamps = _future_timestamps(panel, config.model.prediction_length)
-    known = _known_future(model, future, panel, stamps)
+    stamps = future_timestamps(panel, config.model.prediction_length)
+    known = known_future(model, future, panel, stamps)
     categories = category_codes(table, preprocessor.roles, panel.item_ids)
 
     forward, forecasts, quantiles = forward or partial(forecast_batch, model), [], []
@@ -143,7 +143,7 @@ def _require_readings(table: SourceTable) -> None:
         raise DataError(f"series {empty[0]!r} holds no value to forecast from; leave it out")
 
 
-def _future_timestamps(panel: Panel, num_steps: int) -> np.ndarray:
+def future_timestamps(panel: Panel, num_steps: int) -> np.ndarray:
     """[items, steps] times that follow each item's last row."""
     offset = parse_frequency(panel.frequency)
     last = panel.timestamps[panel.segment_start[1:] - 1]
@@ -155,7 +155,7 @@ def _future_timestamps(panel: Panel, num_steps: int) -> np.ndarray:
     )
 
 
-def _known_future(model: ForecastModel, future: pd.DataFrame | None, panel: Panel, stamps: np.ndarray) -> np.ndarray:
+def known_future(model: ForecastModel, future: pd.DataFrame | None, panel: Panel, stamps: np.ndarray) -> np.ndarray:
     """[items, steps, channels] values of the channels that are known in the future, 0 elsewhere."""
     roles, preprocessor = panel.roles, model.preprocessor
     known = np.zeros((*stamps.shape, len(roles.channels)), np.float32)

@@ -299,11 +299,13 @@ INFO = SourceInfo(
         Option("days", 30, "how long"),
         Option("seed", 0, "another seed, other people"),
         Option("gaps", True, "leave out sensor changes and lost readings"),
+        Option("new_sensor_day", 0, "from this day on all wear another model of sensor, later and noisier; 0: never"),
     ),
 )
 
 _TARGET_GLUCOSE = 6.5
 _WARM_UP_DAYS = 1
+_NEW_LAG, _NEW_SPREAD = 14.0, 0.2  # of the other model of sensor
 _START = pd.Timestamp("2024-01-01")
 
 
@@ -316,9 +318,10 @@ def load(config: DataSection) -> SourceTable:
     for name in ("people", "days"):
         if options[name] < 1:
             raise ConfigError(f"data.source_options.{name}={options[name]} must be 1 or more")
-    if options["seed"] < 0:
-        raise ConfigError(f"data.source_options.seed={options['seed']} must be 0 or more")
-    simulated = simulate(options["people"], options["days"], options["seed"], options["gaps"])
+    for name in ("seed", "new_sensor_day"):
+        if options[name] < 0:
+            raise ConfigError(f"data.source_options.{name}={options[name]} must be 0 or more")
+    simulated = simulate(**{option.name: options[option.name] for option in INFO.options})
     steps = len(simulated[TARGET])
     stamps = pd.date_range(_START, periods=steps, freq=f"{STEP_MINUTES}min").as_unit("ns")
     columns = {name: simulated[name].T.reshape(-1) for name in roles.channels}
@@ -336,8 +339,10 @@ def load(config: DataSection) -> SourceTable:
     )
 
 
-def simulate(people: int, days: int, seed: int = 0, gaps: bool = True) -> dict[str, np.ndarray]:
-    """Simulate some people.
+def simulate(
+    people: int, days: int, seed: int = 0, gaps: bool = True, new_sensor_day: int = 0
+) -> dict[str, np.ndarray]:
+    """Simulate some people, who live the same life up to the day of a new model of sensor.
 
     Returns:
         glucose (mmol/L, NaN where the sensor has none), insulin (U) and carbs (g) of each five minutes, and the
@@ -346,7 +351,8 @@ def simulate(people: int, days: int, seed: int = 0, gaps: bool = True) -> dict[s
     random = np.random.default_rng(seed)
     body = draw_people(random, people)
     life = draw_life(random, people, days + _WARM_UP_DAYS)
-    plasma, seen, insulin, carbs = _live(random, body, life)
+    new_sensor_at = (_WARM_UP_DAYS + new_sensor_day) * DAY // STEP_MINUTES if new_sensor_day else None
+    plasma, seen, insulin, carbs = _live(random, body, life, new_sensor_at)
     first = _WARM_UP_DAYS * DAY // STEP_MINUTES
     glucose = np.round(np.clip(seen[first:], LOWEST, HIGHEST), 1)
     if gaps:
@@ -359,7 +365,9 @@ def simulate(people: int, days: int, seed: int = 0, gaps: bool = True) -> dict[s
     }
 
 
-def _live(random: np.random.Generator, body: People, life: Life) -> tuple[np.ndarray, ...]:
+def _live(
+    random: np.random.Generator, body: People, life: Life, new_sensor_at: int | None = None
+) -> tuple[np.ndarray, ...]:
     """(plasma glucose, sensor, insulin, carbs entered), all [steps, people]."""
     minutes, number = life.carbs.shape
     state, basal = resting(body, _TARGET_GLUCOSE)
@@ -369,7 +377,7 @@ def _live(random: np.random.Generator, body: People, life: Life) -> tuple[np.nda
     is_automatic = random.random(number) < 0.4  # a pump that follows the sensor
     pen = ~is_automatic & (random.random(number) < 0.3)  # injections in half units, and a steady basal
     care = random.beta(3, 3, number)  # how often high glucose is corrected
-    sensor = _Sensor(random, number)
+    sensor = _Sensor(random, number, new_sensor_at)
     goal = np.where(is_automatic, 6.3, random.normal(6.9, 0.7, number))
     steps = minutes // STEP_MINUTES
     plasma, seen, given, entered = (np.zeros((steps, number)) for _ in range(4))
@@ -428,8 +436,10 @@ def _automatic_rate(basal: np.ndarray, reading: np.ndarray, trend: np.ndarray, b
 class _Sensor:
     """Interstitial lag, a gain that drifts within a ten-day session, and noise that remembers itself."""
 
-    def __init__(self, random: np.random.Generator, number: int) -> None:
+    def __init__(self, random: np.random.Generator, number: int, new_model_at: int | None) -> None:
         self._random = random
+        self._lag, self._spread = 8.0, 0.09  # minutes, and mmol/L that the noise gains at each reading
+        self._until_new_model = new_model_at
         self._fluid: np.ndarray | None = None
         self._noise = np.zeros(number)
         self._gain = np.zeros(number)
@@ -439,8 +449,12 @@ class _Sensor:
     def read(self, plasma: np.ndarray) -> np.ndarray:
         """[people] what the sensor shows."""
         self._fluid = plasma.copy() if self._fluid is None else self._fluid
-        self._fluid += (1 - np.exp(-STEP_MINUTES / 8)) * (plasma - self._fluid)
-        self._noise = 0.85 * self._noise + self._random.normal(0, 0.09, len(plasma))
+        if self._until_new_model is not None:
+            self._until_new_model -= 1
+            if self._until_new_model < 0:
+                self._lag, self._spread, self._until_new_model = _NEW_LAG, _NEW_SPREAD, None
+        self._fluid += (1 - np.exp(-STEP_MINUTES / self._lag)) * (plasma - self._fluid)
+        self._noise = 0.85 * self._noise + self._random.normal(0, self._spread, len(plasma))
         self._age += 1
         worn_out = self._age >= 10 * DAY // STEP_MINUTES
         self._age[worn_out] = 0

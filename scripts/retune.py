@@ -1,0 +1,155 @@
+"""Tune a challenger on new readings; it takes over the alias only if it is clearly better where neither has looked.
+
+    python scripts/retune.py registry:cgm@champion --input new.csv --output runs/retuned
+    python scripts/retune.py registry:cgm@champion --input new.csv --since 2024-07-18 --output runs/retuned \
+        training.max_steps=400
+    python scripts/manage_registry.py rollback cgm@champion
+
+The champion's recipe is tuned on the earlier readings: a network goes on from the champion's weights, what is fitted
+is fitted anew, and key=value changes the recipe. Both are then judged on the end of each series (data.split.test), on
+the same windows, which neither learned from; a champion that did is refused. If the 95 % interval of the
+paired verdict lies below 0, the challenger is registered and the alias moves. --output holds champion/, challenger/
+and verdict/ (report.html). Exit codes: 0 promoted, 4 not clearly better (the alias stays), 2 your input needs a change
+(one `error:` line says which).
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+from collections.abc import Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tstune.config.command_line import RENAME_HELP, add_trust_argument, read_renames
+from tstune.errors import EXIT_NOT_PROMOTED, EXIT_OK, ConfigError, DataError, RegistryError, exits_cleanly
+from tstune.named_code import trusting
+
+if TYPE_CHECKING:
+    from tstune.config.schema import RunConfig
+    from tstune.data.table import SourceTable
+    from tstune.runs.folder import RunFolder
+
+SPLIT = {"by": "time", "mode": "deployment", "train": 0.6, "validation": 0.15, "test": 0.25}
+"""Of each series' new readings: the last quarter judges."""
+
+
+def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("champion", help="registry:name@alias")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="changes to the recipe of the champion")
+    parser.add_argument("--input", required=True, type=Path, help="table with the new readings (CSV, Parquet, …)")
+    parser.add_argument("--since", help="leave out what was read before this day or moment")
+    parser.add_argument("--output", required=True, type=Path, metavar="folder", help="where both and the verdict go")
+    parser.add_argument("--overwrite", action="store_true", help="replace what an earlier call left there")
+    parser.add_argument("--registry", help="as in manage_registry.py (default: TSTUNE_REGISTRY, registry/)")
+    parser.add_argument("--rename", action="append", default=[], metavar="NAME=COLUMN", help=RENAME_HELP)
+    add_trust_argument(parser)
+    args = parser.parse_intermixed_args(argv)
+    prefix, _, reference = args.champion.partition(":")
+    if prefix != "registry" or "@" not in reference:
+        parser.error(f"{args.champion} is no alias that could move: give registry:name@alias")
+    return args
+
+
+@exits_cleanly
+def main(argv: Sequence[str] | None = None) -> int:
+    """Tune, judge both, and promote or leave."""
+    args = parse_args(argv)
+    from tstune.runs.folder import NewFolder, RunFolder, refuse_full
+    from tstune.runtime.distributed import refuse_ranks
+
+    refuse_ranks("scripts/retune.py", "several would promote")
+    refuse_full("--output", args.output, args.overwrite)
+    from tstune.models.registry import model_class
+    from tstune.registry import open_registry
+    from tstune.runs.compare.evaluate import configured_data, evaluate_models
+    from tstune.runtime.logs import setup_logging
+
+    setup_logging()
+    registry, reference = open_registry(args.registry), args.champion.partition(":")[2]
+    name, _, alias = reference.partition("@")
+    champion = registry.get(reference)
+    places = {part: args.output / part for part in ("champion", "challenger", "verdict")}
+    with trusting(args.trust_code), ExitStack() as undo:
+        with NewFolder(args.output, args.overwrite, inputs={"--input": str(args.input)}) as new:
+            new.commit()  # it can be written, and is empty
+        undo.callback(shutil.rmtree, args.output, ignore_errors=True)
+        registry.download(champion.reference, places["champion"])
+        config = challenger_config(RunFolder(places["champion"]), args)
+        table = readings_since(config, args.since)
+        model_class(config.model.type)(config).fit(table, output_dir=places["challenger"])
+        models = [str(places["challenger"]), str(places["champion"])]
+        found = evaluate_models(
+            models, config, output=places["verdict"], prepare=lambda settled: configured_data(settled, table)
+        )
+        undo.pop_all()  # what is judged stays
+    print(f"\n{found.scoreboard()}\n\nfolder: {args.output}")
+    if found.verdict.effect != "helped":
+        print(f"{reference} stays {champion.reference}: the challenger is not clearly better")
+        return EXIT_NOT_PROMOTED
+    if registry.get(reference).version != champion.version:
+        raise RegistryError(f"{reference} has moved from {champion.reference} meanwhile; judge against the new holder")
+    tags = {"replaces": champion.reference}
+    version = registry.register(places["challenger"], name, found.verdict.sentence[:1000], tags)
+    registry.set_alias(version.reference, alias)
+    print(f"{reference} is {version.reference} now, after {champion.reference}")
+    print(f"back: python scripts/manage_registry.py rollback {reference}")
+    return EXIT_OK
+
+
+def challenger_config(champion: RunFolder, args: argparse.Namespace) -> RunConfig:
+    """The champion's recipe on the new readings, which are read as the champion reads them."""
+    from tstune.config.managers import SimpleConfigManager, load_saved_config
+    from tstune.config.validation import validate
+    from tstune.data.files import read_table
+    from tstune.data.preprocess import Preprocessor
+    from tstune.models.registry import model_class
+
+    values = champion.config.model_dump(mode="json")
+    how = Preprocessor.read(champion.path)[1].for_file(args.input, read_renames(args.rename) or None)
+    section = how.section_for(read_table(args.input, skip_rows=how.skip_rows), args.input)
+    read_as = section.model_dump(mode="json", include=section.model_fields_set)
+    nothing = dict.fromkeys(("validation_path", "test_path", "item_from", "cache"))
+    values["data"] |= read_as | nothing | {"path": str(args.input), "source_options": {}, "fill": dict(how.fill)}
+    values["data"] |= {"max_gap": how.max_gap, "split": SPLIT}
+    if values["data"]["convert_to"] is None:
+        values["data"]["unit"] = how.unit
+    if values["model"].get("pretrained") is not None and not model_class(values["model"]["type"]).is_baseline:
+        values["model"]["pretrained"] = str(champion.path)
+    values |= {"output_dir": str(args.output / "challenger"), "overwrite": False}
+    values["tracking"]["register_as"] = None
+    recipe = args.output / "recipe.yaml"
+    SimpleConfigManager().save_config(validate(values, origin=str(champion.path)), recipe)
+    config = load_saved_config(recipe, args.overrides)
+    if config.tuning.mode == "zero_shot":
+        raise ConfigError("tuning.mode=zero_shot learns nothing from new readings; add e.g. tuning.mode=decoder")
+    return config
+
+
+def readings_since(config: RunConfig, since: str | None) -> SourceTable:
+    """The new readings, or those from a moment on."""
+    from dataclasses import replace
+
+    import pandas as pd
+
+    from tstune.data.sources import load_source
+    from tstune.data.table import TIMESTAMP
+
+    table = load_source(config.data)
+    if since is None:
+        return table
+    try:
+        moment = pd.Timestamp(since)
+    except ValueError:
+        raise ConfigError(f"--since {since}: write a day or a moment, e.g. 2024-07-18") from None
+    frame = table.frame[table.frame[TIMESTAMP] >= moment]
+    if frame.empty:
+        raise DataError(f"--since {since}: {config.data.path} ends on {table.frame[TIMESTAMP].max()}")
+    return replace(table, frame=frame.reset_index(drop=True))
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
