@@ -191,3 +191,12 @@ def test_the_bands_are_those_of_real_people(shared: Path):
     for name, band in BANDS.items():
         measured = np.quantile([row[name] for row in rows], [0.1, 0.9])
         np.testing.assert_allclose(measured, band, atol=6e-4, err_msg=name)
+
+
+def test_a_new_model_of_sensor_changes_what_is_shown_from_its_day_on_and_nothing_before():
+    plain, changed = (simulate(people=4, days=4, new_sensor_day=day) for day in (0, 2))
+    errors = ((one["glucose"] - one["plasma"])[2 * 288 :] for one in (plain, changed))
+    usual, new = (np.nanstd(np.diff(error, axis=0)) for error in errors)
+    for name, values in changed.items():
+        np.testing.assert_array_equal(values[: 2 * 288], plain[name][: 2 * 288])
+    assert new > 1.5 * usual

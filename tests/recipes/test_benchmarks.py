@@ -16,6 +16,7 @@ QUICK = {
     "kaggle_conversion.py": "--rows 2000",
     "large_panel.py": "--items 4 --rows 2000 --windows 200 --repeats 1",
     "loop_overhead.py": "--steps 3 --repeats 1",
+    "monitoring.py": "--people 2 --days 45 --new-sensor-day 22 --learned-days 5 --reference-days 5 --new-days 20",
     "pretraining_pays.py": "--shares 0.05 --seeds 1 --set training.max_steps=2 data.test_stride=200",
     "public_tasks.py": "--data {shared}/data --output {out} --model builtin",
     "scaling.py": "--steps 2 --repeats 1 --batch-size 4 --strategies ddp --processes 2 --no-checkpoints",

@@ -19,7 +19,7 @@ INPUT = "input/"
 
 _HOUR = pd.Timedelta("1h")
 _SMALL = 1e-3  # of the usual; smaller values are alike
-_FEWEST = 50  # values of the reference: among fewer the place of a value says little
+_FEWEST = 20  # values of the reference: among fewer the place of a value says little
 
 
 @dataclass(frozen=True)
@@ -28,13 +28,12 @@ class DriftRule:
 
     Attributes:
         reference_days: the first days of a series say how each of its signals usually is.
-        confidence: delta of ADWIN for all signals of all series together; each gets its share. ADWIN takes values for
-            independent, and neighbouring hours are alike: hence as small a number. It was chosen on simulated people,
-            see `benchmarks/monitoring.py`.
+        confidence: delta of ADWIN for all signals of all series together; each gets its share. It was chosen on other
+            simulated people than those of `benchmarks/monitoring.py`.
     """
 
     reference_days: float = 30.0
-    confidence: float = 1e-6
+    confidence: float = 1e-3
 
 
 @dataclass(frozen=True)
@@ -83,16 +82,28 @@ def hourly_signals(table: pd.DataFrame, forecast: str, rule: DriftRule) -> pd.Da
         scale = moves.where(early).groupby(item).transform("mean")
         found |= {
             f"{ERROR} of {target}": _logarithm((square / usual.where(usual > 0)).groupby(hour).mean()) / 2,
-            f"level of {target}": truth.groupby(hour).mean(),
+            f"level of {target}": _by_day(truth, hour),
             f"movement of {target}": _logarithm((moves / scale.where(scale > 0)).groupby(hour).mean()),
             f"gaps of {target}": truth.isna().groupby(hour).mean(),
         }
         for column in own.columns[own.columns.str.startswith(INPUT)]:
-            found.setdefault(f"level of {column.removeprefix(INPUT)}", own[column].groupby(hour).mean())
+            found.setdefault(f"level of {column.removeprefix(INPUT)}", _by_day(own[column], hour))
     signals = pd.DataFrame(found)
     last = table.dropna(subset="truth").groupby(ITEM, observed=True)[TIMESTAMP].max()
     items, hours = (signals.index.get_level_values(level) for level in (ITEM, "hour"))
     return signals[hours + _HOUR <= last.reindex(items).to_numpy()]
+
+
+def _by_day(values: pd.Series, hour: list[pd.Series]) -> pd.Series:
+    """The mean of each day, in its last hour: the level of an hour is much like that of the hour before it."""
+    item, hours = hour
+    days = values.groupby([item, hours.dt.floor("1D")]).transform("mean")
+    return days.groupby(hour).first().groupby(level=ITEM, group_keys=False).apply(_last_of_day)
+
+
+def _last_of_day(days: pd.Series) -> pd.Series:
+    day = days.index.get_level_values("hour").floor("1D")
+    return days[np.append(day[1:] != day[:-1], True)]
 
 
 def _logarithm(values: pd.Series) -> pd.Series:
@@ -122,9 +133,9 @@ def find_drift(signals: pd.DataFrame, rule: DriftRule) -> list[Drift]:
             if len(reference) < _FEWEST or reference[0] == reference[-1]:
                 continue
             times, places = hours[known], _places(own[signal].to_numpy()[known], reference)
-            begin, detector = 0, None
+            begin, detector, clock = 0, None, _per_day(times)
             for number, place in enumerate(places):
-                detector = detector or ADWIN(delta=rule.confidence / watched, clock=_per_day(hours))
+                detector = detector or ADWIN(delta=rule.confidence / watched, clock=clock)
                 detector.update(place)
                 if not detector.drift_detected:
                     continue

@@ -33,7 +33,7 @@ from tstune.runs.folder import MANIFEST, METRICS, VERDICT, RunFolder, make_paren
 from tstune.runs.report.blocks import Cells, Fact, Facts, Figure, LegendEntry, ReportSection, Table, Text
 from tstune.runs.report.charts import Axes, Line, both, line_chart
 from tstune.runs.report.render import as_html, write_page
-from tstune.runs.report.words import measured, plural
+from tstune.runs.report.words import measured
 from tstune.runtime.files import aside, without_formulas
 
 RESULT, PAGE, AHEAD = "monitor.json", "monitor.html", "ahead.csv"
@@ -133,6 +133,8 @@ def monitor(
         model.preprocessor = model.preprocessor.for_file(Path(readings), rename)
     state = folder / f"forecasts-{name.replace(':', '-')}.parquet"
     kept = RunFolder(folder).read_table(state.name) if state.is_file() else None
+    if kept is not None and kept.attrs.get("num_steps") != model.config.model.prediction_length:
+        raise DataError(f"{state} is of another model than {spec}; choose another folder, or remove it")
     table = _kept_and_new(model, readings, future, kept, learned, name)
     levels = tuple(model.quantile_levels) or LEVELS
     method = AdaptiveConformal(levels, model.config.forecast.adaptation_rate)
@@ -381,7 +383,7 @@ def _sections(found: Monitored) -> list[ReportSection]:
     facts = [
         Fact("RMSE", measured(rmse, unit)),
         Fact("RMSE, test windows of its run", measured(found.promised, unit)),
-        Fact("Readings scored", f"{len(scored):,}", note=plural(scored[ITEM].nunique(), "series")),
+        Fact("Readings scored", f"{len(scored):,}", note=f"{scored[ITEM].nunique():,} series"),
         Fact("Drifts", f"{len(found.drifts):,}"),
     ]
     return [
@@ -394,7 +396,7 @@ def _sections(found: Monitored) -> list[ReportSection]:
 
 def _how(rule: DriftRule) -> str:
     return (
-        "Hour by hour: errors, level, movement and gaps of each series. The first "
+        "Errors, movement and gaps of each series hour by hour, levels day by day. The first "
         f"{rule.reference_days:g} days say what is usual; ADWIN (delta {rule.confidence:g} over all of them) says when "
         "that has changed. Of errors only a rise counts. Places are among the values of the reference, 0.5 is as usual."
     )
@@ -418,20 +420,20 @@ def _drifts(found: Monitored) -> Table | Text:
 
 
 def _errors(found: Monitored) -> Figure:
-    weeks, unit = found.weeks, found.unit or "no unit"
+    weeks, unit = found.weeks, f" ({found.unit})" if found.unit else ""
     table = Table.capped(
         "Errors of each week",
         [
             Cells.text("Week of", weeks["week"].dt.date),
             Cells.count("Readings (count)", weeks["readings"]),
-            Cells.number(f"RMSE ({unit})", weeks["rmse"].tolist()),
-            Cells.number(f"MAE ({unit})", weeks["mae"].tolist()),
+            Cells.number(f"RMSE{unit}", weeks["rmse"].tolist()),
+            Cells.number(f"MAE{unit}", weeks["mae"].tolist()),
         ],
     )
     lines = {"rmse": ("RMSE", weeks["rmse"].tolist())}
     expected = found.promised
     caption = "" if expected is None else "Dashed: RMSE on the test windows of its run. "
-    return _weekly("errors-plot", "RMSE of each week", f"RMSE ({unit})", found, lines, expected, table, caption)
+    return _weekly("errors-plot", "RMSE of each week", f"RMSE{unit}", found, lines, expected, table, caption)
 
 
 def _coverage(found: Monitored) -> Figure | Text:

@@ -1,0 +1,259 @@
+"""A life after training: forecasts kept and scored, drift found, intervals that follow, a challenger, and back."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from bad_input import errors_in
+from support import tiny
+
+import manage_registry
+import monitor_model
+import retune
+from tstune.config.validation import validate
+from tstune.errors import EXIT_DRIFT, EXIT_NOT_PROMOTED
+from tstune.evaluation.drift import DriftRule, find_drift
+from tstune.evaluation.kept_forecasts import KeptForecasts
+from tstune.models.registry import load_model, model_class
+from tstune.registry import open_registry
+from tstune.runs.compare.monitoring import monitor
+
+START = pd.Timestamp("2024-01-01")
+LEARNED, CHANGE, HOURS = 400, 1000, 1500
+"""Hours that the champion knew, until the sensor was changed, and of all."""
+WATCH = ["registry:load@champion", "--reference-days", "10"]
+
+
+def readings(changed: bool) -> pd.DataFrame:
+    """Two series with gaps; from one hour on everything swings the other way and is noisier."""
+    table = tiny.series(HOURS)
+    hour = table.groupby("item_id").cumcount()
+    table.loc[hour.between(700, 705) | (hour % 97 == 0), "load"] = np.nan
+    if changed:
+        late = hour >= CHANGE
+        noise = np.random.default_rng(5).normal(0, 1, int(late.sum()))
+        table.loc[late, "load"] = 20 - 0.8 * (table.loc[late, "load"] - 20) + noise
+    return table.dropna(subset="load").round(4)
+
+
+@pytest.fixture(scope="module")
+def shelf(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Holds calm.csv, changed.csv, a ridge in run/ and in registry/ as load@champion."""
+    folder = tmp_path_factory.mktemp("shelf")
+    for name in ("calm", "changed"):
+        readings(name == "changed").to_csv(folder / f"{name}.csv", index=False)
+    table = readings(False)
+    table[table["timestamp"] < START + pd.Timedelta(LEARNED, "h")].to_csv(folder / "old.csv", index=False)
+    values = tiny.recipe(
+        folder / "old.csv",
+        folder / "run",
+        data={"conditional_columns": ["dose"]},
+        evaluation={"baselines": ["persistence"], "report": False},
+    )
+    values |= {"model": {"type": "ridge", "context_length": 32, "prediction_length": 8}, "tuning": {}}
+    config = validate(values, "test")
+    model_class("ridge")(config).fit(output_dir=folder / "run")
+    registry = open_registry(folder / "registry")
+    registry.register(folder / "run", "load")
+    registry.set_alias("load:1", "champion")
+    return folder
+
+
+@pytest.fixture
+def desk(shelf: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """The shelf as current folder, and a folder of the test's own for what is written."""
+    monkeypatch.chdir(shelf)
+    monkeypatch.setenv("TSTUNE_REGISTRY", str(shelf / "registry"))
+    return tmp_path
+
+
+def kept(folder: Path, version: int = 1) -> pd.DataFrame:
+    return pd.read_parquet(folder / f"forecasts-load-{version}.parquet")
+
+
+def test_a_calm_stream_is_kept_scored_and_drawn(desk: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert monitor_model.main([*WATCH, "--input", "calm.csv", "--output", str(desk / "watch")]) == 0
+    assert "load:1: no drift in " in capsys.readouterr().out
+    table, told = kept(desk / "watch"), tiny.read_json(desk / "watch" / "monitor.json")
+    assert told["drifts"] == []
+    assert not table.duplicated(["item_id", "timestamp"]).any(), "each time is forecast once"
+    error = table["forecast/load:1"] - table["truth"]
+    calm = pd.read_csv("calm.csv", parse_dates=["timestamp"])
+    week = pd.Timestamp(told["weeks"][2]["week"])
+    assert told["weeks"][2]["readings"] == calm["timestamp"].between(week, week + pd.Timedelta("167h")).sum()
+    assert np.sqrt((error**2).mean()) == pytest.approx(1.05, abs=0.1)
+    assert KeptForecasts.of(table).windows["load:1"].forecast.shape[1:] == (8, 1)
+    page = (desk / "watch" / "monitor.html").read_text()
+    assert "None was found." in page
+    assert "Readings inside the 80 % interval" in page
+
+
+def test_a_kept_forecast_is_what_the_model_says_of_the_readings_before_it(desk: Path) -> None:
+    """Also where a gap ends with the first reading that is forecast: no line is drawn towards it."""
+    table = monitor("run", "calm.csv", desk).table
+    calm = pd.read_csv("calm.csv", parse_dates=["timestamp"])
+    model = load_model("run")
+    assert table["origin"].min() > START + pd.Timedelta(0.8 * LEARNED - 2, "h"), "not where it learned"
+    origins = table["origin"].unique()
+    read = origins[np.isin(origins - pd.Timedelta("1h"), calm["timestamp"])]
+    behind_a_gap = START + pd.Timedelta(705, "h")
+    for origin in (read[3], read[np.searchsorted(read, behind_a_gap)], read[-1]):
+        rows = table[(table["origin"] == origin) & (table["item_id"] == "a")]
+        alone = model.predict(calm[(calm["timestamp"] < origin) & (calm["item_id"] == "a")])
+        assert alone["timestamp"].iloc[0] == origin
+        np.testing.assert_allclose(rows["forecast/run"], alone["load"], rtol=1e-5)
+    last = table[table["origin"] == origins[-1]]
+    assert (last["truth"].isna() == (last["timestamp"] > calm["timestamp"].max())).all()
+    assert last["truth"].isna().any(), "nobody knows yet"
+    ahead = pd.read_csv(desk / "ahead.csv")
+    assert ahead["load"].tolist() == pytest.approx(last["forecast/run"].tolist())
+    assert (ahead["load_q0.1"] < ahead["load_q0.9"]).all()
+    few = calm[calm["timestamp"] < START + pd.Timedelta("500h")]
+    assert "of the 30 that show how it usually is" in monitor("run", few, desk / "few").sentence()
+    ahead = pd.read_csv(desk / "few/ahead.csv")
+    assert list(ahead.columns) == ["item_id", "timestamp", "load"], "no interval before the reference is complete"
+
+
+def test_called_once_or_again_and_again_the_numbers_are_the_same(desk: Path) -> None:
+    changed = pd.read_csv("changed.csv", parse_dates=["timestamp"])
+    rule, found = DriftRule(reference_days=10), None
+    for end in (600, 777, 778, 1200, HOURS):
+        until = START + pd.Timedelta(end, "h")
+        since = START if found is None else found.scored["timestamp"].max() - pd.Timedelta("3D")
+        part = changed[changed["timestamp"].between(since, until, inclusive="left")]
+        found = monitor("run", part, desk / "often", rule=rule)
+    once = monitor("run", changed, desk / "once", rule=rule)
+    pd.testing.assert_frame_equal(found.table, once.table, rtol=1e-6)
+    assert found.drifts == once.drifts
+    assert len(once.drifts) >= 2
+
+
+def test_a_change_is_found_and_the_intervals_follow(desk: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = [*WATCH, "--input", "changed.csv", "--output", str(desk / "watch")]
+    assert monitor_model.main(arguments) == EXIT_DRIFT == 3
+    said = capsys.readouterr().out
+    assert "drift of the error of load of " in said
+    assert "python scripts/retune.py registry:load@champion --input changed.csv --since 2024-02-1" in said
+    told = tiny.read_json(desk / "watch" / "monitor.json")
+    change = START + pd.Timedelta(CHANGE, "h")
+    errors = [one for one in told["drifts"] if one["signal"] == "error of load"]
+    assert {one["item_id"] for one in errors} == {"a", "b"}
+    for one in told["drifts"]:
+        assert change < pd.Timestamp(one["found"]) < change + pd.Timedelta("10D")
+        assert abs(pd.Timestamp(one["since"]) - change) < pd.Timedelta("3D")
+    later = [week for week in told["weeks"] if pd.Timestamp(week["week"]) > change]
+    assert all(week["adapted"] > week["calibrated"] + 0.05 for week in later)
+
+
+@pytest.fixture
+def own_registry(desk: Path, shelf: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A registry that may be changed."""
+    shutil.copytree(shelf / "registry", desk / "registry")
+    monkeypatch.setenv("TSTUNE_REGISTRY", str(desk / "registry"))
+    return desk
+
+
+def test_a_challenger_that_is_clearly_better_takes_over_and_can_be_rolled_back(own_registry, capsys) -> None:
+    champion, output = "registry:load@champion", str(own_registry / "retuned")
+    assert retune.main([champion, "--input", "changed.csv", "--since", "2024-02-12", "--output", output]) == 0
+    said = capsys.readouterr().out
+    assert "challenger beats the best other model, champion" in said
+    assert "load@champion is load:2 now, after load:1" in said
+    version = open_registry().get("load@champion")
+    assert (version.version, version.tags) == (2, {"replaces": "load:1"})
+    judged = tiny.read_json(own_registry / "retuned/verdict/verdict.json")
+    assert (judged["effect"], judged["comparisons"][0]["reference"]) == ("helped", "champion")
+    watched = ["--input", "changed.csv", "--output", str(own_registry / "watch"), "--reference-days", "10"]
+    assert monitor_model.main([champion, *watched]) == 0, "the watch of another version begins anew"
+    assert kept(own_registry / "watch", 2)["origin"].min() > pd.Timestamp("2024-02-12")
+    assert manage_registry.main(["rollback", "load@champion"]) == 0
+    assert monitor_model.main([champion, *watched]) == EXIT_DRIFT
+
+
+def test_one_that_is_not_leaves_the_alias_where_it_is(own_registry, capsys) -> None:
+    champion, output = "registry:load@champion", own_registry / "retuned"
+    arguments = [champion, "--input", "calm.csv", "--since", "2024-01-20", "--output", str(output)]
+    assert retune.main(arguments) == EXIT_NOT_PROMOTED == 4
+    assert "load@champion stays load:1" in capsys.readouterr().out
+    assert [one.version for one in open_registry().versions("load")] == [1]
+    assert retune.main(arguments) == 2
+    assert errors_in(capsys.readouterr().err) == [
+        f"error: --output {output} already holds files; add --overwrite or choose another folder"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--input", "old.csv"], "leak trained_on: --model "),
+        (["--input", "calm.csv", "--since", "2030-01-01"], "--since 2030-01-01: calm.csv ends on 2024-03-03"),
+        (["--input", "calm.csv", "--since", "soon"], "--since soon: write a day or a moment, e.g. 2024-07-18"),
+        (["--input", "calm.csv", "data.splt.test=0.5"], "did you mean data.split"),
+        (["--input", "nope.csv"], "nope.csv does not exist"),
+    ],
+)
+def test_retune_refuses_in_one_line_and_leaves_nothing(arguments, words, own_registry, capsys) -> None:
+    before = tiny.snapshot(own_registry / "registry")
+    assert retune.main(["registry:load@champion", *arguments, "--output", str(own_registry / "retuned")]) == 2
+    (error,) = errors_in(capsys.readouterr().err)
+    assert words in error
+    assert not (own_registry / "retuned").exists()
+    assert tiny.snapshot(own_registry / "registry") == before
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["run", "--input", "calm.csv", "--reference-days", "0"], "--reference-days 0 is not above 0"),
+        (["run", "--input", "short.csv"], "nothing to forecast: 2 series of at most 20 steps"),
+        (["registry:load@challenger", "--input", "calm.csv"], "has no load@challenger"),
+    ],
+)
+def test_monitor_refuses_in_one_line_and_leaves_nothing(arguments, words, desk, shelf, capsys) -> None:
+    tiny.series(20).to_csv(shelf / "short.csv", index=False)
+    assert monitor_model.main([*arguments, "--output", str(desk / "watch")]) == 2
+    (error,) = errors_in(capsys.readouterr().err)
+    assert words in error
+    assert not (desk / "watch").exists()
+
+
+def test_known_future_columns_come_from_the_readings_or_from_future(tmp_path: Path) -> None:
+    table = tiny.series(200)
+    table.to_csv(tmp_path / "series.csv", index=False)
+    values = tiny.recipe(tmp_path / "series.csv", tmp_path / "run", data={"control_columns": ["plan"]})
+    config = validate(tiny.merged(values, {"training": {"max_steps": 1}, "evaluation": {"baselines": []}}), "test")
+    model_class("ttm")(config).fit(output_dir=tmp_path / "run")
+    later = tiny.series(400)[lambda found: found["timestamp"] >= START + pd.Timedelta("200h")]
+    past = monitor(str(tmp_path / "run"), later, tmp_path / "past")
+    assert past.table["truth"].notna().all(), "the plan ends with the readings"
+    hours = pd.date_range(later["timestamp"].max() + pd.Timedelta("1h"), periods=8, freq="h")
+    plans = [pd.DataFrame({"item_id": item, "timestamp": hours, "plan": 1.0}) for item in tiny.ITEMS]
+    ahead = monitor(str(tmp_path / "run"), later, tmp_path / "ahead", future=pd.concat(plans))
+    assert len(ahead.table) == len(past.table) + 2 * 8
+    assert ahead.table["input/plan"].notna().sum() == past.table["input/plan"].notna().sum()
+
+
+def test_what_counts_as_drift() -> None:
+    """Noise is none; a change of the level is one, where it happened; errors that fall are none."""
+    random = np.random.default_rng(0)
+    hours = pd.date_range(START, periods=24 * 120, freq="h", name="hour")
+    index = pd.MultiIndex.from_product([["a"], hours], names=["item_id", "hour"])
+    signals = ["error of y", "level of y", "gaps of y", "level of x"]
+    noise = pd.DataFrame(random.normal(size=(len(hours), 4)), index, signals)
+    assert find_drift(noise, DriftRule()) == []
+    moved = noise.copy()
+    moved.iloc[24 * 80 :, 1:3] += 1.0
+    moved.iloc[24 * 80 :, 0] -= 1.0
+    found = find_drift(moved, DriftRule())
+    assert {one.signal for one in found} == {"level of y", "gaps of y"}
+    for one in found:
+        assert abs(one.since - hours[24 * 80]) < pd.Timedelta("2D")
+        assert one.since < one.found < hours[24 * 90]
+        assert one.before == pytest.approx(0.5, abs=0.05)
+        assert one.after > 0.7
+    assert [one.found for one in found] == sorted(one.found for one in found)
