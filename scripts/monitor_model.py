@@ -17,22 +17,26 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from tstune.config.command_line import RENAME_HELP, add_trust_argument, read_renames
+from tstune.command_line import (
+    add_registry_argument,
+    add_rename_argument,
+    add_trust_argument,
+    read_renames,
+    script_parser,
+)
 from tstune.errors import EXIT_DRIFT, EXIT_OK, ConfigError, exits_cleanly
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = script_parser(__doc__)
     parser.add_argument("model", help="run folder, or registry:name@alias, registry:name:version")
     parser.add_argument("--input", required=True, type=Path, help="table with the readings up to now (CSV, Parquet, …)")
     parser.add_argument("--output", required=True, type=Path, metavar="folder", help="what is kept from call to call")
     parser.add_argument("--future", type=Path, help="table with known-future columns, for models that use them")
     parser.add_argument("--reference-days", type=float, default=30.0, help="first days, the usual (default: 30)")
-    parser.add_argument(
-        "--registry", help="for registry:…, as in manage_registry.py (default: TSTUNE_REGISTRY, registry/)"
-    )
-    parser.add_argument("--rename", action="append", default=[], metavar="NAME=COLUMN", help=RENAME_HELP)
+    add_registry_argument(parser)
+    add_rename_argument(parser)
     add_trust_argument(parser)
     return parser.parse_args(argv)
 

@@ -22,7 +22,13 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tstune.config.command_line import RENAME_HELP, add_trust_argument, read_renames
+from tstune.command_line import (
+    add_registry_argument,
+    add_rename_argument,
+    add_trust_argument,
+    read_renames,
+    script_parser,
+)
 from tstune.errors import EXIT_NOT_PROMOTED, EXIT_OK, ConfigError, DataError, RegistryError, exits_cleanly
 from tstune.named_code import trusting
 
@@ -37,15 +43,15 @@ SPLIT = {"by": "time", "mode": "deployment", "train": 0.6, "validation": 0.15, "
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = script_parser(__doc__)
     parser.add_argument("champion", help="registry:name@alias")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="changes to the recipe of the champion")
     parser.add_argument("--input", required=True, type=Path, help="table with the new readings (CSV, Parquet, …)")
     parser.add_argument("--since", help="leave out what was read before this day or moment")
     parser.add_argument("--output", required=True, type=Path, metavar="folder", help="where both and the verdict go")
     parser.add_argument("--overwrite", action="store_true", help="replace what an earlier call left there")
-    parser.add_argument("--registry", help="as in manage_registry.py (default: TSTUNE_REGISTRY, registry/)")
-    parser.add_argument("--rename", action="append", default=[], metavar="NAME=COLUMN", help=RENAME_HELP)
+    add_registry_argument(parser)
+    add_rename_argument(parser)
     add_trust_argument(parser)
     args = parser.parse_intermixed_args(argv)
     prefix, _, reference = args.champion.partition(":")

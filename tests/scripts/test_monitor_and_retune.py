@@ -18,7 +18,7 @@ import retune
 from tstune.config.validation import validate
 from tstune.errors import EXIT_DRIFT, EXIT_NOT_PROMOTED
 from tstune.evaluation.drift import DriftRule, find_drift
-from tstune.evaluation.kept_forecasts import KeptForecasts
+from tstune.evaluation.record import KeptForecasts
 from tstune.models.registry import load_model, model_class
 from tstune.registry import open_registry
 from tstune.runs.compare.monitoring import monitor

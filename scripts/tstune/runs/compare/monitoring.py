@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -23,12 +22,11 @@ from tstune.domains import domain_of
 from tstune.errors import DataError
 from tstune.evaluation.drift import INPUT, Drift, DriftRule, find_drift, hourly_signals
 from tstune.evaluation.intervals import AdaptiveConformal
-from tstune.evaluation.kept_forecasts import KeptForecasts
+from tstune.evaluation.record import KeptForecasts
 from tstune.models.contract import ForecastModel, context_spread, require_numbers
 from tstune.models.predict import Forecasts, forecast_batch, future_timestamps, known_future
 from tstune.models.registry import load_model
-from tstune.registry.model_registry import PREFIX, open_registry
-from tstune.runs.compare.candidates import downloaded
+from tstune.registry.model_registry import PREFIX, open_registry, saved_folder
 from tstune.runs.folder import MANIFEST, METRICS, VERDICT, RunFolder, make_parents
 from tstune.runs.report.blocks import Cells, Fact, Facts, Figure, LegendEntry, ReportSection, Table, Text
 from tstune.runs.report.charts import Axes, Line, both, line_chart
@@ -122,11 +120,12 @@ def monitor(
         DataError: nothing could be forecast.
     """
     rule, folder = rule or DriftRule(), Path(folder)
-    with ExitStack() as stack:
-        name, run = Path(spec).resolve().name, RunFolder(spec)
-        if spec.startswith(PREFIX):
-            version = open_registry(registry).get(spec.removeprefix(PREFIX))
-            name, run = version.reference, RunFolder(downloaded(f"{PREFIX}{version.reference}", registry, stack))
+    name = Path(spec).resolve().name
+    if spec.startswith(PREFIX):  # an alias is a version from here on
+        name = open_registry(registry).get(spec.removeprefix(PREFIX)).reference
+        spec = f"{PREFIX}{name}"
+    with saved_folder(spec, registry) as place:
+        run = RunFolder(place)
         model = load_model(run.path, trust_code)
         learned, promised = _learned_until(run), _promised(run)
     if not isinstance(readings, pd.DataFrame):
