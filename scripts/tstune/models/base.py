@@ -180,8 +180,7 @@ class BaseTimeSeriesFoundationModel(ForecastModel):
             save_metadata: write `training_metadata.json` too, what `get_model_info` says.
         """
         self.require_built()
-        folder = Path(output_dir)
-        with writing(folder):
+        with writing(folder := Path(output_dir)):
             folder.mkdir(parents=True, exist_ok=True)
             self.save_weights(folder)
             if self.adapter is not None:
