@@ -9,8 +9,8 @@ vendor's export of cases/); those that are not there are left out with a line. A
 baseline where the 95 % interval on the test windows says so. The last line is `RESULT sets=… not_worse=… in_budget=…
 signs_right=…/…`.
 
-With --share a search of national_illness goes to its end, everything tried: by one process, then by two at once, one
-thread each. The last line is `RESULT one=… two=… ratio=…`, in seconds.
+With --share a search of national_illness, 60 steps a training, goes to its end, everything tried: by one process, then
+by two at once, one thread each. The last line is `RESULT one=… two=… ratio=…`, in seconds.
 """
 
 from __future__ import annotations
@@ -116,6 +116,7 @@ def share(data: Path) -> int:
     with tempfile.TemporaryDirectory() as scratch:
         for count in (1, 2):
             words = command(one, data / one.place, Path(scratch) / str(count), 60.0)
+            words += ["training.max_steps=60", "training.eval_every_steps=20"]
             begin = time.perf_counter()
             processes = [
                 subprocess.Popen(words, env=os.environ | {"OMP_NUM_THREADS": "1"}, stdout=subprocess.DEVNULL)
