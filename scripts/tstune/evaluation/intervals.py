@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import warnings
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import ClassVar
@@ -23,7 +24,7 @@ _ROWS_AT_ONCE = 4096
 _FLOOR = 0.1  # of the usual spread: a context that hardly moves does not promise a future without movement
 
 
-class UncertaintyMethod:
+class UncertaintyMethod(ABC):
     """Turns point forecasts, or quantiles of the network, into quantiles that hold what they promise.
 
     Quantile = forecast (or the network's quantile) + unit x offset of the step and level. Scores are signed,
@@ -39,17 +40,15 @@ class UncertaintyMethod:
     name: ClassVar[str]
     uses_native: ClassVar[bool] = False
     """True if it corrects quantiles of the network, False if it needs the point forecast only."""
-    scaled: ClassVar[bool] = True
-    fitted: ClassVar[tuple[str, ...]] = ("offsets", "floor")
+    fitted: ClassVar[tuple[str, ...]] = ()
     """Attributes that were fitted."""
     options: ClassVar[tuple[str, ...]] = ()
     """Attributes that are arguments of the constructor, beside `levels`."""
-    offsets: np.ndarray
-    floor: np.ndarray
 
     def __init__(self, levels: Sequence[float]) -> None:
         self.levels = tuple(float(level) for level in levels)
 
+    @abstractmethod
     def fit(self, windows: ScoredWindows) -> UncertaintyMethod:
         """Learn from windows that no weight was fitted on; returns itself.
 
@@ -59,21 +58,8 @@ class UncertaintyMethod:
         Raises:
             DataError: nothing was observed, or something is missing.
         """
-        base = _given(windows.quantiles) if self.uses_native else windows.forecast[..., None]
-        spread = required_spread(windows)
-        self.floor = _FLOOR * np.median(spread, axis=0)
-        self.floor = np.where(self.floor > 0, self.floor, 1.0)
-        observed = observed_like(windows.observed, windows.truth)
-        if not observed.any(axis=(0, 1)).all():
-            raise DataError("uncertainty: a target was not observed once in the windows to calibrate on")
-        truth = np.where(observed, windows.truth, np.nan)[..., None]
-        self.offsets = over_steps(self._offsets((truth - base) / self._unit(spread), windows))
-        return self
 
-    def _offsets(self, scores: np.ndarray, windows: ScoredWindows) -> np.ndarray:
-        """[steps, targets, levels], NaN where nothing was observed; scores [windows, steps, targets, 1 or levels]."""
-        raise NotImplementedError
-
+    @abstractmethod
     def quantiles(self, point: np.ndarray, spread: np.ndarray, native: np.ndarray | None = None) -> np.ndarray:
         """Ascending quantiles in original units.
 
@@ -85,13 +71,6 @@ class UncertaintyMethod:
         Returns:
             [windows, steps, targets, levels] float32.
         """
-        base = native if self.uses_native else point[..., None]
-        return sort_quantiles(base + self._unit(spread) * self.offsets).astype(np.float32)
-
-    def _unit(self, spread: np.ndarray) -> np.ndarray:
-        """[windows, 1, targets, 1] what scores are measured in."""
-        unit = np.maximum(spread, self.floor) if self.scaled else np.ones_like(spread)
-        return unit[:, None, :, None]
 
     def backtest(self, windows: ScoredWindows) -> np.ndarray:
         """Quantiles of windows whose truth is there: [windows, steps, targets, levels] float32.
@@ -189,7 +168,43 @@ def over_steps(offsets: np.ndarray) -> np.ndarray:
     return flat.reshape(offsets.shape)
 
 
-class Residual(UncertaintyMethod):
+class OffsetMethod(UncertaintyMethod):
+    """Forecast, or the network's quantile, plus unit x offset of the step and level."""
+
+    scaled: ClassVar[bool] = True
+    fitted: ClassVar[tuple[str, ...]] = ("offsets", "floor")
+    offsets: np.ndarray
+    floor: np.ndarray
+
+    def fit(self, windows: ScoredWindows) -> UncertaintyMethod:
+        """See `UncertaintyMethod.fit`."""
+        base = _given(windows.quantiles) if self.uses_native else windows.forecast[..., None]
+        spread = required_spread(windows)
+        self.floor = _FLOOR * np.median(spread, axis=0)
+        self.floor = np.where(self.floor > 0, self.floor, 1.0)
+        observed = observed_like(windows.observed, windows.truth)
+        if not observed.any(axis=(0, 1)).all():
+            raise DataError("uncertainty: a target was not observed once in the windows to calibrate on")
+        truth = np.where(observed, windows.truth, np.nan)[..., None]
+        self.offsets = over_steps(self._offsets((truth - base) / self._unit(spread), windows))
+        return self
+
+    @abstractmethod
+    def _offsets(self, scores: np.ndarray, windows: ScoredWindows) -> np.ndarray:
+        """[steps, targets, levels], NaN where nothing was observed; scores [windows, steps, targets, 1 or levels]."""
+
+    def quantiles(self, point: np.ndarray, spread: np.ndarray, native: np.ndarray | None = None) -> np.ndarray:
+        """See `UncertaintyMethod.quantiles`."""
+        base = native if self.uses_native else point[..., None]
+        return sort_quantiles(base + self._unit(spread) * self.offsets).astype(np.float32)
+
+    def _unit(self, spread: np.ndarray) -> np.ndarray:
+        """[windows, 1, targets, 1] what scores are measured in."""
+        unit = np.maximum(spread, self.floor) if self.scaled else np.ones_like(spread)
+        return unit[:, None, :, None]
+
+
+class Residual(OffsetMethod):
     """Empirical quantiles of errors in original units, the same for every context."""
 
     name: ClassVar[str] = "residual"
@@ -206,7 +221,7 @@ class Residual(UncertaintyMethod):
 # The tests hold our quantiles against granite-tsfm's.
 
 
-class SplitConformal(UncertaintyMethod):
+class SplitConformal(OffsetMethod):
     """All validation windows count alike; covers at least what it promises if test windows are like them."""
 
     name: ClassVar[str] = "split_conformal"
@@ -215,7 +230,7 @@ class SplitConformal(UncertaintyMethod):
         return conformal_quantiles(scores[..., 0], self.levels)
 
 
-class WeightedConformal(UncertaintyMethod):
+class WeightedConformal(OffsetMethod):
     """Weights halve with age, so that the loss of coverage under drift is bounded by what the weights still see.
 
     Barber, Candès, Ramdas & Tibshirani 2023, doi:10.1214/23-AOS2276.
@@ -251,7 +266,7 @@ GRID = np.linspace(0.0025, 0.9975, 400)
 """Levels whose offsets are kept: the adapted level picks one, so the scores themselves need not be."""
 
 
-class AdaptiveConformal(UncertaintyMethod):
+class AdaptiveConformal(OffsetMethod):
     """Each item, step and level has a level of its own that moves with every reading, so coverage returns under drift.
 
     After a reading y, level += rate x (nominal - [y <= quantile]): too many readings below the 0.9 quantile lower it,
@@ -263,7 +278,7 @@ class AdaptiveConformal(UncertaintyMethod):
     """
 
     name: ClassVar[str] = "adaptive_conformal"
-    fitted: ClassVar[tuple[str, ...]] = (*UncertaintyMethod.fitted, "table")
+    fitted: ClassVar[tuple[str, ...]] = (*OffsetMethod.fitted, "table")
     options: ClassVar[tuple[str, ...]] = ("rate",)
     table: np.ndarray
 
@@ -335,7 +350,6 @@ class QuantileHead(UncertaintyMethod):
 
     name: ClassVar[str] = "quantile_head"
     uses_native: ClassVar[bool] = True
-    fitted: ClassVar[tuple[str, ...]] = ()
 
     def fit(self, windows: ScoredWindows) -> UncertaintyMethod:
         """There is nothing to fit."""
@@ -346,7 +360,7 @@ class QuantileHead(UncertaintyMethod):
         return sort_quantiles(_given(native)).astype(np.float32)
 
 
-class QuantileHeadConformal(UncertaintyMethod):
+class QuantileHeadConformal(OffsetMethod):
     """Each level's quantile moved so far that it held on the validation part, in units of the context's spread.
 
     Conformalised quantile regression, each side for itself (Romano, Patterson & Candès 2019, arXiv:1905.03222, Thm 2).

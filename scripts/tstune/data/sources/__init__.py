@@ -66,7 +66,7 @@ class SourceInfo:
         return "\n".join(lines)
 
     def read_options(self, config: DataSection) -> dict[str, object]:
-        """Every option with its value."""
+        """Every option with its value; `ConfigError` for one that the source does not have, or of another kind."""
         values = {option.name: option.default for option in self.options}
         kinds = {o.name: o.kind if o.default is None else type(o.default) for o in self.options}
         for name, value in config.source_options.items():
@@ -155,7 +155,11 @@ def recognised_source(path: Path) -> str | None:
 
 
 def load_source(config: DataSection) -> SourceTable:
-    """Read the table named by ``data.source``."""
+    """Read the table named by ``data.source``.
+
+    Raises:
+        ConfigError, DataError: the source, its options or its files need a change.
+    """
     load = _own_function(config.source) if ":" in config.source else _module(config.source).load
     return load(config)
 

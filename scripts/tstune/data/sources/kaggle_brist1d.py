@@ -196,6 +196,9 @@ def convert_folder(folder: Path) -> pa.Table:
         `item_id`, `segment`, `first_row` (id of the segment's first row; in test.csv a row is a segment),
         `timestamp` (true time of day on made-up days), the six channels as float64 with null where nothing is known,
         `activity` (text), `in_lags` (a row's six hours cover the instant). `report_of` reads the counts.
+
+    Raises:
+        DataError: there is no train.csv, or a file is not as the competition has it.
     """
     paths = {stem: find_csv(folder, stem) for stem in ("train", "test")}
     if paths["train"] is None:
