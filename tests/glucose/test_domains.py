@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import os
 import sys
 from pathlib import Path
 
@@ -70,13 +71,14 @@ def test_only_sources_import_glucose():
 
 
 def test_a_run_on_another_unit_reads_no_more_of_glucose_than_its_units(tmp_path: Path):
-    desk = tiny.write_desk(tmp_path, data={"unit": "MW"}, evaluation={"metrics": ["smape"], "baselines": ["ridge"]})
+    evaluation = {"metrics": ["smape"], "baselines": ["ridge"]}
+    desk = tiny.write_desk(tmp_path, data={"unit": "MW"}, evaluation=evaluation, training={"max_steps": 1})
     code = (
         "import sys; from tstune import TTMForecaster, SimpleConfigManager; "
         "TTMForecaster(SimpleConfigManager().load_config('recipe.yaml')).fit(output_dir='run'); "
         "print(sorted(name for name in sys.modules if name.startswith('tstune.glucose')))"
     )
-    run = forks.run([sys.executable, "-c", code], cwd=desk, env={"PYTHONPATH": str(SCRIPTS)})
+    run = forks.run([sys.executable, "-c", code], cwd=desk, env=os.environ | {"PYTHONPATH": str(SCRIPTS)})
     assert (desk / "run/report.html").is_file(), run.stderr
     assert run.stdout.splitlines()[-1] == "['tstune.glucose', 'tstune.glucose.units']"
 

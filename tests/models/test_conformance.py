@@ -37,6 +37,15 @@ FAST = ("ttm", "chronos_t5", "patchtst")
 trained_anew = pytest.mark.parametrize(
     "name", [pytest.param(name, marks=[] if name in FAST else pytest.mark.slow) for name in FOUNDATION]
 )
+ROLES = {
+    "target_columns": "load",
+    "conditional_columns": "dose",
+    "control_columns": "plan",
+    "static_real_columns": "age",
+    "static_categorical_columns": "site",
+    "time_features": "hour_of_day",
+}
+"""Keys of `data`, with a column of each kind."""
 covered: set[str] = set()
 
 
@@ -57,9 +66,10 @@ class Desk:
         self.folder = folder
         self.csv = tiny.write_series(folder / "series.csv", rows=ROWS)
         self.checkpoints = {name: family.write(folder / name) for name, family in FOUNDATION.items()}
-        self._data: PreparedData | None = None
+        self._windows: dict[tuple, PreparedData] = {}
+        self._saved: dict[str, Path] = {}
         self._num_members = 0
-        self._built: dict[str, Model] = {}
+        self._built: dict[tuple[str, int], Model] = {}
         self._trained: dict[str, Trained] = {}
 
     def model(self, name: str, **sections: object) -> Model:
@@ -94,22 +104,24 @@ class Desk:
         return model_class(section["type"])(validate(tiny.merged(values, sections), "test"))
 
     def data(self, model: Model) -> PreparedData:
-        """Windows of the plain series, made once; they do not depend on the family."""
-        if self._data is None:
-            self._data = model.prepare()
-        return self._data
+        """Windows of a series, made once for each `data` section; they do not depend on the family."""
+        section = model.config.data
+        key = (section.path, *(tuple(getattr(section, columns)) for columns in ROLES))
+        if key not in self._windows:
+            self._windows[key] = model.prepare()
+        return self._windows[key]
 
-    def built(self, name: str) -> Model:
-        """With its weights, a baseline fitted, once per family: no test changes it."""
-        if name not in self._built:
-            self._built[name] = self.new(name)
-        return self._built[name]
+    def built(self, name: str, batch_size: int = 64) -> Model:
+        """With its weights, a baseline fitted, once per family and size of its batches: no test changes it."""
+        if (name, batch_size) not in self._built:
+            self._built[name, batch_size] = self.new(name, evaluation={"batch_size": batch_size})
+        return self._built[name, batch_size]
 
-    def new(self, name: str, windows: PreparedData | None = None, **sections: object) -> Model:
-        """The same, built now, on other windows or settings."""
+    def new(self, name: str, **sections: object) -> Model:
+        """The same, built now, on other data or settings."""
         covered.add(name)
         model = self.model(name, **sections)
-        data = windows or self.data(model)
+        data = self.data(model)
         torch.manual_seed(0)
         model.build(data.preprocessor)
         if name not in FOUNDATION:
@@ -124,6 +136,26 @@ class Desk:
             model = self.model(name, training=TRAINING)
             self._trained[name] = Trained(model, model.fit(output_dir=folder), folder, before)
         return self._trained[name]
+
+    def final(self, name: str) -> Model:
+        """Trained if it is a network, else fitted."""
+        return self.trained(name).model if name in FOUNDATION else self.built(name)
+
+    def saved(self, name: str) -> Path:
+        """Where the final model was saved, once."""
+        if name not in self._saved:
+            self._saved[name] = self.folder / f"{name}-saved"
+            self.final(name).save(self._saved[name])
+        return self._saved[name]
+
+    def variant(self, name: str, change: Callable[[pd.DataFrame], None]) -> dict[str, str]:
+        """A `data` section on a changed copy of the series, written once."""
+        path = self.folder / f"{name}.csv"
+        if not path.exists():
+            table = tiny.series(rows=ROWS)
+            change(table)
+            table.to_csv(path, index=False)
+        return {"path": str(path)}
 
 
 @pytest.fixture(scope="module")
@@ -164,23 +196,19 @@ def test_shape_and_type(name: str, desk: Desk) -> None:
 
 @families
 def test_several_targets(name: str, desk: Desk) -> None:
-    sections = {"data": {"target_columns": ["load", "dose"]}}
-    windows = desk.model(name, **sections).prepare()
-    model = desk.new(name, windows, **sections)
-    found = forecast(model, some(windows))
+    model = desk.new(name, data={"target_columns": ["load", "dose"]})
+    found = forecast(model, some(desk.data(model)))
     assert found.shape == (4, tiny.PREDICTION, 2)
     assert torch.isfinite(found).all()
 
 
 @families
-def test_forecasts_come_in_the_unit_of_the_readings(name: str, desk: Desk, tmp_path: Path) -> None:
-    table = tiny.series(rows=ROWS)
-    table["load"] *= 10
-    table.to_csv(tmp_path / "ten.csv", index=False)
-    plain = desk.built(name)
-    data = desk.model(name, data={"path": str(tmp_path / "ten.csv")}).prepare()
-    scaled = desk.new(name, data)
-    found, expected = forecast(scaled, some(data)), 10 * forecast(plain, some(desk.data(plain)))
+def test_forecasts_come_in_the_unit_of_the_readings(name: str, desk: Desk) -> None:
+    def ten_times(table: pd.DataFrame) -> None:
+        table["load"] *= 10
+
+    plain, scaled = desk.built(name), desk.new(name, data=desk.variant("ten", ten_times))
+    found, expected = forecast(scaled, some(desk.data(scaled))), 10 * forecast(plain, some(desk.data(plain)))
     assert torch.allclose(found, expected, rtol=1e-3, atol=1e-2 * expected.std().item())
 
 
@@ -237,7 +265,7 @@ def test_the_future_is_not_read(name: str, desk: Desk) -> None:
 
 @families
 def test_the_same_twice(name: str, desk: Desk) -> None:
-    model, again = desk.built(name), desk.new(name)
+    model, again = desk.built(name), desk.built(name, batch_size=7)
     batch = some(desk.data(model))
     first = forecast(model, batch)
     assert torch.equal(first, forecast(model, batch))
@@ -257,10 +285,8 @@ def test_windows_do_not_see_each_other(name: str, desk: Desk) -> None:
 
 @families
 def test_scores_do_not_depend_on_the_batch_size(name: str, desk: Desk) -> None:
-    scores = []
-    for size in (7, 64):  # an uneven last batch, and all at once
-        model = desk.new(name, evaluation={"batch_size": size})
-        scores.append(model.evaluate(desk.data(model)))
+    models = [desk.built(name, batch_size=7), desk.built(name)]  # an uneven last batch, and all at once
+    scores = [model.evaluate(desk.data(model)) for model in models]
     assert scores[0]["num_windows"] > 40
     assert scores[1] == pytest.approx(scores[0], rel=1e-4)
 
@@ -269,10 +295,8 @@ def test_scores_do_not_depend_on_the_batch_size(name: str, desk: Desk) -> None:
 
 
 @families
-def test_a_saved_model_is_the_same_model(name: str, desk: Desk, tmp_path: Path) -> None:
-    model = desk.trained(name).model if name in FOUNDATION else desk.built(name)
-    model.save(tmp_path / "saved")
-    loaded = load_model(tmp_path / "saved")
+def test_a_saved_model_is_the_same_model(name: str, desk: Desk) -> None:
+    model, loaded = desk.final(name), load_model(desk.saved(name))
     assert type(loaded) is type(model)
     assert loaded.config == model.config
     batch = some(desk.data(model))
@@ -281,7 +305,7 @@ def test_a_saved_model_is_the_same_model(name: str, desk: Desk, tmp_path: Path) 
 
 @families
 def test_the_table_of_a_forecast(name: str, desk: Desk) -> None:
-    model = desk.trained(name).model if name in FOUNDATION else desk.built(name)
+    model = desk.final(name)
     table = model.predict(tiny.series(rows=ROWS))
     assert list(table.columns) == ["item_id", "timestamp", "load"]
     assert table["item_id"].tolist() == ["a"] * tiny.PREDICTION + ["b"] * tiny.PREDICTION
@@ -294,12 +318,10 @@ def test_the_table_of_a_forecast(name: str, desk: Desk) -> None:
 
 
 @families
-def test_a_folder_of_another_family_is_refused(name: str, desk: Desk, tmp_path: Path) -> None:
-    model = desk.built(name)
-    model.save(tmp_path / "saved")
+def test_a_folder_of_another_family_is_refused(name: str, desk: Desk) -> None:
     other = "persistence" if name == "ttm" else "ttm"
     with pytest.raises(CheckpointError, match=f"holds a {name} model, not {other}"):
-        model_class(other).load(tmp_path / "saved")
+        model_class(other).load(desk.saved(name))
 
 
 @foundation
@@ -426,20 +448,13 @@ def test_quantiles_that_the_network_does_not_forecast_are_refused(name: str, des
 
 
 @pytest.mark.parametrize(("name", "key"), [(name, key) for name, f in FOUNDATION.items() for key in f.refused])
-def test_columns_it_cannot_read_are_refused(name: str, key: str, desk: Desk, tmp_path: Path) -> None:
-    columns = {
-        "conditional_columns": ["dose"],
-        "control_columns": ["plan"],
-        "static_real_columns": ["age"],
-        "static_categorical_columns": ["site"],
-        "time_features": ["hour_of_day"],
-    }
-    table = tiny.series(rows=ROWS)
-    table["age"], table["site"] = table["item_id"].map({"a": 30.0, "b": 50.0}), table["item_id"] + "x"
-    table.to_csv(tmp_path / "series.csv", index=False)
-    model = desk.model(name, data={"path": str(tmp_path / "series.csv"), key: columns[key]})
+def test_columns_it_cannot_read_are_refused(name: str, key: str, desk: Desk) -> None:
+    def with_constants(table: pd.DataFrame) -> None:
+        table["age"], table["site"] = table["item_id"].map({"a": 30.0, "b": 50.0}), table["item_id"] + "x"
+
+    model = desk.model(name, data=desk.variant("constants", with_constants) | {key: [ROLES[key]]})
     with pytest.raises(ConfigError, match=FOUNDATION[name].refused[key]) as error:
-        model.build(model.prepare().preprocessor)
+        model.build(desk.data(model).preprocessor)
     assert "\n" not in str(error.value)
 
 

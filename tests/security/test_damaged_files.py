@@ -283,7 +283,7 @@ def test_fault_26_a_record_that_is_none_is_named_as_such(changes: dict, words: s
 
 
 def test_fault_24_an_archive_of_zeros_is_refused_before_it_is_unpacked(archive, tmp_path: Path):
-    place = pack(archive | {"files/model/zeros": bytes(300 << 20)}, tmp_path / "zeros.tar.gz")
+    place = pack(archive | {"files/model/zeros": bytes(80 << 20)}, tmp_path / "zeros.tar.gz")
     assert place.stat().st_size < 1 << 20
     said = refused(lambda: ModelRegistry(tmp_path / "elsewhere").import_archive(place), place.name)
     assert "unpacks to more than" in said

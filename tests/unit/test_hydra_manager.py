@@ -334,7 +334,7 @@ def test_unusual_values_survive_saving(tmp_path: Path):
     assert both(tmp_path / "saved.yaml") == config
 
 
-@pytest.mark.parametrize("tries", [600, pytest.param(3000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("tries", [250, pytest.param(3000, marks=pytest.mark.slow)])
 def test_random_texts_mean_the_same_in_hydra_s_grammar_as_in_yaml(tries: int, tmp_path: Path):
     draw, parser = random.Random(0), OverridesParser.create()
     alphabet = "ab10 .-+eE_'\"\\%{}[]():,=@/~#&*!?|<>`^;\tü…"
