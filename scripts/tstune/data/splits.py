@@ -170,6 +170,17 @@ def last_steps(panel: Panel, test: int, validation: int, window: tuple[int, int]
     return Split(ends, "deployment", np.pad(ends[:, :2], ((0, 0), (1, 0))), np.tile(has_room, (len(ends), 1)))
 
 
+def own_days(panel: Panel, chosen: np.ndarray, first: int, own: int) -> Split:
+    """Chosen items, [items] bool, are the test from step `first` on; of the `own` steps before, a quarter validates.
+
+    What lies before those steps is in no part, and the other items are in none.
+    """
+    test = np.where(chosen, np.minimum(first, panel.item_length), 0)
+    borders = np.maximum(np.stack([test - own, test - own // 4, test], axis=1), 0).astype(np.int64)
+    ends = np.column_stack([borders[:, 1:], np.where(chosen, panel.item_length, 0)])
+    return Split(ends, "deployment", borders, chosen[:, None] & np.array([own > 0, own > 0, True]))
+
+
 def window_ranges(
     panel: Panel,
     split: Split,

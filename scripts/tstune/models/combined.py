@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -74,6 +74,24 @@ class AveragedForecasts:
 
     def forecast(self, batch: Batch) -> torch.Tensor:
         return (self._first.recall(batch) + self._second.recall(batch)) / 2
+
+
+@dataclass(frozen=True)
+class ChosenForecaster:
+    """Each window is forecast by one of several."""
+
+    forecasters: Sequence[Forecaster]
+    choose: Callable[[Batch], torch.Tensor]  # [batch] number of the one that forecasts
+
+    def forecast(self, batch: Batch) -> torch.Tensor:
+        """[batch, prediction, targets] float32 in original units."""
+        number, found = self.choose(batch).cpu(), None
+        for one in number.unique().tolist():
+            rows = torch.nonzero(number == one)[:, 0]
+            part = self.forecasters[one].forecast({name: value[rows.to(value.device)] for name, value in batch.items()})
+            found = part.new_empty(len(number), *part.shape[1:]) if found is None else found
+            found[rows.to(found.device)] = part
+        return found
 
 
 class WeightedForecasts:

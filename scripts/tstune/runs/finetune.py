@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 
 from tstune.config.schema import PretrainingSection
@@ -146,46 +147,13 @@ class FineTuning(ModelRun):
         """An adapter per item, on the tuned base; it is kept if it lowers the item's own validation loss."""
         model, data, adapters, results = self.model, self.data, {}, []
         for item, item_id in enumerate(data.panel.item_ids):
-            windows, validation = model.shortened(data.train.of_item(item)), data.validation.of_item(item)
-            if not len(windows) or not len(validation):
-                results.append(ItemResult(item_id, False, None, None, "no training or no validation window"))
-                continue
-            with TrackedRun(self.tracked.tracker.child(item_id), self.config) as tracked:
-                result, adapter = self._tune_item(windows, validation, tracked)
-            kept, loss = result.best_step > 0, result.best_validation_loss
-            base_loss = result.history[0]["validation_loss"]
-            if kept:
-                adapters[item_id] = adapter
-            reason = "" if kept else "no validation loss below the base"
-            results.append(ItemResult(item_id, kept, base_loss, loss, reason))
-            told = "item %s: validation loss %.4f with the base, %.4f with its adapter: %s"
-            logger.info(told, item_id, base_loss, loss, "kept" if kept else "the base stays")
+            parts = data.train.of_item(item), data.validation.of_item(item)
+            learns = all(map(len, parts))
+            with TrackedRun(self.tracked.tracker.child(item_id), self.config) if learns else nullcontext() as tracked:
+                result, adapter = tune_item(model, item_id, *parts, self.manager, [tracked])
+            results.append(result)
+            adapters |= {} if adapter is None else {item_id: adapter}
         model.item_adapters = ItemAdapters(adapters, results)
-
-    def _tune_item(
-        self, windows: WindowDataset, validation: WindowDataset, tracked: TrackedRun
-    ) -> tuple[TrainingResult, Adapter]:
-        model, config, manager = self.model, self.model.config, self.manager
-        changes = {
-            "num_epochs": config.tuning.per_item_epochs,
-            "max_steps": None,
-            "learning_rate": config.tuning.per_item_learning_rate,
-            "early_stopping_patience": _ITEM_PATIENCE,
-            "eval_every_steps": None,
-        }
-        training = config.training.model_copy(update=changes)
-        set_seed(config.seed)
-        for parameter in model.module.parameters():
-            parameter.requires_grad = False
-        model.network = adapt(model.network, model.model_type, config.lora)
-        model.to(manager.device)
-        size = model.evaluation_batch_size(manager.device)
-        result = train(
-            model, windows, validation, training, manager, config.seed, size, show_progress=False, callbacks=[tracked]
-        )
-        adapter = Adapter.taken_from(model.network)
-        model.network = model.network.unload()
-        return result, adapter
 
     def judge_baselines(self) -> None:
         """Persistence, ridge, … trained and scored on the same windows."""
@@ -270,6 +238,47 @@ class FineTuning(ModelRun):
             "run_id": folder.run_id,
             "version": None,
         }
+
+
+def tune_item(
+    model: ForecastModel,
+    item_id: str,
+    windows: WindowDataset,
+    validation: WindowDataset,
+    manager: DistributedManager,
+    callbacks: Sequence[Callback] = (),
+) -> tuple[ItemResult, Adapter | None]:
+    """Train an adapter on an item's own windows; None where its own validation loss stays with the base.
+
+    The model, whose settings hold, is the base and stays as it is.
+    """
+    if not len(windows) or not len(validation):
+        return ItemResult(item_id, False, None, None, "no training or no validation window"), None
+    config = model.config
+    changes = {
+        "num_epochs": config.tuning.per_item_epochs,
+        "max_steps": None,
+        "learning_rate": config.tuning.per_item_learning_rate,
+        "early_stopping_patience": _ITEM_PATIENCE,
+        "eval_every_steps": None,
+    }
+    training = config.training.model_copy(update=changes)
+    set_seed(config.seed)
+    for parameter in model.module.parameters():
+        parameter.requires_grad = False
+    model.network = adapt(model.network, model.model_type, config.lora)
+    model.to(manager.device)
+    windows, size = model.shortened(windows), model.evaluation_batch_size(manager.device)
+    found = train(
+        model, windows, validation, training, manager, config.seed, size, show_progress=False, callbacks=callbacks
+    )
+    adapter, kept = Adapter.taken_from(model.network), found.best_step > 0
+    model.network = model.network.unload()
+    losses = found.history[0]["validation_loss"], found.best_validation_loss
+    told = "item %s: validation loss %.4f with the base, %.4f with its adapter: %s"
+    logger.info(told, item_id, *losses, "kept" if kept else "the base stays")
+    reason = "" if kept else "no validation loss below the base"
+    return ItemResult(item_id, kept, *losses, reason), adapter if kept else None
 
 
 def _check_has_network(model: ForecastModel) -> None:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
@@ -16,7 +14,8 @@ from tstune.data.prepared import PreparedData
 from tstune.data.splits import until
 from tstune.data.windows import Batch, WindowDataset, seconds
 from tstune.errors import ConfigError
-from tstune.models.contract import Forecaster, ForecastModel
+from tstune.models.combined import ChosenForecaster
+from tstune.models.contract import ForecastModel
 from tstune.runtime.distributed import DistributedManager
 from tstune.runtime.environment import set_seed
 from tstune.runtime.logs import logger
@@ -24,26 +23,6 @@ from tstune.runtime.logs import logger
 KEY = "evaluation.refit"
 SUFFIX = "_refit"
 """Ending of the rows of models that are fitted anew."""
-
-
-@dataclass(frozen=True)
-class RefittedForecaster:
-    """Each window is forecast by the last model that was fitted before its origin."""
-
-    moments: torch.Tensor  # [fits] ascending seconds since 1970; a fit saw what lies before its own
-    # [fits] who forecasts from there on; the first one speaks for earlier windows too
-    forecasters: Sequence[Forecaster]
-
-    def forecast(self, batch: Batch) -> torch.Tensor:
-        origin = batch["origin"].cpu()
-        number = (torch.searchsorted(self.moments, origin, right=True) - 1).clamp_min(0)
-        found = None
-        for one in number.unique().tolist():
-            rows = torch.nonzero(number == one)[:, 0]
-            part = self.forecasters[one].forecast({name: value[rows.to(value.device)] for name, value in batch.items()})
-            found = part.new_empty(len(number), *part.shape[1:]) if found is None else found
-            found[rows.to(found.device)] = part
-        return found
 
 
 def check_refit(section: EvaluationSection, data: PreparedData, manager: DistributedManager) -> None:
@@ -73,11 +52,11 @@ def refit_moments(section: EvaluationSection, windows: WindowDataset) -> np.ndar
 
 def refitted(
     model: ForecastModel, data: PreparedData, moments: np.ndarray, manager: DistributedManager
-) -> tuple[RefittedForecaster, list[dict]]:
+) -> tuple[ChosenForecaster, list[dict]]:
     """Fit once per moment to what lies before it; the last readings before it validate, as many as in the split.
 
-    Each fit begins where the model began, which stays as it is. Returns the forecaster, and for each fit its moment,
-    seconds and number of training windows.
+    Each fit begins where the model began, which stays as it is. Returns the forecaster, in which the last fit before
+    the origin of a window forecasts it, else the first, and for each fit its moment, seconds and number of windows.
     """
     forecasters, costs, seed = [], [], model.config.seed
     for moment in moments:
@@ -93,7 +72,12 @@ def refitted(
         spent = round(time.perf_counter() - begin, 3)
         costs.append({"at": str(pd.Timestamp(moment)), "seconds": spent, "train_windows": len(before.train)})
         logger.info("%s fitted to what lies before %s: %.2f s", model.model_type, costs[-1]["at"], spent)
-    return RefittedForecaster(torch.from_numpy(seconds(moments)), forecasters), costs
+    begun = torch.from_numpy(seconds(moments))
+
+    def last_before(batch: Batch) -> torch.Tensor:
+        return (torch.searchsorted(begun, batch["origin"].cpu(), right=True) - 1).clamp_min(0)
+
+    return ChosenForecaster(forecasters, last_before), costs
 
 
 def _offset(text: str) -> pd.tseries.offsets.BaseOffset:

@@ -280,27 +280,12 @@ def _baseline(name: str) -> dict[str, object]:
     return _row(name, "baseline")
 
 
-def _row(
-    name: str,
-    family: str,
-    weights: str | None = None,
-    mode: str = "",
-    trainable: int | None = None,
-    seconds: float | None = None,
-    reason: str | None = None,
-) -> dict[str, object]:
-    """What came of a listed model: parameters that learned, time of its run, or why it is not in the comparison."""
-    if reason is not None:
-        logger.warning("models.%s is left out: %s", name, reason)
-    return {
-        "name": name,
-        "family": family,
-        "weights": weights,
-        "mode": mode,
-        "trainable": trainable,
-        "seconds": seconds,
-        "reason": reason,
-    }
+def _row(name: str, family: str, weights: str | None = None, mode: str = "", **came: object) -> dict[str, object]:
+    """What came of a listed model: trainable parameters, seconds of its run, or the reason why it is left out."""
+    if came.get("reason") is not None:
+        logger.warning("models.%s is left out: %s", name, came["reason"])
+    about = {"name": name, "family": family, "weights": weights, "mode": mode}
+    return about | {"trainable": None, "seconds": None, "reason": None} | came
 
 
 def _is_done(config: RunConfig) -> bool:
