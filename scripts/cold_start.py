@@ -87,14 +87,13 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def recipe_of(run: RunFolder, overrides: Sequence[str]) -> RunConfig:
     """The recipe of the shared model for a few days of everybody: every window, and nothing is split yet."""
-    from tstune.config.schema import SplitSection
+    from tstune.runs.compare.evaluate import without_parts
 
     for one in overrides:
         if one.startswith(NOT_FOLLOWED) and not one.startswith("data.split.allow_overlap"):
             raise ConfigError(f"{one}: the model is tuned already, and --days split the data; leave it out")
-    config = run.config_with([*EVERY_WINDOW, *overrides]).changing("evaluation", refit="none")
-    overlap = config.data.split.allow_overlap
-    return config.changing("data", split=SplitSection(by="none", mode="deployment", allow_overlap=overlap))
+    config = run.config_with([*EVERY_WINDOW, *overrides])
+    return without_parts(config.changing("evaluation", refit="none"), "deployment")
 
 
 def new_people(run: RunFolder, data: PreparedData, asked: Sequence[str] | None) -> list[str]:

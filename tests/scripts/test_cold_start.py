@@ -14,7 +14,9 @@ from support.page_reader import Page
 import cold_start
 import finetune_ttm
 from tstune.config.managers import load_saved_config
+from tstune.config.validation import validate
 from tstune.data.splits import own_days
+from tstune.models.registry import model_class
 from tstune.runs.compare.evaluate import configured_data
 
 PEOPLE, NEW, HOURS, DAY = ("a", "b", "c", "d"), ("c", "d"), 240, pd.Timedelta("1D")
@@ -146,4 +148,16 @@ def test_bad_input_is_one_line(
     assert cold_start.main([str(desk / "base"), *words, *days, "--output", str(tmp_path / "out")]) == 2
     (error,) = errors_in(capsys.readouterr().err)
     assert told in error
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_adapter_needs_a_network(desk: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config = load_saved_config(desk / "base" / "config.yaml")
+    values = config.model_dump(mode="json") | {"model": {"type": "ridge", "context_length": 32, "prediction_length": 8}}
+    ridge = validate(values | {"tuning": {}, "output_dir": str(tmp_path / "ridge")}, "test")
+    model_class("ridge")(ridge).fit(output_dir=tmp_path / "ridge")
+    capsys.readouterr()
+    assert cold_start.main([str(tmp_path / "ridge"), "--days", "3", "--output", str(tmp_path / "out")]) == 2
+    (error,) = errors_in(capsys.readouterr().err)
+    assert "model.type=ridge has no network for an adapter" in error
     assert not (tmp_path / "out").exists()

@@ -170,9 +170,9 @@ def configured_data(config: RunConfig, table: SourceTable | None = None) -> Prep
     return prepare_data(config.data, *lengths, table, config.seed, known)
 
 
-def without_parts(config: RunConfig) -> RunConfig:
+def without_parts(config: RunConfig, mode: str = AUTO) -> RunConfig:
     """The same with all of the data in the test: nothing is trained, so nothing is kept for it."""
-    split = SplitSection(by="none", allow_overlap=config.data.split.allow_overlap)
+    split = SplitSection(by="none", mode=mode, allow_overlap=config.data.split.allow_overlap)
     return config.changing("data", split=split)
 
 
