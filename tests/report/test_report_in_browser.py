@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 from sample_run import write_run
 from support.browser import CHROMEDRIVER, CHROMIUM, open_browser
@@ -54,6 +56,22 @@ def test_the_browser_would_notice(browser, tmp_path):
     assert any("no" in message for message in browser.messages())
     assert "http://127.0.0.1:9/x.png" in browser.requests()
     assert browser.run(OVERFLOW) > 2000
+
+
+def test_it_opens_in_the_artifact_viewer_of_mlflow(browser, report, tmp_path):
+    """Which shows a page as a blob in a frame that may run scripts and nothing else."""
+    html = json.dumps(report.read_text(encoding="utf-8")).replace("</", "<\\/")
+    frame = f"<iframe sandbox='allow-scripts' width=1200 height=900></iframe><script>const page = {html};"
+    frame += (
+        "document.querySelector('iframe').src = URL.createObjectURL(new Blob([page], {type: 'text/html'}))</script>"
+    )
+    (tmp_path / "viewer.html").write_text(f"<!DOCTYPE html><meta charset=utf-8>{frame}", encoding="utf-8")
+    browser.open(tmp_path / "viewer.html", 1440)
+    browser.driver.switch_to.frame(0)
+    sections = browser.wait_for("return [...document.querySelectorAll('main > section')].map(e => e.id)", 30)
+    browser.driver.switch_to.default_content()
+    assert sections == SECTIONS
+    assert browser.messages() == []
 
 
 @pytest.mark.parametrize(("width", "scheme"), VIEWS)

@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+import urllib.request
 from pathlib import Path
 
 import mlflow.pyfunc
@@ -22,6 +23,7 @@ from wandb_reader import read_offline_runs
 
 from tstune.config.managers import SimpleConfigManager
 from tstune.config.names import dotted
+from tstune.foreign_files import sha256_of
 from tstune.models.registry import load_model
 from tstune.registry.model_registry import open_registry
 
@@ -99,7 +101,25 @@ def results(finished):
     results = {f"test/{model}/{name}": value for model, values in scores.items() for name, value in values.items()}
     assert len(results) >= 6 * 10, "six models or more"
     assert {"test/fine_tuned/rmse@1h", "test/zero_shot/mase", "test/ridge/num_windows"} <= set(results)
-    return results
+    judged = tiny.read_json(finished / "verdict.json")
+    headline = {name: scores[judged["kept"]][name] for name in ("rmse", "mae", "mase")}
+    headline["rmse_zero_shot"] = scores["zero_shot"]["rmse"]
+    baselines = ("persistence", "seasonal_naive", "context_mean", "ridge")
+    headline["rmse_best_baseline"] = min(scores[name]["rmse"] for name in baselines if name in scores)
+    return results | {f"at_a_glance/{name}": value for name, value in headline.items()}
+
+
+@pytest.fixture(scope="module")
+def tags(finished):
+    """What people look for the run by."""
+    judged, readme = tiny.read_json(finished / "verdict.json"), (finished / "README.md").read_text()
+    tags = {"source": "finetune_ttm.py", "model": "ttm", "tuning": "decoder", "data": "csv"}
+    commit = tiny.read_json(finished / "environment.json")["git_commit"]
+    tags |= {"commit": commit} if commit else {}
+    tags |= {"description": readme.partition("\n## Forecast")[0], "verdict": judged["sentence"]}
+    assert tags["description"].startswith("# ttm on csv")
+    assert judged["sentence"] in tags["description"]
+    return tags | {"effect": judged["effect"] or "none"}
 
 
 @pytest.fixture(scope="module")
@@ -129,10 +149,12 @@ class TestFile:
         assert all(line.pop("time") for line in lines)
         assert [(line.pop("step"), line) for line in lines] == [*rows, (None, results)]
 
-    def test_params_and_status(self, folder, params, finished):
+    def test_params_tags_and_status(self, folder, params, tags, desk):
         assert tiny.read_json(folder / "params.json") == params
         summary = tiny.read_json(folder / "summary.json")
         assert (summary["status"], summary["run_name"]) == ("FINISHED", "run")
+        assert summary["tags"] == tags
+        assert summary["dataset"]["files"] == {"series.csv": sha256_of(desk / "series.csv")}
 
     def test_artifacts_and_model(self, folder, finished, series):
         logged = {name for name in tiny.snapshot(folder / "artifacts") if name != "plots"}
@@ -174,6 +196,20 @@ class TestMLflow:
         assert run.data.params == texts
         config = json.loads(Path(client.download_artifacts(run.info.run_id, "config.json", str(tmp_path))).read_text())
         assert dict(dotted(config)) == {name: value for name, value in params.items() if "parameters." not in name}
+
+    def test_what_its_pages_show(self, run, tags, finished, server):
+        shown = {"description": "note.content", "source": "source.name", "commit": "source.git.commit"}
+        assert {name: run.data.tags[f"mlflow.{shown[name]}" if name in shown else name] for name in tags} == tags
+        assert run.data.tags["mlflow.source.type"] == "LOCAL"
+        (used,) = run.inputs.dataset_inputs
+        assert [(tag.key, tag.value) for tag in used.tags] == [("mlflow.data.context", "training")]
+        assert (used.dataset.name, len(used.dataset.digest)) == ("csv", 16)
+        profile, manifest = json.loads(used.dataset.profile), tiny.read_json(finished / "manifest.json")
+        assert profile["windows"] == manifest["windows"]
+        assert profile["files"] == {"series.csv": manifest["files"][0]["sha256"]}
+        page = f"{server.uri}/get-artifact?path=report.html&run_uuid={run.info.run_id}"  # what the viewer asks for
+        with urllib.request.urlopen(page, timeout=30) as answer:
+            assert answer.read() == (finished / "report.html").read_bytes()
 
     def test_artifacts(self, client, run, finished, tmp_path):
         downloaded = Path(client.download_artifacts(run.info.run_id, "", str(tmp_path)))
@@ -224,7 +260,7 @@ class TestWandb:
     def test_metrics(self, run, rows, results):
         logged = [row for row in run.history if not any(name.startswith("plots/") for name in row)]
         assert [(row.pop("step"), row) for row in logged] == rows
-        assert {name: value for name, value in run.summary.items() if name.startswith("test/")} == results
+        assert {name: run.summary[name] for name in results} == results
 
     def test_params_and_status(self, run, params):
         assert (run.project, run.name, run.exit_code) == ("project", "run", 0)
@@ -277,7 +313,7 @@ class TestTensorBoard:
             logged = [(event.step, event.value) for event in events.Scalars(name)]
             assert logged == [(step, pytest.approx(value, rel=1e-6)) for step, value in points], name
 
-    def test_params_and_status(self, events, params):
+    def test_params_and_status(self, events, params, results):
         tags = events.summary_metadata
         begin = HParamsPluginData.FromString(tags["_hparams_/session_start_info"].plugin_data.content)
         given = begin.session_start_info.hparams
@@ -287,16 +323,23 @@ class TestTensorBoard:
                 assert given[name].number_value == pytest.approx(float(value)), name
             else:
                 assert given[name].string_value == (value if isinstance(value, str) else json.dumps(value)), name
+        columns = HParamsPluginData.FromString(tags["_hparams_/experiment"].plugin_data.content).experiment
+        shown = {column.name.tag for column in columns.metric_infos}
+        assert shown == {name for name in results if name.startswith("at_a_glance/")}, "few columns"
+        groups = sorted({name.partition("/")[0] for name in events.Tags()["scalars"]})
+        assert groups[0] == "at_a_glance", "TensorBoard opens the first two groups"
         end = HParamsPluginData.FromString(tags["_hparams_/session_end_info"].plugin_data.content)
         success = 1
         assert end.session_end_info.status == success
 
-    def test_pictures_and_paths(self, events, finished):
+    def test_pictures_texts_and_paths(self, events, finished, tags):
         assert events.Tags()["images"] == PLOTS
         for name in PLOTS:
             assert events.Images(name)[0].encoded_image_string == (finished / name).read_bytes(), name
         for tag, path in {f"artifacts/{name}": finished / name for name in ARTIFACTS}.items():
             assert events.Tensors(f"{tag}/text_summary")[0].tensor_proto.string_val[0].decode() == str(path)
+        for name, text in tags.items():
+            assert events.Tensors(f"{name}/text_summary")[0].tensor_proto.string_val[0].decode() == text
         model = events.Tensors("models/model/text_summary")[0].tensor_proto.string_val[0].decode()
         assert load_model(model).config.output_dir == str(finished)
 

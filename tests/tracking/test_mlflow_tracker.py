@@ -153,6 +153,12 @@ class TestParams:
         assert "mlflow keeps the first value of a" in heard.text
 
 
+def test_long_descriptions_are_cut(tracker, client):
+    tracker.log_tags({"description": "x" * 10_000, "größe (mg)": "y"})
+    tags = client.get_run(tracker.mlflow_run_id).data.tags
+    assert (len(tags["mlflow.note.content"]), tags["größe _mg_"]) == (8000, "y")
+
+
 class TestMetrics:
     def test_steps_and_results(self, tracker, client):
         for step in (1, 2, 3):

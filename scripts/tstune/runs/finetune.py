@@ -14,7 +14,15 @@ from tstune.data.prepared import PreparedData
 from tstune.data.windows import WindowDataset
 from tstune.errors import ConfigError
 from tstune.evaluation.backtest import Scores
-from tstune.evaluation.verdict import Verdict, best_model, format_metrics, format_per_item, format_scoreboard, verdict
+from tstune.evaluation.verdict import (
+    Verdict,
+    best_baseline,
+    best_model,
+    format_metrics,
+    format_per_item,
+    format_scoreboard,
+    verdict,
+)
 from tstune.models.adapters import Adapter, ItemAdapters, ItemResult, adapt
 from tstune.models.contract import ForecastModel, Readings
 from tstune.registry import check_name, open_registry
@@ -188,7 +196,11 @@ class FineTuning(ModelRun):
             "run_id": self.tracked.run_id,
             "version": None,
         }
-        self.tracked.log_scores("test", self.results["metrics"])
+        metrics = self.results["metrics"]
+        headline = {name: metrics[kept][name] for name in ("rmse", "mae", "mase")}
+        rivals = {"rmse_zero_shot": "zero_shot", "rmse_best_baseline": best_baseline(scores)}
+        headline |= {name: metrics[rival]["rmse"] for name, rival in rivals.items() if rival in metrics}
+        self.tracked.log_scores("test", metrics, headline)
 
     def save(self) -> None:
         """The model and every number, into the run folder to be."""

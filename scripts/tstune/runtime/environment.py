@@ -33,7 +33,7 @@ def describe_environment(device: torch.device, num_processes: int) -> dict:
         "platform": platform.platform(),
         "packages": {name: _version(name) for name in _PACKAGES},
         "sbom": loaded_packages(),
-        "git_commit": git("rev-parse", "--verify", "--quiet", "HEAD", folder=Path(__file__).parent),
+        "git_commit": code_commit(),
         "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
         "device": str(device),
         "device_name": torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or "cpu",
@@ -74,6 +74,11 @@ def _version(package: str) -> str | None:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
         return None
+
+
+def code_commit() -> str | None:
+    """Commit of the code that runs; None outside a repository."""
+    return git("rev-parse", "--verify", "--quiet", "HEAD", folder=Path(__file__).parent)
 
 
 def git(*words: str, folder: Path | None = None) -> str | None:

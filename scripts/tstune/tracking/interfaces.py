@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
     from tstune.config.schema import TrackingSection
 
+HEADLINE = "at_a_glance"
+"""Group of the few metrics that people look at first, ``at_a_glance/rmse``: by its name ahead of the others."""
 RunStatus = Literal["FINISHED", "FAILED", "KILLED"]
 
 _RUN_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,127}")
@@ -129,7 +131,13 @@ class ExperimentTracker(ABC):
         """Log one number."""
         self.log_metrics({key: value}, step)
 
-    def log_artifact(self, path: Path, name: str | None = None) -> None:  # noqa: B027  nothing to do is a fine answer
+    def log_tags(self, tags: Mapping[str, str]) -> None:  # noqa: B027  nothing to do is a fine answer
+        """Log what people look for a run by: ``source``, ``commit``, ``verdict``, …; ``description`` is Markdown."""
+
+    def log_dataset(self, name: str, digest: str, profile: Mapping[str, object]) -> None:  # noqa: B027
+        """Log what was learned from: its name, 16 digits of its checksum, and JSON values that describe it."""
+
+    def log_artifact(self, path: Path, name: str | None = None) -> None:  # noqa: B027
         """Log a file, or a folder with all it holds, as `name` (a relative path; null is the name it has)."""
 
     def log_figure(self, figure: Figure | Path, name: str) -> None:  # noqa: B027
@@ -187,6 +195,12 @@ class PassingTracker(ExperimentTracker):
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         self.take("log_metrics", metrics=dict(metrics), step=step)
 
+    def log_tags(self, tags: Mapping[str, str]) -> None:
+        self.take("log_tags", tags=dict(tags))
+
+    def log_dataset(self, name: str, digest: str, profile: Mapping[str, object]) -> None:
+        self.take("log_dataset", name=name, digest=digest, profile=dict(profile))
+
     def log_model(self, model_path: Path, model_name: str) -> None:
         self.take("log_model", model_path=Path(model_path), model_name=model_name)
 
@@ -215,6 +229,9 @@ class PrefixedTracker(PassingTracker):
         self._known = dict(dotted(config))
         self._run_id = run_id or self._prefix
         return self._run_id
+
+    def log_tags(self, tags: Mapping[str, str]) -> None:
+        """The parent has its own."""
 
     def log_params(self, params: Mapping[str, object]) -> None:
         """Log to the parent what is not its own configuration."""

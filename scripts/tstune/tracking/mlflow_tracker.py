@@ -109,6 +109,12 @@ _SETTINGS = {
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
 }
+_SHOWN = {
+    "description": "mlflow.note.content",
+    "source": "mlflow.source.name",
+    "commit": "mlflow.source.git.commit",
+}
+"""Our name of a tag -> that under which MLflow's pages show it."""
 _FORBIDDEN = re.compile(r"[^/\w.\- :]")
 _MAX_KEY = 250
 _REFUSALS = ("INVALID_PARAMETER_VALUE", "BAD_REQUEST")
@@ -126,9 +132,10 @@ class MLflowExperimentTracker(RunTracker):
     characters. A parameter cannot change: the new value becomes the tag ``tstune.param.<name>``. Metrics of the
     whole run get step 0. Infinity is stored as the largest number.
 
-    Nothing of the process is recorded but what is logged: no git state, no command line, no system metrics, and
-    MLflow's telemetry is off. Credentials come from MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or
-    MLFLOW_TRACKING_TOKEN.
+    The tags ``description``, ``source`` and ``commit`` stand where MLflow's pages show them, the data set of the run
+    among its datasets. Nothing of the process is recorded but what is logged: no command line, no user, no system
+    metrics, and MLflow's telemetry is off. Credentials come from MLFLOW_TRACKING_USERNAME and
+    MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN.
 
     A dead server is given up after two attempts of 10 s, unless MLFLOW_HTTP_REQUEST_MAX_RETRIES and
     MLFLOW_HTTP_REQUEST_TIMEOUT say otherwise.
@@ -225,6 +232,25 @@ class MLflowExperimentTracker(RunTracker):
         for batch in chunk_list(points, validation.MAX_METRICS_PER_BATCH):
             self._started.log_batch(self.mlflow_run_id, metrics=batch)
         del self._unanswered[row]
+
+    def log_tags(self, tags: Mapping[str, str]) -> None:
+        """Log in one request; what is longer than a tag of MLflow is cut."""
+        from mlflow.entities import RunTag
+        from mlflow.utils.validation import MAX_TAG_VAL_LENGTH
+
+        texts = {_SHOWN.get(name, _clean(name)): text[:MAX_TAG_VAL_LENGTH] for name, text in tags.items()}
+        if "source" in tags:
+            texts["mlflow.source.type"] = "LOCAL"
+        self._started.log_batch(self.mlflow_run_id, tags=[RunTag(name, text) for name, text in texts.items()])
+
+    def log_dataset(self, name: str, digest: str, profile: Mapping[str, object]) -> None:
+        """Log the input of a training."""
+        from mlflow.entities import Dataset, DatasetInput, InputTag
+
+        source = json.dumps({"source": profile.get("source", name)})
+        dataset = Dataset(name, digest, "local", source, profile=json.dumps(profile))
+        used = DatasetInput(dataset, [InputTag("mlflow.data.context", "training")])
+        self._started.log_inputs(self.mlflow_run_id, datasets=[used])
 
     def log_model(self, model_path: Path, model_name: str) -> None:
         """Log a model with signature that `mlflow.pyfunc.load_model` loads anywhere: our code goes with it."""

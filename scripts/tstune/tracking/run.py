@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
+import sys
 from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 from tstune.config.names import dotted
 from tstune.config.schema import RunConfig
+from tstune.errors import TrackingError
+from tstune.foreign_files import read_object
+from tstune.runtime.environment import code_commit
 from tstune.tracking.composite import CompositeTracker
-from tstune.tracking.interfaces import RunStatus
+from tstune.tracking.interfaces import HEADLINE, RunStatus
 from tstune.training.callbacks import Callback, TrainingState
 
 _ARTIFACTS = (
@@ -25,6 +32,7 @@ _ARTIFACTS = (
     "report.md",
     "windows.parquet",
 )
+_PROFILE = ("source", "licence", "channels", "unit", "frequency", "num_items", "num_readings", "windows")
 _NOT_A_METRIC = ("step", "epoch")
 
 
@@ -47,6 +55,7 @@ class TrackedRun(Callback):
         self.run_id = self.tracker.start_experiment(self._config.tracking.experiment, values, self.run_id)
         try:
             self.tracker.log_params(dict(dotted(values)))
+            self.tracker.log_tags(self._origin())
         except BaseException as error:  # a signal: nobody calls __exit__ yet
             self.__exit__(type(error), error, None)
             raise
@@ -78,13 +87,21 @@ class TrackedRun(Callback):
         """How many parameters there are and how many learn."""
         self.tracker.log_params({f"parameters.{name}": value for name, value in parameters.items()})
 
-    def log_scores(self, part: str, scores: Mapping[str, Mapping[str, float]]) -> None:
-        """Results of the whole run, as ``<part>/<model>/<metric>``."""
-        metrics = {f"{part}/{model}/{name}": value for model, row in scores.items() for name, value in row.items()}
+    def log_scores(
+        self,
+        part: str,
+        scores: Mapping[str, Mapping[str, float]],
+        headline: Mapping[str, float] = MappingProxyType({}),
+    ) -> None:
+        """Results of the whole run, as ``<part>/<model>/<metric>``; `headline` are the few to look at first."""
+        metrics = {f"{HEADLINE}/{name}": value for name, value in headline.items()}
+        metrics |= {f"{part}/{model}/{name}": value for model, row in scores.items() for name, value in row.items()}
         self.tracker.log_metrics(metrics)
 
     def log_folder(self, folder: Path) -> None:
-        """The finished run folder: its files, its plots and its model."""
+        """The finished run folder: what it is about, its files, its plots and its model."""
+        self._log_data(read_object(folder / "manifest.json", TrackingError))
+        self.tracker.log_tags(_findings(folder))
         for name in (*_ARTIFACTS, "README.md"):
             if (folder / name).is_file():
                 self.tracker.log_artifact(folder / name, name)
@@ -93,7 +110,29 @@ class TrackedRun(Callback):
         if self._config.tracking.log_model:
             self.tracker.log_model(folder, "model")
 
+    def _origin(self) -> dict[str, str]:
+        """Tags that are known from the start."""
+        config, commit = self._config, code_commit()
+        tags = {"source": Path(sys.argv[0]).name, "model": config.model.type, "tuning": config.tuning.mode or "none"}
+        return tags | {"data": config.data.source} | ({"commit": commit} if commit else {})
+
+    def _log_data(self, manifest: Mapping[str, object]) -> None:
+        files = {Path(file["path"]).name: file["sha256"] for file in manifest.get("files", ())}
+        content = sorted(files.values()) or json.dumps(manifest, sort_keys=True)  # generated: by its settings
+        digest = hashlib.sha256("".join(content).encode()).hexdigest()[:16]
+        profile = {name: manifest[name] for name in _PROFILE if name in manifest} | {"files": files}
+        self.tracker.log_dataset(self._config.data.source, digest, profile)
+
     def to_dict(self) -> dict[str, object]:
         """What a run folder keeps, to find the run in the trackers again."""
         tracking = self._config.tracking
         return {"run_id": self.run_id, "experiment": tracking.experiment, "trackers": list(tracking.trackers)}
+
+
+def _findings(folder: Path) -> dict[str, str]:
+    """Tags that a finished run folder adds: the upper part of its README, and its verdict if there is one."""
+    tags = {"description": (folder / "README.md").read_text(encoding="utf-8").partition("\n## Forecast with it")[0]}
+    if (folder / "verdict.json").is_file():
+        judged = read_object(folder / "verdict.json", TrackingError)
+        tags |= {"verdict": judged["sentence"], "effect": judged["effect"] or "none"}
+    return tags

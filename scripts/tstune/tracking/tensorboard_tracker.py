@@ -11,7 +11,15 @@ from typing import TYPE_CHECKING
 
 from tstune.config.schema import TrackingSection
 from tstune.errors import MissingDependencyError, TrackingError
-from tstune.tracking.interfaces import RunStatus, RunTracker, check_run_id, inside, numbers, write_figure
+from tstune.tracking.interfaces import (
+    HEADLINE,
+    RunStatus,
+    RunTracker,
+    check_run_id,
+    inside,
+    numbers,
+    write_figure,
+)
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -25,9 +33,9 @@ class TensorBoardExperimentTracker(RunTracker):
     """One folder of event files per run: ``<log_dir>/<experiment>/<run_id>/``.
 
     Numbers are single precision, and the file is written every 10 seconds. Metrics of the whole run are points at
-    step 0 and, with the parameters and the status, the run's line in the HPARAMS tab. TensorBoard keeps no files:
-    of a model or an artifact it gets the path, as text; pictures are stored. A run that goes on writes a second
-    file, and steps that are done again come twice.
+    step 0; those of the group ``at_a_glance`` (without them: all) are, with the parameters and the status, the
+    run's line in the HPARAMS tab. TensorBoard keeps no files: of a model or an artifact it gets the path, as text;
+    pictures are stored. A run that goes on writes a second file, and steps that are done again come twice.
 
     Args:
         log_dir: what ``tensorboard --logdir`` is given.
@@ -72,6 +80,16 @@ class TensorBoardExperimentTracker(RunTracker):
         if step is None:
             self._results |= numbers(metrics)
 
+    def log_tags(self, tags: Mapping[str, str]) -> None:
+        """Write each as text."""
+        for name, text in tags.items():
+            self._started.add_text(name, text)
+
+    def log_dataset(self, name: str, digest: str, profile: Mapping[str, object]) -> None:
+        """Write it as text."""
+        text = json.dumps({"name": name, "digest": digest} | dict(profile), indent=2)
+        self._started.add_text("dataset", f"```json\n{text}\n```")
+
     def log_model(self, model_path: Path, model_name: str) -> None:
         """Write down where it lies."""
         self._started.add_text(f"models/{model_name}", str(Path(model_path).resolve()))
@@ -94,7 +112,8 @@ class TensorBoardExperimentTracker(RunTracker):
 
     def end_experiment(self, status: RunStatus = "FINISHED") -> str:
         """Write the line of the HPARAMS tab and close the file."""
-        for summary in _hparams(self._params, self._results, status):
+        shown = {name: value for name, value in self._results.items() if name.startswith(f"{HEADLINE}/")}
+        for summary in _hparams(self._params, shown or self._results, status):
             self._started._get_file_writer().add_summary(summary)  # add_hparams would make a run of its own
         self._started.close()
         self._run = None
