@@ -153,8 +153,9 @@ class TestFile:
         assert tiny.read_json(folder / "params.json") == params
         summary = tiny.read_json(folder / "summary.json")
         assert (summary["status"], summary["run_name"]) == ("FINISHED", "run")
+        dataset = json.loads(summary["tags"].pop("dataset"))
         assert summary["tags"] == tags
-        assert summary["dataset"]["files"] == {"series.csv": sha256_of(desk / "series.csv")}
+        assert dataset["files"] == {"series.csv": sha256_of(desk / "series.csv")}
 
     def test_artifacts_and_model(self, folder, finished, series):
         logged = {name for name in tiny.snapshot(folder / "artifacts") if name != "plots"}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import json
 import math
 import re
 import secrets
@@ -134,8 +135,9 @@ class ExperimentTracker(ABC):
     def log_tags(self, tags: Mapping[str, str]) -> None:  # noqa: B027  nothing to do is a fine answer
         """Log what people look for a run by: ``source``, ``commit``, ``verdict``, …; ``description`` is Markdown."""
 
-    def log_dataset(self, name: str, digest: str, profile: Mapping[str, object]) -> None:  # noqa: B027
-        """Log what was learned from: its name, 16 digits of its checksum, and JSON values that describe it."""
+    def log_dataset(self, name: str, digest: str, profile: Mapping[str, object]) -> None:
+        """Log what was learned from: its name, 16 digits of its checksum, JSON values that describe it; here, a tag."""
+        self.log_tags({"dataset": json.dumps({"name": name, "digest": digest} | dict(profile))})
 
     def log_artifact(self, path: Path, name: str | None = None) -> None:  # noqa: B027
         """Log a file, or a folder with all it holds, as `name` (a relative path; null is the name it has)."""

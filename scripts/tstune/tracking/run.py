@@ -55,7 +55,8 @@ class TrackedRun(Callback):
         self.run_id = self.tracker.start_experiment(self._config.tracking.experiment, values, self.run_id)
         try:
             self.tracker.log_params(dict(dotted(values)))
-            self.tracker.log_tags(self._origin())
+            if self.is_tracked:
+                self.tracker.log_tags(self._origin())
         except BaseException as error:  # a signal: nobody calls __exit__ yet
             self.__exit__(type(error), error, None)
             raise
@@ -100,8 +101,9 @@ class TrackedRun(Callback):
 
     def log_folder(self, folder: Path) -> None:
         """The finished run folder: what it is about, its files, its plots and its model."""
-        self._log_data(read_object(folder / "manifest.json", TrackingError))
-        self.tracker.log_tags(_findings(folder))
+        if self.is_tracked:
+            self._log_data(read_object(folder / "manifest.json", TrackingError))
+            self.tracker.log_tags(_findings(folder))
         for name in (*_ARTIFACTS, "README.md"):
             if (folder / name).is_file():
                 self.tracker.log_artifact(folder / name, name)

@@ -33,7 +33,7 @@ class SimpleExperimentTracker(RunTracker):
     """One folder per run: ``<base_dir>/<experiment>/<run_id>/``.
 
     It holds `config.json`, `params.json`, `metrics.jsonl` (one line per call: ``time``, ``step``, the metrics; on
-    disk when `log_metrics` returns), `summary.json` (status, times, tags, data set, the last value of each metric;
+    disk when `log_metrics` returns), `summary.json` (status, times, tags, the last value of each metric;
     `run_summary.json` is short), `artifacts/`, `models/` and `model_info.json`. A run that is gone on with keeps its
     lines; those of steps that are done again come twice.
 
@@ -100,10 +100,6 @@ class SimpleExperimentTracker(RunTracker):
     def log_tags(self, tags: Mapping[str, str]) -> None:
         """Keep them for `summary.json`."""
         self._summary["tags"] = self._summary.get("tags", {}) | dict(tags)
-
-    def log_dataset(self, name: str, digest: str, profile: Mapping[str, object]) -> None:
-        """Keep it for `summary.json`."""
-        self._summary["dataset"] = {"name": name, "digest": digest} | dict(profile)
 
     def log_model(self, model_path: Path, model_name: str) -> None:
         """Copy what `load` needs to ``models/<model_name>/``."""

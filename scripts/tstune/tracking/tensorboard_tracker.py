@@ -85,11 +85,6 @@ class TensorBoardExperimentTracker(RunTracker):
         for name, text in tags.items():
             self._started.add_text(name, text)
 
-    def log_dataset(self, name: str, digest: str, profile: Mapping[str, object]) -> None:
-        """Write it as text."""
-        text = json.dumps({"name": name, "digest": digest} | dict(profile), indent=2)
-        self._started.add_text("dataset", f"```json\n{text}\n```")
-
     def log_model(self, model_path: Path, model_name: str) -> None:
         """Write down where it lies."""
         self._started.add_text(f"models/{model_name}", str(Path(model_path).resolve()))
