@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import functools
 import gc
 import os
@@ -132,6 +133,7 @@ def exits_cleanly(main: Callable[..., int]) -> Callable[..., int]:
     @functools.wraps(main)
     def guarded(*args: object, **kwargs: object) -> int:
         gc.set_threshold(50_000)  # at 700, a quarter of the imports is spent on looking through what they made
+        atexit.register(gc.freeze)  # nor is it looked through at the end, when the system takes the memory back anyway
         try:
             return main(*args, **kwargs)
         except TstuneError as error:

@@ -162,12 +162,14 @@ from types import SimpleNamespace as Space
 from importlib.util import find_spec
 from pathlib import Path
 from safetensors.torch import load_file
+import tstune.runs.finetune
 from tstune.models.ttm import TTMForecaster
 network = TTMForecaster.architecture.network_class.from_pretrained({str(ASSETS / "ttm-96-24-synthetic")!r})
 assert sum(one.numel() for one in network.parameters()) == 297_432
 model = Space(network=network, config=Space(model=Space(quantization="none")))
 TTMForecaster.save_weights(model, Path({str(tmp_path)!r}))
-heavy = sys.modules.keys() & set(("datasets", "peft", "sklearn.linear_model", "deepspeed", "mlflow"))
+heavy = sys.modules.keys() & set("datasets peft sklearn deepspeed mlflow matplotlib lightgbm wandb tensorboard".split())
+heavy |= sys.modules.keys() & set("bitsandbytes onnx chronos statsforecast optuna river requests fastapi".split())
 assert not heavy, heavy
 assert find_spec("deepspeed"), "it is hidden only while the network is written"
 read = load_file({str(ASSETS / "ttm-96-24-synthetic/model.safetensors")!r})

@@ -43,3 +43,20 @@ def test_a_missing_argument_exits_with_2(script: Path, capsys: pytest.CaptureFix
     said = capsys.readouterr()
     assert re.search(r"error: (the following arguments are|one of the arguments .+ is) required", said.err)
     assert said.out == ""
+
+
+def test_a_script_ends_without_a_search_through_all_that_it_imported() -> None:
+    """A forecast takes a sixth less so."""
+    code = """
+import gc
+from tstune.errors import exits_cleanly
+class Cycle:
+    def __init__(self): self.itself = self
+    def __del__(self): print("found")
+main = exits_cleanly(lambda: 0 * bool(Cycle()))
+print(main())
+gc.collect()
+Cycle()
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=SCRIPTS[0].parent)
+    assert (done.stdout, done.stderr) == ("0\nfound\n", ""), "found by collect() alone"

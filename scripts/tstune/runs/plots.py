@@ -5,17 +5,20 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 import torch
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
 from tstune.data.windows import Batch, WindowDataset
 from tstune.evaluation.backtest import Scores
 from tstune.evaluation.verdict import OURS
 from tstune.models.contract import Forecaster
+
+if TYPE_CHECKING:  # a run loads it when it draws, after the training
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 _CONTEXT_SHOWN = 2  # the plot shows this many prediction lengths of history
 
@@ -56,6 +59,8 @@ def plot_forecasts(
 
     The first target channel is drawn.
     """
+    from matplotlib.figure import Figure
+
     batch = windows.gather(np.array(list(chosen.values()), dtype=np.int64))
     with torch.inference_mode():
         forecasts = {name: model.forecast(batch)[..., 0].cpu().numpy() for name, model in models.items()}
@@ -120,6 +125,8 @@ def _with_unit(name: str, unit: str | None) -> str:
 @contextmanager
 def _axes(path: Path, **labels: str) -> Iterator[Axes]:
     """One plot with a legend, saved at the end."""
+    from matplotlib.figure import Figure
+
     figure = Figure(figsize=(7, 4), layout="constrained")
     axes = figure.subplots()
     axes.set(**labels)
