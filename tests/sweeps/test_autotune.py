@@ -131,6 +131,19 @@ def test_weights_that_know_no_inputs_are_used_without_them(search, tmp_path, mon
     assert RunFolder(tmp_path / "found/again").metrics["test"] == found.test
 
 
+def test_the_best_are_combined_where_no_network_could_be_had(search, monkeypatch):
+    def kept(*given: object) -> list[tried.Candidate]:
+        return [one for one in tried.list_candidates(*given) if one.name in ("ridge", "persistence")]
+
+    monkeypatch.setattr(module, "list_candidates", kept)
+    found = {row.name: row for row in search().rows}
+    assert {name: row.state for name, row in found.items()} == dict.fromkeys(
+        ("ridge", "persistence", "stack"), "finished"
+    )
+    assert set(found["stack"].made_of) == {"ridge", "persistence"}
+    assert found["stack"].score < 1.1 * found["ridge"].score < found["persistence"].score
+
+
 def test_a_baseline_wins_where_nothing_else_can_be_had_in_the_time(search, tmp_path):
     begin = time.monotonic()
     found = search(minutes=0.02)

@@ -286,10 +286,9 @@ class Search:
         found = [row for row in found if not row.made_of or row.name.endswith(TREES)]
         tuned = [row.name for row in found if row.kind == "tuned" and not row.made_of]
         tuned = [name for name in tuned if not name.startswith("from_scratch")]
-        if not tuned or (how == "per_item" and len(self.data.panel.item_ids) < 2):
-            return None
         if how != "stack":
-            return self._made(how, tuned[:1])
+            alone = how == "per_item" and len(self.data.panel.item_ids) < 2
+            return self._made(how, tuned[:1]) if tuned and not alone else None
         unlike: dict[tuple, str] = {}  # the best of each family and start: what is alike has the same errors
         for row in found:
             model = self.config_of(row.name).model
