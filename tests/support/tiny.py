@@ -14,8 +14,9 @@ import yaml
 
 from support.tiny_weights import ARCHITECTURE, CONTEXT, PREDICTION
 from support.tiny_weights import write_ttm as write_checkpoint
+from tstune.config.names import merged
 
-__all__ = ["ARCHITECTURE", "CONTEXT", "PREDICTION", "write_checkpoint"]
+__all__ = ["ARCHITECTURE", "CONTEXT", "PREDICTION", "merged", "write_checkpoint"]
 
 ROWS, ITEMS = 400, ("a", "b")
 
@@ -90,15 +91,6 @@ def write_desk(folder: Path, **sections: Mapping | object) -> Path:
     csv, checkpoint = write_series(folder / "series.csv"), write_checkpoint(folder / "checkpoint")
     write_recipe(folder / "recipe.yaml", recipe(csv, folder / "unused", checkpoint, **sections))
     return folder
-
-
-def merged(base: Mapping, changes: Mapping) -> dict:
-    """`base` with the leaves of `changes` replaced."""
-    result = dict(base)
-    for name, value in changes.items():
-        nested = isinstance(value, Mapping) and isinstance(result.get(name), Mapping)
-        result[name] = merged(result[name], value) if nested else value
-    return result
 
 
 def snapshot(folder: Path) -> dict[str, str]:

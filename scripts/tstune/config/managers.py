@@ -18,6 +18,7 @@ from omegaconf.errors import InterpolationKeyError, MissingMandatoryValue, Omega
 from yaml import YAMLError
 
 from tstune.config.flat import TTMExperimentConfig, as_recipe, as_run_config
+from tstune.config.names import merged
 from tstune.config.schema import RunConfig
 from tstune.config.section import RESOLVED
 from tstune.config.validation import validate
@@ -103,7 +104,8 @@ def load_saved_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
 
 
 def _saved_values(path: Path, overrides: Sequence[str]) -> dict:
-    return _changed(read_saved_values(path), _override(OmegaConf.create({}), overrides))
+    changes = OmegaConf.to_container(_override(OmegaConf.create({}), overrides), resolve=True)
+    return merged(read_saved_values(path), changes)
 
 
 def read_saved_values(path: Path) -> dict:
@@ -112,17 +114,6 @@ def read_saved_values(path: Path) -> dict:
     if not isinstance(values, dict):
         raise ConfigError(f"{path} must hold sections such as model: and data:, with their keys")
     return values
-
-
-def _changed(values: dict, changes: DictConfig) -> dict:
-    """The same with the leaves of `changes` in their place."""
-    changed = dict(values)
-    for key in changes:
-        change, old = changes[key], values.get(key)
-        nested = isinstance(change, DictConfig) and isinstance(old, dict)
-        plain = OmegaConf.to_container(change, resolve=True) if OmegaConf.is_config(change) else change
-        changed[key] = _changed(old, change) if nested else plain
-    return changed
 
 
 def read_values(path: Path, overrides: Sequence[str] = ()) -> dict:

@@ -423,20 +423,13 @@ class StackSection(ModelSection):
         return self
 
 
+_SECTIONS = (
+    *(TTMSection, ChronosBoltSection, Chronos2Section, ChronosT5Section, TimesFMSection, FlowStateSection),
+    *(PatchTSTFMSection, FracastSection, PatchTSTSection, PatchTSMixerSection, TimeGPTSection),
+    *(EnsembleSection, StackSection),
+)
 FAMILIES: dict[str, type[ModelSection]] = {
-    "ttm": TTMSection,
-    "chronos_bolt": ChronosBoltSection,
-    "chronos2": Chronos2Section,
-    "chronos_t5": ChronosT5Section,
-    "timesfm": TimesFMSection,
-    "flowstate": FlowStateSection,
-    "patchtst_fm": PatchTSTFMSection,
-    "fracast": FracastSection,
-    "patchtst": PatchTSTSection,
-    "patchtsmixer": PatchTSMixerSection,
-    "timegpt": TimeGPTSection,
-    "ensemble": EnsembleSection,
-    "stack": StackSection,
+    **{section.model_fields["type"].default: section for section in _SECTIONS},
     **dict.fromkeys(BASELINES, BaselineSection),
 }
 """`model.type` -> its section; here, and not with the classes of the models, so that a recipe is read without torch."""

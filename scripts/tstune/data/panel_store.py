@@ -19,7 +19,7 @@ import os
 import shutil
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -34,7 +34,7 @@ from tstune.data.frequency import StepCounts
 from tstune.data.panel import Origin, Panel, without_rows
 from tstune.data.preprocess import build_panel
 from tstune.data.sources import load_source, stream_source
-from tstune.data.table import ITEM, TIMESTAMP, Pieces, Roles, SourceTable, TableStream
+from tstune.data.table import ITEM, TIMESTAMP, Roles, SourceTable, TableStream
 from tstune.domains import source_files
 from tstune.errors import CheckpointError, ConfigError, DataError, OutputError
 from tstune.foreign_files import broken_seal, read_object, seal, sha256_of
@@ -158,7 +158,6 @@ _READS_NO_FILE = ("cgm_sample", "simulated_t1d")
 _SETTLED = 2.0
 """Seconds; a file changed more recently could change again without another time of change."""
 _UNITS_DIFFER = "unit_contradicts_values"
-_OUT_OF_ORDER = "rows_out_of_order"
 
 
 def read_panel(config: DataSection, rules: CleaningRules, table: SourceTable | None = None) -> tuple[Panel, Origin]:
@@ -327,24 +326,24 @@ def _write_streamed(
     scratch = folder / "scratch"
     scratch.mkdir()
     pieces = stream.open(scratch)
-    frequency = config.frequency or frequency_of(pieces)
+    frequency = config.frequency or frequency_of(pieces())
     merged = _Merged()
     with PanelWriter(folder) as writer:
-        for table in pieces.tables():
+        for table in pieces():
             table = _prepared(table, config, rules, log=False)
             if merged.add(table):
                 writer.append(_build(table, config, frequency))
-        merged.finish(pieces.in_order)
+        merged.finish()
         about = replace(merged.about, files=stream.files, notes=merged.notes | dict(stream.notes))
         about = about if stream.licence is None else replace(about, licence=stream.licence)
         shutil.rmtree(scratch)
         writer.finish(Origin(about, merged.num_readings, sorted(merged.names - set(writer.item_ids)), files))
 
 
-def frequency_of(pieces: Pieces) -> str:
-    """The grid step that the pieces name, else the most common one."""
+def frequency_of(tables: Iterable[SourceTable]) -> str:
+    """The grid step that the tables of whole series name, else the most common one."""
     steps = StepCounts()
-    for table in pieces.tables():
+    for table in tables:
         if table.frequency is not None:
             return table.frequency
         frame = table.frame.sort_values([ITEM, TIMESTAMP], kind="stable")
@@ -395,13 +394,11 @@ class _Merged:
             self._statics.append(table.statics)
         return has_readings
 
-    def finish(self, in_order: bool) -> None:
+    def finish(self) -> None:
         """Put together what was merged."""
         if not self._any_readings:
             names = "" if self.about is None else f" of target column(s) {', '.join(self.about.roles.target)}"
             raise DataError(f"no observed value{names} in any series")
-        if not in_order:
-            self._cleaning.setdefault(_OUT_OF_ORDER, {"count": 0, "action": "sorted", "by_item": {}, "examples": []})
         for line in CleaningReport(self._cleaning).lines():
             logger.info("cleaning: %s", line)
         statics = pd.concat(self._statics) if self._statics else None

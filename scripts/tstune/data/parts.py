@@ -17,7 +17,7 @@ from tstune.data.panel_store import frequency_of
 from tstune.data.preprocess import build_panel, longest_gap
 from tstune.data.sources import available_sources, load_source
 from tstune.data.splits import PARTS, Split, split_panel
-from tstune.data.table import Pieces, SourceTable
+from tstune.data.table import SourceTable
 from tstune.errors import ConfigError, DataError
 
 GIVEN = "parts_given"
@@ -60,7 +60,7 @@ def join_parts(
         for what, theirs, ours in (("columns", table.roles, first.roles), ("unit", table.unit, first.unit)):
             if theirs != ours:
                 raise DataError(f"the {what} of the {part} data are {theirs}, those of the train data {ours}")
-    frequency = config.frequency or frequency_of(Pieces(lambda: iter([first])))
+    frequency = config.frequency or frequency_of([first])
     max_gap = longest_gap(first, frequency, config.max_gap)
     panels = {"train": build_panel(first, frequency, max_gap)}
     own = panels["train"]  # of an item that is trained on, every part is counted from the same level

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -136,16 +136,8 @@ class TableStream:
     """A source that can be read series by series."""
 
     files: tuple[str, ...]  # what is read; their content tells whether a stored panel is of this data
-    # scratch folder -> pieces in the order of their items' names, that can be gone through more than once
-    open: Callable[[Path], Pieces]
+    # scratch folder -> what begins, at every call, to hand over tables of whole series in the order of their names
+    open: Callable[[Path], Callable[[], Iterable[SourceTable]]]
     # what the manifest says about the source besides what the pieces say
     notes: Mapping[str, object] = field(default_factory=dict)
     licence: str | None = None  # terms of the data, if the pieces do not say them
-
-
-@dataclass
-class Pieces:
-    """Tables of whole series."""
-
-    tables: Callable[[], Iterator[SourceTable]]  # begins at the first piece again at every call
-    in_order: bool = True  # False if the series did not come in the order of their names

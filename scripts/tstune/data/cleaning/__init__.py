@@ -191,7 +191,8 @@ def _note_rows(
         in_file_order = np.argsort(codes, kind="stable")
         own, times = codes[in_file_order], stamps[in_file_order]
         backwards = np.flatnonzero((np.diff(own) == 0) & (np.diff(times) < np.timedelta64(0))) + 1
-        report.add("rows_out_of_order", len(backwards), "sorted", _by_item(own[backwards], items))
+        if len(backwards):  # else only whole series are in another order
+            report.add("rows_out_of_order", len(backwards), "sorted", _by_item(own[backwards], items))
     held = ~np.isnan(frame[list(table.roles.target)].to_numpy(np.float64)).all(axis=1)[order]
     stamps, codes = stamps[order][held], codes[order][held]
     again = np.flatnonzero((np.diff(codes) == 0) & (np.diff(stamps) == np.timedelta64(0))) + 1

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -14,7 +13,7 @@ import pandas as pd
 
 from tstune.config.schema import DataSection
 from tstune.data.frame import ROW_NUMBERS, recognise_layout, roles_of, table_from_frame
-from tstune.data.table import PIECE_ROWS, Pieces, SourceTable, TableStream
+from tstune.data.table import PIECE_ROWS, SourceTable, TableStream
 from tstune.errors import DataError
 
 if TYPE_CHECKING:
@@ -34,26 +33,17 @@ class _ItemSorter:
     """
 
     def __init__(self, folder: Path, num_columns: int) -> None:
-        self.in_order = True
-        """True while the items came in the order of their names."""
         self._path = folder / "rows"
         self._file = self._path.open("wb")
         self._row = np.dtype([("stamp", "<M8[ns]"), ("readings", "<f8", (num_columns,))])
         self._codes: dict[str, int] = {}
         self._stretches: list[np.ndarray] = []  # [3, stretches] item, first row, rows
         self._rows = 0
-        self._last_name: str | None = None
 
     def add(self, names: list[str], codes: np.ndarray, stamps: np.ndarray, readings: np.ndarray) -> None:
         """Write a batch: [rows] index into `names`, [rows] datetime64[ns], [rows, columns] float64."""
         if not len(codes):
             return
-        changes = np.flatnonzero(np.diff(codes, prepend=-1))
-        if self.in_order:
-            met = [] if self._last_name is None else [self._last_name]
-            met += [names[code] for code in codes[changes]]
-            self.in_order = all(before <= after for before, after in itertools.pairwise(met))
-            self._last_name = met[-1]
         known = np.array([self._codes.setdefault(name, len(self._codes)) for name in names])
         order = np.argsort(codes, kind="stable")
         own = codes[order]
@@ -148,7 +138,7 @@ class _LongTable:
     notes: dict[str, object]
     zone: str | None = field(default=None, init=False)
 
-    def sorted_in(self, scratch: Path) -> Pieces:
+    def sorted_in(self, scratch: Path) -> Callable[[], Iterator[SourceTable]]:
         sorter = _ItemSorter(scratch, len(self.columns))
         try:
             rows = 0
@@ -159,7 +149,7 @@ class _LongTable:
             sorter.close()
         if not rows:
             raise DataError(f"{self.name}: the table has no rows")
-        return Pieces(partial(self._tables, sorter), sorter.in_order)
+        return partial(self._tables, sorter)
 
     def _read(
         self, batch: pa.RecordBatch | pa.Table, before: int

@@ -22,7 +22,7 @@ from tstune.data.frame import DUPLICATES_AVERAGED, recognise_layout, require_col
 from tstune.data.series_rows import holds_series
 from tstune.data.sources import SourceInfo
 from tstune.data.sources.arrow import BATCH_ROWS, stream_of_batches
-from tstune.data.table import PIECE_ROWS, Pieces, SourceTable, TableStream
+from tstune.data.table import PIECE_ROWS, SourceTable, TableStream
 from tstune.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
@@ -162,9 +162,8 @@ def _series_per_file(files: list[Path], config: DataSection) -> TableStream | No
         return None
     if len(set(names)) < len(names) or recognise_layout(columns, config)[0].item_id_column is not None:
         return None
-    order = sorted(range(len(files)), key=names.__getitem__)
-    pieces = Pieces(partial(_groups, [files[place] for place in order], config), order == sorted(order))
-    return TableStream(tuple(map(str, files)), lambda _: pieces)
+    in_order = sorted(files, key=series_name)
+    return TableStream(tuple(map(str, files)), lambda _: partial(_groups, in_order, config))
 
 
 def _groups(files: list[Path], config: DataSection) -> Iterator[SourceTable]:

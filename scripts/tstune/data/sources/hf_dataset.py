@@ -15,7 +15,7 @@ from tstune.config.schema import DataSection
 from tstune.data.frame import table_from_frame
 from tstune.data.sources import Option, SourceInfo
 from tstune.data.sources.arrow import BATCH_ROWS, stream_of_batches
-from tstune.data.table import PIECE_ROWS, Pieces, SourceTable, TableStream
+from tstune.data.table import PIECE_ROWS, SourceTable, TableStream
 from tstune.errors import ConfigError, DataError, MissingDependencyError
 
 if TYPE_CHECKING:
@@ -141,8 +141,7 @@ def _stream(data: Dataset, config: DataSection, files: tuple[str, ...]) -> Table
     if {"start", "target"} <= set(data.column_names):
         names = [str(value) for value in (data["item_id"] if "item_id" in data.column_names else range(len(data)))]
         order = sorted(range(len(names)), key=names.__getitem__)
-        pieces = Pieces(partial(_groups, data, names, order, config), order == sorted(order))
-        return TableStream(files, lambda _: pieces)
+        return TableStream(files, lambda _: partial(_groups, data, names, order, config))
     return stream_of_batches(data.features.arrow_schema, partial(_batches, data), config, config.path, files)
 
 

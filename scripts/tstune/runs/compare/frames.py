@@ -23,7 +23,7 @@ from tstune.data.panel import position_of
 from tstune.data.panel_store import frequency_of
 from tstune.data.prepared import PreparedData
 from tstune.data.splits import last_steps
-from tstune.data.table import ITEM, TIMESTAMP, Pieces, SourceTable
+from tstune.data.table import ITEM, TIMESTAMP, SourceTable
 from tstune.errors import ConfigError, DataError
 from tstune.evaluation.backtest import Backtest
 from tstune.evaluation.record import forecasts_table
@@ -321,7 +321,7 @@ class _Series:
     @property
     def frequency(self) -> str:
         """Grid step, the most common one."""
-        return frequency_of(Pieces(lambda: iter([self.table])))
+        return frequency_of([self.table])
 
     @property
     def longest(self) -> int:
