@@ -78,7 +78,16 @@ def context_dropping(config: RunConfig, frequency: str) -> ContextDropping | Non
 Batch = dict[str, torch.Tensor]
 
 
-class WindowDataset(WindowIndex, Dataset):
+class BatchedDataset(Dataset):
+    """A data set that is made for batches (`__getitems__`), and gives a single one of its windows too."""
+
+    def __getitem__(self, index: int) -> Batch:
+        if not 0 <= index < len(self):
+            raise IndexError(index)
+        return {name: tensor[0] for name, tensor in self.__getitems__([index]).items()}
+
+
+class WindowDataset(WindowIndex, BatchedDataset):
     """Context and target of every window, in original units.
 
     A batch of B windows is a dict of tensors:
@@ -134,11 +143,6 @@ class WindowDataset(WindowIndex, Dataset):
 
     def __getitems__(self, indices: Sequence[int]) -> Batch:
         return self.gather(self.starts(indices))
-
-    def __getitem__(self, index: int) -> Batch:
-        if not 0 <= index < len(self):
-            raise IndexError(index)
-        return {name: tensor[0] for name, tensor in self.__getitems__([index]).items()}
 
     def without_past(self, indices: Sequence[int]) -> Batch:
         """The same batch without its context."""

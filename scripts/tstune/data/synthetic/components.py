@@ -66,11 +66,11 @@ def happens(random: Generator, n: int, probability: float) -> np.ndarray:
     return np.flatnonzero(random.random(n) < probability)
 
 
-def standardised(series: np.ndarray, floor: float = 1e-6) -> np.ndarray:
+def standardised(series: np.ndarray) -> np.ndarray:
     """[n, length] each row with mean 0 and standard deviation 1; a constant row becomes 0."""
     centred = series - series.mean(axis=1, keepdims=True)
     std = np.sqrt(np.mean(np.square(centred), axis=1, keepdims=True))
-    return centred / np.where(std > floor, std, 1)
+    return centred / np.where(std > 1e-6, std, 1)
 
 
 def first_order(innovations: np.ndarray, coefficient: np.ndarray) -> np.ndarray:

@@ -7,17 +7,16 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-from torch.utils.data import Dataset
 
 from tstune.data.synthetic.components import Generator, happens
 from tstune.data.synthetic.mixture import SeriesRecipe, draw_series, interpolate, missing_steps
-from tstune.data.windows import Batch
+from tstune.data.windows import Batch, BatchedDataset
 from tstune.errors import ConfigError
 
 _BLOCK = 256
 
 
-class SyntheticWindows(Dataset):
+class SyntheticWindows(BatchedDataset):
     """A batch of new series for every list of indices.
 
     The content of a batch is a function of the seed and of the whole list, not of each index: the same list gives
@@ -69,11 +68,6 @@ class SyntheticWindows(Dataset):
         batch["start"] = torch.from_numpy(index.copy())
         return batch
 
-    def __getitem__(self, index: int) -> Batch:
-        if not 0 <= index < len(self):
-            raise IndexError(index)
-        return {name: tensor[0] for name, tensor in self.__getitems__([index]).items()}
-
     def _draw(self, random: Generator, n: int) -> Batch:
         context, length = self.context_length, self.context_length + self.prediction_length
         series, family = draw_series(random, n, length, self.recipe)
@@ -115,7 +109,7 @@ def _in_units_of_context(series: np.ndarray, usable: np.ndarray, clip: float) ->
     return series
 
 
-class FixedSyntheticWindows(Dataset):
+class FixedSyntheticWindows(BatchedDataset):
     """Synthetic windows kept in memory: window i is the same in whatever batch it is asked for (for validation).
 
     Args:
@@ -135,8 +129,3 @@ class FixedSyntheticWindows(Dataset):
     def __getitems__(self, indices: Sequence[int]) -> Batch:
         rows = torch.as_tensor(indices, dtype=torch.int64)
         return {name: values.index_select(0, rows) for name, values in self._windows.items()}
-
-    def __getitem__(self, index: int) -> Batch:
-        if not 0 <= index < len(self):
-            raise IndexError(index)
-        return {name: values[index] for name, values in self._windows.items()}
