@@ -53,3 +53,15 @@ def test_the_real_weights_learn_with_an_adapter(make_any: Make) -> None:
     results = model.fit(data)
     assert results["parameters"]["total"] - results["parameters"]["trainable"] == 85_001
     assert results["training"].best_step > 0, "the loss fell"
+
+
+def test_point_and_quantiles_come_from_one_pass(make_any: Make) -> None:
+    asked = {"quantiles": [0.1, 0.5, 0.9], "method": "quantile_head"}
+    model, data = make_any("fracast", evaluation=HOURS, forecast=asked)
+    batch, passes = four_windows(data, gaps=True), []
+    model.module.register_forward_hook(lambda *_: passes.append(1))
+    with torch.inference_mode():
+        point, quantiles = model.forecast_both(batch, data.panel.item_ids)
+        assert len(passes) == 1
+        assert torch.equal(point, model.forecast(batch))
+        assert torch.equal(quantiles, model.forecast_quantiles(batch))

@@ -274,6 +274,11 @@ class ForecastModel(Hooks, ABC):
         values = self.uncertainty.quantiles(None if point is None else point.detach().cpu().numpy(), spread, native)
         return torch.from_numpy(values).to(batch["past_values"].device)
 
+    def forecast_both(self, batch: Batch, item_ids: Sequence[str]) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """The forecast, by each item's adapter if there are any, and, where there are levels, its quantiles."""
+        point = self.for_items(item_ids).forecast(batch)
+        return point, self.forecast_quantiles(batch, point) if self.quantile_levels else None
+
     def for_items(self, item_ids: Sequence[str]) -> Forecaster:
         """A forecaster for batches whose `item` counts in `item_ids`; picks each item's adapter if there are any."""
         adapters = self.item_adapters

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
@@ -122,8 +122,7 @@ class NetworkForecaster(BaseTimeSeriesFoundationModel):
 
     def forecast(self, batch: Batch) -> torch.Tensor:
         """[batch, prediction, targets] float32 in original units: the median where there are quantiles."""
-        levels = self.module.levels
-        return self._values(batch)[..., levels.index(0.5) if 0.5 in levels else len(levels) // 2]
+        return self._median(self._values(batch))
 
     @property
     def native_levels(self) -> tuple[float, ...]:
@@ -136,7 +135,23 @@ class NetworkForecaster(BaseTimeSeriesFoundationModel):
 
         Quantiles that cross are put in order; a level between two of the network lies on the line between them.
         """
-        values, levels = self._values(batch).sort(dim=-1).values, self.native_levels
+        return self._at_native_levels(self._values(batch))
+
+    def forecast_both(self, batch: Batch, item_ids: Sequence[str]) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """By one forward pass, where the quantiles are those of the network."""
+        here, own = NetworkForecaster, type(self)
+        is_plain = own.forecast is here.forecast and own.native_quantiles is here.native_quantiles
+        if not (is_plain and self.quantile_levels and self.uncertainty is None and self.item_adapters is None):
+            return super().forecast_both(batch, item_ids)
+        values = self._values(batch)
+        return self._median(values), self._at_native_levels(values)
+
+    def _median(self, values: torch.Tensor) -> torch.Tensor:
+        levels = self.module.levels
+        return values[..., levels.index(0.5) if 0.5 in levels else len(levels) // 2]
+
+    def _at_native_levels(self, values: torch.Tensor) -> torch.Tensor:
+        values, levels = values.sort(dim=-1).values, self.native_levels
         return values if levels == self.module.levels else between_levels(values, self.module.levels, levels)
 
     def window_losses(self, module: nn.Module, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:

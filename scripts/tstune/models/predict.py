@@ -32,9 +32,8 @@ def forecast_batch(
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
     """A model as `Forward`."""
     with torch.inference_mode():
-        point = model.for_items(item_ids).forecast(batch)
-        quantiles = model.forecast_quantiles(batch, point).cpu() if model.quantile_levels else None
-        return point.cpu(), quantiles
+        point, quantiles = model.forecast_both(batch, item_ids)
+        return point.cpu(), None if quantiles is None else quantiles.cpu()
 
 
 @dataclass(frozen=True)
