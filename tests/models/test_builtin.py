@@ -125,7 +125,8 @@ def test_weights_are_not_judged_on_people_they_know(shared, tmp_path):
 
 
 def test_the_demo_tunes_it_below_ridge(tmp_path):
-    config = SimpleConfigManager().load_config(ROOT / "recipes/ttm/cgm_sample/demo.yaml", ["evaluation.num_plots=0"])
+    only_ridge = ["evaluation.num_plots=0", "evaluation.baselines=[ridge]", "evaluation.report=false"]
+    config = SimpleConfigManager().load_config(ROOT / "recipes/ttm/cgm_sample/demo.yaml", only_ridge)
     results = TTMForecaster(config).fit(output_dir=tmp_path / "demo")
     rmse = {name: values["rmse"] for name, values in results["metrics"].items()}
     assert rmse["fine_tuned"] <= 57.5
@@ -133,11 +134,8 @@ def test_the_demo_tunes_it_below_ridge(tmp_path):
 
 
 def test_the_short_one_forecasts_two_hours_from_eight():
-    config = SimpleConfigManager().load_config(
-        ROOT / "recipes/ttm/cgm_sample/zero_shot.yaml",
-        ["model.pretrained=builtin", "model.context_length=96", "model.prediction_length=24", *QUIET],
-    )
-    metrics = TTMForecaster(config).fit()["metrics"]
+    baselines = "evaluation.baselines=[persistence,context_mean]"
+    metrics = untuned("model.pretrained=builtin", "model.context_length=96", "model.prediction_length=24", baselines)
     assert metrics["zero_shot"]["rmse"] < min(metrics["persistence"]["rmse"], metrics["context_mean"]["rmse"])
 
 

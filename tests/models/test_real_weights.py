@@ -11,6 +11,8 @@ import finetune_ttm
 
 RECIPES = Path(finetune_ttm.__file__).parent.parent / "recipes" / "ttm"
 
+NO_PICTURES = ("evaluation.num_plots=0", "evaluation.report=false")
+
 pytestmark = pytest.mark.shared
 
 
@@ -19,7 +21,7 @@ def test_etth1_zero_shot(shared: Path, tmp_path: Path) -> None:
         f"data.path={shared / 'data' / 'ett' / 'ETTh1.csv'}",
         f"model.pretrained={shared / 'weights' / 'ttm-r2-512-96'}",
         f"output_dir={tmp_path / 'run'}",
-        "evaluation.baselines=[]",  # not what is measured here
+        *("evaluation.baselines=[]", *NO_PICTURES),  # not what is measured here
     ]
     assert finetune_ttm.main(["--config", str(RECIPES / "etth1" / "zero_shot.yaml"), *arguments]) == 0
     scores = tiny.read_json(tmp_path / "run" / "metrics.json")["test"]["zero_shot"]
@@ -30,6 +32,7 @@ def test_etth1_zero_shot(shared: Path, tmp_path: Path) -> None:
 
 def test_cgm_sample_decoder(shared: Path, tmp_path: Path) -> None:
     arguments = [f"model.pretrained={shared / 'weights' / 'ttm-r2-512-96'}", f"output_dir={tmp_path / 'run'}"]
+    arguments += ["evaluation.baselines=[ridge]", *NO_PICTURES]
     assert finetune_ttm.main(["--config", str(RECIPES / "cgm_sample" / "decoder.yaml"), *arguments]) == 0
     scores = tiny.read_json(tmp_path / "run" / "metrics.json")["test"]
     environment = tiny.read_json(tmp_path / "run" / "environment.json")

@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from statsforecast.models import AutoETS, AutoTheta
 from support import tiny
 
 from tstune.config.validation import validate
@@ -34,6 +33,8 @@ def baseline(name: str, csv: Path, **sections: object):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_it_is_the_forecast_of_the_library(name: str, csv: Path) -> None:
+    from statsforecast.models import AutoETS, AutoTheta  # seconds, and all workers collect this file
+
     model, data = baseline(name, csv, model={"context_length": 72})
     batch = data.test.__getitems__([0, 7])
     library = (AutoETS if name == "auto_ets" else AutoTheta)(season_length=24)

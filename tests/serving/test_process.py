@@ -73,7 +73,7 @@ def test_a_whole_life(server: Server, plain_run: Path) -> None:
     np.testing.assert_allclose(frame_of(json.loads(answer))["load"], expected, rtol=1e-5)
 
     # a forecast of many series takes a while: the server is asked meanwhile, and told to stop
-    names = tuple(f"series {number}" for number in range(1000))
+    names = tuple(f"series {number}" for number in range(400))
     many = json.dumps({"rows": rows_of(tiny.series(rows=40, items=names)[["item_id", "timestamp", "load"]])}).encode()
     found: list[tuple[int, bytes]] = []
     asker = threading.Thread(target=lambda: found.append(call(port, "POST", "/forecast", many)))
@@ -96,7 +96,7 @@ def test_a_whole_life(server: Server, plain_run: Path) -> None:
     process.send_signal(signal.SIGTERM)
     asker.join(timeout=600)
     assert [status for status, _ in found] == [200] * len(found)
-    assert len(json.loads(found[-1][1])["forecast"]) == 1000 * tiny.PREDICTION
+    assert len(json.loads(found[-1][1])["forecast"]) == 400 * tiny.PREDICTION
     assert process.wait(timeout=300) == 0
     assert process.stderr.read_text() == ""
     with pytest.raises(ConnectionRefusedError):

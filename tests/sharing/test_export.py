@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import shutil
 import subprocess
 import sys
 from functools import partial
@@ -233,10 +234,13 @@ def test_the_script_writes_and_reports(run_of, tmp_path, capsys):
 
 
 def test_eight_bits_forecast_about_the_same(run_of, exported, readings, tmp_path, capsys, monkeypatch):
-    arguments = [str(run_of("plain")), "--format", "onnx", "--int8", "--output", str(tmp_path / "small.onnx")]
+    plain, small = exported("plain", "onnx").path, tmp_path / "small.onnx"
+    # the file that becomes smaller is the one above, not traced and written once more
+    monkeypatch.setattr(exporting, "trace", lambda *_: None)
+    monkeypatch.setitem(exporting.WRITERS, "onnx", lambda graph, program, path, facts: shutil.copy(plain, path))
+    arguments = [str(run_of("plain")), "--format", "onnx", "--int8", "--output", str(small)]
     assert script.main(arguments) == 0
     assert "int8: " in capsys.readouterr().out
-    plain, small = exported("plain", "onnx").path, tmp_path / "small.onnx"
     assert [path.name for path in tmp_path.iterdir()] == ["small.onnx"]
     session = onnxruntime.InferenceSession(str(small))
     facts = {key: json.loads(value) for key, value in session.get_modelmeta().custom_metadata_map.items()}
