@@ -26,7 +26,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tstune.command_line import add_trust_argument
+from tstune.command_line import add_registry_argument, add_trust_argument, script_parser
 from tstune.errors import EXIT_OK, ConfigError, DataError, OutputError, exits_cleanly
 from tstune.named_code import trusting
 
@@ -45,13 +45,13 @@ GIFT_EVAL_STEPS = {"M": 12, "W": 8, "D": 30, "H": 48, "T": 48, "S": 60}
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = script_parser(__doc__)
     parser.add_argument("--tasks", required=True, type=Path, metavar="FILE", help="YAML with tasks of fev")
     parser.add_argument("--model", required=True, action="append", dest="models", help="may be given several times")
     parser.add_argument("--output", required=True, type=Path, metavar="folder", help="where the tables go")
     parser.add_argument("--gift-eval", action="store_true", help="write the tables of GIFT-Eval, too")
     parser.add_argument("--overwrite", action="store_true", help="replace an existing output folder")
-    parser.add_argument("--registry", help="for registry:…, as in manage_registry.py")
+    add_registry_argument(parser)
     add_trust_argument(parser)
     return parser.parse_args(argv)
 

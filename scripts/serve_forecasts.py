@@ -18,16 +18,15 @@ import os
 from collections.abc import Sequence
 from dataclasses import fields
 
-from tstune.command_line import add_trust_argument
+from tstune.command_line import add_model_arguments, script_parser
 from tstune.errors import ConfigError, MissingDependencyError, exits_cleanly
 from tstune.serving import ServingLimits
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", required=True, help="run folder, or registry:name@alias, registry:name:version")
-    parser.add_argument("--registry", help="for registry:… (default: TSTUNE_REGISTRY, registry/)")
+    parser = script_parser(__doc__)
+    add_model_arguments(parser)
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
     parser.add_argument("--port", type=int, default=8000, help="0 takes a free one (default: %(default)s)")
     parser.add_argument(
@@ -40,7 +39,6 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         parser.add_argument(
             f"--{limit.name.replace('_', '-')}", type=type(limit.default), default=limit.default, help=about
         )
-    add_trust_argument(parser)
     return parser.parse_args(argv)
 
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import atexit
+import difflib
 import functools
 import gc
 import os
 import re
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 EXIT_OK = 0
 EXIT_DIFFERENT = 1
@@ -110,6 +111,12 @@ _STEERING = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]
 def visible(text: str) -> str:
     """Text whose control characters, and those that turn the direction of writing, are written out by number."""
     return _STEERING.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
+
+
+def did_you_mean(name: str, known: Collection[str]) -> str:
+    """A question with the one of these that is written most alike, and a blank behind it; nothing where none is."""
+    close = difflib.get_close_matches(name, list(known), n=1)
+    return f"did you mean {close[0]}? " if close else ""
 
 
 def first_line(error: Exception) -> str:

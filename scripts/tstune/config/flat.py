@@ -56,13 +56,6 @@ class ModelConfig:
         ours(values)
         self.run_config: RunConfig = validate(values, origin=type(self).__name__)
 
-    @classmethod
-    def from_run_config(cls, run_config: RunConfig) -> ModelConfig:
-        """Wrap an existing configuration."""
-        config = cls.__new__(cls)
-        config.run_config = run_config
-        return config
-
     def __getattr__(self, name: str) -> object:
         if name == "run_config":  # not set yet: keep copy and pickle away from recursion
             raise AttributeError(name)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import itertools
 from collections.abc import Sequence
 from copy import copy
@@ -16,7 +15,7 @@ from tstune.config.section import end_of
 from tstune.data.frequency import fixed_step, parse_frequency, to_steps
 from tstune.data.panel import INTERPOLATED, Panel, item_rows, position_of, time_of
 from tstune.domains import published_split
-from tstune.errors import ConfigError, DataError
+from tstune.errors import ConfigError, DataError, did_you_mean
 
 PARTS = ("train", "validation", "test")
 ALL_PARTS = (True, True, True)
@@ -275,8 +274,7 @@ def _named(items: float | list[str] | None, known: np.ndarray, key: str) -> set[
     if not isinstance(items, list):
         return set()
     if missing := [item for item in items if item not in set(known)]:
-        close = difflib.get_close_matches(missing[0], known.tolist(), n=1)
-        hint = f"did you mean {close[0]}? " if close else ""
+        hint = did_you_mean(missing[0], known.tolist())
         raise DataError(f"{key}: no series {missing[0]!r}; {hint}the series are {some_names(sorted(known))}")
     return set(items)
 

@@ -6,11 +6,10 @@ families by it.
 
 from __future__ import annotations
 
-import difflib
 from pathlib import Path
 from typing import Any
 
-from tstune.errors import CheckpointError, ConfigError
+from tstune.errors import CheckpointError, ConfigError, did_you_mean
 from tstune.foreign_files import read_object
 from tstune.named_code import foreign, import_named, resolve, trusting
 
@@ -69,10 +68,9 @@ def model_class(name: str) -> type[Any]:
     if ":" in name:
         return _own_class(name)
     if name not in _MODELS:
-        close = difflib.get_close_matches(name, available_models(), n=1)
-        hint = f"did you mean {close[0]}? " if close else ""
+        known = available_models()
         raise ConfigError(
-            f"unknown model {name!r}; {hint}available: {', '.join(available_models())}, or your own class as "
+            f"unknown model {name!r}; {did_you_mean(name, known)}available: {', '.join(known)}, or your own class as "
             "package.module:Class"
         )
     return resolve(_MODELS[name])

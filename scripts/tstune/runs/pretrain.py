@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 
@@ -17,9 +18,12 @@ from tstune.data.table import Roles
 from tstune.errors import ConfigError
 from tstune.runs.folder import ENVIRONMENT, MANIFEST, METRICS, README, TRACKING, RunFolder
 from tstune.runs.steps import ModelRun
+from tstune.runtime.files import filled_template
 from tstune.runtime.logs import logger
 from tstune.training.losses import window_losses
 
+_WORDS = Path(__file__).with_name("pretrained_readme.md.jinja")
+"""The README of its run folder."""
 _VALIDATION_SEED = 1_000_003
 """Added to the run's seed: series of the validation windows are of no training batch."""
 
@@ -91,7 +95,8 @@ class PreTraining(ModelRun):
             self.folder.write_json(METRICS, {"validation": losses})
             self.folder.write_json(MANIFEST, self.data.manifest)
             self.folder.write_json(ENVIRONMENT, environment)
-            self.folder.write_text(README, _readme(self, environment))
+            about = {"config": self.config, "training": self.training, "environment": environment} | self.results
+            self.folder.write_text(README, filled_template(_WORDS, **about))
             if self.tracked.is_tracked:
                 self.folder.write_json(TRACKING, self.tracked.to_dict())
         self.advance("judged")
@@ -153,22 +158,3 @@ def _simple_losses(data: SyntheticData, config: RunConfig) -> dict[str, float]:
         totals, weights = window_losses(forecast, future, observed, config.training.loss, config.training.huber_delta)
         losses[name] = (totals.sum() / weights.sum()).item()
     return losses
-
-
-def _readme(run: PreTraining, environment: dict) -> str:
-    config, training = run.config, run.training
-    losses = "\n".join(f"| {name} | {loss:.4f} |" for name, loss in run.results["losses"].items())
-    return f"""# Weights pre-trained on generated series
-
-{run.parameters["total"]:,} parameters, {config.model.context_length} steps in,
-{config.model.prediction_length} out. {training.num_steps:,} steps, {training.windows_per_second:.0f} windows/s,
-{environment["seconds"] / 60:.0f} min on {environment["device"]} with {environment["num_processes"]} process(es); seed
-{config.seed}, commit {environment["git_commit"] or "unknown"}.
-The weights are those of step {training.best_step:,}.
-
-| forecast of the generated validation windows | {config.training.loss} loss |
-|---|---|
-{losses}
-
-Start from them with `model.pretrained=<this folder>/model`.
-"""

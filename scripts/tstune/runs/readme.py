@@ -1,7 +1,8 @@
-"""The README of a run folder."""
+"""The README of a run folder; its words are in `readme.md.jinja`."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import tstune
@@ -9,77 +10,11 @@ from tstune.config.section import member_name
 from tstune.data.prepared import PreparedData
 from tstune.errors import visible
 from tstune.evaluation.verdict import format_comparisons
-from tstune.runtime.files import escape, escape_lines
+from tstune.runtime.files import escape, escape_lines, filled_template
 from tstune.training.loop import TrainingResult
 
 if TYPE_CHECKING:
     from tstune.models.contract import ForecastModel
-
-
-_TEMPLATE = """# {title}
-
-{scoreboard}
-
-| | |
-|---|---|
-| data | {source}, {num_items} series, {frequency} grid, targets {targets} |
-| windows | {windows} |
-| lengths | {context} steps in, {ahead} steps out |
-| weights | {pretrained} |
-| tuning | {mode}: {trainable:,} of {total:,} parameters learned |
-| training | {training} |
-| machine | {device}, {num_processes} process(es), {seconds:.0f} s in all, {memory:.0f} MiB at most |
-| licence of the data | {licence} |
-| commit, seed | {commit}, {seed} |
-
-## Did it help
-
-{comparisons}The saved model is the {kept} one: {reason}.
-
-## Forecast with it
-
-From a checkout of the project, with its `scripts/` folder on the Python path:
-
-```python
-from {module} import {class_name}
-
-model = {class_name}.load("path/to/this/folder")
-forecast = model.predict("input.csv")  # columns {columns}; one row per series and future step
-```
-
-or from the shell:
-
-```
-python scripts/predict_forecast.py --model path/to/this/folder --input input.csv --output forecast.csv
-```
-
-The input needs the last {context} steps of each series; values are in original units, in and out.
-
-## Files
-
-| file | what |
-|---|---|
-| `model/` | weights (safetensors) and config, in the format of the model's own library |
-| `preprocessor.json` | columns, grid, scaler |
-| `training_metadata.json` | what was trained: parameters, adapter, metrics |
-| `uncertainty.json` | how forecasts become quantiles: method, levels, options |
-| `uncertainty.safetensors` | its numbers, fitted on validation windows that chose nothing |
-| `checksums.json` | SHA-256 of what is loaded; what has changed since is refused |
-| `config.yaml` | the resolved configuration; `--config config.yaml output_dir=…` reruns it |
-| `metrics.json` | every metric of every model on the test windows |
-| `verdict.json` | the verdict: differences with intervals, what was drawn from |
-| `history.jsonl` | the training log |
-| `manifest.json` | data: files with checksums, borders, windows, what was dropped |
-| `cohort.csv` | each series: days, sampling, missing, windows, what was dropped and why |
-| `cohort.md` | the same table to read |
-| `environment.json` | versions, commit, machine, time, memory |
-| `report.html` | the report: verdict, errors by lead time and by item, forecasts, calibration, provenance |
-| `report.md` | the same tables to read |
-| `evaluation.json` | what the report is drawn from |
-| `windows.parquet` | errors of every model on every test window, for paired comparisons |
-| `forecasts.parquet` | every forecast of every model on the test windows, with what happened |
-| `plots/` | loss, forecasts, error by lead time |
-"""
 
 
 def render_readme(model: ForecastModel, data: PreparedData, results: dict, environment: dict) -> str:
@@ -87,50 +22,31 @@ def render_readme(model: ForecastModel, data: PreparedData, results: dict, envir
     config, training, preprocessor = model.config, results["training"], data.preprocessor
     roles = preprocessor.roles
     columns = [preprocessor.item_id_column or "", *preprocessor.time_columns, *roles.columns, *roles.statics]
-    trained = (
-        "none"
-        if training is None
-        else (
-            f"{training.num_steps} steps in {training.seconds:.0f} s, {training.windows_per_second:.0f} windows/s, "
-            f"kept step {training.best_step} (validation loss {training.best_validation_loss:.4f})"
-        )
-    )
-    comparisons = format_comparisons(results["verdict"])
-    source, licence = escape(data.manifest["source"]), escape(data.manifest["licence"])
-    text = _TEMPLATE.format(
+    source = escape(data.manifest["source"])
+    return filled_template(
+        Path(__file__).with_name("readme.md.jinja"),
         title=f"{escape(model.model_type)} on {source}, {config.tuning.mode}",
         scoreboard=escape_lines(results["scoreboard"]),
-        comparisons=f"{escape_lines(comparisons)}\n\n" if comparisons else "",
+        comparisons=escape_lines(format_comparisons(results["verdict"])),
         kept=results["kept"].replace("_", "-"),
         reason=_why_kept(results["kept"], training),
         source=source,
-        num_items=data.manifest["num_items"],
-        frequency=preprocessor.frequency,
+        licence=escape(data.manifest["licence"]),
         targets=escape(", ".join(roles.target)),
+        origin=escape(_origin(model)),
         windows=_windows(data),
-        context=config.model.context_length,
-        ahead=config.model.prediction_length,
-        pretrained=escape(_origin(model)),
-        mode=config.tuning.mode,
-        trainable=results["parameters"]["trainable"],
-        total=results["parameters"]["total"],
-        training=trained,
-        device=environment["device"],
-        num_processes=environment["num_processes"],
-        seconds=environment["seconds"],
-        memory=environment["peak_memory_mb"]["host"],
-        licence=licence,
-        commit=environment["git_commit"] or "unknown",
-        seed=config.seed,
+        columns=visible(" ".join(", ".join(f"`{column}`" for column in columns if column).split())),
         module="tstune" if type(model).__name__ in tstune.__all__ else type(model).__module__,
         class_name=type(model).__name__,
-        columns=visible(" ".join(", ".join(f"`{column}`" for column in columns if column).split())),
+        has_intervals=model.uncertainty is not None,
+        config=config,
+        section=config.model,
+        preprocessor=preprocessor,
+        manifest=data.manifest,
+        parameters=results["parameters"],
+        training=training,
+        environment=environment,
     )
-    absent = [] if config.evaluation.report else ["| `report."]
-    absent += [] if config.evaluation.keep_forecasts else ["| `forecasts."]
-    absent += [] if model.uncertainty is not None else ["| `uncertainty."]
-    kept = (line for line in text.splitlines() if not line.startswith(tuple(absent)))
-    return "\n".join(kept) + "\n"
 
 
 def _windows(data: PreparedData) -> str:

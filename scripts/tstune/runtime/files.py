@@ -75,6 +75,14 @@ def escape_all(values: Any) -> Any:
     return [escape_all(value) for value in values] if isinstance(values, list | tuple) else values
 
 
+def filled_template(path: Path, **values: object) -> str:
+    """A Jinja template of Markdown with these values; what comes from others is escaped before."""
+    from jinja2 import Environment, FileSystemLoader
+
+    kinds = Environment(loader=FileSystemLoader(path.parent), trim_blocks=True, keep_trailing_newline=True)
+    return kinds.get_template(path.name).render(values)
+
+
 def cell(value: object) -> object:
     """A cell of a CSV file that is only read: a formula gets an apostrophe in front, see also `visible`."""
     if not isinstance(value, str):

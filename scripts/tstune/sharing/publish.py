@@ -13,13 +13,12 @@ from datetime import UTC, date, datetime
 from pathlib import Path, PurePath
 
 import yaml
-from jinja2 import Environment, FileSystemLoader
 
 import tstune
 from tstune.errors import FolderError, MissingDependencyError, ServiceError, first_line, visible
 from tstune.foreign_files import damage
 from tstune.runs.folder import NewFolder, refuse_full
-from tstune.runtime.files import escape_all
+from tstune.runtime.files import escape_all, filled_template
 from tstune.sharing.contents import Base, FinishedRun, Published, base_of, collect, require_clean
 
 _LICENCES = {
@@ -39,8 +38,8 @@ def render_card(run: FinishedRun, published: Published, base: Base, licence: str
     first = scores[order[0]] if order else ()
     columns = [name for name in first if name in ("rmse", "mae", "mase") or name.startswith("rmse@")]
     code = run.family.loading_code(repo or "path/to/this/folder", run.preprocessor, published.adapter, base.hub_id)
-    words = Environment(loader=FileSystemLoader(Path(__file__).parent), trim_blocks=True, keep_trailing_newline=True)
-    card = words.get_template("model_card.md.jinja").render(
+    card = filled_template(
+        Path(__file__).with_name("model_card.md.jinja"),
         head=yaml.safe_dump(metadata(run, published, base, licence), sort_keys=False, allow_unicode=True),
         title=repo.partition("/")[2] if repo else f"{run.model_type} on {manifest.get('source', 'own data')}",
         family=run.family,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import importlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -11,7 +10,7 @@ from pathlib import Path
 from tstune.config.schema import DataSection
 from tstune.config.validation import validate
 from tstune.data.table import SourceTable, TableStream
-from tstune.errors import ConfigError, DataError
+from tstune.errors import ConfigError, DataError, did_you_mean
 from tstune.named_code import import_named
 
 _OF_ALL = """\
@@ -71,8 +70,7 @@ class SourceInfo:
         kinds = {o.name: o.kind if o.default is None else type(o.default) for o in self.options}
         for name, value in config.source_options.items():
             if name not in values:
-                close = difflib.get_close_matches(name, values, n=1)
-                hint = f"did you mean {close[0]}?" if close else f"options: {', '.join(values) or 'none'}"
+                hint = did_you_mean(name, values).strip() or f"options: {', '.join(values) or 'none'}"
                 raise ConfigError(f"data.source_options.{name}: source {self.name} has no such option; {hint}")
             kind = kinds[name]
             if kind is float and type(value) is int:
@@ -215,8 +213,7 @@ def stream_source(config: DataSection) -> TableStream | None:
 
 def _module(name: str) -> object:
     if name not in _SOURCES:
-        close = difflib.get_close_matches(name, available_sources(), n=1)
-        hint = f"did you mean {close[0]}? " if close else ""
+        hint = did_you_mean(name, available_sources())
         raise ConfigError(
             f"data.source: unknown source {name!r}; {hint}available: {', '.join(available_sources())}, "
             "or your own function as package.module:function"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -14,7 +13,7 @@ from tstune.config.validation import validate
 from tstune.data.defaults import BUILTIN, SHIPPED
 from tstune.data.prepared import PreparedData
 from tstune.data.preprocess import Preprocessor
-from tstune.errors import CheckpointError, ConfigError
+from tstune.errors import CheckpointError, ConfigError, did_you_mean
 from tstune.evaluation.verdict import OURS
 from tstune.foreign_files import read_object
 from tstune.models.contract import ForecastModel
@@ -77,8 +76,7 @@ def _open(spec: str, config: RunConfig, registry: str | None, stack: ExitStack) 
     if colon and family in available_models() and not _is_baseline(family):
         return _weights(spec, place, family, config)
     if path.is_file() or "/" not in spec:
-        close = difflib.get_close_matches(spec, [*available_models(), *SHIPPED], n=1)
-        hint = f"did you mean {close[0]}? " if close else ""
+        hint = did_you_mean(spec, [*available_models(), *SHIPPED])
         raise ConfigError(
             f"--model {spec}: no folder of that name; {hint}give a run folder, registry:name@alias, {BUILTIN}, a "
             f"folder of weights, a Hub id such as owner/name, or a baseline: {', '.join(_baselines())}"
