@@ -303,12 +303,12 @@ def central_interval(quantiles: np.ndarray, levels: Levels, nominal: float) -> t
     return quantiles[..., nearest[0]], quantiles[..., nearest[1]]
 
 
-def available_intervals(levels: Levels, nominals: Sequence[float] = CENTRAL_INTERVALS) -> tuple[float, ...]:
-    """Those of `nominals` whose two levels were forecast."""
+def available_intervals(levels: Levels) -> tuple[float, ...]:
+    """Those of `CENTRAL_INTERVALS` whose two levels were forecast."""
     levels = np.asarray(levels, dtype=np.float64)
     return tuple(
         nominal
-        for nominal in nominals
+        for nominal in CENTRAL_INTERVALS
         if all(np.abs(levels - (1 + side * nominal) / 2).min() <= _SAME_LEVEL for side in (-1, 1))
     )
 

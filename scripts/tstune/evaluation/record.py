@@ -21,7 +21,7 @@ from tstune.evaluation.backtest import Backtest, ErrorSums, Scores
 from tstune.evaluation.bootstrap import rmse_band
 from tstune.evaluation.metrics import compute_metrics, missing_for, rmse
 from tstune.evaluation.scored_windows import ScoredWindows
-from tstune.evaluation.verdict import window_blocks
+from tstune.evaluation.verdict import best_first, metrics_of, window_blocks
 
 WINDOWS_FILE = "windows.parquet"
 
@@ -66,7 +66,7 @@ def evaluation_record(
     """
     panel = data.panel
     step = fixed_step(parse_frequency(panel.frequency))
-    order = sorted(scores, key=lambda name: np.nan_to_num(scores[name].metrics["rmse"], nan=np.inf))
+    order = best_first(metrics_of(scores))
     return {
         "unit": data.preprocessor.unit,
         "frequency": panel.frequency,
@@ -180,7 +180,7 @@ def _examples(
     if windows is None:
         return []
     found = []
-    for kind, index in choose_examples(windows.target(0), domain):
+    for kind, index in choose_examples(windows.first_target(), domain):
         past = backtest.windows.gather(windows.start[index : index + 1])
         usable = past["past_observed_mask"][0, -_HISTORY_SHOWN:, 0].numpy()
         level = np.broadcast_to(data.panel.level_of(int(windows.item[index])), past["past_values"].shape[-1])

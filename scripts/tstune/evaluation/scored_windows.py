@@ -106,14 +106,14 @@ class ScoredWindows:
             return self
         if self.truth.shape[2] != 1:
             raise DataError(f"this is defined for one target, these windows have {self.truth.shape[2]}")
-        return self.target(0)
+        return self.first_target()
 
-    def target(self, number: int) -> ScoredWindows:
-        """One of the targets, [windows, steps]; the last reading is that of the first."""
-        chosen = {n: getattr(self, n)[:, :, number] for n in _PER_TARGET if getattr(self, n) is not None}
+    def first_target(self) -> ScoredWindows:
+        """The first of the targets, [windows, steps]."""
+        chosen = {n: getattr(self, n)[:, :, 0] for n in _PER_TARGET if getattr(self, n) is not None}
         by_window = ("mase_scale", "spread")
-        chosen |= {name: getattr(self, name)[:, number] for name in by_window if np.ndim(getattr(self, name)) == 2}
-        chosen |= {} if self.level is None else {"level": self.level[:, number : number + 1]}
+        chosen |= {name: getattr(self, name)[:, 0] for name in by_window if np.ndim(getattr(self, name)) == 2}
+        chosen |= {} if self.level is None else {"level": self.level[:, :1]}
         return replace(self, **chosen)
 
     def select(self, windows: np.ndarray) -> ScoredWindows:

@@ -21,33 +21,33 @@ OURS = ("per_item", "fine_tuned", "zero_shot", "average", "fine_tuned_refit")
 """Forecasts of the run's own model, the one that is judged first; the others are baselines."""
 
 
-def best_model(scores: Mapping[str, Scores]) -> str:
-    """Name of the model with the lowest RMSE; NaN never wins."""
-    return _best_first({name: values.metrics for name, values in scores.items()})[0]
+def metrics_of(scores: Mapping[str, Scores]) -> dict[str, dict[str, float]]:
+    """Row of the scoreboard -> metric -> value."""
+    return {name: values.metrics for name, values in scores.items()}
+
+
+def best_first(metrics: Mapping[str, Mapping[str, float | None]]) -> list[str]:
+    """Names of models by their RMSE, the lowest first; what is no number comes last."""
+    return sorted(metrics, key=lambda name: np.nan_to_num(np.float64(metrics[name]["rmse"]), nan=np.inf))
 
 
 def best_baseline(scores: Mapping[str, Scores]) -> str | None:
     """Name of the baseline with the lowest RMSE; None without baselines."""
     baselines = {name: values for name, values in scores.items() if name not in OURS}
-    return best_model(baselines) if baselines else None
+    return next(iter(best_first(metrics_of(baselines))), None)
 
 
-def format_scoreboard(scores: Mapping[str, Scores], unit: str | None, verdict: str, part: str = "test") -> str:
-    """Markdown table, best RMSE first, with the verdict's sentence beneath."""
-    return format_metrics({name: values.metrics for name, values in scores.items()}, unit, verdict, part)
-
-
-def format_metrics(
+def format_scoreboard(
     metrics: Mapping[str, Mapping[str, float | None]], unit: str | None, verdict: str, part: str = "test"
 ) -> str:
-    """The same table from the numbers of `metrics.json`."""
+    """Markdown table of the numbers of `metrics.json`, best RMSE first, with the verdict's sentence beneath."""
     metrics = {name: {key: np.nan if v is None else v for key, v in row.items()} for name, row in metrics.items()}
     first = next(iter(metrics.values()))
     columns = [name for name in first if name in ("rmse", "mae") or name.startswith("rmse@")] + ["mase"]
     beside = {*columns, "mse_scaled", "mae_scaled", "num_windows"}  # what else there is was asked for by its name
     further = dict.fromkeys(name for row in metrics.values() for name in row if name not in beside)
     columns += [name for name in further if not name.startswith("mae@")]
-    order = _best_first(metrics)
+    order = best_first(metrics)
     width = max(map(len, order))
     lines = [
         f"| {'model':<{width}} | " + " | ".join(f"{name:>11}" for name in columns) + " |",
@@ -61,10 +61,6 @@ def format_metrics(
     lines += ["", f"{first['num_windows']:,} {part} windows, the same for every model{measured_in}."]
     lines.append(f"Best by RMSE: {order[0]} ({metrics[order[0]]['rmse']:.4g}). {verdict}")
     return visible("\n".join(lines))
-
-
-def _best_first(metrics: Mapping[str, Mapping[str, float]]) -> list[str]:
-    return sorted(metrics, key=lambda name: np.nan_to_num(metrics[name]["rmse"], nan=np.inf))
 
 
 def format_per_item(rows: Sequence[Mapping[str, object]]) -> str:
@@ -228,7 +224,7 @@ def verdict(
         tuning, average, rival, kind = found.get("zero_shot"), found.get("average"), best_baseline(scores), "baseline"
     else:
         tuning = average = None
-        rival = best_model({name: scores[name] for name in found}) if found else None
+        rival = next(iter(best_first(metrics_of({name: scores[name] for name in found}))), None)
         kind = "other model"
     baseline = found.get(rival)
     main = tuning or baseline

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import warnings
-from abc import abstractmethod
 from pathlib import Path
 from types import ModuleType
 from typing import ClassVar
@@ -228,7 +227,7 @@ FEWEST_READINGS = 8
 
 
 class Statistical(Baseline):
-    """A statistical model of statsforecast, chosen and fitted on the context of each window alone.
+    """The model of statsforecast that has the name of the class, chosen and fitted on the context of each window alone.
 
     Nothing is learned from the training part. Gaps inside a context are bridged by straight lines and what lies before
     its first reading is left out, because these models know no missing values. The season is that of
@@ -265,10 +264,6 @@ class Statistical(Baseline):
                 found[window, :, target] = self._series_forecast(series, last[window, target])
         return torch.from_numpy(found).to(past.device)
 
-    @abstractmethod
-    def _model(self, library: ModuleType, season: int) -> object:
-        """A model of the library that has not seen anything."""
-
     def _series_forecast(self, series: np.ndarray, last: float) -> np.ndarray:
         """[steps] forecast; the last reading where the series is too short, flat, or the library gives no number."""
         if len(series) < FEWEST_READINGS or np.ptp(series) == 0:
@@ -276,7 +271,8 @@ class Statistical(Baseline):
         season = self.seasonality if len(series) >= 2 * self.seasonality else 1
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of its numerics, once per window
-            found = self._model(self._library, season).forecast(y=series, h=self._num_steps)["mean"]
+            model = getattr(self._library, type(self).__name__)(season_length=season)
+            found = model.forecast(y=series, h=self._num_steps)["mean"]
         return np.where(np.isfinite(found), found, last)
 
 
@@ -286,17 +282,11 @@ class AutoETS(Statistical):
     model_type = "auto_ets"
     longest_season = 24  # as in R's ets: each step of a season is a state, a day of five-minute readings takes seconds
 
-    def _model(self, library: ModuleType, season: int) -> object:
-        return library.AutoETS(season_length=season)
-
 
 class AutoTheta(Statistical):
     """The best of the four Theta models by mean squared error in the context."""
 
     model_type = "auto_theta"
-
-    def _model(self, library: ModuleType, season: int) -> object:
-        return library.AutoTheta(season_length=season)
 
 
 def bridged(values: np.ndarray, observed: np.ndarray) -> np.ndarray:

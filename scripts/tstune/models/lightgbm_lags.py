@@ -143,9 +143,7 @@ class LightGBM(Baseline):
         """([windows, features], [windows] last reading, the training mean without any, [windows] unit of changes)."""
         past, observed = (batch[name][..., target].cpu().numpy() for name in ("past_values", "past_observed_mask"))
         origin = batch["origin"].cpu().numpy() if "origin" in batch else None
-        newest = past.shape[1] - 1 - observed[:, ::-1].argmax(axis=1)
-        last = past[np.arange(len(past)), newest]
-        last = np.where(observed.any(axis=1), last, self.preprocessor.scaler.mean[target]).astype(np.float32)
+        last = self._last_reading(*self._target_context(batch))[:, 0, target].cpu().numpy()
         unit = np.ones_like(last)
         if self.by_window:
             unit = self._own_deviation(batch)[:, 0, target].cpu().numpy()

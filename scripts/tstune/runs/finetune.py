@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
@@ -17,10 +16,10 @@ from tstune.evaluation.backtest import Scores
 from tstune.evaluation.verdict import (
     Verdict,
     best_baseline,
-    best_model,
-    format_metrics,
+    best_first,
     format_per_item,
     format_scoreboard,
+    metrics_of,
     verdict,
 )
 from tstune.models.adapters import Adapter, ItemAdapters, ItemResult, adapt
@@ -143,10 +142,7 @@ class FineTuning(ModelRun):
         judge, model = self.judge, self.model
         if self.config.tuning.mode != "zero_shot":
             with self.gpu.phase("evaluation"):
-                judge.score("fine_tuned", model, remember=True)
-                judge.score_refitted("fine_tuned", model)
-            if "zero_shot" in judge.scores:
-                judge.score_average("average", "zero_shot", "fine_tuned")
+                judge.score_tuned(model, model)
         if self.config.tuning.per_item:
             self.tune_items()
             judge.score("per_item", model.for_items(self.data.panel.item_ids))
@@ -180,12 +176,13 @@ class FineTuning(ModelRun):
             scores, self.judge.test.windows, kept, self.config.seed, None, self.judge.test.horizons, called
         )
         per_item = per_item_table(self.model, scores, self.data) if self.config.tuning.per_item else None
-        scoreboard = format_scoreboard(scores, self.data.preprocessor.unit, judged.sentence)
+        metrics = metrics_of(scores)
+        scoreboard = format_scoreboard(metrics, self.data.preprocessor.unit, judged.sentence)
         if per_item is not None:
             scoreboard += "\n\n" + format_per_item(per_item)
         self.results = {
-            "metrics": {name: values.metrics for name, values in scores.items()},
-            "best_model": best_model(scores),
+            "metrics": metrics,
+            "best_model": best_first(metrics)[0],
             "scoreboard": scoreboard,
             "verdict": judged,
             "kept": kept,
@@ -239,8 +236,8 @@ class FineTuning(ModelRun):
         unit, environment = folder.read_json(EVALUATION)["unit"], folder.read_json(ENVIRONMENT)
         self.results = {
             "metrics": metrics,
-            "best_model": min(metrics, key=lambda name: metrics[name]["rmse"] or math.inf),
-            "scoreboard": format_metrics(metrics, unit, judged.sentence),
+            "best_model": best_first(metrics)[0],
+            "scoreboard": format_scoreboard(metrics, unit, judged.sentence),
             "verdict": judged,
             "kept": judged.kept,
             "parameters": environment["parameters"],

@@ -84,9 +84,13 @@ class Judge:
             self.validation_windows[name] = on_validation.windows
             self.models[name]["validation_rmse"] = on_validation.metrics["rmse"]
 
-    def score_average(self, name: str, first: str, second: str) -> None:
-        """Add the mean of two remembered forecasts."""
-        self.scores[name] = self.test.score(AveragedForecasts(self._remembered[first], self._remembered[second]))
+    def score_tuned(self, model: ForecastModel, untrained: ForecastModel) -> None:
+        """Add the tuned model, `untrained` fitted anew where asked, and the mean with the weights before, if judged."""
+        self.score("fine_tuned", model, remember=True)
+        self.score_refitted("fine_tuned", untrained)
+        if "zero_shot" in self.scores:
+            both = self._remembered["zero_shot"], self._remembered["fine_tuned"]
+            self.scores["average"] = self.test.score(AveragedForecasts(*both))
 
     def score_baselines(self, model: ForecastModel) -> None:
         """Train and score the configured baselines; one that cannot exist for these lengths is left out with a line."""

@@ -44,7 +44,9 @@ from tstune.runs.folder import (
     remove_empty_parents,
     writing,
 )
+from tstune.runtime.children import is_alive
 from tstune.runtime.distributed import DistributedManager
+from tstune.runtime.files import aside, sync
 from tstune.runtime.logs import logger
 from tstune.runtime.signals import StopSignal
 from tstune.training.checkpoint import Checkpoints, CheckpointStore
@@ -384,13 +386,9 @@ class _Note:
             return TypeAdapter(cls).validate_python(read_object(path, OutputError)) if path.exists() else cls()
 
     def write(self, place: Path) -> None:
-        with writing(place / _STATE) as path:
-            aside = path.with_suffix(".partial")
-            with aside.open("w", encoding="utf-8") as stream:
-                json.dump(asdict(self), stream)
-                stream.flush()
-                os.fsync(stream.fileno())
-            aside.rename(path)
+        with aside(place / _STATE) as path:
+            path.write_text(json.dumps(asdict(self)), encoding="utf-8")
+            sync(path)
 
 
 class _Lock:
@@ -489,7 +487,6 @@ def _is_alive(owner: dict, path: Path) -> bool:
                 return path.exists()
         return False
     try:
-        process = psutil.Process(owner["pid"])
-        return process.create_time() == owner["began"] and process.status() != psutil.STATUS_ZOMBIE
-    except (psutil.NoSuchProcess, KeyError, TypeError, ValueError):
+        return is_alive(owner["pid"], owner["began"])
+    except (KeyError, TypeError, ValueError):
         return False

@@ -18,7 +18,7 @@ from tstune.data.prepared import PreparedData
 from tstune.errors import ConfigError, DataError, FolderError
 from tstune.evaluation.backtest import horizon_steps
 from tstune.evaluation.record import KeptForecasts
-from tstune.evaluation.verdict import format_metrics, verdict
+from tstune.evaluation.verdict import format_scoreboard, verdict
 from tstune.models.contract import ForecastModel
 from tstune.models.registry import load_model, model_class
 from tstune.runs.compare.evaluate import Evaluation, write_evaluation
@@ -94,7 +94,7 @@ def from_forecasts(path: str | Path, overrides: Sequence[str] = ()) -> tuple[str
     old = {name: {m: v for m, v in found.get(name, {}).items() if m in row} for name, row in recorded.items()}
     same = {name: {m: v for m, v in row.items() if m in old[name]} for name, row in recorded.items()}
     deviations = tuple(_deviations(same, old))
-    board = format_metrics(found, unit, folder.read_json(VERDICT, "sentence")["sentence"], part)
+    board = format_scoreboard(found, unit, folder.read_json(VERDICT, "sentence")["sentence"], part)
     return board, _summary(old, deviations), not deviations
 
 
@@ -163,10 +163,7 @@ def _score(judge: Judge, config: RunConfig, saved: ForecastModel, with_zero_shot
             if config.training.compile:
                 saved.module.compile()
             saved.module = manager.accelerator.prepare_model(saved.module, evaluation_mode=True)
-        judge.score("fine_tuned", saved, remember=True)
-        judge.score_refitted("fine_tuned", model_class(config.model.type)(config))
-        if "zero_shot" in judge.scores:
-            judge.score_average("average", "zero_shot", "fine_tuned")
+        judge.score_tuned(saved, model_class(config.model.type)(config))
     if config.tuning.per_item:
         judge.score("per_item", saved.for_items(judge.data.panel.item_ids))
     judge.score_baselines(saved)

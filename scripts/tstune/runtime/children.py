@@ -186,10 +186,11 @@ def sign_of_life(*pids: int) -> dict[str, object]:
 
 def are_gone(sign: Mapping[str, object]) -> bool:
     """True if all these processes were of this machine and none of them lives; of others nothing is known."""
-    return sign["host"] == socket.gethostname() and not any(_is_alive(*one) for one in sign["processes"])
+    return sign["host"] == socket.gethostname() and not any(is_alive(*one) for one in sign["processes"])
 
 
-def _is_alive(pid: int, started: float) -> bool:
+def is_alive(pid: int, started: float) -> bool:
+    """True if the process that began then still runs, and is no zombie."""
     try:
         process = psutil.Process(pid)
         return process.create_time() == started and process.status() != psutil.STATUS_ZOMBIE

@@ -95,15 +95,6 @@ class Base:
     hub_id: str | None  # `name` where it is one
 
 
-@dataclass(frozen=True)
-class Published:
-    """Files to publish, without the card."""
-
-    contents: dict[str, str | Path]  # path inside the folder -> its text, or the file to copy
-    left_out: list[str]  # names in the run folder that are not published
-    adapter: bool  # True for an adapter alone, which needs its base
-
-
 def base_of(run: FinishedRun, named: str | None) -> Base:
     """Where the weights come from, in words that mean something on another machine; `named` must be a Hub id."""
     if named is not None:
@@ -118,8 +109,12 @@ def base_of(run: FinishedRun, named: str | None) -> Base:
     return Base(Path(pretrained).resolve().name, None)
 
 
-def collect(run: FinishedRun, base: Base, adapter: bool) -> Published:
-    """What is published of a run; every text is written anew without places of this machine."""
+def collect(run: FinishedRun, base: Base, adapter: bool) -> tuple[dict[str, str | Path], list[str]]:
+    """What is published of a run, or the adapter alone; every text is written anew without places of this machine.
+
+    Returns:
+        path inside the folder -> its text, or the file to copy · names in the run folder that are not published.
+    """
     contents: dict[str, str | Path] = {}
     if adapter:
         _require_adapter(run, base)
@@ -146,7 +141,7 @@ def collect(run: FinishedRun, base: Base, adapter: bool) -> Published:
     contents |= _item_adapters(run.folder, base)
     kept = {path.partition("/")[0] for path in contents} | {"model", "adapters", "adapter" if adapter else "model"}
     left_out = sorted(path.name for path in run.folder.path.iterdir() if path.name not in kept)
-    return Published(contents, left_out, adapter)
+    return contents, left_out
 
 
 def scrubbed(config: RunConfig, base: Base) -> RunConfig:

@@ -19,7 +19,7 @@ from tstune.errors import FolderError, MissingDependencyError, ServiceError, fir
 from tstune.foreign_files import damage
 from tstune.runs.folder import NewFolder, refuse_full
 from tstune.runtime.files import escape_all, filled_template
-from tstune.sharing.contents import Base, FinishedRun, Published, base_of, collect, require_clean
+from tstune.sharing.contents import Base, FinishedRun, base_of, collect, require_clean
 
 _LICENCES = {
     "apache-2.0", "mit", "bsd-3-clause", "bsd-2-clause", "gpl-3.0", "lgpl-3.0", "agpl-3.0", "mpl-2.0", "unlicense",
@@ -29,7 +29,7 @@ _LICENCES = {
 """Identifiers of the Hub; any other licence is `other` with a name."""
 
 
-def render_card(run: FinishedRun, published: Published, base: Base, licence: str, repo: str | None, today: date) -> str:
+def render_card(run: FinishedRun, adapter: bool, base: Base, licence: str, repo: str | None, today: date) -> str:
     """README.md with its YAML head, as `huggingface_hub.ModelCard` reads it."""
     manifest, environment, verdict = (escape_all(part) for part in (run.manifest, run.environment, run.verdict))
     scores, said = escape_all(run.metrics.get("test", {})), escape_all(run.preprocessor)
@@ -37,10 +37,10 @@ def render_card(run: FinishedRun, published: Published, base: Base, licence: str
     order = sorted(scores, key=lambda name: scores[name].get("rmse") or float("inf"))
     first = scores[order[0]] if order else ()
     columns = [name for name in first if name in ("rmse", "mae", "mase") or name.startswith("rmse@")]
-    code = run.family.loading_code(repo or "path/to/this/folder", run.preprocessor, published.adapter, base.hub_id)
+    code = run.family.loading_code(repo or "path/to/this/folder", run.preprocessor, adapter, base.hub_id)
     card = filled_template(
         Path(__file__).with_name("model_card.md.jinja"),
-        head=yaml.safe_dump(metadata(run, published, base, licence), sort_keys=False, allow_unicode=True),
+        head=yaml.safe_dump(metadata(run, adapter, base, licence), sort_keys=False, allow_unicode=True),
         title=repo.partition("/")[2] if repo else f"{run.model_type} on {manifest.get('source', 'own data')}",
         family=run.family,
         config=run.config,
@@ -49,7 +49,7 @@ def render_card(run: FinishedRun, published: Published, base: Base, licence: str
         manifest=manifest,
         environment=environment,
         base=replace(base, name=escape_all(base.name)),
-        adapter=published.adapter,
+        adapter=adapter,
         unit=said.get("unit"),
         per_item=(run.folder / "adapters" / "index.json").is_file(),
         split=_split(manifest),
@@ -70,19 +70,19 @@ def render_card(run: FinishedRun, published: Published, base: Base, licence: str
     return visible(card)
 
 
-def metadata(run: FinishedRun, published: Published, base: Base, licence: str) -> dict[str, object]:
+def metadata(run: FinishedRun, adapter: bool, base: Base, licence: str) -> dict[str, object]:
     """The YAML head. `base_model` and `datasets` name things on the Hub, so they are there only if those are."""
     identifier = licence.lower()
     found: dict[str, object] = {"license": identifier if identifier in _LICENCES else "other"}
     if identifier not in _LICENCES:
         found["license_name"] = licence
-    found["library_name"] = "peft" if published.adapter else run.family.library
+    found["library_name"] = "peft" if adapter else run.family.library
     found["pipeline_tag"] = "time-series-forecasting"
     tags = ["time-series", "forecasting", "tstune", run.model_type.replace("_", "-"), run.config.tuning.mode]
     found["tags"] = [*tags, *(run.domain.tags if run.domain else ())]
     if base.hub_id:
         found["base_model"] = base.hub_id
-        found["base_model_relation"] = "adapter" if published.adapter else "finetune"
+        found["base_model_relation"] = "adapter" if adapter else "finetune"
     name = run.config.data.path or ""
     if run.manifest.get("source") == "hf_dataset" and name.count("/") == 1 and not name.startswith((".", "/")):
         found["datasets"] = [name]
@@ -229,8 +229,8 @@ def prepare(
     run = FinishedRun.read(folder)
     base = base_of(run, base_model)
     with damage(folder, FolderError):
-        published = collect(run, base, adapter)
-        card = render_card(run, published, base, licence, repo, datetime.now(UTC).date())
-    contents = {CARD: card} | published.contents
+        files, left_out = collect(run, base, adapter)
+        card = render_card(run, adapter, base, licence, repo, datetime.now(UTC).date())
+    contents = {CARD: card} | files
     require_clean(contents)
-    return Publication(folder, contents, published.left_out, repo, licence)
+    return Publication(folder, contents, left_out, repo, licence)

@@ -19,7 +19,7 @@ from pydantic import Field, TypeAdapter
 from tstune.errors import ConfigError, TrackingError
 from tstune.foreign_files import damage, read_rows
 from tstune.named_code import foreign
-from tstune.runtime.children import are_gone
+from tstune.runtime.children import is_alive
 from tstune.runtime.logs import logger
 from tstune.tracking.interfaces import MODEL_FILES, ExperimentTracker, call, first_line, tracker_class
 
@@ -47,8 +47,8 @@ class Header:
 
     def writer_lives(self) -> bool:
         """True if another process of this machine is still writing."""
-        writer = {"host": self.host, "processes": [[self.process, self.process_started]]}
-        return self.host == socket.gethostname() and self.process != os.getpid() and not are_gone(writer)
+        is_other = self.host == socket.gethostname() and self.process != os.getpid()
+        return is_other and is_alive(self.process, self.process_started)
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from tstune.data.table import SourceTable
 from tstune.data.trained_on import CHECK, overlap_with
 from tstune.errors import ConfigError, LeakError, TstuneError
 from tstune.evaluation.uncertainty import details, scored, with_quantiles
-from tstune.evaluation.verdict import Verdict, format_scoreboard, verdict
+from tstune.evaluation.verdict import Verdict, format_scoreboard, metrics_of, verdict
 from tstune.models.combined import FittedForecaster, fitted, shorter_than_asked
 from tstune.models.contract import Forecaster, ForecastModel
 from tstune.models.registry import model_class
@@ -49,7 +49,7 @@ class Evaluation:
     @property
     def metrics(self) -> dict[str, dict[str, float]]:
         """Row of the scoreboard -> metric -> value."""
-        return {name: scores.metrics for name, scores in self.judge.scores.items()}
+        return metrics_of(self.judge.scores)
 
     @property
     def has_report(self) -> bool:
@@ -59,7 +59,7 @@ class Evaluation:
     def scoreboard(self) -> str:
         """Markdown table with the verdict beneath."""
         unit = self.judge.data.preprocessor.unit
-        return format_scoreboard(self.judge.scores, unit, self.verdict.sentence, self.part)
+        return format_scoreboard(self.metrics, unit, self.verdict.sentence, self.part)
 
 
 def write_evaluation(run: NewFolder, evaluation: Evaluation, config: RunConfig) -> None:

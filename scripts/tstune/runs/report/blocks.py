@@ -9,6 +9,8 @@ from markupsafe import Markup
 
 from tstune.runs.report.words import MISSING, counts, fixed, percents, significant_digits
 
+_MOST_ROWS = 400
+
 
 @dataclass(frozen=True)
 class Cells:
@@ -79,12 +81,14 @@ class Table(ReportBlock):
     tall: bool = False  # many rows: it scrolls inside its own frame
 
     @classmethod
-    def capped(cls, title: str, columns: Sequence[Cells], most: int = 400) -> Table:
+    def capped(cls, title: str, columns: Sequence[Cells]) -> Table:
         """A table with a row per item, which scrolls in its frame; of very many the first, and its title says so."""
         table = cls(title, columns, tall=len(columns[0].cells) > 15)
-        if len(table.rows) <= most:
+        if len(table.rows) <= _MOST_ROWS:
             return table
-        return replace(table.only(range(most)), title=f"{title}, the first {most:,} of {len(table.rows):,} rows")
+        return replace(
+            table.only(range(_MOST_ROWS)), title=f"{title}, the first {_MOST_ROWS:,} of {len(table.rows):,} rows"
+        )
 
     @property
     def rows(self) -> range:
