@@ -193,7 +193,6 @@ class FineTuning(ModelRun):
             "run_id": self.tracked.run_id,
             "version": None,
         }
-        metrics = self.results["metrics"]
         headline = {name: metrics[kept][name] for name in ("rmse", "mae", "mase")}
         rivals = {"rmse_zero_shot": "zero_shot", "rmse_best_baseline": best_baseline(scores)}
         headline |= {name: metrics[rival]["rmse"] for name, rival in rivals.items() if rival in metrics}
