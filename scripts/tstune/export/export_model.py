@@ -26,7 +26,6 @@ from tstune.data.windows import Batch, WindowDataset, padded_context
 from tstune.errors import CheckpointError, ConfigError, MissingDependencyError, OutputError
 from tstune.export.graph import FORECAST, FUTURE, ORIGIN, PAST, QUANTILES, STATIC, ForecastGraph
 from tstune.models.contract import ForecastModel
-from tstune.runtime.files import aside
 
 OPSET = 20
 """Of the ONNX operators; onnxruntime 1.17 and later have them."""
@@ -327,10 +326,8 @@ def _cut_gaps(readings: np.ndarray, random: np.random.Generator) -> None:
         readings[begin : min(begin + size, len(readings) - 1)] = np.nan
 
 
-def quantize_onnx(path: Path, model: ForecastModel, facts: Mapping, name: str) -> Int8:
+def quantize_onnx(path: Path, model: ForecastModel, facts: Mapping) -> Int8:
     """Turn the weights of an ONNX file into eight bits, and say what that costs on the validation windows.
-
-    Errors call the file by `name`.
 
     Activations are scaled by what they are in a batch: static ranges are no more exact on validation windows, slower,
     and would cut what a new window has beyond them. Weights take seven of the bits, so that no sum overflows on
@@ -353,7 +350,7 @@ def quantize_onnx(path: Path, model: ForecastModel, facts: Mapping, name: str) -
         before, after = (rmse_scaled(model, run, examples) for run in runs)
         if not after <= before * (1 + INT8_LOSS):
             raise CheckpointError(
-                f"{name} was not kept: eight bits raise the error on the validation "
+                f"{path.name.removeprefix('.partial-')} was not kept: eight bits raise the error on the validation "
                 f"windows by {after / before - 1:.1%}, and {INT8_LOSS:.0%} is allowed; leave out --int8"
             )
         one = {name: value[:1] for name, value in examples.inputs.items()}
@@ -393,11 +390,12 @@ def export_model(
     path = output_file(output, kind, overwrite)
     graph = ForecastGraph(model)
     program = trace(graph, make_examples(model, 4, seed=1).inputs)
-    with aside(path, "--output ") as file:
+    aside = path.with_name(f".partial-{path.name}")
+    try:
         path.parent.mkdir(parents=True, exist_ok=True)
         facts = describe(model, graph, kind)
-        WRITERS[kind](graph, program, file, facts)
-        run = RUNNERS[kind](file)
+        WRITERS[kind](graph, program, aside, facts)
+        run = RUNNERS[kind](aside)
         differences = tuple(_difference(model, graph, run, size) for size in BATCH_SIZES)
         for size, _, share in differences:
             if not share < TOLERANCE:
@@ -408,7 +406,12 @@ def export_model(
         largest = make_examples(model, max(BATCH_SIZES))
         works = (lambda: run(largest.inputs)), (lambda: _expected(model, graph, largest))
         milliseconds = tuple(1000 * min(timeit.repeat(work, number=1, repeat=3)) for work in works)
-        smaller = quantize_onnx(file, model, facts, path.name) if int8 else None
+        smaller = quantize_onnx(aside, model, facts) if int8 else None
+        aside.replace(path)
+    except OSError as error:
+        raise OutputError(f"--output {path} cannot be written: {error.strerror}") from None
+    finally:
+        aside.unlink(missing_ok=True)
     return Exported(path, path.stat().st_size, tuple(graph.outputs), differences, milliseconds, smaller)
 
 
