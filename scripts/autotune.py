@@ -33,7 +33,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     option = parser.add_argument
     option("--data", required=True, metavar="PATH", help="a file or folder of series, or a recipe (.yaml)")
     option("--horizon", metavar="TIME", help="how far to forecast, as 2h, or in steps; left out: as the data suggest")
-    option("--minutes", type=_positive, default=30.0, metavar="N", help="time for all of it (default 30)")
+    option("--minutes", type=minutes, default=30.0, metavar="N", help="time for all of it (default 30)")
     option("--weights", action="append", default=[], metavar="FOLDER", help="further weights, also as family:folder")
     option("--metric", default="rmse", metavar="NAME", help="column of the scoreboard that chooses (default rmse)")
     option("--higher", action="store_true", help="a higher value of --metric is better")
@@ -63,12 +63,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     print(f"\nwinner: {found.winner.name} ({args.metric} {found.winner.score:.5g} on the validation windows)")
     print("\n".join(filter(None, (found.sentence, found.came_true))))
-    print(f"forecast: python scripts/predict_forecast.py --model {found.folder}/best --input … --output forecast.csv")
+    late = sum(why.startswith("no time left") for why in found.not_tried.values())
+    if late:
+        print(f"not tried for want of time: {late} candidates, see the report; more --minutes and another --output try more")
+    data = "…" if args.data.endswith((".yaml", ".yml")) else args.data
+    print(f"forecast: python scripts/predict_forecast.py --model {found.folder}/best --input {data} --output forecast.csv")
     print(f"report: {found.folder}/report.html\nrecipe: {found.folder}/best.yaml")
     return EXIT_OK
 
 
-def _positive(text: str) -> float:
+def minutes(text: str) -> float:
+    """A number above 0."""
     if not 0 < float(text) < float("inf"):
         raise argparse.ArgumentTypeError(f"{text} is not above 0")
     return float(text)

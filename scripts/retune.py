@@ -16,9 +16,7 @@ and verdict/ (report.html). Exit codes: 0 promoted, 4 not clearly better (the al
 from __future__ import annotations
 
 import argparse
-import shutil
 from collections.abc import Sequence
-from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -64,11 +62,10 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
 def main(argv: Sequence[str] | None = None) -> int:
     """Tune, judge both, and promote or leave."""
     args = parse_args(argv)
-    from tstune.runs.folder import NewFolder, RunFolder, refuse_full
+    from tstune.runs.folder import RunFolder, replacing
     from tstune.runtime.distributed import refuse_ranks
 
     refuse_ranks("scripts/retune.py", "several would promote")
-    refuse_full("--output", args.output, args.overwrite)
     from tstune.models.registry import model_class
     from tstune.registry import open_registry
     from tstune.runs.compare.evaluate import configured_data, evaluate_models
@@ -79,19 +76,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     name, _, alias = reference.partition("@")
     champion = registry.get(reference)
     places = {part: args.output / part for part in ("champion", "challenger", "verdict")}
-    with trusting(args.trust_code), ExitStack() as undo:
-        with NewFolder(args.output, args.overwrite, inputs={"--input": str(args.input)}) as new:
-            new.commit()  # it can be written, and is empty
-        undo.callback(shutil.rmtree, args.output, ignore_errors=True)
+    with trusting(args.trust_code), replacing(args.output, args.overwrite, {"--input": str(args.input)}):
         registry.download(champion.reference, places["champion"])
         config = challenger_config(RunFolder(places["champion"]), args)
-        table = readings_since(config, args.since)
+        table = readings_since(config, places["champion"], args.since)
         model_class(config.model.type)(config).fit(table, output_dir=places["challenger"])
         models = [str(places["challenger"]), str(places["champion"])]
         found = evaluate_models(
             models, config, output=places["verdict"], prepare=lambda settled: configured_data(settled, table)
         )
-        undo.pop_all()  # what is judged stays
     print(f"\n{found.scoreboard()}\n\nfolder: {args.output}")
     if found.verdict.effect != "helped":
         print(f"{reference} stays {champion.reference}: the challenger is not clearly better")
@@ -116,12 +109,15 @@ def challenger_config(champion: RunFolder, args: argparse.Namespace) -> RunConfi
 
     values = champion.config.model_dump(mode="json")
     how = Preprocessor.read(champion.path)[1].for_file(args.input, read_renames(args.rename) or None)
-    section = how.section_for(read_table(args.input, skip_rows=how.skip_rows), args.input)
+    export = how.export_section(args.input)
+    section = export or how.section_for(read_table(args.input, skip_rows=how.skip_rows), args.input)
     read_as = section.model_dump(mode="json", include=section.model_fields_set)
-    nothing = dict.fromkeys(("validation_path", "test_path", "item_from", "cache"))
+    nothing = dict.fromkeys(("validation_path", "test_path", "cache", *(() if export else ("item_from",))))
     values["data"] |= read_as | nothing | {"path": str(args.input), "source_options": {}, "fill": dict(how.fill)}
     values["data"] |= {"max_gap": how.max_gap, "split": SPLIT}
-    if values["data"]["convert_to"] is None:
+    if export:
+        values["data"] |= {"unit": None, "convert_to": how.unit}
+    elif values["data"]["convert_to"] is None:
         values["data"]["unit"] = how.unit
     if values["model"].get("pretrained") is not None and not model_class(values["model"]["type"]).is_baseline:
         values["model"]["pretrained"] = str(champion.path)
@@ -135,20 +131,24 @@ def challenger_config(champion: RunFolder, args: argparse.Namespace) -> RunConfi
     return config
 
 
-def readings_since(config: RunConfig, since: str | None) -> SourceTable:
+def readings_since(config: RunConfig, champion: Path, since: str | None) -> SourceTable:
     """The new readings, or those from a moment on."""
     from dataclasses import replace
 
     import pandas as pd
 
+    from tstune.data.preprocess import Preprocessor
     from tstune.data.sources import load_source
     from tstune.data.table import TIMESTAMP
 
     table = load_source(config.data)
+    if config.data.source != "csv":  # an export may hold more than the champion reads
+        table = Preprocessor.read(champion)[1].own_columns(table, Path(config.data.path))
     if since is None:
         return table
     try:
         moment = pd.Timestamp(since)
+        moment = moment if moment.tz is None else moment.tz_convert("UTC").tz_localize(None)
     except ValueError:
         raise ConfigError(f"--since {since}: write a day or a moment, e.g. 2024-07-18") from None
     frame = table.frame[table.frame[TIMESTAMP] >= moment]

@@ -18,9 +18,10 @@ from pydantic import TypeAdapter
 
 from tstune.config.managers import load_saved_config
 from tstune.config.schema import RunConfig
-from tstune.errors import FolderError, OutputError
+from tstune.errors import FolderError, OutputError, Preempted
 from tstune.foreign_files import damage, read_json, read_object, read_plain_yaml, read_rows
 from tstune.runtime.files import is_disk_trouble, sync_all
+from tstune.runtime.signals import StopSignal
 
 CONFIG, METRICS, VERDICT, MANIFEST = "config.yaml", "metrics.json", "verdict.json", "manifest.json"
 EVALUATION, WINDOWS, ENVIRONMENT, HISTORY = "evaluation.json", "windows.parquet", "environment.json", "history.jsonl"
@@ -208,34 +209,74 @@ class NewFolder:
         put_in_place(path, self.final, path.with_name(f"{path.name}-old"))
 
 
+@contextmanager
+def replacing(final: Path, overwrite: bool, inputs: Mapping[str, str | None]) -> Iterator[None]:
+    """An empty folder, ``--output``, by its final name; what was there, or nothing, comes back unless all goes well.
+
+    What a process left that was killed inside is put back by the next one.
+    """
+    prefix = f".{final.name}.replaced-{socket.gethostname()}-"
+    with writing(final, "--output"), StopSignal():
+        for old in final.parent.glob(f"{glob.escape(prefix)}*"):
+            process = int(old.name.removeprefix(prefix))
+            if process != os.getpid() and psutil.pid_exists(process):
+                raise OutputError(f"--output {final} belongs to process {process}; wait for it, or choose another folder")
+            _put_back(old, final)
+        refuse_full("--output", final, overwrite)
+        refuse_to_clobber(final, overwrite, inputs, "--output")
+        old, parents = final.with_name(f"{prefix}{os.getpid()}"), make_parents(final, "--output")
+        try:
+            final.mkdir(exist_ok=True)  # an empty folder stands for none
+            final.rename(old)
+            final.mkdir()
+            yield
+        except BaseException as error:
+            if old.exists():
+                _put_back(old, final)
+            remove_empty_parents(parents)
+            if isinstance(error, Preempted | KeyboardInterrupt):
+                raise type(error)(f"{final} is as it was; the same command begins anew") from None
+            raise
+        shutil.rmtree(old)
+
+
+def _put_back(old: Path, final: Path) -> None:
+    shutil.rmtree(final, ignore_errors=True)
+    old.rename(final)
+    remove_empty_parents([final])
+
+
 def refuse_full(flag: str, folder: Path | None, overwrite: bool) -> None:
     """Stop before anything is computed that could not be written, to a folder that a flag of the command line names."""
     if folder is not None and not overwrite and folder.is_dir() and any(folder.iterdir()):
         raise OutputError(f"{flag} {folder} already holds files; add --overwrite or choose another folder")
 
 
-def refuse_to_clobber(final: Path, overwrite: bool, inputs: Mapping[str, str | None]) -> None:
-    """Raise an `OutputError` if a folder must not be written there."""
-    with writing(final, "output_dir"):
-        _refuse_to_clobber(final, overwrite, inputs)
+def refuse_to_clobber(
+    final: Path, overwrite: bool, inputs: Mapping[str, str | None], key: str = "output_dir"
+) -> None:
+    """Raise an `OutputError` if a folder, which is said by this key, must not be written there."""
+    with writing(final, key):
+        _refuse_to_clobber(final, overwrite, inputs, key)
 
 
-def _refuse_to_clobber(final: Path, overwrite: bool, inputs: Mapping[str, str | None]) -> None:
+def _refuse_to_clobber(final: Path, overwrite: bool, inputs: Mapping[str, str | None], key: str) -> None:
+    named = _named(key, final)
     if final.is_symlink():
-        raise OutputError(f"output_dir={final} is a link; give the folder itself or another output_dir")
+        raise OutputError(f"{named} is a link; give the folder itself or another {key}")
     if final.is_file():
-        raise OutputError(f"output_dir={final} is a file; choose another output_dir")
+        raise OutputError(f"{named} is a file; choose another {key}")
     if not final.is_dir():
         return
     if any(final.iterdir()) and not overwrite:
-        raise OutputError(f"output_dir={final} already holds files; set overwrite=true or choose another output_dir")
+        raise OutputError(f"{named} already holds files; set overwrite=true or choose another {key}")
     place = final.resolve()
     if Path.cwd().is_relative_to(place):
-        raise OutputError(f"output_dir={final} cannot be written: it holds the current folder")
-    for key, path in inputs.items():
+        raise OutputError(f"{named} cannot be written: it holds the current folder")
+    for name, path in inputs.items():
         if path is not None and Path(path).exists() and Path(path).resolve().is_relative_to(place):
             raise OutputError(
-                f"output_dir={final} holds {key}={path}, which overwrite=true would delete; choose another output_dir"
+                f"{named} holds {_named(name, path)}, which overwriting would delete; choose another {key}"
             )
 
 
@@ -275,15 +316,19 @@ def writing(path: Path, key: str = "") -> Iterator[Path]:
     except Exception as error:
         if not is_disk_trouble(error):
             raise
-        named = f"{key}={path}" if key else path
+        named = _named(key, path) if key else path
         raise OutputError(f"{named} cannot be written: {getattr(error, 'strerror', None) or error}") from None
 
 
-def make_parents(path: Path) -> list[Path]:
+def _named(key: str, path: Path) -> str:
+    return f"{key} {path}" if key.startswith("--") else f"{key}={path}"
+
+
+def make_parents(path: Path, key: str = "output_dir") -> list[Path]:
     """Create the folders above a path; returns those that were not there."""
     made: list[Path] = []
     try:
-        with writing(path, "output_dir"):
+        with writing(path, key):
             for parent in reversed(path.parents):
                 if not parent.exists():
                     parent.mkdir(exist_ok=True)

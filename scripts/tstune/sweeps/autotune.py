@@ -39,7 +39,7 @@ from tstune.data.frequency import to_steps
 from tstune.data.panel_store import read_panel
 from tstune.data.prepared import PreparedData
 from tstune.domains import domain_of
-from tstune.errors import ConfigError, OutputError, TstuneError
+from tstune.errors import ConfigError, DataError, OutputError, TstuneError
 from tstune.evaluation.learning_curve import Foretold, foretell
 from tstune.evaluation.metrics import builtin_metric
 from tstune.evaluation.verdict import Verdict
@@ -101,6 +101,7 @@ FINISH_SECONDS, FINISH_SHARE, FINISH_MOST = 6.0, 0.05, 0.15
 and a share of all besides."""
 WAIT_SECONDS, GRACE_SECONDS = 0.5, 30.0
 """Between two looks at what other processes do; after which a candidate without a first sign of life is another's."""
+ALWAYS_SCORED = ("rmse", "mae", "mse_scaled", "mae_scaled", "mase")
 _SIGNED = ("bias", "coverage", "width", "profile", "num_windows")
 
 
@@ -566,7 +567,9 @@ def autotune(
         study = optuna.create_study(storage=database, study_name=name, load_if_exists=True)
         _check_same(study, base, folder, asked)
         search = Search(base, prepared, weights, metric, higher, folder, 60 * minutes, begun, study, database)
-        if not search.is_over:
+        if search.is_over:
+            print(f"{folder} holds this search already; another --output begins a new one", flush=True)
+        else:
             search.run()
         return search.finish()
 
@@ -606,12 +609,19 @@ def _settled(
         said = quiet()  # of the same data again
     if horizon is not None:
         ahead = to_steps(int(horizon) if str(horizon).isdigit() else horizon, panel.frequency, "--horizon")
+        if ahead < 1:
+            raise ConfigError(f"--horizon {horizon} is no step of {panel.frequency}; give 1 or more, or a time as 2h")
         config = config.changing("model", prediction_length=ahead)
     metrics = config.evaluation.metrics
     if builtin_metric(metric) is not None and metric not in ("rmse", "mae", "mase", *metrics):
         config = config.changing("evaluation", metrics=[*metrics, metric])
-    with said:
-        data = configured_data(config)
+    try:
+        with said:
+            data = configured_data(config)
+    except DataError as error:
+        if horizon is None:
+            raise
+        raise DataError(str(error).replace("model.prediction_length=", "--horizon ")) from None  # what was asked by
     strides = {}
     for part, most in MOST_WINDOWS.items():
         key, windows = f"{part}_stride", len(data.windows[part])
@@ -622,6 +632,12 @@ def _settled(
         data = configured_data(config)
     config = data.settle(config)
     check_metrics(config, data.preprocessor.unit)
+    columns = [*ALWAYS_SCORED, *(f"{name}@{ahead}" for ahead in config.evaluation.horizons for name in ("rmse", "mae"))]
+    if metric not in columns and not config.evaluation.metrics:
+        raise ConfigError(
+            f"--metric {metric} is no column of these scores: {', '.join(columns)}; others are named by "
+            "evaluation.metrics=[…], as docs/judging.md lists them"
+        )
     alone = config.changing("tracking", register_as=None, run_name=None)
     return alone.model_copy(update={"overwrite": False}), data
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import fcntl
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -10,24 +13,33 @@ import numpy as np
 import pandas as pd
 import torch
 
-from tstune.data.files import read_table
 from tstune.data.fingerprints import CHECK, LEARNED
-from tstune.data.frequency import parse_frequency
+from tstune.data.frequency import fixed_step, parse_frequency
 from tstune.data.panel import MISSING, OBSERVED, Panel
 from tstune.data.scaler import category_codes
 from tstune.data.splits import WindowRanges
-from tstune.data.table import ITEM, TIMESTAMP, Roles
+from tstune.data.table import ITEM, TIMESTAMP, Roles, SourceTable
 from tstune.data.windows import WindowDataset
 from tstune.domains import domain_of
 from tstune.errors import DataError
 from tstune.evaluation.drift import INPUT, Drift, DriftRule, find_drift, hourly_signals
 from tstune.evaluation.intervals import AdaptiveConformal
 from tstune.evaluation.record import KeptForecasts
+from tstune.foreign_files import CHECKSUMS, sha256_of
 from tstune.models.contract import ForecastModel, context_spread, require_numbers
 from tstune.models.predict import Forecasts, forecast_batch, future_timestamps, known_future
 from tstune.models.registry import load_model
 from tstune.registry.model_registry import PREFIX, open_registry, saved_folder
-from tstune.runs.folder import MANIFEST, METRICS, VERDICT, RunFolder, make_parents
+from tstune.runs.folder import (
+    MANIFEST,
+    METRICS,
+    PREPROCESSOR,
+    VERDICT,
+    RunFolder,
+    make_parents,
+    remove_empty_parents,
+    writing,
+)
 from tstune.runs.report.blocks import Cells, Fact, Facts, Figure, LegendEntry, ReportSection, Table, Text
 from tstune.runs.report.charts import Axes, Line, both, line_chart
 from tstune.runs.report.render import as_html, write_page
@@ -51,7 +63,8 @@ class Monitored:
         promised: RMSE on the test windows of its run.
         rule: what a drift is.
         drifts: the earliest first.
-        intervals: adapted quantiles of every row of the table, NaN before there are any; and their levels.
+        ahead: what comes after the readings, as `predict` gives it, with quantiles that follow the stream.
+        levels: of quantiles.
         weeks: one row per week: readings, RMSE, MAE, share of readings inside the interval, as calibrated and adapted.
     """
 
@@ -61,7 +74,7 @@ class Monitored:
     promised: float | None
     rule: DriftRule
     drifts: tuple[Drift, ...]
-    intervals: np.ndarray
+    ahead: pd.DataFrame
     levels: tuple[float, ...]
     weeks: pd.DataFrame
 
@@ -72,7 +85,8 @@ class Monitored:
 
     def sentence(self) -> str:
         """What a reader should know first."""
-        days = (self.table[TIMESTAMP].max() - self.table[TIMESTAMP].min()).days
+        times = self.table.groupby(ITEM, observed=True)[TIMESTAMP]
+        days = (times.max() - times.min()).max().days
         if days < self.rule.reference_days:
             return f"{self.name}: day {days} of the {self.rule.reference_days:g} that show how it usually is."
         if not self.drifts:
@@ -128,30 +142,51 @@ def monitor(
         run = RunFolder(place)
         model = load_model(run.path, trust_code)
         learned, promised = _learned_until(run), _promised(run)
+        made_by = sha256_of(run / (CHECKSUMS if run.has(CHECKSUMS) else PREPROCESSOR))
     if not isinstance(readings, pd.DataFrame):
         model.preprocessor = model.preprocessor.for_file(Path(readings), rename)
     state = folder / f"forecasts-{name.replace(':', '-')}.parquet"
-    kept = RunFolder(folder).read_table(state.name) if state.is_file() else None
-    if kept is not None and kept.attrs.get("num_steps") != model.config.model.prediction_length:
-        raise DataError(f"{state} is of another model than {spec}; choose another folder, or remove it")
-    table = _kept_and_new(model, readings, future, kept, learned, name)
-    levels = tuple(model.quantile_levels) or LEVELS
-    method = AdaptiveConformal(levels, model.config.forecast.adaptation_rate)
-    intervals, calibrated = _adapted(table, name, method, rule)
-    signals = hourly_signals(table, f"{_FORECAST}{name}", rule)
-    found = Monitored(
-        name=name,
-        table=table,
-        unit=model.preprocessor.unit,
-        promised=promised,
-        rule=rule,
-        drifts=tuple(find_drift(signals, rule)),
-        intervals=intervals,
-        levels=levels,
-        weeks=_by_week(table, name, levels, calibrated, intervals),
-    )
-    _write(found, folder, state)
+    with _alone(folder):
+        kept = RunFolder(folder).read_table(state.name) if state.is_file() else None
+        if kept is not None and kept.attrs.get("made_by") != made_by:
+            raise DataError(f"{state} is of another model than {spec}; choose another --output")
+        table, fresh = _kept_and_new(model, readings, future, kept, learned, name)
+        table.attrs["made_by"] = made_by
+        stream = pd.concat([table, fresh], ignore_index=True)
+        stream.attrs = table.attrs
+        levels = tuple(model.quantile_levels) or LEVELS
+        method = AdaptiveConformal(levels, model.config.forecast.adaptation_rate)
+        intervals, calibrated = _adapted(stream, name, method, rule)
+        signals = hourly_signals(table, f"{_FORECAST}{name}", rule)
+        found = Monitored(
+            name=name,
+            table=table,
+            unit=model.preprocessor.unit,
+            promised=promised,
+            rule=rule,
+            drifts=tuple(find_drift(signals, rule)),
+            ahead=_ahead(stream, name, intervals, levels),
+            levels=levels,
+            weeks=_by_week(table, name, calibrated[: len(table)], intervals[: len(table)]),
+        )
+        _write(found, folder, state)
     return found
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Another call on this folder waits, and goes on from what this one kept; a folder that stays empty goes away."""
+    made = make_parents(folder / RESULT, "--output")
+    try:
+        with writing(folder, "--output"):
+            place = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            fcntl.flock(place, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(place)
+    finally:
+        remove_empty_parents(made)
 
 
 def _learned_until(run: RunFolder) -> dict[str, np.datetime64]:
@@ -174,14 +209,19 @@ def _kept_and_new(
     kept: pd.DataFrame | None,
     learned: Mapping[str, np.datetime64],
     name: str,
-) -> pd.DataFrame:
-    """The kept table with what arrived: truth and inputs of its rows, and forecasts that begin behind them."""
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """The kept table with what arrived: truth and inputs of its rows, and forecasts that begin behind them.
+
+    The second are forecasts that begin with the first step after the readings and are not kept.
+    """
     how = model.preprocessor
-    frame = readings if isinstance(readings, pd.DataFrame) else read_table(Path(readings), skip_rows=how.skip_rows)
-    source = how.read_frame(frame, "input" if isinstance(readings, pd.DataFrame) else Path(readings))
+    source = how.read_new(readings)
+    if kept is not None:
+        source = _in_step(source, kept, how.frequency)
     panel = how.panel_of(source)
     last = {} if kept is None else kept.groupby(ITEM, observed=True)[_ORIGIN].max().to_dict()
-    windows, starts = _windows(model, panel, future, category_codes(source, how.roles, panel.item_ids), last, learned)
+    categories = category_codes(source, how.roles, panel.item_ids)
+    windows, starts, fresh = _windows(model, panel, future, categories, last, learned)
     tables = [] if kept is None else [kept]
     if len(starts):
         tables.append(_forecasts(model, windows, starts, name))
@@ -200,7 +240,22 @@ def _kept_and_new(
         "windows_at_once": 1024,
         "timezone": source.zone,
     }
-    return _with_truth(table, panel)
+    fresh = _forecasts(model, windows, fresh, name) if len(fresh) else table.iloc[:0]
+    return _with_truth(table, panel), fresh
+
+
+def _in_step(source: SourceTable, kept: pd.DataFrame, frequency: str) -> SourceTable:
+    """Readings at the nearest steps of those that were kept: a new sensor may begin at another minute."""
+    zones = source.zone, kept.attrs["timezone"]
+    if (zones[0] is None) != (zones[1] is None):
+        known = ["no zone" if zone is None else f"the zone {zone}" for zone in zones]
+        raise DataError(f"the times have {known[0]}, those before them had {known[1]}: write them as before")
+    step, frame = fixed_step(parse_frequency(frequency)), source.frame
+    if step is None:
+        return source
+    first = frame[ITEM].map(kept.groupby(ITEM, observed=True)[TIMESTAMP].min())
+    nearest = first + ((frame[TIMESTAMP] - first) / step).round() * step
+    return replace(source, frame=frame.assign(**{TIMESTAMP: nearest.fillna(frame[TIMESTAMP])}))
 
 
 def _windows(
@@ -210,13 +265,16 @@ def _windows(
     categories: np.ndarray | None,
     last: Mapping[str, pd.Timestamp],
     learned: Mapping[str, np.datetime64],
-) -> tuple[WindowDataset, np.ndarray]:
-    """Windows that begin one horizon apart, up to the end of each series, where nothing is known of their future."""
+) -> tuple[WindowDataset, np.ndarray, np.ndarray]:
+    """Windows that begin one horizon apart, up to the end of each series, where nothing is known of their future.
+
+    The second starts are of windows between these that forecast what comes after the last reading.
+    """
     lengths = model.config.model.context_length, model.config.model.prediction_length
     needed = model.preprocessor.min_context or lengths[0]
     step = parse_frequency(panel.frequency)
     roomy = panel if panel.roles.control and future is None else _with_room(model, panel, future)
-    starts = []
+    starts, fresh = [], []
     for item, item_id in enumerate(panel.item_ids):
         begin, end = roomy.segment_start[item : item + 2]
         rows = np.arange(begin + needed, end - lengths[1] + 1)
@@ -226,12 +284,20 @@ def _windows(
         first, until = last.get(item_id, roomy.timestamps[rows[0]]), roomy.timestamps[rows[-1]]
         moments = pd.date_range(first, until, freq=step * lengths[1])
         moments = moments[moments > last[item_id]] if item_id in last else moments
-        starts.append(rows[np.isin(roomy.timestamps[rows], moments.to_numpy("datetime64[ns]"))] - lengths[0])
+        is_due = np.isin(roomy.timestamps[rows], moments.to_numpy("datetime64[ns]"))
+        starts.append(rows[is_due] - lengths[0])
+        if not is_due[-1] and until > first:
+            fresh.append(rows[-1:] - lengths[0])
     ranges = WindowRanges(roomy.segment_start[:-1], np.ones(len(panel.item_ids), np.int64), 1)
     windows = WindowDataset(roomy, ranges, *lengths, min_context=needed, categories=categories)
-    starts = np.concatenate([np.zeros(0, np.int64), *starts])
-    plan = roomy.status[starts[:, None] + lengths[0] + np.arange(lengths[1])][..., _controls(panel.roles)]
-    return windows, starts[(plan != MISSING).all(axis=(1, 2))]
+
+    def planned(found: list[np.ndarray]) -> np.ndarray:
+        """Those whose known future is there."""
+        found = np.concatenate([np.zeros(0, np.int64), *found])
+        plan = roomy.status[found[:, None] + lengths[0] + np.arange(lengths[1])][..., _controls(panel.roles)]
+        return found[(plan != MISSING).all(axis=(1, 2))]
+
+    return windows, planned(starts), planned(fresh)
 
 
 def _controls(roles: Roles) -> slice:
@@ -329,7 +395,7 @@ def _adapted(
 
 
 def _by_week(
-    table: pd.DataFrame, name: str, levels: tuple[float, ...], calibrated: np.ndarray, adapted: np.ndarray
+    table: pd.DataFrame, name: str, calibrated: np.ndarray, adapted: np.ndarray
 ) -> pd.DataFrame:
     """Of the readings of each week: how many, RMSE, MAE, and the share inside the outermost interval."""
     truth, known = table["truth"], table["truth"].notna()
@@ -346,11 +412,9 @@ def _by_week(
 
 def _write(found: Monitored, folder: Path, state: Path) -> None:
     """The state last: a call that was stopped before is made again."""
-    make_parents(folder / state.name)
     run = RunFolder(folder)
-    ahead = _ahead(found)
     with aside(folder / AHEAD) as file:
-        without_formulas(ahead).to_csv(file, index=False)
+        without_formulas(found.ahead).to_csv(file, index=False)
     run.write_json(RESULT, found.to_dict())
     domain = domain_of(found.unit)
     write_page(folder / PAGE, as_html(f"Monitor: {found.name}", _sections(found), domain.warning if domain else None))
@@ -358,21 +422,22 @@ def _write(found: Monitored, folder: Path, state: Path) -> None:
         found.table.to_parquet(file, index=False)
 
 
-def _ahead(found: Monitored) -> pd.DataFrame:
+def _ahead(table: pd.DataFrame, name: str, intervals: np.ndarray, levels: tuple[float, ...]) -> pd.DataFrame:
     """The last forecast of every series, as `predict` gives it, with the adapted quantiles."""
-    table, attrs = found.table, found.table.attrs
+    attrs = table.attrs
     rows = np.flatnonzero(table[_ORIGIN] == table.groupby(ITEM, observed=True)[_ORIGIN].transform("max"))
     shape = -1, attrs["num_steps"], len(attrs["target_std"])
-    last, intervals = table.iloc[rows], found.intervals[rows]
-    return Forecasts(
-        forecasts=last[f"{_FORECAST}{found.name}"].to_numpy().reshape(shape),
+    last, intervals = table.iloc[rows], intervals[rows]
+    forecasts = Forecasts(
+        forecasts=last[f"{_FORECAST}{name}"].to_numpy().reshape(shape),
         timestamps=last[TIMESTAMP].to_numpy().reshape(shape)[..., 0],
         timezone=attrs["timezone"],
         item_ids=tuple(dict.fromkeys(last[ITEM])),
         targets=tuple(dict.fromkeys(last["target"])),
-        quantiles=None if np.isnan(intervals).any() else intervals.reshape(*shape, len(found.levels)),
-        quantile_levels=found.levels,
-    ).to_frame()
+        quantiles=None if np.isnan(intervals).any() else intervals.reshape(*shape, len(levels)),
+        quantile_levels=levels,
+    )
+    return forecasts.to_frame().sort_values([ITEM, TIMESTAMP], ignore_index=True)
 
 
 def _sections(found: Monitored) -> list[ReportSection]:
