@@ -47,13 +47,23 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     option = parser.add_argument
     option("model", help="run folder of the shared model, or registry:name@alias, registry:name:version")
     option("overrides", nargs="*", metavar="key=value", help="changes to its recipe, e.g. data.path=new.csv")
-    option("--days", nargs="+", type=float, default=[0, 1, 3, 7, 14], metavar="N", help="(default: 0 1 3 7 14)")
+    option(
+        "--days", nargs="+", type=_day_or_change, default=[0, 1, 3, 7, 14], metavar="N", help="(default: 0 1 3 7 14)"
+    )
     option("--people", nargs="+", metavar="NAME", help="who is new; left out: whom the model does not know")
     option("--output", required=True, type=Path, metavar="folder", help="where tables and page go")
     option("--overwrite", action="store_true", help="replace what an earlier call left there")
     add_registry_argument(parser)
     add_trust_argument(parser)
-    return parser.parse_intermixed_args(argv)
+    args = parser.parse_intermixed_args(argv)
+    args.overrides += [word for word in args.days if isinstance(word, str)]
+    args.days = [word for word in args.days if not isinstance(word, str)]
+    return args
+
+
+def _day_or_change(word: str) -> float | str:
+    """What follows --days: a number, or a key=value that belongs to the recipe."""
+    return word if "=" in word else float(word)
 
 
 @exits_cleanly
