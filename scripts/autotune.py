@@ -65,9 +65,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     print("\n".join(filter(None, (found.sentence, found.came_true))))
     late = sum(why.startswith("no time left") for why in found.not_tried.values())
     if late:
-        print(f"not tried for want of time: {late} candidates, see the report; more --minutes and another --output try more")
+        print(f"not tried for want of time: {late} candidates (report); more --minutes and another --output try them")
     data = "…" if args.data.endswith((".yaml", ".yml")) else args.data
-    print(f"forecast: python scripts/predict_forecast.py --model {found.folder}/best --input {data} --output forecast.csv")
+    print(
+        f"forecast: python scripts/predict_forecast.py --model {found.folder}/best --input {data} --output forecast.csv"
+    )
     print(f"report: {found.folder}/report.html\nrecipe: {found.folder}/best.yaml")
     return EXIT_OK
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,12 +17,13 @@ import manage_registry
 import monitor_model
 import retune
 from tstune.config.validation import validate
-from tstune.errors import EXIT_DRIFT, EXIT_NOT_PROMOTED
+from tstune.errors import EXIT_DRIFT, EXIT_NOT_PROMOTED, DataError
 from tstune.evaluation.drift import DriftRule, find_drift
 from tstune.evaluation.record import KeptForecasts
 from tstune.models.registry import load_model, model_class
 from tstune.registry import open_registry
 from tstune.runs.compare.monitoring import monitor
+from tstune.runs.folder import RunFolder
 
 START = pd.Timestamp("2024-01-01")
 LEARNED, CHANGE, HOURS = 400, 1000, 1500
@@ -111,11 +113,17 @@ def test_a_kept_forecast_is_what_the_model_says_of_the_readings_before_it(desk: 
     assert (last["truth"].isna() == (last["timestamp"] > calm["timestamp"].max())).all()
     assert last["truth"].isna().any(), "nobody knows yet"
     ahead = pd.read_csv(desk / "ahead.csv")
-    assert ahead["load"].tolist() == pytest.approx(last["forecast/run"].tolist())
+    assert ahead["load"].tolist() == pytest.approx(model.predict(calm)["load"].tolist())
     assert (ahead["load_q0.1"] < ahead["load_q0.9"]).all()
     few = calm[calm["timestamp"] < START + pd.Timedelta("500h")]
+    years = pd.to_timedelta(365 * (few["item_id"] == "b"), unit="D")
+    few = few.assign(timestamp=few["timestamp"] + years).sample(frac=1, random_state=0)
     assert "of the 30 that show how it usually is" in monitor("run", few, desk / "few").sentence()
-    ahead = pd.read_csv(desk / "few/ahead.csv")
+    ahead = pd.read_csv(desk / "few/ahead.csv", parse_dates=["timestamp"])
+    begins = ahead.groupby("item_id")["timestamp"].min()
+    assert (begins == few.groupby("item_id")["timestamp"].max() + pd.Timedelta("1h")).all(), "behind the last reading"
+    alone = model.predict(few.sort_values("timestamp"))
+    assert ahead["load"].tolist() == pytest.approx(alone.sort_values(["item_id", "timestamp"])["load"].tolist())
     assert list(ahead.columns) == ["item_id", "timestamp", "load"], "no interval before the reference is complete"
 
 
@@ -131,6 +139,29 @@ def test_called_once_or_again_and_again_the_numbers_are_the_same(desk: Path) -> 
     pd.testing.assert_frame_equal(found.table, once.table, rtol=1e-6)
     assert found.drifts == once.drifts
     assert len(once.drifts) >= 2
+
+
+def test_a_new_sensor_at_other_minutes_goes_on_and_what_is_of_another_kind_does_not(desk: Path) -> None:
+    calm = pd.read_csv("calm.csv", parse_dates=["timestamp"])
+    change, watch = START + pd.Timedelta("600h"), desk / "watch"
+    old = calm[calm["timestamp"] < change]
+    new = calm[calm["timestamp"].between(change - pd.Timedelta("60h"), change + pd.Timedelta("99h"))]
+    first = monitor("run", old, watch).table
+    shifted = new.assign(timestamp=new["timestamp"] + pd.Timedelta("7min"))
+    table = monitor("run", shifted, watch).table
+    assert table["timestamp"].dt.minute.eq(0).all()
+    assert len(table) > len(first)
+    expected = monitor("run", calm[calm["timestamp"] < change + pd.Timedelta("100h")], desk / "once").table
+    pd.testing.assert_frame_equal(table, expected, rtol=1e-6)
+    with pytest.raises(DataError, match="the times have the zone UTC, those before them had no zone"):
+        monitor("run", new.assign(timestamp=new["timestamp"].dt.tz_localize("UTC")), watch)
+    shutil.copytree("run", desk / "run")
+    with (desk / "run/checksums.json").open("a") as file:  # as another training would
+        file.write("\n")
+    before = tiny.snapshot(watch)
+    with pytest.raises(DataError, match=r"is of another model than .*; choose another --output"):
+        monitor(str(desk / "run"), new, watch)
+    assert tiny.snapshot(watch) == before
 
 
 def test_a_change_is_found_and_the_intervals_follow(desk: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -185,6 +216,37 @@ def test_one_that_is_not_leaves_the_alias_where_it_is(own_registry, capsys) -> N
     assert errors_in(capsys.readouterr().err) == [
         f"error: --output {output} already holds files; add --overwrite or choose another folder"
     ]
+    before = tiny.snapshot(output)
+    shutil.copy("calm.csv", output / "calm.csv")
+    for name in (output / "calm.csv", "old.csv"):  # would be deleted; is refused after the champion was copied
+        assert retune.main([champion, "--input", str(name), "--output", str(output), "--overwrite"]) == 2
+    (output / "calm.csv").unlink()
+    assert tiny.snapshot(output) == before
+    killed = output.with_name(f".{output.name}.replaced-{socket.gethostname()}-{2**22 + 1}")  # no process can be that
+    output.rename(killed)
+    output.mkdir()
+    assert retune.main(arguments) == 2
+    assert tiny.snapshot(output) == before, "what a killed process moved away is back"
+    assert retune.main([*arguments, "--overwrite"]) == EXIT_NOT_PROMOTED
+    assert [path.name for path in own_registry.iterdir() if "retuned" in path.name] == ["retuned"]
+
+
+def test_a_tuned_network_is_tuned_further(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tiny.series(400).to_csv(tmp_path / "old.csv", index=False)
+    tiny.series(800)[lambda table: table["timestamp"] >= START + pd.Timedelta("400h")].to_csv(
+        tmp_path / "new.csv", index=False
+    )
+    values = tiny.recipe(tmp_path / "old.csv", tmp_path / "run", tiny.write_checkpoint(tmp_path / "checkpoint"))
+    values = tiny.merged(values, {"training": {"max_steps": 2}, "evaluation": {"baselines": [], "report": False}})
+    model_class("ttm")(validate(values, "test")).fit(output_dir=tmp_path / "run")
+    monkeypatch.setenv("TSTUNE_REGISTRY", str(tmp_path / "registry"))
+    open_registry().register(tmp_path / "run", "load")
+    open_registry().set_alias("load:1", "champion")
+    words = ["registry:load@champion", "--input", str(tmp_path / "new.csv"), "--output", str(tmp_path / "retuned")]
+    assert retune.main([*words, "training.max_steps=3"]) in (0, EXIT_NOT_PROMOTED)
+    challenger = RunFolder(tmp_path / "retuned/challenger")
+    assert challenger.config.model.pretrained == str(tmp_path / "retuned/champion"), "it begins where the other ended"
+    assert challenger.history[-1]["step"] == 3
 
 
 @pytest.mark.parametrize(
@@ -192,6 +254,8 @@ def test_one_that_is_not_leaves_the_alias_where_it_is(own_registry, capsys) -> N
     [
         (["--input", "old.csv"], "leak trained_on: --model "),
         (["--input", "calm.csv", "--since", "2030-01-01"], "--since 2030-01-01: calm.csv ends on 2024-03-03"),
+        (["--input", "calm.csv", "--since", "2030-01-01T00:00+02:00"], "calm.csv ends on 2024-03-03"),
+        (["--input", "registry"], "registry is a folder; give one table"),
         (["--input", "calm.csv", "--since", "soon"], "--since soon: write a day or a moment, e.g. 2024-07-18"),
         (["--input", "calm.csv", "data.splt.test=0.5"], "did you mean data.split"),
         (["--input", "nope.csv"], "nope.csv does not exist"),

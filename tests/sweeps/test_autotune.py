@@ -18,7 +18,7 @@ from support.tiny import series, write_desk
 import autotune as script
 import finetune_ttm
 import tstune
-from tstune.errors import ConfigError, OutputError
+from tstune.errors import ConfigError, OutputError, TstuneError
 from tstune.models.registry import load_model
 from tstune.runs.folder import RunFolder
 from tstune.sweeps import autotune as module
@@ -238,12 +238,30 @@ def test_a_metric_that_is_higher_where_it_is_better(search):
     assert scores == sorted(scores, reverse=True)
 
 
-def test_another_search_is_not_mixed_in(search):
-    search(minutes=0.02)
+def test_another_search_is_not_mixed_in(search, tmp_path, capsys):
+    words = ["--data", str(tmp_path / "recipe.yaml"), "--output", str(tmp_path / "found"), "--minutes=0.02"]
+    assert script.main(words) == script.main(words) == 0
+    said = capsys.readouterr().out
+    assert "candidates (report); more --minutes and another --output try them" in said
+    assert "found holds this search already; another --output begins a new one" in said
     with pytest.raises(OutputError, match="another --output"):
         search(minutes=0.02, metric="mae")
     with pytest.raises(ConfigError, match="neither a higher nor a lower"):
         search(metric="bias")
+
+
+@pytest.mark.parametrize(
+    ("asked", "words"),
+    [
+        ({"horizon": "0"}, "--horizon 0 is no step of h"),
+        ({"horizon": "900"}, "the longest series has 400; this works: .*--horizon 48 "),
+        ({"metric": "rmsee"}, "--metric rmsee is no column of these scores: rmse, mae"),
+    ],
+)
+def test_what_cannot_be_searched_is_refused_before_anything_is_written(search, tmp_path, asked, words):
+    with pytest.raises(TstuneError, match=words):
+        search(**asked)
+    assert not (tmp_path / "found").exists()
 
 
 def test_a_table_without_a_recipe(tmp_path, monkeypatch, capsys):

@@ -53,7 +53,7 @@ def read_table(path: Path, report: CleaningReport | None = None, skip_rows: int 
     """
     report = CleaningReport() if report is None else report
     if path.is_dir():
-        raise DataError(f"{path} is a folder, and its files are no exports that a source knows; give one table")
+        raise DataError(f"{path} is a folder; give one table")
     if not path.is_file():
         raise DataError(f"data file {path} does not exist (data.path is relative to the current folder)")
     kind = kind_of(path)

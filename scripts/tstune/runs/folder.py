@@ -220,7 +220,7 @@ def replacing(final: Path, overwrite: bool, inputs: Mapping[str, str | None]) ->
         for old in final.parent.glob(f"{glob.escape(prefix)}*"):
             process = int(old.name.removeprefix(prefix))
             if process != os.getpid() and psutil.pid_exists(process):
-                raise OutputError(f"--output {final} belongs to process {process}; wait for it, or choose another folder")
+                raise OutputError(f"--output {final} belongs to process {process}; wait, or choose another folder")
             _put_back(old, final)
         refuse_full("--output", final, overwrite)
         refuse_to_clobber(final, overwrite, inputs, "--output")
@@ -237,7 +237,7 @@ def replacing(final: Path, overwrite: bool, inputs: Mapping[str, str | None]) ->
             if isinstance(error, Preempted | KeyboardInterrupt):
                 raise type(error)(f"{final} is as it was; the same command begins anew") from None
             raise
-        shutil.rmtree(old)
+        shutil.rmtree(old.rename(old.with_name(f".{final.name}.old-{os.getpid()}")))  # half of it is not put back
 
 
 def _put_back(old: Path, final: Path) -> None:
@@ -252,9 +252,7 @@ def refuse_full(flag: str, folder: Path | None, overwrite: bool) -> None:
         raise OutputError(f"{flag} {folder} already holds files; add --overwrite or choose another folder")
 
 
-def refuse_to_clobber(
-    final: Path, overwrite: bool, inputs: Mapping[str, str | None], key: str = "output_dir"
-) -> None:
+def refuse_to_clobber(final: Path, overwrite: bool, inputs: Mapping[str, str | None], key: str = "output_dir") -> None:
     """Raise an `OutputError` if a folder, which is said by this key, must not be written there."""
     with writing(final, key):
         _refuse_to_clobber(final, overwrite, inputs, key)

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import fcntl
-import os
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -13,6 +10,7 @@ import numpy as np
 import pandas as pd
 import torch
 
+from tstune.data.files import read_table
 from tstune.data.fingerprints import CHECK, LEARNED
 from tstune.data.frequency import fixed_step, parse_frequency
 from tstune.data.panel import MISSING, OBSERVED, Panel
@@ -37,8 +35,6 @@ from tstune.runs.folder import (
     VERDICT,
     RunFolder,
     make_parents,
-    remove_empty_parents,
-    writing,
 )
 from tstune.runs.report.blocks import Cells, Fact, Facts, Figure, LegendEntry, ReportSection, Table, Text
 from tstune.runs.report.charts import Axes, Line, both, line_chart
@@ -146,47 +142,30 @@ def monitor(
     if not isinstance(readings, pd.DataFrame):
         model.preprocessor = model.preprocessor.for_file(Path(readings), rename)
     state = folder / f"forecasts-{name.replace(':', '-')}.parquet"
-    with _alone(folder):
-        kept = RunFolder(folder).read_table(state.name) if state.is_file() else None
-        if kept is not None and kept.attrs.get("made_by") != made_by:
-            raise DataError(f"{state} is of another model than {spec}; choose another --output")
-        table, fresh = _kept_and_new(model, readings, future, kept, learned, name)
-        table.attrs["made_by"] = made_by
-        stream = pd.concat([table, fresh], ignore_index=True)
-        stream.attrs = table.attrs
-        levels = tuple(model.quantile_levels) or LEVELS
-        method = AdaptiveConformal(levels, model.config.forecast.adaptation_rate)
-        intervals, calibrated = _adapted(stream, name, method, rule)
-        signals = hourly_signals(table, f"{_FORECAST}{name}", rule)
-        found = Monitored(
-            name=name,
-            table=table,
-            unit=model.preprocessor.unit,
-            promised=promised,
-            rule=rule,
-            drifts=tuple(find_drift(signals, rule)),
-            ahead=_ahead(stream, name, intervals, levels),
-            levels=levels,
-            weeks=_by_week(table, name, calibrated[: len(table)], intervals[: len(table)]),
-        )
-        _write(found, folder, state)
+    kept = RunFolder(folder).read_table(state.name) if state.is_file() else None
+    if kept is not None and kept.attrs.get("made_by", made_by) != made_by:
+        raise DataError(f"{state} is of another model than {spec}; choose another --output")
+    table, fresh = _kept_and_new(model, readings, future, kept, learned, name)
+    table.attrs["made_by"] = made_by
+    stream = pd.concat([table, fresh], ignore_index=True)
+    stream.attrs = table.attrs
+    levels = tuple(model.quantile_levels) or LEVELS
+    method = AdaptiveConformal(levels, model.config.forecast.adaptation_rate)
+    intervals, calibrated = _adapted(stream, name, method, rule)
+    signals = hourly_signals(table, f"{_FORECAST}{name}", rule)
+    found = Monitored(
+        name=name,
+        table=table,
+        unit=model.preprocessor.unit,
+        promised=promised,
+        rule=rule,
+        drifts=tuple(find_drift(signals, rule)),
+        ahead=_ahead(stream, name, intervals, levels),
+        levels=levels,
+        weeks=_by_week(table, name, calibrated[: len(table)], intervals[: len(table)]),
+    )
+    _write(found, folder, state)
     return found
-
-
-@contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """Another call on this folder waits, and goes on from what this one kept; a folder that stays empty goes away."""
-    made = make_parents(folder / RESULT, "--output")
-    try:
-        with writing(folder, "--output"):
-            place = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            fcntl.flock(place, fcntl.LOCK_EX)
-            yield
-        finally:
-            os.close(place)
-    finally:
-        remove_empty_parents(made)
 
 
 def _learned_until(run: RunFolder) -> dict[str, np.datetime64]:
@@ -215,7 +194,9 @@ def _kept_and_new(
     The second are forecasts that begin with the first step after the readings and are not kept.
     """
     how = model.preprocessor
-    source = how.read_new(readings)
+    name_of = "input" if isinstance(readings, pd.DataFrame) else Path(readings)
+    frame = readings if isinstance(readings, pd.DataFrame) else read_table(name_of, skip_rows=how.skip_rows)
+    source = how.read_frame(frame, name_of)
     if kept is not None:
         source = _in_step(source, kept, how.frequency)
     panel = how.panel_of(source)
@@ -394,9 +375,7 @@ def _adapted(
     return tuple(np.where(is_early[:, None, None, None], np.nan, one).reshape(nothing.shape) for one in (found, once))
 
 
-def _by_week(
-    table: pd.DataFrame, name: str, calibrated: np.ndarray, adapted: np.ndarray
-) -> pd.DataFrame:
+def _by_week(table: pd.DataFrame, name: str, calibrated: np.ndarray, adapted: np.ndarray) -> pd.DataFrame:
     """Of the readings of each week: how many, RMSE, MAE, and the share inside the outermost interval."""
     truth, known = table["truth"], table["truth"].notna()
     error = table[f"{_FORECAST}{name}"] - truth
@@ -412,6 +391,7 @@ def _by_week(
 
 def _write(found: Monitored, folder: Path, state: Path) -> None:
     """The state last: a call that was stopped before is made again."""
+    make_parents(folder / state.name, "--output")
     run = RunFolder(folder)
     with aside(folder / AHEAD) as file:
         without_formulas(found.ahead).to_csv(file, index=False)
