@@ -25,7 +25,7 @@ READMES = sorted(
 SCRIPTS = sorted(
     path.relative_to(ROOT).as_posix() for folder in ("scripts", "benchmarks") for path in (ROOT / folder).glob("*.py")
 )
-RUN_README = "scripts/tstune/runs/readme.py"  # writes the README of a run folder
+RUN_README = "scripts/tstune/runs/readme.md.jinja"  # the README of a run folder
 MAKEFILE = "Makefile"
 SOURCES = [*READMES, *SCRIPTS, RUN_README, MAKEFILE]
 
