@@ -508,7 +508,7 @@ def test_all_families_were_covered() -> None:
 
 README = (Path(__file__).parents[2] / "recipes/README.md").read_text(encoding="utf-8")
 SECTION = README.partition("## Model families")[2].partition("\n## ")[0]
-HEADER, _, *LINES = [line for line in SECTION.splitlines() if line.startswith("|")]
+HEADER, _, *LINES = next(part for part in SECTION.split("\n\n") if part.startswith("|")).splitlines()
 COLUMNS = [cell.strip() for cell in HEADER.strip("|").split("|")]
 FAMILIES = {
     re.search(r"`(\w+)`", line)[1]: dict(zip(COLUMNS, (c.strip() for c in line.strip("|").split("|")), strict=True))
