@@ -18,7 +18,7 @@ Exit codes: 0 done, 2 your input needs a change (one `error:` line says which).
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -47,23 +47,34 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     option = parser.add_argument
     option("model", help="run folder of the shared model, or registry:name@alias, registry:name:version")
     option("overrides", nargs="*", metavar="key=value", help="changes to its recipe, e.g. data.path=new.csv")
+    days = (0.0, 1.0, 3.0, 7.0, 14.0)
+    option("--days", nargs="+", type=_or_change(float), default=days, metavar="N", help="(default: 0 1 3 7 14)")
     option(
-        "--days", nargs="+", type=_day_or_change, default=[0, 1, 3, 7, 14], metavar="N", help="(default: 0 1 3 7 14)"
+        "--people",
+        nargs="+",
+        type=_or_change(str),
+        metavar="NAME",
+        help="who is new; left out: whom the model does not know",
     )
-    option("--people", nargs="+", metavar="NAME", help="who is new; left out: whom the model does not know")
     option("--output", required=True, type=Path, metavar="folder", help="where tables and page go")
     option("--overwrite", action="store_true", help="replace what an earlier call left there")
     add_registry_argument(parser)
     add_trust_argument(parser)
     args = parser.parse_intermixed_args(argv)
-    args.overrides += [word for word in args.days if isinstance(word, str)]
-    args.days = [word for word in args.days if not isinstance(word, str)]
+    for name in ("days", "people"):
+        given = vars(args)[name] or ()
+        args.overrides += [word for word in given if "=" in str(word)]
+        setattr(args, name, [word for word in given if "=" not in str(word)])
     return args
 
 
-def _day_or_change(word: str) -> float | str:
-    """What follows --days: a number, or a key=value that belongs to the recipe."""
-    return word if "=" in word else float(word)
+def _or_change(kind: type) -> Callable[[str], object]:
+    """What follows an option with several values: these, or a key=value that belongs to the recipe."""
+
+    def number(word: str) -> object:
+        return word if "=" in word else kind(word)
+
+    return number
 
 
 @exits_cleanly

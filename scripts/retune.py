@@ -79,7 +79,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     with trusting(args.trust_code), replacing(args.output, args.overwrite, {"--input": str(args.input)}):
         registry.download(champion.reference, places["champion"])
         config = challenger_config(RunFolder(places["champion"]), args)
-        table = readings_since(config, args.since)
+        table = readings_since(config, places["champion"], args.since)
         model_class(config.model.type)(config).fit(table, output_dir=places["challenger"])
         models = [str(places["challenger"]), str(places["champion"])]
         found = evaluate_models(
@@ -109,15 +109,20 @@ def challenger_config(champion: RunFolder, args: argparse.Namespace) -> RunConfi
 
     values = champion.config.model_dump(mode="json")
     how = Preprocessor.read(champion.path)[1].for_file(args.input, read_renames(args.rename) or None)
-    section = how.section_for(read_table(args.input, skip_rows=how.skip_rows), args.input)
+    export = how.export_section(args.input)
+    section = export or how.section_for(read_table(args.input, skip_rows=how.skip_rows), args.input)
     read_as = section.model_dump(mode="json", include=section.model_fields_set)
-    nothing = dict.fromkeys(("validation_path", "test_path", "item_from", "cache"))
+    nothing = dict.fromkeys(("validation_path", "test_path", "cache", *(() if export else ("item_from",))))
     values["data"] |= read_as | nothing | {"path": str(args.input), "source_options": {}, "fill": dict(how.fill)}
     values["data"] |= {"max_gap": how.max_gap, "split": SPLIT}
-    if values["data"]["convert_to"] is None:
+    if export:  # it says its unit
+        values["data"] |= {"unit": None, "convert_to": how.unit}
+    elif values["data"]["convert_to"] is None:
         values["data"]["unit"] = how.unit
-    if values["model"].get("pretrained") is not None and not model_class(values["model"]["type"]).is_baseline:
+    if "pretrained" in values["model"] and not model_class(values["model"]["type"]).is_baseline:
         values["model"]["pretrained"] = str(champion.path)
+        if values["tuning"]["mode"] == "from_scratch":
+            values["tuning"]["mode"] = "full"  # it goes on too
     values |= {"output_dir": str(args.output / "challenger"), "overwrite": False}
     values["tracking"]["register_as"] = None
     recipe = args.output / "recipe.yaml"
@@ -128,16 +133,19 @@ def challenger_config(champion: RunFolder, args: argparse.Namespace) -> RunConfi
     return config
 
 
-def readings_since(config: RunConfig, since: str | None) -> SourceTable:
+def readings_since(config: RunConfig, champion: Path, since: str | None) -> SourceTable:
     """The new readings, or those from a moment on."""
     from dataclasses import replace
 
     import pandas as pd
 
+    from tstune.data.preprocess import Preprocessor
     from tstune.data.sources import load_source
     from tstune.data.table import TIMESTAMP
 
     table = load_source(config.data)
+    if config.data.source != "csv":  # an export may hold more than the champion reads
+        table = Preprocessor.read(champion)[1].own_columns(table, Path(config.data.path))
     if since is None:
         return table
     try:

@@ -161,3 +161,11 @@ def test_an_adapter_needs_a_network(desk: Path, tmp_path: Path, capsys: pytest.C
     (error,) = errors_in(capsys.readouterr().err)
     assert "model.type=ridge has no network for an adapter" in error
     assert not (tmp_path / "out").exists()
+
+
+def test_changes_may_follow_any_option() -> None:
+    args = cold_start.parse_args(
+        ["run", "--days", "0", "1", "lora.rank=2", "--people", "anna", "data.path=new.csv", "--output", "out"]
+    )
+    assert (args.model, args.days, args.people) == ("run", [0, 1], ["anna"])
+    assert args.overrides == ["lora.rank=2", "data.path=new.csv"]

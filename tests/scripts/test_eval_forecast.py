@@ -452,7 +452,7 @@ class TestModels:
             (["--model", "run", "data.path=nowhere.csv"], "nowhere.csv"),
             (["--model", "ridge", "evaluation.metrics=[mard2]"], "unknown metric 'mard2'"),
             (["--model", "ridge", "--output", "."], "--output . already holds files; add --overwrite"),
-            (["--model", "run", "--output", "run", "--overwrite"], "run holds --model run run, which"),
+            (["--model", "run", "--output", "run", "--overwrite"], "run holds --model run, which"),
         ],
         ids=lambda value: " ".join(value[1:3]) if isinstance(value, list) else None,
     )

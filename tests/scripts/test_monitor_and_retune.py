@@ -231,12 +231,50 @@ def test_one_that_is_not_leaves_the_alias_where_it_is(own_registry, capsys) -> N
     assert [path.name for path in own_registry.iterdir() if "retuned" in path.name] == ["retuned"]
 
 
-def test_a_tuned_network_is_tuned_further(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def clarity(folder: Path, begin: str, rows: int, unit: str) -> Path:
+    """A folder with a person's export of Dexcom Clarity."""
+    factor = 1.0 if unit == "mg/dL" else 1 / 18.0182
+    times, values = pd.date_range(begin, periods=rows, freq="5min"), 120 + 40 * np.sin(np.arange(rows) / 20)
+    lines = [f"Index,Timestamp (YYYY-MM-DDThh:mm:ss),Event Type,Glucose Value ({unit})"]
+    lines += [f"{n},{times[n]:%Y-%m-%dT%H:%M:%S},EGV,{values[n] * factor:.2f}" for n in range(rows)]
+    (folder / "anna").mkdir(parents=True)
+    (folder / "anna/clarity.csv").write_text("\n".join(lines))
+    return folder
+
+
+def test_an_export_is_read_as_in_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A model of exports forecasts, watches and retunes exports; their unit becomes that of the model."""
+    old, same = (clarity(tmp_path / unit[:2], "2024-03-01", 300, unit) for unit in ("mg/dL", "mmol/L"))
+    values = tiny.recipe(None, tmp_path / "run", evaluation={"baselines": [], "report": False, "horizons": ["1h"]})
+    values["data"] = {"source": "cgm_export", "path": str(old)}
+    values |= {"model": {"type": "ridge", "context_length": 24, "prediction_length": 12}, "tuning": {}}
+    model_class("ridge")(validate(values, "test")).fit(output_dir=tmp_path / "run")
+    model = load_model(tmp_path / "run")
+    as_it_was, other = model.predict(old), model.predict(same)
+    assert other["item_id"].unique().tolist() == ["anna"]
+    np.testing.assert_allclose(other["glucose"], as_it_was["glucose"], rtol=2e-3)
+    one_file = model.predict(old / "anna/clarity.csv")
+    np.testing.assert_array_equal(one_file["glucose"], as_it_was["glucose"])
+    watched = monitor(str(tmp_path / "run"), same, tmp_path / "watch").table
+    assert watched["truth"].max() > 100
+    with pytest.raises(DataError, match="watch is a folder; give one table"):
+        model.predict(tmp_path / "watch")
+
+    monkeypatch.setenv("TSTUNE_REGISTRY", str(tmp_path / "registry"))
+    open_registry().register(tmp_path / "run", "cgm")
+    open_registry().set_alias("cgm:1", "champion")
+    new = clarity(tmp_path / "new", "2024-03-10", 600, "mmol/L")
+    words = ["registry:cgm@champion", "--input", str(new), "--output", str(tmp_path / "retuned")]
+    assert retune.main(words) in (0, EXIT_NOT_PROMOTED)
+    assert load_model(tmp_path / "retuned/challenger").preprocessor.unit == "mg/dL"
+
+
+def test_a_network_is_tuned_further(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tiny.series(400).to_csv(tmp_path / "old.csv", index=False)
     tiny.series(800)[lambda table: table["timestamp"] >= START + pd.Timedelta("400h")].to_csv(
         tmp_path / "new.csv", index=False
     )
-    values = tiny.recipe(tmp_path / "old.csv", tmp_path / "run", tiny.write_checkpoint(tmp_path / "checkpoint"))
+    values = tiny.recipe(tmp_path / "old.csv", tmp_path / "run", tuning={"mode": "from_scratch"})
     values = tiny.merged(values, {"training": {"max_steps": 2}, "evaluation": {"baselines": [], "report": False}})
     model_class("ttm")(validate(values, "test")).fit(output_dir=tmp_path / "run")
     monkeypatch.setenv("TSTUNE_REGISTRY", str(tmp_path / "registry"))
@@ -246,6 +284,7 @@ def test_a_tuned_network_is_tuned_further(tmp_path: Path, monkeypatch: pytest.Mo
     assert retune.main([*words, "training.max_steps=3"]) in (0, EXIT_NOT_PROMOTED)
     challenger = RunFolder(tmp_path / "retuned/challenger")
     assert challenger.config.model.pretrained == str(tmp_path / "retuned/champion"), "it begins where the other ended"
+    assert challenger.config.tuning.mode == "full"
     assert challenger.history[-1]["step"] == 3
 
 

@@ -323,10 +323,13 @@ def test_a_folder_of_another_run_is_not_touched(tmp_path: Path):
 def test_what_a_killed_run_left_is_removed(tmp_path: Path):
     process = subprocess.Popen(["true"])
     process.wait()
-    left = tmp_path / f".run.partial-{socket.gethostname()}-{process.pid}"
-    left.mkdir()
+    prefix = f".run.partial-{socket.gethostname()}"
+    # of one that has ended, and of one whose number was given again
+    left = [tmp_path / f"{prefix}-{process.pid}", tmp_path / f"{prefix}-{os.getppid()}-1.5"]
+    for folder in left:
+        folder.mkdir()
     with NewFolder(tmp_path / "run"):
-        assert not left.exists()
+        assert not any(folder.exists() for folder in left)
 
 
 @pytest.mark.parametrize(

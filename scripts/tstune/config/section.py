@@ -424,9 +424,19 @@ class StackSection(ModelSection):
 
 
 _SECTIONS = (
-    *(TTMSection, ChronosBoltSection, Chronos2Section, ChronosT5Section, TimesFMSection, FlowStateSection),
-    *(PatchTSTFMSection, FracastSection, PatchTSTSection, PatchTSMixerSection, TimeGPTSection),
-    *(EnsembleSection, StackSection),
+    TTMSection,
+    ChronosBoltSection,
+    Chronos2Section,
+    ChronosT5Section,
+    TimesFMSection,
+    FlowStateSection,
+    PatchTSTFMSection,
+    FracastSection,
+    PatchTSTSection,
+    PatchTSMixerSection,
+    TimeGPTSection,
+    EnsembleSection,
+    StackSection,
 )
 FAMILIES: dict[str, type[ModelSection]] = {
     **{section.model_fields["type"].default: section for section in _SECTIONS},

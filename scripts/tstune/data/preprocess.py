@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
@@ -14,12 +15,13 @@ from pydantic import ConfigDict, TypeAdapter
 from tstune.config.schema import DataSection
 from tstune.data.cleaning import CleaningRules, clean_table, order_of
 from tstune.data.defaults import default_max_gap
-from tstune.data.files import read_columns
+from tstune.data.files import read_columns, read_table
 from tstune.data.frame import renamed, require_columns, table_from_frame
 from tstune.data.frequency import encode_times, fixed_step, infer_frequency, parse_frequency, to_steps
 from tstune.data.panel import INTERPOLATED, MISSING, OBSERVED, Panel
 from tstune.data.scaler import Scaler
 from tstune.data.series_rows import holds_series
+from tstune.data.sources import load_source, recognised_source
 from tstune.data.table import ITEM, TIMESTAMP, Roles, SourceTable
 from tstune.errors import ConfigError, DataError
 from tstune.foreign_files import damage, read_object
@@ -347,8 +349,42 @@ class Preprocessor:
         """
         return table_from_frame(frame, self.section_for(frame, name, is_future), name)
 
+    def read_new(self, data: pd.DataFrame | str | Path) -> SourceTable:
+        """The same with a table or file, or an export of a sensor or a folder of them, which their source reads."""
+        if isinstance(data, pd.DataFrame):
+            return self.read_frame(data, "input")
+        section = self.export_section(path := Path(data))
+        if section is None:
+            return self.read_frame(read_table(path, skip_rows=self.skip_rows), path)
+        return self.own_columns(load_source(section), path)
+
+    def export_section(self, path: Path) -> DataSection | None:
+        """How a source reads a file or folder that it knows by its content; None for a table with our own columns."""
+        with suppress(DataError):  # a folder, or a file without a header
+            if {self.rename.get(name, name) for name in self.roles.target} <= set(read_columns(path, self.skip_rows)):
+                return None
+        source = recognised_source(path) if path.exists() else None
+        if source is None:
+            return None
+        return DataSection(
+            source=source,
+            path=str(path),
+            frequency=self.frequency,
+            timezone=self.cleaning.timezone,
+            conditional_columns=list(self.roles.conditional),
+        )
+
+    def own_columns(self, table: SourceTable, path: Path) -> SourceTable:
+        """A table of a source with no other columns than those of the training data."""
+        roles = replace(self.roles, time_features=(), categories=())
+        if lacking := [name for name in (*roles.columns, *roles.statics) if name not in table.frame]:
+            raise DataError(f"{path} is an export without {lacking[0]!r}, which the model reads; give it as a table")
+        return replace(table, roles=roles)
+
     def for_file(self, path: Path, rename: Mapping[str, str] | None = None) -> Preprocessor:
         """The same with other names for the columns (None: those of training); stops at one that is not there."""
+        if rename is None and self.export_section(path) is not None:
+            return self
         frame, found = pd.DataFrame(columns=read_columns(path, self.skip_rows)), self
         if rename is not None:
             known = [*self.roles.columns, *self.roles.statics, *self.time_columns, self.item_id_column or ITEM]
@@ -391,5 +427,8 @@ class Preprocessor:
     def panel_of(self, table: SourceTable) -> Panel:
         """Clean new readings and put them on the grid as it was done with the training data, items in one piece."""
         fill = {channel: policy for channel, policy in self.fill.items() if channel in table.roles.columns}
-        table = clean_table(table, self.cleaning).with_settings(fill, self.roles.time_features)
+        rules = self.cleaning
+        if table.unit not in (None, self.unit):  # an export says its unit
+            rules = replace(rules, unit=table.unit, convert_to=self.unit, expected_unit=None)
+        table = clean_table(table, rules).with_settings(fill, self.roles.time_features)
         return build_panel(table, self.frequency, self.max_gap, cut=False, levels=self.levels)

@@ -11,7 +11,6 @@ import numpy as np
 import pandas as pd
 import torch
 
-from tstune.data.files import read_table
 from tstune.data.frequency import encode_times, fixed_step, parse_frequency
 from tstune.data.panel import MISSING, OBSERVED, Panel
 from tstune.data.prepared import context_windows
@@ -77,13 +76,9 @@ def forecast_table(
     model.require_built()
     if batch_size is not None and (not isinstance(batch_size, int) or batch_size < 1):
         raise ConfigError("batch_size must be a whole number from 1 on; the known future goes to future=…")
-    name: object = "input"
-    if not isinstance(frame, pd.DataFrame):
-        name = Path(frame)
-        frame = read_table(name, skip_rows=model.preprocessor.skip_rows)
     preprocessor, config = model.preprocessor, model.config
     length = config.model.context_length
-    table = preprocessor.read_frame(frame, name)
+    table = preprocessor.read_new(frame)
     zone = table.zone
     _require_readings(table)
     panel, starts = context_windows(table, preprocessor, length)

@@ -6,6 +6,7 @@ import glob
 import json
 import math
 import os
+import re
 import shutil
 import socket
 from collections.abc import Iterator, Mapping, Sequence
@@ -20,6 +21,7 @@ from tstune.config.managers import load_saved_config
 from tstune.config.schema import RunConfig
 from tstune.errors import FolderError, OutputError, Preempted
 from tstune.foreign_files import damage, read_json, read_object, read_plain_yaml, read_rows
+from tstune.runtime.children import is_alive
 from tstune.runtime.files import is_disk_trouble, sync_all
 from tstune.runtime.signals import StopSignal
 
@@ -172,7 +174,7 @@ class NewFolder:
     def __enter__(self) -> NewFolder:
         if self._active:
             refuse_to_clobber(self.final, self._overwrite, self._inputs)
-            aside = self.final.parent / f"{self._prefix}{os.getpid()}"
+            aside = self.final.parent / f"{self._prefix}{_sign()}"
             self._parents = make_parents(self.final)
             try:
                 with writing(self.final, "output_dir"):
@@ -196,8 +198,7 @@ class NewFolder:
     def _remove_leftovers(self) -> None:
         """Of processes that were killed on this machine."""
         for folder in self.final.parent.glob(f"{glob.escape(self._prefix)}*"):
-            process = folder.name.removeprefix(self._prefix)
-            if process.isdigit() and (int(process) == os.getpid() or not psutil.pid_exists(int(process))):
+            if _is_left(folder.name.removeprefix(self._prefix)):
                 shutil.rmtree(folder)
 
     def commit(self) -> None:
@@ -218,13 +219,14 @@ def replacing(final: Path, overwrite: bool, inputs: Mapping[str, str | None]) ->
     prefix = f".{final.name}.replaced-{socket.gethostname()}-"
     with writing(final, "--output"), StopSignal():
         for old in final.parent.glob(f"{glob.escape(prefix)}*"):
-            process = int(old.name.removeprefix(prefix))
-            if process != os.getpid() and psutil.pid_exists(process):
+            sign = old.name.removeprefix(prefix)
+            if not _is_left(sign):
+                process = sign.partition("-")[0]
                 raise OutputError(f"--output {final} belongs to process {process}; wait, or choose another folder")
             _put_back(old, final)
         refuse_full("--output", final, overwrite)
         refuse_to_clobber(final, overwrite, inputs, "--output")
-        old, parents = final.with_name(f"{prefix}{os.getpid()}"), make_parents(final, "--output")
+        old, parents = final.with_name(f"{prefix}{_sign()}"), make_parents(final, "--output")
         try:
             final.mkdir(exist_ok=True)  # an empty folder stands for none
             final.rename(old)
@@ -238,6 +240,21 @@ def replacing(final: Path, overwrite: bool, inputs: Mapping[str, str | None]) ->
                 raise type(error)(f"{final} is as it was; the same command begins anew") from None
             raise
         shutil.rmtree(old.rename(old.with_name(f".{final.name}.old-{os.getpid()}")))  # half of it is not put back
+
+
+def _sign() -> str:
+    """Of this process, for the name of a folder it works on: a number alone is given again after it has ended."""
+    return f"{os.getpid()}-{psutil.Process().create_time()}"
+
+
+def _is_left(sign: str) -> bool:
+    """True if that process is gone, or is this one, which has not put its own there yet."""
+    found = re.fullmatch(r"(\d+)(?:-(\d+\.\d+))?", sign)
+    if not found:
+        return False
+    process, began = int(found[1]), found[2]
+    lives = psutil.pid_exists(process) if began is None else is_alive(process, float(began))
+    return process == os.getpid() or not lives
 
 
 def _put_back(old: Path, final: Path) -> None:
@@ -319,6 +336,8 @@ def writing(path: Path, key: str = "") -> Iterator[Path]:
 
 
 def _named(key: str, path: Path) -> str:
+    if " " in key:  # its value is in it
+        return key
     return f"{key} {path}" if key.startswith("--") else f"{key}={path}"
 
 

@@ -14,7 +14,7 @@ from tstune.config.schema import RunConfig
 from tstune.errors import ConfigError, RegistryError
 from tstune.models.contract import ForecastModel
 from tstune.registry import open_registry
-from tstune.runs.folder import ENVIRONMENT, HISTORY, RunFolder
+from tstune.runs.folder import ENVIRONMENT, HISTORY, MANIFEST, README, VERDICT, RunFolder
 from tstune.runs.life import Run
 from tstune.runtime.distributed import DistributedManager
 from tstune.runtime.environment import describe_environment, set_seed
@@ -177,6 +177,9 @@ class ModelRun(Run, ABC):
         if self.folder is not None and not self.has("tracked"):
             if self.tracked is None:  # a restart with nothing else left to do
                 self.start_tracking()
+            folder = self.folder
+            manifest, verdict = folder.read_json(MANIFEST), folder.read_optional(VERDICT)
+            self.tracked.log_findings(manifest, folder.read_text(README), verdict)
             self.tracked.log_folder(self.folder.path)
         if not self.has("tracked"):
             self.advance("tracked")

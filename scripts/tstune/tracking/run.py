@@ -7,12 +7,9 @@ import json
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from types import MappingProxyType
 
 from tstune.config.names import dotted
 from tstune.config.schema import RunConfig
-from tstune.errors import TrackingError
-from tstune.foreign_files import read_object
 from tstune.runtime.environment import code_commit
 from tstune.tracking.composite import CompositeTracker
 from tstune.tracking.interfaces import HEADLINE, RunStatus
@@ -92,18 +89,15 @@ class TrackedRun(Callback):
         self,
         part: str,
         scores: Mapping[str, Mapping[str, float]],
-        headline: Mapping[str, float] = MappingProxyType({}),
+        headline: Mapping[str, float] | None = None,
     ) -> None:
         """Results of the whole run, as ``<part>/<model>/<metric>``; `headline` are the few to look at first."""
-        metrics = {f"{HEADLINE}/{name}": value for name, value in headline.items()}
+        metrics = {f"{HEADLINE}/{name}": value for name, value in (headline or {}).items()}
         metrics |= {f"{part}/{model}/{name}": value for model, row in scores.items() for name, value in row.items()}
         self.tracker.log_metrics(metrics)
 
     def log_folder(self, folder: Path) -> None:
-        """The finished run folder: what it is about, its files, its plots and its model."""
-        if self.is_tracked:
-            self._log_data(read_object(folder / "manifest.json", TrackingError))
-            self.tracker.log_tags(_findings(folder))
+        """The finished run folder: its files, its plots and its model."""
         for name in (*_ARTIFACTS, "README.md"):
             if (folder / name).is_file():
                 self.tracker.log_artifact(folder / name, name)
@@ -118,23 +112,21 @@ class TrackedRun(Callback):
         tags = {"source": Path(sys.argv[0]).name, "model": config.model.type, "tuning": config.tuning.mode or "none"}
         return tags | {"data": config.data.source} | ({"commit": commit} if commit else {})
 
-    def _log_data(self, manifest: Mapping[str, object]) -> None:
+    def log_findings(self, manifest: Mapping[str, object], readme: str, verdict: Mapping[str, str | None]) -> None:
+        """What a run learned from, and as tags the upper part of its README and its verdict, empty if there is none."""
+        if not self.is_tracked:
+            return
         files = {Path(file["path"]).name: file["sha256"] for file in manifest.get("files", ())}
         content = sorted(files.values()) or json.dumps(manifest, sort_keys=True)  # generated: by its settings
         digest = hashlib.sha256("".join(content).encode()).hexdigest()[:16]
         profile = {name: manifest[name] for name in _PROFILE if name in manifest} | {"files": files}
         self.tracker.log_dataset(self._config.data.source, digest, profile)
+        tags = {"description": readme.partition("\n## Forecast with it")[0]}
+        if verdict:
+            tags |= {"verdict": verdict["sentence"], "effect": verdict["effect"] or "none"}
+        self.tracker.log_tags(tags)
 
     def to_dict(self) -> dict[str, object]:
         """What a run folder keeps, to find the run in the trackers again."""
         tracking = self._config.tracking
         return {"run_id": self.run_id, "experiment": tracking.experiment, "trackers": list(tracking.trackers)}
-
-
-def _findings(folder: Path) -> dict[str, str]:
-    """Tags that a finished run folder adds: the upper part of its README, and its verdict if there is one."""
-    tags = {"description": (folder / "README.md").read_text(encoding="utf-8").partition("\n## Forecast with it")[0]}
-    if (folder / "verdict.json").is_file():
-        judged = read_object(folder / "verdict.json", TrackingError)
-        tags |= {"verdict": judged["sentence"], "effect": judged["effect"] or "none"}
-    return tags

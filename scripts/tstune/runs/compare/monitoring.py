@@ -10,7 +10,6 @@ import numpy as np
 import pandas as pd
 import torch
 
-from tstune.data.files import read_table
 from tstune.data.fingerprints import CHECK, LEARNED
 from tstune.data.frequency import fixed_step, parse_frequency
 from tstune.data.panel import MISSING, OBSERVED, Panel
@@ -194,9 +193,7 @@ def _kept_and_new(
     The second are forecasts that begin with the first step after the readings and are not kept.
     """
     how = model.preprocessor
-    name_of = "input" if isinstance(readings, pd.DataFrame) else Path(readings)
-    frame = readings if isinstance(readings, pd.DataFrame) else read_table(name_of, skip_rows=how.skip_rows)
-    source = how.read_frame(frame, name_of)
+    source = how.read_new(readings)
     if kept is not None:
         source = _in_step(source, kept, how.frequency)
     panel = how.panel_of(source)
