@@ -95,7 +95,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         run = RunFolder(stack.enter_context(saved_folder(args.model, args.registry))).require()
         config = recipe_of(run, args.overrides)
         reads = {"model": str(run.path), "data.path": config.data.path}
-        new = stack.enter_context(NewFolder(args.output, args.overwrite, inputs=reads))
+        new = stack.enter_context(NewFolder(args.output, args.overwrite, inputs=reads, key="--output"))
         data = configured_data(config).judged_on(config.evaluation.context_steps)
         people = new_people(run, data, args.people)
         result = study(run, config, data, people, sorted({0.0, *args.days}))

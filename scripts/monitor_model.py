@@ -2,6 +2,7 @@
 
     python scripts/monitor_model.py registry:cgm@champion --input new.csv --output monitor/cgm
     python scripts/monitor_model.py runs/mine --input new.csv --output monitor/mine --reference-days 14
+    python scripts/monitor_model.py runs/mine --input new.csv --output monitor/mine data.unit=mg/dL
 
 Call it as often as readings come: --input holds those since the last call, with the history of a forecast before them,
 or all there are. --output keeps every forecast (forecasts-<version>.parquet, as evaluation.keep_forecasts writes them)
@@ -14,12 +15,13 @@ watched, 2 your input needs a change (one `error:` line says which).
 from __future__ import annotations
 
 import argparse
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
 from tstune.command_line import (
+    add_reading_arguments,
     add_registry_argument,
-    add_rename_argument,
     add_trust_argument,
     read_renames,
     script_parser,
@@ -36,9 +38,9 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--future", type=Path, help="table with known-future columns, for models that use them")
     parser.add_argument("--reference-days", type=float, default=30.0, help="first days, the usual (default: 30)")
     add_registry_argument(parser)
-    add_rename_argument(parser)
+    add_reading_arguments(parser)
     add_trust_argument(parser)
-    return parser.parse_args(argv)
+    return parser.parse_intermixed_args(argv)
 
 
 @exits_cleanly
@@ -61,16 +63,24 @@ def main(argv: Sequence[str] | None = None) -> int:
         args.output,
         future=read_table(args.future) if args.future else None,
         rename=read_renames(args.rename) or None,
+        overrides=args.overrides,
         registry=args.registry,
         rule=DriftRule(reference_days=args.reference_days),
         trust_code=args.trust_code,
     )
     print(found.sentence())
+    if not found.num_added:
+        print(f"{args.input} adds nothing: no forecast waited for its readings, and none can be made of new ones")
     print(f"page: {args.output / PAGE}")
     if not found.drifts:
         return EXIT_OK
-    since = min(one.since for one in found.drifts).date()
-    print(f"a challenger: python scripts/retune.py {args.model} --input {args.input} --since {since} --output <folder>")
+    if "@" in args.model:  # an alias, which a challenger could take over
+        since = min(one.since for one in found.drifts).date()
+        words = [args.model, *args.overrides, "--input", str(args.input), "--since", str(since)]
+        for flag in ("registry", "rename"):
+            given = getattr(args, flag) or []
+            words += [f"--{flag}={value}" for value in ([given] if isinstance(given, str) else given)]
+        print(f"a challenger: python scripts/retune.py {shlex.join(words)} --output retuned")
     return EXIT_DRIFT
 
 

@@ -25,11 +25,11 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--input", required=True, help="table with the history (CSV and other text, Parquet, …)")
     command_line.add_output_arguments(parser, "forecast to write (.csv, .csv.gz, .parquet)")
     parser.add_argument("--future", help="table with known-future columns, for models that use them")
-    command_line.add_rename_argument(parser)
+    command_line.add_reading_arguments(parser)
     parser.add_argument(
         "--keep-formulas", action="store_true", help="leave names such as =A1 as they are; a CSV gets '=A1 otherwise"
     )
-    return parser.parse_args(argv)
+    return parser.parse_intermixed_args(argv)
 
 
 @exits_cleanly
@@ -50,10 +50,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     rename = command_line.read_renames(args.rename) or None  # the model's names -> columns of this table
     if (Path(args.model) / "preprocessor.json").is_file():  # a wrong file or column is said before torch is loaded
         with suppress(CheckpointError):  # what is damaged is said by who loads it, with what else is wrong there
-            Preprocessor.read(Path(args.model))[1].for_file(Path(args.input), rename)
+            Preprocessor.read(Path(args.model))[1].changed(args.overrides).for_file(Path(args.input), rename)
     future = read_table(Path(args.future)) if args.future else None
     model = load_saved_model(args.model, args.registry, args.trust_code)
-    model.preprocessor = model.preprocessor.for_file(Path(args.input), rename)
+    model.preprocessor = model.preprocessor.changed(args.overrides).for_file(Path(args.input), rename)
     forecast = model.predict(args.input, future=future)
     with aside(output, "--output ") as file:
         if output.suffix == ".parquet":

@@ -47,6 +47,8 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--input", required=True, type=Path, help="table with the new readings (CSV, Parquet, …)")
     parser.add_argument("--since", help="leave out what was read before this day or moment")
     parser.add_argument("--output", required=True, type=Path, metavar="folder", help="where both and the verdict go")
+    told = "the readings are right, however much larger or smaller than those that the champion knows"
+    parser.add_argument("--allow-other-scale", action="store_true", help=told)
     parser.add_argument("--overwrite", action="store_true", help="replace what an earlier call left there")
     add_registry_argument(parser)
     add_rename_argument(parser)
@@ -80,6 +82,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         registry.download(champion.reference, places["champion"])
         config = challenger_config(RunFolder(places["champion"]), args)
         table = readings_since(config, places["champion"], args.since)
+        if not args.allow_other_scale:
+            refuse_other_scale(table, config, places["champion"])
         model_class(config.model.type)(config).fit(table, output_dir=places["challenger"])
         models = [str(places["challenger"]), str(places["champion"])]
         found = evaluate_models(
@@ -104,21 +108,23 @@ def challenger_config(champion: RunFolder, args: argparse.Namespace) -> RunConfi
     from tstune.config.managers import SimpleConfigManager, load_saved_config
     from tstune.config.validation import validate
     from tstune.data.files import read_table
-    from tstune.data.preprocess import Preprocessor
+    from tstune.data.preprocess import OF_A_FILE, Preprocessor
+    from tstune.domains import domain_of
     from tstune.models.registry import model_class
 
     values = champion.config.model_dump(mode="json")
-    how = Preprocessor.read(champion.path)[1].for_file(args.input, read_renames(args.rename) or None)
+    of_the_file = [one for one in args.overrides if one.startswith(tuple(f"data.{name}" for name in OF_A_FILE))]
+    how = Preprocessor.read(champion.path)[1].changed(of_the_file)
+    how = how.for_file(args.input, read_renames(args.rename) or None)
     export = how.export_section(args.input)
     section = export or how.section_for(read_table(args.input, skip_rows=how.skip_rows), args.input)
     read_as = section.model_dump(mode="json", include=section.model_fields_set)
-    nothing = dict.fromkeys(("validation_path", "test_path", "cache", *(() if export else ("item_from",))))
+    nothing = dict.fromkeys(("validation_path", "test_path", "cache"))
     values["data"] |= read_as | nothing | {"path": str(args.input), "source_options": {}, "fill": dict(how.fill)}
     values["data"] |= {"max_gap": how.max_gap, "split": SPLIT}
-    if export:  # it says its unit
-        values["data"] |= {"unit": None, "convert_to": how.unit}
-    elif values["data"]["convert_to"] is None:
-        values["data"]["unit"] = how.unit
+    if export or values["data"]["convert_to"] is None:
+        values["data"]["unit"] = None if export else how.unit  # an export says its own
+        values["data"]["convert_to"] = how.unit if domain_of(how.unit) else None
     if "pretrained" in values["model"] and not model_class(values["model"]["type"]).is_baseline:
         values["model"]["pretrained"] = str(champion.path)
         if values["tuning"]["mode"] == "from_scratch":
@@ -157,6 +163,17 @@ def readings_since(config: RunConfig, champion: Path, since: str | None) -> Sour
     if frame.empty:
         raise DataError(f"--since {since}: {config.data.path} ends on {table.frame[TIMESTAMP].max()}")
     return replace(table, frame=frame.reset_index(drop=True))
+
+
+def refuse_other_scale(table: SourceTable, config: RunConfig, champion: Path) -> None:
+    """Stop at readings in another unit: the challenger would learn it, and beat a champion that cannot know it."""
+    from tstune.data.cleaning import CleaningRules, clean_table
+    from tstune.data.preprocess import Preprocessor
+
+    cleaned = clean_table(table, CleaningRules.from_config(config.data), log=False)
+    readings = cleaned.frame[list(cleaned.roles.target)].to_numpy(float)
+    if told := Preprocessor.read(champion)[1].other_scale(readings):
+        raise DataError(f"--input {config.data.path}: {told}; if they are right: --allow-other-scale")
 
 
 if __name__ == "__main__":

@@ -82,6 +82,13 @@ def add_rename_argument(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--rename", action="append", default=[], metavar="NAME=COLUMN", help=told)
 
 
+def add_reading_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add ``--rename`` and ``data.key=value``, for a file that a saved model reads."""
+    add_rename_argument(parser)
+    told = "where this table is written otherwise than that of the training, e.g. data.on_duplicate=mean"
+    parser.add_argument("overrides", nargs="*", metavar="data.key=value", help=told)
+
+
 def read_renames(given: list[str]) -> dict[str, str]:
     """``--rename NAME=COLUMN`` as `data.rename`."""
     for text in given:

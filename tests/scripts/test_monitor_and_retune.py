@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import os
+import re
 import shutil
 import socket
 from collections.abc import Iterator
@@ -15,15 +18,18 @@ from support import tiny
 
 import manage_registry
 import monitor_model
+import predict_forecast
 import retune
 from tstune.config.validation import validate
+from tstune.data.scaler import Scaler
 from tstune.errors import EXIT_DRIFT, EXIT_NOT_PROMOTED, DataError
 from tstune.evaluation.drift import DriftRule, find_drift
 from tstune.evaluation.record import KeptForecasts
 from tstune.models.registry import load_model, model_class
 from tstune.registry import open_registry
-from tstune.runs.compare.monitoring import monitor
+from tstune.runs.compare.monitoring import AHEAD, PAGE, RESULT, monitor
 from tstune.runs.folder import RunFolder
+from tstune.runs.life import owning
 
 START = pd.Timestamp("2024-01-01")
 LEARNED, CHANGE, HOURS = 400, 1000, 1500
@@ -164,6 +170,63 @@ def test_a_new_sensor_at_other_minutes_goes_on_and_what_is_of_another_kind_does_
     assert tiny.snapshot(watch) == before
 
 
+def test_a_file_that_adds_nothing_and_a_folder_that_somebody_has_are_said(desk: Path, capsys) -> None:
+    watch = desk / "watch"
+    arguments = [*WATCH, "--input", "calm.csv", "--output", str(watch)]
+    with owning(watch, "--output"):
+        assert monitor_model.main(arguments) == 2
+        (error,) = errors_in(capsys.readouterr().err)
+        assert error.startswith(f"error: --output {watch} belongs to a run that is going on (process {os.getpid()} on ")
+    assert not watch.exists(), "nothing was put there"
+    watch.mkdir()
+    gone = {"host": socket.gethostname(), "pid": 2**22 + 1, "began": 0.0}
+    (watch / "lock").write_text(json.dumps(gone))
+    (watch / f".{RESULT}.{gone['host']}-{gone['pid']}.partial").write_text("half")
+    assert monitor_model.main(arguments) == 0, "of a process that was killed"
+    assert "adds nothing" not in capsys.readouterr().out
+    assert sorted(path.name for path in watch.iterdir()) == sorted([AHEAD, "forecasts-load-1.parquet", PAGE, RESULT])
+    before = kept(watch)
+    assert monitor_model.main(arguments) == 0
+    assert "calm.csv adds nothing: no forecast waited for its readings" in capsys.readouterr().out
+    pd.testing.assert_frame_equal(kept(watch), before)
+
+
+def test_a_pause_is_not_watched_and_a_jump_of_the_dates_is_refused(desk: Path) -> None:
+    calm = pd.read_csv("calm.csv", parse_dates=["timestamp"])
+    late = calm["timestamp"] > START + pd.Timedelta("30D")
+    paused = calm.assign(timestamp=calm["timestamp"] + late * pd.Timedelta("100D"))
+    assert 45 < monitor("run", paused, desk / "paused").days < 55
+    monitor("run", calm[~late], desk / "watch")
+    before = tiny.snapshot(desk / "watch")
+    dates = calm["timestamp"].where(calm.index != len(calm) - 1, calm["timestamp"] + pd.Timedelta("36525D"))
+    with pytest.raises(DataError, match=r"series 'b' has no reading from .* to .*: correct its dates"):
+        monitor("run", calm.assign(timestamp=dates), desk / "watch")
+    with pytest.raises(DataError, match="has no reading from 2024-01-31 00:00:00 to 2124-"):
+        monitor("run", calm.assign(timestamp=calm["timestamp"] + pd.Timedelta("36525D")), desk / "watch")
+    assert tiny.snapshot(desk / "watch") == before
+
+
+def test_the_fix_that_a_refusal_names_works_when_it_is_pasted(desk: Path, capsys) -> None:
+    """For a file that is written otherwise than that of the training."""
+    calm = pd.read_csv("calm.csv", dtype=object).head(600)
+    calm.loc[500, "load"] = "off-line"
+    pd.concat([calm, calm.tail(1)]).to_csv(desk / "odd.csv", index=False)
+    for main, arguments in (
+        (monitor_model.main, [*WATCH, "--output", str(desk / "watch")]),
+        (predict_forecast.main, ["--model", "run", "--output", str(desk / "forecast.csv")]),
+    ):
+        words = [*arguments, "--input", str(desk / "odd.csv")]
+        for _ in range(2):
+            assert main(words) == 2
+            (error,) = errors_in(capsys.readouterr().err)
+            words.append(re.search(r"data\.(on_duplicate|missing_values)=[\w\[\]-]+", error)[0])
+        assert main([*words, "data.split.train=0.5"]) == 2
+        assert "data.split.train=… is settled by the training" in capsys.readouterr().err
+        assert main([*words, "data.on_duplicat=mean"]) == 2
+        assert "data.on_duplicat: unknown key, did you mean data.on_duplicate?" in capsys.readouterr().err
+        assert main(words) == 0
+
+
 def test_a_change_is_found_and_the_intervals_follow(desk: Path, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = [*WATCH, "--input", "changed.csv", "--output", str(desk / "watch")]
     assert monitor_model.main(arguments) == EXIT_DRIFT == 3
@@ -242,7 +305,7 @@ def clarity(folder: Path, begin: str, rows: int, unit: str) -> Path:
     return folder
 
 
-def test_an_export_is_read_as_in_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_export_is_read_as_in_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
     """A model of exports forecasts, watches and retunes exports; their unit becomes that of the model."""
     old, same = (clarity(tmp_path / unit[:2], "2024-03-01", 300, unit) for unit in ("mg/dL", "mmol/L"))
     values = tiny.recipe(None, tmp_path / "run", evaluation={"baselines": [], "report": False, "horizons": ["1h"]})
@@ -251,6 +314,7 @@ def test_an_export_is_read_as_in_training(tmp_path: Path, monkeypatch: pytest.Mo
     model_class("ridge")(validate(values, "test")).fit(output_dir=tmp_path / "run")
     model = load_model(tmp_path / "run")
     as_it_was, other = model.predict(old), model.predict(same)
+    same_person = pd.DataFrame({"item_id": "anna", "glucose": (120 + 40 * np.sin(np.arange(600) / 20)) / 18.0182})
     assert other["item_id"].unique().tolist() == ["anna"]
     np.testing.assert_allclose(other["glucose"], as_it_was["glucose"], rtol=2e-3)
     one_file = model.predict(old / "anna/clarity.csv")
@@ -263,6 +327,22 @@ def test_an_export_is_read_as_in_training(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setenv("TSTUNE_REGISTRY", str(tmp_path / "registry"))
     open_registry().register(tmp_path / "run", "cgm")
     open_registry().set_alias("cgm:1", "champion")
+    table = same_person.assign(timestamp=pd.date_range("2024-03-10", periods=600, freq="5min"))
+    table.to_csv(tmp_path / "table.csv", index=False)
+    for main, words in (
+        (monitor_model.main, ["registry:cgm@champion", "--output", str(tmp_path / "watch2")]),
+        (retune.main, ["registry:cgm@champion", "--output", str(tmp_path / "table")]),
+    ):
+        words += ["--input", str(tmp_path / "table.csv")]
+        assert main(words) == 2
+        (error,) = errors_in(capsys.readouterr().err)
+        assert "add data.unit=mmol/L" in error
+        assert main([*words, "data.unit=mmol/L"]) in (0, EXIT_NOT_PROMOTED)
+    assert re.search(r"are 0\.05\d+ times as large as those that the model learned from", error)
+    assert load_model(tmp_path / "table/challenger").preprocessor.unit == "mg/dL"
+    watched = RunFolder(tmp_path / "watch2").read_table("forecasts-cgm-1.parquet")
+    assert watched["truth"].median() == pytest.approx(120, abs=5)
+    manage_registry.main(["alias", "cgm:1", "--set", "champion"])
     new = clarity(tmp_path / "new", "2024-03-10", 600, "mmol/L")
     words = ["registry:cgm@champion", "--input", str(new), "--output", str(tmp_path / "retuned")]
     assert retune.main(words) in (0, EXIT_NOT_PROMOTED)
@@ -298,9 +378,14 @@ def test_a_network_is_tuned_further(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         (["--input", "calm.csv", "--since", "soon"], "--since soon: write a day or a moment, e.g. 2024-07-18"),
         (["--input", "calm.csv", "data.splt.test=0.5"], "did you mean data.split"),
         (["--input", "nope.csv"], "nope.csv does not exist"),
+        (["--input", "tenfold.csv"], "'load' are 10 times as large as those that the model learned from: convert them"),
+        (["--input", "milli.csv"], "'load' are 0.001 times as large as those that the model learned from"),
     ],
 )
 def test_retune_refuses_in_one_line_and_leaves_nothing(arguments, words, own_registry, capsys) -> None:
+    calm = pd.read_csv("calm.csv")
+    for name, factor in (("tenfold", 10), ("milli", 0.001)):
+        calm.assign(load=calm["load"] * factor).to_csv(f"{name}.csv", index=False)
     before = tiny.snapshot(own_registry / "registry")
     assert retune.main(["registry:load@champion", *arguments, "--output", str(own_registry / "retuned")]) == 2
     (error,) = errors_in(capsys.readouterr().err)
@@ -339,6 +424,25 @@ def test_known_future_columns_come_from_the_readings_or_from_future(tmp_path: Pa
     ahead = monitor(str(tmp_path / "run"), later, tmp_path / "ahead", future=pd.concat(plans))
     assert len(ahead.table) == len(past.table) + 2 * 8
     assert ahead.table["input/plan"].notna().sum() == past.table["input/plan"].notna().sum()
+
+
+@pytest.mark.parametrize(
+    ("change", "factor"),
+    [
+        (lambda usual: 18 * usual, 18),
+        (lambda usual: usual / 1000, 0.001),
+        (lambda usual: 2.5 * usual + 30, None),  # a real change
+        (lambda usual: usual / 3, None),
+        (lambda usual: usual + 2000, None),  # a counter that has gone on
+        (lambda usual: 0 * usual, None),  # a sensor that is dead
+        (lambda usual: np.append(usual, 1e9), None),  # one wild reading
+        (lambda usual: 10 * usual[:15], None),  # too few
+    ],
+)
+def test_what_is_another_unit_and_what_is_a_change(change, factor) -> None:
+    usual = np.random.default_rng(3).normal(150, 40, 500)
+    found = Scaler(np.array([150.0]), np.array([40.0])).times_as_large(change(usual), 0)
+    assert found == (None if factor is None else pytest.approx(factor, rel=0.1))
 
 
 def test_what_counts_as_drift() -> None:

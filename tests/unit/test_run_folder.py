@@ -108,15 +108,25 @@ def test_parents_stay_after_a_commit(tmp_path: Path):
 # A folder that is already there
 
 
-def test_a_folder_with_files_is_refused_before_anything_is_done(tmp_path: Path):
+@pytest.mark.parametrize(
+    ("key", "said", "fix"),
+    [
+        ("output_dir", "output_dir=", "set overwrite=true or choose another output_dir"),
+        ("--output", "--output ", "add --overwrite or choose another folder"),
+    ],
+)
+def test_a_folder_with_files_is_refused_before_anything_is_done(tmp_path: Path, key: str, said: str, fix: str):
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "precious.txt").write_text("x")
     before = snapshot(tmp_path)
-    with pytest.raises(OutputError) as caught, NewFolder(tmp_path / "run"):
+    with pytest.raises(OutputError) as caught, NewFolder(tmp_path / "run", key=key):
         pytest.fail("the run has begun")
-    assert str(caught.value) == (
-        f"output_dir={tmp_path / 'run'} already holds files; set overwrite=true or choose another output_dir"
-    )
+    assert str(caught.value) == f"{said}{tmp_path / 'run'} already holds files; {fix}"
+    (tmp_path / "link").symlink_to("run")
+    with pytest.raises(OutputError) as caught, NewFolder(tmp_path / "link", key=key):
+        pytest.fail("the run has begun")
+    assert str(caught.value) == f"{said}{tmp_path / 'link'} is a link; give the folder itself or another {key}"
+    (tmp_path / "link").unlink()
     assert snapshot(tmp_path) == before
 
 

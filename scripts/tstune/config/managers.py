@@ -104,8 +104,12 @@ def load_saved_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
 
 
 def _saved_values(path: Path, overrides: Sequence[str]) -> dict:
-    changes = OmegaConf.to_container(_override(OmegaConf.create({}), overrides), resolve=True)
-    return merged(read_saved_values(path), changes)
+    return merged(read_saved_values(path), read_overrides(overrides))
+
+
+def read_overrides(overrides: Sequence[str]) -> dict:
+    """``key=value`` changes alone, as nested values; nothing is validated yet."""
+    return OmegaConf.to_container(_override(OmegaConf.create({}), overrides), resolve=True)
 
 
 def read_saved_values(path: Path) -> dict:

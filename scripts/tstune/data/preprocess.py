@@ -5,14 +5,17 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 from pydantic import ConfigDict, TypeAdapter
 
+from tstune.config.managers import read_overrides
+from tstune.config.names import dotted
 from tstune.config.schema import DataSection
+from tstune.config.validation import validate
 from tstune.data.cleaning import CleaningRules, clean_table, order_of
 from tstune.data.defaults import default_max_gap
 from tstune.data.files import read_columns, read_table
@@ -23,6 +26,7 @@ from tstune.data.scaler import Scaler
 from tstune.data.series_rows import holds_series
 from tstune.data.sources import load_source, recognised_source
 from tstune.data.table import ITEM, TIMESTAMP, Roles, SourceTable
+from tstune.domains import domain_of
 from tstune.errors import ConfigError, DataError
 from tstune.foreign_files import damage, read_object
 
@@ -34,9 +38,11 @@ _DAY = pd.Timedelta("1D").value
 
 READ_AS = (
     *("timestamp_column", "timestamp_format", "item_id_column", "columns_as", "on_duplicate"),
-    *("skip_rows", "keep_rows", "missing_values", "rename"),
+    *("skip_rows", "keep_rows", "missing_values", "rename", "item_from"),
 )
 """Settings of how a table is read, which new data are read by too."""
+OF_A_FILE = ({*READ_AS} | {key.name for key in fields(CleaningRules)}) - {"columns_as", "convert_to", "expected_unit"}
+"""Settings that may be others for a file that a saved model reads."""
 
 
 def build_panel(
@@ -280,7 +286,7 @@ class Preprocessor:
     scaler: Scaler
     unit: str | None
     # timestamp_column, timestamp_format, item_id_column, columns_as, on_duplicate, skip_rows, keep_rows,
-    # missing_values, rename: how a table is read
+    # missing_values, rename, item_from: how a table is read
     timestamp_column: str | list[str]
     timestamp_format: str | None
     item_id_column: str | None
@@ -294,6 +300,7 @@ class Preprocessor:
     keep_rows: str | None = None
     missing_values: Sequence[str | float] = ()
     rename: Mapping[str, str] = field(default_factory=dict)
+    item_from: str | None = None
     # item -> what its channels are counted from, see `Panel.level`; only those that are
     levels: Mapping[str, Sequence[float]] = field(default_factory=dict)
 
@@ -372,6 +379,7 @@ class Preprocessor:
             frequency=self.frequency,
             timezone=self.cleaning.timezone,
             conditional_columns=list(self.roles.conditional),
+            item_from=self.item_from,
         )
 
     def own_columns(self, table: SourceTable, path: Path) -> SourceTable:
@@ -394,6 +402,33 @@ class Preprocessor:
             found = replace(self, rename=rename)
         require_columns(frame, found.section_for(frame, path), path)
         return found
+
+    def changed(self, overrides: Sequence[str]) -> Preprocessor:
+        """The same with ``data.key=value`` for a file that is written otherwise; another unit is converted to ours."""
+        changes = read_overrides(overrides)
+        data, given = validate(changes, "key=value").data, changes.get("data") or {}
+        for key, _ in dotted(changes):
+            if key.removeprefix("data.").partition(".")[0] not in OF_A_FILE or not key.startswith("data."):
+                known = ", ".join(sorted(OF_A_FILE))
+                raise ConfigError(f"{key}=… is settled by the training; what a file may change below data: {known}")
+        rules = {name: getattr(data, name) for name in given if name not in READ_AS}
+        if "unit" in rules:
+            rules |= {"expected_unit": None, "convert_to": self.unit if domain_of(self.unit) else None}
+        read_as = {name: getattr(data, name) for name in given if name in READ_AS}
+        return replace(self, cleaning=replace(self.cleaning, **rules), **read_as)
+
+    def other_scale(self, readings: np.ndarray) -> str | None:
+        """What to say of cleaned readings [rows, targets] if they are in another unit than those of the training."""
+        for channel, name in enumerate(self.roles.target):
+            factor = None if self.levels else self.scaler.times_as_large(readings[:, channel], channel)
+            if factor is None:
+                continue
+            domain, fix = domain_of(self.unit), "convert them"
+            for unit in domain.units if domain else ():
+                if unit != self.unit and 0.5 < domain.factor(unit, self.unit) * factor < 2:
+                    fix = f"if they are in {unit}, add data.unit={unit}, which converts them"
+            return f"readings of {name!r} are {factor:.3g} times as large as those that the model learned from: {fix}"
+        return None
 
     def section_for(self, frame: pd.DataFrame, name: object, is_future: bool = False) -> DataSection:
         """How a table with these columns is read; `name` is what errors call it."""

@@ -18,6 +18,8 @@ from tstune.runtime.logs import logger
 UNKNOWN = 0
 """Code of a value that no training item has, and of no value at all."""
 _LEAF = 1 << 16
+_OTHER_SIZE, _OTHER_SPREAD, _FEWEST = 5.0, 2.0, 20
+"""Readings that differ so much from those of the training, in both, are in another unit; fewer of them say nothing."""
 DROWNS = 20
 """A series with so much less deviation than all together counts for nothing in their scale."""
 
@@ -51,6 +53,24 @@ class Scaler:
         if self.mean.shape != shape or self.std.shape != shape:
             return False
         return bool(np.isfinite(self.mean).all() and np.isfinite(self.std).all() and (self.std > 0).all())
+
+    def times_as_large(self, readings: np.ndarray, channel: int) -> float | None:
+        """How many times as large as in training readings are that seem to be in another unit; None for any others.
+
+        A unit multiplies size (root mean square) and spread alike. A few wild readings make neither.
+        """
+        known, size, std = readings[~np.isnan(readings)], np.hypot(self.mean, self.std)[channel], self.std[channel]
+        if len(known) < _FEWEST or self.by_window or (self.mean[channel], std) == (0.0, 1.0):
+            return None
+        found = []
+        for values in (known, np.clip(known, *np.quantile(known, [0.01, 0.99]))):
+            spread, factor = values.std() / std, np.hypot(values.mean(), values.std()) / size
+            grew = factor >= _OTHER_SIZE and spread >= _OTHER_SPREAD
+            shrank = factor * _OTHER_SIZE <= 1 and 0 < spread * _OTHER_SPREAD <= 1
+            if not (grew or shrank):
+                return None
+            found.append(float(factor))
+        return found[-1]
 
 
 def fit_scaler(panel: Panel, split: Split, scaling: str, unlike: bool = False) -> Scaler:

@@ -79,7 +79,9 @@ def find_unit(column: Column, declared: str | None, rules: CleaningRules, report
     if stated and seen and stated != seen:
         of_model = rules.expected_unit is not None
         who = "the model was trained on" if of_model else "its source says" if declared else "its name says"
-        advice = f"convert them to {stated}" if of_model else f"set data.unit={seen} or {stated}, whichever is right"
+        advice = f"set data.unit={seen} or {stated}, whichever is right"
+        if of_model:
+            advice = f"convert them to {stated}, or add data.unit={seen}"
         raise DataError(
             f"column {column.name!r}: {who} {stated}, but the median of {np.median(column.values):.4g} fits {seen}; "
             f"{advice}"

@@ -155,7 +155,7 @@ class NewFolder:
     """Context manager around a folder that appears, whole, when `commit` is called; until then `folder` is written.
 
     Where output_dir is None, and on processes that are not the main one, `folder` is None. What is read, `inputs` by
-    key, must not lie in the folder that is replaced.
+    key, must not lie in the folder that is replaced. `key` is what errors call it, a setting or a flag (``--output``).
     """
 
     def __init__(
@@ -164,20 +164,21 @@ class NewFolder:
         overwrite: bool = False,
         is_main: bool = True,
         inputs: Mapping[str, str | None] | None = None,
+        key: str = "output_dir",
     ) -> None:
         self.final = Path(output_dir) if output_dir is not None else None
         self.folder: RunFolder | None = None
-        self._overwrite, self._inputs = overwrite, inputs or {}
+        self._overwrite, self._inputs, self._key = overwrite, inputs or {}, key
         self._active = self.final is not None and is_main
         self._parents: list[Path] = []
 
     def __enter__(self) -> NewFolder:
         if self._active:
-            refuse_to_clobber(self.final, self._overwrite, self._inputs)
+            refuse_to_clobber(self.final, self._overwrite, self._inputs, self._key)
             aside = self.final.parent / f"{self._prefix}{_sign()}"
-            self._parents = make_parents(self.final)
+            self._parents = make_parents(self.final, self._key)
             try:
-                with writing(self.final, "output_dir"):
+                with writing(self.final, self._key):
                     self._remove_leftovers()
                     aside.mkdir()
             except OutputError:
@@ -205,9 +206,9 @@ class NewFolder:
         """Put the finished folder in its place."""
         if self.folder is None:
             return
-        refuse_to_clobber(self.final, self._overwrite, self._inputs)
+        refuse_to_clobber(self.final, self._overwrite, self._inputs, self._key)
         path, self.folder = self.folder.path, None
-        put_in_place(path, self.final, path.with_name(f"{path.name}-old"))
+        put_in_place(path, self.final, path.with_name(f"{path.name}-old"), self._key)
 
 
 @contextmanager
@@ -224,7 +225,6 @@ def replacing(final: Path, overwrite: bool, inputs: Mapping[str, str | None]) ->
                 process = sign.partition("-")[0]
                 raise OutputError(f"--output {final} belongs to process {process}; wait, or choose another folder")
             _put_back(old, final)
-        refuse_full("--output", final, overwrite)
         refuse_to_clobber(final, overwrite, inputs, "--output")
         old, parents = final.with_name(f"{prefix}{_sign()}"), make_parents(final, "--output")
         try:
@@ -263,10 +263,13 @@ def _put_back(old: Path, final: Path) -> None:
     remove_empty_parents([final])
 
 
-def refuse_full(flag: str, folder: Path | None, overwrite: bool) -> None:
-    """Stop before anything is computed that could not be written, to a folder that a flag of the command line names."""
+def refuse_full(key: str, folder: Path | None, overwrite: bool) -> None:
+    """Stop before anything is computed that could not be written, to a folder that a setting or a flag names."""
     if folder is not None and not overwrite and folder.is_dir() and any(folder.iterdir()):
-        raise OutputError(f"{flag} {folder} already holds files; add --overwrite or choose another folder")
+        fix = "add --overwrite or choose another folder"
+        if not key.startswith("--"):
+            fix = f"set overwrite=true or choose another {key}"
+        raise OutputError(f"{named(key, folder)} already holds files; {fix}")
 
 
 def refuse_to_clobber(final: Path, overwrite: bool, inputs: Mapping[str, str | None], key: str = "output_dir") -> None:
@@ -276,31 +279,28 @@ def refuse_to_clobber(final: Path, overwrite: bool, inputs: Mapping[str, str | N
 
 
 def _refuse_to_clobber(final: Path, overwrite: bool, inputs: Mapping[str, str | None], key: str) -> None:
-    named = _named(key, final)
+    what = named(key, final)
     if final.is_symlink():
-        raise OutputError(f"{named} is a link; give the folder itself or another {key}")
+        raise OutputError(f"{what} is a link; give the folder itself or another {key}")
     if final.is_file():
-        raise OutputError(f"{named} is a file; choose another {key}")
+        raise OutputError(f"{what} is a file; choose another {key}")
     if not final.is_dir():
         return
-    if any(final.iterdir()) and not overwrite:
-        raise OutputError(f"{named} already holds files; set overwrite=true or choose another {key}")
+    refuse_full(key, final, overwrite)
     place = final.resolve()
     if Path.cwd().is_relative_to(place):
-        raise OutputError(f"{named} cannot be written: it holds the current folder")
+        raise OutputError(f"{what} cannot be written: it holds the current folder")
     for name, path in inputs.items():
         if path is not None and Path(path).exists() and Path(path).resolve().is_relative_to(place):
-            raise OutputError(
-                f"{named} holds {_named(name, path)}, which overwriting would delete; choose another {key}"
-            )
+            raise OutputError(f"{what} holds {named(name, path)}, which overwriting would delete; choose another {key}")
 
 
-def put_in_place(new: Path, final: Path, replaced: Path) -> None:
+def put_in_place(new: Path, final: Path, replaced: Path, key: str = "output_dir") -> None:
     """Rename a finished folder to its final name; a folder that is there waits in `replaced` until that is done.
 
     A crash between the two renames leaves both, whole; `recover_replaced` then puts the old one back.
     """
-    with writing(final, "output_dir"):
+    with writing(final, key):
         sync_all(new)
         if final.exists():
             final.rename(replaced)
@@ -331,11 +331,12 @@ def writing(path: Path, key: str = "") -> Iterator[Path]:
     except Exception as error:
         if not is_disk_trouble(error):
             raise
-        named = _named(key, path) if key else path
-        raise OutputError(f"{named} cannot be written: {getattr(error, 'strerror', None) or error}") from None
+        what = named(key, path) if key else path
+        raise OutputError(f"{what} cannot be written: {getattr(error, 'strerror', None) or error}") from None
 
 
-def _named(key: str, path: Path) -> str:
+def named(key: str, path: Path) -> str:
+    """What a message calls a place: the setting or flag that names it, and its value."""
     if " " in key:  # its value is in it
         return key
     return f"{key} {path}" if key.startswith("--") else f"{key}={path}"

@@ -38,6 +38,7 @@ from tstune.runs.folder import (
     CONFIG,
     RunFolder,
     make_parents,
+    named,
     put_in_place,
     recover_replaced,
     refuse_to_clobber,
@@ -406,14 +407,14 @@ class _Lock:
         self._thread.start()
 
     @classmethod
-    def take(cls, path: Path, final: Path) -> _Lock:
+    def take(cls, path: Path, final: Path, key: str = "output_dir") -> _Lock:
         """Take the lock, or say who has it (`OutputError`: a live process has it)."""
         with _exclusive(path) as stream:
             owner = _read_owner(stream)
             if owner is not None and _is_alive(owner, path):
                 raise OutputError(
-                    f"output_dir={final} belongs to a run that is going on (process {owner.get('pid')} on "
-                    f"{owner.get('host')}); wait for it, or choose another output_dir"
+                    f"{named(key, final)} belongs to a run that is going on (process {owner.get('pid')} on "
+                    f"{owner.get('host')}); wait for it, or choose another {key}"
                 )
             stream.seek(0)
             stream.truncate()
@@ -439,6 +440,23 @@ class _Lock:
                 os.utime(self._path)
             except OSError as error:
                 logger.debug("%s cannot be touched: %s", self._path, error)
+
+
+@contextmanager
+def owning(folder: Path, key: str) -> Iterator[None]:
+    """Own a folder, which `key` names, as a run owns its own; it is made, and goes if nothing was put there."""
+    parents = make_parents(folder, key)
+    try:
+        with writing(folder, key):
+            lock = _Lock.take(folder / _LOCK, folder, key)
+        try:
+            for partial in folder.glob(".*.partial"):  # of a process that was killed
+                partial.unlink()
+            yield
+        finally:
+            lock.release()
+    finally:
+        remove_empty_parents(parents)
 
 
 def _remove_lock(path: Path) -> None:

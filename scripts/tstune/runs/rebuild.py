@@ -32,7 +32,6 @@ from tstune.runs.folder import (
     NewFolder,
     RunFolder,
     finite,
-    refuse_full,
 )
 from tstune.runs.judging import Judge, check_metrics, untuned
 from tstune.runtime.distributed import DistributedManager
@@ -112,7 +111,6 @@ def rebuild(
     """
     setup_logging()
     begin, folder, output = time.perf_counter(), RunFolder(folder), None if output is None else Path(output)
-    refuse_full("--output", output, overwrite)
     folder.require(CONFIG, METRICS, ENVIRONMENT, MANIFEST)
     _refuse_another_run(overrides)
     config = folder.config_with(overrides)
@@ -125,7 +123,7 @@ def rebuild(
     gpu.allow_tf32(config.training.tf32)
     with (
         _threads(environment.get("num_threads")),
-        NewFolder(output, overwrite, manager.is_main, {"--run": str(folder.path)}) as run,
+        NewFolder(output, overwrite, manager.is_main, {"--run": str(folder.path)}, "--output") as run,
     ):
         saved = load_model(folder.path)
         data = _same_data(config, folder)

@@ -17,7 +17,7 @@ import yaml
 import tstune
 from tstune.errors import FolderError, MissingDependencyError, ServiceError, first_line, visible
 from tstune.foreign_files import damage
-from tstune.runs.folder import NewFolder, refuse_full
+from tstune.runs.folder import NewFolder
 from tstune.runtime.files import escape_all, filled_template
 from tstune.sharing.contents import Base, FinishedRun, base_of, collect, require_clean
 
@@ -208,8 +208,7 @@ class Publication:
         """Push it, or write the folder aside and rename it; returns where it is now."""
         if self.repo:
             return push(self.contents, self.repo, private, overwrite)
-        refuse_full("--to-folder", Path(folder), overwrite)
-        with NewFolder(folder, overwrite, inputs={"the run": str(self.run)}) as target:
+        with NewFolder(folder, overwrite, inputs={"the run": str(self.run)}, key="--to-folder") as target:
             _write(self.contents, target.folder.path)
             target.commit()
         return str(folder)

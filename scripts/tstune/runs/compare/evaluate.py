@@ -85,6 +85,7 @@ def evaluate_models(
     registry: str | None = None,
     notes: Mapping[str, object] | None = None,
     prepare: Callable[[RunConfig], PreparedData] | None = None,
+    key: str = "--output",
 ) -> Evaluation:
     """Score models on one part of the configured data; the first one is judged against all others.
 
@@ -99,13 +100,14 @@ def evaluate_models(
         registry: where ``registry:…`` looks; None takes the default.
         notes: goes into `environment.json` beside what is found here.
         prepare: makes the windows; None reads the configured data.
+        key: what the user calls `output`.
 
     Raises:
         LeakError: a model was trained on, or chosen by, what it is to be judged on.
     """
     setup_logging()
     begin, output = time.perf_counter(), None if output is None else Path(output)
-    refuse_full("--output", output, overwrite)
+    refuse_full(key, output, overwrite)
     manager = DistributedManager(mixed_precision="no")
     logger.info(manager.describe())
     gpu = GPUManager(manager.device)
@@ -114,7 +116,7 @@ def evaluate_models(
         candidates = open_candidates(models, config, registry, stack)
         inputs = {"--model": None} | {f"--model {one.spec}": one.spec for one in candidates}
         run = stack.enter_context(
-            NewFolder(output, overwrite, manager.is_main, inputs | {"data.path": config.data.path})
+            NewFolder(output, overwrite, manager.is_main, inputs | {"data.path": config.data.path}, key)
         )
         config = with_lengths(config, candidates)
         data = (prepare or configured_data)(config)
@@ -185,7 +187,7 @@ def compare_members(comparison: ComparisonRecipe) -> Evaluation:
     """
     setup_logging()
     config = comparison.config
-    refuse_full("--output", Path(config.output_dir), config.overwrite)
+    refuse_full("output_dir", Path(config.output_dir), config.overwrite)
     tuned = [_tune(member) for member in comparison.members]
     had = [member.config.output_dir for member, one in zip(comparison.members, tuned, strict=True) if not one["reason"]]
     if not had:
@@ -198,6 +200,7 @@ def compare_members(comparison: ComparisonRecipe) -> Evaluation:
         output=config.output_dir,
         overwrite=config.overwrite,
         notes={"members": [*tuned, *baselines], "comparison": comparison.fingerprint},
+        key="output_dir",
     )
 
 

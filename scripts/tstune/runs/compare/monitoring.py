@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -33,18 +33,20 @@ from tstune.runs.folder import (
     PREPROCESSOR,
     VERDICT,
     RunFolder,
-    make_parents,
 )
+from tstune.runs.life import owning
 from tstune.runs.report.blocks import Cells, Fact, Facts, Figure, LegendEntry, ReportSection, Table, Text
 from tstune.runs.report.charts import Axes, Line, both, line_chart
 from tstune.runs.report.render import as_html, write_page
 from tstune.runs.report.words import measured
 from tstune.runtime.files import aside, without_formulas
+from tstune.runtime.logs import logger
 
 RESULT, PAGE, AHEAD = "monitor.json", "monitor.html", "ahead.csv"
 LEVELS = (0.1, 0.5, 0.9)
 """Of the intervals where the model has none of its own."""
 _ORIGIN, _FORECAST, _SPREAD = "origin", "forecast/", "spread"
+_DAY, _LONGEST_PAUSE = pd.Timedelta("1D"), pd.Timedelta(days=183)
 
 
 @dataclass(frozen=True)
@@ -61,6 +63,7 @@ class Monitored:
         ahead: what comes after the readings, as `predict` gives it, with quantiles that follow the stream.
         levels: of quantiles.
         weeks: one row per week: readings, RMSE, MAE, share of readings inside the interval, as calibrated and adapted.
+        num_added: readings that were scored, and rows that were forecast, by this call.
     """
 
     name: str
@@ -72,20 +75,27 @@ class Monitored:
     ahead: pd.DataFrame
     levels: tuple[float, ...]
     weeks: pd.DataFrame
+    num_added: int
 
     @property
     def scored(self) -> pd.DataFrame:
         """Rows whose truth is there."""
         return self.table.dropna(subset="truth")
 
+    @property
+    def days(self) -> int:
+        """Watched of the series that was watched longest: of a pause, its first day."""
+        times = self.scored[[ITEM, TIMESTAMP]].drop_duplicates()
+        steps = times.groupby(ITEM, observed=True)[TIMESTAMP].diff()
+        watched = steps.clip(upper=max(_DAY, steps.median())).groupby(times[ITEM]).sum()
+        return watched.max().days if steps.notna().any() else 0
+
     def sentence(self) -> str:
         """What a reader should know first."""
-        times = self.table.groupby(ITEM, observed=True)[TIMESTAMP]
-        days = (times.max() - times.min()).max().days
-        if days < self.rule.reference_days:
-            return f"{self.name}: day {days} of the {self.rule.reference_days:g} that show how it usually is."
+        if not self.drifts and self.days < self.rule.reference_days:
+            return f"{self.name}: day {self.days} of the {self.rule.reference_days:g} that show how it usually is."
         if not self.drifts:
-            return f"{self.name}: no drift in {days} days."
+            return f"{self.name}: no drift in {self.days} days."
         first = self.drifts[0]
         others = f", and {len(self.drifts) - 1} more" if len(self.drifts) > 1 else ""
         return f"{self.name}: drift of the {first.signal} of {first.item_id!r} since {first.since}{others}."
@@ -104,6 +114,7 @@ def monitor(
     *,
     future: pd.DataFrame | None = None,
     rename: Mapping[str, str] | None = None,
+    overrides: Sequence[str] = (),
     registry: str | None = None,
     rule: DriftRule | None = None,
     trust_code: bool = False,
@@ -121,12 +132,14 @@ def monitor(
         future: for models with known-future columns, their values over the forecasts to come; without it they forecast
             where `readings` has them.
         rename: name of the model -> column of the table.
+        overrides: ``data.key=value`` where the table is written otherwise than that of the training.
         registry: where ``registry:…`` looks; None takes the default.
         rule: what a drift is.
         trust_code: import code that the model names.
 
     Raises:
         DataError: nothing could be forecast.
+        OutputError: another process has the folder, or it cannot be written.
     """
     rule, folder = rule or DriftRule(), Path(folder)
     name = Path(spec).resolve().name
@@ -138,33 +151,41 @@ def monitor(
         model = load_model(run.path, trust_code)
         learned, promised = _learned_until(run), _promised(run)
         made_by = sha256_of(run / (CHECKSUMS if run.has(CHECKSUMS) else PREPROCESSOR))
+    model.preprocessor = model.preprocessor.changed(overrides)
     if not isinstance(readings, pd.DataFrame):
         model.preprocessor = model.preprocessor.for_file(Path(readings), rename)
     state = folder / f"forecasts-{name.replace(':', '-')}.parquet"
-    kept = RunFolder(folder).read_table(state.name) if state.is_file() else None
-    if kept is not None and kept.attrs.get("made_by", made_by) != made_by:
-        raise DataError(f"{state} is of another model than {spec}; choose another --output")
-    table, fresh = _kept_and_new(model, readings, future, kept, learned, name)
-    table.attrs["made_by"] = made_by
-    stream = pd.concat([table, fresh], ignore_index=True)
-    stream.attrs = table.attrs
-    levels = tuple(model.quantile_levels) or LEVELS
-    method = AdaptiveConformal(levels, model.config.forecast.adaptation_rate)
-    intervals, calibrated = _adapted(stream, name, method, rule)
-    signals = hourly_signals(table, f"{_FORECAST}{name}", rule)
-    found = Monitored(
-        name=name,
-        table=table,
-        unit=model.preprocessor.unit,
-        promised=promised,
-        rule=rule,
-        drifts=tuple(find_drift(signals, rule)),
-        ahead=_ahead(stream, name, intervals, levels),
-        levels=levels,
-        weeks=_by_week(table, name, calibrated[: len(table)], intervals[: len(table)]),
-    )
-    _write(found, folder, state)
+    with owning(folder, "--output"):
+        kept = RunFolder(folder).read_table(state.name) if state.is_file() else None
+        if kept is not None and kept.attrs.get("made_by", made_by) != made_by:
+            raise DataError(f"{state} is of another model than {spec}; choose another --output")
+        table, fresh = _kept_and_new(model, readings, future, kept, learned, name)
+        table.attrs["made_by"] = made_by
+        stream = pd.concat([table, fresh], ignore_index=True)
+        stream.attrs = table.attrs
+        levels = tuple(model.quantile_levels) or LEVELS
+        method = AdaptiveConformal(levels, model.config.forecast.adaptation_rate)
+        intervals, calibrated = _adapted(stream, name, method, rule)
+        signals = hourly_signals(table, f"{_FORECAST}{name}", rule)
+        found = Monitored(
+            name=name,
+            table=table,
+            unit=model.preprocessor.unit,
+            promised=promised,
+            rule=rule,
+            drifts=tuple(find_drift(signals, rule)),
+            ahead=_ahead(stream, name, intervals, levels),
+            levels=levels,
+            weeks=_by_week(table, name, calibrated[: len(table)], intervals[: len(table)]),
+            num_added=_amount(table) - (0 if kept is None else _amount(kept)),
+        )
+        _write(found, folder, state)
     return found
+
+
+def _amount(table: pd.DataFrame) -> int:
+    """Forecasts, and truths of them."""
+    return len(table) + int(table["truth"].notna().sum())
 
 
 def _learned_until(run: RunFolder) -> dict[str, np.datetime64]:
@@ -196,7 +217,10 @@ def _kept_and_new(
     source = how.read_new(readings)
     if kept is not None:
         source = _in_step(source, kept, how.frequency)
+    _refuse_long_pause(source, kept, learned, model.config.model.context_length)
     panel = how.panel_of(source)
+    if told := how.other_scale(_readings(panel)[:, : how.roles.num_targets]):
+        logger.warning("%s", told)
     last = {} if kept is None else kept.groupby(ITEM, observed=True)[_ORIGIN].max().to_dict()
     categories = category_codes(source, how.roles, panel.item_ids)
     windows, starts, fresh = _windows(model, panel, future, categories, last, learned)
@@ -234,6 +258,26 @@ def _in_step(source: SourceTable, kept: pd.DataFrame, frequency: str) -> SourceT
     first = frame[ITEM].map(kept.groupby(ITEM, observed=True)[TIMESTAMP].min())
     nearest = first + ((frame[TIMESTAMP] - first) / step).round() * step
     return replace(source, frame=frame.assign(**{TIMESTAMP: nearest.fillna(frame[TIMESTAMP])}))
+
+
+def _refuse_long_pause(
+    source: SourceTable, kept: pd.DataFrame | None, learned: Mapping[str, np.datetime64], context_length: int
+) -> None:
+    """Stop where dates jump by years: forecasts would fill the years, and readings of the present come too late."""
+    held = source.frame.dropna(subset=list(source.roles.target), how="all")
+    before = [] if kept is None else [kept.dropna(subset="truth")]
+    times = pd.concat([one[[ITEM, TIMESTAMP]].astype({ITEM: str}) for one in (*before, held)])
+    times = times[times[TIMESTAMP] > times[ITEM].map(learned).fillna(pd.Timestamp.min)]
+    times = times.drop_duplicates().sort_values([ITEM, TIMESTAMP], ignore_index=True)
+    pause = times.groupby(ITEM)[TIMESTAMP].diff()
+    longest = times.loc[(pause > max(_LONGEST_PAUSE, context_length * pause.median()))]
+    if len(longest):
+        item, until = longest.iloc[0]
+        since = until - pause[longest.index[0]]
+        raise DataError(
+            f"series {item!r} has no reading from {since} to {until}: correct its dates, or, if they are right, "
+            "give the readings since then alone, and another --output"
+        )
 
 
 def _windows(
@@ -335,11 +379,16 @@ def _forecasts(model: ForecastModel, windows: WindowDataset, starts: np.ndarray,
     return pd.DataFrame(columns | {f"{INPUT}{column}": np.nan for column in panel.roles.columns[len(targets) :]})
 
 
+def _readings(panel: Panel) -> np.ndarray:
+    """[rows, columns] what was read; NaN where nothing was."""
+    columns = slice(0, len(panel.roles.columns))
+    values = panel.values[:, columns] + panel.level_of(panel.row_item(), columns)
+    return np.where(panel.status[:, columns] == OBSERVED, values, np.nan)
+
+
 def _with_truth(table: pd.DataFrame, panel: Panel) -> pd.DataFrame:
     """What was read since, in the rows that wait for it; what stands there already stays."""
-    columns = panel.roles.columns
-    values = panel.values[:, : len(columns)] + panel.level_of(panel.row_item(), slice(0, len(columns)))
-    values = np.where(panel.status[:, : len(columns)] == OBSERVED, values, np.nan)
+    columns, values = panel.roles.columns, _readings(panel)
     index = pd.MultiIndex.from_arrays([np.asarray(panel.item_ids, object)[panel.row_item()], panel.timestamps])
     place = index.get_indexer(pd.MultiIndex.from_frame(table[[ITEM, TIMESTAMP]].astype({ITEM: object})))
     here = pd.DataFrame(np.where((place >= 0)[:, None], values[place], np.nan), columns=list(columns))
@@ -388,7 +437,6 @@ def _by_week(table: pd.DataFrame, name: str, calibrated: np.ndarray, adapted: np
 
 def _write(found: Monitored, folder: Path, state: Path) -> None:
     """The state last: a call that was stopped before is made again."""
-    make_parents(folder / state.name, "--output")
     run = RunFolder(folder)
     with aside(folder / AHEAD) as file:
         without_formulas(found.ahead).to_csv(file, index=False)
