@@ -156,7 +156,7 @@ class WindowDataset(WindowIndex, BatchedDataset):
         values, status = self._windows_at(self._future, rows + self.context_length)
         batch = {
             "future_values": values,
-            "future_observed_mask": status == OBSERVED,
+            "future_observed_mask": _mask(status, np.equal, OBSERVED),
             "item": torch.from_numpy(item),
             "start": rows,
             "origin": torch.from_numpy(seconds(self.panel.timestamps[starts + self.context_length])),
@@ -164,7 +164,7 @@ class WindowDataset(WindowIndex, BatchedDataset):
         if self.categories is not None:
             batch["static"] = torch.from_numpy(self.categories[item])
         if self.panel.roles.control:
-            batch["future_known_mask"] = status != MISSING
+            batch["future_known_mask"] = _mask(status, np.not_equal, MISSING)
         return batch | self._contexts(rows, starts, segment) if past else batch
 
     def _contexts(self, rows: torch.Tensor, starts: np.ndarray, segment: np.ndarray) -> Batch:
@@ -172,10 +172,10 @@ class WindowDataset(WindowIndex, BatchedDataset):
             past, status = map(torch.from_numpy, padded_context(self.panel, starts, self.context_length))
         else:
             past, status = self._windows_at(self._past, rows)
-        stale = (status[:, -1] == INTERPOLATED).any(dim=1)
+        stale = _mask(status[:, -1], np.equal, INTERPOLATED).any(dim=1)
         if stale.any():
             past[stale] = self._held(past[stale], status[stale])
-        usable, read = status != MISSING, status == OBSERVED
+        usable, read = _mask(status, np.not_equal, MISSING), _mask(status, np.equal, OBSERVED)
         if self.visible_steps is not None:
             hide_oldest(np.full(len(starts), self.context_length - self.visible_steps), past, usable, read)
         if self.dropping is not None:
@@ -192,7 +192,7 @@ class WindowDataset(WindowIndex, BatchedDataset):
 
     def _windows_at(self, views: list[torch.Tensor], rows: torch.Tensor) -> list[torch.Tensor]:
         """Values and status of the windows that begin at these rows, [B, steps, channels] each."""
-        return [view.index_select(0, rows).view(len(rows), -1, self.panel.values.shape[1]) for view in views]
+        return [view.index_select(0, rows).view(rows.shape[0], -1, self.panel.values.shape[1]) for view in views]
 
 
 def padded_context(panel: Panel, starts: np.ndarray, length: int) -> tuple[np.ndarray, np.ndarray]:
@@ -252,6 +252,11 @@ class MirroredWindows(Dataset):
             if name in batch:
                 batch[name] = torch.where(turned, self._twice - batch[name], batch[name])
         return batch
+
+
+def _mask(status: torch.Tensor, compare: np.ufunc, code: int) -> torch.Tensor:
+    """Where the status compares so; by NumPy, which does it ten times faster than torch for bytes."""
+    return torch.from_numpy(compare(status.numpy(), np.uint8(code)))
 
 
 def seconds(stamps: np.ndarray) -> np.ndarray:
