@@ -31,10 +31,6 @@ WITHIN = 1.15
 """Of the minutes, start of Python included."""
 
 
-NOTHING = 0.005
-"""A smaller change of RMSE is none."""
-
-
 @dataclass(frozen=True)
 class DataSet:
     """What is given to the search.
@@ -147,14 +143,15 @@ def command(one: DataSet, place: Path | None, folder: Path, minutes: float) -> l
     return [*words, "--output", str(folder), *one.words, "evaluation.keep_forecasts=true", *moved]
 
 
-def sign(change: float) -> int:
-    """-1, 0 or 1; what two trainings that differ by their seed are apart is nothing."""
-    return 0 if abs(change) < NOTHING else 1 if change > 0 else -1
-
-
 def shown(change: float) -> str:
     """As a percentage; draws of few blocks may be without end."""
     return f"{change:+.1%}" if change <= 10 else "over +1000%"
+
+
+def percent(interval: dict) -> str:
+    """A change of RMSE with its interval."""
+    low, high = interval["low"], interval["high"]
+    return f"{shown(interval['change'])} ({'no interval' if low is None else f'{shown(low)} to {shown(high)}'})"
 
 
 def row(folder: Path) -> tuple[list[str], tuple[bool, bool | None]]:
@@ -166,15 +163,13 @@ def row(folder: Path) -> tuple[list[str], tuple[bool, bool | None]]:
     baselines = {name: values["rmse"] for name, values in scores.items() if name not in untuned}
     best = min(baselines, key=baselines.get)
     against = next(one for one in judged["comparisons"] if one["reference"] == best)
-    interval = "no interval" if against["low"] is None else f"{shown(against['low'])} to {shown(against['high'])}"
     pays, said, right = folder / "will_tuning_pay.json", "no time to ask", None
     if pays.is_file():
         told = json.loads(pays.read_text())
-        expected, found = told["curve"]["1.0"]["change"], told["found"]
-        true = found.get("test") if found.get("test") is not None else found.get("validation")
-        said = f"{expected:+.1%}, {'not tuned' if true is None else f'{true:+.1%}'}"
-        right = None if true is None else sign(expected) == sign(true)
-    cells = [board["winner"], f"{scores[own]['rmse']:.4g}", f"{shown(against['change'])} ({interval}), {best}", said]
+        true = told["found"].get("test") or told["found"].get("validation")
+        said = f"{percent(told['curve']['1.0'])}; {'not tuned' if true is None else percent(true)}"
+        right = None if true is None else true["same_sign"]
+    cells = [board["winner"], f"{scores[own]['rmse']:.4g}", f"{percent(against)}, {best}", said]
     return cells, (against["low"] is None or against["low"] <= 0, right)
 
 

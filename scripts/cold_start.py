@@ -18,7 +18,7 @@ Exit codes: 0 done, 2 your input needs a change (one `error:` line says which).
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -31,7 +31,8 @@ from tstune.named_code import trusting
 if TYPE_CHECKING:
     from tstune.config.schema import RunConfig
     from tstune.data.prepared import PreparedData
-    from tstune.evaluation.backtest import Backtest, Scores
+    from tstune.evaluation.backtest import Scores
+    from tstune.models.contract import ForecastModel
     from tstune.runs.folder import RunFolder
     from tstune.runs.report.blocks import ReportSection
 
@@ -48,33 +49,24 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     option("model", help="run folder of the shared model, or registry:name@alias, registry:name:version")
     option("overrides", nargs="*", metavar="key=value", help="changes to its recipe, e.g. data.path=new.csv")
     days = (0.0, 1.0, 3.0, 7.0, 14.0)
-    option("--days", nargs="+", type=_or_change(float), default=days, metavar="N", help="(default: 0 1 3 7 14)")
-    option(
-        "--people",
-        nargs="+",
-        type=_or_change(str),
-        metavar="NAME",
-        help="who is new; left out: whom the model does not know",
-    )
+    option("--days", nargs="+", type=number, default=days, metavar="N", help="(default: 0 1 3 7 14)")
+    told = "who is new (default: whom the model does not know)"
+    option("--people", nargs="+", metavar="NAME", help=told)
     option("--output", required=True, type=Path, metavar="folder", help="where tables and page go")
     option("--overwrite", action="store_true", help="replace what an earlier call left there")
     add_registry_argument(parser)
     add_trust_argument(parser)
     args = parser.parse_intermixed_args(argv)
-    for name in ("days", "people"):
+    for name in ("days", "people"):  # a key=value that follows an option with several values belongs to the recipe
         given = vars(args)[name] or ()
         args.overrides += [word for word in given if "=" in str(word)]
         setattr(args, name, [word for word in given if "=" not in str(word)])
     return args
 
 
-def _or_change(kind: type) -> Callable[[str], object]:
-    """What follows an option with several values: these, or a key=value that belongs to the recipe."""
-
-    def number(word: str) -> object:
-        return word if "=" in word else kind(word)
-
-    return number
+def number(word: str) -> float | str:
+    """One of --days, or a key=value that follows them."""
+    return word if "=" in word else float(word)
 
 
 @exits_cleanly
@@ -98,7 +90,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         new = stack.enter_context(NewFolder(args.output, args.overwrite, inputs=reads, key="--output"))
         data = configured_data(config).judged_on(config.evaluation.context_steps)
         people = new_people(run, data, args.people)
-        result = study(run, config, data, people, sorted({0.0, *args.days}))
+        result = Study(run, config, data, people, sorted({0.0, *args.days})).result()
         write(new.folder, {"model": args.model, "unit": data.preprocessor.unit} | result)
         new.commit()
     print("\n".join(row["sentence"] for row in result["rows"] if row["days"]))
@@ -133,91 +125,123 @@ def new_people(run: RunFolder, data: PreparedData, asked: Sequence[str] | None) 
     return found
 
 
-def study(run: RunFolder, config: RunConfig, data: PreparedData, people: Sequence[str], days: Sequence[float]) -> dict:
-    """``rows``: every forecast and number of days; ``people``: what the days of each brought."""
-    import numpy as np
+class Study:
+    """The windows of new people behind the longest of `days`, and every forecast of them."""
 
-    from tstune.data.fingerprints import times_of_rows
-    from tstune.data.frequency import to_steps
-    from tstune.data.leaks import extents
-    from tstune.data.plan import NoWindow
-    from tstune.data.splits import own_days
-    from tstune.models.adapters import PerItemForecaster
-    from tstune.models.combined import ChosenForecaster, fitted
-    from tstune.models.registry import load_model, model_class
-    from tstune.runs.compare.evaluate import evaluate_models
-    from tstune.runs.finetune import tune_item
+    def __init__(
+        self, run: RunFolder, config: RunConfig, data: PreparedData, people: Sequence[str], days: Sequence[float]
+    ) -> None:
+        import numpy as np
 
-    ids, steps = data.panel.item_ids, [to_steps(f"{number:g}D", data.panel.frequency, "--days") for number in days]
+        from tstune.data.frequency import to_steps
+        from tstune.models.registry import model_class
+        from tstune.runs.compare.evaluate import evaluate_models
 
-    def cut(own: int) -> PreparedData | None:
+        self.config, self.data, self.ids = config, data, data.panel.item_ids
+        self.steps = {number: to_steps(f"{number:g}D", data.panel.frequency, "--days") for number in days}
+        self.is_new = np.isin(self.ids, people)
+        self.nothing = self.cut(0)
+        if self.nothing is None:
+            raise DataError(f"--days {days[-1]:g}: nobody has a window behind them; give fewer days")
+        self.base = shared_model(run, config, self.nothing)
+        judged = replace(self.nothing, preprocessor=self.base.preprocessor)
+        untuned = [] if config.tuning.mode in ("zero_shot", "from_scratch") else [config.model.pretrained]
+        judge = evaluate_models([str(run.path), *untuned, PERSISTENCE], config, prepare=lambda _: judged).judge
+        self.backtest, self.manager = judge.test, judge.manager
+        self.base.to(self.manager.device)
+        self.persistence = model_class(PERSISTENCE)(config)
+        self.persistence.build(self.base.preprocessor)
+        self.without = dict(zip((BASE, *(UNTUNED for _ in untuned), PERSISTENCE), judge.scores.values(), strict=True))
+
+    def cut(self, own: int) -> PreparedData | None:
+        """The last so many steps to learn from; None where they hold no window, whoever's they are."""
+        from tstune.data.plan import NoWindow
+        from tstune.data.splits import own_days
+
         try:
-            return data.with_split(own_days(data.panel, np.isin(ids, people), steps[-1], own))
-        except NoWindow:  # so many days hold none, whoever's they are
+            return self.data.with_split(own_days(self.data.panel, self.is_new, max(self.steps.values()), own))
+        except NoWindow:
             return None
 
-    nothing, base = cut(0), load_model(run.path)
-    if nothing is None:
-        raise DataError(f"--days {days[-1]:g}: nobody has a window behind them; give fewer days")
-    lengths = nothing.test.context_length, nothing.test.prediction_length
+    def result(self) -> dict:
+        """``rows``: every forecast and number of days; ``people``: what the days of each brought."""
+        rows, people = [self.row(name, 0.0, None, found) for name, found in self.without.items()], []
+        for days in self.steps:
+            used, found, about = self.after(days)
+            rows += [self.row(name, days, used[name], scores) for name, scores in found.items()]
+            people += about
+        return {"rows": rows, "people": people}
+
+    def after(self, days: float) -> tuple[dict[str, int], dict[str, Scores], list[dict]]:
+        """How many people got an adapter and a ridge of their own in so many days, the scores, and each of them."""
+        import numpy as np
+
+        from tstune.data.fingerprints import times_of_rows
+        from tstune.data.leaks import extents
+        from tstune.models.adapters import PerItemForecaster
+        from tstune.models.combined import ChosenForecaster
+        from tstune.models.registry import model_class
+        from tstune.runs.finetune import tune_item
+
+        own, adapters, about = self.cut(self.steps[days]) or self.nothing, {}, {}
+        ridges, reach = [self.persistence] * len(self.ids), extents(self.data.panel, own.windows)
+        for item in np.flatnonzero(self.nothing.test.by_item()).tolist():
+            parts = {part: windows.of_item(item) for part, windows in own.windows.items()}
+            result, adapter = tune_item(self.base, self.ids[item], parts["train"], parts["validation"], self.manager)
+            adapters |= {} if adapter is None else {self.ids[item]: adapter}
+            if len(parts["train"]):
+                ridges[item] = model_class(RIDGE)(self.config)
+                ridges[item].build(own.preprocessor)
+                ridges[item].train_on(replace(own, windows=parts).as_judged(), self.manager)
+            seen = {part: times_of_rows(self.data.panel, rows[item]) for part, rows in reach.items()}
+            counts = {f"{part}_windows": len(windows) for part, windows in parts.items()}
+            about[item] = {"days": days} | asdict(result) | counts | seen
+        used = {ADAPTER: len(adapters), RIDGE: len(ridges) - ridges.count(self.persistence)}
+        shared, adapted = self.without[BASE], PerItemForecaster(self.base, adapters, self.ids)
+        fits = ChosenForecaster(ridges, lambda batch: batch["item"])
+        found = {ADAPTER: self.backtest.score(adapted, ADAPTER) if used[ADAPTER] else shared}
+        found |= {RIDGE: self.backtest.score(fits, RIDGE)} if used[RIDGE] else {}
+        for name, scores in ({BASE: shared} | found).items():
+            for item, one in about.items():
+                one[f"rmse_{name}"] = float(scores.rmse_by_item[item])
+        return used, found, list(about.values())
+
+    def row(self, name: str, days: float, used: int | None, scores: Scores) -> dict:
+        """A forecast: errors, the 95 % interval of its RMSE, and the verdict against the shared model."""
+        from tstune.evaluation.bootstrap import rmse_band
+        from tstune.evaluation.verdict import verdict, window_blocks
+
+        windows, seen = self.backtest.windows, scores.window_count > 0
+        sums = scores.window_square[seen][:, None], scores.window_count[seen][:, None]
+        low, high = rmse_band(*sums, window_blocks(scores, windows, seen)) or ([None], [None])
+        errors = {metric: one for metric, one in scores.metrics.items() if metric in ("rmse", "mae") or "@" in metric}
+        judged = verdict({name: scores, BASE: self.without[BASE]}, windows, name, 0, name, self.backtest.horizons)
+        against = {key: value for one in judged.comparisons for key, value in asdict(one).items()}
+        against.pop("lead_times", None)
+        sentence = judged.sentence if used != 0 else f"{BASE} forecasts for everybody."
+        kept = "adapters kept" if name == ADAPTER else "ridges fitted"
+        if used is not None:
+            sentence = f"{days:g} d of own data, {used} of {judged.num_items} {kept}: {sentence}"
+        about = {"model": name, "days": days, "people_used": used, "num_people": judged.num_items}
+        about |= {"num_windows": judged.num_windows} | errors | {"rmse_from": low[0], "rmse_to": high[0]}
+        return about | against | {"sentence": sentence}
+
+
+def shared_model(run: RunFolder, config: RunConfig, data: PreparedData) -> ForecastModel:
+    """The model of the run, which must have a network and read such data, with settings for adapters."""
+    from tstune.models.combined import fitted
+    from tstune.models.registry import load_model
+
+    base = load_model(run.path)
     if base.module is None:
         raise ConfigError(
             f"{run.path}: model.type={config.model.type} has no network for an adapter; give a run with one"
         )
+    lengths = data.test.context_length, data.test.prediction_length
     if fitted(base, "the model", *lengths, None, data.preprocessor) is not base:
         raise ConfigError(f"{run.path} learned in {base.preprocessor.unit}, or other columns; give such data")
     base.config = config.model_copy(update={"model": base.config.model})
-    judged = replace(nothing, preprocessor=base.preprocessor)
-    untuned = [] if config.tuning.mode in ("zero_shot", "from_scratch") else [config.model.pretrained]
-    judge = evaluate_models([str(run.path), *untuned, PERSISTENCE], config, prepare=lambda _: judged).judge
-    backtest, manager, persistence = judge.test, judge.manager, model_class(PERSISTENCE)(config)
-    persistence.build(base.preprocessor)
-    base.to(manager.device)
-    scores = dict(zip((BASE, *(UNTUNED for _ in untuned), PERSISTENCE), judge.scores.values(), strict=True))
-    shared, told = scores[BASE], []
-    rows = [row(name, 0.0, None, found, shared, backtest) for name, found in scores.items()]
-    for number, length in zip(days, steps, strict=True):
-        own = cut(length) or nothing
-        assert np.array_equal(own.test.starts(range(len(own.test))), nothing.test.starts(range(len(nothing.test))))
-        adapters, ridges, about, reach = {}, [persistence] * len(ids), {}, extents(data.panel, own.windows)
-        for item in np.flatnonzero(nothing.test.by_item()).tolist():
-            parts = {part: windows.of_item(item) for part, windows in own.windows.items()}
-            result, adapter = tune_item(base, ids[item], parts["train"], parts["validation"], manager)
-            adapters |= {} if adapter is None else {ids[item]: adapter}
-            if len(parts["train"]):
-                ridges[item] = model_class(RIDGE)(config)
-                ridges[item].build(own.preprocessor)
-                ridges[item].train_on(replace(own, windows=parts).as_judged(), manager)
-            seen = {part: times_of_rows(data.panel, rows_of[item]) for part, rows_of in reach.items()}
-            counts = {f"{part}_windows": len(windows) for part, windows in parts.items()}
-            about[item] = {"days": number} | asdict(result) | counts | seen
-        used = {ADAPTER: len(adapters), RIDGE: len(ridges) - ridges.count(persistence)}
-        adapted, fits = PerItemForecaster(base, adapters, ids), ChosenForecaster(ridges, lambda batch: batch["item"])
-        found = {ADAPTER: backtest.score(adapted, ADAPTER) if used[ADAPTER] else shared}
-        found |= {RIDGE: backtest.score(fits, RIDGE)} if used[RIDGE] else {}
-        rows += [row(name, number, used[name], one, shared, backtest) for name, one in found.items()]
-        errors = {f"rmse_{name}": one.rmse_by_item for name, one in ({BASE: shared} | found).items()}
-        told += [one | {name: float(values[item]) for name, values in errors.items()} for item, one in about.items()]
-    return {"rows": rows, "people": told}
-
-
-def row(name: str, days: float, used: int | None, scores: Scores, shared: Scores, backtest: Backtest) -> dict:
-    """A forecast: errors, the 95 % interval of its RMSE, and the verdict against the shared model."""
-    from tstune.evaluation.bootstrap import rmse_band
-    from tstune.evaluation.verdict import verdict, window_blocks
-
-    seen = scores.window_count > 0
-    sums = scores.window_square[seen][:, None], scores.window_count[seen][:, None]
-    low, high = rmse_band(*sums, window_blocks(scores, backtest.windows, seen)) or ([None], [None])
-    errors = {metric: value for metric, value in scores.metrics.items() if metric in ("rmse", "mae") or "@" in metric}
-    judged = verdict({name: scores, BASE: shared}, backtest.windows, name, 0, name, backtest.horizons)
-    against = {key: value for one in judged.comparisons for key, value in asdict(one).items() if key != "lead_times"}
-    sentence = judged.sentence if used != 0 else f"{BASE} forecasts for everybody."
-    kept = "adapters kept" if name == ADAPTER else "ridges fitted"
-    sentence = sentence if used is None else f"{days:g} d of own data, {used} of {judged.num_items} {kept}: {sentence}"
-    about = {"model": name, "days": days, "people_used": used, "num_people": judged.num_items}
-    about |= {"num_windows": judged.num_windows} | errors | {"rmse_from": low[0], "rmse_to": high[0]}
-    return about | against | {"sentence": sentence}
+    return base
 
 
 def write(folder: RunFolder, result: Mapping) -> None:

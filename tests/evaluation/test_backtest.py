@@ -21,7 +21,7 @@ from tstune.data.table import Roles
 from tstune.data.windows import Batch
 from tstune.errors import ConfigError, DataError
 from tstune.evaluation import backtest as backtest_module
-from tstune.evaluation.backtest import Backtest, ErrorSums, Scores, thinned
+from tstune.evaluation.backtest import Backtest, ErrorSums, Scores, scored_columns, thinned
 from tstune.evaluation.bootstrap import Blocks, rmse_band
 from tstune.evaluation.metrics import mase, rmse
 from tstune.evaluation.verdict import format_comparisons
@@ -105,6 +105,10 @@ def test_windows_add_up_to_the_metrics(scores: Scores):
         assert found == pytest.approx(expected, rel=1e-12)
         assert scores.windows_by_item[item] == mine.sum()
     assert scores.window_square.dtype == scores.window_absolute.dtype == np.float64
+
+
+def test_every_column_is_known_beforehand(backtest: Backtest, scores: Scores):
+    assert {*scored_columns(backtest.horizons), "num_windows"} == scores.metrics.keys()
 
 
 def test_every_model_has_the_same_windows(backtest: Backtest, scores: Scores):

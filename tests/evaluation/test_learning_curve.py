@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from tstune.evaluation.learning_curve import fit_law, foretell
+from tstune.evaluation.bootstrap import Interval
+from tstune.evaluation.learning_curve import change_of_rmse, fit_law, foretell
 
 FACTS = {"series": 1, "steps": 100, "windows": 50, "untuned_against_ridge": -0.1}
 SHARES = (0.05, 0.2, 0.5)
@@ -50,4 +51,27 @@ def test_too_few_groups_give_no_interval():
     assert found.curve[1.0].low is None
     assert found.answer.startswith("too few")
     assert found.curve[1.0].change < 0
-    assert found.beside({"test": -0.1})["found"] == {"test": -0.1}
+    came = Interval(-0.1, None, None)
+    assert found.beside({"test": came, "validation": None})["found"] == {
+        "test": {"change": -0.1, "low": None, "high": None, "same_sign": True},
+        "validation": None,
+    }
+    assert not found.has_sign_of(Interval(0.1, 0.05, 0.2))
+
+
+@pytest.mark.parametrize(
+    ("found", "right"),
+    [((-0.1, -0.15, -0.05), True), ((-0.1, -0.3, 0.1), False), ((0.1, 0.05, 0.2), False), ((-0.1, None, None), True)],
+)
+def test_a_sign_is_right_where_it_is_as_clear(found, right):
+    trained = {share: squares(law(share, 0.05, 0.1), 0, noise=0) for share in SHARES}
+    told = foretell(("a", squares(1.0, 0, noise=0)), trained, ("a", squares(1.0, 0, noise=0)), FACTS)
+    assert told.answer == "yes"
+    assert told.has_sign_of(Interval(*found)) is right
+
+
+def test_a_change_from_groups_is_paired():
+    groups = squares(1.0, 0, noise=0)
+    found = change_of_rmse(0.81 * groups, groups)
+    assert (found.change, found.low, found.high) == pytest.approx((-0.1, -0.1, -0.1))
+    assert change_of_rmse([1.0], [1.0]).low is None

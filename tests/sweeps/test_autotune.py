@@ -13,7 +13,7 @@ from pathlib import Path
 import optuna
 import pytest
 import yaml
-from support.tiny import series, write_desk
+from support.tiny import series, write_desk, write_series
 
 import autotune as script
 import finetune_ttm
@@ -84,6 +84,7 @@ def test_everything_is_a_row_and_the_winner_is_a_run(search, tmp_path, capsys):
     assert all(row.losses for row in found.rows if row.kind == "share" or row.state == "pruned")
 
     best = tmp_path / "found/best"
+    assert RunFolder(best).config.output_dir == str(best), "it names the folder that it lies in"
     assert load_model(best).predict(series()).notna().all(axis=None)
     assert found.test == RunFolder(best).metrics["test"]
     assert "fine_tuned" not in found.sentence, "ridge wins here, and nothing was tuned"
@@ -97,7 +98,8 @@ def test_everything_is_a_row_and_the_winner_is_a_run(search, tmp_path, capsys):
     assert told["answer"] == "no"
     low, high = (told["curve"]["1.0"][end] for end in ("low", "high"))
     assert 0 < low < told["curve"]["1.0"]["change"] < high
-    assert told["found"]["validation"] > 0, "the sign came true"
+    assert told["found"]["validation"]["low"] > 0
+    assert told["found"]["validation"]["same_sign"]
     assert told["sentence"] in page
     said = capsys.readouterr()
     assert "best so far" in said.out
@@ -228,7 +230,7 @@ def test_the_end_is_part_of_the_time(search, tmp_path):
     found._start_seconds = 500.0  # however long a busy machine took to begin
     assert found._end_seconds(None) <= (0.15 + 0.05) * 600 + 10 + 20 * windows
     found._start_seconds = 0.0
-    again = module.Row("decoder.0.001.per_item", "tuned", score=0.5, fit_seconds=99.0, predict_seconds=0.0)
+    again = module.Row("decoder.0.001.per_item", "tuned", "per_item", score=0.5, fit_seconds=99.0, predict_seconds=0.0)
     assert found._end_seconds(again) == pytest.approx(found._end_seconds(found.best) + 99)
 
 
@@ -246,6 +248,8 @@ def test_another_search_is_not_mixed_in(search, tmp_path, capsys):
     assert "found holds this search already; another --output begins a new one" in said
     with pytest.raises(OutputError, match="another --output"):
         search(minutes=0.02, metric="mae")
+    with pytest.raises(OutputError, match="holds a search of other data, settings or --storage"):
+        search(minutes=0.02, storage=f"sqlite:///{tmp_path}/mistyped.db")
     with pytest.raises(ConfigError, match="neither a higher nor a lower"):
         search(metric="bias")
 
@@ -256,6 +260,7 @@ def test_another_search_is_not_mixed_in(search, tmp_path, capsys):
         ({"horizon": "0"}, "--horizon 0 is no step of h"),
         ({"horizon": "900"}, "the longest series has 400; this works: .*--horizon 48 "),
         ({"metric": "rmsee"}, "--metric rmsee is no column of these scores: rmse, mae"),
+        ({"storage": "sqlite:///mistyped/study.db"}, "there is no folder mistyped; for a new study: mkdir -p mistyped"),
     ],
 )
 def test_what_cannot_be_searched_is_refused_before_anything_is_written(search, tmp_path, asked, words):
@@ -272,7 +277,37 @@ def test_a_table_without_a_recipe(tmp_path, monkeypatch, capsys):
     assert script.main(words) == 0, capsys.readouterr().err
     said = capsys.readouterr().out
     assert "winner: " in said
-    assert "predict_forecast.py" in said
+    assert " + 6 steps: train " in said
+    assert "prediction_length: 6\n" in said
+    assert f"predict_forecast.py --model {tmp_path}/found/best --input {tmp_path}/load.csv" in said
     assert RunFolder(tmp_path / "found/best").config.model.prediction_length == 6
     assert script.main(["--data", str(tmp_path / "load.csv"), "--horizon", "90min"]) == 2
     assert "--horizon" in capsys.readouterr().err
+
+
+def test_a_share_is_learned_from_like_the_whole(tmp_path):
+    """The latest windows, as many passes; of series with a window each, a share of the series."""
+    write_desk(tmp_path, training=TRAINING | {"max_steps": 200})
+    base, data = module._settled(tmp_path / "recipe.yaml", None, [], "rmse")
+    assert tried.as_share(base, 0.05).training.max_steps == 10
+    part = tried.latest(data, 0.25)
+    assert part.train.by_item() == pytest.approx(data.train.by_item() / 4, abs=1)
+    every = data.train.starts(range(len(data.train)))
+    assert max(part.train.starts(range(len(part.train)))) == max(every)
+    assert min(part.train.starts(range(len(part.train)))) > min(every)
+
+    ids = tuple(map(str, range(20)))
+    one_each = write_series(tmp_path / "many.csv", rows=80, items=ids)
+    words = [f"data.path={one_each}", "data.split.mode=deployment", "data.train_stride=100"]
+    _, many = module._settled(tmp_path / "recipe.yaml", None, words, "rmse")
+    assert set(many.train.by_item()) == {1}
+    assert [sum(tried.latest(many, share).train.by_item()) for share in (0.05, 0.2, 0.5)] == [1, 4, 10]
+
+
+@pytest.mark.parametrize("label", ["", "from_scratch.", "my.trees.", "a.per_item."])
+def test_names_of_folders_say_nothing_about_how_a_model_was_made(label):
+    row = module.Row(f"{label}decoder.0.001", "tuned", "decoder")
+    assert row.tunes_weights
+    assert tried.Candidate(row.name, None, "tuned", "decoder").slot == row.name
+    assert tried.Candidate(f"{row.name}.stack", None, "tuned", "stack", (row.name,)).slot == "stack"
+    assert not any(module.Row(row.name, "tuned", how).tunes_weights for how in ("from_scratch", "stack", "trees"))

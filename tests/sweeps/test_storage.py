@@ -22,6 +22,7 @@ def test_where_it_is_looked_for(monkeypatch):
     monkeypatch.setenv("TSTUNE_SWEEP_STORAGE", "sqlite:///elsewhere.db")
     assert storage_url(None, Path("runs/x")) == "sqlite:///elsewhere.db"
     assert storage_url("sqlite:///said.db", Path("runs/x")) == "sqlite:///said.db"
+    assert storage_url("sqlite:///runs/x/own.db", Path("runs/x")) == "sqlite:///runs/x/own.db", "the output is made"
 
 
 @pytest.mark.parametrize(
@@ -34,12 +35,15 @@ def test_where_it_is_looked_for(monkeypatch):
         (f"mysql+pymysql://user:{SECRET}@host/sweeps", MissingDependencyError),
         ("sqlite://", ConfigError),
         ("sqlite:///:memory:", ConfigError),
-        ("sqlite:////proc/none/study.db", OutputError),
+        ("sqlite:///mistyped/study.db", OutputError),
     ],
 )
-def test_a_url_that_cannot_be_used_is_refused_in_one_line(url, kind):
+def test_a_url_that_cannot_be_used_is_refused_in_one_line(url, kind, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("TSTUNE_SWEEP_STORAGE", url)
     with pytest.raises(kind) as refused:
-        open_storage(url, 60)
+        open_storage(storage_url(None, Path("runs/x")), 60)
+    assert not list(tmp_path.iterdir())
     assert SECRET not in str(refused.value)
     assert "\n" not in str(refused.value)
     assert refused.value.__cause__ is None
@@ -61,7 +65,6 @@ def test_what_a_driver_says_is_shown_without_the_password(url, monkeypatch):
 
     monkeypatch.setattr(storage, "RDBStorage", refuse)
     monkeypatch.setattr("time.sleep", lambda _: None)
-    monkeypatch.setattr("sqlalchemy.engine.url.URL.get_dialect", lambda _: None)
     with pytest.raises(OutputError) as refused:
         open_storage(f"postgresql://{url}", 60)
     assert str(refused.value) == "storage postgresql://host/sweeps cannot be used: password *** is wrong"
@@ -86,8 +89,7 @@ def test_a_file_that_is_no_database(tmp_path):
 
 
 def test_a_database_that_is_gone_is_explained(tmp_path):
-    opened = open_storage(f"sqlite:///{tmp_path}/new/study.db", 60)
-    assert (tmp_path / "new/study.db").is_file()
-    (tmp_path / "new/study.db").write_text("gone " * 1000)
+    opened = open_storage(f"sqlite:///{tmp_path}/study.db", 60)
+    (tmp_path / "study.db").write_text("gone " * 1000)
     with pytest.raises(TstuneError, match=r"failed: .*; the same command goes on"), storage.explained(opened):
         opened.get_all_studies()

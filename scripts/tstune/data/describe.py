@@ -16,14 +16,14 @@ from omegaconf import OmegaConf
 from pydantic import ValidationError
 
 from tstune.config.managers import parse_override
-from tstune.config.names import merged
+from tstune.config.names import dotted, merged
 from tstune.config.schema import DataSection
 from tstune.config.section import AUTO, RESOLVED
 from tstune.data.cleaning import CleaningReport, CleaningRules
 from tstune.data.defaults import BUILTIN, default_horizons, season_of, shipped_weights
 from tstune.data.files import find_files, read_table
 from tstune.data.frame import require_columns, table_from_frame
-from tstune.data.frequency import fixed_step, parse_frequency
+from tstune.data.frequency import fixed_step, parse_frequency, to_steps
 from tstune.data.panel import OBSERVED, Panel, item_rows, position_of, time_of
 from tstune.data.panel_store import read_panel
 from tstune.data.plan import plan_windows
@@ -202,6 +202,7 @@ class Description:
 
     config: DataSection  # keys of a run that reads it this way; they name what was recognised
     given: dict  # those keys as they would be written
+    further: dict  # other sections of its recipe that somebody has given
     # panel, split, windows, preprocessor, manifest: as of `PreparedData`, as far as its table of items asks
     panel: Panel
     split: Split
@@ -239,6 +240,7 @@ class Description:
         if weights != BUILTIN:  # they know such series, there is little to learn
             values["training"]["learning_rate"] = 1e-4
         values["output_dir"] = f"runs/{name}"
+        values = merged(values, self.further)
         for word in self.works:
             values = merged(values, OmegaConf.to_container(parse_override(word)))
         text = yaml.safe_dump(values, sort_keys=False, allow_unicode=True, width=1000)
@@ -279,11 +281,18 @@ class Description:
         return visible("\n\n".join(["\n".join(lines), format_cohort(describe_cohort(self)), recipe]))
 
 
-def describe(path: str, overrides: Mapping[str, object] | None = None) -> Description:
+def describe(
+    path: str,
+    overrides: Mapping[str, object] | None = None,
+    further: Mapping[str, Mapping] | None = None,
+    horizon: str | int | None = None,
+) -> Description:
     """Look at a file or folder.
 
     Args:
         overrides: further keys of the `data` section; they are taken as they are.
+        further: other sections of a recipe, whose lengths are those of the windows.
+        horizon: how far to forecast, ``2h`` or steps, instead of `model.prediction_length`.
 
     Raises:
         ConfigError, DataError: it cannot be read, or not be told what it holds.
@@ -301,18 +310,23 @@ def describe(path: str, overrides: Mapping[str, object] | None = None) -> Descri
             table = table_from_frame(raw, _section(given), files[0], report)
     config = _section(given)
     panel, origin = read_panel(config, CleaningRules.from_config(config), table)
-    table = origin.table
+    table, further = origin.table, dict(further or {})
+    if horizon is not None:
+        further = merged(further, {"model": {"prediction_length": steps_ahead(horizon, panel.frequency)}})
+    lengths = [further.get("model", {}).get(f"{name}_length") for name in ("context", "prediction")]
+    lengths = [length if isinstance(length, int) and length > 0 else AUTO for length in lengths]
     max_gap = longest_gap(table, panel.frequency, config.max_gap)
     known = sorted(shipped_weights(), reverse=True)
     ordered = {key: given[key] for key in ("source", "path") if key in given}
     about = {
         "given": ordered | given,
+        "further": further,
         "panel": panel,
         "preprocessor": ReadAs(table.unit, max_gap, dict(table.fill)),
         "manifest": {"cleaning": table.cleaning, "items_without_readings": origin.items_without_readings},
     }
     try:
-        plan = plan_windows(config, AUTO, AUTO, panel, table, known)
+        plan = plan_windows(config, *lengths, panel, table, known)
     except (DataError, ConfigError) as error:
         nothing = WindowRanges(np.zeros(0, np.int64), np.zeros(0, np.int64), 1)
         windows = {part: WindowIndex(panel, nothing, *known[-1]) for part in PARTS}
@@ -330,7 +344,16 @@ def describe(path: str, overrides: Mapping[str, object] | None = None) -> Descri
         "evaluation.seasonality": season_of(None, panel.frequency),
         "evaluation.horizons": default_horizons(panel.frequency, lengths[1]),
     }
-    return Description(plan.config, split=plan.split, windows=plan.windows, lengths=lengths, follows=follows, **about)
+    about["follows"] = {key: value for key, value in follows.items() if key not in dict(dotted(further))}
+    return Description(plan.config, split=plan.split, windows=plan.windows, lengths=lengths, **about)
+
+
+def steps_ahead(horizon: str | int, frequency: str) -> int:
+    """Steps of `--horizon`, of which there must be one."""
+    ahead = to_steps(horizon, frequency, "--horizon")
+    if ahead < 1:
+        raise ConfigError(f"--horizon {horizon} is no step of {frequency}; give 1 or more, or a time as 2h")
+    return ahead
 
 
 def _section(values: Mapping[str, object]) -> DataSection:

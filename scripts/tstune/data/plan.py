@@ -138,13 +138,13 @@ def _written(value: object) -> str:
 
 
 class NoWindow(DataError):
-    """A part has no window; `works` are settings with which all have some, none if there are none."""
+    """A part has no window, and `why`; `works` are settings with which all have some, none if there are none."""
 
-    def __init__(self, what: str, works: Sequence[str]) -> None:
+    def __init__(self, why: str, works: Sequence[str]) -> None:
         remedy = f"this works: {' '.join(works)}"
         nothing = "no context length works: more readings are needed, or other parts (data.split)"
-        super().__init__(f"{what}; {remedy if works else nothing}")
-        self.works = tuple(works)
+        super().__init__(f"{why}; {remedy if works else nothing}")
+        self.why, self.works = why, tuple(works)
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ item's training part (Hyndman & Koehler 2006).
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -29,6 +29,13 @@ from tstune.errors import ConfigError
 from tstune.evaluation.scored_windows import ScoredWindows
 from tstune.models.contract import Forecaster, require_numbers
 from tstune.runtime.distributed import DistributedManager
+
+ALWAYS_SCORED = ("rmse", "mae", "mse_scaled", "mae_scaled", "mase")
+
+
+def scored_columns(horizons: Iterable[str]) -> list[str]:
+    """What a scoreboard has, whatever further metrics are asked for, beside the number of windows."""
+    return [*ALWAYS_SCORED, *(f"{name}@{label}" for label in horizons for name in ("rmse", "mae"))]
 
 
 def seasonal_scale(panel: Panel, split: Split, seasonality: int) -> np.ndarray:

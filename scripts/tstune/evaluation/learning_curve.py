@@ -22,12 +22,14 @@ import numpy as np
 
 from tstune.data.windows import WindowDataset
 from tstune.evaluation.backtest import Scores
-from tstune.evaluation.bootstrap import LEVEL, MIN_ITEMS, Interval
+from tstune.evaluation.bootstrap import LEVEL, MIN_ITEMS, Blocks, Interval, relative_rmse
 from tstune.evaluation.verdict import window_blocks
 
 DRAWS = 1000
 TRAINING_NOISE = 0.005
 """Standard deviation of the logarithm of the RMSE between trainings that differ by their seed."""
+NOTHING = 0.005
+"""A smaller change is none."""
 BEYOND = 0.02
 """The same of what the law says, for each factor e beyond the largest share that was tried."""
 _PRETRAINING = np.geomspace(0.002, 0.5, 40)
@@ -57,7 +59,7 @@ class Foretold:
         full = self.curve[1.0]
         if full.low is None:
             return "too few blocks of days to say how sure that is"
-        return "yes" if full.high < 0 else "no" if full.low > 0 else "it may" if full.change < 0 else "hardly"
+        return {-1: "yes", 1: "no"}.get(full.clear_sign, "it may" if full.change < 0 else "hardly")
 
     @property
     def sentence(self) -> str:
@@ -66,13 +68,24 @@ class Foretold:
         beside = "" if ridge is None else f"; untuned weights have {ridge:+.1%} RMSE against ridge"
         return (
             f"Will tuning pay? {self.facts['series']:,} series, {self.facts['steps']:,} steps to learn from{beside}. "
-            f"Expected of tuning on all of them: {_said(self.curve[1.0])} RMSE against {self.reference}, the best "
-            f"without tuning; on twice as many: {_said(self.curve[2.0])}: {self.answer}."
+            f"Expected of tuning on all of them: {said(self.curve[1.0])} RMSE against {self.reference}, the best "
+            f"without tuning; on twice as many: {said(self.curve[2.0])}: {self.answer}."
         )
 
-    def beside(self, found: Mapping[str, float | None]) -> dict:
-        """Values for a file, with what came true: part -> change."""
-        return asdict(self) | {"answer": self.answer, "sentence": self.sentence, "found": dict(found)}
+    def has_sign_of(self, found: Interval) -> bool:
+        """True if the change that was found is, as expected, clearly lower, clearly higher, or neither.
+
+        Where one of the two has no interval, a change of less than `NOTHING` is neither.
+        """
+        both = self.curve[1.0], found
+        if any(one.low is None for one in both):
+            both = [Interval(one.change, one.change - NOTHING, one.change + NOTHING) for one in both]
+        return both[0].clear_sign == both[1].clear_sign
+
+    def beside(self, found: Mapping[str, Interval | None]) -> dict:
+        """Values for a file, with what came true: part -> change, and whether its sign did."""
+        known = {part: one and asdict(one) | {"same_sign": self.has_sign_of(one)} for part, one in found.items()}
+        return asdict(self) | {"answer": self.answer, "sentence": self.sentence, "found": known}
 
 
 def block_squares(scores: Scores, windows: WindowDataset) -> list[float]:
@@ -134,6 +147,14 @@ def fit_law(shares: np.ndarray, ratios: np.ndarray) -> tuple[np.ndarray, np.ndar
     return _PRETRAINING[best], exponent[np.arange(len(y)), best]
 
 
-def _said(interval: Interval) -> str:
+def change_of_rmse(squares: Sequence[float], reference: Sequence[float]) -> Interval:
+    """From [groups] squared errors, as of `block_squares`, of two models on the same windows."""
+    groups = np.arange(len(squares))
+    blocks = Blocks(np.zeros_like(groups), groups, 1)
+    return relative_rmse(np.array(squares), np.array(reference)[:, None], blocks)[0]
+
+
+def said(interval: Interval) -> str:
+    """In words."""
     sure = "no interval" if interval.low is None else f"95 % interval {interval.low:+.1%} to {interval.high:+.1%}"
     return f"{interval.change:+.1%} ({sure})"

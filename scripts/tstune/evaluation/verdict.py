@@ -14,7 +14,7 @@ from pydantic import TypeAdapter
 from tstune.data.frequency import fixed_step, parse_frequency
 from tstune.data.windows import WindowDataset
 from tstune.errors import DataError, visible
-from tstune.evaluation.backtest import Scores
+from tstune.evaluation.backtest import ALWAYS_SCORED, Scores
 from tstune.evaluation.bootstrap import DRAWS, LEVEL, MIN_BLOCKS, ROUNDING, Blocks, Interval, relative_rmse
 
 OURS = ("per_item", "fine_tuned", "zero_shot", "average", "fine_tuned_refit")
@@ -44,7 +44,7 @@ def format_scoreboard(
     metrics = {name: {key: np.nan if v is None else v for key, v in row.items()} for name, row in metrics.items()}
     first = next(iter(metrics.values()))
     columns = [name for name in first if name in ("rmse", "mae") or name.startswith("rmse@")] + ["mase"]
-    beside = {*columns, "mse_scaled", "mae_scaled", "num_windows"}  # what else there is was asked for by its name
+    beside = {*columns, *ALWAYS_SCORED, "num_windows"}  # what else there is was asked for by its name
     further = dict.fromkeys(name for row in metrics.values() for name in row if name not in beside)
     columns += [name for name in further if not name.startswith("mae@")]
     order = best_first(metrics)

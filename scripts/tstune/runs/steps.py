@@ -57,6 +57,8 @@ class ModelRun(Run, ABC):
         setup_logging()
         precision = model.config.training.mixed_precision
         model.take_training_arguments(output_dir)
+        if output_dir is not None:  # the config.yaml of a folder names it
+            model.config = model.config.model_copy(update={"output_dir": str(output_dir)})
         config = model.config
         if manager is not None and config.training.mixed_precision != precision:
             raise ConfigError("_create_training_arguments changes mixed_precision of processes that run already")

@@ -30,16 +30,18 @@ from optuna.storages import RDBStorage
 from optuna.trial import TrialState
 
 from tstune.config.managers import SimpleConfigManager, check_override, parse_override
+from tstune.config.names import merged
 from tstune.config.schema import RunConfig
 from tstune.config.section import AUTO
 from tstune.config.validation import validate
 from tstune.data.cleaning.rules import CleaningRules
-from tstune.data.describe import describe
-from tstune.data.frequency import to_steps
+from tstune.data.describe import describe, steps_ahead
 from tstune.data.panel_store import read_panel
+from tstune.data.plan import NoWindow
 from tstune.data.prepared import PreparedData
 from tstune.domains import domain_of
-from tstune.errors import ConfigError, DataError, OutputError, TstuneError
+from tstune.errors import ConfigError, OutputError, TstuneError
+from tstune.evaluation.backtest import ALWAYS_SCORED, scored_columns
 from tstune.evaluation.learning_curve import Foretold, foretell
 from tstune.evaluation.metrics import builtin_metric
 from tstune.evaluation.verdict import Verdict
@@ -58,6 +60,7 @@ from tstune.sweeps.candidates import (
     CandidateRun,
     Halving,
     as_member,
+    as_share,
     changed,
     latest,
     lengths,
@@ -101,7 +104,6 @@ FINISH_SECONDS, FINISH_SHARE, FINISH_MOST = 6.0, 0.05, 0.15
 and a share of all besides."""
 WAIT_SECONDS, GRACE_SECONDS = 0.5, 30.0
 """Between two looks at what other processes do; after which a candidate without a first sign of life is another's."""
-ALWAYS_SCORED = ("rmse", "mae", "mse_scaled", "mae_scaled", "mase")
 _SIGNED = ("bias", "coverage", "width", "profile", "num_windows")
 
 
@@ -135,15 +137,14 @@ class Search:
     ) -> None:
         self.base, self.data, self.metric, self.higher, self.folder = base, data, metric, higher, folder
         self.manager = DistributedManager.for_run(base)
-        self.budget, self.not_tried = seconds, {}
-        self.candidates = list_candidates(base, data, weights)
+        self.budget = seconds
+        self.not_tried: dict[str, str] = {}  # by its slot: what this process leaves out, and why
+        self.candidates = {one.name: one for one in list_candidates(base, data, weights)}
         self.foretold: Foretold | None = None
         self._study, self._storage = study, storage
-        names = [one.name for one in self.candidates]
-        self._numbers = {name: number for number, name in enumerate([*names, TREES, *SHARES, *MADE, "finish"])}
-        self._share_numbers = {self._numbers[name] for name in SHARES}
+        slots = [*self.candidates, TREES, *SHARES, *MADE, "finish"]
+        self._numbers = {slot: number for number, slot in enumerate(slots)}
         self._halving: dict[str, optuna.Study] = {}
-        self._closed: set[str] = set()  # what this process has no time for
         self._points: dict[int, Point] = {}
         self.rows: dict[str, Row] = {}
         self.look()
@@ -179,10 +180,8 @@ class Search:
 
     def config_of(self, name: str) -> RunConfig:
         """The run of a candidate, also of one that was made up on the way."""
-        known = self._numbers.get(name, len(self.candidates))
-        if known < len(self.candidates):
-            return self.candidates[known].config
-        return self._made(self._slot(name), self.rows[name].made_of).config
+        candidate = self.candidates.get(name) or self._made(self.rows[name].how, self.rows[name].made_of)
+        return candidate.config
 
     def run(self) -> None:
         """Try what there is time for."""
@@ -200,7 +199,7 @@ class Search:
 
     def _next(self, whole: float) -> Candidate | None:
         """The most promising that nobody has begun; None where there is none, or no time."""
-        waiting = [one for one in self.candidates if self._is_open(one.name)]
+        waiting = [one for name, one in self.candidates.items() if self._is_open(name)]
         quick = [one for one in waiting if one.kind != "tuned"]
         for one in quick:
             if self._has_time(one) or (one.kind == "baseline" and one.name != "lightgbm"):
@@ -226,16 +225,20 @@ class Search:
         untuned = (row for row in ranked(self.rows.values(), self.higher) if row.kind == "zero_shot" and may_win(row))
         return next((self.config_of(row.name).model.pretrained for row in untuned), None)
 
-    def _is_open(self, name: str) -> bool:
-        """Nobody has begun it, or whoever did is dead."""
-        point = self._points.get(self._numbers[name])
-        return name not in self._closed and (point is None or point.state == "waiting")
+    def _state(self, slot: str) -> str:
+        """As of `Point`; ``waiting`` also before it was begun."""
+        point = self._points.get(self._numbers[slot])
+        return "waiting" if point is None else point.state
+
+    def _is_open(self, slot: str) -> bool:
+        """It is not left out, and nobody has begun it, or whoever did is dead."""
+        return slot not in self.not_tried and self._state(slot) == "waiting"
 
     def _can_start(self, candidate: Candidate) -> bool:
         """False where its weights could not be had as they are."""
         failed = [name for name in self._same_weights(candidate.name) if self.rows[name].score is None]
         if failed:
-            self._close(candidate.name, f"{failed[0]} could not be had")
+            self.not_tried[candidate.slot] = f"{failed[0]} could not be had"
         return not failed
 
     def _has_time(self, candidate: Candidate) -> bool:
@@ -248,30 +251,24 @@ class Search:
         if candidate.kind == "tuned" and parts:
             needed = max(needed, sum(row.fit_seconds + row.predict_seconds for row in parts))
         if self.left_to_search < needed:
-            self._close(candidate.name, f"no time left of the {self.budget / 60:g} minutes")
+            self.not_tried[candidate.slot] = f"no time left of the {self.budget / 60:g} minutes"
             return False
         return True
-
-    def _close(self, name: str, why: str) -> None:
-        self._closed.add(self._slot(name))
-        self.not_tried[name] = why
-
-    def _slot(self, name: str) -> str:
-        """What has a number in the study: made-up candidates go by how they are made."""
-        return name if name in self._numbers else name.rpartition(".")[2]
 
     def _learning(self, name: str) -> Candidate | None:
         """A training on a share of the data, from the best weights as they are, in the first of the modes."""
         before = [row for row in self.rows.values() if row.kind == "share"]
         if before:
-            if len(before) > 1 and 2 * before[-1].seconds > CURVE_TIME * self.left_to_search:
-                self._close(name, "it would have taken too long before the search")
+            takes = before[-1].seconds * SHARES[name] / SHARES[before[-1].how]
+            if len(before) > 1 and takes > CURVE_TIME * self.left_to_search:
+                self.not_tried[name] = "it would have taken too long before the search"
                 return None
             return self._made(name, before[0].made_of)
         weights = self._best_weights
-        tuned = [one for one in self.candidates if one.kind == "tuned" and one.config.model.pretrained == weights]
+        tuned = [one for one in self.candidates.values() if one.kind == "tuned"]
+        tuned = [one for one in tuned if one.config.model.pretrained == weights]
         if weights is None or not tuned:
-            self._close(name, "no weights could be had to tune")
+            self.not_tried[name] = "no weights could be had to tune"
             return None
         faster = max(tuned[:2], key=lambda one: one.config.training.learning_rate)  # these trainings are short
         return self._made(name, [faster.name])
@@ -284,9 +281,8 @@ class Search:
             trees = self.rows.get("lightgbm")
             known = untuned is not None and trees is not None and trees.score is not None
             return self._made(how, [untuned, trees.name]) if known else None
-        found = [row for row in found if not row.made_of or row.name.endswith(TREES)]
-        tuned = [row.name for row in found if row.kind == "tuned" and not row.made_of]
-        tuned = [name for name in tuned if not name.startswith("from_scratch")]
+        found = [row for row in found if not row.made_of or row.how == TREES]
+        tuned = [row.name for row in found if row.tunes_weights and not row.made_of]
         if how != "stack":
             alone = how == "per_item" and len(self.data.panel.item_ids) < 2
             return self._made(how, tuned[:1]) if tuned and not alone else None
@@ -304,26 +300,25 @@ class Search:
 
     def _made(self, how: str, of: Sequence[str]) -> Candidate:
         """What is made of these, as one of `SHARES` or `MADE`."""
-        if how == "stack":
-            members = [as_member(self.config_of(name)) for name in of]
-            model = {"type": "stack", "members": members} | lengths(self.base)
-            return Candidate(how, changed(self.base, model=model, tuning=None, lora=None), "tuned", tuple(of))
-        if how == TREES:
-            members = [as_member(self.config_of(of[0]))]
-            model = {"type": "stack", "combiner": "lightgbm", "members": members} | lengths(self.base)
+        name, kind = f"{of[0]}.{how}", "tuned"
+        if how in ("stack", TREES):
+            names = of if how == "stack" else of[:1]
+            model = {"type": "stack", "members": [as_member(self.config_of(one)) for one in names]} | lengths(self.base)
+            name, model = (how, model) if how == "stack" else (name, model | {"combiner": "lightgbm"})
             config = changed(self.base, model=model, tuning=None, lora=None)
-            return Candidate(f"{of[0]}.{how}", config, "tuned", tuple(of))
-        changes = {"interpolated": {"interpolate": "auto"}, "per_item": {"per_item": True}}.get(how, {})
-        config = changed(self.config_of(of[0]), tuning=changes)
-        return Candidate(f"{of[0]}.{how}", config, "share" if how in SHARES else "tuned", tuple(of))
+        elif how in SHARES:
+            kind, config = "share", as_share(self.config_of(of[0]), SHARES[how])
+        else:
+            change = {"interpolated": {"interpolate": "auto"}, "per_item": {"per_item": True}}[how]
+            config = changed(self.config_of(of[0]), tuning=change)
+        return Candidate(name, config, kind, how, tuple(of))
 
     def _foretell(self) -> None:
         """Say what tuning will bring, once, as soon as the trainings are there that tell."""
         scored = [row for row in self.rows.values() if row.squares]
         shares = [row for row in scored if row.kind == "share"]
         alike = [row for row in shares if row.made_of == shares[0].made_of]  # two processes may begin with others
-        to_come = any(self._points[number].state == "running" for number in self._share_numbers & self._points.keys())
-        if self.foretold is not None or len(alike) < 2 or to_come:
+        if self.foretold is not None or len(alike) < 2 or any(self._state(name) == "running" for name in SHARES):
             return
         untuned = next(self.rows[name] for name in self._same_weights(alike[0].made_of[0]))
         without = [row for row in scored if is_simple(row) or row.kind == "zero_shot"]
@@ -335,7 +330,7 @@ class Search:
             "windows": len(self.data.train),
             "untuned_against_ridge": (sum(untuned.squares) / sum(ridge.squares)) ** 0.5 - 1 if ridge else None,
         }
-        squares = {SHARES[self._slot(row.name)]: row.squares for row in alike}
+        squares = {SHARES[row.how]: row.squares for row in alike}
         beside = [(row.name, row.squares) for row in (untuned, reference)]
         self.foretold = foretell(beside[0], squares, beside[1], facts, self.base.seed)
         print(f"\n{self.foretold.sentence}\n", flush=True)
@@ -345,7 +340,7 @@ class Search:
         again = list(filter(is_simple, self.rows.values()))
         if winner is not None and winner not in again:
             again.append(winner)
-        fits = sum(row.fit_seconds for row in again if row.kind == "baseline" or row.name.endswith("per_item"))
+        fits = sum(row.fit_seconds for row in again if row.kind == "baseline" or row.how == "per_item")
         windows = (len(self.data.test) + len(self.data.validation)) / max(1, len(self.data.validation))
         times = {"tuned": 2}  # beside its untuned weights
         forecasts = windows * sum(times.get(row.kind, 1) * row.predict_seconds for row in again)
@@ -353,7 +348,7 @@ class Search:
         return files + FINISH_SHARE * self.budget + fits + forecasts
 
     def _try(self, candidate: Candidate) -> None:
-        number = self._numbers[self._slot(candidate.name)]
+        number = self._numbers[candidate.slot]
         trial = begin(self._study, self._storage, self._points.get(number, number), (), {})
         if trial is None:  # another process was quicker
             return
@@ -378,7 +373,7 @@ class Search:
 
     def _tried(self, candidate: Candidate) -> Row:
         begun, seconds = time.monotonic(), max(2.0, self.left_to_search)
-        row = Row(candidate.name, candidate.kind, list(candidate.made_of), process=os.getpid())
+        row = Row(candidate.name, candidate.kind, candidate.how, list(candidate.made_of), process=os.getpid())
         compared = candidate.kind == "tuned" and not candidate.made_of
         part = CURVE_TIME if candidate.kind == "share" else 1 / SHARE
         halving = Halving(self._comparable(candidate.config) if compared else None, begun + part * seconds)
@@ -408,7 +403,7 @@ class Search:
 
     def _data_of(self, candidate: Candidate) -> PreparedData:
         data = self._without_inputs if candidate.config.data.targets_only else self.data
-        return data if candidate.kind != "share" else latest(data, SHARES[self._slot(candidate.name)])
+        return data if candidate.kind != "share" else latest(data, SHARES[candidate.how])
 
     @cached_property
     def _without_inputs(self) -> PreparedData:
@@ -509,11 +504,11 @@ class Search:
         folder, rows = RunFolder(self.folder / "best"), ranked(self.rows.values(), self.higher)
         best = self.rows[winner]
         rows = [best, *(row for row in rows if row.name != winner)]
-        test, sentence = folder.metrics["test"], Verdict.from_dict(folder.read_json(VERDICT)).sentence
+        test, judged = folder.metrics["test"], Verdict.from_dict(folder.read_json(VERDICT))
         self._foretell()
-        found = brought(rows, self.foretold, test)
-        untried = {name: why for name, why in self.not_tried.items() if name not in self.rows}
-        return Autotuned(best, rows, untried, test, sentence, self.foretold, found, self.folder)
+        found = {} if self.foretold is None else brought(rows, self.foretold, judged)
+        untried = {slot: why for slot, why in self.not_tried.items() if self._state(slot) == "waiting"}
+        return Autotuned(best, rows, untried, test, judged.sentence, self.foretold, found, self.folder)
 
     def _same_weights(self, name: str) -> list[str]:
         """Candidates of the same weights as they are."""
@@ -557,11 +552,12 @@ def autotune(
     if metric.partition("@")[0] in _SIGNED:
         raise ConfigError(f"--metric {metric}: neither a higher nor a lower value is better; take rmse, mae or wql")
     folder = Path(output or Path("runs/autotune") / Path(data).resolve().name.split(".")[0])
+    place = storage_url(storage, folder)
     base, prepared = _settled(Path(data), horizon, overrides, metric)
     asked = {"metric": metric, "weights": list(weights)}
     _make_folder(folder)
     quiet_optuna()
-    database = open_storage(storage_url(storage, folder), max(60, math.ceil(60 * minutes)))
+    database = open_storage(place, max(60, math.ceil(60 * minutes)))
     with explained(database):
         name = f"autotune {folder.resolve().name}"
         study = optuna.create_study(storage=database, study_name=name, load_if_exists=True)
@@ -596,32 +592,27 @@ def _settled(
         config, said = SimpleConfigManager().load_config(path, overrides), nullcontext()
         panel, _ = read_panel(config.data, CleaningRules.from_config(config.data))
     else:
-        given = {}
-        for one in (word for word in overrides if word.startswith("data.")):
-            given |= OmegaConf.to_container(parse_override(one.removeprefix("data.")))
-        found = describe(str(path), given)
+        further = OmegaConf.to_container(OmegaConf.merge({}, *map(parse_override, overrides)))
+        found = describe(str(path), further.pop("data", None), further, horizon)
         print(found.text(), flush=True)
         values = yaml.safe_load(found.recipe())
         values["training"] |= {"max_steps": STEPS, "num_epochs": 50, "eval_every_steps": EVERY}
         values["training"] |= {"early_stopping_patience": 6}
-        tree = OmegaConf.merge(values, *(parse_override(one) for one in overrides if not one.startswith("data.")))
-        config, panel = validate(OmegaConf.to_container(tree), origin="the command line"), found.panel
+        config, panel = validate(merged(values, further), origin="the command line"), found.panel
         said = quiet()  # of the same data again
     if horizon is not None:
-        ahead = to_steps(int(horizon) if str(horizon).isdigit() else horizon, panel.frequency, "--horizon")
-        if ahead < 1:
-            raise ConfigError(f"--horizon {horizon} is no step of {panel.frequency}; give 1 or more, or a time as 2h")
-        config = config.changing("model", prediction_length=ahead)
+        config = config.changing("model", prediction_length=steps_ahead(horizon, panel.frequency))
     metrics = config.evaluation.metrics
-    if builtin_metric(metric) is not None and metric not in ("rmse", "mae", "mase", *metrics):
+    if builtin_metric(metric) is not None and metric not in (*ALWAYS_SCORED, *metrics):
         config = config.changing("evaluation", metrics=[*metrics, metric])
     try:
         with said:
             data = configured_data(config)
-    except DataError as error:
-        if horizon is None:
-            raise
-        raise DataError(str(error).replace("model.prediction_length=", "--horizon ")) from None  # what was asked by
+    except NoWindow as error:
+        asked = "model.prediction_length=" if horizon is None else "--horizon "  # by what was asked
+        pairs = (one.partition("=") for one in error.works)
+        works = [f"{asked if key == 'model.prediction_length' else f'{key}='}{value}" for key, _, value in pairs]
+        raise NoWindow(error.why, works) from None
     strides = {}
     for part, most in MOST_WINDOWS.items():
         key, windows = f"{part}_stride", len(data.windows[part])
@@ -632,7 +623,7 @@ def _settled(
         data = configured_data(config)
     config = data.settle(config)
     check_metrics(config, data.preprocessor.unit)
-    columns = [*ALWAYS_SCORED, *(f"{name}@{ahead}" for ahead in config.evaluation.horizons for name in ("rmse", "mae"))]
+    columns = scored_columns(config.evaluation.horizons)
     if metric not in columns and not config.evaluation.metrics:
         raise ConfigError(
             f"--metric {metric} is no column of these scores: {', '.join(columns)}; others are named by "
@@ -653,15 +644,16 @@ def _check_same(study: optuna.Study, base: RunConfig, folder: Path, asked: dict[
     """Refuse to mix two searches in one folder or one study."""
     values = asked | {"run": base.model_dump(mode="json", exclude={"output_dir", "tracking"})}
     made_from = hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
-    note, noted = folder / "search.json", study.user_attrs.get("made_from", made_from)
-    known = read_object(note, OutputError).get("made_from") if note.is_file() else noted
-    if made_from not in (known, noted) or known != noted:
+    note = folder / "search.json"
+    in_folder = read_object(note, OutputError).get("made_from") if note.is_file() else None
+    in_study = study.user_attrs.get("made_from")  # after the note, which is written after it
+    if (in_folder is not None and in_study is None) or {in_folder, in_study} - {None, made_from}:
         raise OutputError(
-            f"--output {folder} holds a search of other data or settings; take another --output, or give the command "
-            "that it was begun with"
+            f"--output {folder} holds a search of other data, settings or --storage; take another --output, or give "
+            "the command that it was begun with"
         )
     study.set_user_attr("made_from", made_from)
-    if not note.is_file():
+    if in_folder is None:
         with aside(note) as file:
             file.write_text(json.dumps({"made_from": made_from} | values), encoding="utf-8")
 

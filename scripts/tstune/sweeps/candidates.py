@@ -38,8 +38,15 @@ class Candidate:
 
     name: str  # its row, and its folder
     config: RunConfig  # its run
-    kind: str  # as of `Row`
+    # kind, how: as of `Row`
+    kind: str
+    how: str = ""
     made_of: tuple[str, ...] = ()  # names of what it is made of, if it was made up on the way
+
+    @property
+    def slot(self) -> str:
+        """What has a number in the study: what is made up on the way goes by how it is made."""
+        return self.how if self.made_of else self.name
 
 
 class Halving(Callback):
@@ -140,10 +147,10 @@ def list_candidates(base: RunConfig, data: PreparedData, weights: Sequence[str])
     for mode, rate in dict.fromkeys([*own, *MODES]):
         for label, model in bases.items():
             config = changed(base, model=model, tuning={"mode": mode}, training={"learning_rate": rate})
-            found.append(Candidate(f"{label}{mode}.{rate:g}", config, "tuned"))
+            found.append(Candidate(f"{label}{mode}.{rate:g}", config, "tuned", mode))
     fresh = next(iter(bases.values())) | {"pretrained": None}
     config = changed(base, model=fresh, tuning={"mode": "from_scratch"}, training={"learning_rate": 1e-3}, lora=None)
-    return [*found, Candidate("from_scratch.0.001", config, "tuned")]
+    return [*found, Candidate("from_scratch.0.001", config, "tuned", "from_scratch")]
 
 
 def _bases(base: RunConfig, data: PreparedData, weights: Sequence[str]) -> dict[str, dict[str, object]]:
@@ -195,13 +202,21 @@ def changed(config: RunConfig, **sections: dict | None) -> RunConfig:
     return validate(values, origin="autotune")
 
 
+def as_share(config: RunConfig, share: float) -> RunConfig:
+    """The run that learns from a share of the windows: as many passes over them, and the whole of its schedule."""
+    steps = config.training.max_steps
+    shorter = {} if steps is None else {"max_steps": max(1, round(share * steps))}
+    return changed(config, training=shorter, tuning={"interpolate": "auto"})
+
+
 def latest(data: PreparedData, share: float) -> PreparedData:
-    """The same with the latest share of each item's training windows."""
+    """The same with a share of the training windows, the latest of each item; of one window each, a share of items."""
     windows, numbers = data.train, np.arange(len(data.train))
     starts = windows.starts(numbers)
-    item, keep = data.panel.segment_item[windows.segment_of(starts)], np.zeros(len(numbers), bool)
-    for one in np.unique(item):
-        rows = np.flatnonzero(item == one)
-        keep[rows[np.argsort(starts[rows])][-max(1, round(share * len(rows))) :]] = True
+    item = data.panel.segment_item[windows.segment_of(starts)]
+    until = np.cumsum(np.bincount(item, minlength=len(data.panel.item_ids)))  # windows of the items up to each
+    kept = np.diff(np.ceil(share * until).astype(int), prepend=0)
+    order = np.lexsort((starts, item))
+    order = order[until[item[order]] - numbers <= kept[item[order]]]
     chosen = numbers if windows.chosen is None else windows.chosen
-    return replace(data, windows=data.windows | {"train": windows.only(chosen[keep])})
+    return replace(data, windows=data.windows | {"train": windows.only(chosen[np.sort(order)])})

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from tstune.evaluation.learning_curve import Foretold
-from tstune.evaluation.verdict import OURS
+from tstune.evaluation.bootstrap import Interval
+from tstune.evaluation.learning_curve import Foretold, change_of_rmse, said
+from tstune.evaluation.verdict import OURS, Verdict
 from tstune.runs.report.blocks import Cells, Figure, LegendEntry, ReportSection, Table, Text
 from tstune.runs.report.charts import Axes, Line, both, line_chart
 from tstune.runs.report.render import as_html, as_markdown, write_page
@@ -25,6 +26,8 @@ class Row:
     # ``baseline``, ``zero_shot``, ``tuned`` (also what is made of several), or ``share``: trained on a share of the
     # data, a point of the learning curve that cannot win
     kind: str
+    # ``decoder``, … (the mode), ``from_scratch``, or how it was made on the way: ``stack``, ``trees``, ``per_item``, …
+    how: str = ""
     made_of: list[str] = field(default_factory=list)  # names of what it was made of on the way
     # ``finished``, ``pruned`` (ended early, as others were better after as many steps), ``stopped`` (out of time) or
     # ``failed``
@@ -40,6 +43,11 @@ class Row:
     reason: str | None = None  # why it failed
     process: int = 0  # that tried it
 
+    @property
+    def tunes_weights(self) -> bool:
+        """True for pretrained weights, tuned on all of the data."""
+        return self.kind == "tuned" and self.how not in ("from_scratch", "stack", "trees")
+
 
 @dataclass(frozen=True)
 class Autotuned:
@@ -51,7 +59,7 @@ class Autotuned:
     test: dict[str, dict[str, float]]  # row of the winner's scoreboard -> metrics on the test windows
     sentence: str  # the verdict of the winner's run
     foretold: Foretold | None  # what tuning was expected to bring; None where there was no time to ask
-    found: dict[str, float | None]  # part -> what it did bring; None where it was not looked at
+    found: dict[str, Interval | None]  # part -> what it did bring; None where it was not looked at
     # with `best` (the winner's run folder), `best.yaml`, `leaderboard.json`, `will_tuning_pay.json`, `report.html`
     folder: Path
 
@@ -60,9 +68,9 @@ class Autotuned:
         """What tuning brought, beside what was expected; empty where nothing was."""
         if self.foretold is None:
             return ""
-        told = [f"{value:+.1%} on the {part} windows" for part, value in self.found.items() if value is not None]
+        told = [f"{said(value)} on the {part} windows" for part, value in self.found.items() if value is not None]
         came = " and ".join(told) or "nothing was tuned in the time"
-        return f"Expected of tuning: {self.foretold.curve[1.0].change:+.1%} RMSE; found: {came}."
+        return f"Expected of tuning: {said(self.foretold.curve[1.0])} RMSE; found: {came}."
 
 
 def ranked(rows: Iterable[Row], higher: bool) -> list[Row]:
@@ -86,36 +94,26 @@ def live_line(cells: Sequence[str]) -> str:
     return f"{cells[0]:<32} {cells[1]:>12} {cells[2]:>8}   {cells[3]:<36} {cells[4]:>7}"
 
 
-def brought(rows: Sequence[Row], foretold: Foretold | None, test: Mapping[str, Mapping[str, float]]) -> dict:
+def brought(rows: Sequence[Row], foretold: Foretold, judged: Verdict) -> dict[str, Interval | None]:
     """Part -> change of RMSE that tuning on all of the data brought against the best without it.
 
-    `rows` come the best first. The scoreboard of the winner says nothing of a tuned model that did not win.
+    `rows` come the best first. The verdict of the winner says nothing of a tuned model that did not win.
     """
-    others = {"from_scratch", "stack", "trees"}  # no tuning of weights
-    weights = (row for row in rows if row.kind == "tuned" and row.squares)
-    tuned = next((row for row in weights if others.isdisjoint(row.name.split("."))), None)
-    if foretold is None or tuned is None:
+    tuned = next((row for row in rows if row.tunes_weights and row.squares), None)
+    if tuned is None:
         return {}
     before = next(row for row in rows if row.name == foretold.reference)
-    own, reference = test.get(own_row(test)), test.get(before.name)
-    if before.kind == "zero_shot" and before.name == foretold.untuned:
-        reference = test.get("zero_shot", reference)
-    judged = own is not None and reference is not None and rows[0] is tuned
-    return {
-        "validation": (sum(tuned.squares) / sum(before.squares)) ** 0.5 - 1,
-        "test": own["rmse"] / reference["rmse"] - 1 if judged else None,
-    }
-
-
-def own_row(test: Mapping[str, Mapping[str, float]]) -> str:
-    """The run's own row of its scoreboard."""
-    return next(name for name in OURS if name in test)
+    name = "zero_shot" if before.name == foretold.untuned else before.name
+    against = judged.against(name) if rows[0] is tuned else None
+    on_test = against and Interval(against.change, against.low, against.high)
+    return {"validation": change_of_rmse(tuned.squares, before.squares), "test": on_test}
 
 
 def write(found: Autotuned, metric: str, same_weights: Sequence[str], time: str, warning: str | None) -> None:
     """Write files and page; `same_weights` are the rows of which the winner's scoreboard tells as ``zero_shot``."""
     best, test, rows = found.winner, found.test, found.rows
-    measured = {best.name: own_row(test)} | {row.name: row.name for row in rows if row.name in test}
+    measured = {best.name: next(name for name in OURS if name in test)}
+    measured |= {row.name: row.name for row in rows if row.name in test}
     if "zero_shot" in test:
         measured = dict.fromkeys(same_weights, "zero_shot") | measured
     scores = [test[measured[row.name]].get(metric) if row.name in measured else None for row in rows]
@@ -167,11 +165,11 @@ def _curve(found: Autotuned) -> list[Text | Figure]:
     told = found.foretold
     if told is None:
         return [Text("There was no time for trainings on shares of the data that would tell.")]
-    truth = {1.0: found.found.get("validation")}
+    tuned = found.found.get("validation")
     law = {end: [getattr(one, end) for one in told.curve.values()] for end in ("change", "low", "high")}
     columns = {
         "Measured": [told.measured.get(share) for share in told.curve],
-        "Found by the search": [truth.get(share) for share in told.curve],
+        "Found by the search": [tuned.change if tuned and share == 1 else None for share in told.curve],
     }
     columns |= dict(zip(("Law", "Low", "High"), law.values(), strict=True))
     percent = {name: [None if one is None else 100 * one for one in values] for name, values in columns.items()}

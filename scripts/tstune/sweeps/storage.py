@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import random
+import shlex
 import time
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -40,31 +41,45 @@ _STATES = {TrialState.RUNNING: "running", TrialState.COMPLETE: "finished", Trial
 
 
 def storage_url(given: str | None, output: Path) -> str:
-    """What the command line says, without a password, else the environment, else a SQLite file in the output."""
+    """What the command line says, without a password, else the environment, else a SQLite file in the output.
+
+    A SQLite file is made, its folder is not, but for the output: a mistyped place would hold a new and empty study.
+    """
     if given is not None and given != without_credentials(given):
         raise ConfigError(f"--storage holds a user name or password; give the address in {ENVIRONMENT_VARIABLE}")
-    return given or os.environ.get(ENVIRONMENT_VARIABLE) or f"sqlite:///{output}/study.db"
+    text = given or os.environ.get(ENVIRONMENT_VARIABLE)
+    if not text:
+        return f"sqlite:///{output}/study.db"
+    try:
+        url = make_url(text)
+        url.get_dialect()
+    except (ArgumentError, NoSuchModuleError):
+        raise ConfigError(
+            f"--storage or {ENVIRONMENT_VARIABLE} is not the URL of a database SQLAlchemy knows; "
+            "e.g. sqlite:///runs/sweep/study.db or postgresql://user:password@host/name"
+        ) from None
+    if url.get_backend_name() == "sqlite":
+        if url.database in (None, "", ":memory:"):
+            raise ConfigError("--storage sqlite:// forgets the study at the end; give a file, sqlite:///path/study.db")
+        folder = Path(url.database).parent
+        if not folder.is_dir() and folder.resolve() != output.resolve():
+            make = f"mkdir -p {shlex.quote(str(folder))}"
+            raise OutputError(f"storage {_shown(url)}: there is no folder {folder}; for a new study: {make}")
+    return text
 
 
 def open_storage(text: str, heartbeat_seconds: int) -> RDBStorage:
-    """Connect to a URL of SQLAlchemy, and make the tables if there are none; every refusal is a `TstuneError`."""
+    """Connect to what `storage_url` gives, and make tables if there are none; every refusal is a `TstuneError`."""
     options: dict = {"pool_pre_ping": True}
+    url = make_url(text)
+    if url.get_backend_name() == "sqlite":
+        options["connect_args"] = {"timeout": _LOCK_SECONDS}  # several jobs take turns in writing
     attempts_left = _ATTEMPTS
     while True:
         attempts_left -= 1
         try:
-            url = make_url(text)
-            url.get_dialect()
-            if url.get_backend_name() == "sqlite":
-                _make_folder(url)
-                options["connect_args"] = {"timeout": _LOCK_SECONDS}  # several jobs take turns in writing
             # a trial that is silent for two intervals is taken for dead
             return RDBStorage(text, options, heartbeat_interval=heartbeat_seconds)
-        except (ArgumentError, NoSuchModuleError):
-            raise ConfigError(
-                f"--storage or {ENVIRONMENT_VARIABLE} is not the URL of a database SQLAlchemy knows; "
-                "e.g. sqlite:///runs/sweep/study.db or postgresql://user:password@host/name"
-            ) from None
         except ImportError as error:  # Optuna raises its own from it
             name = error.name or getattr(error.__context__, "name", None) or url.drivername
             needs = f"storage {_shown(url)} needs a driver that is not installed"
@@ -168,16 +183,6 @@ def give_up_the_dead(study: optuna.Study, grace_seconds: float) -> None:
 def _shown(url: URL) -> str:
     """Kind, host and name of a database: nothing that is secret."""
     return f"{url.get_backend_name()}://{url.host or ''}/{url.database or ''}"
-
-
-def _make_folder(url: URL) -> None:
-    if url.database in (None, "", ":memory:"):
-        raise ConfigError("--storage sqlite:// forgets the study at the end; give a file, sqlite:///path/study.db")
-    folder = Path(url.database).parent
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OutputError(f"storage {_shown(url)}: {folder} cannot be made: {error.strerror}") from None
 
 
 def _reason(error: BaseException, url: URL) -> str:
