@@ -63,7 +63,8 @@ _SECRET = re.compile(
 
 def without_credentials(text: str) -> str:
     """The same without what lets somebody in: ``user:password@`` and the value of ``?token=`` in any address."""
-    return _SECRET.sub(r"\1…", _USER.sub("", text))
+    text = _USER.sub("", text) if "@" in text else text
+    return _SECRET.sub(r"\1…", text) if "=" in text else text
 
 
 DEFAULT_FAMILY = "ttm"

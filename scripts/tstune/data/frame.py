@@ -66,21 +66,23 @@ def table_from_frame(
     elif config.columns_as == "channels":
         _refuse_several_series(raw, times.stamps.to_numpy("datetime64[ns]"), config, name)
     roles = roles_of(raw, config, name)
-    frame = read_numbers(raw, roles.columns, name, report, config.missing_values).reset_index(drop=True)
+    numbers = read_numbers(raw, roles.columns, name, report, config.missing_values)
+    numbers = {column: numbers[column].to_numpy() for column in roles.columns}
     items = id_texts(raw[config.item_id_column]) if config.item_id_column else pd.Series(series_name(name), raw.index)
-    frame.insert(0, TIMESTAMP, _on_one_clock(times, items, config, report))
+    numbers = {TIMESTAMP: _on_one_clock(times, items, config, report)} | numbers
     if config.columns_as == "items":
-        frame, roles = _columns_to_items(frame, roles, config)
+        frame, roles = _columns_to_items(pd.DataFrame(numbers), roles, config)
     else:
-        frame.insert(0, ITEM, items.to_numpy(object))
-    again = frame.duplicated([ITEM, TIMESTAMP])
+        frame = pd.DataFrame({ITEM: items.to_numpy(object)} | numbers, copy=False)
+    again = _repeated(frame)
     duplicates = int(again.sum())
     if duplicates and config.on_duplicate == "error":
         skipped = report[SKIPPED_TIMES]["examples"] if SKIPPED_TIMES in report else []
         _reject_duplicates(frame, name, duplicates, skipped, config.timezone)
     notes |= {DUPLICATES_AVERAGED: duplicates} if duplicates else {}
-    report.add("duplicate_timestamps", duplicates, "averaged", frame.loc[again, ITEM].value_counts().to_dict())
-    empty = [column for column in roles.target if frame[column].isna().all()]
+    averaged = frame.loc[again, ITEM].value_counts().to_dict() if duplicates else {}
+    report.add("duplicate_timestamps", duplicates, "averaged", averaged)
+    empty = [column for column in roles.target if np.isnan(frame[column].to_numpy(np.float64)).all()]
     if empty and not is_piece:
         raise DataError(
             f"{name}: target column {empty[0]!r} holds no value, only missing ones; fill it or leave it out"
@@ -196,10 +198,21 @@ def _reject_duplicates(
     )
 
 
+def _repeated(frame: pd.DataFrame) -> np.ndarray:
+    """[rows] True where a series has a time once more."""
+    codes, stamps = pd.factorize(frame[ITEM].values)[0], frame[TIMESTAMP].to_numpy()
+    own = np.diff(codes)  # rows in order, the usual case, are told apart without looking at all pairs
+    if ((own > 0) | ((own == 0) & (np.diff(stamps) > np.timedelta64(0)))).all():
+        return np.zeros(len(frame), bool)
+    return frame.duplicated([ITEM, TIMESTAMP]).to_numpy()
+
+
 def id_texts(cells: pd.Series) -> pd.Series:
     """Names of series as text, exactly as they are written; a number that a reader made a fraction is whole again."""
     if pd.api.types.is_float_dtype(cells) and (cells % 1 == 0).all():
         cells = cells.astype("int64")
+    if cells.dtype == object and pd.api.types.infer_dtype(cells, skipna=False) == "string":
+        return cells
     return cells.astype(str).astype(object)
 
 
@@ -250,7 +263,7 @@ def _read_times(
     times = parse_times(column, config.timestamp_format, name)
     if times.read_as is not None:
         report.add("times", len(column), times.read_as)
-    missing = times.stamps.isna().to_numpy()
+    missing = np.isnat(times.stamps.to_numpy())
     if missing.any():
         last = len(missing) - int(np.argmin(missing[::-1]))
         if missing.all() or last == len(missing) or missing[:last].any() or len(missing) - last > MOST_FOOTERS:

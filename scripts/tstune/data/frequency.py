@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 
 import numpy as np
 import pandas as pd
@@ -21,6 +22,7 @@ class StepError(ConfigError):
         self.frequency = frequency
 
 
+@lru_cache(64)
 def parse_frequency(text: str, key: str = "data.frequency") -> pd.tseries.offsets.BaseOffset:
     """Return the pandas offset of a text such as ``5min``, ``h`` or ``MS``."""
     try:
@@ -163,6 +165,8 @@ def encode_times(stamps: np.ndarray, features: Sequence[str]) -> np.ndarray:
     Returns:
         [rows, 2 * features] float32.
     """
+    if not features:
+        return np.zeros((len(stamps), 0), np.float32)
     times = pd.DatetimeIndex(stamps)
     turns = {  # [rows] share of the day that is over; whole days since Monday, since New Year
         "hour_of_day": lambda: (times - times.normalize()).total_seconds() / 86_400.0,
@@ -171,4 +175,4 @@ def encode_times(stamps: np.ndarray, features: Sequence[str]) -> np.ndarray:
     }
     angles = [2 * np.pi * turns[name]().to_numpy() for name in features]
     waves = [wave(angle) for angle in angles for wave in (np.sin, np.cos)]
-    return np.stack(waves, axis=1).astype(np.float32) if waves else np.zeros((len(times), 0), np.float32)
+    return np.stack(waves, axis=1).astype(np.float32)

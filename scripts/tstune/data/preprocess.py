@@ -67,12 +67,12 @@ def build_panel(
         cut: False keeps each item in one piece and leaves long gaps missing (for forecasting).
         levels: item -> what its channels were counted from in training, see `Panel.level`.
     """
-    codes, item_ids = pd.factorize(table.frame[ITEM], sort=True)
+    codes, item_ids = pd.factorize(table.frame[ITEM].values, sort=True)
     stamps = table.frame[TIMESTAMP].to_numpy("datetime64[ns]")
     order = order_of(codes, stamps)
     codes, stamps = codes[order], stamps[order]
     item_starts = np.flatnonzero(np.diff(codes, prepend=-1))
-    readings = table.frame[list(table.roles.columns)].to_numpy(np.float64)[order]
+    readings = table.numbers(table.roles.columns)[order]
     frequency = frequency or table.frequency or infer_frequency(stamps, item_starts)
     gap_steps = to_steps(longest_gap(table, frequency, max_gap), frequency, "data.max_gap")
     if gap_steps < 0:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 from pydantic import TypeAdapter
 
@@ -115,6 +116,10 @@ class SourceTable:
             raise DataError(f"source {name}: column {ITEM!r} must name a series in every row")
         if text := [column for column in self.roles.columns if not pd.api.types.is_numeric_dtype(self.frame[column])]:
             raise DataError(f"source {name}: column {text[0]!r} must hold numbers")
+
+    def numbers(self, columns: Iterable[str]) -> np.ndarray:
+        """[rows, columns] float64 readings."""
+        return np.stack([self.frame[column].to_numpy(np.float64) for column in columns], axis=1)
 
     def with_settings(self, fill: Mapping[str, str], time_features: tuple[str, ...]) -> SourceTable:
         """The table with what a configuration adds to what the source says."""

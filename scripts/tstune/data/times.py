@@ -178,6 +178,9 @@ def parse_times(column: pd.Series, timestamp_format: str | None, name: object) -
         return _times(_strptime(texts, timestamp_format), texts)
     if is_number or _all_digits(column):
         return _from_numbers(column, name)
+    stamps = _strptime(column, "ISO8601") if pd.api.types.infer_dtype(column) == "string" else None
+    if stamps is not None and not stamps.hasnans:  # the usual case: text, nothing around it
+        return _times(stamps, column)
     texts = as_strings(column).str.strip()
     stamps = _strptime(texts, "ISO8601")
     if stamps.isna().sum() * 2 <= len(stamps):
@@ -196,7 +199,7 @@ def _typed(column: pd.Series) -> Times:
 def _times(stamps: pd.Series, texts: pd.Series, read_as: str | None = None) -> Times:
     """Times that were read from texts; the offset of the latest is that of all."""
     if not isinstance(stamps.dtype, pd.DatetimeTZDtype):
-        return Times(stamps.astype("datetime64[ns]"), np.zeros(len(stamps), bool), None, read_as)
+        return Times(stamps.astype("datetime64[ns]", copy=False), np.zeros(len(stamps), bool), None, read_as)
     offsets = texts.fillna("").str.extract(_OFFSET, expand=False)
     zoned = offsets.notna().to_numpy()
     stamps = stamps.dt.tz_localize(None).astype("datetime64[ns]")
@@ -213,20 +216,22 @@ def _strptime(texts: pd.Series, text_format: str) -> pd.Series:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)  # of mixed time zones, which the second look is for
-            stamps = pd.to_datetime(texts, format=text_format, errors="coerce")
+            stamps = pd.Series(pd.to_datetime(texts.values, format=text_format, errors="coerce"), texts.index)
         if pd.api.types.is_datetime64_dtype(stamps):
             return stamps
     except ValueError:  # mixed time zones, or no format at all
         pass
     try:
-        return pd.to_datetime(texts, format=text_format, errors="coerce", utc=True)
+        return pd.Series(pd.to_datetime(texts.values, format=text_format, errors="coerce", utc=True), texts.index)
     except ValueError as error:
         raise ConfigError(f"data.timestamp_format={text_format!r} is not a strptime format: {error}") from None
 
 
 def _all_digits(column: pd.Series) -> bool:
-    cells, digits = column.dropna(), r"\s*\d+(?:\.\d+)?\s*"
-    return all(len(some) and as_strings(some).str.fullmatch(digits).all() for some in (cells.head(1), cells))
+    known, digits = column.notna().to_numpy(), r"\s*\d+(?:\.\d+)?\s*"
+    if not known.any() or re.fullmatch(digits, str(column.iloc[known.argmax()])) is None:
+        return False  # the usual case, told in no time
+    return bool(as_strings(column[known]).str.fullmatch(digits).all())
 
 
 def as_strings(cells: pd.Series) -> pd.Series:

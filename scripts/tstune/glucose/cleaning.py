@@ -95,15 +95,15 @@ def find_unit(column: Column, declared: str | None, rules: CleaningRules, report
 
 def _unit_of_all(column: Column) -> str | None:
     """Unit that the readings of every series fit, as far as they fit any; refuses series of different units."""
-    first: dict[str, tuple[int, float]] = {}
+    first: dict[str, tuple[int, slice]] = {}
     for code, own in enumerate(column.series()):
         unit = unit_of_values(column.values[own])
         if unit and unit not in first:
-            first[unit] = code, float(np.median(column.values[own]))
+            first[unit] = code, own
     if len(first) > 1:
         shown = ", ".join(
-            f"series {column.items[code]!r} looks like {unit} (median {median:.4g})"
-            for unit, (code, median) in sorted(first.items())
+            f"series {column.items[code]!r} looks like {unit} (median {np.median(column.values[own]):.4g})"
+            for unit, (code, own) in sorted(first.items())
         )
         raise DataError(
             f"column {column.name!r} mixes units: {shown}; convert one, or set data.unit to read all as one"

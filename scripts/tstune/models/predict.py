@@ -47,8 +47,8 @@ class Forecasts:
     quantiles: np.ndarray | None  # [items, steps, targets, levels], ascending; None where there are none
     quantile_levels: tuple[float, ...]  # [levels]
 
-    def to_frame(self) -> pd.DataFrame:
-        """One row per series and step; see `BaseTimeSeriesFoundationModel.predict`."""
+    def columns(self) -> dict[str, np.ndarray | pd.DatetimeIndex]:
+        """Name -> [items * steps] of the columns of `to_frame`."""
         num_rows, num_steps = self.timestamps.size, self.timestamps.shape[1]
         table = {ITEM: np.repeat(self.item_ids, num_steps)}
         table[TIMESTAMP] = in_zone(self.timestamps.reshape(-1), self.timezone)
@@ -56,7 +56,11 @@ class Forecasts:
         if self.quantiles is not None:
             names = [f"{name}_q{level:g}" for name in self.targets for level in self.quantile_levels]
             table |= zip(names, self.quantiles.reshape(num_rows, -1).T, strict=True)
-        return pd.DataFrame(table)
+        return table
+
+    def to_frame(self) -> pd.DataFrame:
+        """One row per series and step; see `BaseTimeSeriesFoundationModel.predict`."""
+        return pd.DataFrame(self.columns())
 
 
 def in_zone(stamps: np.ndarray, zone: str | None) -> pd.DatetimeIndex:
@@ -128,7 +132,7 @@ def _with_level(values: np.ndarray, panel: Panel) -> np.ndarray:
 
 
 def _require_readings(table: SourceTable) -> None:
-    held = ~np.isnan(table.frame[list(table.roles.target)].to_numpy(np.float64)).all(axis=1)
+    held = ~np.isnan(table.numbers(table.roles.target)).all(axis=1)
     if held.all():  # the usual case, told in no time
         return
     items = table.frame[ITEM]

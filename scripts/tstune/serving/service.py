@@ -209,11 +209,13 @@ class ForecastService:
             RequestError: the request is wrong, see `RequestForm.read`.
             TstuneError: the model cannot forecast from it: the history is too short, or what comes is not a number.
         """
-        forecast = forecast_table(self.model, *self.form.read(content), self._queue.forecast).to_frame()
+        forecast = forecast_table(self.model, *self.form.read(content), self._queue.forecast).columns()
         forecast[TIMESTAMP] = _in_iso_8601(forecast[TIMESTAMP])
-        preprocessor, values = self.model.preprocessor, list(forecast.columns[2:])
-        about = {"model": self.label, "unit": preprocessor.unit, "frequency": preprocessor.frequency, "columns": values}
-        return json.dumps(about | {"forecast": forecast.to_dict("records")}, allow_nan=False).encode()
+        preprocessor, names = self.model.preprocessor, list(forecast)
+        about = {"model": self.label, "unit": preprocessor.unit, "frequency": preprocessor.frequency}
+        rows = zip(*(column.tolist() for column in forecast.values()), strict=True)
+        about |= {"columns": names[2:], "forecast": [dict(zip(names, row, strict=True)) for row in rows]}
+        return json.dumps(about, allow_nan=False).encode()
 
     def _saw_pass(self, num_requests: int, num_windows: int) -> None:
         self._requests.observe(num_requests)
@@ -253,12 +255,12 @@ class ForecastService:
         }
 
 
-def _in_iso_8601(stamps: pd.Series) -> np.ndarray | list[str]:
+def _in_iso_8601(stamps: pd.DatetimeIndex) -> np.ndarray:
     nanos = stamps.to_numpy("datetime64[ns]")
     is_whole = not (nanos.astype(np.int64) % 10**9).any()
-    if stamps.dt.tz is None:
+    if stamps.tz is None:
         return np.datetime_as_string(nanos, unit="s" if is_whole else "ns")
-    return [stamp.isoformat(timespec="seconds" if is_whole else "nanoseconds") for stamp in stamps]
+    return np.array([stamp.isoformat(timespec="seconds" if is_whole else "nanoseconds") for stamp in stamps])
 
 
 def example_request(model: ForecastModel, form: RequestForm) -> dict:

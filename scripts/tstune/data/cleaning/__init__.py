@@ -90,10 +90,9 @@ def _between_bends(values: np.ndarray, stamps: np.ndarray) -> np.ndarray:
         phase = place[inner] % every
         counts = np.bincount(phase, minlength=every)
         shares = np.bincount(phase, straight, every) / np.maximum(counts, 1)
-        bend = int(shares.argmin())
-        elsewhere = np.delete(shares, bend)
-        if counts.min() > 0 and elsewhere.min() >= _STRAIGHT and elsewhere.min() - shares[bend] >= _BENT:
-            return place % every != bend
+        bent, elsewhere = np.partition(shares, 1)[:2]
+        if counts.min() > 0 and elsewhere >= _STRAIGHT and elsewhere - bent >= _BENT:
+            return place % every != shares.argmin()
     return np.zeros(len(values), bool)
 
 
@@ -119,14 +118,15 @@ def clean_table(table: SourceTable, rules: CleaningRules, log: bool = True) -> S
         the table with `cleaning` filled, `unit` resolved and, where the rules ask for it, other readings.
     """
     report = CleaningReport(table.cleaning)
-    frame = table.frame
     if rules.timezone is not None and "local_times" not in report:  # the csv source has done it before its checks
-        frame = frame.assign(**{TIMESTAMP: local_to_utc(frame[TIMESTAMP], frame[ITEM], rules.timezone, report)})
-    codes, items = pd.factorize(frame[ITEM], sort=True)
+        utc = local_to_utc(table.frame[TIMESTAMP], table.frame[ITEM], rules.timezone, report)
+        table = replace(table, frame=table.frame.assign(**{TIMESTAMP: utc}))
+    frame = table.frame
+    codes, items = pd.factorize(frame[ITEM].values, sort=True)
     items = [str(item) for item in items]
     stamps = frame[TIMESTAMP].to_numpy("datetime64[ns]")
     order = order_of(codes, stamps)
-    _note_rows(table, frame, stamps, codes, items, order, report)
+    _note_rows(table, stamps, codes, items, order, report)
 
     stated = rules.unit or rules.expected_unit or table.unit
     by_unit = domain_of(stated)
@@ -179,7 +179,6 @@ def order_of(codes: np.ndarray, stamps: np.ndarray) -> np.ndarray | slice:
 
 def _note_rows(
     table: SourceTable,
-    frame: pd.DataFrame,
     stamps: np.ndarray,
     codes: np.ndarray,
     items: list[str],
@@ -193,7 +192,7 @@ def _note_rows(
         backwards = np.flatnonzero((np.diff(own) == 0) & (np.diff(times) < np.timedelta64(0))) + 1
         if len(backwards):  # else only whole series are in another order
             report.add("rows_out_of_order", len(backwards), "sorted", _by_item(own[backwards], items))
-    held = ~np.isnan(frame[list(table.roles.target)].to_numpy(np.float64)).all(axis=1)[order]
+    held = ~np.isnan(table.numbers(table.roles.target)).all(axis=1)[order]
     stamps, codes = stamps[order][held], codes[order][held]
     again = np.flatnonzero((np.diff(codes) == 0) & (np.diff(stamps) == np.timedelta64(0))) + 1
     if "duplicate_timestamps" not in report:
