@@ -200,6 +200,29 @@ def test_another_loss_is_told_to_have_no_say(name: str, make_any: Make, caplog: 
     assert "training.loss=huber has no say here" in caplog.text
 
 
+def test_no_states_are_projected_for_one_query(folder: Path, make_any: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same losses and gradients; with adapters and partitioned weights the library's own way."""
+    model, data = make_any("chronos_bolt", data=TWO)
+    plain = BaseChronosPipeline.from_pretrained(folder / "chronos_bolt").model.eval()
+    batch = four_windows(data, gaps=True)
+    past, future = contexts(batch).reshape(8, -1), batch["future_values"].transpose(1, 2).reshape(8, -1)
+    crossed = [part for name, part in model.network.named_modules() if name.endswith("EncDecAttention")]
+    projected = []
+    for layer in (part.k for part in crossed):
+        layer.register_forward_hook(lambda *_: projected.append(True))
+    for network in (plain, model.network.requires_grad_(True)):
+        network(past, target=future).loss.backward()
+    assert not projected
+    for (name, theirs), ours in zip(plain.named_parameters(), model.network.parameters(), strict=True):
+        torch.testing.assert_close(ours.grad, theirs.grad, rtol=1e-4, atol=1e-5 * theirs.grad.abs().max(), msg=name)
+
+    fast = quantiles(model, batch)
+    for part in crossed:
+        monkeypatch.setattr(part.k.weight, "ds_id", 0, raising=False)  # DeepSpeed's mark
+    assert torch.allclose(quantiles(model, batch), fast, rtol=1e-5, atol=1e-5 * fast.abs().max())
+    assert len(projected) == len(crossed) > 0
+
+
 # Tuning
 
 

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import ClassVar
 
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from tstune.config.section import Chronos2Section, ChronosBoltSection, ModelSection
@@ -17,6 +18,7 @@ from tstune.errors import CheckpointError, ConfigError
 from tstune.models.modules import NetworkModule, as_series, observed_or_nan
 from tstune.models.network_forecaster import QuantileForecaster
 from tstune.models.network_weights import Architecture, require_context, require_levels
+from tstune.models.ttm_layers import can_be_read, put_before, use_fast_dropout
 
 CHRONOS = "chronos-forecasting>=2.3.2,<3"
 """The package of all Chronos families."""
@@ -75,6 +77,11 @@ class ChronosForecaster(QuantileForecaster):
     pipeline: ClassVar[str]
     """What forecasts with a checkpoint in the library."""
 
+    def _wrap(self, network: nn.Module) -> None:
+        super()._wrap(network)
+        if not self.config.training.compile:
+            use_fast_dropout(network)
+
     @classmethod
     def _check_config(cls, section: ModelSection, values: dict) -> None:
         name, settings = section.pretrained, chronos_settings(cls, section, values)
@@ -119,6 +126,37 @@ def chronos_architecture(title: str, network: str, config: str) -> Architecture:
     return Architecture(title, CHRONOS, network, config, required=("input_patch_embedding.", "output_patch_embedding."))
 
 
+class FastCrossAttention(nn.Module):
+    """T5's attention; where one query looks at many states on a CPU, without projecting these to keys and values.
+
+    q · (W k) = (W' q) · k and sum a (W v) = W (sum a v): two products per series instead of two per state, which is a
+    seventh of all products of a Chronos-Bolt. The results differ in the last bits only.
+    """
+
+    def forward(
+        self,
+        hidden_states: torch.Tensor,
+        mask: torch.Tensor | None = None,
+        key_value_states: torch.Tensor | None = None,
+        position_bias: torch.Tensor | None = None,
+        **others: object,
+    ) -> tuple[torch.Tensor, torch.Tensor | None, None]:
+        """[batch, 1, width] from [batch, 1, width] and states [batch, states, width]; else as in the library."""
+        states, no_cache = key_value_states, others.get("cache") is None
+        if states is None or hidden_states.shape[1] > 1 or not (no_cache and can_be_read(self.k, self.v)):
+            return super().forward(hidden_states, mask, key_value_states, position_bias, **others)
+        by_head = (self.n_heads, self.key_value_proj_dim, -1)
+        query = self.q(hidden_states).view(-1, *by_head[:2]).transpose(0, 1)  # [heads, batch, width of a head]
+        asked = torch.bmm(query, self.k.weight.view(by_head)).transpose(0, 1)  # [batch, heads, width]
+        scores = torch.bmm(asked, states.transpose(1, 2))
+        if mask is not None:
+            scores = scores.masked_fill(~mask[:, 0], torch.finfo(scores.dtype).min)
+        weights = F.dropout(scores.softmax(dim=-1), self.dropout, self.training)
+        found = torch.bmm(weights, states).transpose(0, 1)
+        values = torch.bmm(found, self.v.weight.view(by_head).transpose(1, 2)).transpose(0, 1)
+        return self.o(values.reshape(len(states), 1, -1)), None, None
+
+
 class BoltModule(ChronosModule):
     """Each target of each window is a series of its own."""
 
@@ -147,6 +185,17 @@ class ChronosBoltForecaster(ChronosForecaster):
     architecture = chronos_architecture(
         title, "chronos.chronos_bolt:ChronosBoltModelForForecasting", "transformers:T5Config"
     )
+
+    def _wrap(self, network: nn.Module) -> None:
+        from transformers.models.t5.modeling_t5 import T5Attention
+
+        super()._wrap(network)
+        if not self.config.training.compile:
+            network.decoder.config.use_cache = False  # nothing comes after the one token
+            put_before(network, FastCrossAttention, T5Attention)
+            for layer in network.modules():
+                if type(layer) is nn.ReLU:
+                    layer.inplace = True
 
     def _unrolled(self, batch: Batch) -> torch.Tensor:
         from chronos import ChronosBoltPipeline

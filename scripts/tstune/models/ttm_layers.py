@@ -167,7 +167,7 @@ class FastPatchMixer(nn.Module):
 
     def forward(self, hidden_state: torch.Tensor) -> torch.Tensor:
         """[batch, channels, patches, width] -> the same shape."""
-        if not self._applies(hidden_state):
+        if not self._applies():
             return super().forward(hidden_state)
         mlp = self.mlp
         mixed = self.norm(hidden_state).flatten(0, 1)
@@ -177,36 +177,44 @@ class FastPatchMixer(nn.Module):
             mixed = mixed * torch.softmax(_mix(self.gating_block.attn_layer, mixed), dim=-2)
         return mixed.view_as(hidden_state) + hidden_state
 
-    def _applies(self, hidden_state: torch.Tensor) -> bool:
+    def _applies(self) -> bool:
         layers = [self.mlp.fc1, self.mlp.fc2]
         if self.gated_attn:
             gate = self.gating_block
             if gate.mode != "softmax" or gate.use_reg_context:
                 return False
             layers.append(gate.attn_layer)
-        return (
-            hidden_state.device.type == "cpu"
-            and not self.self_attn
-            and not torch.is_autocast_enabled("cpu")
-            # DeepSpeed gives an id to weights that are there only while their own layer runs
-            and all(type(layer) is nn.Linear and not hasattr(layer.weight, "ds_id") for layer in layers)
-        )
+        return not self.self_attn and can_be_read(*layers)
 
 
 def use_fast_patch_mixer(module: nn.Module) -> int:
     """Turn every patch mixer of a TTM into the fast one, in place; returns how many."""
     from tsfm_public.models.tinytimemixer.modeling_tinytimemixer import PatchMixerBlock
 
-    blocks = [block for block in module.modules() if type(block) is PatchMixerBlock]
-    for block in blocks:
-        block.__class__ = _fast(PatchMixerBlock)
-    return len(blocks)
+    return put_before(module, FastPatchMixer, PatchMixerBlock)
+
+
+def put_before(module: nn.Module, ours: type[nn.Module], theirs: type[nn.Module]) -> int:
+    """Put our forward before that of every layer of a library's class, in place; returns how many."""
+    layers = [layer for layer in module.modules() if type(layer) is theirs]
+    for layer in layers:
+        layer.__class__ = _joined(ours, theirs)
+    return len(layers)
 
 
 @cache
-def _fast(block_class: type[nn.Module]) -> type[nn.Module]:
-    """The library's class with our forward before its own; made late, so that the library is imported late."""
-    return type("FastPatchMixerBlock", (FastPatchMixer, block_class), {})
+def _joined(ours: type[nn.Module], theirs: type[nn.Module]) -> type[nn.Module]:
+    """Made late, so that the library is imported late."""
+    return type(ours.__name__, (ours, theirs), {})
+
+
+def can_be_read(*layers: nn.Module) -> bool:
+    """True if the weights of linear layers may be used without calling them: no adapter, whole, on a CPU, as they are.
+
+    DeepSpeed gives an id to weights that are there only while their own layer runs.
+    """
+    whole = all(type(layer) is nn.Linear and not hasattr(layer.weight, "ds_id") for layer in layers)
+    return whole and layers[0].weight.device.type == "cpu" and not torch.is_autocast_enabled("cpu")
 
 
 def _mix(layer: nn.Linear, values: torch.Tensor) -> torch.Tensor:
