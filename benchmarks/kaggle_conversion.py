@@ -13,8 +13,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import resource
-import subprocess
 import sys
 import tempfile
 import time
@@ -24,6 +22,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "scripts"))
 
 from tstune.errors import EXIT_OK, exits_cleanly
+from tstune.runtime.children import Child
 
 ROOT = Path(__file__).resolve().parents[1]
 FULL_ROWS = 177_024
@@ -52,9 +51,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         command = [sys.executable, str(ROOT / "scripts" / "prepare_brist1d.py")]
         command += ["--input", place, "--output", str(folder / "brist1d.parquet")]
         begin = time.perf_counter()
-        subprocess.run(command, check=True)
-        seconds = time.perf_counter() - begin
-        peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024 / 1e9
+        with Child(command, folder / "said.log") as child:
+            while not child.has_ended:
+                time.sleep(0.02)
+        seconds, peak = time.perf_counter() - begin, child.peak_memory_mib * 2**20 / 1e9
+        if child.code:
+            raise RuntimeError(f"the conversion failed: {child.why()}")
         print(f"{compare(folder / 'brist1d.parquet', args.rows):,} values are those that were simulated")
     print(f"RESULT seconds={seconds:.2f} peak_gb={peak:.3f} rows_per_second={num_rows / seconds:.0f}")
     return EXIT_OK

@@ -146,6 +146,8 @@ def test_how_it_ended(tmp_path, child):
 
 def test_what_it_took(tmp_path):
     assert run(Child(python("x = b'x' * (200 << 20)"), tmp_path / "log")).peak_memory_mib > 200
+    held = b"x" * (200 << 20)  # ours, which the child's own process was forked from
+    assert 1 < run(Child(python("pass"), tmp_path / "log")).peak_memory_mib < len(held) / 2**21
 
 
 def test_signals_are_noted_and_a_second_ctrl_c_is_not():

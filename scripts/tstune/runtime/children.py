@@ -3,9 +3,9 @@
     python -I children.py SECONDS COMMAND …
 
 is the keeper that stands between; a `ForkedChild` has one of the same kind. SIGTERM, or the end of its standard input,
-which is a pipe that closes however this program dies, ends the command: SIGTERM to all its processes, SIGKILL to those
-that are left after SECONDS. Its exit code 75 says so; else it is the command's own, or 256 less the number of the
-signal that killed it.
+which is a socket that closes however this program dies, ends the command: SIGTERM to all its processes, SIGKILL to
+those that are left after SECONDS. Its exit code 75 says so; else it is the command's own, or 256 less the number of the
+signal that killed it. The socket's other way tells the peak memory of the command.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import ctypes
 import multiprocessing
 import os
 import re
+import resource
 import runpy
 import signal
 import socket
@@ -21,6 +22,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import suppress
 from multiprocessing.connection import Connection
 from pathlib import Path
 from types import FrameType
@@ -52,10 +54,11 @@ class Child:
     def __init__(self, command: Sequence[str], log: Path, hidden: Collection[str] = ()) -> None:
         self.log, self.code, self.peak_memory_mib = log, None, 0.0
         self._begins_at = log.stat().st_size if log.exists() else 0
-        with log.open("ab") as stream:
+        self._lifeline, its_end = socket.socketpair()
+        with log.open("ab") as stream, its_end:
             self._keeper = subprocess.Popen(
                 [sys.executable, "-I", __file__, str(END_SECONDS), *command],
-                stdin=subprocess.PIPE,
+                stdin=its_end,
                 stdout=stream,
                 stderr=subprocess.STDOUT,
                 env={name: value for name, value in os.environ.items() if name not in hidden},
@@ -68,20 +71,20 @@ class Child:
 
     def __exit__(self, *_: object) -> None:
         self.end()
-        self._keeper.stdin.close()
+        self._lifeline.close()
 
     @property
     def has_ended(self) -> bool:
         """True once nothing of it runs."""
         if self.code is None:
-            self._look(os.WNOHANG)
+            self._look(wait=False)
         return self.code is not None
 
     def end(self) -> None:
         """End it and wait until it is gone."""
         if not self.has_ended:
             self._keeper.terminate()
-            self._look(0)
+            self._look(wait=True)
 
     def said(self) -> list[str]:
         """The lines it wrote to its log."""
@@ -99,12 +102,11 @@ class Child:
         raised = [line for line in raised if not any(name in line for name in _NOT_THE_CAUSE)]
         return raised[-1] if raised else None
 
-    def _look(self, options: int) -> None:
-        found, status, usage = os.wait4(self.pid, options)  # of this child alone; getrusage has the largest of all
-        if found:
-            self._keeper.returncode = os.waitstatus_to_exitcode(status)
-            self.code = _told(self._keeper.returncode)
-            self.peak_memory_mib = usage.ru_maxrss * _KIB_PER_UNIT / 2**10
+    def _look(self, wait: bool) -> None:
+        code = self._keeper.wait() if wait else self._keeper.poll()
+        if code is not None:
+            self.code = _told(code)
+            self.peak_memory_mib = float(self._lifeline.recv(64) or 0)
 
 
 class ForkedChild(Child):
@@ -129,12 +131,8 @@ class ForkedChild(Child):
         its_end.close()
         self.pid = self._keeper.pid
 
-    def __exit__(self, *_: object) -> None:
-        self.end()
-        self._lifeline.close()
-
-    def _look(self, options: int) -> None:
-        if not options:
+    def _look(self, wait: bool) -> None:
+        if wait:
             self._keeper.join()
         if self._keeper.exitcode is not None:
             self.code = _told(self._keeper.exitcode)
@@ -217,7 +215,12 @@ def _keep(seconds: float, start: Callable[[], Callable[[], int | None]], wait_fo
 
 
 def _keep_command(seconds: float, command: Sequence[str]) -> int:
-    return _keep(seconds, lambda: subprocess.Popen(command, stdin=subprocess.DEVNULL).poll, _wait_for_end_of_input)
+    code = _keep(seconds, lambda: subprocess.Popen(command, stdin=subprocess.DEVNULL).poll, _wait_for_end_of_input)
+    # not the keeper's own: where it came of a fork, Linux counts what the program that forked held
+    peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * _KIB_PER_UNIT / 2**10
+    with suppress(OSError):  # nobody may be there to hear it
+        os.write(sys.stdin.fileno(), str(peak).encode())
+    return code
 
 
 def _wait_for_end_of_input() -> None:
