@@ -23,7 +23,7 @@ import argparse
 import time
 from collections.abc import Sequence
 
-from tstune.command_line import script_parser
+from tstune.command_line import minutes, script_parser
 from tstune.errors import EXIT_OK, exits_cleanly
 
 
@@ -72,13 +72,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     print(f"report: {found.folder}/report.html\nrecipe: {found.folder}/best.yaml")
     return EXIT_OK
-
-
-def minutes(text: str) -> float:
-    """A number above 0."""
-    if not 0 < float(text) < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text} is not above 0")
-    return float(text)
 
 
 if __name__ == "__main__":

@@ -1,17 +1,21 @@
 """Run tasks of fev, the forecast evaluation benchmark, with any models, and compare them by its own functions.
 
     python scripts/eval_benchmark.py --tasks tasks.yaml --model builtin --model runs/mine --output results
-    python scripts/eval_benchmark.py --tasks tasks.yaml --model fracast --model registry:cgm@champion --output results
+    python scripts/eval_benchmark.py --tasks tasks.yaml --model registry:cgm@champion --tune builtin --output results
+    python scripts/eval_benchmark.py --tasks tasks.yaml --tune autotune --tune fracast --minutes 10 --output results
 
 tasks.yaml is a benchmark of fev: `tasks:`, a list with dataset_path (a Parquet or Arrow file, relative to that file, or
 a data set of the Hub), horizon, num_windows, seasonality, eval_metric, quantile_levels, … as fev.Task has them. A model
-is what `tstune.forecast` takes; seasonal_naive is added, as the baseline. Nothing is tuned here. A point forecast gets
-its quantiles from its errors in the history of the first window.
+is what `tstune.forecast` takes; seasonal_naive is added, as the baseline. A point forecast gets its quantiles from its
+errors in the history of the first window. --tune takes weights, a run folder or a baseline that learns, and tunes it
+for every task on what lies before its first forecast, for --minutes at most (what has no steps is fitted to its end);
+`--tune autotune` searches as scripts/autotune.py does. key=value changes the recipe of both.
 
 <output>/results.csv has one row per model and task in fev's own schema, which fev reads, compares and publishes:
 errors, seconds, version, and trained_on_this_dataset, answered from the record in the manifest of the weights.
-leaderboard.csv and pairwise.csv are fev's. --gift-eval also writes gift_eval/<model>/all_results.csv, as the
-leaderboard of GIFT-Eval collects it; each task then has a `domain:` beside fev's keys, and its nine levels.
+leaderboard.csv and pairwise.csv are fev's, tuned/<model>/<task>/best are the run folders of --tune. --gift-eval also
+writes gift_eval/<model>/all_results.csv, as the leaderboard of GIFT-Eval collects it; each task then has a `domain:`
+beside fev's keys, and its nine levels.
 
 fev wants datasets below 5 for one class only, and runs without: pip install --no-deps 'fev>=0.10,<0.11'.
 Exit codes: 0 done, 2 your input needs a change (one `error:` line says which).
@@ -20,14 +24,17 @@ Exit codes: 0 done, 2 your input needs a change (one `error:` line says which).
 from __future__ import annotations
 
 import argparse
+import json
 import re
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tstune.command_line import add_registry_argument, add_trust_argument, script_parser
-from tstune.errors import EXIT_OK, ConfigError, DataError, OutputError, exits_cleanly
+from tstune.command_line import add_registry_argument, add_trust_argument, minutes, script_parser
+from tstune.errors import EXIT_OK, ConfigError, DataError, exits_cleanly
 from tstune.named_code import trusting
 
 if TYPE_CHECKING:
@@ -35,7 +42,9 @@ if TYPE_CHECKING:
 
     from tstune.runs.compare.frames import Ready
 
-BASELINE = "seasonal_naive"
+BASELINE, AUTOTUNE, PAST = "seasonal_naive", "autotune", "past.parquet"
+TRAINING_SHARE = 2 / 3
+"""Of --minutes, the most that training steps take; the rest is for reading, judging and files."""
 PACKAGE = "fev>=0.10,<0.11"
 GIFT_EVAL_LEVELS = [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9]
 GIFT_EVAL_LETTERS = {"h": "H", "min": "T", "s": "S", "ME": "M", "MS": "M", "QE": "Q", "QS": "Q", "YE": "A", "YS": "A"}
@@ -47,24 +56,35 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
     parser = script_parser(__doc__)
     parser.add_argument("--tasks", required=True, type=Path, metavar="FILE", help="YAML with tasks of fev")
-    parser.add_argument("--model", required=True, action="append", dest="models", help="may be given several times")
+    several = {"action": "append", "default": [], "metavar": "MODEL"}
+    parser.add_argument("--model", dest="models", help="as it is; may be given several times", **several)
+    parser.add_argument("--tune", help="tuned for each task, or autotune; may be given several times", **several)
+    parser.add_argument(
+        "--minutes", type=minutes, default=10.0, metavar="N", help="for each --tune and task (default 10)"
+    )
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="keys of a recipe, for --tune")
     parser.add_argument("--output", required=True, type=Path, metavar="folder", help="where the tables go")
     parser.add_argument("--gift-eval", action="store_true", help="write the tables of GIFT-Eval, too")
     parser.add_argument("--overwrite", action="store_true", help="replace an existing output folder")
     add_registry_argument(parser)
     add_trust_argument(parser)
-    return parser.parse_args(argv)
+    args = parser.parse_intermixed_args(argv)
+    if not args.models and not args.tune:
+        parser.error("give --model or --tune at least once")
+    if args.overrides and not args.tune:
+        parser.error(f"{args.overrides[0]} is for --tune, and nothing is tuned")
+    return args
 
 
 @exits_cleanly
 def main(argv: Sequence[str] | None = None) -> int:
     """Forecast every window of every task, let fev judge, write its tables."""
     args = parse_args(argv)
-    if args.output.exists() and not args.overwrite:
-        raise OutputError(f"--output {args.output} exists; choose another folder or add --overwrite")
-
     import pandas as pd
 
+    from tstune.config.schema import RunConfig
+    from tstune.runs.compare.candidates import open_candidates
+    from tstune.runs.folder import replacing
     from tstune.runtime.logs import setup_logging
 
     setup_logging()
@@ -72,24 +92,29 @@ def main(argv: Sequence[str] | None = None) -> int:
     tasks, domains = read_tasks(args.tasks, fev)
     if args.gift_eval:
         require_gift_eval(tasks, domains)
-    models = list(dict.fromkeys([*args.models, BASELINE]))
+    models = named_models([*args.models, BASELINE], args.tune)
+    inputs = {"--tasks": args.tasks} | {f"--model {model}": model for model, _ in models.values()}
+    inputs |= {f"dataset_path {task.dataset_path}": task.dataset_path for task in tasks}
     rows, gift_eval = [], []
-    with trusting(args.trust_code):
-        for task, domain in zip(tasks, domains, strict=True):
-            for model in models:
-                row, predictions = run_task(task, model, args.registry, fev)
+    with trusting(args.trust_code), replacing(args.output, args.overwrite, inputs):
+        with ExitStack() as opened:  # before anything is forecast
+            specs = [model for model, is_tuned in models.values() if not (is_tuned and model == AUTOTUNE)]
+            open_candidates(list(dict.fromkeys(specs)), RunConfig(), args.registry, opened)
+        for number, (task, domain) in enumerate(zip(tasks, domains, strict=True)):
+            for name, (model, is_tuned) in models.items():
+                folder = args.output / "tuned" / as_file(name) / f"{number}_{as_file(task.task_name)}"
+                row, predictions = run_task(task, name, model, folder if is_tuned else None, args, fev)
                 rows.append(row)
                 if args.gift_eval:
-                    gift_eval.append(gift_eval_row(task, domain, row["model_name"], predictions))
-    leaderboard = fev.leaderboard(rows, baseline_model=BASELINE)
-    args.output.mkdir(parents=True, exist_ok=True)
-    pd.DataFrame(rows).to_csv(args.output / "results.csv", index=False)
-    leaderboard.to_csv(args.output / "leaderboard.csv")
-    fev.pairwise_comparison(rows).to_csv(args.output / "pairwise.csv")
-    for model, table in pd.DataFrame(gift_eval).groupby("model") if gift_eval else ():
-        file = args.output / "gift_eval" / re.sub(r"[^\w.@=+-]", "_", model) / "all_results.csv"
-        file.parent.mkdir(parents=True, exist_ok=True)
-        table.to_csv(file, index=False)
+                    gift_eval.append(gift_eval_row(task, domain, name, predictions))
+        leaderboard = fev.leaderboard(rows, baseline_model=BASELINE)
+        pd.DataFrame(rows).to_csv(args.output / "results.csv", index=False)
+        leaderboard.to_csv(args.output / "leaderboard.csv")
+        fev.pairwise_comparison(rows).to_csv(args.output / "pairwise.csv")
+        for model, table in pd.DataFrame(gift_eval).groupby("model") if gift_eval else ():
+            file = args.output / "gift_eval" / as_file(model) / "all_results.csv"
+            file.parent.mkdir(parents=True)
+            table.to_csv(file, index=False)
     print(leaderboard.to_string())
     for row in rows:
         if row["trained_on_this_dataset"]:
@@ -130,17 +155,36 @@ def read_tasks(path: Path, fev: Any) -> tuple[list[Any], list[str | None]]:
         raise ConfigError(f"--tasks {path} is no benchmark of fev: {what:.300}") from None
 
 
-def run_task(task: Any, model: str, registry: str | None, fev: Any) -> tuple[dict[str, Any], list[dict]]:
-    """One row of fev, and the forecasts behind it: every window forecast by one model.
+def named_models(untuned: Sequence[str], tuned: Sequence[str]) -> dict[str, tuple[str, bool]]:
+    """Name of a row -> model, and whether it is tuned; a folder goes by its last part, if that tells it apart."""
+    found: dict[str, tuple[str, bool]] = {}
+    for model, is_tuned in [*((one, False) for one in untuned), *((one, True) for one in tuned)]:
+        ending = "_tuned" if is_tuned and model != AUTOTUNE else ""
+        short = f"{Path(model).resolve().name}{ending}"
+        is_short = Path(model).is_dir() and short not in (*found, *untuned)
+        found[short if is_short else f"{model}{ending}"] = model, is_tuned
+    return found
+
+
+def as_file(name: str) -> str:
+    """A name that any file system takes."""
+    return re.sub(r"[^\w.@=+-]", "_", name)
+
+
+def run_task(
+    task: Any, name: str, model: str, folder: Path | None, args: argparse.Namespace, fev: Any
+) -> tuple[dict[str, Any], list[dict]]:
+    """One row of fev, and the forecasts behind it: every window forecast by one model, tuned first if into a folder.
 
     Raises:
         ConfigError, DataError: naming the model and what it lacks.
     """
     from tstune import __version__
     from tstune.data.trained_on import has_record
-    from tstune.runs.compare.frames import make_ready
+    from tstune.registry.model_registry import saved_folder
+    from tstune.runs.compare.frames import family_of, make_ready
 
-    ready, predictions, seconds, trained = None, [], [0.0, 0.0], False
+    ready, predictions, seconds = None, [], [0.0, 0.0]
     columns = {task.id_column: "item_id", task.timestamp_column: "timestamp"}
     for window in task.iter_windows():
         past, future = fev.convert_input_data(window, adapter="pandas")[:2]
@@ -150,21 +194,89 @@ def run_task(task: Any, model: str, registry: str | None, fev: Any) -> tuple[dic
             known = past[["item_id", "timestamp", *task.target_columns]]
             where = {"id_col": "item_id", "time_col": "timestamp", "target_cols": task.target_columns}
             levels, season = task.quantile_levels, task.seasonality
-            ready = make_ready(known, task.horizon, model, levels, seasonality=season, registry=registry, **where)
-            trained = was_trained_on(task, ready, model)
-            seconds[0] += time.perf_counter() - begin
+            with saved_folder(model, args.registry) as place:
+                place = str(place) if folder is None else str(tune(task, known, str(place), args, folder))
+                ready = make_ready(known, task.horizon, place, levels, seasonality=season, **where)
+                if folder is not None:  # what a history lacks is masked
+                    ready.model.preprocessor = replace(ready.model.preprocessor, min_context=1)
+                seconds[0] += time.perf_counter() - begin
+                weights = family_of(place)[1] or place
+                on_record = has_record(weights)
+                files = [Path(task.dataset_path), *([] if folder is None else [folder / PAST])]
+                trained = was_trained_on(task, ready, weights, files)
             begin = time.perf_counter()
         predictions.append(forecast_window(task, ready, past, future, model))
         seconds[1] += time.perf_counter() - begin
     row = task.evaluation_summary(
         predictions,
-        model_name=Path(model).resolve().name if Path(model).is_dir() else model,
+        model_name=name,
         training_time_s=seconds[0],
         inference_time_s=seconds[1],
         trained_on_this_dataset=trained,
-        extra_info={"tstune_version": __version__, "training_is_on_record": has_record(model)},
+        extra_info={
+            "tstune_version": __version__,
+            "training_is_on_record": on_record,
+            "tuned_on_this_task": folder is not None,
+        },
     )
     return row, predictions
+
+
+def tune(task: Any, past: pd.DataFrame, model: str, args: argparse.Namespace, folder: Path) -> Path:
+    """The run folder of a model that is tuned on these readings alone, those before the first forecast of the task.
+
+    The last forecast that they hold judges the run folder, and three before it, or a tenth of all, validate.
+    """
+    from tstune.config.section import DEFAULT_FAMILY
+    from tstune.config.validation import validate
+    from tstune.models.registry import model_class
+    from tstune.runs.compare.frames import family_of
+    from tstune.sweeps.autotune import autotune, settled
+    from tstune.sweeps.candidates import Halving, changed, lengths
+
+    begun = time.monotonic()
+    folder.mkdir(parents=True)
+    file, best = folder / PAST, folder / "best"
+    past.to_parquet(file, index=False)
+    longest = past.groupby("item_id").size().max()
+    test = min(0.2, 1.5 * task.horizon / longest)
+    validation = max(0.1, 2 * test)  # the later half of it calibrates intervals
+    values = {
+        "data.item_id_column": "item_id",
+        "data.timestamp_column": "timestamp",
+        "data.target_columns": task.target_columns,
+        "data.split": {"train": 1 - validation - test, "validation": validation, "test": test},
+        "forecast.quantiles": task.quantile_levels,
+        "evaluation.seasonality": task.seasonality,
+        "evaluation.num_plots": 0,
+    }
+    if model == AUTOTUNE:
+        metric = "mase" if task.eval_metric in ("MASE", "SQL") else "rmse"
+        own = f"sqlite:///{folder}/study.db"
+        keys = [*as_overrides(values), *args.overrides]
+        autotune(file, task.horizon, args.minutes, keys, (), metric, False, folder, begun, own)
+        return best
+    family, weights = family_of(model)
+    values |= {"evaluation.baselines": [], "evaluation.report": False}
+    if weights is not None:
+        section = {"type": family, "pretrained": weights, "context_length": "auto"}
+        known = model_class(family)(validate({"model": section}, origin=f"--tune {model}")).known_lengths()
+        room = int((1 - validation - test) * longest) - task.horizon  # for the context of a window that trains
+        if known and room < min(context for context, _ in known):
+            values["data.min_context"] = max(1, room // 2)  # what is lacking is masked
+        values |= {f"model.{key}": value for key, value in section.items()}
+        values["tuning.mode"] = "decoder" if family == DEFAULT_FAMILY else "full"
+    config, data = settled(file, task.horizon, [*as_overrides(values), *args.overrides], "rmse")
+    if weights is None:
+        config = changed(config, model={"type": family} | lengths(config), tuning=None, lora=None)
+    in_time = Halving(None, begun + TRAINING_SHARE * 60 * args.minutes)
+    model_class(family)(config).fit(data, output_dir=best, callbacks=[in_time])
+    return best
+
+
+def as_overrides(values: Mapping[str, object]) -> list[str]:
+    """Keys of a recipe as on the command line."""
+    return [f"{key}={json.dumps(value)}" for key, value in values.items()]
 
 
 def forecast_window(
@@ -204,8 +316,11 @@ def forecast_window(
     return result
 
 
-def was_trained_on(task: Any, ready: Ready, model: str) -> bool:
-    """Whether the record of the weights holds readings of this data set, as training or as choice of the weights."""
+def was_trained_on(task: Any, ready: Ready, weights: str, files: Sequence[Path]) -> bool:
+    """Whether the record of the weights holds readings of this data set, as training or as choice of the weights.
+
+    Series too short to be told by their readings are told by names and times in one of these files.
+    """
     import pandas as pd
 
     from tstune.data.trained_on import overlap_of_panel
@@ -220,8 +335,8 @@ def was_trained_on(task: Any, ready: Ready, model: str) -> bool:
     long["timestamp"] = pd.to_datetime(long["timestamp"])
     reader = own.targets_only()
     panel = reader.panel_of(reader.read_frame(long, task.task_name))
-    files = {sha256_of(Path(task.dataset_path))} if Path(task.dataset_path).is_file() else set()
-    return bool(overlap_of_panel(panel, own.unit, files, model))
+    hashes = {sha256_of(file) for file in files if file.is_file()}
+    return bool(overlap_of_panel(panel, own.unit, hashes, weights))
 
 
 def require_gift_eval(tasks: Sequence[Any], domains: Sequence[str | None]) -> None:

@@ -76,6 +76,13 @@ def new_file(output: str | Path, kinds: tuple[str, ...], overwrite: bool, refusa
     return path
 
 
+def minutes(text: str) -> float:
+    """A number above 0, as a type of `argparse`."""
+    if not 0 < float(text) < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text} is not above 0")
+    return float(text)
+
+
 def add_rename_argument(parser: argparse.ArgumentParser) -> None:
     """Add ``--rename NAME=COLUMN``."""
     told = "a name that the model knows, and the column of this table that it is; may be given several times"

@@ -7,13 +7,16 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 import yaml
 from bad_input import errors_in
+from safetensors.torch import load_file
 from support import tiny
 
 import eval_benchmark
 import tstune
 from tstune.config.validation import validate
+from tstune.runs.folder import RunFolder
 
 pytest.importorskip("fev", reason="fev is optional: pip install --no-deps 'fev>=0.10,<0.11'")
 fev = eval_benchmark.library()
@@ -116,9 +119,104 @@ def test_fev_reads_the_tables(desk: Path, rows: pd.DataFrame, capsys: pytest.Cap
     assert len(pd.read_csv(desk / "results" / "pairwise.csv")) >= 12
     assert rows["tstune_version"].eq(tstune.__version__).all()
     assert rows["fev_version"].eq("0.10.0").all() or rows["fev_version"].notna().all()
-    again = ["--tasks", str(desk / "tasks.yaml"), "--model", "builtin", "--output", str(desk / "results")]
-    assert eval_benchmark.main(again) == 2
-    assert "add --overwrite" in errors_in(capsys.readouterr().err)[0]
+
+
+@pytest.mark.parametrize(("more", "words"), [([], "add --overwrite"), (["--overwrite"], "did you mean builtin")])
+def test_tables_that_are_there_stay_until_there_are_new_ones(
+    more: list[str], words: str, desk: Path, rows: pd.DataFrame, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = tiny.snapshot(desk / "results")
+    words_of = ["--tasks", str(desk / "tasks.yaml"), "--model", "bultin", "--output", str(desk / "results")]
+    assert eval_benchmark.main([*words_of, *more]) == 2
+    assert words in errors_in(capsys.readouterr().err)[0]
+    assert tiny.snapshot(desk / "results") == before
+    assert not list(desk.glob(".results*"))
+
+
+def tuned(folder: Path, table: pd.DataFrame, horizon: int, *words: str) -> pd.DataFrame:
+    """Rows of one task of two windows, by name of the model."""
+    folder.mkdir(exist_ok=True)
+    table.to_parquet(folder / "load.parquet", index=False)
+    place = {"dataset_path": "load.parquet", "task_name": "a/load", "horizon": horizon, "num_windows": 2}
+    (folder / "tasks.yaml").write_text(yaml.safe_dump({"tasks": [SHARED | place | {"target": "load"}]}))
+    asked = ["--tasks", str(folder / "tasks.yaml"), *words, "--output", str(folder / "results"), "--overwrite"]
+    assert eval_benchmark.main(asked) == 0
+    return pd.read_csv(folder / "results" / "results.csv", index_col="model_name")
+
+
+def test_tuned_on_what_lies_before_the_first_forecast_and_on_nothing_else(desk: Path, tmp_path: Path) -> None:
+    start, found = load_file(desk / "checkpoint" / "model.safetensors"), []
+    for name, planted in (("as_it_is", 0.0), ("planted", 1e6)):
+        table = tiny.series(seed=3).rename(columns={"item_id": "id"})[["id", "timestamp", "load"]]
+        ahead = table.groupby("id").cumcount(ascending=False) < 2 * tiny.PREDICTION
+        table.loc[ahead, "load"] += planted
+        words = ["--tune", str(desk / "checkpoint"), "--model", str(desk / "checkpoint")]
+        words += ["training.max_steps=6", "training.learning_rate=0.01"]
+        rows = tuned(tmp_path / name, table, tiny.PREDICTION, *words)
+        assert rows.index.tolist() == ["checkpoint", "seasonal_naive", "checkpoint_tuned"]
+        assert rows["tuned_on_this_task"].tolist() == rows["trained_on_this_dataset"].tolist() == [False, False, True]
+        assert rows["training_time_s"]["checkpoint_tuned"] > rows["training_time_s"]["checkpoint"] > 0
+        place = tmp_path / name / "results" / "tuned" / "checkpoint_tuned" / "0_a_load"
+        past = pd.read_parquet(place / "past.parquet")
+        pd.testing.assert_series_equal(past["load"], table["load"][~ahead], check_index=False)
+        run = RunFolder(place / "best")
+        assert run.history[-1]["step"] == 6
+        assert run.config.forecast.quantiles == LEVELS
+        found.append(load_file(run / "model" / "model.safetensors"))
+    first, second = found
+    assert first.keys() == second.keys() == start.keys()
+    assert all(torch.equal(first[key], second[key]) for key in first), "a reading of a forecast window was learned"
+    changed = [key for key in start if not torch.equal(start[key], first[key])]
+    assert 0 < len(changed) < len(start), "decoder and head alone"
+    own = tstune.load_model(tmp_path / "as_it_is" / "results" / "tuned" / "checkpoint_tuned" / "0_a_load" / "best")
+    assert own.get_model_info()["tuning_mode"] == "decoder"
+
+
+def test_series_shorter_than_a_context_and_a_budget_of_seconds(desk: Path, tmp_path: Path) -> None:
+    table = curves("MS", 12, 61, 3, 0)[["id", "timestamp", "load"]]
+    table = table[~((table["id"] == "s2") & (table["timestamp"] < "2027-08"))]
+    words = ["--tune", "builtin", "--tune", "ridge", "--tune", "autotune", "--minutes", "0.05"]
+    rows = tuned(tmp_path, table, 4, *words, "training.max_steps=100000", "training.early_stopping_patience=null")
+    assert rows.index.tolist() == ["seasonal_naive", "builtin_tuned", "ridge_tuned", "autotune"]
+    assert rows["trained_on_this_dataset"].tolist() == [False, True, True, True]
+    assert (rows["training_time_s"] < 60).all(), "and not until 100,000 steps are done"
+    folder = tmp_path / "results" / "tuned"
+    assert RunFolder(folder / "builtin_tuned" / "0_a_load" / "best").history[-1]["step"] < 10_000
+    assert (folder / "autotune" / "0_a_load" / "leaderboard.json").is_file()
+
+
+def test_a_version_of_the_registry_is_known_by_its_record(desk: Path, tmp_path: Path) -> None:
+    store = tstune.open_registry(str(tmp_path / "registry"))
+    store.register(desk / "seen", "load")
+    table = pd.read_parquet(desk / "plain" / "load.parquet")
+    words = ["--model", "registry:load:1", "--model", f"ttm:{desk / 'seen' / 'model'}"]
+    words += ["--registry", str(tmp_path / "registry")]
+    rows = tuned(tmp_path / "task", table, tiny.PREDICTION, *words)
+    assert rows["trained_on_this_dataset"].tolist() == rows["training_is_on_record"].tolist() == [True, True, False]
+
+
+def test_rows_of_two_models_never_share_a_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for folder in ("a/mine", "b/mine", "a/builtin"):
+        Path(folder).mkdir(parents=True)
+    untuned, both = ["a/mine", "b/mine", "a/builtin", "builtin"], ["a/mine", "autotune", "builtin"]
+    names = ["mine", "b/mine", "a/builtin", "builtin", "mine_tuned", "autotune", "builtin_tuned"]
+    wanted = [*((model, False) for model in untuned), *((model, True) for model in both)]
+    assert eval_benchmark.named_models(untuned, both) == dict(zip(names, wanted, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ([], "give --model or --tune at least once"),
+        (["--model", "builtin", "training.max_steps=3"], "training.max_steps=3 is for --tune, and nothing is tuned"),
+        (["--tune", "builtin", "--minutes", "0"], "0 is not above 0"),
+    ],
+)
+def test_refused_by_the_command_line(words: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        eval_benchmark.main(["--tasks", "t.yaml", "--output", "results", *words])
+    assert (stop.value.code, said in capsys.readouterr().err) == (2, True)
 
 
 NINE = eval_benchmark.GIFT_EVAL_LEVELS
@@ -257,6 +355,8 @@ def test_what_gift_eval_needs_is_said_first(
         ({"horizon": 97}, "builtin", "builtin forecasts 96 at most"),
         ({"quantile_levels": [0.2]}, "seen", "forecasts no quantile 0.2"),
         ({}, "bultin", "did you mean builtin?"),
+        ({}, "tune seen", "was trained on readings of validation"),
+        ({}, "tune bultin", "did you mean builtin?"),
     ],
 )
 def test_refused(
@@ -264,10 +364,10 @@ def test_refused(
 ) -> None:
     task = TASKS[0] | SHARED | {"dataset_path": str(desk / "plain" / "load.parquet")} | changes
     (tmp_path / "tasks.yaml").write_text(yaml.safe_dump({"tasks": [task]}))
-    model = str(desk / model) if model == "seen" else model
-    code = eval_benchmark.main(
-        ["--tasks", str(tmp_path / "tasks.yaml"), "--model", model, "--output", str(tmp_path / "results")]
-    )
+    flag, model = f"--{model}".split() if " " in model else ("--model", model)
+    asked = ["--tasks", str(tmp_path / "tasks.yaml"), flag, str(desk / model) if model == "seen" else model]
+    asked += ["data.split.train=0.5"] if flag == "--tune" else []
+    code = eval_benchmark.main([*asked, "--output", str(tmp_path / "results")])
     (error,) = errors_in(capsys.readouterr().err)
     assert (code, words in error) == (2, True), error
     assert not (tmp_path / "results").exists()

@@ -218,7 +218,7 @@ def test_time_that_is_up_is_heard_wherever_it_rings():
 
 def test_the_end_is_part_of_the_time(search, tmp_path):
     """What the test windows will take is kept, however much: a candidate that is too slow for them cannot win."""
-    base, data = module._settled(tmp_path / "recipe.yaml", None, [], "rmse")
+    base, data = module.settled(tmp_path / "recipe.yaml", None, [], "rmse")
     storage = open_storage(f"sqlite:///{tmp_path / 'study.db'}", 60)
     study = optuna.create_study(storage=storage)
     found = module.Search(base, data, [], "rmse", False, tmp_path, 600.0, time.monotonic(), study, storage)
@@ -288,7 +288,7 @@ def test_a_table_without_a_recipe(tmp_path, monkeypatch, capsys):
 def test_a_share_is_learned_from_like_the_whole(tmp_path):
     """The latest windows, as many passes; of series with a window each, a share of the series."""
     write_desk(tmp_path, training=TRAINING | {"max_steps": 200})
-    base, data = module._settled(tmp_path / "recipe.yaml", None, [], "rmse")
+    base, data = module.settled(tmp_path / "recipe.yaml", None, [], "rmse")
     assert tried.as_share(base, 0.05).training.max_steps == 10
     part = tried.latest(data, 0.25)
     assert part.train.by_item() == pytest.approx(data.train.by_item() / 4, abs=1)
@@ -299,7 +299,7 @@ def test_a_share_is_learned_from_like_the_whole(tmp_path):
     ids = tuple(map(str, range(20)))
     one_each = write_series(tmp_path / "many.csv", rows=80, items=ids)
     words = [f"data.path={one_each}", "data.split.mode=deployment", "data.train_stride=100"]
-    _, many = module._settled(tmp_path / "recipe.yaml", None, words, "rmse")
+    _, many = module.settled(tmp_path / "recipe.yaml", None, words, "rmse")
     assert set(many.train.by_item()) == {1}
     assert [sum(tried.latest(many, share).train.by_item()) for share in (0.05, 0.2, 0.5)] == [1, 4, 10]
 

@@ -96,6 +96,16 @@ def test_a_part_exactly_as_long_as_one_window_has_one():
     assert starts(panel, SplitSection(borders=(50, 54, 100), mode="deployment"), "validation").tolist() == [44]
 
 
+def test_targets_of_a_padded_context_lie_in_their_part():
+    """The context is longer than the series, so that all of it may look back."""
+    panel, config = plain_panel(20), SplitSection(borders=(10, 15, 20), mode="deployment")
+    split = split_panel(panel, config, None)
+    for part, first in (("train", 3), ("validation", 10), ("test", 15)):
+        ranges = window_ranges(panel, split, part, 30, PREDICTION, 1, padding=27)
+        assert (ranges.first + 30).tolist() == [first]
+        assert ranges.count.tolist() == [{"train": 4}.get(part, 2)]
+
+
 # Windows of series with gaps: properties
 
 

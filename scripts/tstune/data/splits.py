@@ -207,7 +207,8 @@ def window_ranges(
     segment_first = panel.segment_position
     segment_end = segment_first + panel.segment_length
     lookback = context_length if split.mode == "deployment" and part != "train" else 0
-    first = np.where(begin - lookback > segment_first, begin - lookback, segment_first - padding)
+    padded = np.maximum(segment_first - padding, begin - context_length)  # its targets do not begin before the part
+    first = np.where(begin - lookback > segment_first, begin - lookback, padded)
     last = np.minimum(end, segment_end) - length
     count = np.maximum(0, (last - first) // stride + 1)
     kept = count > 0

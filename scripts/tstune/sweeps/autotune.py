@@ -553,7 +553,7 @@ def autotune(
         raise ConfigError(f"--metric {metric}: neither a higher nor a lower value is better; take rmse, mae or wql")
     folder = Path(output or Path("runs/autotune") / Path(data).resolve().name.split(".")[0])
     place = storage_url(storage, folder)
-    base, prepared = _settled(Path(data), horizon, overrides, metric)
+    base, prepared = settled(Path(data), horizon, overrides, metric)
     asked = {"metric": metric, "weights": list(weights)}
     _make_folder(folder)
     quiet_optuna()
@@ -582,10 +582,10 @@ def _seconds_of(done: Sequence[Point]) -> float:
     return total
 
 
-def _settled(
+def settled(
     path: Path, horizon: str | int | None, overrides: Sequence[str], metric: str
 ) -> tuple[RunConfig, PreparedData]:
-    """The run that all candidates share, and its data."""
+    """The run that data, horizon and metric lead to, see `autotune`, and its windows."""
     for override in overrides:
         check_override(override)
     if path.suffix in (".yaml", ".yml"):

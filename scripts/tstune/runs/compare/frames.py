@@ -22,6 +22,7 @@ from tstune.data.frequency import fixed_step, parse_frequency, to_steps
 from tstune.data.panel import position_of
 from tstune.data.panel_store import frequency_of
 from tstune.data.prepared import PreparedData
+from tstune.data.preprocess import Preprocessor
 from tstune.data.splits import last_steps
 from tstune.data.table import ITEM, TIMESTAMP, SourceTable
 from tstune.errors import ConfigError, DataError
@@ -35,6 +36,7 @@ from tstune.registry import load_saved_model
 from tstune.registry.model_registry import PREFIX
 from tstune.runs.compare.candidates import open_candidates
 from tstune.runs.compare.evaluate import configured_data, evaluate_models, with_lengths
+from tstune.runs.folder import PREPROCESSOR
 from tstune.runs.plots import save
 from tstune.runs.refit import SUFFIX
 from tstune.runtime.distributed import DistributedManager
@@ -117,7 +119,7 @@ def make_ready(
 
     `seasonality` is for `seasonal_naive` and its like; None follows the frequency.
     """
-    if model.startswith(PREFIX) or (Path(model) / "preprocessor.json").is_file():
+    if model.startswith(PREFIX) or (Path(model) / PREPROCESSOR).is_file():
         loaded = load_saved_model(model, registry)
         own = loaded.preprocessor
         steps = _steps(horizon, own.frequency)
@@ -336,7 +338,7 @@ class _Series:
 
         The weights of the model choose the context; `kept` steps at the end of each series are none.
         """
-        family, place = _family_of(model)
+        family, place = family_of(model)
         section = {"type": family, "prediction_length": steps, "context_length": context_length}
         values = {
             "model": section | ({"pretrained": place} if place else {}),
@@ -404,8 +406,11 @@ def _require_reach(model: str, own: int, horizon: int | str, steps: int) -> None
         )
 
 
-def _family_of(model: str) -> tuple[str, str | None]:
-    """Family and weights of a model as a user writes it."""
+def family_of(model: str) -> tuple[str, str | None]:
+    """Family and weights of a model as a user writes it; a run folder is weights of its family, unless it has none."""
+    if (Path(model) / PREPROCESSOR).is_file():
+        family = Preprocessor.read(Path(model))[0]
+        return family, None if model_class(family).is_baseline else model
     family, colon, place = model.partition(":")
     if model in SHIPPED or family not in available_models():
         return DEFAULT_FAMILY, model
@@ -413,6 +418,6 @@ def _family_of(model: str) -> tuple[str, str | None]:
 
 
 def _has_weights(model: str) -> bool:
-    family, place = _family_of(model)
-    is_run = model.startswith(PREFIX) or (Path(model) / "preprocessor.json").is_file()
+    family, place = family_of(model)
+    is_run = model.startswith(PREFIX) or (Path(model) / PREPROCESSOR).is_file()
     return not is_run and (place is not None or not model_class(family).is_baseline)
