@@ -28,6 +28,8 @@ from tstune.command_line import (
 )
 from tstune.errors import EXIT_DRIFT, EXIT_OK, ConfigError, exits_cleanly
 
+MOST_DAYS = 36_525
+
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
@@ -47,8 +49,8 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
 def main(argv: Sequence[str] | None = None) -> int:
     """Score, forecast, compare, write, say."""
     args = parse_args(argv)
-    if not args.reference_days > 0:
-        raise ConfigError(f"--reference-days {args.reference_days:g} is not above 0")
+    if not 0 < args.reference_days <= MOST_DAYS:
+        raise ConfigError(f"--reference-days {args.reference_days:g} is not above 0 and at most {MOST_DAYS}")
 
     from tstune.runtime.logs import setup_logging
 
@@ -77,9 +79,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if "@" in args.model:  # an alias, which a challenger could take over
         since = min(one.since for one in found.drifts).date()
         words = [args.model, *args.overrides, "--input", str(args.input), "--since", str(since)]
-        for flag in ("registry", "rename"):
-            given = getattr(args, flag) or []
-            words += [f"--{flag}={value}" for value in ([given] if isinstance(given, str) else given)]
+        words += [f"--rename={one}" for one in args.rename]
+        words += [f"--registry={args.registry}"] if args.registry else []
         print(f"a challenger: python scripts/retune.py {shlex.join(words)} --output retuned")
     return EXIT_DRIFT
 

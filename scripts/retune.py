@@ -38,6 +38,8 @@ if TYPE_CHECKING:
 SPLIT = {"by": "time", "mode": "deployment", "train": 0.6, "validation": 0.15, "test": 0.25}
 """Of each series' new readings: the last quarter judges."""
 
+NOT_FOLLOWED = ("output_dir", "overwrite", "data.path", "data.source", "tracking.register_as")
+
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
@@ -77,13 +79,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     registry, reference = open_registry(args.registry), args.champion.partition(":")[2]
     name, _, alias = reference.partition("@")
     champion = registry.get(reference)
+    inputs = {"--input": str(args.input), "the registry": registry.location}
     places = {part: args.output / part for part in ("champion", "challenger", "verdict")}
-    with trusting(args.trust_code), replacing(args.output, args.overwrite, {"--input": str(args.input)}):
+    with trusting(args.trust_code), replacing(args.output, args.overwrite, inputs):
         registry.download(champion.reference, places["champion"])
         config = challenger_config(RunFolder(places["champion"]), args)
         table = readings_since(config, places["champion"], args.since)
-        if not args.allow_other_scale:
-            refuse_other_scale(table, config, places["champion"])
+        refuse_to_learn(table, config, places["champion"], args.allow_other_scale)
         model_class(config.model.type)(config).fit(table, output_dir=places["challenger"])
         models = [str(places["challenger"]), str(places["champion"])]
         found = evaluate_models(
@@ -112,6 +114,8 @@ def challenger_config(champion: RunFolder, args: argparse.Namespace) -> RunConfi
     from tstune.domains import domain_of
     from tstune.models.registry import model_class
 
+    if passed_over := [one for one in args.overrides if one.startswith(NOT_FOLLOWED)]:
+        raise ConfigError(f"{passed_over[0]}: --input and --output say what is read and written; leave it out")
     values = champion.config.model_dump(mode="json")
     of_the_file = [one for one in args.overrides if one.startswith(tuple(f"data.{name}" for name in OF_A_FILE))]
     how = Preprocessor.read(champion.path)[1].changed(of_the_file)
@@ -165,11 +169,15 @@ def readings_since(config: RunConfig, champion: Path, since: str | None) -> Sour
     return replace(table, frame=frame.reset_index(drop=True))
 
 
-def refuse_other_scale(table: SourceTable, config: RunConfig, champion: Path) -> None:
-    """Stop at readings in another unit: the challenger would learn it, and beat a champion that cannot know it."""
+def refuse_to_learn(table: SourceTable, config: RunConfig, champion: Path, allow_other_scale: bool) -> None:
+    """Stop where dates jump, and at another unit: a challenger would learn it, and beat who cannot know it."""
     from tstune.data.cleaning import CleaningRules, clean_table
     from tstune.data.preprocess import Preprocessor
+    from tstune.runs.compare.monitoring import refuse_long_pause
 
+    refuse_long_pause(table.frame)
+    if allow_other_scale:
+        return
     cleaned = clean_table(table, CleaningRules.from_config(config.data), log=False)
     readings = cleaned.frame[list(cleaned.roles.target)].to_numpy(float)
     if told := Preprocessor.read(champion)[1].other_scale(readings):

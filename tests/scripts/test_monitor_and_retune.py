@@ -22,7 +22,7 @@ import predict_forecast
 import retune
 from tstune.config.validation import validate
 from tstune.data.scaler import Scaler
-from tstune.errors import EXIT_DRIFT, EXIT_NOT_PROMOTED, DataError
+from tstune.errors import EXIT_DRIFT, EXIT_NOT_PROMOTED, DataError, FolderError
 from tstune.evaluation.drift import DriftRule, find_drift
 from tstune.evaluation.record import KeptForecasts
 from tstune.models.registry import load_model, model_class
@@ -227,6 +227,24 @@ def test_the_fix_that_a_refusal_names_works_when_it_is_pasted(desk: Path, capsys
         assert main(words) == 0
 
 
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda table: table.iloc[:-3],
+        lambda table: table.drop(columns="truth"),
+        lambda table: table.drop(columns="spread"),
+        lambda table: pd.DataFrame(table.to_dict("list")),  # without what is kept beside the rows
+    ],
+)
+def test_damaged_forecasts_of_earlier_calls_are_said(desk: Path, spoil) -> None:
+    monitor("run", "calm.csv", desk)
+    spoil(pd.read_parquet(desk / "forecasts-run.parquet")).to_parquet(desk / "forecasts-run.parquet")
+    before = tiny.snapshot(desk)
+    with pytest.raises(FolderError, match=r"forecasts-run.parquet is damaged, choose another --output: "):
+        monitor("run", "calm.csv", desk)
+    assert tiny.snapshot(desk) == before
+
+
 def test_a_change_is_found_and_the_intervals_follow(desk: Path, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = [*WATCH, "--input", "changed.csv", "--output", str(desk / "watch")]
     assert monitor_model.main(arguments) == EXIT_DRIFT == 3
@@ -380,12 +398,21 @@ def test_a_network_is_tuned_further(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         (["--input", "nope.csv"], "nope.csv does not exist"),
         (["--input", "tenfold.csv"], "'load' are 10 times as large as those that the model learned from: convert them"),
         (["--input", "milli.csv"], "'load' are 0.001 times as large as those that the model learned from"),
+        (
+            ["--input", "dead.csv"],
+            "'load' hardly move, as of a dead sensor; if they are right: --allow-other-scale",
+        ),
+        (["--input", "jump.csv"], "series 'b' has no reading from 2024-03-03 10:00:00 to 2025-03-04 11:00:00"),
+        (["--input", "calm.csv", "data.path=old.csv"], "data.path=old.csv: --input and --output say what is read"),
     ],
 )
 def test_retune_refuses_in_one_line_and_leaves_nothing(arguments, words, own_registry, capsys) -> None:
     calm = pd.read_csv("calm.csv")
     for name, factor in (("tenfold", 10), ("milli", 0.001)):
         calm.assign(load=calm["load"] * factor).to_csv(f"{name}.csv", index=False)
+    calm.assign(load=5.0).to_csv("dead.csv", index=False)
+    jump = calm["timestamp"].where(calm.index < len(calm) - 1, "2025-03-04 11:00:00")
+    calm.assign(timestamp=jump).to_csv("jump.csv", index=False)
     before = tiny.snapshot(own_registry / "registry")
     assert retune.main(["registry:load@champion", *arguments, "--output", str(own_registry / "retuned")]) == 2
     (error,) = errors_in(capsys.readouterr().err)
@@ -398,12 +425,15 @@ def test_retune_refuses_in_one_line_and_leaves_nothing(arguments, words, own_reg
     ("arguments", "words"),
     [
         (["run", "--input", "calm.csv", "--reference-days", "0"], "--reference-days 0 is not above 0"),
+        (["run", "--input", "calm.csv", "--reference-days", "inf"], "--reference-days inf is not above 0 and at most"),
+        (["run", "--input", "alone.csv"], "; if the table holds one series: data.item_id_column=null"),
         (["run", "--input", "short.csv"], "nothing to forecast: 2 series of at most 20 steps"),
         (["registry:load@challenger", "--input", "calm.csv"], "has no load@challenger"),
     ],
 )
 def test_monitor_refuses_in_one_line_and_leaves_nothing(arguments, words, desk, shelf, capsys) -> None:
     tiny.series(20).to_csv(shelf / "short.csv", index=False)
+    tiny.series(20, ("a",)).drop(columns="item_id").to_csv(shelf / "alone.csv", index=False)
     assert monitor_model.main([*arguments, "--output", str(desk / "watch")]) == 2
     (error,) = errors_in(capsys.readouterr().err)
     assert words in error
@@ -434,7 +464,9 @@ def test_known_future_columns_come_from_the_readings_or_from_future(tmp_path: Pa
         (lambda usual: 2.5 * usual + 30, None),  # a real change
         (lambda usual: usual / 3, None),
         (lambda usual: usual + 2000, None),  # a counter that has gone on
-        (lambda usual: 0 * usual, None),  # a sensor that is dead
+        (lambda usual: 0 * usual, 0),  # a sensor that is dead
+        (lambda usual: 0 * usual + 120, 0),
+        (lambda usual: 120 + usual / 10, None),  # a quiet one
         (lambda usual: np.append(usual, 1e9), None),  # one wild reading
         (lambda usual: 10 * usual[:15], None),  # too few
     ],

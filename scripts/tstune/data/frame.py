@@ -179,7 +179,8 @@ def _refuse_several_series(raw: pd.DataFrame, stamps: np.ndarray, config: DataSe
 def _require(raw: pd.DataFrame, column: str, key: str, name: object) -> None:
     if column not in raw.columns:
         found = ", ".join(map(str, raw.columns[:12]))
-        raise DataError(f"{name}: no column {column!r} ({key}); the columns are: {found}")
+        hint = f"; if the table holds one series: {key}=null" if key == "data.item_id_column" else ""
+        raise DataError(f"{name}: no column {column!r} ({key}); the columns are: {found}{hint}")
 
 
 def _reject_duplicates(

@@ -423,6 +423,8 @@ class Preprocessor:
             factor = None if self.levels else self.scaler.times_as_large(readings[:, channel], channel)
             if factor is None:
                 continue
+            if not factor:
+                return f"readings of {name!r} hardly move, as of a dead sensor"
             domain, fix = domain_of(self.unit), "convert them"
             for unit in domain.units if domain else ():
                 if unit != self.unit and 0.5 < domain.factor(unit, self.unit) * factor < 2:

@@ -57,7 +57,8 @@ class Scaler:
     def times_as_large(self, readings: np.ndarray, channel: int) -> float | None:
         """How many times as large as in training readings are that seem to be in another unit; None for any others.
 
-        A unit multiplies size (root mean square) and spread alike. A few wild readings make neither.
+        A unit multiplies size (root mean square) and spread alike; 0 are those that hardly move, as of a dead sensor. A
+        few wild readings make neither.
         """
         known, size, std = readings[~np.isnan(readings)], np.hypot(self.mean, self.std)[channel], self.std[channel]
         if len(known) < _FEWEST or self.by_window or (self.mean[channel], std) == (0.0, 1.0):
@@ -67,9 +68,10 @@ class Scaler:
             spread, factor = values.std() / std, np.hypot(values.mean(), values.std()) / size
             grew = factor >= _OTHER_SIZE and spread >= _OTHER_SPREAD
             shrank = factor * _OTHER_SIZE <= 1 and 0 < spread * _OTHER_SPREAD <= 1
-            if not (grew or shrank):
+            is_dead = not shrank and spread * DROWNS <= 1
+            if not (grew or shrank or is_dead):
                 return None
-            found.append(float(factor))
+            found.append(0.0 if is_dead else float(factor))
         return found[-1]
 
 

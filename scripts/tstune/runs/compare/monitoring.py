@@ -18,7 +18,7 @@ from tstune.data.splits import WindowRanges
 from tstune.data.table import ITEM, TIMESTAMP, Roles, SourceTable
 from tstune.data.windows import WindowDataset
 from tstune.domains import domain_of
-from tstune.errors import DataError
+from tstune.errors import DataError, FolderError
 from tstune.evaluation.drift import INPUT, Drift, DriftRule, find_drift, hourly_signals
 from tstune.evaluation.intervals import AdaptiveConformal
 from tstune.evaluation.record import KeptForecasts
@@ -46,7 +46,8 @@ RESULT, PAGE, AHEAD = "monitor.json", "monitor.html", "ahead.csv"
 LEVELS = (0.1, 0.5, 0.9)
 """Of the intervals where the model has none of its own."""
 _ORIGIN, _FORECAST, _SPREAD = "origin", "forecast/", "spread"
-_DAY, _LONGEST_PAUSE = pd.Timedelta("1D"), pd.Timedelta(days=183)
+_DAY, _LONGEST_PAUSE, _PAUSE_STEPS = pd.Timedelta("1D"), pd.Timedelta(days=183), 100
+"""Both longer than half a year and than so many usual steps: no pause of a series, but a wrong date."""
 
 
 @dataclass(frozen=True)
@@ -156,7 +157,7 @@ def monitor(
         model.preprocessor = model.preprocessor.for_file(Path(readings), rename)
     state = folder / f"forecasts-{name.replace(':', '-')}.parquet"
     with owning(folder, "--output"):
-        kept = RunFolder(folder).read_table(state.name) if state.is_file() else None
+        kept = _kept(state, name)
         if kept is not None and kept.attrs.get("made_by", made_by) != made_by:
             raise DataError(f"{state} is of another model than {spec}; choose another --output")
         table, fresh = _kept_and_new(model, readings, future, kept, learned, name)
@@ -181,6 +182,18 @@ def monitor(
         )
         _write(found, folder, state)
     return found
+
+
+def _kept(state: Path, name: str) -> pd.DataFrame | None:
+    """What earlier calls kept."""
+    if not state.is_file():
+        return None
+    kept = RunFolder(state.parent).read_table(state.name)
+    try:
+        _ = KeptForecasts.of(kept).windows[name], kept.attrs["timezone"], kept[[_ORIGIN, _SPREAD]]
+    except (DataError, KeyError) as error:
+        raise FolderError(f"{state} is damaged, choose another --output: {error}") from None
+    return kept
 
 
 def _amount(table: pd.DataFrame) -> int:
@@ -217,8 +230,13 @@ def _kept_and_new(
     source = how.read_new(readings)
     if kept is not None:
         source = _in_step(source, kept, how.frequency)
-    _refuse_long_pause(source, kept, learned, model.config.model.context_length)
+    held = source.frame.dropna(subset=list(how.roles.target), how="all")
+    before = [] if kept is None else [kept.dropna(subset="truth")]
+    refuse_long_pause(pd.concat([*before, held]), learned)
     panel = how.panel_of(source)
+    empty = float((panel.status[:, : how.roles.num_targets] == MISSING).mean())
+    if empty > 0.5:
+        logger.warning("%.0f %% of the steps of %s hold no reading, and are masked", 100 * empty, how.frequency)
     if told := how.other_scale(_readings(panel)[:, : how.roles.num_targets]):
         logger.warning("%s", told)
     last = {} if kept is None else kept.groupby(ITEM, observed=True)[_ORIGIN].max().to_dict()
@@ -260,17 +278,18 @@ def _in_step(source: SourceTable, kept: pd.DataFrame, frequency: str) -> SourceT
     return replace(source, frame=frame.assign(**{TIMESTAMP: nearest.fillna(frame[TIMESTAMP])}))
 
 
-def _refuse_long_pause(
-    source: SourceTable, kept: pd.DataFrame | None, learned: Mapping[str, np.datetime64], context_length: int
-) -> None:
-    """Stop where dates jump by years: forecasts would fill the years, and readings of the present come too late."""
-    held = source.frame.dropna(subset=list(source.roles.target), how="all")
-    before = [] if kept is None else [kept.dropna(subset="truth")]
-    times = pd.concat([one[[ITEM, TIMESTAMP]].astype({ITEM: str}) for one in (*before, held)])
-    times = times[times[TIMESTAMP] > times[ITEM].map(learned).fillna(pd.Timestamp.min)]
+def refuse_long_pause(rows: pd.DataFrame, learned: Mapping[str, np.datetime64] | None = None) -> None:
+    """Stop where dates jump by years: forecasts would fill them, and readings of the present would come too late.
+
+    Args:
+        rows: readings with `item_id` and `timestamp`.
+        learned: item -> time up to which nothing is asked.
+    """
+    times = rows[[ITEM, TIMESTAMP]].astype({ITEM: str})
+    times = times[~(times[TIMESTAMP] <= pd.to_datetime(times[ITEM].map(learned or {})))]
     times = times.drop_duplicates().sort_values([ITEM, TIMESTAMP], ignore_index=True)
     pause = times.groupby(ITEM)[TIMESTAMP].diff()
-    longest = times.loc[(pause > max(_LONGEST_PAUSE, context_length * pause.median()))]
+    longest = times.loc[(pause > max(_LONGEST_PAUSE, _PAUSE_STEPS * pause.median()))]
     if len(longest):
         item, until = longest.iloc[0]
         since = until - pause[longest.index[0]]
