@@ -19,29 +19,21 @@ import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
-from tstune.command_line import (
-    add_reading_arguments,
-    add_registry_argument,
-    add_trust_argument,
-    read_renames,
-    script_parser,
-)
+from tstune import command_line
 from tstune.errors import EXIT_DRIFT, EXIT_OK, ConfigError, exits_cleanly
-
-MOST_DAYS = 36_525
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
-    parser = script_parser(__doc__)
+    parser = command_line.script_parser(__doc__)
     parser.add_argument("model", help="run folder, or registry:name@alias, registry:name:version")
     parser.add_argument("--input", required=True, type=Path, help="table with the readings up to now (CSV, Parquet, …)")
     parser.add_argument("--output", required=True, type=Path, metavar="folder", help="what is kept from call to call")
     parser.add_argument("--future", type=Path, help="table with known-future columns, for models that use them")
     parser.add_argument("--reference-days", type=float, default=30.0, help="first days, the usual (default: 30)")
-    add_registry_argument(parser)
-    add_reading_arguments(parser)
-    add_trust_argument(parser)
+    command_line.add_registry_argument(parser)
+    command_line.add_reading_arguments(parser)
+    command_line.add_trust_argument(parser)
     return parser.parse_intermixed_args(argv)
 
 
@@ -49,8 +41,8 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
 def main(argv: Sequence[str] | None = None) -> int:
     """Score, forecast, compare, write, say."""
     args = parse_args(argv)
-    if not 0 < args.reference_days <= MOST_DAYS:
-        raise ConfigError(f"--reference-days {args.reference_days:g} is not above 0 and at most {MOST_DAYS}")
+    if not 0 < args.reference_days <= 36_525:
+        raise ConfigError(f"--reference-days {args.reference_days:g} is not above 0 and at most 36525")
 
     from tstune.runtime.logs import setup_logging
 
@@ -64,14 +56,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         args.input,
         args.output,
         future=read_table(args.future) if args.future else None,
-        rename=read_renames(args.rename) or None,
+        rename=command_line.read_renames(args.rename) or None,
         overrides=args.overrides,
         registry=args.registry,
         rule=DriftRule(reference_days=args.reference_days),
         trust_code=args.trust_code,
     )
     print(found.sentence())
-    if not found.num_added:
+    if not found.is_news:
         print(f"{args.input} adds nothing: no forecast waited for its readings, and none can be made of new ones")
     print(f"page: {args.output / PAGE}")
     if not found.drifts:

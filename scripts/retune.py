@@ -20,13 +20,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tstune.command_line import (
-    add_registry_argument,
-    add_rename_argument,
-    add_trust_argument,
-    read_renames,
-    script_parser,
-)
+from tstune import command_line
 from tstune.errors import EXIT_NOT_PROMOTED, EXIT_OK, ConfigError, DataError, RegistryError, exits_cleanly
 from tstune.named_code import trusting
 
@@ -43,7 +37,7 @@ NOT_FOLLOWED = ("output_dir", "overwrite", "data.path", "data.source", "tracking
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
-    parser = script_parser(__doc__)
+    parser = command_line.script_parser(__doc__)
     parser.add_argument("champion", help="registry:name@alias")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="changes to the recipe of the champion")
     parser.add_argument("--input", required=True, type=Path, help="table with the new readings (CSV, Parquet, …)")
@@ -52,9 +46,9 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     told = "the readings are right, however much larger or smaller than those that the champion knows"
     parser.add_argument("--allow-other-scale", action="store_true", help=told)
     parser.add_argument("--overwrite", action="store_true", help="replace what an earlier call left there")
-    add_registry_argument(parser)
-    add_rename_argument(parser)
-    add_trust_argument(parser)
+    command_line.add_registry_argument(parser)
+    command_line.add_rename_argument(parser)
+    command_line.add_trust_argument(parser)
     args = parser.parse_intermixed_args(argv)
     prefix, _, reference = args.champion.partition(":")
     if prefix != "registry" or "@" not in reference:
@@ -117,9 +111,9 @@ def challenger_config(champion: RunFolder, args: argparse.Namespace) -> RunConfi
     if passed_over := [one for one in args.overrides if one.startswith(NOT_FOLLOWED)]:
         raise ConfigError(f"{passed_over[0]}: --input and --output say what is read and written; leave it out")
     values = champion.config.model_dump(mode="json")
-    of_the_file = [one for one in args.overrides if one.startswith(tuple(f"data.{name}" for name in OF_A_FILE))]
+    of_the_file = [one for one in args.overrides if one.startswith(OF_A_FILE)]
     how = Preprocessor.read(champion.path)[1].changed(of_the_file)
-    how = how.for_file(args.input, read_renames(args.rename) or None)
+    how = how.for_file(args.input, command_line.read_renames(args.rename) or None)
     export = how.export_section(args.input)
     section = export or how.section_for(read_table(args.input, skip_rows=how.skip_rows), args.input)
     read_as = section.model_dump(mode="json", include=section.model_fields_set)

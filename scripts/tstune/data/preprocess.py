@@ -41,7 +41,9 @@ READ_AS = (
     *("skip_rows", "keep_rows", "missing_values", "rename", "item_from"),
 )
 """Settings of how a table is read, which new data are read by too."""
-OF_A_FILE = ({*READ_AS} | {key.name for key in fields(CleaningRules)}) - {"columns_as", "convert_to", "expected_unit"}
+_OF_THE_MODEL = ("columns_as", "convert_to", "expected_unit")
+_RULES = [key.name for key in fields(CleaningRules)]
+OF_A_FILE = tuple(f"data.{name}" for name in sorted({*READ_AS, *_RULES}.difference(_OF_THE_MODEL)))
 """Settings that may be others for a file that a saved model reads."""
 
 
@@ -406,16 +408,14 @@ class Preprocessor:
     def changed(self, overrides: Sequence[str]) -> Preprocessor:
         """The same with ``data.key=value`` for a file that is written otherwise; another unit is converted to ours."""
         changes = read_overrides(overrides)
-        data, given = validate(changes, "key=value").data, changes.get("data") or {}
-        for key, _ in dotted(changes):
-            if key.removeprefix("data.").partition(".")[0] not in OF_A_FILE or not key.startswith("data."):
-                known = ", ".join(sorted(OF_A_FILE))
-                raise ConfigError(f"{key}=… is settled by the training; what a file may change below data: {known}")
-        rules = {name: getattr(data, name) for name in given if name not in READ_AS}
+        data = validate(changes, "key=value").data
+        if strange := [key for key, _ in dotted(changes) if not key.startswith(OF_A_FILE)]:
+            raise ConfigError(f"{strange[0]}=… is settled by the training; a file may change {', '.join(OF_A_FILE)}")
+        given = {name: getattr(data, name) for name in changes.get("data", ())}
+        rules = {name: given.pop(name) for name in _RULES if name in given}
         if "unit" in rules:
             rules |= {"expected_unit": None, "convert_to": self.unit if domain_of(self.unit) else None}
-        read_as = {name: getattr(data, name) for name in given if name in READ_AS}
-        return replace(self, cleaning=replace(self.cleaning, **rules), **read_as)
+        return replace(self, cleaning=replace(self.cleaning, **rules), **given)
 
     def other_scale(self, readings: np.ndarray) -> str | None:
         """What to say of cleaned readings [rows, targets] if they are in another unit than those of the training."""

@@ -60,19 +60,17 @@ class Scaler:
         A unit multiplies size (root mean square) and spread alike; 0 are those that hardly move, as of a dead sensor. A
         few wild readings make neither.
         """
-        known, size, std = readings[~np.isnan(readings)], np.hypot(self.mean, self.std)[channel], self.std[channel]
-        if len(known) < _FEWEST or self.by_window or (self.mean[channel], std) == (0.0, 1.0):
+        known, mean, std = readings[~np.isnan(readings)], self.mean[channel], self.std[channel]
+        if len(known) < _FEWEST or self.by_window or (mean, std) == (0.0, 1.0):
             return None
-        found = []
-        for values in (known, np.clip(known, *np.quantile(known, [0.01, 0.99]))):
-            spread, factor = values.std() / std, np.hypot(values.mean(), values.std()) / size
-            grew = factor >= _OTHER_SIZE and spread >= _OTHER_SPREAD
-            shrank = factor * _OTHER_SIZE <= 1 and 0 < spread * _OTHER_SPREAD <= 1
-            is_dead = not shrank and spread * DROWNS <= 1
-            if not (grew or shrank or is_dead):
-                return None
-            found.append(0.0 if is_dead else float(factor))
-        return found[-1]
+        both = known, np.clip(known, *np.quantile(known, [0.01, 0.99]))
+        spreads = [values.std() / std for values in both]
+        sizes = [np.hypot(values.mean(), values.std()) / np.hypot(mean, std) for values in both]
+        if max(spreads) * DROWNS <= 1 < max(sizes) * _OTHER_SIZE:
+            return 0.0
+        grew = min(sizes) >= _OTHER_SIZE and min(spreads) >= _OTHER_SPREAD
+        shrank = max(sizes) * _OTHER_SIZE <= 1 and max(spreads) * _OTHER_SPREAD <= 1
+        return float(sizes[1]) if grew or shrank else None
 
 
 def fit_scaler(panel: Panel, split: Split, scaling: str, unlike: bool = False) -> Scaler:

@@ -274,25 +274,22 @@ def refuse_full(key: str, folder: Path | None, overwrite: bool) -> None:
 
 def refuse_to_clobber(final: Path, overwrite: bool, inputs: Mapping[str, str | None], key: str = "output_dir") -> None:
     """Raise an `OutputError` if a folder, which is said by this key, must not be written there."""
-    with writing(final, key):
-        _refuse_to_clobber(final, overwrite, inputs, key)
-
-
-def _refuse_to_clobber(final: Path, overwrite: bool, inputs: Mapping[str, str | None], key: str) -> None:
     what = named(key, final)
-    if final.is_symlink():
-        raise OutputError(f"{what} is a link; give the folder itself or another {key}")
-    if final.is_file():
-        raise OutputError(f"{what} is a file; choose another {key}")
-    if not final.is_dir():
-        return
-    refuse_full(key, final, overwrite)
-    place = final.resolve()
-    if Path.cwd().is_relative_to(place):
-        raise OutputError(f"{what} cannot be written: it holds the current folder")
-    for name, path in inputs.items():
-        if path is not None and Path(path).exists() and Path(path).resolve().is_relative_to(place):
-            raise OutputError(f"{what} holds {named(name, path)}, which overwriting would delete; choose another {key}")
+    with writing(final, key):
+        if final.is_symlink():
+            raise OutputError(f"{what} is a link; give the folder itself or another {key}")
+        if final.is_file():
+            raise OutputError(f"{what} is a file; choose another {key}")
+        if not final.is_dir():
+            return
+        refuse_full(key, final, overwrite)
+        place = final.resolve()
+        if Path.cwd().is_relative_to(place):
+            raise OutputError(f"{what} cannot be written: it holds the current folder")
+        for name, path in inputs.items():
+            if path is not None and Path(path).exists() and Path(path).resolve().is_relative_to(place):
+                held = f"{what} holds {named(name, path)}"
+                raise OutputError(f"{held}, which overwriting would delete; choose another {key}")
 
 
 def put_in_place(new: Path, final: Path, replaced: Path, key: str = "output_dir") -> None:

@@ -64,7 +64,7 @@ class Monitored:
         ahead: what comes after the readings, as `predict` gives it, with quantiles that follow the stream.
         levels: of quantiles.
         weeks: one row per week: readings, RMSE, MAE, share of readings inside the interval, as calibrated and adapted.
-        num_added: readings that were scored, and rows that were forecast, by this call.
+        is_news: this call scored or forecast something.
     """
 
     name: str
@@ -76,7 +76,7 @@ class Monitored:
     ahead: pd.DataFrame
     levels: tuple[float, ...]
     weeks: pd.DataFrame
-    num_added: int
+    is_news: bool
 
     @property
     def scored(self) -> pd.DataFrame:
@@ -178,7 +178,7 @@ def monitor(
             ahead=_ahead(stream, name, intervals, levels),
             levels=levels,
             weeks=_by_week(table, name, calibrated[: len(table)], intervals[: len(table)]),
-            num_added=_amount(table) - (0 if kept is None else _amount(kept)),
+            is_news=kept is None or bool(table.count().sum() != kept.count().sum()),
         )
         _write(found, folder, state)
     return found
@@ -194,11 +194,6 @@ def _kept(state: Path, name: str) -> pd.DataFrame | None:
     except (DataError, KeyError) as error:
         raise FolderError(f"{state} is damaged, choose another --output: {error}") from None
     return kept
-
-
-def _amount(table: pd.DataFrame) -> int:
-    """Forecasts, and truths of them."""
-    return len(table) + int(table["truth"].notna().sum())
 
 
 def _learned_until(run: RunFolder) -> dict[str, np.datetime64]:
@@ -456,10 +451,10 @@ def _by_week(table: pd.DataFrame, name: str, calibrated: np.ndarray, adapted: np
 
 def _write(found: Monitored, folder: Path, state: Path) -> None:
     """The state last: a call that was stopped before is made again."""
-    run = RunFolder(folder)
     with aside(folder / AHEAD) as file:
         without_formulas(found.ahead).to_csv(file, index=False)
-    run.write_json(RESULT, found.to_dict())
+    with aside(folder / RESULT) as file:
+        RunFolder(folder).write_json(file.name, found.to_dict())
     domain = domain_of(found.unit)
     write_page(folder / PAGE, as_html(f"Monitor: {found.name}", _sections(found), domain.warning if domain else None))
     with aside(state) as file:
@@ -529,53 +524,46 @@ def _drifts(found: Monitored) -> Table | Text:
 
 def _errors(found: Monitored) -> Figure:
     weeks, unit = found.weeks, f" ({found.unit})" if found.unit else ""
-    table = Table.capped(
-        "Errors of each week",
-        [
-            Cells.text("Week of", weeks["week"].dt.date),
-            Cells.count("Readings (count)", weeks["readings"]),
-            Cells.number(f"RMSE{unit}", weeks["rmse"].tolist()),
-            Cells.number(f"MAE{unit}", weeks["mae"].tolist()),
-        ],
-    )
-    lines = {"rmse": ("RMSE", weeks["rmse"].tolist())}
-    expected = found.promised
-    caption = "" if expected is None else "Dashed: RMSE on the test windows of its run. "
-    return _weekly("errors-plot", "RMSE of each week", f"RMSE{unit}", found, lines, expected, table, caption)
+    rmse = weeks["rmse"].tolist()
+    cells = [
+        Cells.count("Readings (count)", weeks["readings"]),
+        Cells.number(f"RMSE{unit}", rmse),
+        Cells.number(f"MAE{unit}", weeks["mae"].tolist()),
+    ]
+    caption = "" if found.promised is None else "Dashed: RMSE on the test windows of its run. "
+    lines = {"rmse": ("RMSE", rmse)}
+    return _weekly(found, "errors-plot", ("RMSE of each week", f"RMSE{unit}"), lines, found.promised, cells, caption)
 
 
 def _coverage(found: Monitored) -> Figure | Text:
-    weeks, nominal = found.weeks, found.levels[-1] - found.levels[0]
-    if weeks["adapted"].isna().all():
+    nominal, lines, cells = 100 * (found.levels[-1] - found.levels[0]), {}, []
+    if found.weeks["adapted"].isna().all():
         return Text("There are none yet: they are fitted to the reference.")
-    named = {"adapted": "adapted to the stream", "calibrated": "as calibrated"}
-    shares = {key: [None if np.isnan(one) else one for one in weeks[key]] for key in named}
-    cells = [Cells.percent(f"{label}, inside (%)", shares[key]) for key, label in named.items()]
-    title = f"Readings inside the {100 * nominal:.0f} % interval"
-    table = Table.capped(title, [Cells.text("Week of", weeks["week"].dt.date), *cells])
-    percents = {key: (label, [one and 100 * one for one in shares[key]]) for key, label in named.items()}
-    caption = "Dashed: what they promise. "
-    return _weekly("intervals-plot", title, "inside (%)", found, percents, 100 * nominal, table, caption)
+    for key, label in (("adapted", "adapted to the stream"), ("calibrated", "as calibrated")):
+        shares = [None if np.isnan(one) else one for one in found.weeks[key]]
+        cells.append(Cells.percent(f"{label}, inside (%)", shares))
+        lines[key] = label, [one and 100 * one for one in shares]
+    titles = f"Readings inside the {nominal:.0f} % interval", "inside (%)"
+    return _weekly(found, "intervals-plot", titles, lines, nominal, cells, "Dashed: what they promise. ")
 
 
 def _weekly(
-    key: str,
-    title: str,
-    y_title: str,
     found: Monitored,
+    key: str,
+    titles: tuple[str, str],
     lines: dict[str, tuple[str, list[float | None]]],
     expected: float | None,
-    table: Table,
+    cells: list[Cells],
     caption: str,
 ) -> Figure:
-    """Lines over weeks, with an upright line where a series was first found to drift."""
-    begin = found.weeks["week"].min()
-    days = ((found.weeks["week"] - begin) / pd.Timedelta(days=1)).tolist()
-    first = min((one.found for one in found.drifts), default=None)
-    marks = () if first is None else [((first - begin) / pd.Timedelta(days=1), "drift found")]
+    """Lines over weeks, with an upright line where a series was first found to drift; titles of plot and y axis."""
+    weeks, first = found.weeks["week"], min((one.found for one in found.drifts), default=None)
+    days = ((weeks - weeks.min()) / _DAY).tolist()
+    marks = () if first is None else [((first - weeks.min()) / _DAY, "drift found")]
     ends = None if expected is None else ((days[0], expected), (days[-1], expected))
-    levels = () if expected is None else (expected,)
-    axes = Axes(days, "day", y_title, marks=marks, expected=ends, y_limits=levels)
+    axes = Axes(days, "day", titles[1], marks=marks, expected=ends, y_limits=[] if expected is None else [expected])
     drawn = [Line(name, f"c{number}", values, points=True) for number, (name, (_, values)) in enumerate(lines.items())]
-    legend = [LegendEntry(name, label, f"c{number}") for number, (name, (label, _)) in enumerate(lines.items())]
-    return Figure(key, title, both(lambda width: line_chart(axes, drawn, width, title)), table, caption, legend)
+    legend = [LegendEntry(one.key, lines[one.key][0], one.style) for one in drawn]
+    plots = both(lambda width: line_chart(axes, drawn, width, titles[0]))
+    table = Table.capped(titles[0], [Cells.text("Week of", weeks.dt.date), *cells])
+    return Figure(key, titles[0], plots, table, caption, legend)
