@@ -3,6 +3,7 @@
     python benchmarks/serving.py
     python benchmarks/serving.py --model runs/mine --clients 32 --seconds 10
     python benchmarks/serving.py --mixed --seconds 60
+    python benchmarks/serving.py --against <another checkout>
     python benchmarks/serving.py --quick
 
 Two real servers of one model run at the same time: one with its defaults, one with `--max-batch 1`, which forecasts
@@ -11,7 +12,9 @@ request of `GET /model` again as soon as it is answered, first to the one server
 answer must be the forecast that a single request gets, up to rounding. Without `--model` it is the demo model: the
 built-in weights (512-96), tuned for a few steps on the glucose series of bokeh_sampledata; with `--quick` a tiny one
 with random weights. The last line is `RESULT ratio=…`: requests per second of the first over the second, the median
-of the rounds.
+of the rounds. With `--against` the second is the server of another checkout with its defaults and the same model, for a
+comparison before and after a change (make the model there: an older server may not read a newer one); the forecasts of
+both must agree.
 
 `--mixed` asks something else: what bad company costs. Two good clients send to one server, first alone, then beside six
 bad ones: two send the head of a request byte by byte, two its body, two bodies of 20 MB as fast as they can; each bad
@@ -60,11 +63,13 @@ class Load:
         seconds: how long they sent.
         latencies: seconds of each answer.
         errors: answers other than the expected one.
+        last: body of the last answer.
     """
 
     seconds: float = 0.0
     latencies: list[float] = field(default_factory=list)
     errors: int = 0
+    last: bytes = b""
 
     @property
     def per_second(self) -> float:
@@ -80,9 +85,10 @@ class Load:
 class Server:
     """A real server process on a free port of loopback."""
 
-    def __init__(self, model: str, *options: str) -> None:
-        command = [sys.executable, ROOT / "scripts" / "serve_forecasts.py", "--model", model, "--port", "0", *options]
-        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT)
+    def __init__(self, model: str, *options: str, checkout: Path = ROOT) -> None:
+        script = checkout.resolve() / "scripts" / "serve_forecasts.py"
+        command = [sys.executable, script, "--model", model, "--port", "0", *options]
+        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=checkout)
         self.name = " ".join(options) or "defaults"
 
     def __enter__(self) -> Server:
@@ -118,6 +124,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--clients", type=int, default=16, help="that send at the same time (default: %(default)s)")
     parser.add_argument("--seconds", type=float, default=8.0, help="of a round and server (default: %(default)s)")
     parser.add_argument("--repeats", type=int, default=5, help="rounds; each times both servers (default: %(default)s)")
+    parser.add_argument("--against", type=Path, help="checkout of the second server (default: this, one pass each)")
     parser.add_argument("--mixed", action="store_true", help="good clients beside bad ones, on one server")
     parser.add_argument("--quick", action="store_true", help="tiny model, one short round")
     return parser.parse_args(argv)
@@ -133,15 +140,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         model = args.model or make_model(Path(place) / "run", TINY if args.quick else ())
         if args.mixed:
             return mixed(model, args.seconds, args.repeats)
-        with Server(model) as together, Server(model, "--max-batch", "1") as alone:
+        options = () if args.against else ("--max-batch", "1")
+        names = ("after", "before") if args.against else ("together", "alone")
+        with Server(model) as together, Server(model, *options, checkout=args.against or ROOT) as alone:
             body = json.dumps(json.loads(together.get("/model"))["example"]).encode()
-            for server in (together, alone):
-                load(server, body, 1, args.seconds / 4)  # both are warm
-            rounds = [[load(server, body, args.clients, args.seconds) for server in (together, alone)]]
-            show(rounds[-1])
-            for _ in range(args.repeats - 1):
+            one, two = (forecast_of(load(server, body, 1, args.seconds / 4).last) for server in (together, alone))
+            if not same(one, two):  # both are warm
+                raise TstuneError("the two servers forecast differently")
+            rounds = []
+            for _ in range(args.repeats):
                 rounds.append([load(server, body, args.clients, args.seconds) for server in (together, alone)])
-                show(rounds[-1])
+                show(rounds[-1], *names)
             batch = together.mean_batch()
     errors = sum(side.errors for pair in rounds for side in pair)
     if errors:
@@ -252,6 +261,7 @@ def load(server: Server, body: bytes, num_clients: int, seconds: float) -> Load:
         with lock:
             total.latencies += own.latencies
             total.errors += own.errors
+            total.last = last
 
     clients = [threading.Thread(target=send) for _ in range(num_clients)]
     for client in clients:

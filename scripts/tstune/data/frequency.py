@@ -116,6 +116,7 @@ def _calendar_step(stamps: pd.DatetimeIndex, step: pd.Timedelta) -> str:
     return {3: f"Q{sign}-{anchor}", 12: f"Y{sign}-{anchor}"}.get(every, f"{every if every > 1 else ''}M{sign}")
 
 
+@lru_cache(64)
 def to_steps(duration: str | int, frequency: str, key: str) -> int:
     """Whole number of grid steps in a duration.
 

@@ -80,7 +80,7 @@ def build_panel(
     if gap_steps < 0:
         raise ConfigError(f"data.max_gap={max_gap} is negative; 0 interpolates nothing")
     policies = np.array([table.fill.get(column, "interpolate") for column in table.roles.columns])
-    gaps = np.where(policies == "none", 0, gap_steps)
+    gaps, zeros = np.where(policies == "none", 0, gap_steps), policies == "zero"
 
     pieces: list[tuple[np.ndarray, ...]] = []
     segment_item, segment_position, segment_length, item_length, kept_ids = [], [], [], [], []
@@ -91,7 +91,7 @@ def build_panel(
         values, grid = _trim(values, grid, targets)
         if not len(values):  # no reading of any target: not an item of this panel
             continue
-        values[:, policies == "zero"] = np.nan_to_num(values[:, policies == "zero"])
+        values[:, zeros] = np.nan_to_num(values[:, zeros])
         item = len(kept_ids)
         kept_ids.append(str(name))
         item_length.append(len(values))

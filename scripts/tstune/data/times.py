@@ -199,7 +199,8 @@ def _typed(column: pd.Series) -> Times:
 def _times(stamps: pd.Series, texts: pd.Series, read_as: str | None = None) -> Times:
     """Times that were read from texts; the offset of the latest is that of all."""
     if not isinstance(stamps.dtype, pd.DatetimeTZDtype):
-        return Times(stamps.astype("datetime64[ns]", copy=False), np.zeros(len(stamps), bool), None, read_as)
+        in_ns = stamps if stamps.dtype == np.dtype("datetime64[ns]") else stamps.astype("datetime64[ns]")
+        return Times(in_ns, np.zeros(len(stamps), bool), None, read_as)
     offsets = texts.fillna("").str.extract(_OFFSET, expand=False)
     zoned = offsets.notna().to_numpy()
     stamps = stamps.dt.tz_localize(None).astype("datetime64[ns]")

@@ -12,7 +12,7 @@ import socket
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 from functools import partial
 from ipaddress import ip_address
 
@@ -24,9 +24,9 @@ from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from fastapi_offline import FastAPIOffline
 from prometheus_client import CONTENT_TYPE_PLAIN_0_0_4, generate_latest
 from starlette.exceptions import HTTPException
-from starlette.middleware.base import BaseHTTPMiddleware
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.requests import ClientDisconnect
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from tstune.data.table import ITEM, TIMESTAMP
@@ -133,6 +133,32 @@ _ERROR = json_object("Error", {"error": str})
 _HEALTH = json_object("Health", {"live": bool, "ready": bool, "model": str, "version": str, "loaded": str})
 
 
+class _Counted:
+    """Middleware that counts answers; `BaseHTTPMiddleware` would start a task of its own for each request."""
+
+    def __init__(self, app: ASGIApp, service: ForecastService) -> None:
+        self._app, self._service = app, service
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            return await self._app(scope, receive, send)
+        begin, status, service = time.perf_counter(), 500, self._service
+
+        async def send_noted(message: Message) -> None:
+            nonlocal status
+            status = message.get("status", status)
+            await send(message)
+
+        try:
+            await self._app(scope, receive, send_noted)
+        finally:  # strangers think of many paths
+            path = getattr(scope.get("route"), "path", "other")
+            service.answers.labels(path, status).inc()
+            if status >= 400:
+                service.errors.labels(path, status).inc()
+            service.seconds.labels(path).observe(time.perf_counter() - begin)
+
+
 def create_app(service: ForecastService, hosts: Collection[str] | None = None, token: str | None = None) -> FastAPI:
     """The application of one model.
 
@@ -154,20 +180,7 @@ def create_app(service: ForecastService, hosts: Collection[str] | None = None, t
     closed = {"dependencies": [Depends(check)]} if token else {}
     refusals = {401: {"model": _ERROR}} if token else {}
 
-    async def counted(request: Request, answer: Callable) -> Response:
-        begin, status = time.perf_counter(), 500
-        try:
-            response = await answer(request)
-            status = response.status_code
-            return response
-        finally:  # strangers think of many paths
-            path = getattr(request.scope.get("route"), "path", "other")
-            service.answers.labels(path, status).inc()
-            if status >= 400:
-                service.errors.labels(path, status).inc()
-            service.seconds.labels(path).observe(time.perf_counter() - begin)
-
-    app.add_middleware(BaseHTTPMiddleware, dispatch=counted)
+    app.add_middleware(_Counted, service=service)
     if hosts is not None:
         app.add_middleware(TrustedHostMiddleware, allowed_hosts=list(hosts), www_redirect=False)
     targets, levels = service.model.preprocessor.roles.target, service.model.quantile_levels
