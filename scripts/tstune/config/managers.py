@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import math
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
@@ -243,31 +242,23 @@ def _choice(text: str) -> str | None:
 
 
 def _write(value: object) -> str:
-    """The value in Hydra's grammar."""
-    match value:
-        case None:
-            return "null"
-        case bool():
-            return str(value).lower()
-        case int():
-            return str(value)
-        case float():
-            return repr(value) if math.isfinite(value) else str(value)
-        case str():
-            from hydra.core.override_parser.types import Quote, QuotedString
+    """The value in Hydra's grammar, which does not let a key be quoted."""
+    from hydra._internal.grammar.utils import escape_special_characters
+    from hydra.core.override_parser.types import Quote, QuotedString
 
+    match value:
+        case None | bool():
+            return json.dumps(value)
+        case int() | float():
+            return str(value)
+        case str():
             return QuotedString(text=value, quote=Quote.single).with_quotes()
         case list():
-            return f"[{','.join(_write(item) for item in value)}]"
+            return f"[{','.join(map(_write, value))}]"
         case dict():
-            pairs = (f"{_escape(str(key))}:{_write(item)}" for key, item in value.items())
+            pairs = (f"{escape_special_characters(str(key))}:{_write(item)}" for key, item in value.items())
             return f"{{{','.join(pairs)}}}"
     raise TypeError(f"a value of type {type(value).__name__} has no place in a configuration")
-
-
-def _escape(key: str) -> str:
-    """A key inside a mapping, which Hydra's grammar does not allow to be quoted."""
-    return re.sub(r"([\\()\[\]{}:=, \t])", r"\\\1", key)
 
 
 VERSION_BASE = "1.3"

@@ -13,11 +13,11 @@ from pydantic.fields import FieldInfo
 from tstune.config.section import DEFAULT_FAMILY, ModelSection, section_class
 
 
-def dotted(values: Mapping, prefix: str = "") -> Iterator[tuple[str, object]]:
-    """Yield every leaf, for example ``("training.learning_rate", 0.001)``."""
+def dotted(values: Mapping, prefix: str = "", sign: str = ".") -> Iterator[tuple[str, object]]:
+    """Yield every leaf, for example ``("training.learning_rate", 0.001)``; `sign` stands between the names."""
     for name, value in values.items():
         if isinstance(value, Mapping):
-            yield from dotted(value, f"{prefix}{name}.")
+            yield from dotted(value, f"{prefix}{name}{sign}", sign)
         else:
             yield f"{prefix}{name}", value
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import re
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import PurePosixPath
 from typing import Annotated, Literal, NamedTuple
 
@@ -126,7 +126,7 @@ class ModelVersion:
 
     def flat_metrics(self) -> dict[str, float]:
         """Every number, by names such as ``test/fine_tuned/rmse``."""
-        return {name: value for name, value in _leaves(self.metrics) if value is not None}
+        return {name: value for name, value in dotted(self.metrics, sign="/") if value is not None}
 
     def to_dict(self) -> dict:
         """JSON values only; aliases are left out, they belong to the registry and not to the version."""
@@ -163,20 +163,12 @@ def check_files(files: tuple[StoredFile, ...], origin: str) -> None:
 
 def check_metrics(metrics: dict, origin: str) -> dict:
     """Return nested numbers (`RegistryError`: something else)."""
-    for name, value in _leaves(metrics):
+    for name, value in dotted(metrics, sign="/"):
         if value is not None and (isinstance(value, bool) or not isinstance(value, int | float)):
             raise RegistryError(f"{origin}: {name} is {value!r}, not a number")
         if value is not None and not math.isfinite(value):
             raise RegistryError(f"{origin}: {name} is {value}, which JSON does not have; write null")
     return metrics
-
-
-def _leaves(values: Mapping, prefix: str = "") -> Iterator[tuple[str, float | None]]:
-    for name, value in values.items():
-        if isinstance(value, Mapping):
-            yield from _leaves(value, f"{prefix}{name}/")
-        else:
-            yield f"{prefix}{name}", value
 
 
 class AliasChange(NamedTuple):
