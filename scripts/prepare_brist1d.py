@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from tstune.command_line import add_output_arguments, new_file, script_parser
-from tstune.errors import EXIT_OK, DataError, OutputError, exits_cleanly
+from tstune.errors import EXIT_OK, DataError, exits_cleanly
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -39,10 +39,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not folder.is_dir():
         raise DataError(f"--input {folder} is not a folder; {HOW_TO_GET}")
     table = convert_folder(folder)
-    try:
-        write_prepared(table, output)
-    except OSError as error:
-        raise OutputError(f"--output {output} cannot be written: {error.strerror or error}") from None
+    write_prepared(table, output)
     report = report_of(table)
     for file in report["files"]:
         name = file["file"]

@@ -35,7 +35,8 @@ def damage(path: object, kind: type[TstuneError] = CheckpointError, state: str =
     except FileNotFoundError as error:
         raise kind(f"{error.filename or path} is missing") from None
     except OSError as error:
-        raise kind(f"{error.filename or path} cannot be read: {error.strerror or error}") from None
+        reason = " ".join(str(error.strerror or error).split())[:300]
+        raise kind(f"{error.filename or path} cannot be read: {reason}") from None
     except Exception as error:
         reason = " ".join(str(error).split())[:300]
         named = type(error).__name__ if isinstance(error, LookupError | RecursionError) or not reason else ""

@@ -299,7 +299,7 @@ def test_hashes_of_untouched_files_are_remembered(tmp_path: Path, monkeypatch: p
     next(memory.iterdir()).write_text("damaged")
     assert remembered_sha256(file, memory) == sha256_of(file)
     file.unlink()
-    with pytest.raises(DataError, match="cannot be read"):
+    with pytest.raises(DataError, match="is missing"):
         remembered_sha256(file, memory)
 
 

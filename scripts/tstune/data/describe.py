@@ -34,13 +34,13 @@ from tstune.data.splits import PARTS, Split, WindowIndex, WindowRanges, some_nam
 from tstune.data.table import TIMESTAMP
 from tstune.data.times import find_time_columns
 from tstune.domains import domain_of, domain_of_column
-from tstune.errors import ConfigError, DataError, OutputError, visible
+from tstune.errors import ConfigError, DataError, visible
+from tstune.runs.folder import COHORT, writing
 from tstune.runtime.files import escape, without_formulas
 
 if TYPE_CHECKING:
     from tstune.data.prepared import PreparedData
 
-COHORT_FILE = "cohort.csv"
 _MOSTLY = 0.5
 
 
@@ -104,11 +104,9 @@ def format_cohort(table: pd.DataFrame) -> str:
 def write_cohort(prepared: PreparedData, folder: str | Path) -> pd.DataFrame:
     """Write `cohort.csv` and `cohort.md` into a folder and return the table."""
     table = describe_cohort(prepared)
-    try:
-        without_formulas(table).to_csv(Path(folder) / COHORT_FILE, index=False)
+    with writing(Path(folder)):
+        without_formulas(table).to_csv(Path(folder) / COHORT, index=False)
         (Path(folder) / "cohort.md").write_text(format_cohort(table) + "\n", encoding="utf-8")
-    except OSError as error:
-        raise OutputError(f"{folder} cannot be written: {error.strerror}") from None
     return table
 
 

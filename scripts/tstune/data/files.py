@@ -18,6 +18,7 @@ from tstune.data.cleaning.rules import CleaningReport
 from tstune.data.series_rows import read_tsf
 from tstune.data.text_table import decode, find_layout, read_text, split_lines
 from tstune.errors import DataError, MissingDependencyError
+from tstune.foreign_files import damage
 
 _TEXT = (".csv", ".tsv", ".txt", ".csv.gz", ".tsv.gz", ".txt.gz")
 _OTHER = (".parquet", ".xlsx", ".jsonl", ".jsonl.gz", ".ndjson", ".json", ".json.gz", ".tsf", ".tsf.gz")
@@ -114,13 +115,10 @@ def _cell_text(cell: object) -> str:
 def read_columns(path: Path, skip_rows: int = 0) -> list[str]:
     """Names of the columns of a table, from its first lines."""
     if path.is_file() and kind_of(path) == ".parquet":
-        import pyarrow as pa
         import pyarrow.parquet as pq
 
-        try:
+        with damage(path, DataError, "cannot be read"):
             return pq.read_schema(path).names
-        except (OSError, pa.ArrowException) as error:
-            raise DataError(f"{path} cannot be read: {' '.join(str(error).split())}") from None
     if not path.is_file() or kind_of(path) not in _TEXT:
         return list(read_table(path).columns)
     try:

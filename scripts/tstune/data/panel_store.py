@@ -37,7 +37,7 @@ from tstune.data.sources import load_source, stream_source
 from tstune.data.table import ITEM, TIMESTAMP, Roles, SourceTable, TableStream
 from tstune.domains import source_files
 from tstune.errors import CheckpointError, ConfigError, DataError, OutputError
-from tstune.foreign_files import broken_seal, read_object, seal, sha256_of
+from tstune.foreign_files import broken_seal, damage, read_object, seal, sha256_of
 from tstune.runtime.logs import logger
 
 _LARGE = {"values": np.dtype("<f4"), "status": np.dtype("u1"), "timestamps": np.dtype("<M8[ns]")}
@@ -289,10 +289,8 @@ def _aside(folder: Path) -> Iterator[Path]:
 
 def remembered_sha256(path: Path, memory: Path) -> str:
     """SHA-256 of a file's content, noted in the folder `memory` where that can be written."""
-    try:
+    with damage(path, DataError):
         found = path.stat()
-    except OSError as error:
-        raise DataError(f"data file {path} cannot be read: {error.strerror}") from None
     # the time of change cannot be set back by copying or by touch
     now = [found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns]
     note = memory / hashlib.sha256(os.fsencode(path.resolve())).hexdigest()
@@ -302,10 +300,8 @@ def remembered_sha256(path: Path, memory: Path) -> str:
             return remembered["sha256"]
     except CheckpointError:
         remembered = None  # not there, or damaged
-    try:
+    with damage(path, DataError):
         digest = sha256_of(path)
-    except OSError as error:
-        raise DataError(f"data file {path} cannot be read: {error.strerror}") from None
     if time.time() - found.st_ctime > _SETTLED and os.access(memory.parent, os.W_OK):
         memory.mkdir(exist_ok=True)
         aside = note.with_name(f"{note.name}.{os.getpid()}")

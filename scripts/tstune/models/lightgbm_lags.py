@@ -11,7 +11,7 @@ import torch
 from tstune.data.prepared import PreparedData
 from tstune.data.windows import Batch, WindowDataset
 from tstune.errors import CheckpointError, ConfigError
-from tstune.foreign_files import read_object
+from tstune.foreign_files import damage, read_object
 from tstune.models.baselines import Baseline
 from tstune.models.contract import MODEL_FOLDER, optional_module
 
@@ -207,12 +207,8 @@ def _booster_path(folder: Path, target: int, step: int) -> Path:
 
 
 def _read_booster(lightgbm: ModuleType, path: Path) -> object:
-    if not path.is_file():
-        raise CheckpointError(f"{path} is missing")
-    try:
+    with damage(path, state="is no LightGBM model"):
         return lightgbm.Booster(model_str=path.read_text(encoding="utf-8"))
-    except (lightgbm.basic.LightGBMError, UnicodeDecodeError) as error:
-        raise CheckpointError(f"{path} is no LightGBM model: {str(error).splitlines()[0]}") from None
 
 
 def _lightgbm() -> ModuleType:

@@ -121,10 +121,8 @@ class RunFolder:
 
     def read_table(self, name: str, columns: list[str] | None = None) -> pd.DataFrame:
         """Content of a Parquet file: `windows.parquet`, see `tstune.evaluation.record`, or `forecasts.parquet`."""
-        try:
+        with damage(self.path / name, FolderError):
             return pd.read_parquet(self.path / name, columns=columns)
-        except (ValueError, OSError, KeyError) as error:
-            raise FolderError(f"{self.path / name} is damaged: {str(error).splitlines()[0]}") from None
 
     @property
     def run_id(self) -> str | None:

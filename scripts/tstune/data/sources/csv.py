@@ -24,6 +24,7 @@ from tstune.data.sources import SourceInfo
 from tstune.data.sources.arrow import BATCH_ROWS, stream_of_batches
 from tstune.data.table import PIECE_ROWS, SourceTable, TableStream
 from tstune.errors import ConfigError, DataError
+from tstune.foreign_files import damage
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -144,15 +145,11 @@ def _schemas(files: list[Path]) -> list[pa.Schema]:
 
 
 def _batches(files: list[Path], columns: list[str]) -> Iterator[pa.RecordBatch]:
-    import pyarrow as pa
     import pyarrow.parquet as pq
 
     for file in files:
-        try:
-            with pq.ParquetFile(file, read_dictionary=columns[:1]) as opened:
-                yield from opened.iter_batches(BATCH_ROWS, columns=columns, use_threads=False)
-        except (OSError, pa.ArrowException) as error:
-            raise DataError(f"{file} cannot be read: {' '.join(str(error).split())}") from None
+        with damage(file, DataError, "cannot be read"), pq.ParquetFile(file, read_dictionary=columns[:1]) as opened:
+            yield from opened.iter_batches(BATCH_ROWS, columns=columns, use_threads=False)
 
 
 def _series_per_file(files: list[Path], config: DataSection) -> TableStream | None:

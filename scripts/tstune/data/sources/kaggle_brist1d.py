@@ -37,7 +37,8 @@ from tstune.data.sources.kaggle_brist1d_rows import (
 )
 from tstune.data.table import ITEM, TIMESTAMP, SourceTable
 from tstune.errors import ConfigError, DataError
-from tstune.foreign_files import sha256_of
+from tstune.foreign_files import damage, sha256_of
+from tstune.runtime.files import aside
 from tstune.runtime.logs import logger
 
 FIRST_DAY = "2000-11-06"
@@ -240,24 +241,17 @@ def report_of(table: pa.Table | pa.Schema) -> dict:
 
 
 def write_prepared(table: pa.Table, path: Path) -> None:
-    """Write a converted table as Parquet and its counts as JSON beside it, each as a whole; else an `OSError`."""
-    report = path.with_suffix(".json")
-    asides = [file.with_name(f".partial-{file.name}") for file in (report, path)]
-    try:
-        asides[0].write_text(json.dumps(report_of(table), indent=2) + "\n", encoding="utf-8")
-        pa.parquet.write_table(table, asides[1], compression="zstd")
-        asides[0].replace(report)
-        asides[1].replace(path)
-    finally:
-        for aside in asides:
-            aside.unlink(missing_ok=True)
+    """Write a converted table, ``--output``, as Parquet and its counts as JSON beside it, each as a whole."""
+    with aside(path, "--output ") as rows, aside(path.with_suffix(".json"), "--output ") as report:
+        report.write_text(json.dumps(report_of(table), indent=2) + "\n", encoding="utf-8")
+        pa.parquet.write_table(table, rows, compression="zstd")
 
 
 def read_prepared(path: Path, file: str) -> pa.Table:
     """Rows of ``train`` or ``test`` of a prepared Parquet file."""
     if not path.is_file():
         raise DataError(f"data file {path} does not exist (data.path is relative to the current folder)")
-    try:
+    with damage(path, DataError, "cannot be read"):
         schema = pa.parquet.read_schema(path)
         if _KEY not in (schema.metadata or {}):
             raise DataError(
@@ -266,8 +260,6 @@ def read_prepared(path: Path, file: str) -> pa.Table:
         if report_of(schema)["format"] != _FORMAT:
             raise DataError(f"{path} is of another version of this project; write it anew: scripts/prepare_brist1d.py")
         return pa.parquet.read_table(path, filters=[("file", "=", file)])
-    except (OSError, pa.ArrowInvalid) as error:
-        raise DataError(f"{path} cannot be read: {' '.join(str(error).split())[:240]}") from None
 
 
 def _table(series: RebuiltSeries, stem: str) -> pa.Table:

@@ -19,6 +19,7 @@ import pyarrow as pa
 import pyarrow.csv
 
 from tstune.errors import DataError
+from tstune.foreign_files import damage
 
 NUMBERS = ("bg", "insulin", "carbs", "hr", "steps", "cals")
 ACTIVITY = "activity"
@@ -267,11 +268,8 @@ def _joined(pieces: list[Rows], path: Path) -> Rows:
 
 
 def _member(path: Path, stem: str) -> str | None:
-    try:
-        with zipfile.ZipFile(path) as archive:
-            return next((name for name in archive.namelist() if Path(name).name == f"{stem}.csv"), None)
-    except (OSError, zipfile.BadZipFile) as error:
-        raise DataError(f"{path} cannot be read: {_short(error)}") from None
+    with damage(path, DataError, "cannot be read"), zipfile.ZipFile(path) as archive:
+        return next((name for name in archive.namelist() if Path(name).name == f"{stem}.csv"), None)
 
 
 def _in_our_words(message: str, header: list[str]) -> str:
