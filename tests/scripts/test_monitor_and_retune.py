@@ -477,6 +477,27 @@ def test_what_is_another_unit_and_what_is_a_change(change, factor) -> None:
     assert found == (None if factor is None else pytest.approx(factor, rel=0.1))
 
 
+def test_the_only_series_goes_on_whatever_its_file_is_called(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A table without names, one of each day, behind what the model learned from, also far from 0."""
+    table = tiny.series(800, ("a",)).drop(columns=["item_id", "dose", "plan"])
+    table["load"] += 1e8
+    for name, rows in (("old", table[:400]), ("mon", table[:600]), ("tue", table[500:])):
+        rows.to_csv(tmp_path / f"{name}.csv", index=False)
+    values = tiny.recipe(tmp_path / "old.csv", tmp_path / "run", evaluation={"baselines": [], "report": False})
+    values["data"]["item_id_column"] = None
+    values |= {"model": {"type": "ridge", "context_length": 32, "prediction_length": 8}, "tuning": {}}
+    model_class("ridge")(validate(values, "test")).fit(output_dir=tmp_path / "run")
+    for name in ("mon", "tue"):
+        found = monitor(str(tmp_path / "run"), tmp_path / f"{name}.csv", tmp_path / "watch")
+        assert f"series '{name}' is taken for 'old'" in caplog.text
+    once = monitor(str(tmp_path / "run"), table, tmp_path / "once")
+    pd.testing.assert_frame_equal(found.table, once.table)
+    assert found.table["origin"].min() > START + pd.Timedelta(0.8 * 400 - 2, "h"), "not where it learned"
+    assert "times as large" not in caplog.text
+    monitor(str(tmp_path / "run"), table.assign(load=table["load"] * 10), tmp_path / "ten")
+    assert "are 10 times as large as those that the model learned from" in caplog.text
+
+
 def test_what_counts_as_drift() -> None:
     """Noise is none; a change of the level is one, where it happened; errors that fall are none."""
     random = np.random.default_rng(0)

@@ -420,7 +420,8 @@ class Preprocessor:
     def other_scale(self, readings: np.ndarray) -> str | None:
         """What to say of cleaned readings [rows, targets] if they are in another unit than those of the training."""
         for channel, name in enumerate(self.roles.target):
-            factor = None if self.levels else self.scaler.times_as_large(readings[:, channel], channel)
+            level = float(np.mean([one[channel] for one in self.levels.values()] or 0.0))
+            factor = self.scaler.times_as_large(readings[:, channel], channel, level)
             if factor is None:
                 continue
             if not factor:

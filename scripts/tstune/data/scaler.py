@@ -18,7 +18,7 @@ from tstune.runtime.logs import logger
 UNKNOWN = 0
 """Code of a value that no training item has, and of no value at all."""
 _LEAF = 1 << 16
-_OTHER_SIZE, _OTHER_SPREAD, _FEWEST = 5.0, 2.0, 20
+_OTHER_SIZE, _OTHER_SPREAD, _FEWEST = 7.0, 2.0, 20
 """Readings that differ so much from those of the training, in both, are in another unit; fewer of them say nothing."""
 DROWNS = 20
 """A series with so much less deviation than all together counts for nothing in their scale."""
@@ -54,13 +54,13 @@ class Scaler:
             return False
         return bool(np.isfinite(self.mean).all() and np.isfinite(self.std).all() and (self.std > 0).all())
 
-    def times_as_large(self, readings: np.ndarray, channel: int) -> float | None:
+    def times_as_large(self, readings: np.ndarray, channel: int, level: float = 0.0) -> float | None:
         """How many times as large as in training readings are that seem to be in another unit; None for any others.
 
         A unit multiplies size (root mean square) and spread alike; 0 are those that hardly move, as of a dead sensor. A
-        few wild readings make neither.
+        few wild readings make neither. `level` is what the mean is counted from.
         """
-        known, mean, std = readings[~np.isnan(readings)], self.mean[channel], self.std[channel]
+        known, mean, std = readings[~np.isnan(readings)], self.mean[channel] + level, self.std[channel]
         if len(known) < _FEWEST or self.by_window or (mean, std) == (0.0, 1.0):
             return None
         both = known, np.clip(known, *np.quantile(known, [0.01, 0.99]))

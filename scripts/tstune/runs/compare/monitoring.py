@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -223,6 +223,8 @@ def _kept_and_new(
     """
     how = model.preprocessor
     source = how.read_new(readings)
+    if how.columns_as == "channels":
+        source = _named_as_before(source, learned if kept is None else kept[ITEM].unique())
     if kept is not None:
         source = _in_step(source, kept, how.frequency)
     held = source.frame.dropna(subset=list(how.roles.target), how="all")
@@ -257,6 +259,16 @@ def _kept_and_new(
     }
     fresh = _forecasts(model, windows, fresh, name) if len(fresh) else table.iloc[:0]
     return _with_truth(table, panel), fresh
+
+
+def _named_as_before(source: SourceTable, known: Collection[str]) -> SourceTable:
+    """The only series of a table without names as the only one that is known: else it is named by its file."""
+    (name, *others), (new, *more) = source.frame[ITEM].unique(), list(known) or [None]
+    if others or more or new in (None, name) or source.read_as.get("item_id_column", name) is not None:
+        return source
+    logger.warning("series %r is taken for %r; if it is another one, say so in a column item_id", name, new)
+    statics = None if source.statics is None else source.statics.rename(index={name: new})
+    return replace(source, frame=source.frame.assign(**{ITEM: new}), statics=statics)
 
 
 def _in_step(source: SourceTable, kept: pd.DataFrame, frequency: str) -> SourceTable:
