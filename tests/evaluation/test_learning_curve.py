@@ -70,6 +70,16 @@ def test_a_sign_is_right_where_it_is_as_clear(found, right):
     assert told.has_sign_of(Interval(*found)) is right
 
 
+def test_one_series_that_decides_alone_says_nothing_for_sure():
+    """Of hundreds of series one is much larger: whatever is drawn, its error is the error."""
+    giant = np.array([1e6, *np.ones(300)])
+    shares = {0.05: giant, 0.2: giant * np.array([0.7, *np.ones(300)])}
+    found = foretell(("a", giant), shares, ("a", giant), FACTS)
+    assert found.answer == "it may"
+    assert found.curve[1.0].low < -0.9
+    assert "over +1000%)" in found.sentence
+
+
 def test_a_change_from_groups_is_paired():
     groups = squares(1.0, 0, noise=0)
     found = change_of_rmse(0.81 * groups, groups)

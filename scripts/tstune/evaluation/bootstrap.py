@@ -123,14 +123,17 @@ def relative_rmse(
     ours = squares.shape[1] - references.shape[1]  # columns of the judged model, the first ones
     ratio = _log_ratio(squares.sum(axis=0)[None], squares, ours)[0]
     variance, freedom = _variance(squares, ours, blocks, draws, np.random.default_rng(seed))
-    intervals = []
-    for value, spread, degrees in zip(ratio, variance, freedom, strict=True):
-        low = high = None
-        if degrees > 0 and enough:
-            half = stdtrit(degrees, (1 + LEVEL) / 2) * math.sqrt(spread) if spread > 0 else 0.0
-            low, high = (math.expm1(np.clip(value + side * half, -_LARGEST_LOG, _LARGEST_LOG)) for side in (-1, 1))
-        intervals.append(Interval(math.expm1(value), low, high))
-    return intervals
+    freedom = freedom if enough else np.zeros_like(freedom)
+    return [student_interval(*one) for one in zip(ratio, np.sqrt(variance), freedom, strict=True)]
+
+
+def student_interval(log_ratio: float, deviation: float, freedom: float) -> Interval:
+    """From the logarithm of a ratio of RMSEs and its standard error; without degrees of freedom there is none."""
+    if freedom <= 0:
+        return Interval(math.expm1(log_ratio), None, None)
+    half = stdtrit(freedom, (1 + LEVEL) / 2) * deviation if deviation > 0 else 0.0
+    low, high = (math.expm1(np.clip(log_ratio + side * half, -_LARGEST_LOG, _LARGEST_LOG)) for side in (-1, 1))
+    return Interval(math.expm1(log_ratio), low, high)
 
 
 def rmse_band(
@@ -198,10 +201,10 @@ def _bootstrap(
         ratios.append(_log_ratio(counts @ sums, squares, ours))
     # drawing n of n groups understates the variance by (n - 1) / n
     variance = np.concatenate(ratios).var(axis=0, ddof=1) * num / (num - 1)
-    return variance, _effective_number(sums[:, :ours] + sums[:, ours:]) - 1
+    return variance, effective_number(sums[:, :ours] + sums[:, ours:]) - 1
 
 
-def _effective_number(sums: np.ndarray) -> np.ndarray:
+def effective_number(sums: np.ndarray) -> np.ndarray:
     """[groups, models] sums -> [models] number of equal groups that would spread as much."""
     total, squared = sums.sum(axis=0) ** 2, (sums**2).sum(axis=0)
     return np.divide(total, squared, out=np.full(sums.shape[1], float(len(sums))), where=squared > 0)

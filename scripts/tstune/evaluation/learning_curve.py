@@ -8,9 +8,9 @@ as a power of the data at all: Cortes et al. 1994, Hestness et al. 2017): with a
 
 error(0) is that of the untuned weights, t is what pre-training is worth in shares of these data, c ≥ 0 since weights
 that got worse are not kept. t and c are fitted to the logarithms of the errors by least squares. The interval is that
-of a bootstrap: blocks of validation windows are drawn, the same for all models, and each training, the one that is
-foretold too, gets the noise of a training; the law is fitted anew to each draw. Beyond the largest share that was tried
-the law itself is doubted, the more the further.
+of a bootstrap, Student's t as in `relative_rmse`: blocks of validation windows are drawn, the same for all models, and
+each training, the one that is foretold too, gets the noise of a training; the law is fitted anew to each draw. Beyond
+the largest share that was tried the law itself is doubted, the more the further.
 """
 
 from __future__ import annotations
@@ -22,7 +22,14 @@ import numpy as np
 
 from tstune.data.windows import WindowDataset
 from tstune.evaluation.backtest import Scores
-from tstune.evaluation.bootstrap import LEVEL, MIN_ITEMS, Blocks, Interval, relative_rmse
+from tstune.evaluation.bootstrap import (
+    MIN_ITEMS,
+    Blocks,
+    Interval,
+    effective_number,
+    relative_rmse,
+    student_interval,
+)
 from tstune.evaluation.verdict import window_blocks
 
 DRAWS = 1000
@@ -127,10 +134,10 @@ def foretell(
     errors[:, 2:] *= np.exp(noise[:, : len(shares)])
     worth, exponent = fit_law(shares, errors[:, 2:] / errors[:, :1])
     expected = errors[:, :1] * (1 + told / worth[:, None]) ** -exponent[:, None] * np.exp(noise[:, len(shares) :])
-    changes, curve = expected / errors[:, 1:2] - 1, {}
-    for number, share in enumerate(DRAWN_SHARES):
-        tails = np.quantile(changes[1:, number], [(1 - LEVEL) / 2, (1 + LEVEL) / 2]).tolist()
-        curve[share] = Interval(float(changes[0, number]), *(tails if groups >= MIN_ITEMS else (None, None)))
+    logs = np.log(expected / errors[:, 1:2])
+    spread = logs[1:].std(axis=0) * (groups / max(1, groups - 1)) ** 0.5
+    freedom = effective_number(squares[:2].sum(axis=0)[:, None])[0] - 1 if groups >= MIN_ITEMS else 0.0
+    curve = {share: student_interval(*one, freedom) for share, *one in zip(DRAWN_SHARES, logs[0], spread, strict=True)}
     measured = {0.0: errors[0, 0] / errors[0, 1] - 1}
     measured |= {float(share): error / errors[0, 1] - 1 for share, error in zip(shares, errors[0, 2:], strict=True)}
     measured = {share: float(change) for share, change in measured.items()}
@@ -156,5 +163,7 @@ def change_of_rmse(squares: Sequence[float], reference: Sequence[float]) -> Inte
 
 def said(interval: Interval) -> str:
     """In words."""
-    sure = "no interval" if interval.low is None else f"95 % interval {interval.low:+.1%} to {interval.high:+.1%}"
-    return f"{interval.change:+.1%} ({sure})"
+    if interval.low is None:
+        return f"{interval.change:+.1%} (no interval)"
+    high = f"{interval.high:+.1%}" if interval.high < 10 else "over +1000%"
+    return f"{interval.change:+.1%} (95 % interval {interval.low:+.1%} to {high})"

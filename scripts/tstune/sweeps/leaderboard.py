@@ -172,8 +172,11 @@ def _curve(found: Autotuned) -> list[Text | Figure]:
         "Found by the search": [tuned.change if tuned and share == 1 else None for share in told.curve],
     }
     columns |= dict(zip(("Law", "Low", "High"), law.values(), strict=True))
-    percent = {name: [None if one is None else 100 * one for one in values] for name, values in columns.items()}
-    bands = [(percent["Low"], percent["High"])] if law["low"][0] is not None else []
+    percent = {
+        name: [100 * one if one is not None and one < 10 else None for one in values]  # beyond it there is no telling
+        for name, values in columns.items()
+    }
+    bands = [(percent["Low"], percent["High"])] if None not in percent["Low"] + percent["High"] else []
     lines = [
         Line("measured", "c1", percent["Measured"], points=True),
         Line("found", "c2", percent["Found by the search"], points=True),
