@@ -20,6 +20,7 @@ needs a change or nothing could be trained, 75 SIGTERM, 130 Ctrl-C; after the la
 from __future__ import annotations
 
 import argparse
+import shlex
 import time
 from collections.abc import Sequence
 
@@ -47,6 +48,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
 def main(argv: Sequence[str] | None = None) -> int:
     """Search, finish, print."""
     args, begun = parse_args(argv), time.monotonic()
+    from tstune.runs.folder import RunFolder
     from tstune.sweeps.autotune import autotune
 
     found = autotune(
@@ -66,10 +68,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     late = sum(why.startswith("no time left") for why in found.not_tried.values())
     if late:
         print(f"not tried for want of time: {late} candidates (report); more --minutes and another --output try them")
-    data = "…" if args.data.endswith((".yaml", ".yml")) else args.data
-    print(
-        f"forecast: python scripts/predict_forecast.py --model {found.folder}/best --input {data} --output forecast.csv"
-    )
+    best = found.folder / "best"
+    path = RunFolder(best).config.data.path
+    words = [
+        f"--model {shlex.quote(str(best))}",
+        f"--input {shlex.quote(path) if path else '…'}",
+        "--output forecast.csv",
+    ]
+    print(f"forecast: python scripts/predict_forecast.py {' '.join(words)}")
     print(f"report: {found.folder}/report.html\nrecipe: {found.folder}/best.yaml")
     return EXIT_OK
 

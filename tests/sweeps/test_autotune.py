@@ -271,17 +271,18 @@ def test_what_cannot_be_searched_is_refused_before_anything_is_written(search, t
 
 def test_a_table_without_a_recipe(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(tried, "MODES", ())
-    series(rows=700).to_csv(tmp_path / "load.csv", index=False)
-    words = ["--data", str(tmp_path / "load.csv"), "--horizon", "6h", "--minutes", "0.02"]
+    table = tmp_path / "my load.csv"
+    series(rows=700).to_csv(table, index=False)
+    words = ["--data", str(table), "--horizon", "6h", "--minutes", "0.02"]
     words += ["--output", str(tmp_path / "found"), "evaluation.num_plots=0", "evaluation.report=false"]
     assert script.main(words) == 0, capsys.readouterr().err
     said = capsys.readouterr().out
     assert "winner: " in said
     assert " + 6 steps: train " in said
     assert "prediction_length: 6\n" in said
-    assert f"predict_forecast.py --model {tmp_path}/found/best --input {tmp_path}/load.csv" in said
+    assert f"predict_forecast.py --model {tmp_path}/found/best --input '{table}' --output forecast.csv" in said
     assert RunFolder(tmp_path / "found/best").config.model.prediction_length == 6
-    assert script.main(["--data", str(tmp_path / "load.csv"), "--horizon", "90min"]) == 2
+    assert script.main(["--data", str(table), "--horizon", "90min"]) == 2
     assert "--horizon" in capsys.readouterr().err
 
 

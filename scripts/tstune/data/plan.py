@@ -213,8 +213,9 @@ class _Cut:
         elif (longest := int(panel.segment_length.max(initial=0))) < length:
             what = f"no window without a long gap: {needed}, the longest stretch has {longest}; raise data.max_gap"
         else:
-            what = f"the {part} part has no window: {needed}, the part spans {int((end - begin).max(initial=0))} steps"
-            what += " at most; enlarge it"
+            spans = int((end - begin).max(initial=0))
+            what = f"the {part} part has no window: {needed}, the part spans {spans} steps at most"
+            what += "; enlarge it" if spans < length else ", with long gaps between; raise data.max_gap, or enlarge it"
             what += f", or lower data.split.purge (here {split.purge} steps)" if split.purge else ""
             what += ", or hold out other series" if split.held_out.any() else ""
         return NoWindow(what, self._remedy(mode, context, ahead))
