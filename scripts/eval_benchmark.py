@@ -27,7 +27,7 @@ import argparse
 import json
 import re
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -59,9 +59,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     several = {"action": "append", "default": [], "metavar": "MODEL"}
     parser.add_argument("--model", dest="models", help="as it is; may be given several times", **several)
     parser.add_argument("--tune", help="tuned for each task, or autotune; may be given several times", **several)
-    parser.add_argument(
-        "--minutes", type=minutes, default=10.0, metavar="N", help="for each --tune and task (default 10)"
-    )
+    parser.add_argument("--minutes", type=minutes, default=10.0, metavar="N", help="per --tune and task (default 10)")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="keys of a recipe, for --tune")
     parser.add_argument("--output", required=True, type=Path, metavar="folder", help="where the tables go")
     parser.add_argument("--gift-eval", action="store_true", help="write the tables of GIFT-Eval, too")
@@ -207,18 +205,8 @@ def run_task(
             begin = time.perf_counter()
         predictions.append(forecast_window(task, ready, past, future, model))
         seconds[1] += time.perf_counter() - begin
-    row = task.evaluation_summary(
-        predictions,
-        model_name=name,
-        training_time_s=seconds[0],
-        inference_time_s=seconds[1],
-        trained_on_this_dataset=trained,
-        extra_info={
-            "tstune_version": __version__,
-            "training_is_on_record": on_record,
-            "tuned_on_this_task": folder is not None,
-        },
-    )
+    own = {"tstune_version": __version__, "training_is_on_record": on_record, "tuned_on_this_task": folder is not None}
+    row = task.evaluation_summary(predictions, name, *seconds, trained_on_this_dataset=trained, extra_info=own)
     return row, predictions
 
 
@@ -243,21 +231,13 @@ def tune(task: Any, past: pd.DataFrame, model: str, args: argparse.Namespace, fo
     validation = max(0.1, 2 * test)  # the later half of it calibrates intervals
     values = {
         "data.item_id_column": "item_id",
-        "data.timestamp_column": "timestamp",
         "data.target_columns": task.target_columns,
         "data.split": {"train": 1 - validation - test, "validation": validation, "test": test},
         "forecast.quantiles": task.quantile_levels,
         "evaluation.seasonality": task.seasonality,
         "evaluation.num_plots": 0,
     }
-    if model == AUTOTUNE:
-        metric = "mase" if task.eval_metric in ("MASE", "SQL") else "rmse"
-        own = f"sqlite:///{folder}/study.db"
-        keys = [*as_overrides(values), *args.overrides]
-        autotune(file, task.horizon, args.minutes, keys, (), metric, False, folder, begun, own)
-        return best
-    family, weights = family_of(model)
-    values |= {"evaluation.baselines": [], "evaluation.report": False}
+    family, weights = (AUTOTUNE, None) if model == AUTOTUNE else family_of(model)
     if weights is not None:
         section = {"type": family, "pretrained": weights, "context_length": "auto"}
         known = model_class(family)(validate({"model": section}, origin=f"--tune {model}")).known_lengths()
@@ -266,17 +246,17 @@ def tune(task: Any, past: pd.DataFrame, model: str, args: argparse.Namespace, fo
             values["data.min_context"] = max(1, room // 2)  # what is lacking is masked
         values |= {f"model.{key}": value for key, value in section.items()}
         values["tuning.mode"] = "decoder" if family == DEFAULT_FAMILY else "full"
-    config, data = settled(file, task.horizon, [*as_overrides(values), *args.overrides], "rmse")
+    keys = [*(f"{key}={json.dumps(value)}" for key, value in values.items()), *args.overrides]
+    if family == AUTOTUNE:
+        metric, study = "mase" if task.eval_metric in ("MASE", "SQL") else "rmse", f"sqlite:///{folder}/study.db"
+        autotune(file, task.horizon, args.minutes, keys, (), metric, False, folder, begun, study)
+        return best
+    config, data = settled(file, task.horizon, ["evaluation.baselines=[]", "evaluation.report=false", *keys], "rmse")
     if weights is None:
         config = changed(config, model={"type": family} | lengths(config), tuning=None, lora=None)
     in_time = Halving(None, begun + TRAINING_SHARE * 60 * args.minutes)
     model_class(family)(config).fit(data, output_dir=best, callbacks=[in_time])
     return best
-
-
-def as_overrides(values: Mapping[str, object]) -> list[str]:
-    """Keys of a recipe as on the command line."""
-    return [f"{key}={json.dumps(value)}" for key, value in values.items()]
 
 
 def forecast_window(
@@ -301,18 +281,15 @@ def forecast_window(
         raise DataError(f"--model {model} does not forecast the times of task {task.task_name}: its steps are others")
     result = {}
     for target in targets:
-        column = names[target]
-        levels = {str(level): f"{column}_q{level:g}" for level in task.quantile_levels}
-        lacking = [level for level, name in levels.items() if name not in found]
-        if lacking:
+        columns = {str(level): f"{names[target]}_q{level:g}" for level in task.quantile_levels}
+        if lacking := [level for level, column in columns.items() if column not in found]:
             raise DataError(
                 f"--model {model} forecasts no quantile {lacking[0]}, which task {task.task_name} asks for; train it "
                 f"with forecast.quantiles={task.quantile_levels}"
             )
-        arrays = {key: found[name].to_numpy(float).reshape(-1, task.horizon) for key, name in levels.items()}
-        arrays["predictions"] = found[column].to_numpy(float).reshape(-1, task.horizon)
-        series = range(len(found) // task.horizon)
-        result[target] = [{key: values[row] for key, values in arrays.items()} for row in series]
+        columns["predictions"] = names[target]
+        arrays = [found[column].to_numpy(float).reshape(-1, task.horizon) for column in columns.values()]
+        result[target] = [dict(zip(columns, series, strict=True)) for series in zip(*arrays, strict=True)]
     return result
 
 
@@ -321,18 +298,14 @@ def was_trained_on(task: Any, ready: Ready, weights: str, files: Sequence[Path])
 
     Series too short to be told by their readings are told by names and times in one of these files.
     """
-    import pandas as pd
-
     from tstune.data.trained_on import overlap_of_panel
     from tstune.foreign_files import sha256_of
 
-    whole = task.load_full_dataset().to_pandas()
-    columns = [task.timestamp_column, *task.target_columns]
-    long = whole[[task.id_column, *columns]].explode(columns, ignore_index=True)
-    own = ready.model.preprocessor
-    names = dict(zip(task.target_columns, own.roles.target, strict=False)) | {task.timestamp_column: "timestamp"}
-    long = long.rename(columns=names | {task.id_column: own.item_id_column or "item_id"})
-    long["timestamp"] = pd.to_datetime(long["timestamp"])
+    own, columns = ready.model.preprocessor, [task.timestamp_column, *task.target_columns]
+    names = dict(zip(columns, ["timestamp", *own.roles.target], strict=False))
+    names[task.id_column] = own.item_id_column or "item_id"
+    long = task.load_full_dataset().to_pandas()[[task.id_column, *columns]].explode(columns, ignore_index=True)
+    long = long.rename(columns=names).astype({"timestamp": "datetime64[ns]"})
     reader = own.targets_only()
     panel = reader.panel_of(reader.read_frame(long, task.task_name))
     hashes = {sha256_of(file) for file in files if file.is_file()}

@@ -25,7 +25,6 @@ from __future__ import annotations
 
 import argparse
 import importlib
-import math
 import os
 import sys
 from collections.abc import Sequence
@@ -33,7 +32,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING
 
-from tstune.command_line import script_parser
+from tstune.command_line import minutes, script_parser
 from tstune.errors import EXIT_DIFFERENT, EXIT_INTERRUPTED, EXIT_OK, ConfigError, exits_cleanly
 
 if TYPE_CHECKING:
@@ -49,7 +48,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--output", type=Path, default=Path("runs/recipes"), metavar="folder", help="default: %(default)s"
     )
-    parser.add_argument("--timeout", type=_minutes, metavar="minutes", help="longest time of one recipe")
+    parser.add_argument("--timeout", type=minutes, metavar="minutes", help="longest time of one recipe")
     parser.add_argument(
         "--tables", type=Path, metavar="folder", help="book whose .md files have tables (default: recipes/)"
     )
@@ -123,13 +122,6 @@ def _write_tables(plan: Plan, recipes: Sequence[Recipe], book: Path) -> None:
     changed = rewrite_tables(book, rows)
     written = f"written: {', '.join(map(str, changed))}" if changed else "the tables stay as they are"
     _say(f"{len(rows)} rows; {written}")
-
-
-def _minutes(text: str) -> float:
-    minutes = float(text)
-    if not 0 < minutes < math.inf:
-        raise argparse.ArgumentTypeError(f"{text} is not a time in minutes above 0")
-    return minutes
 
 
 def _say(line: str) -> None:

@@ -172,6 +172,7 @@ def test_tuned_on_what_lies_before_the_first_forecast_and_on_nothing_else(desk: 
     assert own.get_model_info()["tuning_mode"] == "decoder"
 
 
+@pytest.mark.filterwarnings("error::RuntimeWarning")
 def test_series_shorter_than_a_context_and_a_budget_of_seconds(desk: Path, tmp_path: Path) -> None:
     table = curves("MS", 12, 61, 3, 0)[["id", "timestamp", "load"]]
     table = table[~((table["id"] == "s2") & (table["timestamp"] < "2027-08"))]

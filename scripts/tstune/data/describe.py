@@ -94,7 +94,7 @@ def format_cohort(table: pd.DataFrame) -> str:
     shown = table.copy()
     numbers = [name for name in table.columns if name not in ("item_id", "step", "dropped")]
     if len(table) > 1:
-        medians = {name: round(float(table[name].astype("float64").median()), 1) for name in numbers}
+        medians = {name: round(float(table[name].astype("float64").dropna().median()), 1) for name in numbers}
         shown = pd.concat([shown, pd.DataFrame([{"item_id": "median", **medians}])], ignore_index=True)
     cells = [[_cell(value) for value in row] for row in shown.astype(object).to_numpy().tolist()]
     lines = [list(map(str, shown.columns)), ["---"] * len(shown.columns), *cells]
