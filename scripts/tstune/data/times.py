@@ -229,10 +229,11 @@ def _strptime(texts: pd.Series, text_format: str) -> pd.Series:
 
 
 def _all_digits(column: pd.Series) -> bool:
-    known, digits = column.notna().to_numpy(), r"\s*\d+(?:\.\d+)?\s*"
-    if not known.any() or re.fullmatch(digits, str(column.iloc[known.argmax()])) is None:
+    digits = r"\s*\d+(?:\.\d+)?\s*"
+    if len(column) and isinstance(column.iloc[0], str) and re.fullmatch(digits, column.iloc[0]) is None:
         return False  # the usual case, told in no time
-    return bool(as_strings(column[known]).str.fullmatch(digits).all())
+    cells = column.dropna()
+    return all(len(some) and as_strings(some).str.fullmatch(digits).all() for some in (cells.head(1), cells))
 
 
 def as_strings(cells: pd.Series) -> pd.Series:

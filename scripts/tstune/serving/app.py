@@ -100,12 +100,8 @@ class _Connection(H11Protocol):
             return
         text = {"error": "no HTTP request, or one whose address and headers have more than 64 kB"}
         headers = [(b"content-type", _JSON.encode()), (b"connection", b"close")]
-        answer = (
-            h11.Response(status_code=status, headers=headers),
-            h11.Data(json.dumps(text).encode()),
-            h11.EndOfMessage(),
-        )
-        self.transport.write(b"".join(map(self.conn.send, answer)))
+        head, body = h11.Response(status_code=status, headers=headers), h11.Data(json.dumps(text).encode())
+        self.transport.write(b"".join(map(self.conn.send, (head, body, h11.EndOfMessage()))))
         self.transport.write_eof()
 
     def on_response_complete(self) -> None:
@@ -133,32 +129,6 @@ _ERROR = json_object("Error", {"error": str})
 _HEALTH = json_object("Health", {"live": bool, "ready": bool, "model": str, "version": str, "loaded": str})
 
 
-class _Counted:
-    """Middleware that counts answers; `BaseHTTPMiddleware` would start a task of its own for each request."""
-
-    def __init__(self, app: ASGIApp, service: ForecastService) -> None:
-        self._app, self._service = app, service
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            return await self._app(scope, receive, send)
-        begin, status, service = time.perf_counter(), 500, self._service
-
-        async def send_noted(message: Message) -> None:
-            nonlocal status
-            status = message.get("status", status)
-            await send(message)
-
-        try:
-            await self._app(scope, receive, send_noted)
-        finally:  # strangers think of many paths
-            path = getattr(scope.get("route"), "path", "other")
-            service.answers.labels(path, status).inc()
-            if status >= 400:
-                service.errors.labels(path, status).inc()
-            service.seconds.labels(path).observe(time.perf_counter() - begin)
-
-
 def create_app(service: ForecastService, hosts: Collection[str] | None = None, token: str | None = None) -> FastAPI:
     """The application of one model.
 
@@ -180,7 +150,28 @@ def create_app(service: ForecastService, hosts: Collection[str] | None = None, t
     closed = {"dependencies": [Depends(check)]} if token else {}
     refusals = {401: {"model": _ERROR}} if token else {}
 
-    app.add_middleware(_Counted, service=service)
+    def counted(inner: ASGIApp) -> ASGIApp:  # `BaseHTTPMiddleware` would start a task of its own for each request
+        async def answer(scope: Scope, receive: Receive, send: Send) -> None:
+            begin, status = time.perf_counter(), 500
+
+            async def noted(message: Message) -> None:
+                nonlocal status
+                status = message.get("status", status)
+                await send(message)
+
+            try:
+                await inner(scope, receive, noted)
+            finally:
+                if scope["type"] == "http":  # strangers think of many paths
+                    path = getattr(scope.get("route"), "path", "other")
+                    service.answers.labels(path, status).inc()
+                    if status >= 400:
+                        service.errors.labels(path, status).inc()
+                    service.seconds.labels(path).observe(time.perf_counter() - begin)
+
+        return answer
+
+    app.add_middleware(counted)
     if hosts is not None:
         app.add_middleware(TrustedHostMiddleware, allowed_hosts=list(hosts), www_redirect=False)
     targets, levels = service.model.preprocessor.roles.target, service.model.quantile_levels
@@ -298,9 +289,8 @@ def bind(host: str, port: int) -> socket.socket:
         ConfigError: it is in use, or not an address of this machine.
     """
     try:
-        return socket.create_server(
-            (host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET, backlog=2048
-        )
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        return socket.create_server((host, port), family=family, backlog=2048)
     except (OSError, OverflowError, UnicodeError) as error:
         reason = getattr(error, "strerror", None) or error
         raise ConfigError(f"--host {host} --port {port} cannot be used: {reason}; choose another one") from None

@@ -47,9 +47,7 @@ class InputColumn(NamedTuple):
 
 
 _SERIES = {
-    ITEM: InputColumn(
-        "item_id", Annotated[_Name, Field(min_length=1)], "text of 1 to 200 characters; names the series"
-    ),
+    ITEM: InputColumn("item_id", Annotated[_Name, Field(min_length=1)], "text of 1 to 200 characters; names a series"),
     TIMESTAMP: InputColumn("timestamp", Annotated[str, Field(pattern=_TIME)], _TIMES),
 }
 _KNOWN = InputColumn("control", _Number, f"{_NUMBER}; at every step of the forecast")
@@ -62,9 +60,6 @@ _ROLES = (
         "static_categorical", _Name | None, "text of up to 200 characters, or null; the same in all rows of a series"
     ),
 )
-
-
-_NUMERIC = ("target", "conditional", "control", "static_real")
 
 
 class RequestError(TstuneError):
@@ -115,21 +110,10 @@ class RequestForm:
             # what is not read comes first: it is often the misspelt name of what is missing
             raise self._refusal(min(found, key=lambda one: one["type"] != "extra_forbidden")) from None
         self._limit(sum(map(len, body.values())), "rows")
-        history, future = (self._table(field, body.get(field)) for field in (ROWS, FUTURE))
+        history, future = (pd.DataFrame(body[field]) if field in body else None for field in (ROWS, FUTURE))
         self._limit(num_series := len(set(history[ITEM].to_numpy())), "series")
         self._limit_span(history, num_series)
         return [history, future]
-
-    def _table(self, field: str, rows: list[dict] | None) -> pd.DataFrame | None:
-        """The rows as a table; columns of numbers are arrays of them, which saves pandas a look at each cell."""
-        if rows is None:
-            return None
-        table = {}
-        for name, column in self.columns[field].items():
-            cells = [row[name] for row in rows]
-            is_numeric = column.role in _NUMERIC and not any(isinstance(cell, str) for cell in cells)
-            table[name] = np.array(cells, np.float64 if is_numeric else object)
-        return pd.DataFrame(table)
 
     def _refusal(self, error: ErrorDetails) -> RequestError:
         """One line about what pydantic found: the place, what stands there, what should."""
@@ -162,7 +146,7 @@ class RequestForm:
         """Two rows a century apart are a million steps: what is put on a grid is limited as the rows are."""
         texts, most = history[TIMESTAMP], self._limits.max_rows
         with suppress(ValueError):  # no such day: who reads the times will say so
-            first, last = (np.datetime64(text[:10], "D") for text in (texts.min(), texts.max()))
+            first, last = (np.datetime64(text[:10], "D") for text in (min(texts.values), max(texts.values)))
             days = (last - first).astype(int) + 3  # whole ones, and zones a day apart at each end
             if num_series * days * (pd.Timedelta("1D") / self._step) <= most:
                 return  # the usual case, told in no time
