@@ -16,7 +16,7 @@ from tstune.errors import ConfigError
 from tstune.export.export_model import make_examples
 from tstune.export.graph import ForecastGraph
 from tstune.models.registry import load_model
-from tstune.models.ttm_layers import SkipHead
+from tstune.models.ttm_layers import CHANGES, CHANGES_BY, SkipHead
 
 STEPS, QUANTILES = 6, {"quantiles": [0.1, 0.5, 0.9], "method": "quantile_head"}
 
@@ -62,7 +62,21 @@ def test_it_reads_what_was_read_how_old_it_is_and_the_hour():
     assert found["last"].item() == 8
     recent = found["recent"][0, 0]
     expected = [-2.0, 0.0, 4.0, 1.0, 0.0, 0.0, np.log1p(2), 8.0, np.log(2.05), -2.5, 1.0, 0.0, 0.0, -1.0]
+    expected += [4 * CHANGES_BY, 8 * CHANGES_BY]
     torch.testing.assert_close(recent, torch.tensor(expected, dtype=torch.float32), atol=1e-6, rtol=1e-6)
+
+
+def test_weights_from_before_it_read_changes_stay_as_they_are(desk: Path, tmp_path: Path):
+    glucose = {"pretrained": "builtin:glucose", "skip_steps": 48, "context_length": 96, "prediction_length": 24}
+    assert built(forecaster(desk, None, model=glucose))[0].module.skip_head.changes == 0
+    general = glucose | {"pretrained": "builtin"}
+    new, batch = built(forecaster(desk, None, model=general))
+    assert new.module.skip_head.changes == CHANGES
+    new.network.save_pretrained(tmp_path / "saved")
+    saved, _ = built(forecaster(desk, None, model=general | {"pretrained": str(tmp_path / "saved")}))
+    assert saved.module.skip_head.changes == CHANGES
+    assert saved.fresh == []
+    assert torch.equal(saved.forecast(batch), new.forecast(batch))
 
 
 @pytest.mark.parametrize("mode", ["skip_head", "head", "decoder", "full", "lora"])

@@ -120,3 +120,17 @@ def test_huber_is_square_inside_and_linear_outside_its_delta():
     observed = torch.ones(1, 2, 1, dtype=torch.bool)
     total, _ = window_losses(forecast, target, observed, "huber", huber_delta=2.0)
     assert total.item() == pytest.approx(0.5 * 0.5**2 + 2.0 * (3.0 - 1.0))
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_later_steps_lose_weight(data: tuple, loss: str):
+    forecast, target, observed = data
+    total, count = window_losses(forecast, target, observed, loss, huber_delta=0.5, step_decay=1.5)
+    by_hand = torch.arange(1.0, STEPS + 1, dtype=torch.float64) ** -1.5
+    by_hand *= STEPS / by_hand.sum()
+    steps = [
+        window_losses(forecast[:, [h]], target[:, [h]], observed[:, [h]], loss, huber_delta=0.5)[0] * by_hand[h]
+        for h in range(STEPS)
+    ]
+    torch.testing.assert_close(total, torch.stack(steps).sum(0), rtol=1e-12, atol=0)
+    assert torch.equal(count, window_losses(forecast, target, observed, loss)[1])

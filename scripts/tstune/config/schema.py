@@ -365,6 +365,9 @@ class TrainingSection(Section):
     """Loss on scaled values, over observed targets only."""
     huber_delta: float = Field(1.0, gt=0)
     """Where the Huber loss turns from square to linear, in scaled units."""
+    step_decay: float = Field(0.0, ge=0, le=4)
+    """How fast the steps of a forecast lose weight in the loss, the h-th weighs h^-step_decay: 0 counts all alike; 1.25
+    makes up for how errors of glucose grow with the lead time."""
     mixed_precision: Annotated[Literal["no", "fp16", "bf16", "auto"], BeforeValidator(_precision)] | None = None
     """Null takes what `accelerate launch` was given; `auto` what the hardware does best (bf16, fp16 or no)."""
     precision_fallback: bool = False

@@ -161,8 +161,9 @@ class NetworkForecaster(BaseTimeSeriesFoundationModel):
         truth, observed = self.module.normalise(truth, loc, scale), self._weighing(batch)
         training = self.config.training
         if self.module.levels:
-            return quantile_window_losses(values.float(), truth, observed, self.module.levels)
-        return window_losses(values[..., 0].float(), truth, observed, training.loss, training.huber_delta)
+            return quantile_window_losses(values.float(), truth, observed, self.module.levels, training.step_decay)
+        kind = training.loss, training.huber_delta, training.step_decay
+        return window_losses(values[..., 0].float(), truth, observed, *kind)
 
     def evaluation_batch_size(self, device: torch.device) -> int:
         """Windows per forward pass when nothing is trained; `auto` keeps to `max_series`."""

@@ -59,7 +59,8 @@ def window_losses(self: ForecastModel, module: nn.Module, batch: Batch) -> tuple
     targets = slice(0, values.shape[2])
     truth = (batch["future_values"][..., targets] - loc) / scale
     training, observed = self.config.training, batch["future_observed_mask"][..., targets]
-    return losses_of(values[..., 0].float(), truth, observed, training.loss, training.huber_delta)
+    kind = training.loss, training.huber_delta, training.step_decay
+    return losses_of(values[..., 0].float(), truth, observed, *kind)
 
 
 def save_weights(self: ForecastModel, folder: Path) -> None:

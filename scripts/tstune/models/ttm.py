@@ -37,7 +37,7 @@ from tstune.models.network_weights import (
     require_same,
     scratch_values,
 )
-from tstune.models.ttm_layers import SkipHead, use_fast_dropout, use_fast_patch_mixer
+from tstune.models.ttm_layers import CHANGES, SkipHead, use_fast_dropout, use_fast_patch_mixer
 from tstune.runtime.logs import logger
 
 if TYPE_CHECKING:
@@ -50,6 +50,8 @@ BESIDE = "quantiles_beside_the_forecast"
 """Key of config.json: the quantile head was trained on a network that was whole without it."""
 SKIP_HEAD = "skip_head"
 """Name of our own part, see `SkipHead`; `TinyTimeMixerForPrediction` of granite-tsfm leaves it out."""
+SKIP_CHANGES = "skip_changes"
+"""Key of config.json: how many changes from step to step the skip head reads; weights without the key read none."""
 
 # Architecture of TTM-r2 512-96, for models built from scratch.
 SCRATCH_DEFAULTS = {
@@ -364,6 +366,7 @@ def build_from_scratch(
         **channel_options(section, roles),
         **head_options(quantiles),
         skip_steps=section.skip_steps or 0,
+        skip_changes=CHANGES,
     )
     return network_class()(config)
 
@@ -378,7 +381,8 @@ def network_class() -> type[TinyTimeMixerForPrediction]:
             super().__init__(config)
             if getattr(config, "skip_steps", 0):
                 with_quantiles = bool(config.multi_quantile_head)
-                setattr(self, SKIP_HEAD, SkipHead(config.skip_steps, config.prediction_length, with_quantiles))
+                sizes = config.skip_steps, config.prediction_length
+                setattr(self, SKIP_HEAD, SkipHead(*sizes, with_quantiles, getattr(config, SKIP_CHANGES, 0)))
 
     WithSkipHead.__name__ = TinyTimeMixerForPrediction.__name__
     return WithSkipHead
@@ -449,8 +453,8 @@ def load_pretrained(
         setattr(config, key, value)
     if section.prediction_length > config.prediction_length:
         config.prediction_length = section.prediction_length  # a longer head, fresh
-    if section.skip_steps is not None:
-        config.skip_steps = section.skip_steps
+    if section.skip_steps not in (None, getattr(config, "skip_steps", 0)):  # a new skip head
+        config.skip_steps, config.skip_changes = section.skip_steps, CHANGES
     shorter = section.prediction_length < config.prediction_length
     filters = shorter and not getattr(config, "skip_steps", 0)  # the skip head reads the whole forecast
     if shorter and not filters and roles.control_indices:

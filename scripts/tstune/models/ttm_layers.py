@@ -14,6 +14,7 @@ from tstune.data.windows import Batch
 
 DAY = 86_400
 WIDTH, DROPOUT = 128, 0.3
+CHANGES, CHANGES_BY = 12, 30.0  # how many a skip head reads, and their factor: a step is small beside the deviation
 """Chosen on the validation windows of BrisT1D-Open, one hour ahead."""
 
 
@@ -23,14 +24,17 @@ class SkipHead(nn.Module):
     A Tiny Time Mixer scales a window by its mean and deviation over the whole context and cuts it into patches: where
     the last reading lies, which readings are real and which were interpolated, how old the last one is and the time of
     the day get lost, and the first steps of a forecast suffer most. This head reads just those, the last `steps` one by
-    one, beside the forecast itself, with two residual blocks. `with_quantiles` it also stretches their distances from
-    the forecast.
+    one and the last `changes` from step to step, which do not depend on the spread of the window, beside the forecast
+    itself, with two residual blocks. `with_quantiles` it also stretches their distances from the forecast.
     """
 
-    def __init__(self, steps: int, prediction_length: int, with_quantiles: bool = False) -> None:
+    def __init__(
+        self, steps: int, prediction_length: int, with_quantiles: bool = False, changes: int = CHANGES
+    ) -> None:
         super().__init__()
-        self.steps, self.prediction_length = steps, prediction_length
+        self.steps, self.prediction_length, self.changes = steps, prediction_length, min(changes, steps - 1)
         num_features = 2 * steps + 4 + 4 + prediction_length  # readings and masks, place and spread, hour, forecast
+        num_features += self.changes
         self.input = nn.Linear(num_features, WIDTH)
         self.blocks = nn.ModuleList(_Block() for _ in range(2))
         self.output = nn.Linear(WIDTH, prediction_length)
@@ -85,6 +89,8 @@ class SkipHead(nn.Module):
             (loc - last) / scale,
             hour[..., None].expand(-1, -1, targets),
         ]
+        if self.changes:
+            features.append(past[:, -self.changes - 1 :].diff(dim=1) * CHANGES_BY)
         return {"recent": torch.cat(features, dim=1).transpose(1, 2), "last": last}
 
     def forward(

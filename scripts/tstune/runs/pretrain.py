@@ -153,8 +153,9 @@ def _simple_losses(data: SyntheticData, config: RunConfig) -> dict[str, float]:
     batch = data.validation.__getitems__(range(len(data.validation)))
     future, observed = batch["future_values"], batch["future_observed_mask"]
     last = batch["past_values"][:, -1:].expand_as(future)
+    kind = config.training.loss, config.training.huber_delta, config.training.step_decay
     losses = {}
     for name, forecast in {"context_mean": torch.zeros_like(future), "persistence": last}.items():
-        totals, weights = window_losses(forecast, future, observed, config.training.loss, config.training.huber_delta)
+        totals, weights = window_losses(forecast, future, observed, *kind)
         losses[name] = (totals.sum() / weights.sum()).item()
     return losses

@@ -45,7 +45,7 @@ _FORMS = (
 _OWN = ("output_dir", "overwrite", "tracking", "training.resume_from_checkpoint")
 """Keys a sweep sets for each trial."""
 _OTHER_PROGRAM = ("pretraining",)
-_MEASURES = ("data", "model.prediction_length", "training.loss", "training.huber_delta")
+_MEASURES = ("data", "model.prediction_length", "training.loss", "training.huber_delta", "training.step_decay")
 """What the validation loss is a loss of: with other values its number means something else."""
 _ALTERS_TRAINING_ONLY = (
     "data.conditional_columns",

@@ -9,7 +9,12 @@ import torch.nn.functional as F
 
 
 def window_losses(
-    forecast: torch.Tensor, target: torch.Tensor, observed: torch.Tensor, loss: str, huber_delta: float = 1.0
+    forecast: torch.Tensor,
+    target: torch.Tensor,
+    observed: torch.Tensor,
+    loss: str,
+    huber_delta: float = 1.0,
+    step_decay: float = 0.0,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Sum the loss of each window over its observed targets.
 
@@ -18,6 +23,7 @@ def window_losses(
         observed: same shape, bool; where it is False neither value matters.
         loss: ``mse``, ``mae`` or ``huber``.
         huber_delta: where Huber turns linear.
+        step_decay: how fast steps lose weight, see `step_weights`.
 
     Returns:
         [batch] total and [batch] number of observed targets; total.sum() / count.sum() is the mean loss.
@@ -30,11 +36,16 @@ def window_losses(
         each = F.l1_loss(forecast, target, reduction="none")
     else:
         each = F.huber_loss(forecast, target, reduction="none", delta=huber_delta)
+    each = each * step_weights(each, step_decay)
     return each.sum(dim=(1, 2)), observed.sum(dim=(1, 2)).to(each.dtype)
 
 
 def quantile_window_losses(
-    quantiles: torch.Tensor, target: torch.Tensor, observed: torch.Tensor, levels: Sequence[float]
+    quantiles: torch.Tensor,
+    target: torch.Tensor,
+    observed: torch.Tensor,
+    levels: Sequence[float],
+    step_decay: float = 0.0,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Sum twice the mean pinball loss over levels of each window over its observed targets.
 
@@ -45,6 +56,7 @@ def quantile_window_losses(
         target: [batch, steps, targets] in scaled units.
         observed: same shape, bool; where it is False no value matters.
         levels: one per quantile, between 0 and 1.
+        step_decay: as of `window_losses`.
 
     Returns:
         [batch] total and [batch] number of observed targets, as `window_losses`.
@@ -53,4 +65,11 @@ def quantile_window_losses(
     error = torch.where(observed, target, 0.0)[..., None] - quantiles
     pinball = torch.maximum(taus * error, (taus - 1) * error).mean(dim=-1)
     each = torch.where(observed, 2 * pinball, 0.0)  # no gradient reaches what was not observed
+    each = each * step_weights(each, step_decay)
     return each.sum(dim=(1, 2)), observed.sum(dim=(1, 2)).to(each.dtype)
+
+
+def step_weights(like: torch.Tensor, decay: float) -> torch.Tensor:
+    """[steps, 1] weights h ** -decay of steps h = 1, 2, …, 1 on average, for losses [batch, steps, targets]."""
+    weights = torch.arange(1, like.shape[1] + 1, dtype=like.dtype, device=like.device) ** -decay
+    return (weights / weights.mean())[:, None]
