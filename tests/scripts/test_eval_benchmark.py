@@ -180,7 +180,7 @@ def test_series_shorter_than_a_context_and_a_budget_of_seconds(desk: Path, tmp_p
     rows = tuned(tmp_path, table, 4, *words, "training.max_steps=100000", "training.early_stopping_patience=null")
     assert rows.index.tolist() == ["seasonal_naive", "builtin_tuned", "ridge_tuned", "autotune"]
     assert rows["trained_on_this_dataset"].tolist() == [False, True, True, True]
-    assert (rows["training_time_s"] < 60).all(), "and not until 100,000 steps are done"
+    assert (rows["training_time_s"] < 300).all(), "and not until 100,000 steps are done"
     folder = tmp_path / "results" / "tuned"
     assert RunFolder(folder / "builtin_tuned" / "0_a_load" / "best").history[-1]["step"] < 10_000
     assert (folder / "autotune" / "0_a_load" / "leaderboard.json").is_file()
