@@ -125,7 +125,7 @@ def library() -> Any:
     """The package fev, of which 0.10 hands on a download setting that `datasets` has no longer since its version 5."""
     import datasets
 
-    from tstune.models.contract import optional_module
+    from tstune.named_code import optional_module
 
     fev = optional_module("fev", "scripts/eval_benchmark.py", PACKAGE)
     if int(datasets.__version__.partition(".")[0]) >= 5:

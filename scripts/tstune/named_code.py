@@ -1,8 +1,9 @@
-"""Code that a text names as ``package.module:name``: imported here and nowhere else, if somebody answers for it.
+"""Code that a text names as ``package.module:name``, imported here and nowhere else, if somebody answers for it.
 
 A name in a recipe, on the command line or in Python is the user's own. A name in a folder that is loaded, in its
 config.yaml, its preprocessor.json or a tracker's backlog, is data until ``--trust-code`` or ``trust_code=True`` says
-otherwise. What the user named, or what was imported before, stays allowed whoever names it again.
+otherwise. What the user named, or what was imported before, stays allowed whoever names it again. Packages that need
+not be there are found here too.
 """
 
 from __future__ import annotations
@@ -13,9 +14,10 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
-from tstune.errors import ConfigError
+from tstune.errors import ConfigError, MissingDependencyError
 
 _NAMED = re.compile(r"[^:]+:[^:]+")
 _trusting: ContextVar[bool] = ContextVar("trusting", default=False)
@@ -27,6 +29,19 @@ def resolve(place: str) -> Any:
     """What ``module:name`` of a table of ours is."""
     module, _, name = place.partition(":")
     return getattr(importlib.import_module(module), name)
+
+
+def optional_module(name: str, user: str, package: str) -> ModuleType:
+    """Import a module of an optional package; where it is not installed, the error has the line that brings it."""
+    root = name.partition(".")[0]
+    try:
+        importlib.import_module(root)
+        return importlib.import_module(name)
+    except ImportError as error:
+        missing = (isinstance(error, ModuleNotFoundError) and error.name) or root
+        if missing.partition(".")[0] != root:
+            raise
+        raise MissingDependencyError(f"{user} needs a package: pip install '{package}'") from None
 
 
 def import_named(what: str, place: str) -> Any:

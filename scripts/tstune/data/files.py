@@ -17,8 +17,9 @@ import pandas as pd
 from tstune.data.cleaning.rules import CleaningReport
 from tstune.data.series_rows import read_tsf
 from tstune.data.text_table import decode, find_layout, read_text, split_lines
-from tstune.errors import DataError, MissingDependencyError
+from tstune.errors import DataError
 from tstune.foreign_files import damage
+from tstune.named_code import optional_module
 
 _TEXT = (".csv", ".tsv", ".txt", ".csv.gz", ".tsv.gz", ".txt.gz")
 _OTHER = (".parquet", ".xlsx", ".jsonl", ".jsonl.gz", ".ndjson", ".json", ".json.gz", ".tsf", ".tsf.gz")
@@ -87,10 +88,7 @@ def _records(text: str) -> pd.DataFrame:
 
 def _sheet_as_text(path: Path, report: CleaningReport) -> str:
     """The first sheet with cells, tabs between them, so that titles and units are found as in a text."""
-    try:
-        import openpyxl
-    except ImportError:
-        raise MissingDependencyError("Excel files need a package: pip install 'openpyxl>=3.1'") from None
+    openpyxl = optional_module("openpyxl", "reading Excel files", "openpyxl>=3.1")
     try:
         book = openpyxl.load_workbook(path, read_only=True, data_only=True)
     except (zipfile.BadZipFile, KeyError) as error:

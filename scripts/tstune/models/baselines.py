@@ -21,7 +21,8 @@ from tstune.data.windows import Batch
 from tstune.errors import ConfigError
 from tstune.foreign_files import damage, read_tensors
 from tstune.models.base import BaseTimeSeriesFoundationModel
-from tstune.models.contract import MODEL_FOLDER, context_spread, optional_module
+from tstune.models.contract import MODEL_FOLDER, context_spread
+from tstune.named_code import optional_module
 from tstune.training.losses import window_losses
 
 MAX_RIDGE_ROWS = 200_000

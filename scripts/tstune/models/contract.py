@@ -6,11 +6,9 @@ public face (`fit`, `predict`, `evaluate`, `save`, `load`) is `tstune.models.bas
 
 from __future__ import annotations
 
-import importlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
-from types import ModuleType
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 import numpy as np
@@ -30,7 +28,7 @@ from tstune.data.preprocess import Preprocessor
 from tstune.data.splits import PARTS
 from tstune.data.trained_on import refuse_trained_on
 from tstune.data.windows import Batch, WindowDataset, context_dropping, evaluation_batch_size
-from tstune.errors import CheckpointError, ConfigError, DataError, MissingDependencyError, TstuneError
+from tstune.errors import CheckpointError, ConfigError, DataError, TstuneError
 from tstune.models.adapters import Adapter, ItemAdapters, PerItemForecaster, adapt, count_parameters
 from tstune.models.hooks import Hooks, Readings
 from tstune.models.modules import NetworkModule
@@ -433,19 +431,6 @@ def require_numbers(
         f"{who and f'{who}: '}the forecast of series {name!r}{begin} is {forecast[place]:g} at step {step + 1} of "
         f"{forecast.shape[1]}; look for readings before it that are far too large, else training diverged"
     )
-
-
-def optional_module(name: str, user: str, package: str) -> ModuleType:
-    """Import a module of an optional package; where it is not installed, the error has the line that brings it."""
-    root = name.partition(".")[0]
-    try:
-        importlib.import_module(root)
-        return importlib.import_module(name)
-    except ImportError as error:
-        missing = (isinstance(error, ModuleNotFoundError) and error.name) or root
-        if missing.partition(".")[0] != root:
-            raise
-        raise MissingDependencyError(f"{user} needs a package: pip install '{package}'") from None
 
 
 def weights_folder(folder: Path) -> Path:

@@ -15,10 +15,10 @@ from tstune.config.section import PACKAGED, FracastSection, ModelSection
 from tstune.data.defaults import CONTEXTS
 from tstune.data.table import Roles
 from tstune.data.windows import Batch
-from tstune.models.contract import optional_module
 from tstune.models.modules import NetworkModule
 from tstune.models.network_forecaster import QuantileForecaster
 from tstune.models.network_weights import Architecture, require_context, require_levels
+from tstune.named_code import optional_module
 
 TITLE, PACKAGE = "Fracast", "fracast>=0.1,<0.2"
 _SMALLEST_SPAN = 1e-5

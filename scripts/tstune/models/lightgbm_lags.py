@@ -13,7 +13,8 @@ from tstune.data.windows import Batch, WindowDataset
 from tstune.errors import CheckpointError, ConfigError
 from tstune.foreign_files import damage, read_object
 from tstune.models.baselines import Baseline
-from tstune.models.contract import MODEL_FOLDER, optional_module
+from tstune.models.contract import MODEL_FOLDER
+from tstune.named_code import optional_module
 
 MAX_ROWS = 100_000
 """A booster sees at most this many training windows, evenly spaced, and a fifth as many validation windows."""

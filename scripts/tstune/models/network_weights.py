@@ -24,8 +24,9 @@ from tstune.config.managers import read_saved_values
 from tstune.config.section import ModelSection
 from tstune.errors import CheckpointError, ConfigError, MissingDependencyError, first_line
 from tstune.foreign_files import check_header, damage, read_object
-from tstune.models.contract import MODEL_FOLDER, optional_module, weights_folder
+from tstune.models.contract import MODEL_FOLDER, weights_folder
 from tstune.models.registry import families, model_class
+from tstune.named_code import optional_module
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel

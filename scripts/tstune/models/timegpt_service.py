@@ -20,7 +20,7 @@ from tstune.data.panel import MISSING
 from tstune.data.preprocess import Preprocessor
 from tstune.data.windows import Batch, WindowDataset
 from tstune.errors import ConfigError, ServiceError
-from tstune.models.contract import optional_module
+from tstune.named_code import optional_module
 from tstune.runtime.logs import logger
 
 if TYPE_CHECKING:

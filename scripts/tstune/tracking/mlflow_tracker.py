@@ -18,8 +18,9 @@ from typing import TYPE_CHECKING, Any
 
 from tstune.config.schema import TrackingSection
 from tstune.config.section import without_credentials
-from tstune.errors import ConfigError, MissingDependencyError, TrackingError
+from tstune.errors import ConfigError, TrackingError
 from tstune.foreign_files import read_object
+from tstune.named_code import optional_module
 from tstune.runtime.logs import logger
 from tstune.tracking.interfaces import (
     ExperimentTracker,
@@ -317,10 +318,8 @@ class MLflowExperimentTracker(RunTracker):
             database = _sqlite_file(self.tracking_uri)
             if database is not None:
                 database.parent.mkdir(parents=True, exist_ok=True)
-            try:
-                self._client = _Client(self.tracking_uri)
-            except ImportError:
-                raise MissingDependencyError("the mlflow tracker needs mlflow: pip install 'mlflow>=3.17,<4'") from None
+            optional_module("mlflow", "the mlflow tracker", "mlflow>=3.17,<4")
+            self._client = _Client(self.tracking_uri)
         return self._client
 
     def _open_experiment(self, name: str) -> str:

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tstune.config.schema import TrackingSection
-from tstune.errors import MissingDependencyError, TrackingError
+from tstune.errors import TrackingError
+from tstune.named_code import optional_module
 from tstune.tracking.interfaces import (
     HEADLINE,
     RunStatus,
@@ -56,10 +57,9 @@ class TensorBoardExperimentTracker(RunTracker):
 
     def start_experiment(self, experiment_name: str, config: dict, run_id: str | None = None) -> str:
         """Open an event file."""
-        try:
-            from torch.utils.tensorboard import SummaryWriter
-        except ImportError:
-            raise MissingDependencyError("the tensorboard tracker needs: pip install 'tensorboard>=2.19,<3'") from None
+        optional_module("tensorboard", "the tensorboard tracker", "tensorboard>=2.19,<3")
+        from torch.utils.tensorboard import SummaryWriter
+
         self.run_id = check_run_id(run_id)
         folder = inside(self.log_dir, experiment_name, "experiment") / self.run_id
         self._params, self._results = {}, {}

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 
 from tstune.config.names import dotted
 from tstune.config.schema import TrackingSection
-from tstune.errors import MissingDependencyError, TrackingError
+from tstune.errors import TrackingError
+from tstune.named_code import optional_module
 from tstune.runtime.logs import logger
 from tstune.tracking.interfaces import (
     RunStatus,
@@ -86,10 +87,7 @@ class WandbExperimentTracker(RunTracker):
         mode = self.mode or os.environ.get("WANDB_MODE") or "online"
         os.environ.setdefault("WANDB_SILENT", "true")  # it neither chats nor asks for a key
         os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
-        try:
-            import wandb
-        except ImportError:
-            raise MissingDependencyError("the wandb tracker needs wandb: pip install 'wandb>=0.31,<0.32'") from None
+        wandb = optional_module("wandb", "the wandb tracker", "wandb>=0.31,<0.32")
         self.folder.mkdir(parents=True, exist_ok=True)
         exits = sys.exit, sys.excepthook
         try:

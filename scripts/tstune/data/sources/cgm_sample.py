@@ -11,7 +11,8 @@ from tstune.config.schema import DataSection
 from tstune.data.cleaning.rules import CleaningReport
 from tstune.data.sources import SourceInfo, reject_column_roles
 from tstune.data.table import ITEM, TIMESTAMP, Roles, SourceTable
-from tstune.errors import ConfigError, MissingDependencyError
+from tstune.errors import ConfigError
+from tstune.named_code import optional_module
 
 INFO = SourceInfo(
     name="cgm_sample",
@@ -28,13 +29,8 @@ def load(config: DataSection) -> SourceTable:
     INFO.read_options(config)
     if config.path is not None:
         raise ConfigError(f"data.path={config.path} has no meaning for source cgm_sample; use data.source=csv")
-    try:
-        from bokeh_sampledata import glucose
-    except ImportError:
-        raise MissingDependencyError(
-            "source cgm_sample needs a package: pip install 'bokeh-sampledata>=2024.2'"
-        ) from None
-    readings = glucose.data["glucose"].astype("float64")
+    sample = optional_module("bokeh_sampledata.glucose", "source cgm_sample", "bokeh-sampledata>=2024.2")
+    readings = sample.data["glucose"].astype("float64")
     # The clock was set back a few times, so a handful of stamps occur twice: keep their mean.
     unique = readings.groupby(level=0).mean()
     frame = pd.DataFrame({ITEM: "cgm_sample", TIMESTAMP: unique.index.to_numpy(), "glucose": unique.to_numpy()})

@@ -16,7 +16,8 @@ from tstune.data.frame import table_from_frame
 from tstune.data.sources import Option, SourceInfo
 from tstune.data.sources.arrow import BATCH_ROWS, stream_of_batches
 from tstune.data.table import PIECE_ROWS, SourceTable, TableStream
-from tstune.errors import ConfigError, DataError, MissingDependencyError
+from tstune.errors import ConfigError, DataError
+from tstune.named_code import optional_module
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -89,10 +90,7 @@ def _licence(data: Dataset | IterableDataset, config: DataSection) -> str:
 
 def _open(path: str, options: dict[str, Any]) -> Dataset | IterableDataset:
     """The data set, from wherever the path points."""
-    try:
-        import datasets
-    except ImportError:
-        raise MissingDependencyError("source hf_dataset needs a package: pip install 'datasets>=4'") from None
+    datasets = optional_module("datasets", "source hf_dataset", "datasets>=4")
     datasets.disable_progress_bars()
     place = Path(path)
     try:
