@@ -15,7 +15,9 @@ from support import forks, tiny
 
 import finetune_ttm
 import replay_tracking
+from tstune.errors import MissingDependencyError
 from tstune.tracking.composite import CompositeTracker
+from tstune.tracking.interfaces import tracker_class
 from tstune.tracking.mlflow_tracker import MLflowExperimentTracker
 
 Train = Callable[..., int]
@@ -230,3 +232,11 @@ def test_adapters_of_items_are_runs_in_the_run(train, client, experiment, tmp_pa
     assert not [name for name in params if name.startswith(("a/", "b/"))], "settings are not repeated"
     assert logged_steps(tmp_path, experiment, "a/train_loss")
     assert logged_steps(tmp_path, experiment, "b/train_loss")
+
+
+@pytest.mark.parametrize("name", ["wandb", "tensorboard", "mlflow"])
+def test_a_tracker_says_which_package_it_needs(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(sys.modules, name, None)
+    with pytest.raises(MissingDependencyError, match=f"^the {name} tracker needs a package: pip install '{name}>="):
+        tracker_class(name)().start_experiment("mine", {})
