@@ -123,6 +123,15 @@ def test_fault_21_a_flood_pushes_out_itself(crowded: tuple[uvicorn.Server, int])
         assert b"422" in flood[-1].recv(1000), "and so does the youngest of its own"
 
 
+def test_an_answer_does_not_wait_to_be_acknowledged(crowded: tuple[uvicorn.Server, int]) -> None:
+    server, port = crowded
+    with half_sent(port, HEAD):
+        until(lambda: len(server.server_state.connections) == 1)
+        [connection] = server.server_state.connections
+        accepted = connection.transport.get_extra_info("socket")
+        assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY), "else it takes 40 ms"
+
+
 @pytest.mark.parametrize(
     ("head", "status"),
     [

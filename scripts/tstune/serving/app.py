@@ -73,6 +73,8 @@ class _Connection(H11Protocol):
     def connection_made(self, transport: asyncio.Transport) -> None:
         """Begin to wait for a head; make room for it."""
         super().connection_made(transport)
+        # or the body of an answer waits, up to 40 ms, until the client has acknowledged the head
+        transport.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._wait()
         if len(self.connections) > self._limits.max_connections:
             waiting = [one for one in self.connections if one.awaits_client and not one.transport.is_closing()]
@@ -244,9 +246,8 @@ async def read_body(request: Request, limits: ServingLimits, on_the_way: Counter
         )
     content, stated = bytearray(), int(request.headers.get("content-length", 0))
     client, share = request.client.host if request.client else "", max(1, limits.max_queue // 4) * limits.max_bytes
-    too_large = RequestError(
-        f"the request is larger than {limits.max_bytes} bytes; send fewer series, or the last readings of each", 413
-    )
+    told = f"the request is larger than {limits.max_bytes} bytes; send fewer series, or the last readings of each"
+    too_large = RequestError(told, 413)
     if stated > limits.max_bytes:
         raise too_large
     try:
