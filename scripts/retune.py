@@ -167,14 +167,17 @@ def refuse_to_learn(table: SourceTable, config: RunConfig, champion: Path, allow
     """Stop where dates jump, and at another unit: a challenger would learn it, and beat who cannot know it."""
     from tstune.data.cleaning import CleaningRules, clean_table
     from tstune.data.preprocess import Preprocessor
+    from tstune.data.table import ITEM
     from tstune.runs.compare.monitoring import refuse_long_pause
+    from tstune.runs.folder import MANIFEST, RunFolder
 
     refuse_long_pause(table.frame)
     if allow_other_scale:
         return
     cleaned = clean_table(table, CleaningRules.from_config(config.data), log=False)
     readings = cleaned.frame[list(cleaned.roles.target)].to_numpy(float)
-    if told := Preprocessor.read(champion)[1].other_scale(readings):
+    learned = {one[ITEM] for one in RunFolder(champion).read_json(MANIFEST, "items")["items"]}
+    if told := Preprocessor.read(champion)[1].other_scale(readings, learned <= set(cleaned.frame[ITEM])):
         raise DataError(f"--input {config.data.path}: {told}; if they are right: --allow-other-scale")
 
 

@@ -498,6 +498,28 @@ def test_the_only_series_goes_on_whatever_its_file_is_called(tmp_path: Path, cap
     assert "are 10 times as large as those that the model learned from" in caplog.text
 
 
+def test_columns_of_unlike_size_are_compared_where_all_are_there(tmp_path: Path, monkeypatch, capsys) -> None:
+    usual = tiny.series(600)["load"].to_numpy().reshape(2, 600)
+    table = pd.DataFrame({"timestamp": pd.date_range(START, periods=600, freq="h"), "usd": usual[0]})
+    table["yen"] = 150 * usual[1]
+    table[:300].to_csv(tmp_path / "old.csv", index=False)
+    values = tiny.recipe(tmp_path / "old.csv", tmp_path / "run", evaluation={"baselines": [], "report": False})
+    values["data"] |= {"item_id_column": None, "target_columns": None, "columns_as": "items"}
+    values |= {"model": {"type": "ridge", "context_length": 32, "prediction_length": 8}, "tuning": {}}
+    model_class("ridge")(validate(values, "test")).fit(output_dir=tmp_path / "run")
+    monkeypatch.setenv("TSTUNE_REGISTRY", str(tmp_path / "registry"))
+    open_registry().register(tmp_path / "run", "rates")
+    open_registry().set_alias("rates:1", "champion")
+    for name, new, code in (
+        ("usd", table[300:][["timestamp", "usd"]], (0, EXIT_NOT_PROMOTED)),
+        ("thousand", table[300:].assign(usd=1000 * table["usd"], yen=1000 * table["yen"]), (2,)),
+    ):
+        new.to_csv(tmp_path / f"{name}.csv", index=False)
+        words = ["--input", str(tmp_path / f"{name}.csv"), "--output", str(tmp_path / name)]
+        assert retune.main(["registry:rates@champion", *words]) in code
+    assert "'target' are 983 times as large" in capsys.readouterr().err
+
+
 def test_what_counts_as_drift() -> None:
     """Noise is none; a change of the level is one, where it happened; errors that fall are none."""
     random = np.random.default_rng(0)

@@ -417,8 +417,13 @@ class Preprocessor:
             rules |= {"expected_unit": None, "convert_to": self.unit if domain_of(self.unit) else None}
         return replace(self, cleaning=replace(self.cleaning, **rules), **given)
 
-    def other_scale(self, readings: np.ndarray) -> str | None:
-        """What to say of cleaned readings [rows, targets] if they are in another unit than those of the training."""
+    def other_scale(self, readings: np.ndarray, of_all_items: bool) -> str | None:
+        """What to say of cleaned readings [rows, targets] if they are in another unit than those of the training.
+
+        Where items differ much in size, a few of them say nothing: `of_all_items` says that all are here.
+        """
+        if self.scaler.by_window and not of_all_items:
+            return None
         for channel, name in enumerate(self.roles.target):
             level = float(np.mean([one[channel] for one in self.levels.values()] or 0.0))
             factor = self.scaler.times_as_large(readings[:, channel], channel, level)

@@ -61,7 +61,7 @@ class Scaler:
         few wild readings make neither. `level` is what the mean is counted from.
         """
         known, mean, std = readings[~np.isnan(readings)], self.mean[channel] + level, self.std[channel]
-        if len(known) < _FEWEST or self.by_window or (mean, std) == (0.0, 1.0):
+        if len(known) < _FEWEST or (mean, std) == (0.0, 1.0):
             return None
         both = known, np.clip(known, *np.quantile(known, [0.01, 0.99]))
         spreads = [values.std() / std for values in both]

@@ -234,7 +234,8 @@ def _kept_and_new(
     empty = float((panel.status[:, : how.roles.num_targets] == MISSING).mean())
     if empty > 0.5:
         logger.warning("%.0f %% of the steps of %s hold no reading, and are masked", 100 * empty, how.frequency)
-    if told := how.other_scale(_readings(panel)[:, : how.roles.num_targets]):
+    of_all = set(learned) <= set(panel.item_ids)
+    if told := how.other_scale(_readings(panel)[:, : how.roles.num_targets], of_all):
         logger.warning("%s", told)
     last = {} if kept is None else kept.groupby(ITEM, observed=True)[_ORIGIN].max().to_dict()
     categories = category_codes(source, how.roles, panel.item_ids)
