@@ -202,11 +202,12 @@ def test_fast_dropout_is_dropout(p):
 
 
 def test_fast_dropout_follows_the_seed_and_passes_gradients():
-    def draw(seed: int) -> torch.Tensor:
+    def draw(seed: int, outermost: int = 0) -> torch.Tensor:
         torch.manual_seed(seed)
-        return dropout_mask(torch.empty(333), 0.5)
+        return dropout_mask((37, 9), 0.5, torch.float32, outermost)
 
     assert torch.equal(draw(1), draw(1))
+    assert torch.equal(draw(1, outermost=1), draw(1).T)  # the order in memory changes no value
     assert not torch.equal(draw(1), draw(2))
     values = torch.ones(50, requires_grad=True)
     torch.manual_seed(1)

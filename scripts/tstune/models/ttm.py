@@ -37,7 +37,7 @@ from tstune.models.network_weights import (
     require_same,
     scratch_values,
 )
-from tstune.models.ttm_layers import CHANGES, SkipHead, use_fast_dropout, use_fast_patch_mixer
+from tstune.models.ttm_layers import CHANGES, SkipHead, use_fast_dropout, use_fast_mixers
 from tstune.runtime.logs import logger
 
 if TYPE_CHECKING:
@@ -108,7 +108,7 @@ class TTMModule(ScaledModule):
         if self.frequency_token is not None:
             token = torch.full((len(past),), self.frequency_token, device=past.device)
         output = self.network.backbone(past, past_observed_mask=observed, freq_token=token, return_dict=True)
-        features = output.last_hidden_state
+        features = output.last_hidden_state.contiguous()  # fast mixers have the patches outermost
         if self.encode_decoder:
             features = self._through_decoder(features, output.patch_input, batch.get("static"))
         loc, scale = (values[..., : self.num_targets] for values in (output.loc, output.scale))
@@ -120,7 +120,8 @@ class TTMModule(ScaledModule):
     def _through_decoder(
         self, hidden: torch.Tensor, patches: torch.Tensor | None, static: torch.Tensor | None
     ) -> torch.Tensor:
-        return self.network.decoder(hidden_state=hidden, patch_input=patches, static_categorical_values=static)[0]
+        decoder = self.network.decoder
+        return decoder(hidden_state=hidden, patch_input=patches, static_categorical_values=static)[0].contiguous()
 
     def _decode(
         self,
@@ -295,7 +296,7 @@ class TTMForecaster(NetworkForecaster):
         super()._wrap(network)
         if not self.config.training.compile:  # the compiler does better with the ordinary layers
             use_fast_dropout(network)
-            use_fast_patch_mixer(network)
+            use_fast_mixers(network)
 
     def _check_roles(self, roles: Roles) -> None:
         """It reads them all."""

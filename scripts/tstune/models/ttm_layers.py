@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from functools import cache
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.autograd.function import once_differentiable
 
 from tstune.data.windows import Batch
 
@@ -138,17 +140,17 @@ class FastDropout(nn.Dropout):
             return input
         if input.device.type != "cpu":
             return super().forward(input)
-        return input * dropout_mask(input, self.p)
+        return input * dropout_mask(input.shape, self.p, input.dtype)
 
 
-def dropout_mask(like: torch.Tensor, p: float) -> torch.Tensor:
-    """Zeros with probability `p`, else 1 / (1 - p), in the shape and type of `like`."""
+def dropout_mask(shape: Sequence[int], p: float, dtype: torch.dtype, outermost: int = 0) -> torch.Tensor:
+    """Zeros with probability `p`, else 1 / (1 - p); axis `outermost` of `shape` comes first in the result."""
     threshold = min(round(p * _LEVELS), _LEVELS - 1)
-    seed = int(torch.randint(2**62, ()))
+    seed, size = int(torch.randint(2**62, ())), math.prod(shape)
     generator = np.random.Generator(np.random.SFC64(seed))
-    draws = generator.integers(-(2**63), 2**63 - 1, size=(like.numel() + 3) // 4, dtype=np.int64, endpoint=True)
-    uniform = torch.from_numpy(draws).view(torch.int16)[: like.numel()].view(like.shape)  # -32768 … 32767
-    mask = torch.ge(uniform, threshold - _LEVELS // 2, out=torch.empty(like.shape, dtype=like.dtype))
+    draws = generator.integers(-(2**63), 2**63 - 1, size=(size + 3) // 4, dtype=np.int64, endpoint=True)
+    uniform = torch.from_numpy(draws).view(torch.int16)[:size].view(shape).movedim(outermost, 0)  # -32768 … 32767
+    mask = torch.empty(uniform.shape, dtype=dtype).copy_(uniform).ge_(threshold - _LEVELS // 2)
     return mask.mul_(_LEVELS / (_LEVELS - threshold))
 
 
@@ -163,41 +165,162 @@ def use_fast_dropout(module: nn.Module) -> int:
     return replaced
 
 
-class FastPatchMixer(nn.Module):
-    """A `PatchMixerBlock` of TTM on the CPU; with adapters, quantised or partitioned weights it is as in the library.
+_SMALL = 1 << 17
+"""Fewer values than this, about 85 series of TTM-r2, are forecast faster by fewer and larger steps."""
 
-    granite-tsfm turns [patches, width] into [width, patches], so that `nn.Linear` mixes the patches, and turns it back.
-    The copies cost as much as the products, and a softmax over a last axis of 8 patches does not use the vector unit: a
-    fifth of a forward pass. Multiplying from the left, W @ x, needs neither. The results differ in the last bits only.
+
+class FastMixer(nn.Module):
+    """A mixer block of TTM on the CPU; with adapters, quantised or partitioned weights it is as in the library.
+
+    granite-tsfm turns [patches, width] into [width, patches], so that `nn.Linear` mixes the patches, and turns it back,
+    for each window alone. Here the patches lie outermost in memory: mixing them is one product from the left for all
+    windows, mixing features one from the right, and nothing is turned. The results differ in the last bits only.
     """
+
+    over_patches: bool
 
     def forward(self, hidden_state: torch.Tensor) -> torch.Tensor:
         """[batch, channels, patches, width] -> the same shape."""
         if not self._applies():
             return super().forward(hidden_state)
+        small = hidden_state.numel() < _SMALL and not torch.is_grad_enabled()
+        if small or torch.compiler.is_compiling():  # a graph is to hold plain operators
+            return self._in_order(hidden_state) if self.over_patches else super().forward(hidden_state)
+        values = hidden_state.permute(2, 0, 1, 3).contiguous()
+        rows = (len(values), -1) if self.over_patches else (-1, values.shape[3])
+        mlp = self.mlp
+        masks = [self._mask(values, *pair) for pair in ((mlp.dropout1, mlp.fc1), (mlp.dropout2, mlp.fc2))]
+        weights = [parameter for layer in self._layers() for parameter in (layer.weight, layer.bias)]
+        inputs = self.over_patches, *masks, values.view(rows), self.norm(values).reshape(rows), *weights
+        mixed = _GatedMixing.apply(*inputs) if torch.is_grad_enabled() else _mix_and_gate(None, *inputs)
+        return mixed.view(values.shape).permute(1, 2, 0, 3)
+
+    def _layers(self) -> list[nn.Module]:
+        return [self.mlp.fc1, self.mlp.fc2, *([self.gating_block.attn_layer] if self.gated_attn else [])]
+
+    def _mask(self, values: torch.Tensor, dropout: nn.Dropout, layer: nn.Linear) -> torch.Tensor | None:
+        """The mask that dropout draws behind a layer, in the order of our rows; `values` has the patches outermost."""
+        if not dropout.training or not dropout.p:
+            return None
+        patches, batch, channels, width = values.shape
+        inner = (layer.out_features, width) if self.over_patches else (patches, layer.out_features)
+        mask = dropout_mask((batch * channels, *inner), dropout.p, values.dtype, outermost=1)
+        return mask.view(inner[0], -1) if self.over_patches else mask.view(-1, inner[1])
+
+    def _in_order(self, hidden_state: torch.Tensor) -> torch.Tensor:
+        """The same on windows as they lie; takes fewer steps."""
         mlp = self.mlp
         mixed = self.norm(hidden_state).flatten(0, 1)
-        mixed = mlp.dropout1(F.gelu(_mix(mlp.fc1, mixed)))
-        mixed = mlp.dropout2(_mix(mlp.fc2, mixed))
+        mixed = mlp.dropout1(F.gelu(_from_left(mlp.fc1, mixed)))
+        mixed = mlp.dropout2(_from_left(mlp.fc2, mixed))
         if self.gated_attn:
-            mixed = mixed * torch.softmax(_mix(self.gating_block.attn_layer, mixed), dim=-2)
+            mixed = mixed * torch.softmax(_from_left(self.gating_block.attn_layer, mixed), dim=-2)
         return mixed.view_as(hidden_state) + hidden_state
 
     def _applies(self) -> bool:
-        layers = [self.mlp.fc1, self.mlp.fc2]
-        if self.gated_attn:
-            gate = self.gating_block
-            if gate.mode != "softmax" or gate.use_reg_context:
-                return False
-            layers.append(gate.attn_layer)
-        return not self.self_attn and can_be_read(*layers)
+        if self.gated_attn and (self.gating_block.mode != "softmax" or self.gating_block.use_reg_context):
+            return False
+        return not getattr(self, "self_attn", False) and can_be_read(*self._layers())
 
 
-def use_fast_patch_mixer(module: nn.Module) -> int:
-    """Turn every patch mixer of a TTM into the fast one, in place; returns how many."""
-    from tsfm_public.models.tinytimemixer.modeling_tinytimemixer import PatchMixerBlock
+class FastPatchMixer(FastMixer):
+    """Before a `PatchMixerBlock`."""
 
-    return put_before(module, FastPatchMixer, PatchMixerBlock)
+    over_patches = True
+
+
+class FastFeatureMixer(FastMixer):
+    """Before a `FeatureMixerBlock`."""
+
+    over_patches = False
+
+
+def _mix_and_gate(ctx, left, mask1, mask2, x, n, w1, b1, w2, b2, wa=None, ba=None):  # noqa: ANN001, ANN202
+    """Give x + y * softmax(A y), y = W2 gelu(W1 n), with masks behind gelu and W2; `ctx` keeps what gradients need.
+
+    All values are [patches, series * width] and the weights multiply from the `left`, or [patches * series, width] and
+    they multiply from the right. From the left a bias is one more column of its weights and meets a row of ones: added
+    by itself it would cost as much as the product.
+    """
+    inner = n
+    if left:
+        inner, values = _room(len(n), n, left)
+        values.copy_(n)
+    before = None
+    if ctx is mask1 is None and not left and n.dtype == torch.float32 and torch.backends.mkldnn.is_available():
+        hidden = torch.ops.mkldnn._linear_pointwise(n, w1, b1, "gelu", [], "none")
+    else:
+        hidden, values = _room(len(w1), n, left)
+        before = _product(w1, b1, inner, left, out=values if ctx is None else None)
+        torch._C._nn.gelu(before, out=values)
+        if mask1 is not None:
+            values.mul_(mask1)
+    outer, y = _room(len(w2), n, left)
+    _product(w2, b2, hidden, left, out=y)
+    if mask2 is not None:
+        y.mul_(mask2)
+    gate = None if wa is None else torch.softmax(_product(wa, ba, outer, left), dim=0 if left else 1)
+    if ctx is not None:
+        ctx.left = left
+        ctx.save_for_backward(mask1, mask2, inner, before, hidden, outer, gate, w1, w2, wa)
+    return x + y if gate is None else torch.addcmul(x, y, gate)
+
+
+class _GatedMixing(torch.autograd.Function):
+    """`_mix_and_gate` with its gradients written out, most of them in place."""
+
+    forward = staticmethod(_mix_and_gate)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad):  # noqa: ANN001, ANN205
+        mask1, mask2, inner, before, hidden, outer, gate, w1, w2, wa = ctx.saved_tensors
+        left, wanted = ctx.left, ctx.needs_input_grad
+        grad, of_gate = grad.contiguous(), (None, None)
+        change = grad if gate is None else grad * gate
+        if gate is not None:
+            of_logits = torch._softmax_backward_data(grad * outer[: len(gate)], gate, 0 if left else 1, grad.dtype)
+            of_gate = _weight_gradients(of_logits, outer, left, *wanted[9:11])
+            change.addmm_(wa.t(), of_logits) if left else change.addmm_(of_logits, wa)
+        if mask2 is not None:
+            change = change * mask2
+        of_2 = _weight_gradients(change, hidden, left, *wanted[7:9])
+        change = torch.mm(w2.t(), change) if left else torch.mm(change, w2)
+        if mask1 is not None:
+            change.mul_(mask1)
+        change = torch.ops.aten.gelu_backward(change, before)
+        of_1 = _weight_gradients(change, inner, left, *wanted[5:7])
+        change = torch.mm(w1.t(), change) if left else torch.mm(change, w1)
+        return None, None, None, grad, change, *of_1, *of_2, *of_gate
+
+
+def _room(size: int, like: torch.Tensor, left: bool) -> tuple[torch.Tensor, torch.Tensor]:
+    """Room for `size` outputs of a layer, whole and without the row of ones that it has at the left."""
+    whole = like.new_empty(size + 1, like.shape[1]) if left else like.new_empty(len(like), size)
+    if left:
+        whole[-1] = 1
+    return whole, whole[:-1] if left else whole
+
+
+def _product(weight, bias, values, left, out=None):  # noqa: ANN001, ANN202
+    if left:
+        return torch.mm(torch.cat([weight, bias[:, None]], dim=1), values, out=out)
+    return torch.addmm(bias, values, weight.t(), out=out)
+
+
+def _weight_gradients(change, values, left, of_weight, of_bias):  # noqa: ANN001, ANN202
+    if left and of_weight:
+        both = torch.mm(change, values.t())
+        return both[:, :-1], both[:, -1]
+    weight = torch.mm(change.t(), values) if of_weight else None
+    return weight, change.sum(dim=1 if left else 0) if of_bias else None
+
+
+def use_fast_mixers(module: nn.Module) -> int:
+    """Turn every mixer of patches or features in a TTM into the fast one, in place; returns how many."""
+    from tsfm_public.models.tinytimemixer.modeling_tinytimemixer import FeatureMixerBlock, PatchMixerBlock
+
+    return put_before(module, FastPatchMixer, PatchMixerBlock) + put_before(module, FastFeatureMixer, FeatureMixerBlock)
 
 
 def put_before(module: nn.Module, ours: type[nn.Module], theirs: type[nn.Module]) -> int:
@@ -223,7 +346,6 @@ def can_be_read(*layers: nn.Module) -> bool:
     return whole and layers[0].weight.device.type == "cpu" and not torch.is_autocast_enabled("cpu")
 
 
-def _mix(layer: nn.Linear, values: torch.Tensor) -> torch.Tensor:
+def _from_left(layer: nn.Linear, values: torch.Tensor) -> torch.Tensor:
     """[n, in, width] -> [n, out, width]."""
-    weight = layer.weight.expand(values.shape[0], -1, -1)
-    return torch.baddbmm(layer.bias[:, None], weight, values)
+    return torch.baddbmm(layer.bias[:, None], layer.weight.expand(len(values), -1, -1), values)
