@@ -183,8 +183,8 @@ class FastMixer(nn.Module):
         """[batch, channels, patches, width] -> the same shape."""
         if not self._applies():
             return super().forward(hidden_state)
-        small = hidden_state.numel() < _SMALL and not torch.is_grad_enabled()
-        if small or torch.compiler.is_compiling():  # a graph is to hold plain operators
+        # a graph is to hold plain operators, for any number of windows
+        if torch.compiler.is_compiling() or (not torch.is_grad_enabled() and hidden_state.numel() < _SMALL):
             return self._in_order(hidden_state) if self.over_patches else super().forward(hidden_state)
         values = hidden_state.permute(2, 0, 1, 3).contiguous()
         rows = (len(values), -1) if self.over_patches else (-1, values.shape[3])
@@ -348,4 +348,4 @@ def can_be_read(*layers: nn.Module) -> bool:
 
 def _from_left(layer: nn.Linear, values: torch.Tensor) -> torch.Tensor:
     """[n, in, width] -> [n, out, width]."""
-    return torch.baddbmm(layer.bias[:, None], layer.weight.expand(len(values), -1, -1), values)
+    return torch.baddbmm(layer.bias[:, None], layer.weight.expand(values.shape[0], -1, -1), values)
