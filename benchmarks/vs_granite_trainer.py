@@ -1,7 +1,7 @@
 """Speed and quality of our training and evaluation against granite-tsfm's documented recipe (HF Trainer).
 
     python benchmarks/vs_granite_trainer.py
-    python benchmarks/vs_granite_trainer.py --weights <folder of TTM-r2 512-96> --path <folder>/ETTh1.csv
+    python benchmarks/vs_granite_trainer.py --weights <folder of TTM-r2 512-96> --path <folder>/ETTh1.csv --channels 1
 
 Same weights, same windows, same batch size, learning rate and epochs on both sides, one process, interleaved
 in one run; medians of several repeats. Theirs: ForecastDFDataset, HF Trainer, AdamW + OneCycleLR, evaluation
@@ -35,9 +35,10 @@ from tstune.runtime.distributed import DistributedManager
 from tstune.runtime.environment import set_seed
 from tstune.runtime.logs import quiet_transformers, setup_logging
 
-CONTEXT, AHEAD, CHANNELS, BATCH = 512, 96, 7, 64
+CONTEXT, AHEAD, BATCH = 512, 96, 64
 LEARNING_RATE = 5e-4
 HEAD_DROPOUT = 0.7
+LENGTHS = {"context_length": CONTEXT, "prediction_length": AHEAD}
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -45,6 +46,9 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--weights", help="TTM-r2 512-96 checkpoint folder")
     parser.add_argument("--path", help="ETTh1.csv")
+    parser.add_argument(
+        "--channels", type=int, default=7, help="how many columns, from the last; ETTh1's is its target"
+    )
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--train-windows", type=int, default=640)
     parser.add_argument("--validation-windows", type=int, default=192)
@@ -62,8 +66,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     logging.getLogger("tstune").setLevel(logging.ERROR)
     with tempfile.TemporaryDirectory() as scratch:
-        weights = args.weights or random_checkpoint(Path(scratch) / "random")
-        frame = read_series(args.path)
+        weights = args.weights or random_checkpoint(Path(scratch) / "random", args.channels)
+        frame = read_series(args.path, args.channels)
         rows = CONTEXT + AHEAD - 1
         frame = frame.iloc[: args.train_windows + args.validation_windows + args.validation_windows + 3 * rows]
         data = our_data(frame, args.train_windows, args.validation_windows)
@@ -71,7 +75,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         for name, epochs in (("frozen", args.frozen_epochs), ("full", args.full_epochs)):
             results[name] = compare_training(name, data, frame, weights, epochs, args, scratch)
         results["eval"] = compare_evaluation(data, frame, weights, args, scratch)
-        flops = forward_flops(weights)
+        flops = forward_flops(weights, args.channels)
     peak = matmul_peak()
     fraction = results["eval"]["ours"] * flops / peak
     print(f"\nfp32 matmul peak {peak / 1e9:.0f} GFLOP/s; our evaluation reaches {100 * fraction:.0f} % of it")
@@ -108,7 +112,7 @@ def compare_training(
 def train_ours(name: str, data: PreparedData, weights: str, epochs: int) -> tuple[float, float]:
     """(windows per second with everything included, validation MSE)."""
     config = RunConfig(
-        model=TTMSection(pretrained=weights, head_dropout=HEAD_DROPOUT),
+        model=TTMSection(**LENGTHS, pretrained=weights, head_dropout=HEAD_DROPOUT),
         tuning=TuningSection(mode="decoder" if name == "frozen" else "full"),
         training=TrainingSection(
             num_epochs=epochs, per_device_batch_size=BATCH, learning_rate=LEARNING_RATE, warmup_fraction=0.3
@@ -132,7 +136,7 @@ def train_theirs(
     from transformers import EarlyStoppingCallback, Trainer, TrainingArguments
 
     set_seed(42)
-    model = their_model(weights)
+    model = their_model(weights, len(frame.columns) - 1)
     if name == "frozen":
         for parameter in model.backbone.parameters():
             parameter.requires_grad = False
@@ -179,7 +183,9 @@ def compare_evaluation(
 
     from tstune.evaluation.backtest import Backtest
 
-    model = TTMForecaster(RunConfig(model=TTMSection(pretrained=weights), tuning=TuningSection(mode="zero_shot")))
+    model = TTMForecaster(
+        RunConfig(model=TTMSection(**LENGTHS, pretrained=weights), tuning=TuningSection(mode="zero_shot"))
+    )
     model.build(data.preprocessor)
     backtest = Backtest(data, model.config.evaluation, DistributedManager(), "train")
     arguments = TrainingArguments(
@@ -189,7 +195,7 @@ def compare_evaluation(
         disable_tqdm=True,
         use_cpu=True,
     )
-    trainer = Trainer(model=their_model(weights), args=arguments)
+    trainer = Trainer(model=their_model(weights, len(frame.columns) - 1), args=arguments)
     trainer.pop_callback(__import__("transformers").PrinterCallback)
     dataset = their_dataset(data, frame, "train")
 
@@ -209,18 +215,19 @@ def compare_evaluation(
     return {"ratio": ratio, "ours": statistics.median(mine for mine, _ in pairs)}
 
 
-def read_series(path: str | None) -> pd.DataFrame:
-    """ETTh1 (first rows), or a generated series of the same shape, standardised."""
+def read_series(path: str | None, channels: int) -> pd.DataFrame:
+    """The last columns of ETTh1, or a generated series of the same shape, standardised."""
     if path is not None:
         frame = pd.read_csv(path, parse_dates=["date"])
     else:
         random = np.random.default_rng(0)
         steps = np.arange(6000)[:, None]
-        waves = np.sin(2 * np.pi * steps / 24 + random.uniform(0, 6, CHANNELS)) + 0.5 * np.sin(2 * np.pi * steps / 168)
-        values = waves + np.cumsum(random.normal(0, 0.05, (6000, CHANNELS)), axis=0)
-        frame = pd.DataFrame(values, columns=[f"c{index}" for index in range(CHANNELS)])
+        waves = np.sin(2 * np.pi * steps / 24 + random.uniform(0, 6, channels)) + 0.5 * np.sin(2 * np.pi * steps / 168)
+        values = waves + np.cumsum(random.normal(0, 0.05, (6000, channels)), axis=0)
+        frame = pd.DataFrame(values, columns=[f"c{index}" for index in range(channels)])
         frame.insert(0, "date", pd.date_range("2020-01-01", periods=6000, freq="h"))
-    columns = frame.columns[1:]
+    columns = frame.columns[1:][-channels:]
+    frame = frame[["date", *columns]]
     frame[columns] = (frame[columns] - frame[columns].mean()) / frame[columns].std()
     return frame
 
@@ -253,13 +260,13 @@ def their_dataset(data: PreparedData, frame: pd.DataFrame, part: str) -> torch.u
     return dataset
 
 
-def their_model(weights: str) -> torch.nn.Module:
+def their_model(weights: str, channels: int) -> torch.nn.Module:
     """A fresh copy of the same weights."""
     from tsfm_public import TinyTimeMixerForPrediction
 
     return TinyTimeMixerForPrediction.from_pretrained(
         weights,
-        num_input_channels=CHANNELS,
+        num_input_channels=channels,
         prediction_channel_indices=None,
         decoder_mode="common_channel",
         head_dropout=HEAD_DROPOUT,
@@ -267,13 +274,13 @@ def their_model(weights: str) -> torch.nn.Module:
     )
 
 
-def random_checkpoint(folder: Path) -> str:
+def random_checkpoint(folder: Path, channels: int) -> str:
     """TTM-r2's architecture with random weights."""
     from tstune.models.ttm import build_from_scratch
 
     set_seed(0)
-    roles = Roles(target=tuple(f"c{index}" for index in range(CHANNELS)))
-    build_from_scratch(TTMSection(), roles).save_pretrained(folder)
+    roles = Roles(target=tuple(f"c{index}" for index in range(channels)))
+    build_from_scratch(TTMSection(**LENGTHS), roles).save_pretrained(folder)
     return str(folder)
 
 
@@ -286,7 +293,7 @@ def validation_mse(ttm: torch.nn.Module, data: PreparedData) -> float:
         batch = windows.__getitems__(range(begin, min(begin + BATCH, len(windows))))
         forecast = ttm(past_values=batch["past_values"], return_loss=False).prediction_outputs
         total += ((forecast - batch["future_values"]) ** 2).double().sum().item()
-    return total / (len(windows) * AHEAD * CHANNELS)
+    return total / (len(windows) * AHEAD * forecast.shape[2])
 
 
 def matmul_peak(size: int = 2048) -> float:
@@ -300,13 +307,13 @@ def matmul_peak(size: int = 2048) -> float:
     return 2 * size**3 / min(seconds)
 
 
-def forward_flops(weights: str) -> float:
+def forward_flops(weights: str, channels: int) -> float:
     """FLOPs of one window's forward pass, matrix products only."""
     from torch.utils.flop_counter import FlopCounterMode
 
-    model = their_model(weights).eval()
+    model = their_model(weights, channels).eval()
     with FlopCounterMode(display=False) as counter, torch.no_grad():
-        model(past_values=torch.zeros(1, CONTEXT, CHANNELS), return_loss=False)
+        model(past_values=torch.zeros(1, CONTEXT, channels), return_loss=False)
     return counter.get_total_flops()
 
 

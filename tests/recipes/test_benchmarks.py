@@ -28,7 +28,7 @@ QUICK = {
     "tuning_modes.py": "--weights none --modes from_scratch --set training.max_steps=2 evaluation.num_plots=0",
     "vs_autogluon.py": "--minutes 0.5 --series 40 --only national_illness",
     "vs_chronos.py": "--sizes tiny --train-windows 32 --validation-windows 32 --epochs 1 --repeats 1",
-    "vs_granite_trainer.py": "--repeats 1 --train-windows 64 --validation-windows 64 --frozen-epochs 1 --full-epochs 1",
+    "vs_granite_trainer.py": "--channels 1 --repeats 1 --train-windows 64 --validation-windows 64 --frozen 1 --full 1",
     "zero_shot.py": "",
 }
 # The others are slow.
