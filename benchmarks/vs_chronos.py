@@ -9,9 +9,9 @@ whose forward computes its loss, with the settings of that `fit`: fused AdamW, v
 again; its windows lie ready in memory. Ours is `train_on` of a forecaster. Same windows, batch size, learning rate and
 steps, no clipping (the two losses differ by a factor), validation after each epoch inside the measured time of both.
 Forecasts: `predict_quantiles` of the library's pipeline, given whole batches, and our windows, network and order of
-quantiles; they are compared and must be equal. Sides take turns; the figures are medians over the rounds. The last line
-is `RESULT tiny_training=… tiny_error=… tiny_forecasts=… …`: windows per second of ours over theirs, and the pinball
-loss of their forecasts of the validation windows over that of ours, after training.
+quantiles; they are compared and must be equal. Sides take turns, on one thread; the figures are medians over rounds.
+The last line is `RESULT tiny_training=… tiny_error=… tiny_forecasts=… …`: windows per second (of the processor) of ours
+over theirs, and the pinball loss of their forecasts of the validation windows over that of ours, after training.
 """
 
 from __future__ import annotations
@@ -60,10 +60,13 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
 def main(argv: Sequence[str] | None = None) -> int:
     """Compare, measure, print."""
     args = parse_args(argv)
+    import torch
+
     from tstune.runtime.logs import quiet_transformers, setup_logging
 
     setup_logging()
     quiet_transformers()
+    torch.set_num_threads(1)  # seconds are those of the processor: other programs at work change them little
     logging.getLogger("tstune").setLevel(logging.ERROR)
     data, figures = series_in_windows(args.train_windows, args.validation_windows), {}
     with tempfile.TemporaryDirectory() as scratch:
@@ -177,9 +180,9 @@ def train_ours(weights: str, data: PreparedData, args: argparse.Namespace) -> tu
 
     set_seed(1)
     model, manager = our_forecaster(weights, data, args), DistributedManager()
-    begin = time.perf_counter()
+    begin = time.process_time()
     model.train_on(data, manager)
-    return model.network, time.perf_counter() - begin
+    return model.network, time.process_time() - begin
 
 
 def train_theirs(weights: str, data: PreparedData, args: argparse.Namespace) -> tuple[torch.nn.Module, float]:
@@ -219,9 +222,9 @@ def train_theirs(weights: str, data: PreparedData, args: argparse.Namespace) -> 
             eval_dataset=ready_windows(data.validation),
         )
         trainer.pop_callback(PrinterCallback)
-        begin = time.perf_counter()
+        begin = time.process_time()
         trainer.train()
-        return trainer.model, time.perf_counter() - begin
+        return trainer.model, time.process_time() - begin
 
 
 def ready_windows(windows: WindowDataset) -> list[dict[str, torch.Tensor]]:
@@ -260,9 +263,9 @@ def compare_forecasts(size: str, weights: str, data: PreparedData, args: argpars
     for number in range(2 * args.repeats):
         seconds = {}
         for side in (ours, theirs)[:: 1 if number % 2 else -1]:
-            begin = time.perf_counter()
+            begin = time.process_time()
             side()
-            seconds[side] = time.perf_counter() - begin
+            seconds[side] = time.process_time() - begin
         rounds.append(seconds[theirs] / seconds[ours])
         speeds = " · ".join(f"{side.__name__} {len(contexts) / took:.0f} windows/s" for side, took in seconds.items())
         print(f"{size} forecasts {number + 1}: {speeds}", flush=True)

@@ -12,6 +12,7 @@ from support import forks
 
 QUICK = {
     "window_pipeline.py": "--rows 2000 --repeats 2",
+    "cost_growth.py": "--decades 1 --repeats 1",
     "int8_export.py": "",
     "kaggle_conversion.py": "--rows 2000",
     "large_panel.py": "--items 4 --rows 2000 --windows 200 --repeats 1",

@@ -168,8 +168,6 @@ def _ratio(total: float, count: float) -> float:
 KEPT_BYTES = 256e6
 """Forecasts of one model are kept in memory up to this size; a run scores about eight models."""
 
-_ROWS_AT_ONCE = 4096  # windows gathered at once
-
 
 class Backtest:
     """A fixed set of windows with its metrics, ready to score one model after another.
@@ -246,9 +244,10 @@ class Backtest:
         windows, targets = self.windows, slice(0, self._num_targets)
         starts = np.sort(windows.starts(np.arange(len(windows))))
         parts: list[tuple[np.ndarray, ...]] = []
-        for begin in range(0, len(starts), _ROWS_AT_ONCE):
-            batch = windows.gather(starts[begin : begin + _ROWS_AT_ONCE])
-            last = torch.where(batch["past_observed_mask"], batch["past_values"], torch.nan)[:, -1, 0]
+        for begin in range(0, len(starts), self.windows_at_once):
+            batch = windows.gather(starts[begin : begin + self.windows_at_once])
+            past, observed = (batch[name][:, -1, 0] for name in ("past_values", "past_observed_mask"))
+            last = torch.where(observed, past, torch.nan)
             happened = batch["future_values"][..., targets], batch["future_observed_mask"][..., targets]
             parts.append(tuple(tensor.clone().numpy() for tensor in (*happened, batch["item"], last)))
         truth, observed, item, last = (np.concatenate(column) for column in zip(*parts, strict=True))

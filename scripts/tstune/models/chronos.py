@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from abc import abstractmethod
 from collections.abc import Mapping
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -154,7 +154,37 @@ class FastCrossAttention(nn.Module):
         weights = F.dropout(scores.softmax(dim=-1), self.dropout, self.training)
         found = torch.bmm(weights, states).transpose(0, 1)
         values = torch.bmm(found, self.v.weight.view(by_head).transpose(1, 2)).transpose(0, 1)
-        return self.o(values.reshape(len(states), 1, -1)), None, None
+        return self.o(values.flatten(1)[:, None]), None, None
+
+
+class FastNorm(nn.Module):
+    """T5's root mean square normalisation on a CPU, with half the passes over the values."""
+
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        """The shape of the input."""
+        if hidden_states.device.type != "cpu" or not hidden_states.dtype == self.weight.dtype == torch.float32:
+            return super().forward(hidden_states)
+        return _RootMeanSquare.apply(hidden_states, self.weight, self.variance_epsilon)
+
+
+class _RootMeanSquare(torch.autograd.Function):
+    """x -> w x / rms(x) over the last axis."""
+
+    @staticmethod
+    def forward(ctx: Any, values: torch.Tensor, weight: torch.Tensor, epsilon: float) -> torch.Tensor:
+        square = torch.linalg.vector_norm(values, dim=-1, keepdim=True).square_()
+        factor = square.div_(values.shape[-1]).add_(epsilon).rsqrt_()
+        scaled = values * factor
+        ctx.save_for_backward(scaled, weight, factor)
+        return scaled * weight
+
+    @staticmethod
+    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, None]:
+        scaled, weight, factor = ctx.saved_tensors
+        inner = gradient * weight
+        along = (inner * scaled).mean(dim=-1, keepdim=True)
+        by_weight = (gradient * scaled).flatten(0, -2).sum(dim=0)
+        return inner.addcmul_(scaled, along, value=-1).mul_(factor), by_weight, None
 
 
 class BoltModule(ChronosModule):
@@ -187,12 +217,13 @@ class ChronosBoltForecaster(ChronosForecaster):
     )
 
     def _wrap(self, network: nn.Module) -> None:
-        from transformers.models.t5.modeling_t5 import T5Attention
+        from transformers.models.t5.modeling_t5 import T5Attention, T5LayerNorm
 
         super()._wrap(network)
         if not self.config.training.compile:
             network.decoder.config.use_cache = False  # nothing comes after the one token
             put_before(network, FastCrossAttention, T5Attention)
+            put_before(network, FastNorm, T5LayerNorm)
             for layer in network.modules():
                 if type(layer) is nn.ReLU:
                     layer.inplace = True
