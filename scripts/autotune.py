@@ -70,12 +70,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"not tried for want of time: {late} candidates (report); more --minutes and another --output try them")
     best = found.folder / "best"
     path = RunFolder(best).config.data.path
-    words = [
-        f"--model {shlex.quote(str(best))}",
-        f"--input {shlex.quote(path) if path else '…'}",
-        "--output forecast.csv",
-    ]
-    print(f"forecast: python scripts/predict_forecast.py {' '.join(words)}")
+    data = shlex.quote(path) if path else "…"
+    script = f"python scripts/predict_forecast.py --model {shlex.quote(str(best))}"
+    print(f"forecast: {script} --input {data} --output forecast.csv")
     print(f"report: {found.folder}/report.html\nrecipe: {found.folder}/best.yaml")
     return EXIT_OK
 
