@@ -12,6 +12,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 from support import tiny
 
+from tstune.errors import ConfigError
 from tstune.models.ttm import SCRATCH_DEFAULTS, TTMSection
 
 # TTM-r2 512-96: backbone, decoder and head
@@ -32,6 +33,14 @@ def test_from_scratch_is_ttm_r2_by_default(make) -> None:
     info = model.get_model_info()
     assert (info["total"], info["trainable"]) == (805_280, 805_280)
     assert part_sizes(model) == {"backbone": BACKBONE, "decoder": DECODER, "head": HEAD_SIZE}
+
+
+def test_a_context_as_long_as_a_patch_is_cut_in_several(make) -> None:
+    sizes = dict.fromkeys(SCRATCH_DEFAULTS) | {"context_length": 64}
+    config = built(make(None, model=sizes)).network.config
+    assert (config.patch_length, config.num_patches) == (16, 4)
+    with pytest.raises(ConfigError, match=r"=64 is not several times model\.patch_length=64; leave"):
+        built(make(None, model=sizes | {"patch_length": 64}))
 
 
 def test_architecture_of_the_real_weights(make, shared: Path) -> None:

@@ -343,8 +343,9 @@ def build_from_scratch(
     """Random weights in the architecture of the configuration; sizes that do not fit together are a `ConfigError`."""
     options = scratch_values(section, SCRATCH_DEFAULTS) | {"patch_length": _patch_length(section)}
     patch, levels = options["patch_length"], options["adaptive_patching_levels"]
-    if section.context_length % patch:
-        raise ConfigError(f"model.context_length={section.context_length} is no multiple of model.patch_length={patch}")
+    if section.context_length % patch or section.context_length == patch:
+        told = f"model.context_length={section.context_length} is not several times model.patch_length={patch}"
+        raise ConfigError(f"{told}; leave model.patch_length out")
     widest = 2 ** max(levels - 1, 0)
     if levels and options["d_model"] % widest:
         raise ConfigError(
@@ -399,9 +400,9 @@ def start_without_skip(ttm: TinyTimeMixerForPrediction, fresh: Collection[str] |
 
 
 def _patch_length(section: TTMSection, context_length: int | None = None) -> int:
-    """Steps of a patch: as configured, else 64, or as many as make four patches or more of a context that has no 64."""
+    """Steps of a patch: as configured, else 64, or as many as make four patches of a context that is not several 64."""
     context, usual = context_length or section.context_length, SCRATCH_DEFAULTS["patch_length"]
-    if section.patch_length is not None or context % usual == 0:
+    if section.patch_length is not None or (context > usual and context % usual == 0):
         return section.patch_length or usual
     return next((steps for steps in range(min(usual, context // 4), 0, -1) if context % steps == 0), 1)
 
