@@ -109,7 +109,8 @@ def test_quantiles_learn_beside_a_forecast_that_stays(desk: Path, tmp_path: Path
     first = forecaster(desk, tuning={"mode": "full"})
     first.fit(output_dir=tmp_path / "points")
     points = {"pretrained": str(tmp_path / "points/model")}
-    second = forecaster(desk, None, model=points, forecast=QUANTILES, tuning={"mode": "quantile_head"})
+    slowly = {"tuning": {"mode": "quantile_head"}, "training": {"learning_rate": 1e-4}}
+    second = forecaster(desk, None, model=points, forecast=QUANTILES, **slowly)
     second.fit(output_dir=tmp_path / "quantiles")
     learning = {name for name, value in second.network.named_parameters() if value.requires_grad}
     assert {name.split(".")[0] for name in learning} == {"multi_quantile_head_block", "skip_head"}
