@@ -123,6 +123,14 @@ def test_fault_21_a_flood_pushes_out_itself(crowded: tuple[uvicorn.Server, int])
         assert b"422" in flood[-1].recv(1000), "and so does the youngest of its own"
 
 
+def test_fault_21_the_rest_of_a_refused_body_takes_nobodys_time(crowded: tuple[uvicorn.Server, int]) -> None:
+    with half_sent(crowded[1], HEAD + b"Content-Length: 99999999\r\n\r\n") as refused:
+        assert b"413" in refused.recv(100)
+        begin = time.monotonic()
+        refused.sendall(bytes(30_000_000))
+        assert time.monotonic() - begin > 0.3, "it is read little by little"
+
+
 def test_an_answer_does_not_wait_to_be_acknowledged(crowded: tuple[uvicorn.Server, int]) -> None:
     server, port = crowded
     with half_sent(port, HEAD):

@@ -175,8 +175,7 @@ class ForecastService:
         self._in_hand: set[object] = set()
         pending.set_function(lambda: len(self._in_hand))
         Info("tstune_model", "The model that answers", registry=place).info(self.label)
-        wait = limits.batch_wait / 1000
-        self._queue = ForwardQueue(model, limits.max_batch, wait, self._in_hand, self._saw_pass)
+        self._queue = ForwardQueue(model, limits.max_batch, limits.batch_wait / 1000, self._in_hand, self._saw_pass)
         self.pool = ThreadPoolExecutor(limits.max_queue, thread_name_prefix="request")
         self.example: dict | None = example_request(model, self.form)
         try:  # it warms the network up, too
