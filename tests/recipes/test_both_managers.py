@@ -62,9 +62,9 @@ SAME_RUN = {
     "tuning.interpolate=auto training.num_epochs=2 training.per_device_batch_size=128 training.learning_rate=1e-4",
     "brist1d_open/conformal": f"{BRIST1D} tuning=decoder {QUANTILES}",
     "brist1d_open/one_hour": f"{BRIST1D} tuning.mode=skip_head data.train_stride=1 model.prediction_length=12 "
-    "model.pretrained=builtin:glucose training.num_epochs=10 training.ema_decay=0.999 "
-    "training.per_device_batch_size=256 training.learning_rate=1e-3 "
-    "training.weight_decay=1.0 training.early_stopping_patience=10 training.eval_every_steps=500 "
+    "model.pretrained=builtin model.skip_steps=48 training.num_epochs=10 training.ema_decay=0.995 "
+    "training.per_device_batch_size=1024 training.learning_rate=2e-3 training.step_decay=1.25 "
+    "training.weight_decay=1.0 training.early_stopping_patience=10 training.eval_every_steps=100 "
     "evaluation.horizons=[15min,30min,45min,60min]",
 }
 # What an option needs beside it to be a run.
