@@ -10,7 +10,9 @@ import json
 import logging
 import math
 import mmap
+import platform
 import re
+import resource
 import time
 import typing
 import warnings
@@ -25,6 +27,7 @@ from torch import nn
 from tstune.config.schema import TrainingSection
 from tstune.errors import ConfigError, TrainingError
 from tstune.runtime import distributed, memory
+from tstune.runtime.environment import keep_freed_memory
 from tstune.runtime.memory import (
     GPUManager,
     MemoryEstimate,
@@ -658,3 +661,16 @@ def test_gpu_report_is_json():
     report = json.loads(json.dumps(GPUManager(GPU).report()))
     assert report["type"] == "cuda"
     assert 0 < report["free_memory_mib"] <= report["total_memory_mib"]
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other C libraries cannot be asked for it")
+def test_freed_memory_is_kept():
+    assert keep_freed_memory()
+    faults = []
+    for _ in range(4):
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+        tensors = [torch.ones(28 * MIB // 4) for _ in range(6)]
+        faults.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+        del tensors
+    pages = 6 * 28 * MIB // mmap.PAGESIZE
+    assert sum(faults[1:]) < pages / 2  # of three rounds; a hole may be filled late

@@ -22,6 +22,7 @@ from tstune.models.base import BaseTimeSeriesFoundationModel
 from tstune.models.contract import MODEL_FOLDER, weights_folder
 from tstune.models.modules import NetworkModule
 from tstune.models.network_weights import Architecture, load_network, without
+from tstune.runtime.environment import keep_freed_memory
 from tstune.runtime.logs import logger, quiet_transformers
 from tstune.training.losses import quantile_window_losses, window_losses
 
@@ -236,6 +237,7 @@ class NetworkForecaster(BaseTimeSeriesFoundationModel):
         return next(self.module.parameters()).device
 
     def _wrap(self, network: nn.Module) -> None:
+        keep_freed_memory()
         self.module = self._module_for(network, self.preprocessor.roles)
         self.quantize()
         self.module.eval()
