@@ -681,8 +681,6 @@ def test_freed_memory_is_kept():
     faults, scripts = [], {"PYTHONPATH": str(Path(memory.__file__).parents[2])}
     for words in ([], ["kept"]):
         words = [sys.executable, "-c", _GIVES_BACK, *words]
-        answer = subprocess.run(
-            words, capture_output=True, text=True, check=True, env={"PYTHONPATH": str(Path(memory.__file__).parents[2])}
-        )
+        answer = subprocess.run(words, capture_output=True, text=True, check=True, env=scripts)
         faults.append(sum(map(int, answer.stdout.split()[1:])))
     assert faults[1] < faults[0] / 3, faults
