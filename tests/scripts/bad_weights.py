@@ -151,7 +151,7 @@ CASES = (
     Case(
         "patches that do not fill the context",
         "wrong value",
-        ("model.context_length=32", "no multiple", "model.patch_length=7"),
+        ("model.context_length=32", "not several times", "model.patch_length=7"),
         ("model.pretrained=null", "model.patch_length=7"),
     ),
     Case(
