@@ -12,7 +12,8 @@ from tsfm_public import TinyTimeMixerForPrediction
 
 from tstune.models import ttm_layers
 from tstune.models.adapters import add_lora_adapters
-from tstune.models.ttm_layers import FastMixer, use_fast_dropout, use_fast_mixers
+from tstune.models.modules import use_fast_dropout
+from tstune.models.ttm_layers import FastMixer, use_fast_mixers
 
 BLOCKS = 6  # of patches and of features, in each of two backbone levels and in the decoder
 

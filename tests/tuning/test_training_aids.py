@@ -13,7 +13,7 @@ from tstune.config.schema import DataSection, SplitSection, TrainingSection
 from tstune.data.prepared import prepare_data
 from tstune.data.windows import MirroredWindows
 from tstune.errors import ConfigError
-from tstune.models.ttm_layers import FastDropout, dropout_mask, use_fast_dropout
+from tstune.models.modules import FastDropout, dropout_mask, use_fast_dropout
 from tstune.runtime.distributed import DistributedManager
 from tstune.training.feature_cache import training_windows
 from tstune.training.optim import HIGHEST, LOWEST, WeightAverage, build_optimizer, find_learning_rate

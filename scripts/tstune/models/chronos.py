@@ -15,10 +15,16 @@ from tstune.config.section import Chronos2Section, ChronosBoltSection, ModelSect
 from tstune.data.table import Roles
 from tstune.data.windows import Batch
 from tstune.errors import CheckpointError, ConfigError
-from tstune.models.modules import NetworkModule, as_series, observed_or_nan
+from tstune.models.modules import (
+    NetworkModule,
+    as_series,
+    can_be_read,
+    observed_or_nan,
+    put_before,
+    use_fast_dropout,
+)
 from tstune.models.network_forecaster import QuantileForecaster
 from tstune.models.network_weights import Architecture, require_context, require_levels
-from tstune.models.ttm_layers import can_be_read, put_before, use_fast_dropout
 
 CHRONOS = "chronos-forecasting>=2.3.2,<3"
 """The package of all Chronos families."""

@@ -25,7 +25,7 @@ from tstune.errors import CheckpointError, ConfigError, first_line
 from tstune.foreign_files import damage
 from tstune.models.adapters import freeze_by_mode, part_of
 from tstune.models.contract import weights_folder
-from tstune.models.modules import ScaledModule
+from tstune.models.modules import ScaledModule, use_fast_dropout
 from tstune.models.network_forecaster import NetworkForecaster
 from tstune.models.network_weights import (
     GRANITE,
@@ -37,7 +37,7 @@ from tstune.models.network_weights import (
     require_same,
     scratch_values,
 )
-from tstune.models.ttm_layers import CHANGES, SkipHead, use_fast_dropout, use_fast_mixers
+from tstune.models.ttm_layers import CHANGES, SkipHead, use_fast_mixers
 from tstune.runtime.logs import logger
 
 if TYPE_CHECKING:

@@ -1,18 +1,16 @@
-"""Layers of ours in a TTM: a head past its normalisation, and two that do the same in less time on a CPU."""
+"""Layers of ours in a TTM: a head past its normalisation, and mixers that do the same in less time on a CPU."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from functools import cache
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import nn
 from torch.autograd.function import once_differentiable
 
 from tstune.data.windows import Batch
+from tstune.models.modules import can_be_read, dropout_mask, put_before
 
 DAY = 86_400
 WIDTH, DROPOUT = 128, 0.3
@@ -120,49 +118,6 @@ class _Block(nn.Sequential):
             nn.Dropout(DROPOUT),
             nn.Linear(2 * WIDTH, WIDTH),
         )
-
-
-_LEVELS = 1 << 16
-
-
-class FastDropout(nn.Dropout):
-    """Drop-in for `nn.Dropout` with cheap random bits; on other devices than the CPU it is `nn.Dropout`.
-
-    `torch.nn.Dropout` draws one random number per value with a slow serial generator, which is almost half of the time
-    of training a TTM head on a CPU. Sixteen random bits per value are enough, so one 64-bit draw of NumPy's fastest
-    generator serves four values. It is seeded from torch's generator at every call: the same torch seed gives the same
-    masks, and resuming needs nothing new. The drop probability is rounded to a multiple of 1/65536.
-    """
-
-    def forward(self, input: torch.Tensor) -> torch.Tensor:
-        """Same shape as the input."""
-        if not self.training or self.p == 0.0:
-            return input
-        if input.device.type != "cpu":
-            return super().forward(input)
-        return input * dropout_mask(input.shape, self.p, input.dtype)
-
-
-def dropout_mask(shape: Sequence[int], p: float, dtype: torch.dtype, outermost: int = 0) -> torch.Tensor:
-    """Zeros with probability `p`, else 1 / (1 - p); axis `outermost` of `shape` comes first in the result."""
-    threshold = min(round(p * _LEVELS), _LEVELS - 1)
-    seed, size = int(torch.randint(2**62, ())), math.prod(shape)
-    generator = np.random.Generator(np.random.SFC64(seed))
-    draws = generator.integers(-(2**63), 2**63 - 1, size=(size + 3) // 4, dtype=np.int64, endpoint=True)
-    uniform = torch.from_numpy(draws).view(torch.int16)[:size].view(shape).movedim(outermost, 0)  # -32768 … 32767
-    mask = torch.empty(uniform.shape, dtype=dtype).copy_(uniform).ge_(threshold - _LEVELS // 2)
-    return mask.mul_(_LEVELS / (_LEVELS - threshold))
-
-
-def use_fast_dropout(module: nn.Module) -> int:
-    """Replace every `nn.Dropout` in place; returns how many."""
-    replaced = 0
-    for parent in list(module.modules()):
-        for name, child in list(parent.named_children()):
-            if type(child) is nn.Dropout:
-                setattr(parent, name, FastDropout(child.p).train(child.training))
-                replaced += 1
-    return replaced
 
 
 _SMALL = 1 << 17
@@ -321,29 +276,6 @@ def use_fast_mixers(module: nn.Module) -> int:
     from tsfm_public.models.tinytimemixer.modeling_tinytimemixer import FeatureMixerBlock, PatchMixerBlock
 
     return put_before(module, FastPatchMixer, PatchMixerBlock) + put_before(module, FastFeatureMixer, FeatureMixerBlock)
-
-
-def put_before(module: nn.Module, ours: type[nn.Module], theirs: type[nn.Module]) -> int:
-    """Put our forward before that of every layer of a library's class, in place; returns how many."""
-    layers = [layer for layer in module.modules() if type(layer) is theirs]
-    for layer in layers:
-        layer.__class__ = _joined(ours, theirs)
-    return len(layers)
-
-
-@cache
-def _joined(ours: type[nn.Module], theirs: type[nn.Module]) -> type[nn.Module]:
-    """Made late, so that the library is imported late."""
-    return type(ours.__name__, (ours, theirs), {})
-
-
-def can_be_read(*layers: nn.Module) -> bool:
-    """True if the weights of linear layers may be used without calling them: no adapter, whole, on a CPU, as they are.
-
-    DeepSpeed gives an id to weights that are there only while their own layer runs.
-    """
-    whole = all(type(layer) is nn.Linear and not hasattr(layer.weight, "ds_id") for layer in layers)
-    return whole and layers[0].weight.device.type == "cpu" and not torch.is_autocast_enabled("cpu")
 
 
 def _from_left(layer: nn.Linear, values: torch.Tensor) -> torch.Tensor:

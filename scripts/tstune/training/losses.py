@@ -36,7 +36,8 @@ def window_losses(
         each = F.l1_loss(forecast, target, reduction="none")
     else:
         each = F.huber_loss(forecast, target, reduction="none", delta=huber_delta)
-    each = each * step_weights(each, step_decay)
+    if step_decay:
+        each = each * step_weights(each, step_decay)
     return each.sum(dim=(1, 2)), observed.sum(dim=(1, 2)).to(each.dtype)
 
 
@@ -65,7 +66,8 @@ def quantile_window_losses(
     error = torch.where(observed, target, 0.0)[..., None] - quantiles
     pinball = torch.maximum(taus * error, (taus - 1) * error).mean(dim=-1)
     each = torch.where(observed, 2 * pinball, 0.0)  # no gradient reaches what was not observed
-    each = each * step_weights(each, step_decay)
+    if step_decay:
+        each = each * step_weights(each, step_decay)
     return each.sum(dim=(1, 2)), observed.sum(dim=(1, 2)).to(each.dtype)
 
 
