@@ -150,3 +150,36 @@ def test_rows_of_whole_series_say_themselves_what_they_are(tmp_path):
     found = describe(str(tmp_path / "weekly.tsf"))
     assert (found.panel.item_ids, found.panel.frequency) == (("T0", "T1", "T2"), "W")
     assert found.given == {"source": "csv", "path": str(tmp_path / "weekly.tsf")}
+
+
+@pytest.mark.parametrize("people", [[7], [7, 8]], ids=["one", "two"])
+@pytest.mark.parametrize("name", ["PtID", "SUBJECT_ID", "USUBJID", "DeidentID", "subject", "patient_id", "unique id"])
+def test_numbers_that_name_people_are_no_readings(tmp_path, name, people):
+    times = pd.date_range("2024-05-01", periods=900, freq="5min")
+    sugar = 120 + 40 * np.sin(np.arange(900) / 40)
+    frames = [pd.DataFrame({name: one, "DeviceDtTm": times, "CGM": sugar.round()}) for one in people]
+    pd.concat(frames).to_csv(tmp_path / "t.csv", index=False)
+    found = describe(str(tmp_path / "t.csv"))
+    assert found.given["item_id_column"] == name
+    assert found.panel.item_ids == tuple(map(str, people))
+    assert found.panel.roles.target == ("CGM",)
+
+
+@pytest.mark.parametrize(
+    ("night", "zone"),
+    [("2023-10-28 23:30", "Europe/Berlin"), ("2023-10-28 23:30", "Europe/London"), ("2023-11-05", "America/New_York")],
+)
+@pytest.mark.parametrize("step", ["5min", "h"])
+def test_an_hour_that_autumn_repeats_is_told_from_rows_written_twice(tmp_path, capsys, night, zone, step):
+    times = pd.date_range(night, periods=900, freq=step, tz=zone)
+    readings = {"PtID": 7, "time": times.tz_localize(None), "load": np.arange(900) % 24}
+    pd.DataFrame(readings).to_csv(tmp_path / "t.csv", index=False)
+    assert describe_data.main([str(tmp_path / "t.csv")]) == 2
+    error = capsys.readouterr().err
+    assert "on_duplicate" not in error
+    assert describe_data.main([str(tmp_path / "t.csv"), error.split()[-1]]) == 0, f"what is advised works: {error}"
+    assert describe(str(tmp_path / "t.csv"), {"timezone": zone}).panel.num_rows == 900
+    twice = pd.DataFrame(readings).iloc[[*range(900), 500, 501]]
+    twice.to_csv(tmp_path / "t.csv", index=False)
+    assert describe_data.main([str(tmp_path / "t.csv")]) == 2
+    assert "data.on_duplicate=mean" in capsys.readouterr().err

@@ -22,7 +22,7 @@ from tstune.config.section import AUTO, RESOLVED
 from tstune.data.cleaning import CleaningReport, CleaningRules
 from tstune.data.defaults import BUILTIN, default_horizons, season_of, shipped_weights
 from tstune.data.files import find_files, read_table
-from tstune.data.frame import require_columns, table_from_frame
+from tstune.data.frame import names_series, require_columns, table_from_frame
 from tstune.data.frequency import fixed_step, parse_frequency, to_steps
 from tstune.data.panel import OBSERVED, Panel, item_rows, position_of, time_of
 from tstune.data.panel_store import read_panel
@@ -182,7 +182,6 @@ def _blank(prepared: PreparedData, place: int) -> str | None:
 
 FEW_WINDOWS = {"train": 100, "validation": 20, "test": 20}
 """With fewer, a run works and says little."""
-_ITEM_NAMES = ("item_id", "unique_id", "id", "person", "patient", "subject", "participant", "series", "name")
 
 
 @dataclass(frozen=True)
@@ -392,14 +391,17 @@ def recognised_columns(given: dict, raw: pd.DataFrame, is_whole: bool) -> dict:
 
 
 def _item_column(raw: pd.DataFrame, times: Sequence[str], free: Sequence[str], numbers: Sequence[str]) -> str | None:
-    """The column that tells series apart: few values, each at many times, and no time twice within one."""
-    named = [column for column in free if column.lower() in _ITEM_NAMES]
-    for column in [*named, *(column for column in free if column not in {*numbers, *named})]:
-        values = raw[column].nunique(dropna=False)
-        fits = 1 < values <= len(raw) / 4 and not raw[column].isna().any()
-        if fits and not raw.duplicated([column, *times]).any():
-            return column
-    return None
+    """The column that tells series apart: few values, each at many times, and no time twice within one.
+
+    One whose name says so may hold one series only, or have times twice, of which reading it says more.
+    """
+    named = [column for column in free if names_series(column) and 4 * raw[column].nunique() <= len(raw)]
+    texts = [
+        column for column in free if column not in {*numbers, *named} and 1 < raw[column].nunique() <= len(raw) / 4
+    ]
+    fitting = [column for column in [*named, *texts] if not raw[column].isna().any()]
+    alone = [column for column in fitting if not raw.duplicated([column, *times]).any()]
+    return next(iter([*alone, *(column for column in fitting if column in named)]), None)
 
 
 def _is_numeric(cells: pd.Series) -> bool:

@@ -24,6 +24,11 @@ from tstune.errors import ConfigError, DataError
 # columns of a long table that say whose it is: item, time, target
 _LAYOUTS = {"Nixtla": ("unique_id", "ds", "y"), "GluonTS": ("item_id", "timestamp", "target")}
 
+_SERIES_NAMES = {"id", "name", "series", "ptid", "subjid", "usubjid", "deidentid"}
+_SERIES_NAMES |= {whose + end for whose in ("person", "patient", "subject", "participant") for end in ("", "id")}
+_SERIES_NAMES |= {f"{whose}id" for whose in ("item", "unique", "series", "user", "anon", "pat", "case")}
+"""Of columns that say whose a row is, in small letters and without signs."""
+_CLOCKS = ("Europe/Berlin", "Europe/London", "America/New_York", "Australia/Sydney", "Pacific/Auckland")
 
 _BESIDE_TARGETS = ("conditional", "control", "static_real", "static_categorical")
 DUPLICATES_AVERAGED = "duplicate_timestamps_averaged"
@@ -78,7 +83,7 @@ def table_from_frame(
     duplicates = int(again.sum())
     if duplicates and config.on_duplicate == "error":
         skipped = report[SKIPPED_TIMES]["examples"] if SKIPPED_TIMES in report else []
-        _reject_duplicates(frame, name, duplicates, skipped, config.timezone)
+        _reject_duplicates(frame, name, duplicates, skipped, zone)
     notes |= {DUPLICATES_AVERAGED: duplicates} if duplicates else {}
     averaged = frame.loc[again, ITEM].value_counts().to_dict() if duplicates else {}
     report.add("duplicate_timestamps", duplicates, "averaged", averaged)
@@ -115,6 +120,11 @@ def recognise_layout(raw: pd.DataFrame, config: DataSection) -> tuple[DataSectio
         columns = {"item_id_column": item, "timestamp_column": time, "target_columns": [target]}
         return config.model_copy(update=columns), {"layout": layout} | ({"columns_not_used": unused} if unused else {})
     return config, {}
+
+
+def names_series(column: str) -> bool:
+    """Whether the name of a column says that it tells series apart, such as ``PtID``."""
+    return re.sub(r"[\W_]", "", column.lower()) in _SERIES_NAMES
 
 
 def series_name(name: object) -> str:
@@ -183,19 +193,22 @@ def _require(raw: pd.DataFrame, column: str, key: str, name: object) -> None:
         raise DataError(f"{name}: no column {column!r} ({key}); the columns are: {found}{hint}")
 
 
-def _reject_duplicates(
-    frame: pd.DataFrame, name: object, count: int, skipped: Sequence[str], timezone: str | None
-) -> None:
-    first = frame.loc[frame.duplicated([ITEM, TIMESTAMP]).idxmax()]
+def _reject_duplicates(frame: pd.DataFrame, name: object, count: int, skipped: Sequence[str], zone: str | None) -> None:
+    again = frame[_repeated(frame)]
+    first = again.iloc[0]
     if skipped:  # they were moved on by an hour, onto others
         raise DataError(
-            f"{name}: {skipped[0]} is a time that does not exist in data.timezone={timezone}: daylight saving skips "
+            f"{name}: {skipped[0]} is a time that does not exist in data.timezone={zone}: daylight saving skips "
             f"it, and the time an hour later is there too ({count} such pairs at most); the clock of this table was "
             "not set: give its real zone, such as data.timezone=UTC, or set data.on_duplicate=mean"
         )
+    advice = "keep one row per time, set data.on_duplicate=mean, or name the series column in data.item_id_column"
+    if zone is None and not again.duplicated([ITEM, TIMESTAMP]).any():
+        times = pd.DatetimeIndex(again[TIMESTAMP])
+        if clock := next((one for one in _CLOCKS if times.tz_localize(one, "NaT", "NaT").isna().all()), None):
+            advice = f"clocks are set back in this hour; name the zone of this one, such as data.timezone={clock}"
     raise DataError(
-        f"{name}: {count} duplicate timestamp(s), first {first[TIMESTAMP]} of series {first[ITEM]!r}; "
-        "keep one row per time, set data.on_duplicate=mean, or name the series column in data.item_id_column"
+        f"{name}: {count} duplicate timestamp(s), first {first[TIMESTAMP]} of series {first[ITEM]!r}; {advice}"
     )
 
 
