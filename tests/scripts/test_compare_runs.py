@@ -86,7 +86,9 @@ def test_settings_data_and_metrics(desk: Path, capsys: pytest.CaptureFixture[str
     text = compared(capsys, "decoder", "full")
     headings = re.findall(r"^## (.*)$", text, re.MULTILINE)
     assert headings == ["Settings that differ", "Data", "Metrics", "Paired tests", "Items", "Cost"]
-    assert table(text, "Settings that differ") == [{"Key": "tuning.mode", "decoder": "decoder", "full": "full"}]
+    titles = re.findall(r"^#+ (.*)$", text, re.MULTILINE) + re.findall(r"^(.*):\n\n\|", text, re.MULTILINE)
+    assert len(titles) == len(set(titles)), "nothing is said twice"
+    assert table(text, "Key by key") == [{"Key": "tuning.mode", "decoder": "decoder", "full": "full"}]
     assert "| full | same data as decoder |" in text
     rows = table(text, "The windows are the same")
     for row in rows:
@@ -95,7 +97,7 @@ def test_settings_data_and_metrics(desk: Path, capsys: pytest.CaptureFixture[str
         assert float(row["RMSE"]) == pytest.approx(metrics["rmse"], abs=5e-4)
         assert float(row["MASE (ratio)"]) == pytest.approx(metrics["mase"], abs=5e-4)
     assert [row["Run"] for row in rows] == ["decoder", "full"]
-    every = table(text, "All metrics")
+    every = table(text, "All metrics of all runs")
     assert [row["Metric"] for row in every][:2] == ["RMSE", "MAE"]
     assert len(every) == 10
     cost = table(text, "Time, memory, parameters")
@@ -134,7 +136,7 @@ def test_windows_that_only_some_have(desk: Path, capsys: pytest.CaptureFixture[s
     text = compared(capsys, "full", "half")
     assert "122 windows are shared by all runs (full has 242, half has 122)." in text
     assert "| half | different data than full: " in text
-    assert {row["Key"] for row in table(text, "Settings that differ")} == {"data.test_stride", "tuning.mode"}
+    assert {row["Key"] for row in table(text, "Key by key")} == {"data.test_stride", "tuning.mode"}
     (test,) = table(text, "Paired tests against full")
     assert (test["Against full"], test["Change of RMSE (%)"]) == ("no clear difference", "+0.0"), "the same model"
     own = table(text, "Each run on its own windows")

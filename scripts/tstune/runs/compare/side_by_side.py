@@ -231,7 +231,7 @@ def _settings(runs: Sequence[ComparedRun]) -> ReportSection:
     columns = [Cells.text("Key", list(found))]
     for number, run in enumerate(runs):
         columns.append(Cells.text(run.name, [_written(values[number]) for values in found.values()]))
-    return ReportSection("settings", "Settings that differ", [Table("Settings that differ", columns)])
+    return ReportSection("settings", "Settings that differ", [Table("Key by key", columns)])
 
 
 def _data(runs: Sequence[ComparedRun]) -> ReportSection:
@@ -261,7 +261,7 @@ def _metrics(runs: Sequence[ComparedRun], paired: Paired | None) -> ReportSectio
     every += [Cells(run.name, [_number(run.metrics.get(metric)) for metric in metrics]) for run in runs]
     blocks: list[ReportBlock] = [
         Table("The windows are the same" if same_windows else "Each run on its own windows", columns, frozenset({0})),
-        Details("All metrics", [Table("All metrics", every)]),
+        Details("All metrics", [Table("All metrics of all runs", every)]),
         Details("What each run says of itself", [Definitions([(run.name, run.sentence) for run in runs])]),
     ]
     return ReportSection("metrics", "Metrics", blocks)
