@@ -13,12 +13,13 @@ from pathlib import Path
 import optuna
 import pytest
 import yaml
+from optuna.exceptions import StorageInternalError
 from support.tiny import series, write_desk, write_series
 
 import autotune as script
 import finetune_ttm
 import tstune
-from tstune.errors import ConfigError, OutputError, TstuneError
+from tstune.errors import ConfigError, OutputError, Preempted, TstuneError
 from tstune.models.registry import load_model
 from tstune.runs.folder import RunFolder
 from tstune.sweeps import autotune as module
@@ -131,6 +132,36 @@ def test_weights_that_know_no_inputs_are_used_without_them(search, tmp_path, mon
     assert model.predict(series()[["item_id", "timestamp", "load"]]).notna().all(axis=None)
     assert finetune_ttm.main(["--config", str(tmp_path / "found/best.yaml")]) == 0
     assert RunFolder(tmp_path / "found/again").metrics["test"] == found.test
+
+
+@pytest.mark.parametrize("breaks", [{"decoder.0.01"}, None], ids=["one", "all"])
+def test_a_candidate_that_fails_in_any_way_is_a_row(search, tmp_path, monkeypatch, capsys, breaks):
+    def until_trained(run: tried.CandidateRun, row: object) -> dict[str, float]:
+        if breaks is None or row.name in breaks:
+            raise ValueError("not what\nthe library expects")
+        return whole(run, row)
+
+    whole = tried.CandidateRun.until_trained
+    monkeypatch.setattr(tried.CandidateRun, "until_trained", until_trained)
+    reason = "ValueError: not what the library expects"
+    if breaks is None:
+        assert script.main(["--data", str(tmp_path / "recipe.yaml"), "--output", str(tmp_path / "found")]) == 2
+        (error,) = capsys.readouterr().err.splitlines()
+        assert error.startswith("error: none of the ")
+        assert reason in error
+        return
+    rows = {row.name: row for row in search().rows}
+    assert (rows["decoder.0.01"].state, rows["decoder.0.01"].reason) == ("failed", reason)
+    assert rows["decoder.0.001"].score is not None, "the search went on"
+    assert f"  {reason}\n" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("stop", [Preempted, KeyboardInterrupt, StorageInternalError])
+def test_what_ends_a_search_is_not_taken_for_a_failure(search, tmp_path, monkeypatch, stop):
+    monkeypatch.setattr(tried.CandidateRun, "until_trained", lambda *_: (_ for _ in ()).throw(stop("now")))
+    with pytest.raises(OutputError if stop is StorageInternalError else stop):
+        search()
+    assert [state for state, _ in attempts(tmp_path).values()] == ["waiting"]
 
 
 def test_the_best_are_combined_where_no_network_could_be_had(search, monkeypatch):

@@ -26,6 +26,7 @@ import numpy as np
 import optuna
 import yaml
 from omegaconf import OmegaConf
+from optuna.exceptions import StorageInternalError
 from optuna.storages import RDBStorage
 from optuna.trial import TrialState
 
@@ -377,8 +378,8 @@ class Search:
         compared = candidate.kind == "tuned" and not candidate.made_of
         part = CURVE_TIME if candidate.kind == "share" else 1 / SHARE
         halving = Halving(self._comparable(candidate.config) if compared else None, begun + part * seconds)
-        data = self._data_of(candidate)
         try:
+            data = self._data_of(candidate)
             limit = seconds / SHARE if candidate.name == "lightgbm" else seconds
             with _at_most(limit if self.rows else math.inf), quiet(), suppress(_Trained):
                 set_seed(candidate.config.seed)
@@ -390,11 +391,13 @@ class Search:
             needed = self._end_seconds(row)
             if may_win(row) and not is_simple(row) and self.best is not None and needed > self.left:
                 raise OutOfTime(f"the test windows would take it {needed:.0f} s, and {self.left:.0f} s are left")
-        except (TstuneError, OutOfTime, RuntimeError, MemoryError) as error:
-            if isinstance(error, RuntimeError) and not is_out_of_memory(error):
-                raise
+        except StorageInternalError:  # nothing more can be written down
+            raise
+        except (Exception, OutOfTime) as error:
+            known = isinstance(error, TstuneError | OutOfTime) or is_out_of_memory(error)
             row.state = "stopped" if isinstance(error, OutOfTime) else "failed"
-            row.score, row.reason = None, f"{' '.join(str(error).split()):.300}"
+            told = str(error) if known else f"{type(error).__name__}: {error}"
+            row.score, row.reason = None, f"{' '.join(told.split()):.300}"
         row.seconds = round(time.monotonic() - begun, 2)
         return row
 
