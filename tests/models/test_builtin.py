@@ -168,6 +168,7 @@ model = Space(network=network, config=Space(model=Space(quantization="none")))
 TTMForecaster.save_weights(model, Path({str(tmp_path)!r}))
 heavy = sys.modules.keys() & set("datasets peft sklearn deepspeed mlflow matplotlib lightgbm wandb tensorboard".split())
 heavy |= sys.modules.keys() & set("bitsandbytes onnx chronos statsforecast optuna river requests fastapi".split())
+heavy |= sys.modules.keys() & {{"scipy.optimize"}}
 assert not heavy, heavy
 assert find_spec("deepspeed"), "it is hidden only while the network is written"
 read = load_file({str(ASSETS / "ttm-96-24-synthetic/model.safetensors")!r})
@@ -183,6 +184,11 @@ for one, module in zip(put_off, ("hf_util", "auto")):
     package = sys.modules[one.__name__]
     assert package is not one
     assert getattr(one, module) is getattr(package, module) is sys.modules[one.__name__ + "." + module]
+from transformers.loss import loss_for_object_detection, loss_rt_detr
+for module in (loss_for_object_detection, loss_rt_detr):
+    rows, columns = module.linear_sum_assignment([[1, 9], [0, 1]])
+    assert rows.tolist() == columns.tolist() == [0, 1], "SciPy is asked when it is called"
+assert sys.modules["scipy.optimize"].minimize
 print("read")
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT / "scripts")

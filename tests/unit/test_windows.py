@@ -114,6 +114,32 @@ def test_gathering_does_not_change_the_panel():
     np.testing.assert_array_equal(data.panel.status, before[1])
 
 
+@pytest.mark.parametrize("num_workers", [0, 1])
+def test_masks_without_a_gap_are_true_and_each_batch_s_own(num_workers: int):
+    data = prepared(single_table(list(range(200))), CONTEXT, PREDICTION, max_gap=3)
+    assert data.panel.is_gapless
+    masks = ("past_observed_mask", "past_read_mask", "future_observed_mask")
+    batches = iter(window_loader(data.train, 16, num_workers=num_workers))
+    for write in (lambda mask: mask[0, 0].fill_(False), lambda mask: mask.numpy().fill(False)):
+        batch = next(batches)
+        assert all(batch[name].all() and batch[name].dtype == torch.bool for name in masks)
+        write(batch["past_observed_mask"])
+        assert not batch["past_observed_mask"][0, 0]
+        assert batch["past_read_mask"].all()
+    assert all(next(batches)[name].all() for name in masks)
+
+
+def test_one_missing_reading_is_a_gap():
+    values = [float(step) for step in range(200)]
+    values[50] = NAN
+    data = prepared(single_table(values), CONTEXT, PREDICTION, max_gap=3)
+    assert not data.panel.is_gapless
+    batch = every(data.train)
+    rows = batch["start"][:, None] + torch.arange(CONTEXT)
+    assert (rows == 50).any()
+    assert torch.equal(batch["past_read_mask"][..., 0], rows != 50)
+
+
 # No look into the future
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -54,6 +55,12 @@ class Panel:
     def num_rows(self) -> int:
         """Grid rows in all segments."""
         return len(self.values)
+
+    @cached_property
+    def is_gapless(self) -> bool:
+        """Whether every value of every row was really observed."""
+        blocks = range(0, self.num_rows, BLOCK_ROWS)
+        return all((self.status[begin : begin + BLOCK_ROWS] == OBSERVED).all() for begin in blocks)
 
     @property
     def segment_length(self) -> np.ndarray:

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -88,6 +89,25 @@ def without(package: str) -> Iterator[None]:
         del sys.modules[package]
 
 
+@cache
+def _import_modeling() -> None:
+    """Import what transformers makes networks of, but not a tenth of it: SciPy, of which losses want one function."""
+    module, name = "scipy.optimize", "linear_sum_assignment"
+    if module in sys.modules:
+        return
+
+    def when_called(*args: Any, **kwargs: Any) -> Any:
+        return getattr(importlib.import_module(module), name)(*args, **kwargs)
+
+    stand_in = sys.modules[module] = _LoadedWhenAsked(module)
+    setattr(stand_in, name, when_called)
+    try:
+        importlib.import_module("transformers.modeling_utils")
+    finally:
+        if sys.modules.get(module) is stand_in:
+            del sys.modules[module]
+
+
 @dataclass(frozen=True)
 class Architecture:
     """Which classes of which library a family is read and written with.
@@ -129,6 +149,7 @@ class Architecture:
         """What ``module:name`` names."""
         module, _, name = path.partition(":")
         try:
+            _import_modeling()
             return getattr(optional_module(module, self.title, self.package), name)
         except (AttributeError, ImportError):
             raise MissingDependencyError(f"{self.title} needs a package: pip install '{self.package}'") from None

@@ -78,7 +78,7 @@ class Judge:
             on_test = self._remembered[name] = RememberedForecasts(forecaster, self.test.windows, budget)
         begin = time.perf_counter()
         self.scores[name] = self.test.score(on_test, name)
-        self.models[name] = {"forecast_seconds": round(time.perf_counter() - begin, 3)}
+        self.models[name] = {"forecast_seconds": round(time.perf_counter() - begin, 6)}
         if self._validation is not None:
             on_validation = self._validation.score(forecaster, name)
             self.validation_windows[name] = on_validation.windows
