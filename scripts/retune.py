@@ -9,8 +9,8 @@ The champion's recipe is tuned on the earlier readings: a network goes on from t
 is fitted anew, and key=value changes the recipe. Both are then judged on the end of each series (data.split.test), on
 the same windows, which neither learned from; a champion that did is refused. If the 95 % interval of the
 paired verdict lies below 0, the challenger is registered and the alias moves. --output holds champion/, challenger/
-and verdict/ (report.html). Exit codes: 0 promoted, 4 not clearly better (the alias stays), 2 your input needs a change
-(one `error:` line says which).
+and verdict/ (report.html). Killed after the verdict, the same command does what is left. Exit codes: 0 promoted,
+4 not clearly better (the alias stays), 2 your input needs a change (one `error:` line says which).
 """
 
 from __future__ import annotations
@@ -33,6 +33,8 @@ SPLIT = {"by": "time", "mode": "deployment", "train": 0.6, "validation": 0.15, "
 """Of each series' new readings: the last quarter judges."""
 
 NOT_FOLLOWED = ("output_dir", "overwrite", "data.path", "data.source", "tracking.register_as")
+UNFINISHED = "unfinished.json"
+"""What was asked, in --output from the verdict to the end of a call."""
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -60,10 +62,11 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
 def main(argv: Sequence[str] | None = None) -> int:
     """Tune, judge both, and promote or leave."""
     args = parse_args(argv)
-    from tstune.runs.folder import RunFolder, replacing
+    from tstune.runs.folder import VERDICT, RunFolder, replacing
     from tstune.runtime.distributed import refuse_ranks
 
     refuse_ranks("scripts/retune.py", "several would promote")
+    from tstune.evaluation.verdict import Verdict
     from tstune.models.registry import model_class
     from tstune.registry import open_registry
     from tstune.runs.compare.evaluate import configured_data, evaluate_models
@@ -75,25 +78,35 @@ def main(argv: Sequence[str] | None = None) -> int:
     champion = registry.get(reference)
     inputs = {"--input": str(args.input), "the registry": registry.location}
     places = {part: args.output / part for part in ("champion", "challenger", "verdict")}
-    with trusting(args.trust_code), replacing(args.output, args.overwrite, inputs):
-        registry.download(champion.reference, places["champion"])
-        config = challenger_config(RunFolder(places["champion"]), args)
-        table = readings_since(config, places["champion"], args.since)
-        refuse_to_learn(table, config, places["champion"], args.allow_other_scale)
-        model_class(config.model.type)(config).fit(table, output_dir=places["challenger"])
-        models = [str(places["challenger"]), str(places["champion"])]
-        found = evaluate_models(
-            models, config, output=places["verdict"], prepare=lambda settled: configured_data(settled, table)
-        )
-    print(f"\n{found.scoreboard()}\n\nfolder: {args.output}")
-    if found.verdict.effect != "helped":
+    asked = {"holder": champion.reference} | {key: str(value) for key, value in vars(args).items()}
+    goes_on = RunFolder(args.output).read_optional(UNFINISHED) == asked
+    if not goes_on:
+        with trusting(args.trust_code), replacing(args.output, args.overwrite, inputs):
+            registry.download(champion.reference, places["champion"])
+            config = challenger_config(RunFolder(places["champion"]), args)
+            table = readings_since(config, places["champion"], args.since)
+            refuse_to_learn(table, config, places["champion"], args.allow_other_scale)
+            model_class(config.model.type)(config).fit(table, output_dir=places["challenger"])
+            models = [str(places["challenger"]), str(places["champion"])]
+            found = evaluate_models(
+                models, config, output=places["verdict"], prepare=lambda settled: configured_data(settled, table)
+            )
+        RunFolder(args.output).write_json(UNFINISHED, asked)
+    judged = Verdict.from_dict(RunFolder(places["verdict"]).read_json(VERDICT))
+    told = f"the verdict of the earlier start: {judged.sentence}" if goes_on else found.scoreboard()
+    print(f"\n{told}\n\nfolder: {args.output}")
+    if judged.effect == "helped":
+        if registry.get(reference).version != champion.version:
+            raise RegistryError(
+                f"{reference} has moved from {champion.reference} meanwhile; judge against the new holder"
+            )
+        tags = {"replaces": champion.reference}
+        version = registry.register_once(places["challenger"], name, judged.sentence[:1000], tags)
+        registry.set_alias(version.reference, alias)
+    (args.output / UNFINISHED).unlink()
+    if judged.effect != "helped":
         print(f"{reference} stays {champion.reference}: the challenger is not clearly better")
         return EXIT_NOT_PROMOTED
-    if registry.get(reference).version != champion.version:
-        raise RegistryError(f"{reference} has moved from {champion.reference} meanwhile; judge against the new holder")
-    tags = {"replaces": champion.reference}
-    version = registry.register(places["challenger"], name, found.verdict.sentence[:1000], tags)
-    registry.set_alias(version.reference, alias)
     print(f"{reference} is {version.reference} now, after {champion.reference}")
     print(f"back: python scripts/manage_registry.py rollback {reference}")
     return EXIT_OK

@@ -27,6 +27,7 @@ from tstune.evaluation.drift import DriftRule, find_drift
 from tstune.evaluation.record import KeptForecasts
 from tstune.models.registry import load_model, model_class
 from tstune.registry import open_registry
+from tstune.registry.model_registry import ModelRegistry
 from tstune.runs.compare.monitoring import AHEAD, PAGE, RESULT, monitor
 from tstune.runs.folder import RunFolder
 from tstune.runs.life import owning
@@ -285,6 +286,37 @@ def test_a_challenger_that_is_clearly_better_takes_over_and_can_be_rolled_back(o
     assert kept(own_registry / "watch", 2)["origin"].min() > pd.Timestamp("2024-02-12")
     assert manage_registry.main(["rollback", "load@champion"]) == 0
     assert monitor_model.main([champion, *watched]) == EXIT_DRIFT
+
+
+@pytest.mark.parametrize("place", ["register_once", "set_alias"])
+@pytest.mark.parametrize("words", [[], ["--overwrite"]])
+def test_one_that_is_killed_after_the_verdict_does_what_is_left(
+    own_registry, monkeypatch, capsys, place, words
+) -> None:
+    output = own_registry / "retuned"
+    asked = ["registry:load@champion", "--input", "changed.csv", "--since", "2024-02-12", "--output", str(output)]
+
+    class Killed(BaseException):
+        pass
+
+    def killed(*_: object) -> None:
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ModelRegistry, place, killed)
+        with pytest.raises(Killed):
+            retune.main([*asked, *words])
+    before = tiny.snapshot(output / "challenger")
+    assert retune.main([*asked, "data.on_duplicate=mean"]) == 2, "that is another command"
+    assert "already holds files" in capsys.readouterr().err
+    assert retune.main([*asked, *words]) == 0
+    said = capsys.readouterr().out
+    assert "the verdict of the earlier start: challenger beats the best other model, champion" in said
+    assert "load@champion is load:2 now, after load:1" in said
+    assert tiny.snapshot(output / "challenger") == before, "its environment.json holds the time it took"
+    assert [one.version for one in open_registry().versions("load")] == [1, 2], "it is registered once"
+    assert open_registry().get("load@champion").version == 2
+    assert retune.main(asked) == 2, "nothing is left to do"
 
 
 def test_one_that_is_not_leaves_the_alias_where_it_is(own_registry, capsys) -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from tstune.errors import RegistryError
-from tstune.foreign_files import read_object
+from tstune.foreign_files import read_object, sha256_of
 from tstune.registry.archive import FILES, read_archive, write_archive
 from tstune.registry.files import BlobStore, describe_run, disk_errors, files_to_store, lock
 from tstune.registry.versions import (
@@ -117,6 +117,20 @@ class ModelRegistry:
     ) -> ModelVersion:
         """Store a finished run, without `checkpoints/` and `plots/`, as the next version of a model."""
         return self._store(describe_run(Path(run_folder), name, description, tags), Path(run_folder), None)
+
+    def register_once(
+        self, run_folder: str | Path, name: str, description: str | None = None, tags: Mapping[str, str] | None = None
+    ) -> ModelVersion:
+        """The same, unless a start that was killed just after it has done so."""
+        from tstune.runs.folder import ENVIRONMENT
+
+        digest = sha256_of(Path(run_folder) / ENVIRONMENT)  # holds the seconds of this run: no other has the same
+        try:
+            known = self.versions(name)
+        except RegistryError:  # there is no registry yet; anything else that is wrong, registering says
+            known = []
+        same = (one for one in known if any((file.path, file.sha256) == (ENVIRONMENT, digest) for file in one.files))
+        return next(same, None) or self.register(run_folder, name, description, tags)
 
     def names(self) -> list[str]:
         """All models that have a version, sorted."""

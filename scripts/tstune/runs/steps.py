@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import time
 from abc import ABC, abstractmethod
@@ -14,7 +13,7 @@ from tstune.config.schema import RunConfig
 from tstune.errors import ConfigError, RegistryError
 from tstune.models.contract import ForecastModel
 from tstune.registry import open_registry
-from tstune.runs.folder import ENVIRONMENT, HISTORY, MANIFEST, README, VERDICT, RunFolder
+from tstune.runs.folder import HISTORY, MANIFEST, README, VERDICT, RunFolder
 from tstune.runs.life import Run
 from tstune.runtime.distributed import DistributedManager
 from tstune.runtime.environment import describe_environment, set_seed
@@ -194,7 +193,8 @@ class ModelRun(Run, ABC):
         tracking = self.config.tracking
         if tracking.register_as is not None and self.folder is not None and not self.has("registered"):
             try:
-                version = _register_once(self.folder.path, tracking.register_as, tracking.registry)
+                registry = open_registry(tracking.registry)
+                version = registry.register_once(self.folder.path, tracking.register_as).reference
             except RegistryError as error:
                 again = f"python scripts/manage_registry.py register {self.final} --name {tracking.register_as}"
                 logger.warning("not registered (%s); try again: %s", error, again)
@@ -223,18 +223,3 @@ def _composite(tracker: ExperimentTracker | None, config: RunConfig, manager: Di
     if tracker is None or not manager.is_main:
         return build_tracker(config.tracking, manager.is_main)
     return tracker if isinstance(tracker, CompositeTracker) else guarded([tracker], config.tracking)
-
-
-def _register_once(folder: Path, name: str, place: str | None) -> str:
-    """Register a run folder, unless a start that was killed just after it has done so."""
-    registry = open_registry(place)
-    with (folder / ENVIRONMENT).open("rb") as stream:  # holds the seconds of this run: no other has the same
-        digest = hashlib.file_digest(stream, "sha256").hexdigest()
-    try:
-        known = registry.versions(name)
-    except RegistryError:  # there is no registry yet; anything else that is wrong, registering says
-        known = []
-    for version in known:
-        if any(file.path == ENVIRONMENT and file.sha256 == digest for file in version.files):
-            return version.reference
-    return registry.register(folder, name).reference
