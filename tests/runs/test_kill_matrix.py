@@ -15,7 +15,8 @@ from support import tiny
 import finetune_ttm
 from tstune.errors import EXIT_INTERRUPTED, EXIT_OK, EXIT_REQUEUE, EXIT_USER_ERROR
 from tstune.registry import open_registry
-from tstune.runs import folder, life, steps
+from tstune.registry.model_registry import ModelRegistry
+from tstune.runs import folder, life
 from tstune.runs.finetune import FineTuning
 from tstune.runs.folder import RunFolder
 from tstune.training import loop
@@ -39,7 +40,7 @@ PLACES: dict[str, Callable[[Callable], None]] = {
     "renamed, not noted": lambda act: forked.after(life, "put_in_place", act),
     "committed": lambda act: forked.before(FineTuning, "track", act),
     "tracked": lambda act: forked.before(FineTuning, "register", act),
-    "registered, not noted": lambda act: forked.after(steps, "_register_once", act),
+    "registered, not noted": lambda act: forked.after(ModelRegistry, "register_once", act),
 }
 SIGNALS = {signal.SIGTERM: EXIT_REQUEUE, signal.SIGINT: EXIT_INTERRUPTED, signal.SIGKILL: -signal.SIGKILL}
 # Every state once and every signal three times; the other 18 pairs are slow.
