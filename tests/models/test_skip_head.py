@@ -16,6 +16,7 @@ from tstune.errors import ConfigError
 from tstune.export.export_model import make_examples
 from tstune.export.graph import ForecastGraph
 from tstune.models.registry import load_model
+from tstune.models.ttm import SKIP_CHANGES
 from tstune.models.ttm_layers import CHANGES, CHANGES_BY, SkipHead
 
 STEPS, QUANTILES = 6, {"quantiles": [0.1, 0.5, 0.9], "method": "quantile_head"}
@@ -77,6 +78,16 @@ def test_weights_from_before_it_read_changes_stay_as_they_are(desk: Path, tmp_pa
     assert saved.module.skip_head.changes == CHANGES
     assert saved.fresh == []
     assert torch.equal(saved.forecast(batch), new.forecast(batch))
+
+
+def test_a_network_without_one_says_nothing_of_it(desk: Path, tmp_path: Path):
+    scratch = {"model": {"pretrained": None}, "tuning": {"mode": "from_scratch"}}
+    built(forecaster(desk, 4, **scratch))[0].network.save_pretrained(tmp_path / "with")
+    built(forecaster(desk, None, **scratch))[0].network.save_pretrained(tmp_path / "without")
+    taken_away = forecaster(desk, 0, model={"pretrained": str(tmp_path / "with")})
+    built(taken_away)[0].network.save_pretrained(tmp_path / "taken away")
+    read = {folder.name: tiny.read_json(folder / "config.json").get(SKIP_CHANGES) for folder in tmp_path.iterdir()}
+    assert read == {"with": CHANGES, "without": None, "taken away": None}
 
 
 @pytest.mark.parametrize("mode", ["skip_head", "head", "decoder", "full", "lora"])

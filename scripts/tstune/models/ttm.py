@@ -385,6 +385,8 @@ def network_class() -> type[TinyTimeMixerForPrediction]:
                 with_quantiles = bool(config.multi_quantile_head)
                 sizes = config.skip_steps, config.prediction_length
                 setattr(self, SKIP_HEAD, SkipHead(*sizes, with_quantiles, getattr(config, SKIP_CHANGES, 0)))
+            else:  # nor is it written down
+                config.__dict__.pop(SKIP_CHANGES, None)
 
     WithSkipHead.__name__ = TinyTimeMixerForPrediction.__name__
     return WithSkipHead
