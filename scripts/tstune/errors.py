@@ -125,6 +125,12 @@ def first_line(error: Exception) -> str:
     return lines[0][:200] if lines else type(error).__name__
 
 
+def failure(error: BaseException) -> str:
+    """The error in one line of at most 300 characters, with its kind where the words are not ours."""
+    kind = "" if isinstance(error, TstuneError) else f"{type(error).__name__}: "
+    return f"{kind}{' '.join(str(error).split())}"[:300]
+
+
 def describe_os_error(error: OSError) -> str:
     """What the system refused, in one line that names the file if there is one."""
     reason = error.strerror or " ".join(str(error).split()) or "no reason given"

@@ -13,6 +13,7 @@ from support import tiny
 
 import compare_models
 import finetune_ttm
+from tstune.models.base import BaseTimeSeriesFoundationModel
 from tstune.recipe_book.recipes import find_recipes
 from tstune.recipe_book.running import Plan
 from tstune.recipe_book.tables import read_rows
@@ -109,6 +110,22 @@ def test_without_a_single_model_it_is_an_error(recipe, tmp_path, capsys):
     said = capsys.readouterr().err.splitlines()[-1]
     assert said.startswith("error: models: none of the 2 could be had: one: model.pretrained=")
     assert not (tmp_path / "run").exists()
+
+
+def test_a_model_that_fails_in_any_way_is_a_row(recipe, tmp_path, monkeypatch, capsys):
+    def fit(model: BaseTimeSeriesFoundationModel, *given: object, **options: object) -> dict:
+        if model.config.model.d_model == narrow:
+            raise ValueError("not what\nthe library expects")
+        return whole(model, *given, **options)
+
+    values, whole = yaml.safe_load(recipe.read_text()), BaseTimeSeriesFoundationModel.fit
+    narrow = values["models"]["narrow"]["model"]["d_model"]
+    values["output_dir"] = str(tmp_path / "run")
+    monkeypatch.setattr(BaseTimeSeriesFoundationModel, "fit", fit)
+    assert compare_models.main(["--config", str(tiny.write_recipe(tmp_path / "recipe.yaml", values))]) == 0
+    reasons = {one["name"]: one["reason"] for one in tiny.read_json(tmp_path / "run/environment.json")["members"]}
+    assert reasons["narrow"] == "ValueError: not what the library expects"
+    assert reasons["wide"] is None
 
 
 @pytest.mark.parametrize(

@@ -159,7 +159,7 @@ def test_a_candidate_that_fails_in_any_way_is_a_row(search, tmp_path, monkeypatc
 @pytest.mark.parametrize("stop", [Preempted, KeyboardInterrupt, StorageInternalError])
 def test_what_ends_a_search_is_not_taken_for_a_failure(search, tmp_path, monkeypatch, stop):
     monkeypatch.setattr(tried.CandidateRun, "until_trained", lambda *_: (_ for _ in ()).throw(stop("now")))
-    with pytest.raises(OutputError if stop is StorageInternalError else stop):
+    with pytest.raises(OutputError if stop is StorageInternalError else stop, match="; the same command goes on"):
         search()
     assert [state for state, _ in attempts(tmp_path).values()] == ["waiting"]
 
@@ -269,6 +269,16 @@ def test_a_metric_that_is_higher_where_it_is_better(search):
     found = search(minutes=0.02, metric="mae", higher=True)
     scores = [row.score for row in found.rows if row.score is not None]
     assert scores == sorted(scores, reverse=True)
+
+
+def test_a_folder_of_something_else_is_refused_before_anything_is_tried(search, tmp_path, monkeypatch, capsys):
+    (tmp_path / "found/best").mkdir(parents=True)
+    (tmp_path / "found/best/notes.txt").write_text("of mine")
+    monkeypatch.setattr(module.Search, "_tried", lambda *_: pytest.fail("it is tried"))
+    assert script.main(["--data", str(tmp_path / "recipe.yaml"), "--output", str(tmp_path / "found")]) == 2
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert error.endswith("found/best of something else; take another --output")
+    assert error.startswith(f"error: --output {tmp_path / 'found'} holds ")
 
 
 def test_another_search_is_not_mixed_in(search, tmp_path, capsys):

@@ -41,7 +41,7 @@ from tstune.data.panel_store import read_panel
 from tstune.data.plan import NoWindow
 from tstune.data.prepared import PreparedData
 from tstune.domains import domain_of
-from tstune.errors import ConfigError, OutputError, TstuneError
+from tstune.errors import ConfigError, OutputError, Preempted, failure
 from tstune.evaluation.backtest import ALWAYS_SCORED, scored_columns
 from tstune.evaluation.learning_curve import Foretold, foretell
 from tstune.evaluation.metrics import builtin_metric
@@ -55,7 +55,6 @@ from tstune.runtime.distributed import DistributedManager, refuse_ranks
 from tstune.runtime.environment import set_seed
 from tstune.runtime.files import aside
 from tstune.runtime.logs import quiet, setup_logging
-from tstune.runtime.memory import is_out_of_memory
 from tstune.sweeps.candidates import (
     Candidate,
     CandidateRun,
@@ -394,10 +393,12 @@ class Search:
         except StorageInternalError:  # nothing more can be written down
             raise
         except (Exception, OutOfTime) as error:
-            known = isinstance(error, TstuneError | OutOfTime) or is_out_of_memory(error)
-            row.state = "stopped" if isinstance(error, OutOfTime) else "failed"
-            told = str(error) if known else f"{type(error).__name__}: {error}"
-            row.score, row.reason = None, f"{' '.join(told.split()):.300}"
+            late = isinstance(error, OutOfTime)
+            row.state, row.score, row.reason = (
+                "stopped" if late else "failed",
+                None,
+                str(error) if late else failure(error),
+            )
         row.seconds = round(time.monotonic() - begun, 2)
         return row
 
@@ -566,11 +567,14 @@ def autotune(
         study = optuna.create_study(storage=database, study_name=name, load_if_exists=True)
         _check_same(study, base, folder, asked)
         search = Search(base, prepared, weights, metric, higher, folder, 60 * minutes, begun, study, database)
-        if search.is_over:
-            print(f"{folder} holds this search already; another --output begins a new one", flush=True)
-        else:
-            search.run()
-        return search.finish()
+        try:
+            if search.is_over:
+                print(f"{folder} holds this search already; another --output begins a new one", flush=True)
+            else:
+                search.run()
+            return search.finish()
+        except (Preempted, KeyboardInterrupt) as stop:  # of the candidate, which knows of itself only
+            raise type(stop)(f"what was found is in {folder}; the same command goes on") from None
 
 
 def _seconds_of(done: Sequence[Point]) -> float:
@@ -650,6 +654,8 @@ def _check_same(study: optuna.Study, base: RunConfig, folder: Path, asked: dict[
     note = folder / "search.json"
     in_folder = read_object(note, OutputError).get("made_from") if note.is_file() else None
     in_study = study.user_attrs.get("made_from")  # after the note, which is written after it
+    if in_folder is None and (folder / "best").exists():
+        raise OutputError(f"--output {folder} holds {folder / 'best'} of something else; take another --output")
     if (in_folder is not None and in_study is None) or {in_folder, in_study} - {None, made_from}:
         raise OutputError(
             f"--output {folder} holds a search of other data, settings or --storage; take another --output, or give "

@@ -19,7 +19,7 @@ from tstune.data.leaks import more_findings
 from tstune.data.prepared import PreparedData, prepare_data
 from tstune.data.table import SourceTable
 from tstune.data.trained_on import CHECK, overlap_with
-from tstune.errors import ConfigError, LeakError, TstuneError
+from tstune.errors import ConfigError, LeakError, TstuneError, failure
 from tstune.evaluation.uncertainty import details, scored, with_quantiles
 from tstune.evaluation.verdict import Verdict, format_scoreboard, metrics_of, verdict
 from tstune.models.combined import FittedForecaster, fitted, shorter_than_asked
@@ -264,12 +264,8 @@ def _tune(member: ListedModel) -> dict[str, object]:
             logger.info("models.%s: tuning", member.name)
             manager = DistributedManager.for_run(config)
             model_class(config.model.type)(config).fit(output_dir=config.output_dir, manager=manager)
-    except TstuneError as error:
-        return row(reason=_one_line(error))
-    except (RuntimeError, MemoryError) as error:
-        if not is_out_of_memory(error):
-            raise
-        return row(reason=f"out of memory: {_one_line(error)}")
+    except Exception as error:
+        return row(reason=f"{'out of memory: ' if is_out_of_memory(error) else ''}{failure(error)}")
     environment = RunFolder(config.output_dir).read_json(ENVIRONMENT)
     trainable = (environment.get("parameters") or {}).get("trainable")
     return row(trainable=trainable, seconds=environment.get("seconds"))
@@ -279,7 +275,7 @@ def _baseline(name: str) -> dict[str, object]:
     try:
         model_class(name).require_packages()
     except TstuneError as error:
-        return _row(name, "baseline", reason=_one_line(error))
+        return _row(name, "baseline", reason=failure(error))
     return _row(name, "baseline")
 
 
@@ -296,7 +292,3 @@ def _is_done(config: RunConfig) -> bool:
         return is_finished(config)
     except ConfigError:  # a folder of an older version of the project
         return False
-
-
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split())
