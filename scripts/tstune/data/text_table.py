@@ -71,22 +71,22 @@ def read_text(text: str, report: CleaningReport, skip_rows: int = 0) -> pd.DataF
     """The table of a text: columns of text and, as index, the lines of the file (from 1)."""
     lines, numbers = split_lines(text)
     layout = find_layout(lines, skip_rows)
-    rows = _rows(lines, layout)
-    cells = _parse([line for _, line in rows], layout)
-    frame = pd.DataFrame(cells, index=pd.Index([numbers[place] + 1 for place, _ in rows], name=ROW, dtype="int64"))
+    layout.left_out |= {"repeated_headers": [], "other_lines": []}
+    places, cells = _plain_rows(text, lines, layout) or _rows(lines, layout)
+    frame = pd.DataFrame(cells, index=pd.Index(numbers[places] + 1, name=ROW, dtype="int64"))
     empty = frame.isna().all(axis=1).to_numpy()
-    layout.left_out["empty_rows"] += [rows[place][0] for place in np.flatnonzero(empty)]
+    layout.left_out["empty_rows"] += places[empty].tolist()
     for kind, places in layout.left_out.items():
         if places:
             report.add(kind, len(places), "left out", examples=[f"first in row {numbers[min(places)] + 1}"])
-    return _without_nameless_columns(frame[~empty], layout.names, report)
+    return _without_nameless_columns(frame[~empty] if empty.any() else frame, layout.names, report)
 
 
-def split_lines(text: str) -> tuple[list[str], list[int]]:
+def split_lines(text: str) -> tuple[list[str], np.ndarray]:
     """Lines of a text, and their numbers from 0; a quoted cell may go on over several, which are one here."""
-    lines = text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
+    lines = (text.replace("\r\n", "\n").replace("\r", "\n") if "\r" in text else text).split("\n")
     if '"' not in text:
-        return lines, list(range(len(lines)))
+        return lines, np.arange(len(lines))
     joined, numbers, is_open = [], [], False
     for number, line in enumerate(lines):
         if is_open:
@@ -97,7 +97,7 @@ def split_lines(text: str) -> tuple[list[str], list[int]]:
         is_open ^= line.count('"') % 2 == 1
     if is_open:
         raise DataError(f'row {numbers[-1] + 1} opens a quotation with " that does not end')
-    return joined, numbers
+    return joined, np.array(numbers)
 
 
 def find_layout(lines: Sequence[str], skip_rows: int = 0) -> Layout:
@@ -159,25 +159,42 @@ def _are_units(cells: Sequence[str]) -> bool:
     return any(cells) and (known * 2 > sum(map(bool, cells)) or not cells[0])
 
 
-def _rows(lines: Sequence[str], layout: Layout) -> list[tuple[int, str]]:
-    """Place and text of the lines below the header that are rows, all of one width."""
+_Cells = dict[int, pd.arrays.ArrowStringArray]
+
+
+def _plain_rows(text: str, lines: Sequence[str], layout: Layout) -> tuple[np.ndarray, _Cells] | None:
+    """Places and cells of the lines below the header if, as in most files, each is a row: no look at each line."""
+    end = len(lines)
+    while end > layout.first_row and not lines[end - 1].strip():
+        end -= 1
+    header = lines[layout.first_row - 1].strip()
+    if "\r" in text:
+        text = "\n".join(lines[layout.first_row : end])
+    else:
+        above, below = (sum(len(line) + 1 for line in part) for part in (lines[: layout.first_row], lines[end:]))
+        text = text[above : len(text) - below]
+    if layout.num_cells < 2 or any(odd in text for odd in ('"', "#", "%", header)):
+        return None
+    try:
+        cells = _parse(text, layout, newlines_in_values=False)
+    except ValueError:  # not all of one width
+        return None
+    places = np.arange(layout.first_row, end)
+    return (places, cells) if len(places) == len(cells[0]) else None  # empty lines are passed over
+
+
+def _rows(lines: Sequence[str], layout: Layout) -> tuple[np.ndarray, _Cells]:
+    """Places and cells of the lines below the header that are rows, all of one width."""
     separator, width, left = layout.separator, layout.num_cells, layout.left_out
-    left |= {"repeated_headers": [], "other_lines": []}
-    header, rows, blank = lines[layout.first_row - 1].strip(), [], []
-    body = lines[layout.first_row :]
-    while body and not body[-1].strip():
-        body.pop()
-    text = "\n".join(body)
-    is_plain = width > 1 and not any(odd in text for odd in ('"', "#", "%", header))
-    if is_plain and {line.count(separator) for line in body} == {width - 1}:  # most files: no look at each line
-        return list(enumerate(body, layout.first_row))
+    header, places, rows, blank = lines[layout.first_row - 1].strip(), [], [], []
     for place in range(layout.first_row, len(lines)):
         line = lines[place]
         lacking = width - _width(line, separator)
         if not line.strip():
             blank.append(place)
         elif lacking == 0 and line.strip() != header and not _is_comment(line):
-            rows.append((place, line))
+            places.append(place)
+            rows.append(line)
         elif _is_comment(line):
             left["comment_lines"].append(place)
         elif line.strip() == header:
@@ -187,23 +204,24 @@ def _rows(lines: Sequence[str], layout: Layout) -> list[tuple[int, str]]:
         elif any(cell.strip() for cell in cells[width:]):
             raise DataError(f"row {place + 1} has {len(cells)} cells, others {width}; quote what holds {separator!r}")
         else:  # cells at its end were left out, or there are empty ones too many
-            rows.append((place, line + separator * lacking if lacking > 0 else line[: line.rindex(separator)]))
-    left["empty_rows"] += [place for place in blank if rows and place < rows[-1][0]]
-    return rows
+            places.append(place)
+            rows.append(line + separator * lacking if lacking > 0 else line[: line.rindex(separator)])
+    left["empty_rows"] += [place for place in blank if places and place < places[-1]]
+    return np.array(places, dtype=np.int64), _parse("\n".join(rows), layout, newlines_in_values=True)
 
 
-def _parse(rows: list[str], layout: Layout) -> dict[int, pd.arrays.ArrowStringArray]:
+def _parse(text: str, layout: Layout, newlines_in_values: bool) -> _Cells:
     """Cells of lines that are all of one width."""
     import pyarrow as pa
     import pyarrow.csv
 
     names = [str(number) for number in range(layout.num_cells)]
-    if not rows:
+    if not text:
         return {number: pd.array([], "string[pyarrow]") for number in range(layout.num_cells)}
     table = pyarrow.csv.read_csv(
-        pa.BufferReader("\n".join(rows).encode()),
+        pa.BufferReader(text.encode()),
         pyarrow.csv.ReadOptions(column_names=names, block_size=1 << 24),
-        pyarrow.csv.ParseOptions(delimiter=layout.separator, newlines_in_values=True),
+        pyarrow.csv.ParseOptions(delimiter=layout.separator, newlines_in_values=newlines_in_values),
         pyarrow.csv.ConvertOptions(
             column_types=dict.fromkeys(names, pa.string()), strings_can_be_null=True, null_values=["", " "]
         ),
