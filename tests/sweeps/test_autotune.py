@@ -19,6 +19,7 @@ from support.tiny import series, write_desk, write_series
 import autotune as script
 import finetune_ttm
 import tstune
+from tstune.data.plan import NoWindow
 from tstune.errors import ConfigError, OutputError, Preempted, TstuneError
 from tstune.models.registry import load_model
 from tstune.runs.folder import RunFolder
@@ -308,6 +309,21 @@ def test_what_cannot_be_searched_is_refused_before_anything_is_written(search, t
     with pytest.raises(TstuneError, match=words):
         search(**asked)
     assert not (tmp_path / "found").exists()
+
+
+@pytest.mark.parametrize("data", ["recipe.yaml", "series.csv"])
+def test_a_horizon_that_is_too_long_is_answered_by_one_that_works(tmp_path, capsys, data):
+    write_desk(tmp_path)
+    with pytest.raises(NoWindow) as refused:
+        module.settled(tmp_path / data, "900", [], "rmse")
+    said = capsys.readouterr().out
+    for text in [str(refused.value), *([said.partition("\n\n")[0]] if data == "series.csv" else [])]:
+        works = text.partition("this works: ")[2]
+        assert "model.prediction_length" not in works
+        before, _, after = works.partition("--horizon ")
+        horizon, *rest = after.split()
+        overrides = [*before.split(), *rest]
+        assert len(module.settled(tmp_path / data, horizon, overrides, "rmse")[1].test) > 0
 
 
 def test_a_table_without_a_recipe(tmp_path, monkeypatch, capsys):

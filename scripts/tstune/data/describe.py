@@ -26,7 +26,7 @@ from tstune.data.frame import names_series, require_columns, table_from_frame
 from tstune.data.frequency import fixed_step, parse_frequency, to_steps
 from tstune.data.panel import OBSERVED, Panel, item_rows, position_of, time_of
 from tstune.data.panel_store import read_panel
-from tstune.data.plan import plan_windows
+from tstune.data.plan import NoWindow, plan_windows
 from tstune.data.preprocess import longest_gap
 from tstune.data.series_rows import holds_series
 from tstune.data.sources import recognised_source
@@ -209,7 +209,7 @@ class Description:
     lengths: tuple[int, int]
     follows: dict[str, object] = field(default_factory=dict)  # what keys that are left open become
     why_not: str | None = None  # why there are no windows, with settings that work; None where there are
-    works: tuple[str, ...] = ()  # those settings, as they would be written
+    works: Mapping[str, object] = field(default_factory=dict)  # those settings
 
     @property
     def train(self) -> WindowIndex:
@@ -238,8 +238,8 @@ class Description:
             values["training"]["learning_rate"] = 1e-4
         values["output_dir"] = f"runs/{name}"
         values = merged(values, self.further)
-        for word in self.works:
-            values = merged(values, OmegaConf.to_container(parse_override(word)))
+        for key, value in self.works.items():
+            values = merged(values, OmegaConf.to_container(parse_override(f"{key}={value}")))
         text = yaml.safe_dump(values, sort_keys=False, allow_unicode=True, width=1000)
         return f"{RESOLVED}\n{text}" if "${" in text or "???" in text else text
 
@@ -328,7 +328,7 @@ def describe(
         nothing = WindowRanges(np.zeros(0, np.int64), np.zeros(0, np.int64), 1)
         windows = {part: WindowIndex(panel, nothing, *known[-1]) for part in PARTS}
         split = split_panel(panel, config.split, table.standard_borders)
-        why = {"why_not": str(error), "works": getattr(error, "works", ())}
+        why = {"why_not": str(asked_by_horizon(error, horizon)), "works": getattr(error, "works", {})}
         return Description(config, split=split, windows=windows, lengths=known[-1], **why, **about)
     lengths = plan.windows["train"].context_length, plan.windows["train"].prediction_length
     strides = {f"data.{part}_stride": getattr(plan.config, f"{part}_stride") for part in PARTS}
@@ -351,6 +351,13 @@ def steps_ahead(horizon: str | int, frequency: str) -> int:
     if ahead < 1:
         raise ConfigError(f"--horizon {horizon} is no step of {frequency}; give 1 or more, or a time as 2h")
     return ahead
+
+
+def asked_by_horizon(error: DataError | ConfigError, horizon: str | int | None) -> DataError | ConfigError:
+    """The error with settings as whoever gave `--horizon`, if anybody did, may paste them."""
+    if horizon is None or not isinstance(error, NoWindow):
+        return error
+    return NoWindow(error.why, error.works, "--horizon ")
 
 
 def _section(values: Mapping[str, object]) -> DataSection:

@@ -138,13 +138,17 @@ def _written(value: object) -> str:
 
 
 class NoWindow(DataError):
-    """A part has no window, and `why`; `works` are settings with which all have some, none if there are none."""
+    """A part has no window, and `why`; with the settings `works` all have some, it is empty if there are none.
 
-    def __init__(self, why: str, works: Sequence[str]) -> None:
-        remedy = f"this works: {' '.join(works)}"
+    `option` is what asked for the length of the forecasts on the command line.
+    """
+
+    def __init__(self, why: str, works: Mapping[str, object], option: str = "model.prediction_length=") -> None:
+        asked = {"model.prediction_length": option}
+        remedy = f"this works: {' '.join(asked.get(key, f'{key}=') + str(works[key]) for key in works)}"
         nothing = "no context length works: more readings are needed, or other parts (data.split)"
         super().__init__(f"{why}; {remedy if works else nothing}")
-        self.why, self.works = why, tuple(works)
+        self.why, self.works = why, works
 
 
 @dataclass(frozen=True)
@@ -220,33 +224,33 @@ class _Cut:
             what += ", or hold out other series" if split.held_out.any() else ""
         return NoWindow(what, self._remedy(mode, context, ahead))
 
-    def _remedy(self, mode: str, context: int, ahead: int) -> list[str]:
-        looks_back = {mode: [], "deployment": [] if mode == "deployment" else ["data.split.mode=deployment"]}
+    def _remedy(self, mode: str, context: int, ahead: int) -> dict[str, object]:
+        looks_back = {mode: {}, "deployment": {} if mode == "deployment" else {"data.split.mode": "deployment"}}
         if mode == "strict" and self.is_possible(context, ahead, "deployment"):
             return looks_back["deployment"]
-        attempts = {(): self.known_lengths}
+        attempts = [({}, self.known_lengths)]
         if self.known_lengths:
-            attempts["model.pretrained=null", "tuning.mode=from_scratch"] = ()
-        for start, known in attempts.items():
+            attempts.append(({"model.pretrained": "null", "tuning.mode": "from_scratch"}, ()))
+        for start, known in attempts:
             if start and (padded := self._padded_remedy(looks_back, context, ahead)):
                 return padded
             shorter = lengths_to_try(AUTO, AUTO, known, self.panel.frequency, min(self._room(), ahead))
             for length, steps in shorter:
                 for change, words in looks_back.items():
                     if length < context and self.is_possible(length, steps, change):
-                        lengths = [f"model.context_length={length}", f"model.prediction_length={steps}"]
-                        return [*start, *words, *lengths, "evaluation.horizons=auto"]
-        return []
+                        lengths = {"model.context_length": length, "model.prediction_length": steps}
+                        return start | words | lengths | {"evaluation.horizons": AUTO}
+        return {}
 
-    def _padded_remedy(self, looks_back: Mapping[str, list[str]], context: int, ahead: int) -> list[str]:
+    def _padded_remedy(self, looks_back: Mapping[str, dict], context: int, ahead: int) -> dict[str, object]:
         """Where gaps leave short pieces, weights of a fixed length can do with a history that is masked in part."""
         if self.config.min_context is not None or len(self.panel.segment_item) == len(self.panel.item_ids):
-            return []
+            return {}
         for shortest in (context // 2, context // 4, context // 8):
             for change, words in looks_back.items():
                 if all(self.ranges(part, change, context, ahead, context - shortest).num_windows for part in PARTS):
-                    return [*words, f"data.min_context={shortest}"]
-        return []
+                    return words | {"data.min_context": shortest}
+        return {}
 
     def _room(self) -> int:
         """Steps of the validation or test part of a typical series, whichever is shorter."""

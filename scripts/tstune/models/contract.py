@@ -347,14 +347,14 @@ class ForecastModel(Hooks, ABC):
         without = {key: None for key in ("max_gap", "min_context") if f"data.{key}" in instead}
         split = self.config.data.split.model_copy(update={"purge": 0})
         self.config = self.config.changing("data", split=split, **without)
-        more = ""
         try:
             self._windows(given)
         except TstuneError as error:
-            what, _, more = str(error).partition("this works: ")
-            wrong.append(what.removesuffix("; "))
-        works = [f"{key}={value}" for key, value in instead.items() if key not in more]
-        return ConfigError("; ".join([*wrong, f"this works: {' '.join([*works, more])}".rstrip()]))
+            more = getattr(error, "works", {})
+            wrong.append(error.why if more else str(error))
+            instead |= more
+        works = " ".join(f"{key}={value}" for key, value in instead.items())
+        return ConfigError("; ".join([*wrong, f"this works: {works}"]))
 
     def shortened(self, windows: WindowDataset) -> WindowDataset:
         """Training windows with the oldest part of some contexts masked, as `training.context_dropping` asks."""

@@ -36,7 +36,7 @@ from tstune.config.schema import RunConfig
 from tstune.config.section import AUTO
 from tstune.config.validation import validate
 from tstune.data.cleaning.rules import CleaningRules
-from tstune.data.describe import describe, steps_ahead
+from tstune.data.describe import asked_by_horizon, describe, steps_ahead
 from tstune.data.panel_store import read_panel
 from tstune.data.plan import NoWindow
 from tstune.data.prepared import PreparedData
@@ -616,10 +616,7 @@ def settled(
         with said:
             data = configured_data(config)
     except NoWindow as error:
-        asked = "model.prediction_length=" if horizon is None else "--horizon "  # by what was asked
-        pairs = (one.partition("=") for one in error.works)
-        works = [f"{asked if key == 'model.prediction_length' else f'{key}='}{value}" for key, _, value in pairs]
-        raise NoWindow(error.why, works) from None
+        raise asked_by_horizon(error, horizon) from None
     strides = {}
     for part, most in MOST_WINDOWS.items():
         key, windows = f"{part}_stride", len(data.windows[part])
