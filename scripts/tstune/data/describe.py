@@ -398,10 +398,7 @@ def recognised_columns(given: dict, raw: pd.DataFrame, is_whole: bool) -> dict:
 
 
 def _item_column(raw: pd.DataFrame, times: Sequence[str], free: Sequence[str], numbers: Sequence[str]) -> str | None:
-    """The column that tells series apart: few values, each at many times, and no time twice within one.
-
-    One whose name says so may hold one series only, or have times twice, of which reading it says more.
-    """
+    """The column that tells series apart: few values, each at many times and at none twice; else one that is named so."""
     named = [column for column in free if names_series(column) and 4 * raw[column].nunique() <= len(raw)]
     texts = [
         column for column in free if column not in {*numbers, *named} and 1 < raw[column].nunique() <= len(raw) / 4

@@ -125,10 +125,7 @@ class ModelRegistry:
         from tstune.runs.folder import ENVIRONMENT
 
         digest = sha256_of(Path(run_folder) / ENVIRONMENT)  # holds the seconds of this run: no other has the same
-        try:
-            known = self.versions(name)
-        except RegistryError:  # there is no registry yet; anything else that is wrong, registering says
-            known = []
+        known = self.versions(name) if self._is_ready() else []
         same = (one for one in known if any((file.path, file.sha256) == (ENVIRONMENT, digest) for file in one.files))
         return next(same, None) or self.register(run_folder, name, description, tags)
 
