@@ -398,11 +398,10 @@ def recognised_columns(given: dict, raw: pd.DataFrame, is_whole: bool) -> dict:
 
 
 def _item_column(raw: pd.DataFrame, times: Sequence[str], free: Sequence[str], numbers: Sequence[str]) -> str | None:
-    """The column that tells series apart: few values, each at many times and at none twice; else one that is named so."""
+    """The column that tells series apart: few values, each at many times and none twice; else one that is named so."""
     named = [column for column in free if names_series(column) and 4 * raw[column].nunique() <= len(raw)]
-    texts = [
-        column for column in free if column not in {*numbers, *named} and 1 < raw[column].nunique() <= len(raw) / 4
-    ]
+    few = [column for column in free if 1 < raw[column].nunique() <= len(raw) / 4]
+    texts = [column for column in few if column not in {*numbers, *named}]
     fitting = [column for column in [*named, *texts] if not raw[column].isna().any()]
     alone = [column for column in fitting if not raw.duplicated([column, *times]).any()]
     return next(iter([*alone, *(column for column in fitting if column in named)]), None)
