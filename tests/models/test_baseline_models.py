@@ -10,6 +10,7 @@ import torch
 from sklearn.linear_model import Ridge as RidgeRegression
 from support import tiny
 
+from tstune.config.section import RidgeSection
 from tstune.config.validation import validate
 from tstune.data.defaults import BASELINES as BY_DEFAULT
 from tstune.data.prepared import PreparedData, prepare_data
@@ -22,6 +23,7 @@ from tstune.models.lightgbm_lags import LightGBM
 from tstune.models.registry import available_models, model_class
 from tstune.runtime.distributed import DistributedManager
 
+BOTH = ["load", "dose"]
 BASELINES = (Persistence, SeasonalNaive, ContextMean, Ridge)
 
 
@@ -88,9 +90,16 @@ def test_seasonal_naive_needs_a_season(by_hand) -> None:
 
 
 class TestRidge:
-    @pytest.mark.parametrize("targets", [["load"], ["load", "dose"]], ids=len)
-    def test_equals_scikit_learn(self, targets: list[str], stock: Path) -> None:
+    @pytest.mark.parametrize(
+        ("targets", "own"), [(["load"], False), (["load", "dose"], False), (["load", "dose"], True)]
+    )
+    def test_equals_scikit_learn(self, targets: list[str], own: bool, stock: Path, tmp_path: Path) -> None:
+        """One map for all targets, and with `own` one for each, with another penalty."""
         config = config_for(24, 6, stock, target_columns=targets)
+        if own:
+            keys = {"ridge_per_channel": True, "ridge_alpha": 30}
+            section = RidgeSection(type="ridge", context_length=24, prediction_length=6, **keys)
+            config = config.model_copy(update={"model": section})
         data = prepared(config)
         ridge = Ridge(config)
         ridge.build(data.preprocessor)
@@ -107,13 +116,20 @@ class TestRidge:
                     future.append(scaled[start + 24 : start + 30, channel])
                 test.append(scaled[320:344, channel])
         assert len(past) == len(data.train) * len(targets)
-        reference = RidgeRegression(alpha=1.0).fit(np.array(past), np.array(future))
-        expected = reference.predict(np.array(test)).reshape(2, len(targets), 6).transpose(0, 2, 1)
-        expected = expected * scaler.std + scaler.mean
+        past, future, test = map(np.array, (past, future, test))
+        expected = np.empty((2 * len(targets), 6))
+        target = np.arange(len(past)) // (240 - 29) % len(targets)
+        for which in range(len(targets)) if own else [target]:
+            rows, asked = target == which, slice(which, None, len(targets)) if own else slice(None)
+            reference = RidgeRegression(alpha=30.0 if own else 1.0).fit(past[rows], future[rows])
+            expected[asked] = reference.predict(test[asked])
+        expected = expected.reshape(2, len(targets), 6).transpose(0, 2, 1) * scaler.std + scaler.mean
 
         first_of_each_item = [0, len(data.test) // 2]
-        forecast = ridge.forecast(data.test.__getitems__(first_of_each_item))
-        np.testing.assert_allclose(forecast.numpy(), expected, rtol=2e-4, atol=1e-4)
+        ridge.save(tmp_path)
+        for model in (ridge, Ridge.load(tmp_path)):
+            forecast = model.forecast(data.test.__getitems__(first_of_each_item))
+            np.testing.assert_allclose(forecast.numpy(), expected, rtol=2e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("cls", [Ridge, LightGBM])

@@ -31,6 +31,7 @@ from tstune.runs.judging import Judge
 
 QUIET = {"baselines": [], "num_plots": 0, "report": False}
 SHORT = 24
+OWN_MAPS = {"ridge_per_channel": True}
 
 
 class Desk:
@@ -353,10 +354,14 @@ def test_what_validation_says_is_the_error_of_that_forecast(desk: Desk) -> None:
     assert stack.validation_rmse["mean"] * std == pytest.approx(stack.evaluate(part="validation")["rmse"], rel=1e-4)
 
 
-@pytest.mark.parametrize("combiner", ["ridge", "lightgbm"])
-def test_forecasts_of_untuned_weights_are_inputs(combiner: str, desk: Desk, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("combiner", "keys"), [("ridge", {}), ("ridge", {"ridge_per_channel": True}), ("lightgbm", {})]
+)
+def test_forecasts_of_untuned_weights_are_inputs(combiner: str, keys: dict, desk: Desk, tmp_path: Path) -> None:
     training = {"split": {"train": 0.6, "validation": 0.2, "test": 0.2}, "train_stride": 1}
-    stack, batch = trained(desk.stack(desk.untuned(), member("persistence"), combiner=combiner, data=training))
+    stack, batch = trained(
+        desk.stack(desk.untuned(), member("persistence"), combiner=combiner, data=training, model=keys)
+    )
     assert set(stack.validation_rmse) == {"mean", "convex", combiner}
     found = forecast(stack, batch)
     stack.save(tmp_path / "stack")

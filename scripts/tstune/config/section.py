@@ -151,6 +151,18 @@ class BaselineSection(ModelSection):
         return self
 
 
+class _RidgeKeys(ModelSection):
+    ridge_alpha: float = Field(1.0, gt=0)
+    """Penalty of ridge regression on the squares of its weights, beside squared errors of scaled values that are summed
+    over the training windows."""
+    ridge_per_channel: bool = False
+    """Ridge regression has a map of its own for each target; false shares one."""
+
+
+class RidgeSection(_RidgeKeys, BaselineSection):
+    """Linear regression from the whole context to the whole forecast."""
+
+
 class TTMSection(ModelSection):
     """Tiny Time Mixer: which weights, which lengths, which architecture.
 
@@ -394,7 +406,7 @@ class EnsembleSection(ModelSection):
 _MEMBER_SECTIONS = ("model", "tuning", "training", "lora")
 
 
-class StackSection(ModelSection):
+class StackSection(_RidgeKeys):
     """Models that are trained together, or saved ones, and a combination that validation windows choose."""
 
     type: Literal["stack"] = "stack"
@@ -442,6 +454,7 @@ _SECTIONS = (
 FAMILIES: dict[str, type[ModelSection]] = {
     **{section.model_fields["type"].default: section for section in _SECTIONS},
     **dict.fromkeys(BASELINES, BaselineSection),
+    "ridge": RidgeSection,
 }
 """`model.type` -> its section; here, and not with the classes of the models, so that a recipe is read without torch."""
 

@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from tstune.config.section import BaselineSection
+from tstune.config.section import BaselineSection, RidgeSection, StackSection
 from tstune.data.frequency import default_seasonality
 from tstune.data.prepared import PreparedData
 from tstune.data.preprocess import Preprocessor
@@ -151,15 +151,16 @@ class ContextMean(Baseline):
 
 
 class Ridge(Baseline):
-    """Linear regression with L2 penalty from the whole context to the whole forecast, shared by all targets.
+    """Linear regression with L2 penalty from the whole context to the whole forecast.
+
+    All targets share it, unless `model.ridge_per_channel` gives each its own.
 
     It works on globally scaled values, is fitted on gap-filled training windows and, like all models,
     scored on observed targets only. Columns that are a series each (`data.columns_as=items`) may differ a thousandfold:
     there each window is counted from its last reading, in its own deviation.
     """
 
-    model_type = "ridge"
-    alpha = 1.0
+    model_type, section = "ridge", RidgeSection
 
     def train_on(self, data: PreparedData, *_: object) -> None:
         """Fit in closed form with scikit-learn."""
@@ -171,15 +172,19 @@ class Ridge(Baseline):
         batch = data.train.__getitems__(chosen)
         past, mean, std = self._scaled_context(batch)
         future = (batch["future_values"][..., :targets] - mean) / std
-        regression = RidgeRegression(alpha=self.alpha, copy_X=False)
-        regression.fit(_rows(past), _rows(future))
-        self.weight = torch.tensor(regression.coef_, dtype=torch.float32)
-        self.bias = torch.tensor(regression.intercept_, dtype=torch.float32)
+        keys, found = self._keys, []
+        for part in range(targets) if keys.ridge_per_channel else [slice(None)]:
+            regression = RidgeRegression(alpha=keys.ridge_alpha, copy_X=False)
+            regression.fit(_rows(past, part), _rows(future, part))
+            found.append((regression.coef_, regression.intercept_))
+        weight, bias = (torch.tensor(np.stack(parts), dtype=torch.float32) for parts in zip(*found, strict=True))
+        self.weight, self.bias = (weight, bias) if keys.ridge_per_channel else (weight[0], bias[0])
 
     def forecast(self, batch: Batch) -> torch.Tensor:
         past, mean, std = self._scaled_context(batch)
         weight, bias = self.weight.to(past.device), self.bias.to(past.device)
-        return (past.transpose(1, 2) @ weight.T + bias).transpose(1, 2) * std + mean
+        equation = "bic,si->bcs" if weight.ndim == 2 else "bic,csi->bcs"
+        return (torch.einsum(equation, past, weight) + bias).transpose(1, 2) * std + mean
 
     def save_weights(self, folder: Path) -> None:
         """Write the map as safetensors."""
@@ -195,8 +200,16 @@ class Ridge(Baseline):
         tensors = read_tensors(path)
         with damage(path):
             self.weight, self.bias, self.by_window = tensors["weight"], tensors["bias"], "by_window" in tensors
-            if self.bias.shape != (self._num_steps,) or self.weight.shape != (self._num_steps, self._num_inputs):
+            maps = (self.preprocessor.roles.num_targets,) if self._keys.ridge_per_channel else ()
+            bias, weight = (*maps, self._num_steps), (*maps, self._num_steps, self._num_inputs)
+            if self.bias.shape != bias or self.weight.shape != weight:
                 raise ValueError(f"its map is not from {self._num_inputs} values to {self._num_steps} steps")
+
+    @property
+    def _keys(self) -> RidgeSection | StackSection:
+        """`model.ridge_*`; beside another model the defaults."""
+        section = self.config.model
+        return section if section.type == self.model_type else RidgeSection(type=self.model_type)
 
     @property
     def _num_inputs(self) -> int:
@@ -216,9 +229,9 @@ class Ridge(Baseline):
         return torch.where(observed, (past - mean) / std, 0.0), mean, std
 
 
-def _rows(values: torch.Tensor) -> np.ndarray:
-    """[batch, steps, targets] -> [batch * targets, steps] in double precision, which the normal equations need."""
-    return values.transpose(1, 2).reshape(-1, values.shape[1]).double().numpy()
+def _rows(values: torch.Tensor, part: int | slice) -> np.ndarray:
+    """Some targets of [batch, steps, targets] -> [batch * targets, steps], double as the normal equations need."""
+    return values.transpose(1, 2)[:, part].reshape(-1, values.shape[1]).double().numpy()
 
 
 MAX_SERIES = 2_000

@@ -288,6 +288,10 @@ class _OnForecasts:
 
 class _RidgeOnForecasts(_OnForecasts, Ridge):
     @property
+    def _keys(self) -> StackSection:
+        return self.config.model
+
+    @property
     def _num_inputs(self) -> int:
         return super()._num_inputs + len(self.forecasters) * self._num_steps
 
