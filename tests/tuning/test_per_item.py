@@ -61,6 +61,23 @@ def test_every_item_has_a_row_and_validation_decides(run):
     assert set(model.item_adapters.adapters) == kept
 
 
+def test_without_keep_best_the_validation_windows_do_not_ask_for_the_base(items, tmp_path):
+    """A learning rate that ruins the weights: the adapters are kept all the same."""
+    values = tiny.recipe(
+        items,
+        tmp_path / "run",
+        tiny.write_checkpoint(tmp_path / "ttm"),
+        tuning={"mode": "zero_shot", "per_item": True, "per_item_epochs": 1, "per_item_learning_rate": 1.0},
+        evaluation={"baselines": [], "keep_best": False},
+    )
+    rows = {row["item_id"]: row for row in TTMForecaster(RunConfig(**values)).fit()["per_item"]}
+    assert [name for name, row in rows.items() if row["kept"]] == ["down", "up"]
+    for row in (rows["up"], rows["down"]):
+        assert row["validation_loss_base"] is None
+        assert row["validation_loss_adapter"] > 0
+        assert row["rmse_per_item"] > row["rmse_base"]
+
+
 def test_the_scoreboard_says_which_adapters_helped(run):
     _, results, _ = run
     rows = results["per_item"]

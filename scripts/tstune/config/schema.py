@@ -479,7 +479,8 @@ class EvaluationSection(Section):
     report: bool = True
     """Write `report.html` and `report.md` into the run folder."""
     keep_best: bool = True
-    """The weights tuning started from are kept where no step has a lower validation loss; false keeps the best step."""
+    """The weights tuning started from, or the base of an item's adapter, are kept where no step has a lower validation
+    loss; false keeps the best step."""
 
 
 class DistributedConfig(Section):

@@ -324,7 +324,7 @@ class ItemResult:
 
     item_id: str  # name of the item
     kept: bool  # the adapter was better than the base, so forecasts of this item use it
-    # scaled units; None where the item has too few windows
+    # scaled units; None where the item has too few windows, of the base also without `evaluation.keep_best`
     validation_loss_base: float | None
     validation_loss_adapter: float | None
     reason: str  # why the base is used, if it is

@@ -258,7 +258,8 @@ def tune_item(
 ) -> tuple[ItemResult, Adapter | None]:
     """Train an adapter on an item's own windows; None where its own validation loss stays with the base.
 
-    The model, whose settings hold, is the base and stays as it is.
+    The model, whose settings hold, is the base and stays as it is. Without `evaluation.keep_best` the base is not
+    validated, and the adapter is kept.
     """
     if not len(windows) or not len(validation):
         return ItemResult(item_id, False, None, None, "no training or no validation window"), None
@@ -277,16 +278,16 @@ def tune_item(
     model.network = adapt(model.network, model.model_type, config.lora)
     model.to(manager.device)
     windows, size = model.shortened(windows), model.evaluation_batch_size(manager.device)
-    found = train(
-        model, windows, validation, training, manager, config.seed, size, show_progress=False, callbacks=callbacks
-    )
+    settings = training, manager, config.seed, size, None, config.evaluation.keep_best
+    found = train(model, windows, validation, *settings, show_progress=False, callbacks=callbacks)
     adapter, kept = Adapter.taken_from(model.network), found.best_step > 0
     model.network = model.network.unload()
-    losses = found.history[0]["validation_loss"], found.best_validation_loss
-    told = "item %s: validation loss %.4f with the base, %.4f with its adapter: %s"
-    logger.info(told, item_id, *losses, "kept" if kept else "the base stays")
+    base, loss = found.history[0].get("validation_loss"), found.best_validation_loss
+    told = "item %s: validation loss %s with the base, %.4f with its adapter: %s"
+    with_base = "unknown" if base is None else f"{base:.4f}"
+    logger.info(told, item_id, with_base, loss, "kept" if kept else "the base stays")
     reason = "" if kept else "no validation loss below the base"
-    return ItemResult(item_id, kept, *losses, reason), adapter if kept else None
+    return ItemResult(item_id, kept, base, loss, reason), adapter if kept else None
 
 
 def _check_has_network(model: ForecastModel) -> None:
