@@ -453,7 +453,7 @@ _SECTIONS = (
 )
 FAMILIES: dict[str, type[ModelSection]] = {
     **{section.model_fields["type"].default: section for section in _SECTIONS},
-    **dict.fromkeys(BASELINES, BaselineSection),
+    **{name: BaselineSection for name in BASELINES if name != "ridge"},
     "ridge": RidgeSection,
 }
 """`model.type` -> its section; here, and not with the classes of the models, so that a recipe is read without torch."""

@@ -207,9 +207,10 @@ class Ridge(Baseline):
 
     @property
     def _keys(self) -> RidgeSection | StackSection:
-        """`model.ridge_*`; beside another model the defaults."""
+        """`model.ridge_*`; the defaults beside another model, and for a class of one's own that takes no keys."""
         section = self.config.model
-        return section if section.type == self.model_type else RidgeSection(type=self.model_type)
+        has_keys = section.type == self.model_type and hasattr(section, "ridge_alpha")
+        return section if has_keys else RidgeSection(type=self.model_type)
 
     @property
     def _num_inputs(self) -> int:
