@@ -21,7 +21,7 @@ from tstune.models.ttm import TTMForecaster, builtin_folder
 SHIPPED = {
     "ttm-512-96-synthetic": (512, 96, 805_280),
     "ttm-96-24-synthetic": (96, 24, 297_432),
-    "ttm-512-96-glucose": (512, 96, 989_299),
+    "ttm-512-96-glucose": (512, 96, 990_835),
     "ttm-96-24-glucose": (96, 24, 453_147),
 }
 QUIET = ["evaluation.num_plots=0", "evaluation.horizons=[]", "tuning.mode=zero_shot"]
