@@ -183,8 +183,9 @@ class Ridge(Baseline):
     def forecast(self, batch: Batch) -> torch.Tensor:
         past, mean, std = self._scaled_context(batch)
         weight, bias = self.weight.to(past.device), self.bias.to(past.device)
-        equation = "bic,si->bcs" if weight.ndim == 2 else "bic,csi->bcs"
-        return (torch.einsum(equation, past, weight) + bias).transpose(1, 2) * std + mean
+        rows = past.transpose(1, 2)
+        mapped = rows @ weight.T if weight.ndim == 2 else torch.einsum("bci,csi->bcs", rows, weight)
+        return (mapped + bias).transpose(1, 2) * std + mean
 
     def save_weights(self, folder: Path) -> None:
         """Write the map as safetensors."""
