@@ -185,6 +185,12 @@ CASES = (
         edit_series(lambda table: table.assign(timestamp=range(len(table)))),
     ),
     Case(
+        "format of other timestamps",
+        "unparsable timestamps",
+        ("series.csv", "row 2", "in data.timestamp_format='%d.%m.%Y %H:%M'", "data.timestamp_format=null"),
+        ("data.timestamp_format='%d.%m.%Y %H:%M'",),
+    ),
+    Case(
         "format that is none", "unparsable timestamps", ("data.timestamp_format", "%Q"), ("data.timestamp_format='%Q'",)
     ),
     Case(

@@ -25,6 +25,12 @@ def _packed_base_of_a_run(folder: Path) -> None:
 
 CASES = (
     Case(
+        "name of weights that do not ship",
+        "Hub id while offline",
+        ("model.pretrained=builtin:glukose", "set one of builtin, builtin:glucose"),
+        ("model.pretrained=builtin:glukose",),
+    ),
+    Case(
         "longer context than the checkpoint",
         "checkpoint of other shape or architecture",
         ("checkpoint", "context_length 32", "asks for 64", "set model.context_length=32"),

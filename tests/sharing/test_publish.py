@@ -116,6 +116,7 @@ def test_the_card_is_one_that_the_hub_reads(run_of, tmp_path):
     assert manifest["files"][0]["sha256"] in card.text
     assert manifest["licence"] in card.text
     assert "Chronos2Pipeline.from_pretrained" in card.text
+    assert "snapshot_download" not in card.text, "a folder needs no Hub"
 
 
 def test_every_score_is_on_the_card_and_worse_stays_worse(run_of, tmp_path):
@@ -272,6 +273,7 @@ def test_a_push_is_one_commit_of_the_same_files(hub, run_of, tmp_path, capsys, c
     for name, content in pushed.items():
         (folder / name).write_bytes(content)
         assert TOKEN.encode() not in content
+    assert pushed["README.md"].count(b"import snapshot_download\nfrom tstune") == 1
     assert torch.equal(*forecasts(run_of("plain"), folder))
     printed = capsys.readouterr()
     assert f"{hub.address}/lab/cgm" in printed.out

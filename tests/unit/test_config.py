@@ -395,3 +395,9 @@ def test_an_unquoted_no_is_the_word(write_config: Write, text: str):
     with pytest.raises(ConfigError, match=r"training\.mixed_precision: input should be 'no', 'fp16', 'bf16' or 'auto'"):
         load(write_config("training: {mixed_precision: half}"))
     assert load(write_config("training: {mixed_precision: yes}")).training.mixed_precision == "auto"
+
+
+@pytest.mark.parametrize("text", ["off", "'off'", "false"])
+def test_an_unquoted_off_is_the_word(write_config: Write, text: str):
+    assert load(write_config(f"tuning: {{interpolate: {text}}}")).tuning.interpolate == "off"
+    assert load(write_config("tuning: {interpolate: on}")).tuning.interpolate == "auto"

@@ -40,9 +40,9 @@ TuningMode = Literal[
 ]
 
 
-def _precision(value: object) -> object:
-    """YAML reads an unquoted `no` as false; true is what the hardware does best."""
-    return {True: "auto", False: "no"}[value] if isinstance(value, bool) else value
+def _for_false(word: str) -> BeforeValidator:
+    """YAML reads an unquoted `no` or `off` as false; true leaves the choice to the project."""
+    return BeforeValidator(lambda value: (AUTO if value else word) if isinstance(value, bool) else value)
 
 
 def _null_for_auto(value: object) -> object:
@@ -278,7 +278,7 @@ class TuningSection(Section):
     of a forecast that stays · `head` the forecast head · `decoder` decoder and head on a frozen backbone · `bias` all
     biases · `lora`, `dora` low-rank adapters · `full` all, from the pretrained weights · `from_scratch` all, from
     random weights. Null: lora or dora if lora.enabled, else full with pretrained weights and from_scratch without."""
-    interpolate: Literal["off", "auto"] = "off"
+    interpolate: Annotated[Literal["off", "auto"], _for_false("off")] = "off"
     """`auto` ends with the share of the change from the untuned to the tuned weights (25, 50, 75 or 100 %) that has the
     lowest validation loss; it costs three validations and often loses less on other data (Wortsman et al. 2022)."""
     soup: int = Field(1, ge=1)
@@ -368,7 +368,7 @@ class TrainingSection(Section):
     step_decay: float = Field(0.0, ge=0, le=4)
     """How fast the steps of a forecast lose weight in the loss, the h-th weighs h^-step_decay: 0 counts all alike; 1.25
     makes up for how errors of glucose grow with the lead time."""
-    mixed_precision: Annotated[Literal["no", "fp16", "bf16", "auto"], BeforeValidator(_precision)] | None = None
+    mixed_precision: Annotated[Literal["no", "fp16", "bf16", "auto"], _for_false("no")] | None = None
     """Null takes what `accelerate launch` was given; `auto` what the hardware does best (bf16, fp16 or no)."""
     precision_fallback: bool = False
     """Where the machine has no fp16, or only emulates bf16, run what `auto` picks, and say so; false stops at fp16 and

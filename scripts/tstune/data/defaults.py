@@ -10,6 +10,7 @@ from pathlib import Path
 import pandas as pd
 
 from tstune.data.frequency import default_seasonality, fixed_step, parse_frequency, to_steps
+from tstune.errors import ConfigError
 
 ASSETS = Path(__file__).parents[1] / "assets"
 BUILTIN = "builtin"
@@ -103,6 +104,13 @@ def lengths_to_try(
         return [(context, prediction_length) for context, _ in long_enough]
     ahead = max(1, min(habit_of(frequency).ahead, room))
     return [(context, ahead if most is None else min(ahead, most)) for context, most in pairs]
+
+
+def is_shipped(name: str) -> bool:
+    """Whether a value of `model.pretrained` stands for weights that ship (`ConfigError`: it only begins like one)."""
+    if name.startswith(f"{BUILTIN}:") and name not in SHIPPED:
+        raise ConfigError(f"model.pretrained={name}: no weights of that name ship; set one of {', '.join(SHIPPED)}")
+    return name in SHIPPED
 
 
 def shipped_weights(name: str = BUILTIN) -> dict[tuple[int, int], Path]:

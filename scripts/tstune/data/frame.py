@@ -282,7 +282,7 @@ def _read_times(
         last = len(missing) - int(np.argmin(missing[::-1]))
         if missing.all() or last == len(missing) or missing[:last].any() or len(missing) - last > MOST_FOOTERS:
             place = int(missing.argmax())
-            raise no_time(column, place, column.index[place], name)
+            raise no_time(column, place, column.index[place], name, config.timestamp_format)
         report.add(
             "rows_below_the_table", len(missing) - last, "left out", examples=[f"first in row {raw.index[last]}"]
         )

@@ -153,18 +153,20 @@ def parse_timestamps(column: pd.Series, timestamp_format: str | None, name: obje
     stamps = parse_times(column, timestamp_format, name).stamps
     missing = np.flatnonzero(stamps.isna())
     if missing.size:
-        raise no_time(column, int(missing[0]), int(missing[0]) + 2, name)
+        raise no_time(column, int(missing[0]), int(missing[0]) + 2, name, timestamp_format)
     return stamps
 
 
-def no_time(column: pd.Series, place: int, row: int, name: object) -> DataError:
+def no_time(column: pd.Series, place: int, row: int, name: object, timestamp_format: str | None) -> DataError:
     """The error for a row without a time."""
     cell = column.iloc[place]
     shown = "nothing" if pd.isna(cell) else repr(cell)
-    return DataError(
-        f"{name}: row {row}: {shown} in column {column.name!r} is not a timestamp; "
-        "for other formats set data.timestamp_format, e.g. '%d/%m/%Y %H:%M'"
-    )
+    what = f"{name}: row {row}: {shown} in column {column.name!r} is not a timestamp"
+    if timestamp_format is not None:
+        return DataError(
+            f"{what} in data.timestamp_format={timestamp_format!r}; data.timestamp_format=null looks itself"
+        )
+    return DataError(f"{what}; for other formats set data.timestamp_format, e.g. '%d/%m/%Y %H:%M'")
 
 
 def parse_times(column: pd.Series, timestamp_format: str | None, name: object) -> Times:

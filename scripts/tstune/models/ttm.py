@@ -15,7 +15,7 @@ from torch import nn
 from tstune.config.schema import ForecastSection
 from tstune.config.section import TTMSection
 from tstune.config.validation import validate
-from tstune.data.defaults import BUILTIN, CONTEXTS, SHIPPED, shipped_weights
+from tstune.data.defaults import BUILTIN, CONTEXTS, is_shipped, shipped_weights
 from tstune.data.prepared import PreparedData
 from tstune.data.preprocess import Preprocessor
 from tstune.data.scaler import UNKNOWN
@@ -218,7 +218,7 @@ class TTMForecaster(NetworkForecaster):
         section = self.config.model
         if section.pretrained is None:
             return [(length, None) for length in CONTEXTS if length % _patch_length(section, length) == 0]
-        if section.pretrained in SHIPPED:
+        if is_shipped(section.pretrained):
             return sorted(shipped_weights(section.pretrained), reverse=True)
         return lengths_of(Path(section.pretrained)) or [(512, 96)]
 
@@ -431,7 +431,7 @@ def load_pretrained(
     """
     from tsfm_public import TinyTimeMixerConfig
 
-    if section.pretrained in SHIPPED:
+    if is_shipped(section.pretrained):
         folder = builtin_folder(section.context_length, section.prediction_length, section.pretrained)
         section = section.model_copy(update={"pretrained": str(folder)})
     name, revision = checkpoint_of(section.pretrained), section.revision

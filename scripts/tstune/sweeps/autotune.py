@@ -394,11 +394,8 @@ class Search:
             raise
         except (Exception, OutOfTime) as error:
             late = isinstance(error, OutOfTime)
-            row.state, row.score, row.reason = (
-                "stopped" if late else "failed",
-                None,
-                str(error) if late else failure(error),
-            )
+            row.state, row.score = "stopped" if late else "failed", None
+            row.reason = str(error) if late else failure(error)
         row.seconds = round(time.monotonic() - begun, 2)
         return row
 
