@@ -95,7 +95,7 @@ DEAD_WORKER = (
 )
 DEAD_RANK = (
     "another process of this run has ended, and this one cannot go on without it; mend what its own lines say, then "
-    "start the same command with training.resume_from_checkpoint=auto"
+    "start the same command, with training.resume_from_checkpoint=auto where it had written checkpoints"
 )
 FULL_MEMORY = "the memory is full; ask for less at once, or use a larger machine"
 _TOLD_BY_TORCH = {
@@ -137,6 +137,20 @@ def describe_os_error(error: OSError) -> str:
     return f"{error.filename}: {reason}" if error.filename else f"{type(error).__name__}: {reason}"
 
 
+def _spoken(now: bool = False) -> bool:
+    """Whether a process of this run has said why it ends, where they meet at a launcher; `now` this one does."""
+    group = sys.modules.get("torch.distributed.distributed_c10d")
+    if group is None or not group.is_initialized():
+        return False
+    try:
+        store = group._get_default_store()
+        if now:
+            store.set("tstune/spoken", "")
+        return store.check(["tstune/spoken"])
+    except RuntimeError:  # the store has ended with the process that held it
+        return False
+
+
 def exits_cleanly(main: Callable[..., int]) -> Callable[..., int]:
     """Wrap a script's ``main``: a user error becomes one ``error: …`` line on stderr and exit code 2.
 
@@ -154,9 +168,11 @@ def exits_cleanly(main: Callable[..., int]) -> Callable[..., int]:
             prefix = "error" if rank == "0" else f"error (rank {rank})"
             if rank != "0":  # the launcher ends the others when one exits: let rank 0 speak first
                 time.sleep(2)
+            _spoken(now=True)
             print(f"{prefix}: {visible(' '.join(str(error).split()))}", file=sys.stderr)
             return EXIT_USER_ERROR
         except OSError as error:  # the machine: a file that is not there, a disk that is full, a line that is dead
+            _spoken(now=True)
             print(f"error: {visible(describe_os_error(error))}", file=sys.stderr)
             return EXIT_USER_ERROR
         except MemoryError as error:
@@ -166,6 +182,8 @@ def exits_cleanly(main: Callable[..., int]) -> Callable[..., int]:
             told = next((line for words, line in _TOLD_BY_TORCH.items() if words in str(error)), None)
             if told is None:
                 raise
+            if told == DEAD_RANK and _spoken():
+                return EXIT_USER_ERROR
             # of a dead worker torch tells by a signal, which may come again while the first error is on its way out
             print(f"error: {told}", file=sys.stderr)
             return EXIT_USER_ERROR

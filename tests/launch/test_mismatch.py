@@ -120,3 +120,21 @@ def test_deepspeed_is_not_installed(refused: Callable[..., str], tmp_path: Path)
     (tmp_path / "sitecustomize.py").write_text(HIDE_DEEPSPEED)
     environment = CPU | DEEPSPEED | {"ACCELERATE_DEEPSPEED_ZERO_STAGE": "2", "PYTHONPATH": str(tmp_path)}
     assert refused(**environment) == "error: this accelerate config needs DeepSpeed: pip install deepspeed"
+
+
+def test_a_file_for_one_process_and_several_asked_for(desk: Path, launch: Callable) -> None:
+    before = tiny.snapshot(desk)
+    done = launch("cpu", "scripts/finetune_ttm.py", "--config", desk / "recipe.yaml", num_processes=2)
+    (error,) = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert "its file starts one; start with: accelerate launch --config_file accelerate_configs/ddp.yaml" in error
+    assert tiny.snapshot(desk) == before
+
+
+def test_only_the_rank_that_knows_speaks(desk: Path, launch: Callable, tmp_path: Path) -> None:
+    (tmp_path / "mine").touch()
+    arguments = ["--config", desk / "recipe.yaml", f"output_dir={tmp_path}"]
+    done = launch("ddp", "scripts/finetune_ttm.py", *arguments, num_processes=2)
+    errors = [line for line in done.stderr.splitlines() if line.startswith("error")]
+    assert errors == [
+        f"error: output_dir={tmp_path} already holds files; set overwrite=true or choose another output_dir"
+    ]

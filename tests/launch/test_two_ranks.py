@@ -139,7 +139,7 @@ def test_four_processes_asked_for_and_two_started(desk: Path, launch: Launch) ->
     (error,) = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
     assert error == (
         "error: distributed.world_size=4 but 2 process(es) are running; "
-        "start with: accelerate launch --num_processes 4 …"
+        "start with: accelerate launch --num_processes 4 --config_file accelerate_configs/ddp.yaml …"
     )
     assert 'finetune_ttm.py", line' not in done.stderr, "no traceback of ours; the launcher's own is not ours"
     assert tiny.snapshot(desk) == before

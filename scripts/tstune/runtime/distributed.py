@@ -359,10 +359,17 @@ class DistributedManager:
             raise DistributedError("FSDP 1 is not supported: set fsdp_version: 2, as in accelerate_configs/fsdp2.yaml")
         if config.enabled is False:
             return
+        if found == 1 and _asked_for_several():
+            raise DistributedError(
+                "accelerate launch was asked for several processes (MASTER_ADDR is set) but its file starts one; "
+                "start with: accelerate launch --config_file accelerate_configs/ddp.yaml --num_processes 2 … (without "
+                "GPUs ACCELERATE_USE_CPU=true in front); for one process python will do, or distributed.enabled=false"
+            )
         if config.world_size is not None and config.world_size != found:
             raise DistributedError(
                 f"distributed.world_size={config.world_size} but {found} process(es) are running; "
-                f"start with: accelerate launch --num_processes {config.world_size} …"
+                f"start with: accelerate launch --num_processes {config.world_size} "
+                "--config_file accelerate_configs/ddp.yaml …"
             )
         if config.enabled and found == 1:
             raise DistributedError(
@@ -374,6 +381,14 @@ class DistributedManager:
                 f"distributed.strategy={config.strategy} but Accelerate runs {self.strategy}; "
                 "pick the matching file of accelerate_configs/"
             )
+
+
+def _asked_for_several() -> bool:
+    """True if `accelerate launch` had a number of processes that its file ignores.
+
+    Of that number nothing reaches the one process but the address at which the others would have met.
+    """
+    return "ACCELERATE_MIXED_PRECISION" in os.environ and "MASTER_ADDR" in os.environ and "RANK" not in os.environ
 
 
 def _read_weights_whole() -> None:
