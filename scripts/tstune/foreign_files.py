@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import importlib
 import json
+import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -79,11 +80,26 @@ def read_rows(path: Path, kind: type[TstuneError] = CheckpointError, torn: bool 
 def read_plain_yaml(path: Path, kind: type[TstuneError] = CheckpointError) -> Any:
     """What a YAML file holds: values and nothing else."""
     with damage(path, kind, "is not valid YAML"):
-        loader = yaml.SafeLoader(limited_content(path, LARGEST_YAML).decode("utf-8"))
-        node = loader.get_single_node()
+        text = limited_content(path, LARGEST_YAML).decode("utf-8")
+        loader = yaml.SafeLoader(text)
+        try:
+            node = loader.get_single_node()
+        except yaml.MarkedYAMLError as error:  # it is found out one or two lines further down
+            number = error.problem_mark.line + 1
+            for line in reversed(text.splitlines()[max(0, number - 3) : number]):
+                if lack := missing_blank(line):
+                    raise ValueError(f"line {number}: {lack}") from None
+                number -= 1
+            raise
         if _size(node, {}) > MOST_VALUES:
             raise ValueError(f"its aliases make more than {MOST_VALUES:,} values, or hold themselves")
         return None if node is None else loader.construct_document(node)
+
+
+def missing_blank(line: str) -> str | None:
+    """What ``source:csv`` lacks, in words; None for anything else."""
+    found = re.fullmatch(r"\s*(?:- +)?([\w.-]+):(?![\s/\\])(.*\S)\s*", line)
+    return found and f"{found[1]}:{found[2]} has no blank after its colon; write {found[1]}: {found[2]}"
 
 
 def read_tensors(path: Path, kind: type[TstuneError] = CheckpointError, framework: str = "torch") -> dict[str, Any]:

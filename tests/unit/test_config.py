@@ -152,6 +152,38 @@ def test_a_key_in_the_wrong_section_is_found(write_config: Write):
     assert "model.num_epochs: unknown key, did you mean training.num_epochs?" in text
 
 
+@pytest.mark.parametrize(
+    ("override", "meant"),
+    [
+        ("model.name=x", " (keys here: type, pretrained"),  # not data.rename
+        ("model.renam=x", ", did you mean data.rename?"),
+        ("training.batch_size=8", ", did you mean training.per_device_batch_size?"),  # not evaluation.batch_size
+        ("data.train=0.5", ", did you mean data.split.train?"),
+        ("training.mode=full", ", did you mean data.split.mode or tuning.mode?"),
+    ],
+)
+def test_the_same_section_is_looked_at_first(override: str, meant: str, write_config: Write):
+    key = override.partition("=")[0]
+    assert f"1 problem: {key}: unknown key{meant}" in message(write_config("seed: 1"), override)
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("data:\n  source:csv\n  path: x.csv\n", "is not valid YAML: line 2: source:csv has no blank after its colon"),
+        ("data.source:csv\n\nmodel:\n", "is not valid YAML: line 1: data.source:csv has no blank after its colon"),
+        (
+            "data:\n  path: a\n  source:csv\nseed: 1\n",
+            "line 3: source:csv has no blank after its colon; write source: csv",
+        ),
+        ("data:\n  source:csv\nseed: 1\n", "data: input should be a valid dictionary or instance of DataSection (got"),
+        ("data:\n  source:csv\nseed: 1\n", "source:csv has no blank after its colon; write source: csv"),
+    ],
+)
+def test_a_blank_that_is_missing_after_a_colon_is_named_where_it_is_missing(text, told, write_config: Write):
+    assert told in message(write_config(text))
+
+
 def test_a_dotted_key_in_a_file_is_said_with_the_way_to_write_it(write_config: Write):
     text = message(write_config("data.path: x.csv\ndata: {split.train: 0.5}"))
     assert "data.path: unknown key, write it as data: {path: …}" in text

@@ -11,6 +11,7 @@ from tstune.config.names import paths_of, subsection
 from tstune.config.schema import RunConfig
 from tstune.config.section import DEFAULT_FAMILY, known_family, without_credentials
 from tstune.errors import ConfigError
+from tstune.foreign_files import missing_blank
 
 
 def validate(values: Mapping, origin: str) -> RunConfig:
@@ -66,7 +67,8 @@ def _explain(key: str, problems: list[Mapping]) -> str:
         return f"{key}.type: {text} (got {first['input']['type']!r})"
     value = first.get("input")
     shown = "" if isinstance(value, dict | BaseModel) else f" (got {value!r})"
-    return f"{key}: {text}{shown}"
+    lack = missing_blank(value) if isinstance(value, str) and "valid dictionary" in text else None
+    return f"{key}: {text}{shown}{f': {lack}' if lack else ''}"
 
 
 def _message(problem: Mapping) -> str:
@@ -82,15 +84,18 @@ def _suggestion(location: tuple, family: str) -> str:
         return f", write it as {': {'.join([*sections, name])}: …{'}' * len(sections)}"
     section = section_at(parents, family)
     siblings = list(section.model_fields) if section else []
-    elsewhere = {path.rsplit(".", 1)[-1]: path for path in leaf_paths(family=family)}
-    if key in elsewhere:  # the right name in the wrong section
-        return f", did you mean {elsewhere[key]}?"
-    close = difflib.get_close_matches(key, siblings, n=1, cutoff=0.6)
-    if close:
-        return f", did you mean {'.'.join([*parents, close[0]])}?"
-    close = difflib.get_close_matches(key, list(elsewhere), n=1, cutoff=0.8)
-    if close:
-        return f", did you mean {elsewhere[close[0]]}?"
+    paths = {path: path.rpartition(".")[2] for path in leaf_paths(family=family)}
+    inside, same = ".".join([*parents, ""]), [path for path, name in paths.items() if name == key]
+    found = (
+        [path for path in same if path.startswith(inside)]
+        or [inside + name for name in difflib.get_close_matches(key, siblings, n=1, cutoff=0.85)]
+        or [inside + name for name in siblings if f"_{key}_" in f"_{name}_"][:1]
+        or same  # the right name in the wrong section
+        or [inside + name for name in difflib.get_close_matches(key, siblings, n=1)]
+        or [path for path, name in paths.items() if difflib.get_close_matches(key, [name], cutoff=0.85)][:1]
+    )
+    if found:
+        return f", did you mean {' or '.join(found)}?"
     return f" (keys here: {', '.join(siblings)})" if siblings else ""
 
 
