@@ -22,8 +22,10 @@ from tstune.errors import EXIT_REQUEUE, EXIT_USER_ERROR
 STEPS, MANY_STEPS, EVERY = 30, 90, 3
 
 # Everything that has a state: dropout, an average of the weights, accumulation, the best weights, a running loss
-# between two rows of the log, an epoch that does not end where a checkpoint is written (402 windows, 26 batches).
+# between two rows of the log, an epoch that does not end where a checkpoint is written (402 windows, 26 batches),
+# a linear skip that is solved before the first step.
 SETTINGS = {
+    "model": {"linear_skip": "shared"},
     "tuning": {"mode": "full"},
     "training": {
         "max_steps": STEPS,
@@ -72,10 +74,11 @@ def assert_same(run: Path, whole: Path, steps: int = STEPS) -> None:
 
 def killed_and_resumed(run: Run, kills: int, seed: int, steps: int = STEPS) -> list[str]:
     """Kill it so many times, every other time inside a checkpoint write; then let it end."""
-    draw, table, resumed = random.Random(seed), [], 0
+    draw, table, resumed, anew = random.Random(seed), [], 0, 0
     for number in range(kills):
         before = run.newest_step()
         resumed += before > 0  # the first kill may come before the first checkpoint
+        anew += before == 0
         after = before + draw.randint(2, max(2, (steps - before) // (kills - number) - EVERY))
         inside = draw.choice(["save_file", "_save_optimizer", "seal", "sync"]) if number % 2 else ""
         run.kill(after, inside)
@@ -84,8 +87,10 @@ def killed_and_resumed(run: Run, kills: int, seed: int, steps: int = STEPS) -> l
         table.append(f"kill {number + 1:2}: resumed at {before:3}, killed with {run.newest_step():3} whole, {partial}")
         assert not run.output_dir.exists()
     resumed += run.newest_step() > 0
+    anew += run.newest_step() == 0
     assert run.finish() == 0, run.log.read_text()
     assert run.log.read_text().count("resumed from step") == resumed >= kills - 1
+    assert run.log.read_text().count("linear skip solved") == anew, "what was solved once is read"
     print(*table, sep="\n")
     return table
 

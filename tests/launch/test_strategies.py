@@ -54,6 +54,7 @@ RECIPES = {
     "full": {"tuning": {"mode": "full"}},
     "lora": {"tuning": {"mode": "lora"}, "lora": {"rank": 4}},
     "accumulated": {"tuning": {"mode": "full"}, "training": {"max_steps": 5, "eval_every_steps": 5}},
+    "linear": {"tuning": {"mode": "full"}, "model": {"linear_skip": "shared"}, "training": {"max_steps": 2}},
     "zero_shot": {"tuning": {"mode": "zero_shot"}},
     "int8": {"tuning": {"mode": "lora"}, "model": {"quantization": "int8"}, "training": SHORT},
     "nf4": {"tuning": {"mode": "lora"}, "model": {"quantization": "nf4"}, "training": SHORT},
@@ -118,7 +119,7 @@ def train(desk: Path, launch: Launch) -> Callable[..., Runs]:
 @pytest.fixture(scope="module")
 def alone(train: Callable[..., Runs]) -> Runs:
     """One process, 32 windows a step."""
-    return train("cpu", 1, [*MODES, "accumulated", *PACKED])
+    return train("cpu", 1, [*MODES, "linear", "accumulated", *PACKED])
 
 
 @pytest.fixture(scope="module")
@@ -131,7 +132,7 @@ def of_two(train: Callable[..., Runs]) -> Callable[..., Runs]:
             return of_two(strategy)
         accumulated = ["accumulated"] if strategy in ("ddp", "fsdp2", "deepspeed_zero2") else []
         packed = PACKED if strategy == "ddp" else ()
-        return train(strategy, 2, list(names) or [*MODES, *accumulated, *packed])
+        return train(strategy, 2, list(names) or [*MODES, "linear", *accumulated, *packed])
 
     return of_two
 
@@ -227,6 +228,15 @@ def test_accumulated_batches_are_one_batch(strategy: str, of_two: Callable[[str]
         assert sorted(chain(*seen)) == sorted(batches(single, step)), step
     assert runs.losses("accumulated") == pytest.approx(alone.losses("accumulated"), rel=1e-5)
     require_equal_tensors(runs.weights("accumulated"), alone.weights("accumulated"))
+
+
+@pytest.mark.parametrize("strategy", EACH)
+def test_a_linear_skip_is_solved_once_for_all_ranks(strategy: str, of_two: Callable[[str], Runs], alone: Runs) -> None:
+    weights, expected = of_two(strategy).weights("linear"), alone.weights("linear")
+    require_equal_tensors(weights, expected)
+    for name in ("linear_skip.weight", "linear_skip.bias"):
+        assert torch.equal(weights[name], expected[name])
+        assert weights[name].any()
 
 
 @pytest.mark.slow

@@ -204,6 +204,14 @@ class TTMSection(ModelSection):
     skip_steps: int | None = Field(None, ge=0)
     """Last readings that reach each step of the forecast past the network's normalisation, with when they were taken
     and the time of day; 0 leaves that out, null does as the checkpoint does. 48 suits glucose every 5 minutes."""
+    linear_skip: Literal["none", "shared", "per_channel"] | None = None
+    """A linear map of the whole context and of the network's forecast that is added to it: one for all targets or one
+    for each. A new one is solved in closed form on the training windows before the first step of training and then
+    stays; null does as the checkpoint does."""
+    linear_skip_alpha: float = Field(10.0, gt=0)
+    """Penalty on the squares of its weights, as model.ridge_alpha: the larger, the closer to the network."""
+    linear_skip_share: float = Field(0.5, gt=0, le=1)
+    """Share of the solution that is added: 1 trusts the map alone, 0.5 goes half-way from the network to it."""
     fcm_context_length: int | None = Field(None, ge=0)
     """Forecast channel mixing (known-future columns): steps around each step; 1 by default."""
     fcm_mix_layers: int | None = Field(None, ge=1)

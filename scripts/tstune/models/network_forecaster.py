@@ -29,7 +29,10 @@ from tstune.training.losses import quantile_window_losses, window_losses
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig
 
-_SETS_PART = {"skip_head": "model.skip_steps=48", "quantile_head": "forecast.method=quantile_head with its levels"}
+_SETS_PART = {
+    "skip_head": "model.skip_steps=48 or model.linear_skip",
+    "quantile_head": "forecast.method=quantile_head with its levels",
+}
 """Modes that tune one part which not every network has -> the key that adds it."""
 
 
@@ -244,7 +247,7 @@ class NetworkForecaster(BaseTimeSeriesFoundationModel):
 
     def _check_mode(self) -> None:
         named = list(self.network.named_parameters())
-        found = {part_of(name, self.parts) for name, _ in named}
+        found = {part_of(name, self.parts) for name in self.network.state_dict()}  # a linear skip has buffers only
         if self.config.tuning.mode == "decoder" and "decoder" not in found:
             raise ConfigError(
                 f"tuning.mode=decoder: {self.architecture.title} has an encoder and no decoder beside its head; use "

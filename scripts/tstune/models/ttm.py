@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from functools import cache
 from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
+import numpy as np
 import torch
 import yaml
+from safetensors.torch import save_file
 from torch import nn
 
 from tstune.config.schema import ForecastSection
@@ -20,10 +22,11 @@ from tstune.data.prepared import PreparedData
 from tstune.data.preprocess import Preprocessor
 from tstune.data.scaler import UNKNOWN
 from tstune.data.table import Roles
-from tstune.data.windows import Batch
+from tstune.data.windows import Batch, WindowDataset
 from tstune.errors import CheckpointError, ConfigError, first_line
-from tstune.foreign_files import damage
+from tstune.foreign_files import damage, read_tensors
 from tstune.models.adapters import freeze_by_mode, part_of
+from tstune.models.baselines import MAX_RIDGE_ROWS
 from tstune.models.contract import weights_folder
 from tstune.models.modules import ScaledModule, use_fast_dropout
 from tstune.models.network_forecaster import NetworkForecaster
@@ -37,11 +40,16 @@ from tstune.models.network_weights import (
     require_same,
     scratch_values,
 )
-from tstune.models.ttm_layers import CHANGES, SkipHead, use_fast_mixers
+from tstune.models.ttm_layers import CHANGES, LinearSkip, SkipHead, use_fast_mixers
 from tstune.runtime.logs import logger
 
 if TYPE_CHECKING:
     from tsfm_public import TinyTimeMixerConfig, TinyTimeMixerForPrediction
+
+    from tstune.runtime.distributed import DistributedManager
+    from tstune.training.callbacks import Callback
+    from tstune.training.checkpoint import Checkpoints
+    from tstune.training.loop import TrainingResult
 
 QUANTILE_HEAD = "multi_quantile_head_block"
 """Name of the part in granite-tsfm's network; it lies behind `head`, whose forecast it takes as the centre."""
@@ -52,6 +60,9 @@ SKIP_HEAD = "skip_head"
 """Name of our own part, see `SkipHead`; `TinyTimeMixerForPrediction` of granite-tsfm leaves it out."""
 SKIP_CHANGES = "skip_changes"
 """Key of config.json: how many changes from step to step the skip head reads; weights without the key read none."""
+
+LINEAR_SKIP = "linear_skip"
+"""Name of another part of our own, see `LinearSkip`, and key of config.json: `shared` or `per_channel`."""
 
 # Architecture of TTM-r2 512-96, for models built from scratch.
 SCRATCH_DEFAULTS = {
@@ -69,7 +80,7 @@ SCRATCH_DEFAULTS = {
     "head_dropout": 0.2,
 }
 # Layers that exist only with some channel roles; a checkpoint without them is still the same backbone.
-_MAY_BE_FRESH = ("decoder.", "head.", f"{QUANTILE_HEAD}.", f"{SKIP_HEAD}.", "backbone.encoder.freq_mod.")
+_MAY_BE_FRESH = ("decoder.", "head.", QUANTILE_HEAD, SKIP_HEAD, LINEAR_SKIP, "backbone.encoder.freq_mod.")
 
 
 class TTMModule(ScaledModule):
@@ -141,18 +152,26 @@ class TTMModule(ScaledModule):
             hidden = hidden[:, : self.num_targets]  # covariates have a hidden state, but no quantiles
             values = self.network.multi_quantile_head_block(point, decoder_hidden_state=hidden).permute(0, 2, 3, 1)
         values = values * scale[..., None] + loc[..., None]
+        point = point * scale + loc
         if self.skip_head is not None:
-            point = point * scale + loc
             change, stretch = self.skip_head(encoded, point, scale)
             if stretch is not None:
                 values = point[..., None] + (values - point[..., None]) * stretch[..., None]
-            values = values + change[..., None]
+            values, point = values + change[..., None], point + change
+        if self.linear_skip is not None:
+            context = self.scaled_context(encoded)[0] if past is None else past
+            values = values + self.linear_skip(context[..., : self.num_targets], point)[..., None]
         return values[:, : self.num_steps]
 
     @property
     def skip_head(self) -> SkipHead | None:
         """Our own part of the network, or peft's copies of it; None for a network without."""
         return getattr(self.plain, SKIP_HEAD, None)
+
+    @property
+    def linear_skip(self) -> LinearSkip | None:
+        """As `skip_head`."""
+        return getattr(self.plain, LINEAR_SKIP, None)
 
     @property
     def reads_clock(self) -> bool:
@@ -190,9 +209,11 @@ class TTMForecaster(NetworkForecaster):
         "head": "head",
         QUANTILE_HEAD: "quantile_head",
         SKIP_HEAD: SKIP_HEAD,
+        LINEAR_SKIP: SKIP_HEAD,
         "quantile_stretch": "quantile_head",
     }
     block_classes: ClassVar[tuple[str, ...]] = ("TinyTimeMixerLayer",)
+    solved = False  # True after `train_on` solved a new linear skip: training does not start from untuned weights then
     lora_targets = ("fc1", "fc2", "attn_layer", "base_forecast_block")
     architecture = Architecture(
         title, GRANITE, "tsfm_public:TinyTimeMixerForPrediction", "tsfm_public:TinyTimeMixerConfig"
@@ -225,7 +246,8 @@ class TTMForecaster(NetworkForecaster):
     def starts_from_weights(self) -> bool:
         """True if the untuned model is worth something: new quantile and skip heads start at its forecast."""
         pretrained = self.config.model.pretrained is not None and self.config.tuning.mode != "from_scratch"
-        return pretrained and all(part_of(name, self.parts) in ("quantile_head", SKIP_HEAD) for name in self.fresh)
+        at_forecast = all(part_of(name, self.parts) in ("quantile_head", SKIP_HEAD) for name in self.fresh)
+        return pretrained and at_forecast and not self.solved
 
     def load_weights(self, folder: Path) -> None:
         """The same, and a forecast: a config.json that fits the tensors may still describe a network that runs not."""
@@ -238,6 +260,57 @@ class TTMForecaster(NetworkForecaster):
         window["static"] = torch.zeros(1, len(roles.static_categorical), dtype=torch.int64)
         with damage(weights_folder(folder) / "config.json"), torch.inference_mode():
             self.forecast(window)
+
+    def train_on(
+        self,
+        data: PreparedData,
+        manager: DistributedManager,
+        history_path: Path | None = None,
+        checkpoints: Checkpoints | None = None,
+        callbacks: Sequence[Callback] = (),
+    ) -> TrainingResult | None:
+        """The same after a new linear skip is solved, which is all there is to do where nothing else learns."""
+        skip = self.module.linear_skip
+        if skip is not None and not skip.weight.any():
+            self._solve(data.train, manager, checkpoints)
+        if self.solved and not any(value.requires_grad for value in self.module.parameters()):
+            return None
+        return super().train_on(data, manager, history_path, checkpoints, callbacks)
+
+    def _solve(self, windows: WindowDataset, manager: DistributedManager, checkpoints: Checkpoints | None) -> None:
+        """Solve the linear skip on the main process; a run that goes on takes what it had, whatever this machine is."""
+        from tstune.training.checkpoint import find_checkpoint
+
+        section, skip, file = self.config.model, self.module.linear_skip, f"{LINEAR_SKIP}.safetensors"
+        resume = checkpoints and checkpoints.resume and find_checkpoint(checkpoints.resume, checkpoints.store)
+        state = read_tensors(resume.parent / file) if resume and (resume.parent / file).is_file() else None
+        if state is None and manager.is_main:
+            state = skip.solution(self._shown(windows), section.linear_skip_alpha, section.linear_skip_share)
+            logger.info("linear skip solved in closed form")
+        if checkpoints and manager.is_main:
+            checkpoints.store.folder.mkdir(parents=True, exist_ok=True)
+            save_file(state, checkpoints.store.folder / file)
+        state, self.solved = manager.from_main(state), True
+        for part in self.network.modules():  # with adapters there are two
+            if isinstance(part, LinearSkip):
+                part.load_state_dict(state)
+
+    def _shown(self, windows: WindowDataset) -> Iterator[tuple[torch.Tensor, ...]]:
+        """What the linear skip reads of training windows, and what the forecast lacks where it weighs."""
+        targets, steps, seen = self.module.num_targets, self.module.num_steps, []
+        count, size = min(len(windows), max(1, MAX_RIDGE_ROWS // targets)), self.evaluation_batch_size(self._device)
+        chosen = np.linspace(0, len(windows) - 1, count).astype(np.int64)
+        self.module.eval()
+        hook = self.module.linear_skip.register_forward_pre_hook(lambda _, inputs: seen.append(inputs))
+        for begin in range(0, count, size):
+            batch = windows.__getitems__(chosen[begin : begin + size])
+            batch = {name: values.to(self._device) for name, values in batch.items()}
+            with torch.no_grad():
+                _, *scale = self.module(batch)
+            past, point = seen.pop()
+            truth = self.module.normalise(batch["future_values"][:, :steps, :targets], *scale)
+            yield past, point, torch.where(self._weighing(batch), truth - point[:, :steps], 0.0)
+        hook.remove()
 
     def learned_from(self, data: PreparedData) -> None:
         """Make a category that training never saw the mean of those that it saw."""
@@ -294,6 +367,7 @@ class TTMForecaster(NetworkForecaster):
 
     def _wrap(self, network: nn.Module) -> None:
         super()._wrap(network)
+        self.solved = False
         if not self.config.training.compile:  # the compiler does better with the ordinary layers
             use_fast_dropout(network)
             use_fast_mixers(network)
@@ -369,13 +443,14 @@ def build_from_scratch(
         **head_options(quantiles),
         skip_steps=section.skip_steps or 0,
         skip_changes=CHANGES,
+        linear_skip=section.linear_skip,
     )
     return network_class()(config)
 
 
 @cache
 def network_class() -> type[TinyTimeMixerForPrediction]:
-    """TTM of granite-tsfm with our skip head, if its config.json says so; in files it has the name of the original."""
+    """TTM of granite-tsfm with our skips, if its config.json says so; in files it has the name of the original."""
     from tsfm_public import TinyTimeMixerForPrediction
 
     class WithSkipHead(TinyTimeMixerForPrediction):
@@ -387,6 +462,12 @@ def network_class() -> type[TinyTimeMixerForPrediction]:
                 setattr(self, SKIP_HEAD, SkipHead(*sizes, with_quantiles, getattr(config, SKIP_CHANGES, 0)))
             else:  # nor is it written down
                 config.__dict__.pop(SKIP_CHANGES, None)
+            if getattr(config, LINEAR_SKIP, None) in (None, "none"):
+                config.__dict__.pop(LINEAR_SKIP, None)
+            else:
+                targets = len(config.prediction_channel_indices or range(config.num_input_channels))
+                maps = 1 if config.linear_skip == "shared" else targets
+                setattr(self, LINEAR_SKIP, LinearSkip(maps, config.context_length, config.prediction_length))
 
     WithSkipHead.__name__ = TinyTimeMixerForPrediction.__name__
     return WithSkipHead
@@ -399,6 +480,9 @@ def start_without_skip(ttm: TinyTimeMixerForPrediction, fresh: Collection[str] |
         head.start_at_nothing()
     elif head is not None and f"{SKIP_HEAD}.quantile_stretch.weight" in fresh:
         head.start_without_stretch()
+    if fresh is None or f"{LINEAR_SKIP}.weight" in fresh:
+        for values in ttm.linear_skip.buffers() if hasattr(ttm, LINEAR_SKIP) else ():
+            values.zero_()
 
 
 def _patch_length(section: TTMSection, context_length: int | None = None) -> int:
@@ -459,13 +543,16 @@ def load_pretrained(
         config.prediction_length = section.prediction_length  # a longer head, fresh
     if section.skip_steps not in (None, getattr(config, "skip_steps", 0)):  # a new skip head
         config.skip_steps, config.skip_changes = section.skip_steps, CHANGES
+    config.linear_skip = section.linear_skip or getattr(config, LINEAR_SKIP, "none")
+    linear = config.linear_skip != "none"
     shorter = section.prediction_length < config.prediction_length
-    filters = shorter and not getattr(config, "skip_steps", 0)  # the skip head reads the whole forecast
+    filters = shorter and not getattr(config, "skip_steps", 0) and not linear  # skips read the whole forecast
     if shorter and not filters and roles.control_indices:
+        key = "linear_skip=none" if linear else "skip_steps=0"
         raise ConfigError(
             f"model.prediction_length={section.prediction_length} is shorter than the {config.prediction_length} steps "
-            "of the checkpoint, and with columns that are known in the future its skip head needs them all; set "
-            f"model.skip_steps=0 or model.prediction_length={config.prediction_length}"
+            "of the checkpoint, and with columns that are known in the future its skips need them all; set "
+            f"model.{key} or model.prediction_length={config.prediction_length}"
         )
     config.prediction_filter_length = section.prediction_length if filters else None
     if random_weights:

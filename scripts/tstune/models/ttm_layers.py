@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 
 import torch
 import torch.nn.functional as F
@@ -107,6 +108,44 @@ class SkipHead(nn.Module):
             hidden = hidden + block(hidden)
         change = self.output(hidden).transpose(1, 2) * scale
         return change, None if self.quantile_stretch is None else self.quantile_stretch(hidden).transpose(1, 2).exp()
+
+
+class LinearSkip(nn.Module):
+    """Adds to a forecast a linear map of the whole context and of that forecast; a new one adds nothing.
+
+    Its tensors are buffers, solved in closed form and never trained: an optimizer that moves every weight by the
+    learning rate moves the sum over some hundred readings, which are much alike, by far more. `maps` is 1 for all
+    targets, or their number.
+    """
+
+    def __init__(self, maps: int, context_length: int, prediction_length: int) -> None:
+        super().__init__()
+        self.register_buffer("weight", torch.zeros(maps, context_length + prediction_length, prediction_length))
+        self.register_buffer("bias", torch.zeros(maps, 1, prediction_length))
+
+    def forward(self, past: torch.Tensor, point: torch.Tensor) -> torch.Tensor:
+        """[batch, steps, targets] to add to the forecast `point`, of that shape; `past` [batch, context, targets]."""
+        rows = torch.cat([past, point], dim=1).permute(2, 0, 1)
+        return (rows @ self.weight + self.bias).permute(1, 2, 0)
+
+    @torch.no_grad()
+    def solution(self, shown: Iterable[tuple[torch.Tensor, ...]], alpha: float, share: float) -> Batch:
+        """Its tensors as `share` of the ridge regression of what forecasts lack, with `alpha` on squared weights.
+
+        `shown` are batches of past, point and what the point lacks, [batch, steps, targets]. The sums are of double
+        precision and on the CPU: they take the same memory for any number of windows, and give the same bits.
+        """
+        gram, cross = 0.0, 0.0
+        for past, point, lack in shown:
+            rows = F.pad(torch.cat([past, point], dim=1).permute(2, 0, 1), (0, 1), value=1.0)  # the bias is one more
+            rows, lack = (values.cpu().double() for values in (rows, lack.permute(2, 0, 1)))
+            if len(self.weight) == 1:
+                rows, lack = (values.reshape(1, -1, values.shape[2]) for values in (rows, lack))
+            gram, cross = gram + rows.mT @ rows, cross + rows.mT @ lack
+        gram.diagonal(dim1=1, dim2=2)[:, :-1] += alpha
+        found = share * torch.linalg.solve(gram, cross).float()
+        found = F.pad(found, (0, self.weight.shape[2] - found.shape[2]))  # of steps that nobody asks for nothing
+        return {"weight": found[:, :-1].contiguous(), "bias": found[:, -1:].contiguous()}
 
 
 class _Block(nn.Sequential):

@@ -33,6 +33,7 @@ class CachedWindows(Dataset):
         budget_bytes: beyond this size the features lie in a memory-mapped temporary file.
         folder: where that file is made; None takes the system's.
         batch_size: windows per forward pass of `encode`.
+        with_context: the second half reads the context too; it is cut anew each time, which takes no memory.
     """
 
     def __init__(
@@ -43,8 +44,9 @@ class CachedWindows(Dataset):
         budget_bytes: float,
         folder: Path | None = None,
         batch_size: int = 64,
+        with_context: bool = False,
     ) -> None:
-        self.windows = windows
+        self.windows, self.with_context = windows, with_context
         self._arrays: dict[str, torch.Tensor] = {}
         self._shapes: dict[str, torch.Size] = {}
         self._file = None
@@ -63,7 +65,7 @@ class CachedWindows(Dataset):
         return len(self.windows)
 
     def __getitems__(self, indices: Sequence[int]) -> Batch:
-        batch = self.windows.without_past(indices)
+        batch = (self.windows.__getitems__ if self.with_context else self.windows.without_past)(indices)
         rows = torch.as_tensor(indices)
         for name, array in self._arrays.items():
             batch[name] = array.index_select(0, rows).view(-1, *self._shapes[name])
@@ -117,9 +119,10 @@ def training_windows(model: ForecastModel, data: PreparedData, manager: Distribu
     model.module.eval()
     begin, budget = time.perf_counter(), config.feature_cache_gb * 1e9
     batch_size = model.evaluation_batch_size(manager.device)
-    cached = CachedWindows(train_windows, encode, manager.device, budget, batch_size=batch_size)
+    how = {"batch_size": batch_size, "with_context": getattr(model.module, "linear_skip", None) is not None}
+    cached = CachedWindows(train_windows, encode, manager.device, budget, **how)
     left = budget - cached.num_bytes
-    validation = CachedWindows(data.validation, encode, manager.device, left, batch_size=batch_size)
+    validation = CachedWindows(data.validation, encode, manager.device, left, **how)
     seconds, size = time.perf_counter() - begin, cached.num_bytes + validation.num_bytes
     logger.info("frozen features stored once: %.0f MB in %.1f s", size / 1e6, seconds)
     return cached, validation
