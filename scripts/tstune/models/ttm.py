@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 import torch
 import yaml
-from safetensors.torch import save_file
 from torch import nn
 
 from tstune.config.schema import ForecastSection
@@ -24,7 +23,7 @@ from tstune.data.scaler import UNKNOWN
 from tstune.data.table import Roles
 from tstune.data.windows import Batch, WindowDataset
 from tstune.errors import CheckpointError, ConfigError, first_line
-from tstune.foreign_files import damage, read_tensors
+from tstune.foreign_files import damage
 from tstune.models.adapters import freeze_by_mode, part_of
 from tstune.models.baselines import MAX_RIDGE_ROWS
 from tstune.models.contract import weights_folder
@@ -278,18 +277,19 @@ class TTMForecaster(NetworkForecaster):
         return super().train_on(data, manager, history_path, checkpoints, callbacks)
 
     def _solve(self, windows: WindowDataset, manager: DistributedManager, checkpoints: Checkpoints | None) -> None:
-        """Solve the linear skip on the main process; a run that goes on takes what it had, whatever this machine is."""
-        from tstune.training.checkpoint import find_checkpoint
+        """Solve the linear skip on the main process; a run that goes on takes that of its checkpoint.
 
-        section, skip, file = self.config.model, self.module.linear_skip, f"{LINEAR_SKIP}.safetensors"
+        Checkpoints of a sharded run are in pieces: there it is solved again, with the same bits on the same machine.
+        """
+        from tstune.training.checkpoint import find_checkpoint, stored_weights
+
+        section, skip = self.config.model, self.module.linear_skip
         resume = checkpoints and checkpoints.resume and find_checkpoint(checkpoints.resume, checkpoints.store)
-        state = read_tensors(resume.parent / file) if resume and (resume.parent / file).is_file() else None
-        if state is None and manager.is_main:
+        stored = stored_weights(resume) if resume else {}
+        state = {name.rpartition(".")[2]: values for name, values in stored.items() if LINEAR_SKIP in name}
+        if manager.is_main and state.get("weight", skip.bias).shape != skip.weight.shape:
             state = skip.solution(self._shown(windows), section.linear_skip_alpha, section.linear_skip_share)
             logger.info("linear skip solved in closed form")
-        if checkpoints and manager.is_main:
-            checkpoints.store.folder.mkdir(parents=True, exist_ok=True)
-            save_file(state, checkpoints.store.folder / file)
         state, self.solved = manager.from_main(state), True
         for part in self.network.modules():  # with adapters there are two
             if isinstance(part, LinearSkip):

@@ -57,6 +57,11 @@ def load_training_state(
         manager.accelerator.scaler.load_state_dict(scaler)
 
 
+def stored_weights(folder: Path) -> dict[str, torch.Tensor]:
+    """Parameters that learned and buffers by name; empty where they lie in shards."""
+    return read_tensors(folder / _WEIGHTS) if (folder / _WEIGHTS).is_file() else {}
+
+
 def _save_optimizer(folder: Path, state: dict, scaler: dict | None) -> None:
     """Tensors as safetensors, everything else as JSON: nothing in a checkpoint can run code when it is read."""
     tensors, numbers = {}, {}
