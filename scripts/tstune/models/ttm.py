@@ -59,7 +59,6 @@ SKIP_HEAD = "skip_head"
 """Name of our own part, see `SkipHead`; `TinyTimeMixerForPrediction` of granite-tsfm leaves it out."""
 SKIP_CHANGES = "skip_changes"
 """Key of config.json: how many changes from step to step the skip head reads; weights without the key read none."""
-
 LINEAR_SKIP = "linear_skip"
 """Name of another part of our own, see `LinearSkip`, and key of config.json: `shared` or `per_channel`."""
 
@@ -277,10 +276,7 @@ class TTMForecaster(NetworkForecaster):
         return super().train_on(data, manager, history_path, checkpoints, callbacks)
 
     def _solve(self, windows: WindowDataset, manager: DistributedManager, checkpoints: Checkpoints | None) -> None:
-        """Solve the linear skip on the main process; a run that goes on takes that of its checkpoint.
-
-        Checkpoints of a sharded run are in pieces: there it is solved again, with the same bits on the same machine.
-        """
+        """Solve the linear skip on the main process; a run that goes on has it from its checkpoint if that is whole."""
         from tstune.training.checkpoint import find_checkpoint, stored_weights
 
         section, skip = self.config.model, self.module.linear_skip

@@ -128,7 +128,6 @@ class LinearSkip(nn.Module):
         rows = torch.cat([past, point], dim=1).permute(2, 0, 1)
         return (rows @ self.weight + self.bias).permute(1, 2, 0)
 
-    @torch.no_grad()
     def solution(self, shown: Iterable[tuple[torch.Tensor, ...]], alpha: float, share: float) -> Batch:
         """Its tensors as `share` of the ridge regression of what forecasts lack, with `alpha` on squared weights.
 
