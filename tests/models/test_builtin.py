@@ -156,7 +156,9 @@ def test_etth1_without_tuning(shared):
 def test_its_network_is_read_and_written_without_what_it_does_not_need(tmp_path):
     code = f"""
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace as Space
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from safetensors.torch import load_file
@@ -168,13 +170,20 @@ model = Space(network=network, config=Space(model=Space(quantization="none")))
 TTMForecaster.save_weights(model, Path({str(tmp_path)!r}))
 heavy = sys.modules.keys() & set("datasets peft sklearn deepspeed mlflow matplotlib lightgbm wandb tensorboard".split())
 heavy |= sys.modules.keys() & set("bitsandbytes onnx chronos statsforecast optuna river requests fastapi".split())
-heavy |= sys.modules.keys() & {{"scipy.optimize"}}
+heavy |= sys.modules.keys() & {{"scipy.optimize._minimize"}}
 assert not heavy, heavy
 assert find_spec("deepspeed"), "it is hidden only while the network is written"
 read = load_file({str(ASSETS / "ttm-96-24-synthetic/model.safetensors")!r})
 written = load_file("{tmp_path}/model/model.safetensors")
 assert read.keys() == written.keys() and all((read[name] == written[name]).all() for name in read)
 put_off = [sys.modules[name] for name in ("tsfm_public.toolkit", "transformers.models")]
+optimize = sys.modules["scipy.optimize"]
+with ThreadPoolExecutor(8) as threads:
+    assert threads.submit(import_module, "scipy.optimize._lsap").result().linear_sum_assignment
+    assert sys.modules["scipy.optimize"] is optimize, "a module of it comes alone"
+    found = [threads.submit(getattr, optimize, "minimize") for _ in range(8)]
+    assert len({{one.result() for one in found}}) == 1
+assert sys.modules["scipy.optimize"] is not optimize
 from tsfm_public.toolkit import TimeSeriesPreprocessor  # all of it is there for those who want it
 import tsfm_public, transformers
 assert "datasets" in sys.modules and TimeSeriesPreprocessor().freq is None

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import importlib.util
 import sys
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -43,37 +43,43 @@ _FOLLOWED = {
 """Keys of config.json by which transformers imports packages or kernels of the Hub, and what is harmless there."""
 _SMALL = 1 << 24
 """Numbers that any network may have."""
+_TAKING_AWAY = threading.Lock()
 
 
 class _LoadedWhenAsked(ModuleType):
     """Stands for a package until somebody wants a name of it; its modules can be imported before."""
 
     def __getattr__(self, name: str) -> Any:
-        if name.startswith("__"):  # those who look through sys.modules want nothing of it
+        if name.startswith("__") and name != "__all__":  # those who look through sys.modules want nothing of it
             raise AttributeError(name)
-        if sys.modules.get(self.__name__) is self:
-            del sys.modules[self.__name__]
-        package = importlib.import_module(self.__name__)
-        for module_name, module in vars(self).items():  # those that were imported before it
+        with _TAKING_AWAY:
+            if sys.modules.get(self.__name__) is self:
+                del sys.modules[self.__name__]
+        package = importlib.import_module(self.__name__)  # threads that ask meanwhile wait for it here
+        for module_name, module in list(vars(self).items()):  # those that were imported before it
             if isinstance(module, ModuleType):
                 vars(package).setdefault(module_name, module)
         return getattr(package, name)
 
 
-def _put_off(name: str) -> None:
-    """Load a package when somebody wants a name of it, unless it is there already."""
+def _put_off(name: str, function: str | None = None) -> None:
+    """Load a package when somebody wants a name of it, or calls this `function`, unless it is there already."""
     top, *folders = name.split(".")
     package = importlib.util.find_spec(top)
     if package is None or name in sys.modules:
         return
     file = Path(package.origin).parent.joinpath(*folders, "__init__.py")
     spec = importlib.util.spec_from_file_location(name, file, submodule_search_locations=[str(file.parent)])
-    sys.modules[name] = importlib.util.module_from_spec(spec)
-    sys.modules[name].__class__ = _LoadedWhenAsked
+    stand_in = importlib.util.module_from_spec(spec)
+    stand_in.__class__ = _LoadedWhenAsked
+    if function is not None:
+        vars(stand_in)[function] = lambda *args, **kwargs: stand_in.__getattr__(function)(*args, **kwargs)
+    sys.modules[name] = stand_in
 
 
 _put_off("tsfm_public.toolkit")  # datasets, scikit-learn, peft; its networks need none of it
 _put_off("transformers.models")  # looks through the sources of all families for their names, as transformers just has
+_put_off("scipy.optimize", "linear_sum_assignment")  # of losses of transformers; a tenth of the start
 
 
 @contextmanager
@@ -87,25 +93,6 @@ def without(package: str) -> Iterator[None]:
         yield
     finally:
         del sys.modules[package]
-
-
-@cache
-def _import_modeling() -> None:
-    """Import what transformers makes networks of, but not a tenth of it: SciPy, of which losses want one function."""
-    module, name = "scipy.optimize", "linear_sum_assignment"
-    if module in sys.modules:
-        return
-
-    def when_called(*args: Any, **kwargs: Any) -> Any:
-        return getattr(importlib.import_module(module), name)(*args, **kwargs)
-
-    stand_in = sys.modules[module] = _LoadedWhenAsked(module)
-    setattr(stand_in, name, when_called)
-    try:
-        importlib.import_module("transformers.modeling_utils")
-    finally:
-        if sys.modules.get(module) is stand_in:
-            del sys.modules[module]
 
 
 @dataclass(frozen=True)
@@ -149,7 +136,6 @@ class Architecture:
         """What ``module:name`` names."""
         module, _, name = path.partition(":")
         try:
-            _import_modeling()
             return getattr(optional_module(module, self.title, self.package), name)
         except (AttributeError, ImportError):
             raise MissingDependencyError(f"{self.title} needs a package: pip install '{self.package}'") from None
