@@ -8,7 +8,6 @@ from collections.abc import Iterable
 import torch
 import torch.nn.functional as F
 from torch import nn
-from torch.autograd.function import once_differentiable
 
 from tstune.data.windows import Batch
 from tstune.models.modules import can_be_read, dropout_mask, put_before
@@ -158,10 +157,6 @@ class _Block(nn.Sequential):
         )
 
 
-_SMALL = 1 << 17
-"""Fewer values than this, about 85 series of TTM-r2, are forecast faster by fewer and larger steps."""
-
-
 class FastMixer(nn.Module):
     """A mixer block of TTM on the CPU; with adapters, quantised or partitioned weights it is as in the library.
 
@@ -176,32 +171,37 @@ class FastMixer(nn.Module):
         """[batch, channels, patches, width] -> the same shape."""
         if not self._applies():
             return super().forward(hidden_state)
-        # a graph is to hold plain operators, for any number of windows
-        if torch.compiler.is_compiling() or (not torch.is_grad_enabled() and hidden_state.numel() < _SMALL):
+        if torch.compiler.is_compiling():  # products that exported graphs run fast, and can quantise
             return self._in_order(hidden_state) if self.over_patches else super().forward(hidden_state)
         values = hidden_state.permute(2, 0, 1, 3).contiguous()
         rows = (len(values), -1) if self.over_patches else (-1, values.shape[3])
         mlp = self.mlp
-        masks = [self._mask(values, *pair) for pair in ((mlp.dropout1, mlp.fc1), (mlp.dropout2, mlp.fc2))]
-        weights = [parameter for layer in self._layers() for parameter in (layer.weight, layer.bias)]
-        inputs = self.over_patches, *masks, values.view(rows), self.norm(values).reshape(rows), *weights
-        mixed = _GatedMixing.apply(*inputs) if torch.is_grad_enabled() else _mix_and_gate(None, *inputs)
+        mixed = F.gelu(self._product(mlp.fc1, self.norm(values).reshape(rows)))
+        mixed = self._product(mlp.fc2, self._dropped(mixed, mlp.dropout1, mlp.fc1, values.shape))
+        mixed = self._dropped(mixed, mlp.dropout2, mlp.fc2, values.shape)
+        if self.gated_attn:
+            gate = self._product(self.gating_block.attn_layer, mixed).softmax(dim=0 if self.over_patches else 1)
+            mixed = torch.addcmul(values.view(rows), mixed, gate)
+        else:
+            mixed = mixed + values.view(rows)
         return mixed.view(values.shape).permute(1, 2, 0, 3)
 
-    def _layers(self) -> list[nn.Module]:
-        return [self.mlp.fc1, self.mlp.fc2, *([self.gating_block.attn_layer] if self.gated_attn else [])]
+    def _product(self, layer: nn.Linear, values: torch.Tensor) -> torch.Tensor:
+        if self.over_patches:
+            return torch.addmm(layer.bias[:, None], layer.weight, values)
+        return torch.addmm(layer.bias, values, layer.weight.t())
 
-    def _mask(self, values: torch.Tensor, dropout: nn.Dropout, layer: nn.Linear) -> torch.Tensor | None:
-        """The mask that dropout draws behind a layer, in the order of our rows; `values` has the patches outermost."""
+    def _dropped(self, values: torch.Tensor, dropout: nn.Dropout, layer: nn.Linear, shape: torch.Size) -> torch.Tensor:
+        """The values behind a layer with dropout, in place; `shape` is that of the block, the patches outermost."""
         if not dropout.training or not dropout.p:
-            return None
-        patches, batch, channels, width = values.shape
+            return values
+        patches, batch, channels, width = shape
         inner = (layer.out_features, width) if self.over_patches else (patches, layer.out_features)
         mask = dropout_mask((batch * channels, *inner), dropout.p, values.dtype, outermost=1)
-        return mask.view(inner[0], -1) if self.over_patches else mask.view(-1, inner[1])
+        return values.mul_(mask.view(values.shape))
 
     def _in_order(self, hidden_state: torch.Tensor) -> torch.Tensor:
-        """The same on windows as they lie; takes fewer steps."""
+        """Mixing of patches on windows as they lie."""
         mlp = self.mlp
         mixed = self.norm(hidden_state).flatten(0, 1)
         mixed = mlp.dropout1(F.gelu(_from_left(mlp.fc1, mixed)))
@@ -213,7 +213,8 @@ class FastMixer(nn.Module):
     def _applies(self) -> bool:
         if self.gated_attn and (self.gating_block.mode != "softmax" or self.gating_block.use_reg_context):
             return False
-        return not getattr(self, "self_attn", False) and can_be_read(*self._layers())
+        layers = [self.mlp.fc1, self.mlp.fc2, *([self.gating_block.attn_layer] if self.gated_attn else [])]
+        return not getattr(self, "self_attn", False) and can_be_read(*layers)
 
 
 class FastPatchMixer(FastMixer):
@@ -226,87 +227,6 @@ class FastFeatureMixer(FastMixer):
     """Before a `FeatureMixerBlock`."""
 
     over_patches = False
-
-
-def _mix_and_gate(ctx, left, mask1, mask2, x, n, w1, b1, w2, b2, wa=None, ba=None):  # noqa: ANN001, ANN202
-    """Give x + y * softmax(A y), y = W2 gelu(W1 n), with masks behind gelu and W2; `ctx` keeps what gradients need.
-
-    All values are [patches, series * width] and the weights multiply from the `left`, or [patches * series, width] and
-    they multiply from the right. From the left a bias is one more column of its weights and meets a row of ones: added
-    by itself it would cost as much as the product.
-    """
-    inner = n
-    if left:
-        inner, values = _room(len(n), n, left)
-        values.copy_(n)
-    before = None
-    if ctx is mask1 is None and not left and n.dtype == torch.float32 and torch.backends.mkldnn.is_available():
-        hidden = torch.ops.mkldnn._linear_pointwise(n, w1, b1, "gelu", [], "none")
-    else:
-        hidden, values = _room(len(w1), n, left)
-        before = _product(w1, b1, inner, left, out=values if ctx is None else None)
-        torch._C._nn.gelu(before, out=values)
-        if mask1 is not None:
-            values.mul_(mask1)
-    outer, y = _room(len(w2), n, left)
-    _product(w2, b2, hidden, left, out=y)
-    if mask2 is not None:
-        y.mul_(mask2)
-    gate = None if wa is None else torch.softmax(_product(wa, ba, outer, left), dim=0 if left else 1)
-    if ctx is not None:
-        ctx.left = left
-        ctx.save_for_backward(mask1, mask2, inner, before, hidden, outer, gate, w1, w2, wa)
-    return x + y if gate is None else torch.addcmul(x, y, gate)
-
-
-class _GatedMixing(torch.autograd.Function):
-    """`_mix_and_gate` with its gradients written out, most of them in place."""
-
-    forward = staticmethod(_mix_and_gate)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx, grad):  # noqa: ANN001, ANN205
-        mask1, mask2, inner, before, hidden, outer, gate, w1, w2, wa = ctx.saved_tensors
-        left, wanted = ctx.left, ctx.needs_input_grad
-        grad, of_gate = grad.contiguous(), (None, None)
-        change = grad if gate is None else grad * gate
-        if gate is not None:
-            of_logits = torch._softmax_backward_data(grad * outer[: len(gate)], gate, 0 if left else 1, grad.dtype)
-            of_gate = _weight_gradients(of_logits, outer, left, *wanted[9:11])
-            change.addmm_(wa.t(), of_logits) if left else change.addmm_(of_logits, wa)
-        if mask2 is not None:
-            change = change * mask2
-        of_2 = _weight_gradients(change, hidden, left, *wanted[7:9])
-        change = torch.mm(w2.t(), change) if left else torch.mm(change, w2)
-        if mask1 is not None:
-            change.mul_(mask1)
-        change = torch.ops.aten.gelu_backward(change, before)
-        of_1 = _weight_gradients(change, inner, left, *wanted[5:7])
-        change = torch.mm(w1.t(), change) if left else torch.mm(change, w1)
-        return None, None, None, grad, change, *of_1, *of_2, *of_gate
-
-
-def _room(size: int, like: torch.Tensor, left: bool) -> tuple[torch.Tensor, torch.Tensor]:
-    """Room for `size` outputs of a layer, whole and without the row of ones that it has at the left."""
-    whole = like.new_empty(size + 1, like.shape[1]) if left else like.new_empty(len(like), size)
-    if left:
-        whole[-1] = 1
-    return whole, whole[:-1] if left else whole
-
-
-def _product(weight, bias, values, left, out=None):  # noqa: ANN001, ANN202
-    if left:
-        return torch.mm(torch.cat([weight, bias[:, None]], dim=1), values, out=out)
-    return torch.addmm(bias, values, weight.t(), out=out)
-
-
-def _weight_gradients(change, values, left, of_weight, of_bias):  # noqa: ANN001, ANN202
-    if left and of_weight:
-        both = torch.mm(change, values.t())
-        return both[:, :-1], both[:, -1]
-    weight = torch.mm(change.t(), values) if of_weight else None
-    return weight, change.sum(dim=1 if left else 0) if of_bias else None
 
 
 def use_fast_mixers(module: nn.Module) -> int:
