@@ -15,7 +15,7 @@ from tstune.data.files import read_table
 from tstune.data.frame import table_from_frame
 from tstune.data.prepared import context_windows, prepare_data
 from tstune.data.preprocess import build_panel
-from tstune.data.sources import available_sources, load_source, register_source
+from tstune.data.sources import load_source
 from tstune.data.table import ITEM, TIMESTAMP, Roles
 from tstune.errors import ConfigError, DataError, TstuneError
 
@@ -48,17 +48,6 @@ def test_an_unknown_source(name: str, suggestion: str | None):
     assert "available: brist1d_open, cgm_export, cgm_sample, csv, ett, " in str(caught.value)
     if suggestion:
         assert f"did you mean {suggestion}?" in str(caught.value)
-
-
-def test_a_source_of_ones_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    from tstune.data import sources
-
-    monkeypatch.setattr(sources, "_SOURCES", dict(sources._SOURCES))
-    monkeypatch.syspath_prepend(tmp_path)
-    (tmp_path / "my_own_source.py").write_text("def load(config):\n    return ('loaded', config.path)\n")
-    register_source("mine", "my_own_source")
-    assert "mine" in available_sources()
-    assert load_source(DataSection(source="mine", path="here")) == ("loaded", "here")
 
 
 # cgm_sample

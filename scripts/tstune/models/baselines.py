@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from tstune.config.section import BaselineSection, RidgeSection, StackSection
+from tstune.config.section import BaselineSection, RidgeSection
 from tstune.data.frequency import default_seasonality
 from tstune.data.prepared import PreparedData
 from tstune.data.preprocess import Preprocessor
@@ -207,11 +207,10 @@ class Ridge(Baseline):
                 raise ValueError(f"its map is not from {self._num_inputs} values to {self._num_steps} steps")
 
     @property
-    def _keys(self) -> RidgeSection | StackSection:
-        """`model.ridge_*`; the defaults beside another model, and for a class of one's own that takes no keys."""
+    def _keys(self) -> RidgeSection:
+        """`model.ridge_*`; the defaults beside another model, and for a class of one's own, which takes no keys."""
         section = self.config.model
-        has_keys = section.type == self.model_type and hasattr(section, "ridge_alpha")
-        return section if has_keys else RidgeSection(type=self.model_type)
+        return section if isinstance(section, RidgeSection) else RidgeSection(type=self.model_type)
 
     @property
     def _num_inputs(self) -> int:

@@ -118,26 +118,16 @@ def available_sources() -> list[str]:
     return sorted(_SOURCES)
 
 
-def register_source(name: str, module: str) -> None:
-    """Add a source: a module with ``load(config: DataSection) -> SourceTable`` and, to be listed, an ``INFO``."""
-    _SOURCES[name] = module
-
-
-def source_info(name: str) -> SourceInfo | None:
-    """What a source says about itself, or None if it says nothing."""
-    return getattr(_module(name), "INFO", None)
+def source_info(name: str) -> SourceInfo:
+    """What a source says about itself."""
+    return _module(name).INFO
 
 
 def describe_sources(name: str | None = None) -> str:
     """One source, or all of them, in words: options, licence and where to get the data."""
-    infos = {}
-    for one in available_sources() if name is None else [name]:
-        info = source_info(one)
-        if info is None:
-            lines = (importlib.import_module(_SOURCES[one]).__doc__ or "").strip().splitlines()
-            info = SourceInfo(one, lines[0] if lines else "not described", "not stated", "not stated", {})
-        infos[info.name] = info.text()  # a name that is another's alias is listed once
-    return "\n\n".join([*infos.values(), *([_OF_ALL] if name is None else [])])
+    infos = map(source_info, available_sources() if name is None else [name])
+    texts = dict.fromkeys(info.text() for info in infos)  # a name that is another's alias is listed once
+    return "\n\n".join([*texts, *([_OF_ALL] if name is None else [])])
 
 
 def recognised_source(path: Path) -> str | None:
