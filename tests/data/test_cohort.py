@@ -69,7 +69,9 @@ def test_windows_are_those_of_the_run(prepared: PreparedData):
 def test_what_was_dropped_and_why(prepared: PreparedData):
     dropped = describe_cohort(prepared).set_index("item_id")["dropped"]
     assert dropped["whole"] == ""
-    assert dropped["gaps"] == ("40 steps in 2 gaps longer than 45min; 10 steps in 1 piece shorter than a window of 16")
+    assert dropped["gaps"] == (
+        "40 steps in 2 gaps longer than 45min; 10 steps in 1 piece shorter than a window of 16 steps"
+    )
     assert dropped["silent"] == "whole item: no reading of a target"
 
 
@@ -99,6 +101,16 @@ def test_blank_doses_and_people_without_windows_are_said():
         "no test window of P02 (48% of its time lies in long gaps): it takes 16 steps without a gap above 45min",
     ]
     assert len(remarks(prepare_data(DataSection(split=split, fill={"insulin": "zero"}), 12, 4, table))) == 2
+
+
+def test_targets_that_nobody_named_are_said_with_a_way_to_name_them():
+    table = grid_table({"P01": np.arange(800.0).reshape(400, 2)}, Roles(("load", "to do")), frequency="h")
+    split = {"train": 0.5, "validation": 0.2, "test": 0.3}
+    (line,) = remarks(prepare_data(DataSection(source="csv", split=split), 12, 4, table))
+    assert "nothing names those that are to be: load, to do; 'data.target_columns=[load]' forecasts one" in line
+    assert "'data.control_columns=[to do]' makes an input" in line
+    for said in ({"source": "csv", "target_columns": ["load", "to do"]}, {"source": "ett"}, {"source": "mine:load"}):
+        assert remarks(prepare_data(DataSection(split=split, **said), 12, 4, table)) == []
 
 
 def test_mmol_and_things_that_are_no_glucose():

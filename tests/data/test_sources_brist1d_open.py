@@ -128,7 +128,7 @@ def test_mistakes(tmp_path: Path):
     assert "has no insulin; Glucose-ML's copy holds glucose only, take the University's files" in text
     assert "no channel 'mood'; choose from insulin, carbs" in problem(tmp_path, conditional_columns=["mood"])
     assert "source brist1d_open forecasts glucose" in problem(tmp_path, target_columns=["carbs"])
-    assert "control_columns has no meaning" in problem(tmp_path, control_columns=["carbs"])
+    assert "control_columns=['carbs'] has no meaning" in problem(tmp_path, control_columns=["carbs"])
     (tmp_path / "P02.csv").write_text("timestamp,glucose_value_mg_dl\n2023-01-01,90\n")
     assert "hold the same thing; keep one" in problem(tmp_path)
     (tmp_path / "P02.csv").unlink()

@@ -59,6 +59,19 @@ def test_the_command_of_the_readme_works_on_three_weeks_of_two_people(desk, monk
     assert "zero_shot" in capsys.readouterr().out
 
 
+def test_gaps_and_columns_that_nobody_named_are_said(tmp_path, capsys):
+    times = pd.date_range("2024-01-01", periods=600, freq="5min")
+    table = pd.DataFrame({"timestamp": times, "load": np.arange(600) % 50, "promo": np.arange(600) % 7})
+    table.drop(range(300, 340)).to_csv(tmp_path / "shop.csv", index=False)
+    assert describe_data.main([str(tmp_path / "shop.csv")]) == 0
+    out = capsys.readouterr().out
+    assert "gaps longer than 9 steps (45min): 1; the longest 40 steps (200min) after 2024-01-02 00:55 of shop" in out
+    assert "40 steps in 1 gap longer than 9 steps (45min)" in out
+    assert "nothing names those that are to be: load, promo; 'data.target_columns=[load]' forecasts one" in out
+    assert describe_data.main([str(tmp_path / "shop.csv"), "data.control_columns=[promo]"]) == 0
+    assert "nothing names" not in capsys.readouterr().out
+
+
 def test_what_is_printed_runs_when_it_is_pasted(desk, monkeypatch, capsys):
     monkeypatch.chdir(desk)
     assert describe_data.main(["readings.csv", "--yaml", "mine.yaml", "--html", "look.html"]) == 0

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from tstune.data.frequency import default_seasonality, fixed_step, infer_frequency, parse_frequency, to_steps
+from tstune.data.frequency import default_seasonality, fixed_step, infer_frequency, parse_frequency, to_steps, with_unit
 from tstune.errors import ConfigError, DataError
 
 
@@ -95,3 +95,20 @@ def test_durations_that_are_no_number_of_steps(duration: str | int, frequency: s
 )
 def test_default_season(frequency: str, steps: int):
     assert default_seasonality(frequency) == steps
+
+
+@pytest.mark.parametrize(
+    ("duration", "frequency", "said"),
+    [
+        (9, "5min", "9 steps (45min)"),
+        ("9", "5min", "9 steps (45min)"),
+        (1, "h", "1 step (1h)"),
+        (36, "h", "36 steps (36h)"),
+        (48, "h", "48 steps (2d)"),
+        (3, "MS", "3 steps"),
+        (0, "h", "0 steps"),
+        ("45min", "5min", "45min"),
+    ],
+)
+def test_a_duration_is_said_with_its_unit(duration: str | int, frequency: str, said: str):
+    assert with_unit(duration, frequency) == said

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import re
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ import pytest
 from data.series import reader
 
 from tstune.config.schema import DataSection
+from tstune.data import sources
 from tstune.data.files import read_table
 from tstune.data.frame import table_from_frame
 from tstune.data.prepared import context_windows, prepare_data
@@ -87,6 +89,41 @@ def test_cgm_sample_windows():
 def test_cgm_sample_takes_no_columns_and_no_path(section: dict):
     with pytest.raises(ConfigError, match=f"data.{next(iter(section))}.* has no meaning for source cgm_sample"):
         load_source(DataSection(**section))
+
+
+@pytest.mark.parametrize(
+    ("source", "key", "value"),
+    [
+        ("ett", "columns_as", "items"),
+        ("ett", "timezone", "Europe/London"),
+        ("ett", "keep_rows", "OT != 0"),
+        ("ett", "target_columns", ["OT"]),
+        ("cgm_sample", "rename", {"glucose": "OT"}),
+        ("simulated_t1d", "on_duplicate", "mean"),
+        ("simulated_t1d", "path", "x.csv"),
+        ("t1d_uom", "control_columns", ["carbs"]),
+        ("brist1d_open", "timestamp_format", "%Y"),
+        ("kaggle_brisT1D", "missing_values", [-999]),
+        ("cgm_export", "item_id_column", "x"),
+        ("csv", "item_from", "folder"),
+        ("hf_dataset", "skip_rows", 2),
+    ],
+)
+def test_a_key_that_a_source_does_not_read_is_refused(source: str, key: str, value: object, tmp_path: Path):
+    section = {"source": source, "path": None if source in ("simulated_t1d", "cgm_sample") else str(tmp_path)}
+    other = "cgm_export" if key == "item_from" else "csv"
+    told = f"data.{key}={value} has no meaning for source {source}; leave it out or use data.source={other}"
+    with pytest.raises(ConfigError, match=re.escape(told)):
+        load_source(DataSection(**section | {key: value}))
+
+
+def test_every_key_of_a_table_is_read_or_refused():
+    of_all = {"cache", "frequency", "max_gap", "fill", "min_context", "time_features", "unit", "convert_to", "scaling"}
+    of_all |= {"valid_range", "out_of_range", "conflicting_readings", "interpolated_readings", "split", "targets_only"}
+    of_all |= {"source", "source_options", "validation_path", "test_path", "mirror_train_windows"}
+    of_all |= {key for key in DataSection.model_fields if key.startswith("train_") or key.endswith("_stride")}
+    statics = {"static_categorical_columns", "static_real_columns"}  # refused once the data are read
+    assert set(DataSection.model_fields) - of_all - statics == set(sources._OF_TABLES)
 
 
 # csv: shapes

@@ -4,6 +4,7 @@ windows come of it; without torch.
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,7 +24,7 @@ from tstune.data.cleaning import CleaningReport, CleaningRules
 from tstune.data.defaults import BUILTIN, default_horizons, season_of, shipped_weights
 from tstune.data.files import find_files, read_table
 from tstune.data.frame import names_series, require_columns, table_from_frame
-from tstune.data.frequency import fixed_step, parse_frequency, to_steps
+from tstune.data.frequency import fixed_step, parse_frequency, to_steps, with_unit
 from tstune.data.panel import OBSERVED, Panel, item_rows, position_of, time_of
 from tstune.data.panel_store import read_panel
 from tstune.data.plan import NoWindow, plan_windows
@@ -121,11 +122,11 @@ def _dropped(prepared: PreparedData, item: int, num_windows: int) -> str:
     if lost:
         number = len(lengths) - 1
         gaps = "1 gap" if number == 1 else f"{number} gaps" if number else "gaps"
-        reasons.append(f"{lost} steps in {gaps} longer than {prepared.preprocessor.max_gap}")
+        reasons.append(f"{lost} steps in {gaps} longer than {max_gap_of(prepared)}")
     short = lengths[lengths < needed]
     if len(short):
         pieces = "1 piece" if len(short) == 1 else f"{len(short)} pieces"
-        reasons.append(f"{int(short.sum())} steps in {pieces} shorter than a window of {needed}")
+        reasons.append(f"{int(short.sum())} steps in {pieces} shorter than a window of {needed} steps")
     for name, finding in prepared.manifest.get("cleaning", {}).items():
         number = finding.get("by_item", {}).get(item_id, 0)
         if number and finding.get("action") in ("dropped", "left out", "read once"):
@@ -145,10 +146,16 @@ def _cell(value: object) -> str:
     return f"{value:g}" if isinstance(value, float) else escape(str(value))
 
 
+def max_gap_of(prepared: PreparedData | Description) -> str:
+    """The longest gap that is filled, with its unit."""
+    return with_unit(prepared.preprocessor.max_gap, prepared.panel.frequency)
+
+
 def remarks(prepared: PreparedData) -> list[str]:
     """What somebody should hear before a run: inputs that are mostly blank, and items that a part has no window of."""
     panel, split = prepared.panel, prepared.split
     lines = [_blank(prepared, place) for place in range(panel.roles.num_targets, len(panel.roles.columns))]
+    lines.append(_unnamed(panel.roles.target, prepared.config))
     kept = np.bincount(panel.segment_item, weights=panel.segment_length, minlength=len(panel.item_ids))
     lost = 1 - kept / panel.item_length
     for index, part in enumerate(PARTS):
@@ -160,9 +167,20 @@ def remarks(prepared: PreparedData) -> list[str]:
         ]
         if shown:
             steps = windows.context_length - windows.padding + windows.prediction_length
-            gap = prepared.preprocessor.max_gap
+            gap = max_gap_of(prepared)
             lines.append(f"no {part} window of {some_names(shown)}: it takes {steps} steps without a gap above {gap}")
     return [line for line in lines if line]
+
+
+def _unnamed(targets: Sequence[str], config: DataSection) -> str | None:
+    """A line about several targets that are forecast because nobody has said which columns are to be."""
+    if len(targets) == 1 or config.target_columns is not None or config.source == "ett" or ":" in config.source:
+        return None
+    only, other = (shlex.quote(f"data.{role}_columns=[{targets[at]}]") for role, at in (("target", 0), ("control", -1)))
+    return (
+        f"all columns of numbers are forecast, as nothing names those that are to be: {some_names(targets)}; {only} "
+        f"forecasts one, {other} makes an input of one that is known ahead (conditional_columns: in the past only)"
+    )
 
 
 def _blank(prepared: PreparedData, place: int) -> str | None:
@@ -258,7 +276,8 @@ class Description:
         """For a terminal."""
         panel, gaps = self.panel, self.gaps()
         first, last = time_of(panel, int(panel.timestamps.argmin())), time_of(panel, int(panel.timestamps.argmax()))
-        longest = "".join(f"; the longest {steps} steps after {when} of {item}" for item, when, steps in gaps[:1])
+        told = "; the longest {} after {} of {}"
+        longest = "".join(told.format(with_unit(gap[2], panel.frequency), gap[1], gap[0]) for gap in gaps[:1])
         roles, unit = panel.roles, self.preprocessor.unit
         lines = [
             f"{len(panel.item_ids)} series every {panel.frequency}, {first} to {last}, {panel.num_rows:,} steps kept",
@@ -266,7 +285,7 @@ class Description:
         ]
         inputs = {"known in the past": roles.conditional, "known in the future": roles.control}
         lines += [f"{what}: {', '.join(names)}" for what, names in inputs.items() if names]
-        lines.append(f"gaps longer than {self.preprocessor.max_gap}: {len(gaps)}{longest}")
+        lines.append(f"gaps longer than {max_gap_of(self)}: {len(gaps)}{longest}")
         for name, finding in self.manifest["cleaning"].items():
             if finding["count"]:
                 lines.append(f"{name.replace('_', ' ')}: {finding['count']:,} {finding['action']}")

@@ -8,10 +8,9 @@ from types import MappingProxyType
 from typing import Literal
 
 import numpy as np
-import pandas as pd
 from pydantic import TypeAdapter
 
-from tstune.data.frequency import fixed_step, parse_frequency
+from tstune.data.frequency import in_time
 from tstune.data.windows import WindowDataset
 from tstune.errors import DataError, visible
 from tstune.evaluation.backtest import ALWAYS_SCORED, Scores
@@ -272,14 +271,8 @@ def _by_lead_time(
 
 
 def _lead_time(step: int, frequency: str) -> str:
-    """A step in the largest unit that counts it, ``30min`` or ``2d``; ``3steps`` where steps have no one length."""
-    length = fixed_step(parse_frequency(frequency))
-    if length is None:
-        return f"{step}steps"
-    for unit in ("d", "h", "min", "s"):
-        if step * length % pd.Timedelta(1, unit) == pd.Timedelta(0):
-            return f"{step * length // pd.Timedelta(1, unit)}{unit}"
-    return f"{step}steps"
+    """A step as `in_time` says it, or ``3steps``."""
+    return in_time(step, frequency) or f"{step}steps"
 
 
 def format_comparisons(verdict: Verdict) -> str:

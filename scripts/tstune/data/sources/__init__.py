@@ -32,6 +32,13 @@ _SOURCES = {
     "t1d_uom": "tstune.data.sources.t1d_uom",
 }
 
+_OF_TABLES = (
+    *("path", "skip_rows", "keep_rows", "missing_values", "rename", "timestamp_column", "timestamp_format", "timezone"),
+    *("item_id_column", "item_from", "columns_as", "target_columns", "conditional_columns", "control_columns"),
+    "on_duplicate",
+)
+"""Keys that a source may know nothing of."""
+
 
 @dataclass(frozen=True)
 class Option:
@@ -65,7 +72,18 @@ class SourceInfo:
         return "\n".join(lines)
 
     def read_options(self, config: DataSection) -> dict[str, object]:
-        """Every option with its value; `ConfigError` for one that the source does not have, or of another kind."""
+        """Every option with its value; `ConfigError` for one that the source does not have, or of another kind.
+
+        And for a key of the section that this source would pass over in silence.
+        """
+        unread = {"item_from", "skip_rows"} if "timestamp_column" in self.keys else set(_OF_TABLES)
+        unread -= {"target_columns"} if "conditional_columns" in self.keys else set()  # see `choose_channels`
+        for key in (key for key in _OF_TABLES if key in unread and key not in self.keys):
+            if (value := getattr(config, key)) != DataSection.model_fields[key].get_default():
+                other = "cgm_export" if key == "item_from" else "csv"
+                raise ConfigError(
+                    f"data.{key}={value} has no meaning for source {self.name}; leave it out or use data.source={other}"
+                )
         values = {option.name: option.default for option in self.options}
         kinds = {o.name: o.kind if o.default is None else type(o.default) for o in self.options}
         for name, value in config.source_options.items():
@@ -100,17 +118,6 @@ def _shown(default: object) -> str:
     if isinstance(default, tuple):
         return f"[{', '.join(map(str, default))}]"
     return str(default).lower() if isinstance(default, bool) else str(default)
-
-
-def reject_column_roles(config: DataSection) -> None:
-    """Stop if column roles are given to a source whose columns are fixed."""
-    given = [
-        name
-        for name in ("target_columns", "conditional_columns", "control_columns", "item_id_column")
-        if getattr(config, name)
-    ]
-    if given:
-        raise ConfigError(f"data.{given[0]} has no meaning for source {config.source}; use data.source=csv")
 
 
 def available_sources() -> list[str]:

@@ -9,9 +9,8 @@ import pandas as pd
 
 from tstune.config.schema import DataSection
 from tstune.data.cleaning.rules import CleaningReport
-from tstune.data.sources import SourceInfo, reject_column_roles
+from tstune.data.sources import SourceInfo
 from tstune.data.table import ITEM, TIMESTAMP, Roles, SourceTable
-from tstune.errors import ConfigError
 from tstune.named_code import optional_module
 
 INFO = SourceInfo(
@@ -25,10 +24,7 @@ INFO = SourceInfo(
 
 def load(config: DataSection) -> SourceTable:
     """Return the series as item ``cgm_sample`` with the channel ``glucose`` in mg/dL."""
-    reject_column_roles(config)
     INFO.read_options(config)
-    if config.path is not None:
-        raise ConfigError(f"data.path={config.path} has no meaning for source cgm_sample; use data.source=csv")
     sample = optional_module("bokeh_sampledata.glucose", "source cgm_sample", "bokeh-sampledata>=2024.2")
     readings = sample.data["glucose"].astype("float64")
     # The clock was set back a few times, so a handful of stamps occur twice: keep their mean.

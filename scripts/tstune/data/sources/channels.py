@@ -23,9 +23,6 @@ LONGEST_RATE = pd.Timedelta("24h")
 
 def choose_channels(config: DataSection, source: str, target: str, others: Sequence[str]) -> Roles:
     """Roles of a source that has one target and optional channels, which `data.conditional_columns` names."""
-    for key in ("item_id_column", "control_columns"):
-        if getattr(config, key):
-            raise ConfigError(f"data.{key} has no meaning for source {source}: people are items, no future is known")
     if config.target_columns not in (None, [target]):
         raise ConfigError(f"data.target_columns={config.target_columns}: source {source} forecasts {target}")
     for column in config.conditional_columns:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from tstune.config.schema import DataSection
 from tstune.data.files import read_table
 from tstune.data.frame import read_numbers
-from tstune.data.sources import SourceInfo, reject_column_roles
+from tstune.data.sources import SourceInfo
 from tstune.data.table import ITEM, TIMESTAMP, Roles, SourceTable
 from tstune.data.times import parse_timestamps
 from tstune.errors import DataError
@@ -28,7 +28,6 @@ INFO = SourceInfo(
 
 def load(config: DataSection) -> SourceTable:
     """Return the seven channels of ``data.path`` as one item, with the standard borders."""
-    reject_column_roles(config)
     INFO.read_options(config)
     path = INFO.need_path(config)
     if not path.is_file():

@@ -175,8 +175,6 @@ def _check_times(config: DataSection) -> None:
         raise ConfigError(
             f"data.time_features={dated[0]}: the files of source {INFO.name} have no dates; take {', '.join(DATELESS)}"
         )
-    if config.timezone is not None:
-        raise ConfigError(f"data.timezone={config.timezone}: the files of source {INFO.name} have no dates to convert")
     if config.max_gap is None:
         return
     frequency = config.frequency or _FREQUENCY

@@ -313,8 +313,6 @@ def load(config: DataSection) -> SourceTable:
     """Return one item per simulated person, named ``simulated_000`` and so on."""
     roles = choose_channels(config, INFO.name, TARGET, CHANNELS)
     options = INFO.read_options(config)
-    if config.path is not None:
-        raise ConfigError(f"data.path={config.path} has no meaning for source {INFO.name}: nothing is read")
     for name in ("people", "days"):
         if options[name] < 1:
             raise ConfigError(f"data.source_options.{name}={options[name]} must be 1 or more")

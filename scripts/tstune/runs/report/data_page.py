@@ -6,7 +6,7 @@ from functools import partial
 
 import numpy as np
 
-from tstune.data.describe import Description, describe_cohort
+from tstune.data.describe import Description, describe_cohort, max_gap_of
 from tstune.data.panel import OBSERVED
 from tstune.domains import domain_of
 from tstune.runs.report.blocks import Cells, Code, Fact, Facts, Figure, ReportSection, Table, Text
@@ -58,7 +58,7 @@ def _coverage(found: Description) -> Figure:
         [Cells.text("Series", [row[0] for row in rows]), Cells.text("Kept", [row[2] for row in rows])],
     )
     more = f" The first {_MOST_ITEMS} of {len(panel.item_ids)} series." if len(panel.item_ids) > _MOST_ITEMS else ""
-    caption = f"White: gaps longer than {found.preprocessor.max_gap}, which cut a series.{more}"
+    caption = f"White: gaps longer than {max_gap_of(found)}, which cut a series.{more}"
     return Figure("coverage-plot", "Coverage", both(lambda width: draw(width=width)), table, caption)
 
 
@@ -85,7 +85,7 @@ def _distribution(found: Description) -> Figure:
 def _gaps(found: Description) -> Table | Text:
     gaps = found.gaps()
     if not gaps:
-        return Text(f"No gap is longer than {found.preprocessor.max_gap}.")
+        return Text(f"No gap is longer than {max_gap_of(found)}.")
     item, when, steps = zip(*gaps[:_MOST_GAPS], strict=True)
     title = f"The longest of {len(gaps):,} gaps" if len(gaps) > _MOST_GAPS else f"Gaps, {len(gaps)} of them"
     return Table(title, [Cells.text("Series", item), Cells.text("After", when), Cells.count("Steps", steps)])
