@@ -22,14 +22,7 @@ import numpy as np
 
 from tstune.data.windows import WindowDataset
 from tstune.evaluation.backtest import Scores
-from tstune.evaluation.bootstrap import (
-    MIN_ITEMS,
-    Blocks,
-    Interval,
-    effective_number,
-    relative_rmse,
-    student_interval,
-)
+from tstune.evaluation.bootstrap import MIN_ITEMS, Blocks, Interval, effective_number, relative_rmse, student_interval
 from tstune.evaluation.verdict import window_blocks
 
 DRAWS = 1000

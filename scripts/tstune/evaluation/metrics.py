@@ -448,8 +448,7 @@ def _coverage(windows: ScoredWindows) -> dict[str, float]:
 METRICS: dict[str, BuiltinMetric] = {
     **{metric.__name__: _point(metric) for metric in (rmse, mae, bias, mape, smape, mard)},
     "mase": BuiltinMetric(
-        lambda windows: mase(windows.truth, windows.forecast, windows.observed, windows.mase_scale),
-        ("mase_scale",),
+        lambda windows: mase(windows.truth, windows.forecast, windows.observed, windows.mase_scale), ("mase_scale",)
     ),
     "pinball": _quantile(lambda *windows: float(pinball_loss(*windows).mean())),
     "wql": _quantile(mean_weighted_quantile_loss),

@@ -15,14 +15,7 @@ from tstune.config.section import Chronos2Section, ChronosBoltSection, ModelSect
 from tstune.data.table import Roles
 from tstune.data.windows import Batch
 from tstune.errors import CheckpointError, ConfigError
-from tstune.models.modules import (
-    NetworkModule,
-    as_series,
-    can_be_read,
-    observed_or_nan,
-    put_before,
-    use_fast_dropout,
-)
+from tstune.models.modules import NetworkModule, as_series, can_be_read, observed_or_nan, put_before, use_fast_dropout
 from tstune.models.network_forecaster import QuantileForecaster
 from tstune.models.network_weights import Architecture, require_context, require_levels
 

@@ -181,12 +181,7 @@ def load_network(
             return architecture.network_class(config)
     with damage(f"model.pretrained={name}: the weights", state="cannot be read"), in_proportion(name):
         network, report = architecture.network_class.from_pretrained(
-            name,
-            revision=revision,
-            config=config,
-            dtype=torch.float32,
-            output_loading_info=True,
-            use_safetensors=True,
+            name, revision=revision, config=config, dtype=torch.float32, output_loading_info=True, use_safetensors=True
         )
         lacking = sorted({*report["missing_keys"], *_missing(architecture.required, network, name, revision)})
     if lacking:

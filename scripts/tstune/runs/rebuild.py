@@ -22,17 +22,7 @@ from tstune.evaluation.verdict import format_scoreboard, verdict
 from tstune.models.contract import ForecastModel
 from tstune.models.registry import load_model, model_class
 from tstune.runs.compare.evaluate import Evaluation, write_evaluation
-from tstune.runs.folder import (
-    CONFIG,
-    ENVIRONMENT,
-    FORECASTS,
-    MANIFEST,
-    METRICS,
-    VERDICT,
-    NewFolder,
-    RunFolder,
-    finite,
-)
+from tstune.runs.folder import CONFIG, ENVIRONMENT, FORECASTS, MANIFEST, METRICS, VERDICT, NewFolder, RunFolder, finite
 from tstune.runs.judging import Judge, check_metrics, untuned
 from tstune.runtime.distributed import DistributedManager
 from tstune.runtime.environment import describe_environment, set_seed
@@ -98,10 +88,7 @@ def from_forecasts(path: str | Path, overrides: Sequence[str] = ()) -> tuple[str
 
 
 def rebuild(
-    folder: str | Path,
-    overrides: Sequence[str] = (),
-    output: str | Path | None = None,
-    overwrite: bool = False,
+    folder: str | Path, overrides: Sequence[str] = (), output: str | Path | None = None, overwrite: bool = False
 ) -> Rebuilt:
     """Score the saved model, the weights it came from and the baselines on the windows of the run's configuration.
 

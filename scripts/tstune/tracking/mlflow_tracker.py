@@ -110,11 +110,7 @@ _SETTINGS = {
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
 }
-_SHOWN = {
-    "description": "mlflow.note.content",
-    "source": "mlflow.source.name",
-    "commit": "mlflow.source.git.commit",
-}
+_SHOWN = {"description": "mlflow.note.content", "source": "mlflow.source.name", "commit": "mlflow.source.git.commit"}
 """Our name of a tag -> that under which MLflow's pages show it."""
 _FORBIDDEN = re.compile(r"[^/\w.\- :]")
 _MAX_KEY = 250

@@ -86,10 +86,7 @@ class TrackedRun(Callback):
         self.tracker.log_params({f"parameters.{name}": value for name, value in parameters.items()})
 
     def log_scores(
-        self,
-        part: str,
-        scores: Mapping[str, Mapping[str, float]],
-        headline: Mapping[str, float] | None = None,
+        self, part: str, scores: Mapping[str, Mapping[str, float]], headline: Mapping[str, float] | None = None
     ) -> None:
         """Results of the whole run, as ``<part>/<model>/<metric>``; `headline` are the few to look at first."""
         metrics = {f"{HEADLINE}/{name}": value for name, value in (headline or {}).items()}

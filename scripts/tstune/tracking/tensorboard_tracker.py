@@ -12,15 +12,7 @@ from typing import TYPE_CHECKING
 from tstune.config.schema import TrackingSection
 from tstune.errors import TrackingError
 from tstune.named_code import optional_module
-from tstune.tracking.interfaces import (
-    HEADLINE,
-    RunStatus,
-    RunTracker,
-    check_run_id,
-    inside,
-    numbers,
-    write_figure,
-)
+from tstune.tracking.interfaces import HEADLINE, RunStatus, RunTracker, check_run_id, inside, numbers, write_figure
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

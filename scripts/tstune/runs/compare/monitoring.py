@@ -27,13 +27,7 @@ from tstune.models.contract import ForecastModel, context_spread, require_number
 from tstune.models.predict import Forecasts, forecast_batch, future_timestamps, known_future
 from tstune.models.registry import load_model
 from tstune.registry.model_registry import PREFIX, open_registry, saved_folder
-from tstune.runs.folder import (
-    MANIFEST,
-    METRICS,
-    PREPROCESSOR,
-    VERDICT,
-    RunFolder,
-)
+from tstune.runs.folder import MANIFEST, METRICS, PREPROCESSOR, VERDICT, RunFolder
 from tstune.runs.life import owning
 from tstune.runs.report.blocks import Cells, Fact, Facts, Figure, LegendEntry, ReportSection, Table, Text
 from tstune.runs.report.charts import Axes, Line, both, line_chart
