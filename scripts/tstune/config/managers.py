@@ -65,7 +65,6 @@ class SimpleConfigManager(ConfigManager):
         return validate(values, origin=str(path))
 
     def validate_config(self, config: RunConfig | TTMExperimentConfig | dict) -> bool:
-        """Return True for a valid configuration; False, with every problem in the log, for any other."""
         try:
             as_run_config(config)
         except ConfigError as error:
@@ -215,7 +214,7 @@ def to_hydra(override: str, folder: Path) -> str:
         raise ConfigError(f"override {override!r}: settings of Hydra itself have no effect here, leave it out")
     if not equals:
         return override
-    if _is_group(key, folder):
+    if "@" in key or "/" in key or ("." not in key and (folder / key).is_dir()):  # a group
         choice = _choice(text)
         if choice is not None:
             return f"{prefix}{key}={choice}"
@@ -224,10 +223,6 @@ def to_hydra(override: str, folder: Path) -> str:
         return f"{prefix or '++'}{key}={_write(value)}"
     except (yaml.YAMLError, OmegaConfBaseException, TypeError) as error:
         raise ConfigError(f"override cannot be read: {override!r}: {' '.join(str(error).split())}") from None
-
-
-def _is_group(key: str, folder: Path) -> bool:
-    return "@" in key or "/" in key or ("." not in key and (folder / key).is_dir())
 
 
 def _choice(text: str) -> str | None:

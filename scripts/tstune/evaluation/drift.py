@@ -133,7 +133,8 @@ def find_drift(signals: pd.DataFrame, rule: DriftRule) -> list[Drift]:
             if len(reference) < _FEWEST or reference[0] == reference[-1]:
                 continue
             times, places = hours[known], _places(own[signal].to_numpy()[known], reference)
-            begin, detector, clock = 0, None, _per_day(times)
+            begin, detector = 0, None
+            clock = max(1, round(pd.Timedelta("1D") / pd.Series(times).diff().median()))  # values of a day
             for number, place in enumerate(places):
                 detector = detector or ADWIN(delta=rule.confidence / watched, clock=clock)
                 detector.update(place)
@@ -159,8 +160,3 @@ def _change_point(places: np.ndarray) -> tuple[int, float, float]:
     before, after = total[:-1] / size, (total[-1] - total[:-1]) / size[::-1]
     best = int(np.argmax(np.abs(after - before) * np.sqrt(size * size[::-1])))
     return best + 1, float(before[best]), float(after[best])
-
-
-def _per_day(hours: pd.DatetimeIndex) -> int:
-    """Values of a day."""
-    return max(1, round(pd.Timedelta("1D") / pd.Series(hours).diff().median()))

@@ -139,12 +139,12 @@ def conformal_quantiles(scores: np.ndarray, levels: Sequence[float], weights: np
     weights = np.ones(len(scores)) if weights is None else np.asarray(weights, dtype=np.float64)
     weight = np.where(known, weights[order], 0.0)
     below, above = weight.cumsum(axis=0), weight[::-1].cumsum(axis=0)[::-1]
-    total, last = weight.sum(axis=0) + 1.0, known.sum(axis=0) - 1
+    total, last = weight.sum(axis=0) + 1.0, np.maximum(known.sum(axis=0) - 1, 0)
     quantiles = []
     for level in levels:
         rank = (below < level * total - _ROUNDING).sum(axis=0)
         mirrored = (above >= (1 - level) * total - _ROUNDING).sum(axis=0) - 1
-        upper, lower = (_ranked(ranked, np.clip(index, 0, last)) for index in (rank, mirrored))
+        upper, lower = (np.take_along_axis(ranked, np.clip(at, 0, last)[None], 0)[0] for at in (rank, mirrored))
         quantiles.append(upper if level > 0.5 else lower if level < 0.5 else (upper + lower) / 2)
     return np.stack(quantiles, axis=-1)
 
@@ -152,10 +152,6 @@ def conformal_quantiles(scores: np.ndarray, levels: Sequence[float], weights: np
 def scores_needed(level: float) -> int:
     """Fewest scores whose outermost is not beyond a level: 9 for 0.1 and 0.9, 39 for 0.025."""
     return int(np.ceil(1 / min(level, 1 - level) - _ROUNDING)) - 1
-
-
-def _ranked(ranked: np.ndarray, index: np.ndarray) -> np.ndarray:
-    return np.take_along_axis(ranked, np.maximum(index, 0)[None], axis=0)[0]
 
 
 def over_steps(offsets: np.ndarray) -> np.ndarray:

@@ -157,7 +157,8 @@ def choose_examples(windows: ScoredWindows, domain: Domain | None = None) -> lis
         named = order[named[order]]
         unseen = named[~np.isin(named, list(found))]
         if len(named):
-            chosen.append((kind, _middle(unseen if len(unseen) else named)))
+            left = unseen if len(unseen) else named
+            chosen.append((kind, int(left[(len(left) - 1) // 2])))  # the median; of two the lower
     return chosen
 
 
@@ -166,11 +167,6 @@ def _of_another_item(order: np.ndarray, item: np.ndarray | None, taken: Sequence
     free = order[~np.isin(order, taken)]
     others = free if item is None else free[~np.isin(item[free], item[list(taken)])]
     return int((others if len(others) else free if len(free) else order)[0])
-
-
-def _middle(order: np.ndarray) -> int:
-    """The median; of two the lower."""
-    return int(order[(len(order) - 1) // 2])
 
 
 def _examples(

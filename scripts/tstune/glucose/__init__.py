@@ -75,14 +75,7 @@ class Glucose(Domain):
     report_parts = _hook("report", "parts")
     other_units = _hook("report", "other_units")
 
-    def unit_of(self, text: str | None) -> str | None:
-        return unit_of(text)
-
-    def owns_column(self, name: str) -> bool:
-        return is_glucose_column(name)
-
-    def factor(self, old: str, new: str) -> float:
-        return unit_factor(old, new)
+    unit_of, owns_column, factor = staticmethod(unit_of), staticmethod(is_glucose_column), staticmethod(unit_factor)
 
     def cleaning_factor(self, old: str, new: str) -> float:
         return unit_factor(old, new, MGDL_PER_MMOL_CONVERTED)

@@ -35,7 +35,6 @@ class ChronosModule(NetworkModule):
         super().__init__(network, roles, prediction_length, native_length, levels)
 
     def forward(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Quantiles [batch, steps, targets, levels] in normalised space, loc and scale [batch, 1, targets]."""
         encoded = batch if "features" in batch else self.encode(batch)
         quantiles = self._through_head(encoded["features"])
         return quantiles[:, : self.num_steps], encoded["loc"], encoded["scale"]

@@ -84,7 +84,6 @@ class ChosenForecaster:
     choose: Callable[[Batch], torch.Tensor]  # [batch] number of the one that forecasts
 
     def forecast(self, batch: Batch) -> torch.Tensor:
-        """[batch, prediction, targets] float32 in original units."""
         number, found = self.choose(batch).cpu(), None
         for one in number.unique().tolist():
             rows = torch.nonzero(number == one)[:, 0]

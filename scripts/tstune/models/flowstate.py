@@ -54,7 +54,6 @@ class FlowStateModule(NetworkModule):
         self.positions = [*range(0, last, self.patch_steps), last]
 
     def forward(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Quantiles [batch, steps, targets, levels] in normalised space, loc and scale [batch, 1, targets]."""
         device = next(iter(batch.values())).device
         if torch.is_autocast_enabled(device.type):
             raise _no_half_precision()

@@ -66,7 +66,6 @@ class FracastModule(NetworkModule):
         self.width = int(known["W"])
 
     def forward(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Quantiles [batch, steps, targets, levels] in normalised space, loc and scale [batch, 1, targets]."""
         quantiles, loc, scale = self.block(self.target_series(batch))
         shape = (-1, 1, self.num_targets)
         quantiles = quantiles[:, : self.num_steps].unflatten(0, (-1, self.num_targets)).transpose(1, 2)

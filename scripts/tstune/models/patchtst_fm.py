@@ -37,7 +37,6 @@ class PatchTSTFMModule(NetworkModule):
         self.masked_steps = masked_steps(network.config, prediction_length)
 
     def forward(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Quantiles [batch, steps, targets, levels] in normalised space, loc and scale [batch, 1, targets]."""
         backbone = self.part(self._core_class)
         config = backbone.config
         observed = as_series(batch["past_observed_mask"][..., : self.num_targets])

@@ -279,7 +279,8 @@ def describe_dry_run(config: RunConfig, data: PreparedData) -> str:
     plan, roles, section = plan_run(config, data), data.panel.roles, config.model
     count = min(len(data.test), max(1, section.windows_per_request // roles.num_targets))
     series = [one for one in window_series(data.test.__getitems__(list(range(count))), data.preprocessor) if one]
-    client = recording_client(config.model.context_length + config.model.prediction_length)
+    input_size = config.model.context_length + config.model.prediction_length
+    client = type("RecordingClient", (Recording, nixtla().NixtlaClient), {})(input_size)
     requests = TimeGPTRequests(
         section.model_copy(update={"max_windows": len(series) or 1}), data.panel.frequency, client
     )
@@ -350,8 +351,3 @@ class Recording:
         zeros = np.zeros(len(payload["series"]["sizes"]) * payload["h"]).tolist()
         bounds = {f"{side}-{level}": zeros for level in payload["level"] or [] for side in ("lo", "hi")}
         return httpx.Response(200, json={"mean": zeros, "intervals": bounds or None, "weights_x": None})
-
-
-def recording_client(input_size: int) -> Recording:
-    """Nixtla's client, recording."""
-    return type("RecordingClient", (Recording, nixtla().NixtlaClient), {})(input_size)

@@ -264,7 +264,8 @@ class TimeGPTRequests:
                 problem = self._lost(error, again)
             except (KeyError, ValueError, TypeError, AttributeError) as error:
                 again, problem = False, f"its answer cannot be read: {type(error).__name__} {error}"
-            problem = self._without_key(problem)
+            if key := os.environ.get(KEY):
+                problem = problem.replace(key, "<key>")
             if not again or attempt == attempts:
                 raise ServiceError(f"TimeGPT {what}: {problem}") from None
             wait = min(self._section.retry_wait * 2 ** (attempt - 1), LONGEST_WAIT)
@@ -301,11 +302,6 @@ class TimeGPTRequests:
         else:
             text = f"the connection failed ({name}: {error}); check the network, and {BASE_URL} if you set it"
         return text if again else f"{text}; it may have begun and be paid for, so it is not tried again"
-
-    @staticmethod
-    def _without_key(text: str) -> str:
-        key = os.environ.get(KEY)
-        return text.replace(key, "<key>") if key else text
 
 
 def intervals_of(levels: Sequence[float]) -> list[int]:

@@ -33,7 +33,6 @@ class TimesFMModule(NetworkModule):
         self.stays_positive = config.infer_is_positive
 
     def forward(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Quantiles [batch, steps, targets, levels] in normalised space, loc and scale [batch, 1, targets]."""
         encoded = batch if "features" in batch else self.encode(batch)
         quantiles = self._through_heads(encoded).transpose(1, 2)
         return quantiles, encoded["loc"], encoded["scale"]

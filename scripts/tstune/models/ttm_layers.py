@@ -165,7 +165,7 @@ class FastMixer(nn.Module):
     windows, mixing features one from the right, and nothing is turned. The results differ in the last bits only.
     """
 
-    over_patches: bool
+    over_patches = True  # before a `PatchMixerBlock`
 
     def forward(self, hidden_state: torch.Tensor) -> torch.Tensor:
         """[batch, channels, patches, width] -> the same shape."""
@@ -217,12 +217,6 @@ class FastMixer(nn.Module):
         return not getattr(self, "self_attn", False) and can_be_read(*layers)
 
 
-class FastPatchMixer(FastMixer):
-    """Before a `PatchMixerBlock`."""
-
-    over_patches = True
-
-
 class FastFeatureMixer(FastMixer):
     """Before a `FeatureMixerBlock`."""
 
@@ -233,7 +227,7 @@ def use_fast_mixers(module: nn.Module) -> int:
     """Turn every mixer of patches or features in a TTM into the fast one, in place; returns how many."""
     from tsfm_public.models.tinytimemixer.modeling_tinytimemixer import FeatureMixerBlock, PatchMixerBlock
 
-    return put_before(module, FastPatchMixer, PatchMixerBlock) + put_before(module, FastFeatureMixer, FeatureMixerBlock)
+    return put_before(module, FastMixer, PatchMixerBlock) + put_before(module, FastFeatureMixer, FeatureMixerBlock)
 
 
 def _from_left(layer: nn.Linear, values: torch.Tensor) -> torch.Tensor:

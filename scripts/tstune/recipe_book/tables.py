@@ -66,7 +66,7 @@ def _row_of_run(recipe: Recipe, folder: RunFolder, attempt: Attempt | None) -> R
     environment = folder.read_optional(ENVIRONMENT)
     parts = folder.read_optional(METRICS)
     scores = parts.get("test") or parts.get("validation") or {}
-    parameters = environment.get("parameters") or {}
+    parameters, peaks = environment.get("parameters") or {}, environment.get("peak_memory_mb") or {}
     written = datetime.datetime.fromtimestamp((folder / METRICS).stat().st_mtime, datetime.UTC)
     commit = (environment.get("git_commit") or "")[:7] or None
     if commit and attempt is not None and (attempt.commit or "").endswith("+"):
@@ -80,7 +80,7 @@ def _row_of_run(recipe: Recipe, folder: RunFolder, attempt: Attempt | None) -> R
         trainable=parameters.get("trainable"),
         hardware=_hardware(environment),
         seconds=environment.get("seconds"),
-        peak_memory_mib=_peak(environment),
+        peak_memory_mib=peaks.get("device", peaks.get("host")),
         commit=commit,
         date=written.date().isoformat(),
         outdated=_is_outdated(recipe, folder, attempt),
@@ -186,11 +186,6 @@ def _hardware(environment: Mapping) -> str | None:
         name = str(environment.get("device_name"))
     count = environment.get("num_processes") or 1
     return name if count == 1 else f"{count} x {name}"
-
-
-def _peak(environment: Mapping) -> float | None:
-    peaks = environment.get("peak_memory_mb") or {}
-    return peaks.get("device", peaks.get("host"))
 
 
 # Rows into tables

@@ -76,11 +76,6 @@ class FinishedRun:
         """What the targets are of, by their unit."""
         return domain_of(self.preprocessor.get("unit"))
 
-    @property
-    def has_adapter(self) -> bool:
-        """True if the low-rank adapter of the tuning lies beside the weights."""
-        return self.folder.has("adapter/adapter_config.json")
-
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 _WEIGHTS = (".safetensors", ".safetensors.index.json")
@@ -159,7 +154,7 @@ def scrubbed(config: RunConfig, base: Base) -> RunConfig:
 
 
 def _require_adapter(run: FinishedRun, base: Base) -> None:
-    if not run.has_adapter:
+    if not run.folder.has("adapter/adapter_config.json"):
         raise ConfigError(
             f"--adapter: {run.folder.path} has no adapter (tuning.mode={run.config.tuning.mode}); publish it with "
             "--merged"

@@ -144,10 +144,6 @@ def learning_rate_factor(scheduler: str, step: int, total_steps: int, warmup_fra
     return SCHEDULES[scheduler](step, total_steps, warmup_fraction)
 
 
-def _constant(step: int, total_steps: int, warmup_fraction: float) -> float:
-    return 1.0
-
-
 def _warmup_cosine(step: int, total_steps: int, warmup_fraction: float) -> float:
     """Rises linearly from 0 and falls along a half cosine to 0, as in transformers."""
     warmup = round(warmup_fraction * total_steps)
@@ -165,7 +161,7 @@ def _one_cycle(step: int, total_steps: int, warmup_fraction: float) -> float:
     return _cosine(1.0, last, (step - peak) / max(1e-12, total_steps - 1.0 - peak))
 
 
-SCHEDULES = {"constant": _constant, "warmup_cosine": _warmup_cosine, "one_cycle": _one_cycle}
+SCHEDULES = {"constant": lambda *_: 1.0, "warmup_cosine": _warmup_cosine, "one_cycle": _one_cycle}
 """`training.scheduler` -> factor by step, total steps and warm-up share; the names stand in the schema too."""
 
 

@@ -93,6 +93,7 @@ def _open(path: str, options: dict[str, Any]) -> Dataset | IterableDataset:
     datasets = optional_module("datasets", "source hf_dataset", "datasets>=4")
     datasets.disable_progress_bars()
     place = Path(path)
+    is_hub_id = not path.startswith((".", "/", "~")) and path.count("/") <= 1 and not place.suffix
     try:
         if place.is_file():
             if place.suffix != ".arrow":
@@ -104,7 +105,7 @@ def _open(path: str, options: dict[str, Any]) -> Dataset | IterableDataset:
             data = datasets.load_from_disk(path)
         elif place.is_dir() and any(".csv" in file.name for file in place.iterdir()):
             raise DataError(f"{path} holds CSV files: source csv reads them, with ids as they are written (001, NA)")
-        elif place.is_dir() or _is_hub_id(path):
+        elif place.is_dir() or is_hub_id:
             given = {name: options[name] for name in ("split", "revision", "streaming")}
             return datasets.load_dataset(path, options["config"], **given)
         else:
@@ -115,10 +116,6 @@ def _open(path: str, options: dict[str, Any]) -> Dataset | IterableDataset:
         reason = " ".join(str(error).split())
         raise DataError(f"source {INFO.name}: {path} cannot be read: {reason[:300]}; {INFO.where}") from None
     return data.to_iterable_dataset() if options["streaming"] else data
-
-
-def _is_hub_id(path: str) -> bool:
-    return not path.startswith((".", "/", "~")) and path.count("/") <= 1 and not Path(path).suffix
 
 
 def _split(splits: Any, name: str, path: str) -> Dataset:

@@ -62,16 +62,12 @@ def glucose_series(random: Generator, n: int, length: int) -> np.ndarray:
     rows = happens(random, n, 0.5)  # a sensor's own noise
     sensor = first_order(innovations(random, rows.size, length), uniform(random, 0, 0.9, rows.size))
     series[rows] += log_uniform(random, 0.5, 5, rows.size, 1) * sensor
-    series = _repelled_from_below(series)
+    # the body defends itself against low glucose: below 80 a fall is damped
+    series = np.where(series < 80, 40 + 40 * np.exp((np.minimum(series, 80) - 80) / 40), series)
     series = np.clip(series, LOWEST, HIGHEST)
     rows = happens(random, n, 0.5)
     series[rows] = np.round(series[rows])
     return series
-
-
-def _repelled_from_below(series: np.ndarray) -> np.ndarray:
-    """The body defends itself against low glucose: below 80 a fall is damped."""
-    return np.where(series < 80, 40 + 40 * np.exp((np.minimum(series, 80) - 80) / 40), series)
 
 
 def _smooth_walk(random: Generator, minutes: np.ndarray, length: int) -> np.ndarray:

@@ -77,9 +77,10 @@ def _open(spec: str, config: RunConfig, registry: str | None, stack: ExitStack) 
         return _weights(spec, place, family, config)
     if path.is_file() or "/" not in spec:
         hint = did_you_mean(spec, [*available_models(), *SHIPPED])
+        baselines = ", ".join(filter(_is_baseline, available_models()))
         raise ConfigError(
             f"--model {spec}: no folder of that name; {hint}give a run folder, registry:name@alias, {BUILTIN}, a "
-            f"folder of weights, a Hub id such as owner/name, or a baseline: {', '.join(_baselines())}"
+            f"folder of weights, a Hub id such as owner/name, or a baseline: {baselines}"
         )
     return _weights(spec, spec, config.model.type, config)
 
@@ -165,10 +166,6 @@ def _lengths(folder: Path) -> tuple[int | None, int | None]:
     values = read_object(path)
     found = tuple(values.get(name) for name in ("context_length", "prediction_length"))
     return tuple(value if isinstance(value, int) and value > 0 else None for value in found)
-
-
-def _baselines() -> list[str]:
-    return [name for name in available_models() if _is_baseline(name)]
 
 
 def _is_dotted_path(spec: str) -> bool:

@@ -74,11 +74,6 @@ def differing_settings(runs: Sequence[ComparedRun]) -> dict[str, list[object]]:
     return {key: found for key, found in values.items() if any(value != found[0] for value in found[1:])}
 
 
-def differing_data(run: ComparedRun, first: ComparedRun) -> list[str]:
-    """What of the data differs, the weightiest first; empty if both saw the same."""
-    return [found.name for found in compare_manifests(first.manifest, run.manifest) if found.of_the_data]
-
-
 def _read(spec: str, registry: str | None, stack: ExitStack) -> ComparedRun:
     folder = RunFolder(stack.enter_context(saved_folder(spec, registry)))
     name = spec.removeprefix(PREFIX) if spec.startswith(PREFIX) else Path(spec).resolve().name
@@ -237,7 +232,7 @@ def _settings(runs: Sequence[ComparedRun]) -> ReportSection:
 def _data(runs: Sequence[ComparedRun]) -> ReportSection:
     first, lines = runs[0], []
     for run in runs[1:]:
-        differing = differing_data(run, first)
+        differing = [found.name for found in compare_manifests(first.manifest, run.manifest) if found.of_the_data]
         what = (
             f"different data than {first.name}: {', '.join(differing)}" if differing else f"same data as {first.name}"
         )
