@@ -177,22 +177,7 @@ class FineTuning(ModelRun):
         )
         per_item = per_item_table(self.model, scores, self.data) if self.config.tuning.per_item else None
         metrics = metrics_of(scores)
-        scoreboard = format_scoreboard(metrics, self.data.preprocessor.unit, judged.sentence)
-        if per_item is not None:
-            scoreboard += "\n\n" + format_per_item(per_item)
-        self.results = {
-            "metrics": metrics,
-            "best_model": best_first(metrics)[0],
-            "scoreboard": scoreboard,
-            "verdict": judged,
-            "kept": kept,
-            "parameters": self.parameters,
-            "training": self.training,
-            "per_item": per_item,
-            "output_dir": None if self.final is None else str(self.final),
-            "run_id": self.tracked.run_id,
-            "version": None,
-        }
+        self.take_scores(metrics, judged, self.data.preprocessor.unit, per_item)
         headline = {name: metrics[kept][name] for name in ("rmse", "mae", "mase")}
         rivals = {"rmse_zero_shot": "zero_shot", "rmse_best_baseline": best_baseline(scores)}
         headline |= {name: metrics[rival]["rmse"] for name, rival in rivals.items() if rival in metrics}
@@ -231,21 +216,24 @@ class FineTuning(ModelRun):
 
     def recall(self, folder: RunFolder) -> None:
         """Results of a run that was finished before this start."""
-        metrics, judged = folder.metrics["test"], Verdict.from_dict(folder.read_json(VERDICT))
-        unit, environment = folder.read_json(EVALUATION)["unit"], folder.read_json(ENVIRONMENT)
-        self.results = {
-            "metrics": metrics,
-            "best_model": best_first(metrics)[0],
-            "scoreboard": format_scoreboard(metrics, unit, judged.sentence),
-            "verdict": judged,
-            "kept": judged.kept,
-            "parameters": environment["parameters"],
-            "training": None,
-            "per_item": folder.read_rows(PER_ITEM) if folder.has(PER_ITEM) else None,
-            "output_dir": str(self.final),
-            "run_id": folder.run_id,
-            "version": None,
-        }
+        judged, unit = Verdict.from_dict(folder.read_json(VERDICT)), folder.read_json(EVALUATION)["unit"]
+        per_item = folder.read_rows(PER_ITEM) if folder.has(PER_ITEM) else None
+        self.take_scores(folder.metrics["test"], judged, unit, per_item, folder)
+
+    def take_scores(
+        self,
+        metrics: dict,
+        judged: Verdict,
+        unit: str | None,
+        per_item: list[dict] | None,
+        folder: RunFolder | None = None,
+    ) -> None:
+        """Set `results`, with the scoreboard."""
+        scoreboard = format_scoreboard(metrics, unit, judged.sentence)
+        if per_item is not None:
+            scoreboard += "\n\n" + format_per_item(per_item)
+        best, kept = best_first(metrics)[0], {"kept": judged.kept, "per_item": per_item, "version": None}
+        self.take_results(folder, metrics=metrics, best_model=best, scoreboard=scoreboard, verdict=judged, **kept)
 
 
 def tune_item(

@@ -75,13 +75,7 @@ class PreTraining(ModelRun):
         self.run_training(self.data, readings)
         losses = {"pretrained": self.training.best_validation_loss} | _simple_losses(self.data, self.config)
         self.tracked.log_scores("validation", {name: {"loss": loss} for name, loss in losses.items()})
-        self.results = {
-            "losses": losses,
-            "parameters": self.parameters,
-            "training": self.training,
-            "output_dir": None if self.final is None else str(self.final),
-            "run_id": self.tracked.run_id,
-        }
+        self.take_results(losses=losses)
 
     def save(self) -> None:
         """The model and every number, into the run folder to be; the run then is judged."""
@@ -103,14 +97,7 @@ class PreTraining(ModelRun):
 
     def recall(self, folder: RunFolder) -> None:
         """Results of a run that was finished before this start."""
-        environment, metrics = folder.read_json(ENVIRONMENT), folder.metrics["validation"]
-        self.results = {
-            "losses": {name: row["loss"] for name, row in metrics.items()},
-            "parameters": environment["parameters"],
-            "training": None,
-            "output_dir": str(self.final),
-            "run_id": folder.run_id,
-        }
+        self.take_results(folder, losses={name: row["loss"] for name, row in folder.metrics["validation"].items()})
 
 
 def generate_data(config: RunConfig, num_processes: int) -> SyntheticData:

@@ -13,7 +13,7 @@ from tstune.config.schema import RunConfig
 from tstune.errors import ConfigError, RegistryError
 from tstune.models.contract import ForecastModel
 from tstune.registry import open_registry
-from tstune.runs.folder import HISTORY, MANIFEST, README, VERDICT, RunFolder
+from tstune.runs.folder import ENVIRONMENT, HISTORY, MANIFEST, README, VERDICT, RunFolder
 from tstune.runs.life import Run
 from tstune.runtime.distributed import DistributedManager
 from tstune.runtime.environment import describe_environment, set_seed
@@ -145,6 +145,15 @@ class ModelRun(Run, ABC):
 
         self.training = self.model.train_on(data, self.manager, history)
         checkpoints.store.save(0, 0, write)
+
+    def take_results(self, folder: RunFolder | None = None, **found: object) -> None:
+        """Set `results`: what was found, and what all runs have; of a run that was finished before, from its folder."""
+        self.results = found | {
+            "parameters": self.parameters if folder is None else folder.read_json(ENVIRONMENT)["parameters"],
+            "training": self.training,
+            "output_dir": self.final and str(self.final),
+            "run_id": self.tracked.run_id if folder is None else folder.run_id,
+        }
 
     def environment(self) -> dict:
         """Values for `environment.json`: versions, hardware, time and memory."""
