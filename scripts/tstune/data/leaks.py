@@ -79,7 +79,7 @@ def check_leaks(
     whole = {part: spans(windows[part]) for part in PARTS}
     _check_held_out(panel, split, whole)
     for part in PARTS:
-        _check_gaps(panel, windows[part], whole[part], part)
+        _check_gaps(panel, whole[part], part)
         _check_borders(panel, split, windows[part], whole[part], part)
     _check_times(panel)
     targets = {part: spans(windows[part], targets_only=True) for part in PARTS}
@@ -145,7 +145,7 @@ def _check_held_out(panel: Panel, split: Split, whole: dict[str, Spans]) -> None
         )
 
 
-def _check_gaps(panel: Panel, windows: WindowDataset, whole: Spans, part: str) -> None:
+def _check_gaps(panel: Panel, whole: Spans, part: str) -> None:
     beyond = (whole.first < 0) | (whole.last >= panel.num_rows)
     last = np.clip(whole.last, 0, panel.num_rows - 1)
     over = np.flatnonzero(beyond | (segment_of(panel, whole.first) != segment_of(panel, last)))

@@ -61,7 +61,7 @@ def plan_windows(
     if shortest is not None:
         shortest = steps_within(shortest, context, panel.frequency, "data.min_context")
     padding = 0 if shortest is None else context - shortest
-    mode = cut.mode(context, ahead, padding)
+    mode = cut.mode(context, ahead)
     split, strides, windows = replace(cut.split, mode=mode), {}, {}
     for part in PARTS:
         padded = padding if part == "train" else 0
@@ -166,7 +166,7 @@ class _Cut:
         fraction = self.config.train_fraction if part == "train" and how != "uniform" else 1.0
         return window_ranges(self.panel, split, part, context, ahead, stride, fraction, how, padding)
 
-    def mode(self, context: int, ahead: int, padding: int = 0) -> str:
+    def mode(self, context: int, ahead: int) -> str:
         """`data.split.mode`; ``auto`` lets contexts look back where else half of the series or more would be lost."""
         if self.config.split.mode != AUTO:
             return self.config.split.mode

@@ -61,16 +61,20 @@ def refuse_trained_on(
         findings = _overlap(_judged(data), records or [])
     if records is None:
         return data
-    if findings and not allow_overlap:
-        raise LeakError(
-            CHECK,
-            f"{key}={pretrained} {findings[0]}{more_findings(findings)}; take other weights, score other "
-            "readings, or set data.split.allow_overlap=true",
-        )
-    for finding in findings:
-        logger.warning("data.split.allow_overlap: %s=%s %s", key, pretrained, finding)
+    fix = "take other weights, score other readings, or set data.split.allow_overlap=true"
+    refuse_findings(findings, f"{key}={pretrained}", fix, allow_overlap)
     weights = {"pretrained": pretrained, "overlap": findings, CHECK: records}
     return replace(data, manifest=data.manifest | {"weights": weights})
+
+
+def refuse_findings(
+    findings: list[str], who: str, fix: str, is_allowed: bool, key: str = "data.split.allow_overlap"
+) -> None:
+    """Stop at what somebody learned from and is to be judged on; where `key` allows it, say it."""
+    if findings and not is_allowed:
+        raise LeakError(CHECK, f"{who} {findings[0]}{more_findings(findings)}; {fix}")
+    for finding in findings:
+        logger.warning("%s: %s %s", key, who, finding)
 
 
 def overlap_with(data: PreparedData, weights: str | Path, part: str) -> list[str]:

@@ -10,18 +10,15 @@ import pandas as pd
 import pyarrow as pa
 
 from tstune.data.cleaning import CleaningRules
-from tstune.data.fingerprints import CHECK
 from tstune.data.frequency import encode_times, fixed_step, parse_frequency, to_steps
-from tstune.data.leaks import more_findings
 from tstune.data.panel import MISSING, OBSERVED, Panel
 from tstune.data.preprocess import Preprocessor, build_panel
 from tstune.data.sources.kaggle_brist1d import DATELESS, TARGET, channel_frame
 from tstune.data.sources.kaggle_brist1d_rows import CHANNELS, STEP_MINUTES, STEPS_AHEAD
 from tstune.data.table import Roles, SourceTable
-from tstune.data.trained_on import overlap_of_panel
-from tstune.errors import DataError, LeakError
+from tstune.data.trained_on import overlap_of_panel, refuse_findings
+from tstune.errors import DataError
 from tstune.glucose.units import MG_DL, MGDL_PER_MMOL_CONVERTED, MMOL_L, unit_factor, unit_of
-from tstune.runtime.logs import logger
 
 
 def refuse_known_rows(table: pa.Table, sha256: str, folder: Path, allow_overlap: bool) -> None:
@@ -34,14 +31,8 @@ def refuse_known_rows(table: pa.Table, sha256: str, folder: Path, allow_overlap:
         return
     panel = build_panel(SourceTable(frame=frame, roles=Roles((TARGET,))), "5min", "45min")
     findings = overlap_of_panel(panel, "mmol/L", {sha256}, folder)
-    if findings and not allow_overlap:
-        raise LeakError(
-            CHECK,
-            f"--model {folder} {findings[0]}{more_findings(findings)}; take a model that has not seen test.csv, or "
-            "add --allow-overlap",
-        )
-    for finding in findings:
-        logger.warning("--allow-overlap: %s %s", folder, finding)
+    fix = "take a model that has not seen test.csv, or add --allow-overlap"
+    refuse_findings(findings, f"--model {folder}", fix, allow_overlap, "--allow-overlap")
 
 
 HORIZON = np.timedelta64(STEPS_AHEAD * STEP_MINUTES, "m")

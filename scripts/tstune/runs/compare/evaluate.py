@@ -15,11 +15,10 @@ from pathlib import Path
 from tstune.config.managers import SimpleConfigManager
 from tstune.config.schema import RunConfig, SplitSection
 from tstune.config.section import AUTO
-from tstune.data.leaks import more_findings
 from tstune.data.prepared import PreparedData, prepare_data
 from tstune.data.table import SourceTable
-from tstune.data.trained_on import CHECK, overlap_with
-from tstune.errors import ConfigError, LeakError, TstuneError, failure
+from tstune.data.trained_on import overlap_with, refuse_findings
+from tstune.errors import ConfigError, TstuneError, failure
 from tstune.evaluation.uncertainty import details, scored, with_quantiles
 from tstune.evaluation.verdict import Verdict, format_scoreboard, metrics_of, verdict
 from tstune.models.combined import FittedForecaster, fitted, shorter_than_asked
@@ -246,14 +245,8 @@ def _refuse_trained_on(candidates: Sequence[Candidate], data: PreparedData, part
         return
     for one in candidates:
         findings = [] if one.folder is None else overlap_with(data, one.folder, part)
-        if findings and not allow_overlap:
-            raise LeakError(
-                CHECK,
-                f"--model {one.spec} {findings[0]}{more_findings(findings)}; take another model, score other readings, "
-                "or set data.split.allow_overlap=true",
-            )
-        for finding in findings:
-            logger.warning("data.split.allow_overlap: --model %s %s", one.spec, finding)
+        fix = "take another model, score other readings, or set data.split.allow_overlap=true"
+        refuse_findings(findings, f"--model {one.spec}", fix, allow_overlap)
 
 
 def _tune(member: ListedModel) -> dict[str, object]:
