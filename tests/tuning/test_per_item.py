@@ -11,6 +11,8 @@ from support import tiny
 
 from tstune.config.schema import RunConfig
 from tstune.models.ttm import TTMForecaster
+from tstune.runs.finetune import FineTuning
+from tstune.runs.folder import RunFolder
 
 
 @pytest.fixture(scope="module")
@@ -93,6 +95,16 @@ def test_the_scoreboard_says_which_adapters_helped(run):
     )
     assert sentence in results["scoreboard"]
     assert set(results["metrics"]) == {"zero_shot", "fine_tuned", "average", "per_item", "persistence"}
+
+
+def test_results_that_a_restart_reads_are_those_that_were_found(run):
+    _, results, folder = run
+    again = FineTuning.__new__(FineTuning)  # a run that ended before its results were given back
+    again.final, again.training = folder, None
+    again.recall(RunFolder(folder))
+    for name in results.keys() - {"metrics", "training", "verdict", "run_id"}:
+        assert again.results[name] == results[name], name
+    assert again.results.keys() == results.keys()
 
 
 def test_folder_holds_an_index_and_one_small_folder_per_adapter(run):
