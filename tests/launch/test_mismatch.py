@@ -13,6 +13,8 @@ from pathlib import Path
 import pytest
 from support import tiny
 
+from tstune.runtime.distributed import _asked_for_several
+
 RunRanks = Callable[..., list[subprocess.CompletedProcess]]
 
 CPU = {"ACCELERATE_USE_CPU": "true"}
@@ -138,3 +140,11 @@ def test_only_the_rank_that_knows_speaks(desk: Path, launch: Callable, tmp_path:
     assert errors == [
         f"error: output_dir={tmp_path} already holds files; set overwrite=true or choose another output_dir"
     ]
+
+
+@pytest.mark.parametrize(("address", "asked"), [("127.0.0.1", True), ("node17", False)])
+def test_an_address_that_a_job_exports_is_not_a_launch(address: str, asked: bool, monkeypatch) -> None:
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "no")
+    monkeypatch.setenv("MASTER_ADDR", address)
+    monkeypatch.delenv("RANK", raising=False)
+    assert _asked_for_several() is asked

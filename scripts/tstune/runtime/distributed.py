@@ -361,7 +361,7 @@ class DistributedManager:
             return
         if found == 1 and _asked_for_several():
             raise DistributedError(
-                "accelerate launch was asked for several processes (MASTER_ADDR is set) but its file starts one; "
+                "accelerate launch was asked for several processes (MASTER_ADDR=127.0.0.1 says so) but its file starts one; "
                 "start with: accelerate launch --config_file accelerate_configs/ddp.yaml --num_processes 2 … (without "
                 "GPUs ACCELERATE_USE_CPU=true in front); for one process python will do, or distributed.enabled=false"
             )
@@ -386,9 +386,11 @@ class DistributedManager:
 def _asked_for_several() -> bool:
     """True if `accelerate launch` had a number of processes that its file ignores.
 
-    Of that number nothing reaches the one process but the address at which the others would have met.
+    Of that number nothing reaches the one process but the address at which the others would have met. A job script
+    that sets an address for its own purposes names a node.
     """
-    return "ACCELERATE_MIXED_PRECISION" in os.environ and "MASTER_ADDR" in os.environ and "RANK" not in os.environ
+    launched = "ACCELERATE_MIXED_PRECISION" in os.environ and "RANK" not in os.environ
+    return launched and os.environ.get("MASTER_ADDR") == "127.0.0.1"
 
 
 def _read_weights_whole() -> None:
