@@ -112,11 +112,25 @@ def test_half_of_it_goes_half_way(desk: Path):
     assert torch.equal(2 * found[0.5], found[1.0])
 
 
+@pytest.mark.parametrize("hurts", [False, True])
+def test_validation_says_how_much_of_it_is_added(desk: Path, hurts: bool):
+    """Noise in place of what the network lacks is left out whole, and the untuned weights are kept."""
+    model = forecaster(desk, **CLOSED_FORM)
+    if hurts:
+        model._shown = lambda windows: [(torch.randn(40, 32, 1), torch.randn(40, 8, 1), 9 * torch.randn(40, 8, 1))]
+    result = model.fit()
+    assert bool(model.module.linear_skip.weight.any()) is not hurts
+    assert result["kept"] == ("zero_shot" if hurts else "fine_tuned")
+    assert result["training"] is None
+    if hurts:
+        assert result["metrics"]["fine_tuned"]["rmse"] == result["metrics"]["zero_shot"]["rmse"]
+
+
 def test_any_number_of_windows_makes_the_same_sums():
     past, point, lack = torch.randn(20, 5, 2), torch.randn(20, 3, 2), torch.randn(20, 2, 2)
     skip = LinearSkip(2, 5, 3)
-    whole = skip.solution([(past, point, lack)], ALPHA, 1.0)
-    parts = skip.solution(zip(*(values.split(6) for values in (past, point, lack)), strict=True), ALPHA, 1.0)
+    whole = skip.solution([(past, point, lack)], ALPHA)
+    parts = skip.solution(zip(*(values.split(6) for values in (past, point, lack)), strict=True), ALPHA)
     torch.testing.assert_close(whole, parts)
     assert not whole["weight"][..., 2].any(), "no step that was not asked for"
 

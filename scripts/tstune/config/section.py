@@ -210,8 +210,9 @@ class TTMSection(ModelSection):
     stays; null does as the checkpoint does."""
     linear_skip_alpha: float = Field(10.0, gt=0)
     """Penalty on the squares of its weights, as model.ridge_alpha: the larger, the closer to the network."""
-    linear_skip_share: float = Field(0.5, gt=0, le=1)
-    """Share of the solution that is added: 1 trusts the map alone, 0.5 goes half-way from the network to it."""
+    linear_skip_share: Literal["auto"] | Annotated[float, Field(gt=0, le=1)] = "auto"
+    """Share of the solution that is added: 1 trusts the map alone, 0.5 goes half-way from the network to it; `auto`:
+    of none, 25, 50, 75 % and all what has the lowest validation loss, so that a map that hurts is left out."""
     fcm_context_length: int | None = Field(None, ge=0)
     """Forecast channel mixing (known-future columns): steps around each step; 1 by default."""
     fcm_mix_layers: int | None = Field(None, ge=1)

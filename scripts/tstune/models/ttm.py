@@ -270,12 +270,12 @@ class TTMForecaster(NetworkForecaster):
         """The same after a new linear skip is solved, which is all there is to do where nothing else learns."""
         skip = self.module.linear_skip
         if skip is not None and not skip.weight.any():
-            self._solve(data.train, manager, checkpoints)
-        if self.solved and not any(value.requires_grad for value in self.module.parameters()):
-            return None
+            self._solve(data, manager, checkpoints)
+            if not any(value.requires_grad for value in self.module.parameters()):
+                return None
         return super().train_on(data, manager, history_path, checkpoints, callbacks)
 
-    def _solve(self, windows: WindowDataset, manager: DistributedManager, checkpoints: Checkpoints | None) -> None:
+    def _solve(self, data: PreparedData, manager: DistributedManager, checkpoints: Checkpoints | None) -> None:
         """Solve the linear skip on the main process; a run that goes on has it from its checkpoint if that is whole."""
         from tstune.training.checkpoint import find_checkpoint, stored_weights
 
@@ -284,12 +284,33 @@ class TTMForecaster(NetworkForecaster):
         stored = stored_weights(resume) if resume else {}
         state = {name.rpartition(".")[2]: values for name, values in stored.items() if LINEAR_SKIP in name}
         if manager.is_main and state.get("weight", skip.bias).shape != skip.weight.shape:
-            state = skip.solution(self._shown(windows), section.linear_skip_alpha, section.linear_skip_share)
-            logger.info("linear skip solved in closed form")
-        state, self.solved = manager.from_main(state), True
+            state, share = skip.solution(self._shown(data.train), section.linear_skip_alpha), section.linear_skip_share
+            if share == "auto":
+                losses = {
+                    share: self._loss_with(state, share, data.validation) for share in (0.0, 0.25, 0.5, 0.75, 1.0)
+                }
+                share = min(losses, key=losses.get)
+            logger.info("linear skip solved in closed form, %.0f %% of it added", 100 * share)
+            state = {name: share * values for name, values in state.items()}
+        state = manager.from_main(state)
+        self._set_skip(state)
+        self.solved = bool(state["weight"].any())
+
+    def _set_skip(self, state: dict[str, torch.Tensor]) -> None:
         for part in self.network.modules():  # with adapters there are two
             if isinstance(part, LinearSkip):
                 part.load_state_dict(state)
+
+    def _loss_with(self, state: dict[str, torch.Tensor], share: float, windows: WindowDataset) -> float:
+        """Mean loss over windows with so much of a linear skip."""
+        self._set_skip({name: share * values for name, values in state.items()})
+        total, size = torch.zeros(2, dtype=torch.float64), self.evaluation_batch_size(self._device)
+        for begin in range(0, len(windows), size):
+            batch = windows.__getitems__(range(begin, min(begin + size, len(windows))))
+            batch = {name: values.to(self._device) for name, values in batch.items()}
+            with torch.no_grad():
+                total += torch.stack([part.double().sum().cpu() for part in self.window_losses(self.module, batch)])
+        return float(total[0] / total[1])
 
     def _shown(self, windows: WindowDataset) -> Iterator[tuple[torch.Tensor, ...]]:
         """What the linear skip reads of training windows, and what the forecast lacks where it weighs."""

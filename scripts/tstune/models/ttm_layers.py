@@ -127,8 +127,8 @@ class LinearSkip(nn.Module):
         rows = torch.cat([past, point], dim=1).permute(2, 0, 1)
         return (rows @ self.weight + self.bias).permute(1, 2, 0)
 
-    def solution(self, shown: Iterable[tuple[torch.Tensor, ...]], alpha: float, share: float) -> Batch:
-        """Its tensors as `share` of the ridge regression of what forecasts lack, with `alpha` on squared weights.
+    def solution(self, shown: Iterable[tuple[torch.Tensor, ...]], alpha: float) -> Batch:
+        """Its tensors as the ridge regression of what forecasts lack, with `alpha` on squared weights.
 
         `shown` are batches of past, point and what the point lacks, [batch, steps, targets]. The sums are of double
         precision and on the CPU: they take the same memory for any number of windows, and give the same bits.
@@ -141,7 +141,7 @@ class LinearSkip(nn.Module):
                 rows, lack = (values.reshape(1, -1, values.shape[2]) for values in (rows, lack))
             gram, cross = gram + rows.mT @ rows, cross + rows.mT @ lack
         gram.diagonal(dim1=1, dim2=2)[:, :-1] += alpha
-        found = share * torch.linalg.solve(gram, cross).float()
+        found = torch.linalg.solve(gram, cross).float()
         found = F.pad(found, (0, self.weight.shape[2] - found.shape[2]))  # of steps that nobody asks for nothing
         return {"weight": found[:, :-1].contiguous(), "bias": found[:, -1:].contiguous()}
 

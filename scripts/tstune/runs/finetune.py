@@ -169,7 +169,10 @@ class FineTuning(ModelRun):
         self.judge.add_quantiles(self.model)
         self.judge.add_metrics(self.model.own_metrics)
         scores = self.judge.scores
-        went_back = self.training is not None and self.training.best_step == 0
+        if self.training is not None:
+            went_back = self.training.best_step == 0
+        else:  # a network that its closed form left as it was
+            went_back = self.model.module is not None and self.model.starts_from_weights()
         kept = "fine_tuned" if "fine_tuned" in scores and not went_back else "zero_shot"
         called = self.model.model_type if self.model.module is None else None  # a baseline is not fine-tuned
         judged = verdict(

@@ -361,9 +361,10 @@ class DistributedManager:
             return
         if found == 1 and _asked_for_several():
             raise DistributedError(
-                "accelerate launch was asked for several processes (MASTER_ADDR=127.0.0.1 says so) but its file starts one; "
-                "start with: accelerate launch --config_file accelerate_configs/ddp.yaml --num_processes 2 … (without "
-                "GPUs ACCELERATE_USE_CPU=true in front); for one process python will do, or distributed.enabled=false"
+                "accelerate launch was asked for several processes (MASTER_ADDR=127.0.0.1 says so) but its file starts "
+                "one; start with: accelerate launch --config_file accelerate_configs/ddp.yaml --num_processes 2 … "
+                "(without GPUs ACCELERATE_USE_CPU=true in front); for one process python will do, or "
+                "distributed.enabled=false"
             )
         if config.world_size is not None and config.world_size != found:
             raise DistributedError(
