@@ -146,7 +146,8 @@ class Study:
         self.base = shared_model(run, config, self.nothing)
         judged = replace(self.nothing, preprocessor=self.base.preprocessor)
         untuned = [] if config.tuning.mode in ("zero_shot", "from_scratch") else [config.model.pretrained]
-        judge = evaluate_models([str(run.path), *untuned, PERSISTENCE], config, prepare=lambda _: judged).judge
+        models = [str(run.path), *untuned, PERSISTENCE]
+        judge = evaluate_models(models, config, prepare=lambda _: judged, flag="model").judge
         self.backtest, self.manager = judge.test, judge.manager
         self.base.to(self.manager.device)
         self.persistence = model_class(PERSISTENCE)(config)

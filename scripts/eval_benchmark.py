@@ -82,10 +82,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     from tstune.config.schema import RunConfig
     from tstune.runs.compare.candidates import open_candidates
-    from tstune.runs.folder import replacing
+    from tstune.runs.folder import refuse_full, replacing
     from tstune.runtime.logs import setup_logging
 
     setup_logging()
+    refuse_full("--output", args.output, overwrite=True)
     fev = library()
     tasks, domains = read_tasks(args.tasks, fev)
     if args.gift_eval:

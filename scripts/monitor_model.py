@@ -44,9 +44,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not 0 < args.reference_days <= 36_525:
         raise ConfigError(f"--reference-days {args.reference_days:g} is not above 0 and at most 36525")
 
+    from tstune.runs.folder import refuse_full
     from tstune.runtime.logs import setup_logging
 
     setup_logging()
+    refuse_full("--output", args.output, overwrite=True)
     from tstune.data.files import read_table
     from tstune.evaluation.drift import DriftRule
     from tstune.runs.compare.monitoring import PAGE, monitor

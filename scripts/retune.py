@@ -62,10 +62,11 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
 def main(argv: Sequence[str] | None = None) -> int:
     """Tune, judge both, and promote or leave."""
     args = parse_args(argv)
-    from tstune.runs.folder import VERDICT, RunFolder, replacing
+    from tstune.runs.folder import VERDICT, RunFolder, put_back_left, refuse_full, replacing
     from tstune.runtime.distributed import refuse_ranks
 
     refuse_ranks("scripts/retune.py", "several would promote")
+    refuse_full("--output", args.output, overwrite=True)
     from tstune.evaluation.verdict import Verdict
     from tstune.models.registry import model_class
     from tstune.registry import open_registry
@@ -79,6 +80,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     inputs = {"--input": str(args.input), "the registry": registry.location}
     places = {part: args.output / part for part in ("champion", "challenger", "verdict")}
     asked = {"holder": champion.reference} | {key: str(value) for key, value in vars(args).items()}
+    put_back_left(args.output)
     goes_on = RunFolder(args.output).read_optional(UNFINISHED) == asked
     if not goes_on:
         with trusting(args.trust_code), replacing(args.output, args.overwrite, inputs):
@@ -88,10 +90,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             refuse_to_learn(table, config, places["champion"], args.allow_other_scale)
             model_class(config.model.type)(config).fit(table, output_dir=places["challenger"])
             models = [str(places["challenger"]), str(places["champion"])]
-            found = evaluate_models(
-                models, config, output=places["verdict"], prepare=lambda settled: configured_data(settled, table)
-            )
-        RunFolder(args.output).write_json(UNFINISHED, asked)
+            told = {"output": places["verdict"], "flag": "model"}
+            found = evaluate_models(models, config, **told, prepare=lambda one: configured_data(one, table))
+            RunFolder(args.output).write_json(UNFINISHED, asked)  # a kill after it does not tune again
     judged = Verdict.from_dict(RunFolder(places["verdict"]).read_json(VERDICT))
     told = f"the verdict of the earlier start: {judged.sentence}" if goes_on else found.scoreboard()
     print(f"\n{told}\n\nfolder: {args.output}")

@@ -75,10 +75,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.environ.setdefault("HF_HUB_OFFLINE", "1")
     from tstune.recipe_book.recipes import BOOK, MachinePaths, find_recipes, read_machine_paths
     from tstune.recipe_book.running import Plan, run_recipes
+    from tstune.runs.folder import refuse_full
 
     if args.smoke:
         return _smoke_module().run_smoke(find_recipes(args.recipes, tiny=True), args.overrides)
 
+    refuse_full("--output", args.output, overwrite=True)
     book = BOOK if args.tables is None else args.tables
     if not book.is_dir():
         raise ConfigError(f"--tables {book} is not a folder")

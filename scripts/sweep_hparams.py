@@ -63,10 +63,12 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the sweep, or the part of it that is left."""
     args = parse_args(argv)
+    from tstune.runs.folder import refuse_full
     from tstune.runtime.logs import setup_logging
     from tstune.sweeps.space import check_base, check_metric, check_space, number_of_trials, parse_space
 
     setup_logging()
+    refuse_full("--output", Path(args.output), overwrite=True)
     check_metric(args.metric)
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise ConfigError("start sweep_hparams.py with python, not with accelerate launch: it launches the trials")

@@ -11,6 +11,7 @@ import re
 import sys
 import time
 from collections.abc import Callable, Collection
+from contextlib import suppress
 
 EXIT_OK = 0
 EXIT_DIFFERENT = 1
@@ -138,17 +139,13 @@ def describe_os_error(error: OSError) -> str:
 
 
 def _spoken(now: bool = False) -> bool:
-    """Whether a process of this run has said why it ends, where they meet at a launcher; `now` this one does."""
+    """True if a process of this run has said why it ends; `now` this one does. They meet in the launcher's store."""
     group = sys.modules.get("torch.distributed.distributed_c10d")
-    if group is None or not group.is_initialized():
-        return False
-    try:
-        store = group._get_default_store()
-        if now:
-            store.set("tstune/spoken", "")
-        return store.check(["tstune/spoken"])
-    except RuntimeError:  # the store has ended with the process that held it
-        return False
+    with suppress(RuntimeError):  # a store ends with the process that holds it
+        if group is not None and group.is_initialized():
+            store = group._get_default_store()
+            return bool(store.set("tstune/spoken", "") if now else store.check(["tstune/spoken"]))
+    return False
 
 
 def exits_cleanly(main: Callable[..., int]) -> Callable[..., int]:
@@ -171,21 +168,18 @@ def exits_cleanly(main: Callable[..., int]) -> Callable[..., int]:
             _spoken(now=True)
             print(f"{prefix}: {visible(' '.join(str(error).split()))}", file=sys.stderr)
             return EXIT_USER_ERROR
-        except OSError as error:  # the machine: a file that is not there, a disk that is full, a line that is dead
+        except (OSError, MemoryError) as error:  # the machine: a file that is not there, a full disk, a dead line
             _spoken(now=True)
-            print(f"error: {visible(describe_os_error(error))}", file=sys.stderr)
-            return EXIT_USER_ERROR
-        except MemoryError as error:
-            print(f"error: {FULL_MEMORY} ({error})", file=sys.stderr)
+            told = describe_os_error(error) if isinstance(error, OSError) else f"{FULL_MEMORY} ({error})"
+            print(f"error: {visible(told)}", file=sys.stderr)
             return EXIT_USER_ERROR
         except RuntimeError as error:
             told = next((line for words, line in _TOLD_BY_TORCH.items() if words in str(error)), None)
             if told is None:
                 raise
-            if told == DEAD_RANK and _spoken():
-                return EXIT_USER_ERROR
             # of a dead worker torch tells by a signal, which may come again while the first error is on its way out
-            print(f"error: {told}", file=sys.stderr)
+            if told != DEAD_RANK or not _spoken():
+                print(f"error: {told}", file=sys.stderr)
             return EXIT_USER_ERROR
         except Preempted as stop:
             if os.environ.get("RANK", "0") == "0":

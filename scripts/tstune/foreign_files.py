@@ -85,12 +85,9 @@ def read_plain_yaml(path: Path, kind: type[TstuneError] = CheckpointError) -> An
         try:
             node = loader.get_single_node()
         except yaml.MarkedYAMLError as error:  # it is found out one or two lines further down
-            number = error.problem_mark.line + 1
-            for line in reversed(text.splitlines()[max(0, number - 3) : number]):
-                if lack := missing_blank(line):
-                    raise ValueError(f"line {number}: {lack}") from None
-                number -= 1
-            raise
+            lines = list(enumerate(text.splitlines()[: error.problem_mark.line + 1], start=1))[:-4:-1]
+            told = next((f"line {number}: {lack}" for number, line in lines if (lack := missing_blank(line))), None)
+            raise (ValueError(told) if told else error) from None
         if _size(node, {}) > MOST_VALUES:
             raise ValueError(f"its aliases make more than {MOST_VALUES:,} values, or hold themselves")
         return None if node is None else loader.construct_document(node)

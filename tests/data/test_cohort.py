@@ -107,8 +107,8 @@ def test_targets_that_nobody_named_are_said_with_a_way_to_name_them():
     table = grid_table({"P01": np.arange(800.0).reshape(400, 2)}, Roles(("load", "to do")), frequency="h")
     split = {"train": 0.5, "validation": 0.2, "test": 0.3}
     (line,) = remarks(prepare_data(DataSection(source="csv", split=split), 12, 4, table))
-    assert "nothing names those that are to be: load, to do; 'data.target_columns=[load]' forecasts one" in line
-    assert "'data.control_columns=[to do]' makes an input" in line
+    assert "so all columns of numbers are: load, to do; 'data.target_columns=[load]' takes one" in line
+    assert "'data.control_columns=[to do]' makes an input of one" in line
     for said in ({"source": "csv", "target_columns": ["load", "to do"]}, {"source": "ett"}, {"source": "mine:load"}):
         assert remarks(prepare_data(DataSection(split=split, **said), 12, 4, table)) == []
 

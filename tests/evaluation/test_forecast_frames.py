@@ -123,7 +123,7 @@ def bad_calls(run: str) -> dict[str, tuple]:
         "horizon='90min' is no multiple of the sampling step": (tstune.forecast, table, "90min"),
         "the longest series has 60 steps; 70 steps to forecast leave no history": (tstune.forecast, table, 70),
         "did you mean builtin?": (tstune.forecast, table, 4, "bultin"),
-        "--model ridge is fitted to a training part": (tstune.forecast, table, 4, "ridge"),
+        "model ridge is fitted to a training part": (tstune.forecast, table, 4, "ridge"),
         "name one in target_col": (tstune.cross_validation, two, 4),
         "n_windows=0 and step_size=1 must be 1 or more": (tstune.cross_validation, table, 4, 0),
     }

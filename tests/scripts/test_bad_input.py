@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -75,6 +77,42 @@ def test_bad_input(case: Case, workspace: Path, capsys: pytest.CaptureFixture[st
     assert "Traceback" not in captured.err
     assert captured.out == ""
     assert tiny.snapshot(workspace) == before
+
+
+OUTPUTS = {
+    "autotune": ["--data", "gone.csv"],
+    "cold_start": ["gone"],
+    "eval_benchmark": ["--tasks", "gone.yaml", "--model", "ridge"],
+    "eval_forecast": ["--model", "gone", "--config", "recipe.yaml"],
+    "monitor_model": ["gone", "--input", "gone.csv", "--future", "gone.csv"],
+    "run_recipes": ["gone.yaml"],
+    "retune": ["registry:gone@champion", "--input", "gone.csv"],
+    "sweep_hparams": ["--config", "gone.yaml", "--sampler", "grid", "tuning.mode=lora,full"],
+}
+
+
+@pytest.mark.parametrize("script", OUTPUTS)
+@pytest.mark.parametrize(("place", "told"), [("", "taken is a file; "), ("/a/b", "taken/a/b cannot be written: ")])
+def test_a_file_where_a_folder_must_be_is_refused_before_anything_is_read(
+    script: str, place: str, told: str, workspace: Path, monkeypatch: pytest.MonkeyPatch, capsys
+) -> None:
+    monkeypatch.chdir(workspace)
+    (workspace / "taken").touch()
+    before = tiny.snapshot(workspace)
+    assert importlib.import_module(script).main([*OUTPUTS[script], "--output", f"taken{place}"]) == 2
+    (error,) = errors_in(capsys.readouterr().err)
+    assert error.startswith(f"error: --output {told}")
+    assert error.endswith("taken is a file; choose another --output")
+    assert tiny.snapshot(workspace) == before
+
+
+def test_every_script_with_an_output_folder_is_among_them() -> None:
+    takes_one = {
+        path.stem
+        for path in Path(finetune_ttm.__file__).parent.glob("*.py")
+        if re.search(r'"--output", .*metavar="folder"', path.read_text(), re.IGNORECASE)
+    }
+    assert takes_one == set(OUTPUTS)
 
 
 def test_from_the_shell(workspace: Path) -> None:

@@ -67,9 +67,9 @@ def test_gaps_and_columns_that_nobody_named_are_said(tmp_path, capsys):
     out = capsys.readouterr().out
     assert "gaps longer than 9 steps (45min): 1; the longest 40 steps (200min) after 2024-01-02 00:55 of shop" in out
     assert "40 steps in 1 gap longer than 9 steps (45min)" in out
-    assert "nothing names those that are to be: load, promo; 'data.target_columns=[load]' forecasts one" in out
+    assert "so all columns of numbers are: load, promo; 'data.target_columns=[load]' takes one" in out
     assert describe_data.main([str(tmp_path / "shop.csv"), "data.control_columns=[promo]"]) == 0
-    assert "nothing names" not in capsys.readouterr().out
+    assert "nothing names what" not in capsys.readouterr().out
 
 
 def test_what_is_printed_runs_when_it_is_pasted(desk, monkeypatch, capsys):

@@ -288,7 +288,7 @@ def test_a_challenger_that_is_clearly_better_takes_over_and_can_be_rolled_back(o
     assert monitor_model.main([champion, *watched]) == EXIT_DRIFT
 
 
-@pytest.mark.parametrize("place", ["register_once", "set_alias"])
+@pytest.mark.parametrize("place", ["end of replacing", "register_once", "set_alias"])
 @pytest.mark.parametrize("words", [[], ["--overwrite"]])
 def test_one_that_is_killed_after_the_verdict_does_what_is_left(
     own_registry, monkeypatch, capsys, place, words
@@ -302,8 +302,16 @@ def test_one_that_is_killed_after_the_verdict_does_what_is_left(
     def killed(*_: object) -> None:
         raise Killed
 
+    def killed_at_the_end(path: Path, *words: object, rmtree=shutil.rmtree, **further: object) -> None:
+        if Path(path).name.startswith(".retuned.old-"):  # what was there before
+            raise Killed
+        rmtree(path, *words, **further)
+
     with monkeypatch.context() as patch:
-        patch.setattr(ModelRegistry, place, killed)
+        if place == "end of replacing":
+            patch.setattr(shutil, "rmtree", killed_at_the_end)
+        else:
+            patch.setattr(ModelRegistry, place, killed)
         with pytest.raises(Killed):
             retune.main([*asked, *words])
     before = tiny.snapshot(output / "challenger")
@@ -421,7 +429,7 @@ def test_a_network_is_tuned_further(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["--input", "old.csv"], "leak trained_on: --model "),
+        (["--input", "old.csv"], "leak trained_on: model "),
         (["--input", "calm.csv", "--since", "2030-01-01"], "--since 2030-01-01: calm.csv ends on 2024-03-03"),
         (["--input", "calm.csv", "--since", "2030-01-01T00:00+02:00"], "calm.csv ends on 2024-03-03"),
         (["--input", "registry"], "registry is a folder; give one table"),

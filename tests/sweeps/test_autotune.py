@@ -178,6 +178,19 @@ def test_the_best_are_combined_where_no_network_could_be_had(search, monkeypatch
     assert found["stack"].score < 1.1 * found["ridge"].score < found["persistence"].score
 
 
+def test_the_winner_has_one_name(search, tmp_path, monkeypatch):
+    """Its verdict called every stack ``stack``, also LightGBM that reads an untuned forecast."""
+    monkeypatch.setattr(tried, "MODES", ())
+    monkeypatch.setattr(module, "SHARES", {})
+    trees = property(lambda self: next((row for row in self.rows.values() if row.how == "trees"), None))
+    monkeypatch.setattr(module.Search, "best", trees)
+    found = search()
+    assert found.winner.name == "zero_shot.trees"
+    assert "zero_shot.trees" in found.sentence
+    assert "stack" not in found.sentence
+    assert found.sentence in (tmp_path / "found/report.md").read_text()
+
+
 def test_a_baseline_wins_where_nothing_else_can_be_had_in_the_time(search, tmp_path):
     begin = time.monotonic()
     found = search(minutes=0.02)

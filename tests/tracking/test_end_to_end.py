@@ -265,7 +265,10 @@ class TestWandb:
 
     def test_params_and_status(self, run, params):
         assert (run.project, run.name, run.exit_code) == ("project", "run", 0)
-        assert run.config == params
+        tags = {name: value for name, value in run.config.items() if name.startswith("tags.")}
+        assert run.config == params | tags
+        assert {"tags.source", "tags.model", "tags.dataset", "tags.verdict", "tags.effect"} <= set(tags)
+        assert run.notes
 
     def test_artifacts_and_model(self, run, finished):
         files = run.folder / "files"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import signal
 import sys
@@ -32,11 +33,14 @@ def run(tmp_path, run_folder):
     tracker = WandbExperimentTracker("glucose", mode="offline", folder=tmp_path / "tracked", parent_run="sweep-1")
     tracker.start_experiment("experiment", CONFIG, "run-1")
     tracker.log_params({"training.max_steps": 4, "note": None})
+    tracker.log_tags({"source": "finetune_ttm.py", "model": "ttm"})
     tracker.log_metrics({"train_loss": 1.0, "grad_norm": math.nan}, 1)
     tracker.log_metrics({"validation_loss": 0.5}, 1)
     tracker.log_metrics({"train_loss": 0.25}, 2)
     tracker.log_metrics({"train_loss": 0.5}, 1)  # a resumed run goes back
     tracker.log_metrics({"test/fine_tuned/rmse@1h": 3.5})
+    tracker.log_dataset("csv", "0123456789abcdef", {"num_items": 3})
+    tracker.log_tags({"description": "# Mine", "verdict": "It helped.", "effect": "helped"})
     tracker.log_artifact(run_folder / "config.yaml")
     tracker.log_artifact(run_folder / "plots", "deep/plots")
     tracker.log_figure(run_folder / "plots" / "loss.png", "plots/loss.png")
@@ -48,7 +52,12 @@ def run(tmp_path, run_folder):
 
 def test_a_whole_run(run, run_folder, own_home):
     assert (run.run_id, run.project, run.name, run.group) == ("run-1", "glucose", "mine", "sweep-1")
-    assert run.config == {"training.max_steps": 4, "output_dir": "runs/mine", "note": None}
+    dataset = run.config.pop("tags.dataset")
+    assert json.loads(dataset) == {"name": "csv", "digest": "0123456789abcdef", "num_items": 3}
+    told = {"source": "finetune_ttm.py", "model": "ttm", "verdict": "It helped.", "effect": "helped"}
+    settings = {"training.max_steps": 4, "output_dir": "runs/mine", "note": None}
+    assert run.config == settings | {f"tags.{name}": text for name, text in told.items()}
+    assert run.notes == "# Mine"
     rows = [row for row in run.history if "plots/loss.png/path" not in row]
     assert math.isnan(rows[0].pop("grad_norm"))
     assert rows == [

@@ -19,7 +19,7 @@ class OfflineRun:
 
     Attributes:
         folder: the folder itself.
-        run_id, project, name, group: of the run.
+        run_id, project, name, group, notes: of the run.
         config: last value of each key.
         history: rows, without W&B's own columns.
         summary: last value of each key.
@@ -33,6 +33,7 @@ class OfflineRun:
     project: str = ""
     name: str = ""
     group: str = ""
+    notes: str = ""
     config: dict = field(default_factory=dict)
     history: list[dict] = field(default_factory=list)
     summary: dict = field(default_factory=dict)
@@ -54,7 +55,7 @@ def _read(folder):
         content = getattr(record, kind)
         if kind == "run":
             run.run_id, run.project = content.run_id, content.project
-            run.name, run.group = content.display_name, content.run_group
+            run.name, run.group, run.notes = content.display_name, content.run_group, content.notes
             run.config |= _items(content.config.update)
         elif kind == "config":
             run.config |= _items(content.update)

@@ -217,7 +217,10 @@ def test_a_file_in_the_way_of_a_parent_folder(tmp_path: Path, below: str):
     final = tmp_path / "file" / below
     with pytest.raises(OutputError) as caught, NewFolder(final):
         pytest.fail("the run has begun")
-    assert str(caught.value) == f"output_dir={final} cannot be written: Not a directory"
+    assert (
+        str(caught.value)
+        == f"output_dir={final} cannot be written: {tmp_path}/file is a file; choose another output_dir"
+    )
     assert snapshot(tmp_path) == before
 
 

@@ -177,10 +177,8 @@ def _unnamed(targets: Sequence[str], config: DataSection) -> str | None:
     if len(targets) == 1 or config.target_columns is not None or config.source == "ett" or ":" in config.source:
         return None
     only, other = (shlex.quote(f"data.{role}_columns=[{targets[at]}]") for role, at in (("target", 0), ("control", -1)))
-    return (
-        f"all columns of numbers are forecast, as nothing names those that are to be: {some_names(targets)}; {only} "
-        f"forecasts one, {other} makes an input of one that is known ahead (conditional_columns: in the past only)"
-    )
+    told = f"nothing names what to forecast, so all columns of numbers are: {some_names(targets)}"
+    return f"{told}; {only} takes one, {other} makes an input of one (conditional_columns: if not known ahead)"
 
 
 def _blank(prepared: PreparedData, place: int) -> str | None:

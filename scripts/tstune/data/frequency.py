@@ -145,17 +145,18 @@ def to_steps(duration: str | int, frequency: str, key: str) -> int:
 def in_time(steps: int, frequency: str) -> str | None:
     """Steps in the largest unit that counts them, ``30min`` or ``2d``; None where steps have no one length."""
     length = fixed_step(parse_frequency(frequency))
-    units = () if length is None else ("d", "h", "min", "s")
-    found = next((unit for unit in units if steps * length % pd.Timedelta(1, unit) == pd.Timedelta(0)), None)
-    return None if found is None else f"{steps * length // pd.Timedelta(1, found)}{found}"
+    for unit in () if length is None else ("d", "h", "min", "s"):
+        if not steps * length % pd.Timedelta(1, unit):
+            return f"{steps * length // pd.Timedelta(1, unit)}{unit}"
+    return None
 
 
 def with_unit(duration: str | int, frequency: str) -> str:
     """A duration as people read it: ``9 steps (45min)``; a time stays as it was given."""
     if not str(duration).isdigit():
         return str(duration)
-    steps, time = f"{duration} step{'s' * (int(duration) != 1)}", in_time(int(duration), frequency)
-    return f"{steps} ({time})" if time and int(duration) else steps
+    time = int(duration) and in_time(int(duration), frequency)
+    return f"{duration} step{'s' * (int(duration) != 1)}{f' ({time})' if time else ''}"
 
 
 def default_seasonality(frequency: str) -> int:

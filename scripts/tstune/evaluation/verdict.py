@@ -208,7 +208,8 @@ def verdict(
     if names:
         others = np.column_stack([scores[name].window_square[seen] for name in names])
         intervals = relative_rmse(judged.window_square[seen], others, blocks, seed=seed)
-        steps = {_lead_time(step, windows.panel.frequency): step for step in (1, windows.prediction_length)}
+        every, ends = windows.panel.frequency, (1, windows.prediction_length)
+        steps = {in_time(step, every) or f"{step}steps": step for step in ends}
         steps |= {label: step for label, step in horizons.items() if step not in steps.values()}
         by_lead_time = _by_lead_time(scores, model, names, seen, blocks, steps, seed)
         comparisons = tuple(
@@ -268,11 +269,6 @@ def _by_lead_time(
         )
         for name in names
     }
-
-
-def _lead_time(step: int, frequency: str) -> str:
-    """A step as `in_time` says it, or ``3steps``."""
-    return in_time(step, frequency) or f"{step}steps"
 
 
 def format_comparisons(verdict: Verdict) -> str:

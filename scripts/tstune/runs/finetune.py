@@ -73,6 +73,7 @@ class FineTuning(ModelRun):
     """A run that tunes a model and judges it: each method is one step, in this order; see `finetune`."""
 
     data: PreparedData
+    called: str | None = None  # in its verdict, if that is not what it does
 
     def to_the_end(self, *data: Readings) -> dict:
         """Every step that is not on disk yet, in order; returns the results."""
@@ -174,10 +175,9 @@ class FineTuning(ModelRun):
         else:  # a network that its closed form left as it was
             went_back = self.model.module is not None and self.model.starts_from_weights()
         kept = "fine_tuned" if "fine_tuned" in scores and not went_back else "zero_shot"
-        called = self.model.model_type if self.model.module is None else None  # a baseline is not fine-tuned
-        judged = verdict(
-            scores, self.judge.test.windows, kept, self.config.seed, None, self.judge.test.horizons, called
-        )
+        family = self.model.model_type if self.model.module is None else None  # a baseline is not fine-tuned
+        test, seed, called = self.judge.test, self.config.seed, self.called or family
+        judged = verdict(scores, test.windows, kept, seed, None, test.horizons, called)
         per_item = per_item_table(self.model, scores, self.data) if self.config.tuning.per_item else None
         metrics = metrics_of(scores)
         self.take_scores(metrics, judged, self.data.preprocessor.unit, per_item)

@@ -215,14 +215,8 @@ def replacing(final: Path, overwrite: bool, inputs: Mapping[str, str | None]) ->
 
     What a process left that was killed inside is put back by the next one.
     """
-    prefix = f".{final.name}.replaced-{socket.gethostname()}-"
     with writing(final, "--output"), StopSignal():
-        for old in final.parent.glob(f"{glob.escape(prefix)}*"):
-            sign = old.name.removeprefix(prefix)
-            if not _is_left(sign):
-                process = sign.partition("-")[0]
-                raise OutputError(f"--output {final} belongs to process {process}; wait, or choose another folder")
-            _put_back(old, final)
+        prefix = put_back_left(final)
         refuse_to_clobber(final, overwrite, inputs, "--output")
         old, parents = final.with_name(f"{prefix}{_sign()}"), make_parents(final, "--output")
         try:
@@ -238,6 +232,19 @@ def replacing(final: Path, overwrite: bool, inputs: Mapping[str, str | None]) ->
                 raise type(error)(f"{final} is as it was; the same command begins anew") from None
             raise
         shutil.rmtree(old.rename(old.with_name(f".{final.name}.old-{os.getpid()}")))  # half of it is not put back
+
+
+def put_back_left(final: Path) -> str:
+    """Put back what a process left that was killed inside `replacing`; returns how such folders' names begin."""
+    prefix = f".{final.name}.replaced-{socket.gethostname()}-"
+    for old in final.parent.glob(f"{glob.escape(prefix)}*"):
+        sign = old.name.removeprefix(prefix)
+        if not _is_left(sign):
+            raise OutputError(
+                f"--output {final} belongs to process {sign.split('-')[0]}; wait, or choose another folder"
+            )
+        _put_back(old, final)
+    return prefix
 
 
 def _sign() -> str:
@@ -262,7 +269,12 @@ def _put_back(old: Path, final: Path) -> None:
 
 
 def refuse_full(key: str, folder: Path | None, overwrite: bool) -> None:
-    """Stop before anything is computed that could not be written, to a folder that a setting or a flag names."""
+    """Stop before anything is read or computed that could not be written to a folder, which a setting or flag names."""
+    places = () if folder is None else (folder, *folder.parents)
+    there = next((place for place in places if os.path.lexists(place)), None)
+    if there is not None and not there.is_dir():
+        above = "" if there == folder else f" cannot be written: {there}"
+        raise OutputError(f"{named(key, folder)}{above} is a file; choose another {key}")
     if folder is not None and not overwrite and folder.is_dir() and any(folder.iterdir()):
         fix = "add --overwrite or choose another folder"
         if not key.startswith("--"):
@@ -276,11 +288,9 @@ def refuse_to_clobber(final: Path, overwrite: bool, inputs: Mapping[str, str | N
     with writing(final, key):
         if final.is_symlink():
             raise OutputError(f"{what} is a link; give the folder itself or another {key}")
-        if final.is_file():
-            raise OutputError(f"{what} is a file; choose another {key}")
+        refuse_full(key, final, overwrite)
         if not final.is_dir():
             return
-        refuse_full(key, final, overwrite)
         place = final.resolve()
         if Path.cwd().is_relative_to(place):
             raise OutputError(f"{what} cannot be written: it holds the current folder")

@@ -48,7 +48,7 @@ from tstune.evaluation.metrics import builtin_metric
 from tstune.evaluation.verdict import Verdict
 from tstune.foreign_files import read_object
 from tstune.runs.compare.evaluate import configured_data
-from tstune.runs.folder import VERDICT, RunFolder
+from tstune.runs.folder import VERDICT, RunFolder, refuse_full, writing
 from tstune.runs.judging import check_metrics
 from tstune.runs.life import is_finished, unfinished
 from tstune.runtime.distributed import DistributedManager, refuse_ranks
@@ -496,6 +496,7 @@ class Search:
             set_seed(config.seed)
         data = self._without_inputs if config.data.targets_only else self.data
         with CandidateRun(config, data, place, self.manager) as run:
+            run.called = best.name
             if run.has("registered"):
                 run.recall(run.folder)
             if not run.results:
@@ -553,10 +554,12 @@ def autotune(
     if metric.partition("@")[0] in _SIGNED:
         raise ConfigError(f"--metric {metric}: neither a higher nor a lower value is better; take rmse, mae or wql")
     folder = Path(output or Path("runs/autotune") / Path(data).resolve().name.split(".")[0])
+    refuse_full("--output", folder, overwrite=True)
     place = storage_url(storage, folder)
     base, prepared = settled(Path(data), horizon, overrides, metric)
     asked = {"metric": metric, "weights": list(weights)}
-    _make_folder(folder)
+    with writing(folder, "--output"):
+        (folder / "candidates").mkdir(parents=True, exist_ok=True)
     quiet_optuna()
     database = open_storage(place, max(60, math.ceil(60 * minutes)))
     with explained(database):
@@ -632,13 +635,6 @@ def settled(
         )
     alone = config.changing("tracking", register_as=None, run_name=None)
     return alone.model_copy(update={"overwrite": False}), data
-
-
-def _make_folder(folder: Path) -> None:
-    try:
-        (folder / "candidates").mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OutputError(f"--output {folder} cannot be written: {error.strerror}") from None
 
 
 def _check_same(study: optuna.Study, base: RunConfig, folder: Path, asked: dict[str, object]) -> None:

@@ -43,7 +43,7 @@ class WandbExperimentTracker(RunTracker):
 
     Metrics of a step are rows of the history with a column ``step``, which is the x axis of every chart: W&B's own
     step must never go back, ours does when a run is resumed from a checkpoint. Metrics of the whole run are in the
-    summary. Settings and parameters are the config, as dotted names. Files lie under ``artifacts/`` in the run's
+    summary. Settings, parameters and tags are the config, as dotted names. Files lie under ``artifacts/`` in the run's
     files, the model is an artifact of type ``model``.
 
     Nothing of the process is recorded but what is logged: no console, code, git state, command line, host
@@ -115,6 +115,12 @@ class WandbExperimentTracker(RunTracker):
     def log_params(self, params: Mapping[str, object]) -> None:
         """Put them into the config."""
         self._started.config.update(_json(params), allow_val_change=True)
+
+    def log_tags(self, tags: Mapping[str, str]) -> None:
+        """Put them into the config as ``tags.…``, and the description into the notes: a tag of W&B has no value."""
+        self.log_params({f"tags.{name}": text for name, text in tags.items() if name != "description"})
+        if "description" in tags:
+            self._started.notes = tags["description"]
 
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         """Add a row to the history, or results of the whole run to the summary."""

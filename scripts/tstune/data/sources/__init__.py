@@ -81,9 +81,8 @@ class SourceInfo:
         for key in (key for key in _OF_TABLES if key in unread and key not in self.keys):
             if (value := getattr(config, key)) != DataSection.model_fields[key].get_default():
                 other = "cgm_export" if key == "item_from" else "csv"
-                raise ConfigError(
-                    f"data.{key}={value} has no meaning for source {self.name}; leave it out or use data.source={other}"
-                )
+                told = f"data.{key}={value} has no meaning for source {self.name}"
+                raise ConfigError(f"{told}; leave it out or use data.source={other}")
         values = {option.name: option.default for option in self.options}
         kinds = {o.name: o.kind if o.default is None else type(o.default) for o in self.options}
         for name, value in config.source_options.items():

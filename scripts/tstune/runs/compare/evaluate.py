@@ -85,6 +85,7 @@ def evaluate_models(
     notes: Mapping[str, object] | None = None,
     prepare: Callable[[RunConfig], PreparedData] | None = None,
     key: str = "--output",
+    flag: str = "--model",
 ) -> Evaluation:
     """Score models on one part of the configured data; the first one is judged against all others.
 
@@ -99,7 +100,7 @@ def evaluate_models(
         registry: where ``registry:…`` looks; None takes the default.
         notes: goes into `environment.json` beside what is found here.
         prepare: makes the windows; None reads the configured data.
-        key: what the user calls `output`.
+        key, flag: what the user calls `output`, and a model.
 
     Raises:
         LeakError: a model was trained on, or chosen by, what it is to be judged on.
@@ -112,11 +113,9 @@ def evaluate_models(
     gpu = GPUManager(manager.device)
     gpu.allow_tf32(config.training.tf32)
     with ExitStack() as stack:
-        candidates = open_candidates(models, config, registry, stack)
-        inputs = {"--model": None} | {f"--model {one.spec}": one.spec for one in candidates}
-        run = stack.enter_context(
-            NewFolder(output, overwrite, manager.is_main, inputs | {"data.path": config.data.path}, key)
-        )
+        candidates = open_candidates(models, config, registry, stack, flag)
+        inputs = {one.called: one.spec for one in candidates} | {"data.path": config.data.path}
+        run = stack.enter_context(NewFolder(output, overwrite, manager.is_main, inputs, key))
         config = with_lengths(config, candidates)
         data = (prepare or configured_data)(config)
         config = data.settle(config)
@@ -131,7 +130,7 @@ def evaluate_models(
             model = one.make(data, config, manager)
             windows = judge.test.windows
             lengths = windows.context_length, windows.prediction_length
-            forecaster = fitted(model, f"--model {one.spec}", *lengths, windows.panel.item_ids, data.preprocessor)
+            forecaster = fitted(model, one.called, *lengths, windows.panel.item_ids, data.preprocessor)
             model.to(manager.device)
             judge.score(one.name, forecaster)
             _add_quantiles(judge, one.name, model, forecaster)
@@ -200,6 +199,7 @@ def compare_members(comparison: ComparisonRecipe) -> Evaluation:
         overwrite=config.overwrite,
         notes={"members": [*tuned, *baselines], "comparison": comparison.fingerprint},
         key="output_dir",
+        flag="models:",
     )
 
 
@@ -211,7 +211,7 @@ def with_lengths(config: RunConfig, candidates: Sequence[Candidate]) -> RunConfi
         asked = min(ahead, default=AUTO)
     for one in candidates:
         if one.prediction_length is not None and one.prediction_length < asked:
-            raise shorter_than_asked(f"--model {one.spec}", one.prediction_length, asked)
+            raise shorter_than_asked(one.called, one.prediction_length, asked)
     known = [one.context_length for one in candidates if one.context_length is not None]
     context = max([*known, *([] if context == AUTO else [context])], default=AUTO)
     return config.changing("model", context_length=context, prediction_length=asked)
@@ -246,7 +246,7 @@ def _refuse_trained_on(candidates: Sequence[Candidate], data: PreparedData, part
     for one in candidates:
         findings = [] if one.folder is None else overlap_with(data, one.folder, part)
         fix = "take another model, score other readings, or set data.split.allow_overlap=true"
-        refuse_findings(findings, f"--model {one.spec}", fix, allow_overlap)
+        refuse_findings(findings, one.called, fix, allow_overlap)
 
 
 def _tune(member: ListedModel) -> dict[str, object]:

@@ -191,7 +191,7 @@ def cross_validation(
         aligned = data.test.only(np.flatnonzero(left % step_size == 0))
         return replace(data, windows=data.windows | {"test": aligned})
 
-    evaluation = evaluate_models(specs, config, prepare=prepare)
+    evaluation = evaluate_models(specs, config, prepare=prepare, flag="model")
     judge = evaluation.judge
     if not judge.test.keeps_forecasts:
         raise DataError(f"{len(judge.test.windows):,} windows are too many for one table; lower n_windows")
@@ -370,7 +370,7 @@ def _as_it_is(
     config = config.changing("evaluation", seasonality=seasonality)
     manager = DistributedManager(mixed_precision="no")
     with ExitStack() as stack:
-        candidates = open_candidates([model], config, None, stack)
+        candidates = open_candidates([model], config, None, stack, "model")
         data = configured_data(with_lengths(config, candidates), read.table)
         config = data.settle(config)
         ready = candidates[0].make(data, config, manager)
