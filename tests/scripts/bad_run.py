@@ -23,14 +23,14 @@ CASES = (
     Case(
         "file in its way",
         "output folder not writable",
-        ("output_dir=", "taken/sub", "cannot be written", "/taken is a file"),
+        ("output_dir=", "taken/sub", "cannot be written", "Not a directory"),
         ("output_dir={folder}/taken/sub",),
         write_file("taken", "mine"),
     ),
     Case(
         "file far up its way",
         "output folder not writable",
-        ("output_dir=", "taken/a/b", "cannot be written", "/taken is a file"),
+        ("output_dir=", "taken/a/b", "cannot be written", "Not a directory"),
         ("output_dir={folder}/taken/a/b",),
         write_file("taken", "mine"),
     ),
