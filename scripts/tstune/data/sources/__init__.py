@@ -16,7 +16,7 @@ from tstune.named_code import import_named
 _OF_ALL = """\
 data.source is one of these names, or your own function as package.module:function: it takes the data section and
 returns a SourceTable. Keys that all sources share: cache, frequency, max_gap, fill, min_context, time_features, unit,
-convert_to, valid_range, out_of_range, conflicting_readings, timezone, scaling, split; see tstune/config/schema.py."""
+convert_to, valid_range, out_of_range, conflicting_readings, scaling, split. Others it reads if they stand there."""
 
 # name -> module with a function load(config) -> SourceTable and its INFO; loaded on first use
 _SOURCES = {
