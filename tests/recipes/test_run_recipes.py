@@ -15,7 +15,6 @@ import pytest
 import yaml
 from documented import ROOT
 from support import tiny
-from support.smoke import smoke
 from support.tiny_weights import WRITERS
 
 import run_recipes
@@ -249,23 +248,6 @@ def test_a_table_of_one_folder_has_only_its_recipes(book, first_call):
     assert "| RMSE | scaled MSE | untuned |" in full
 
 
-SMOKED = (
-    "ttm/brist1d_open/per_item",
-    "ttm/cgm_export/decoder",
-    "ttm/cgm_sample/quantile_head",
-    "ttm/etth1/few_shot_5pct",
-    "ttm/kaggle_brisT1D/insulin_carbs",
-    "ttm/pretrain/tiny",
-    "ttm/t1d_uom/glucose",
-    "timegpt/cgm_sample/finetune",
-)
-
-
-def test_the_tiny_form_of_a_recipe_of_each_source_and_script_runs(capfd):
-    results = list(smoke(find_recipes([ROOT / f"recipes/{name}.yaml" for name in SMOKED], tiny=True)))
-    assert {one.recipe: one.reason for one in results} == dict.fromkeys(SMOKED)
-
-
 def test_a_recipe_that_does_not_run_is_counted(book, capsys):
     code = run_recipes.main(["--smoke", str(book / "recipes/mine/lost.yaml")])
     lines = capsys.readouterr().out.splitlines()
@@ -298,7 +280,6 @@ def test_what_a_process_says_is_the_reason(tmp_path, monkeypatch):
     assert paid["reason"].startswith("this run would send forecasts of at most")
 
 
-@pytest.mark.slow
 def test_the_tiny_form_of_every_recipe_runs(capsys):
     files = [path for path in (ROOT / "recipes").rglob("*.yaml") if "hydra" not in path.parts]
     assert run_recipes.main(["--smoke"]) == 0

@@ -107,10 +107,13 @@ class _Desk:
         self._weights: dict[str, Path] = {}
 
     def data(self, config: RunConfig) -> Path | None:
-        source = config.data.source
-        if source not in self._data:
-            self._data[source] = write_tiny_data(source, self._place / "data" / source)
-        return self._data[source]
+        data = config.data
+        name = data.source
+        if name == "csv":  # a table has the columns that the recipe names
+            name = f"csv-{data.target_columns}-{data.control_columns}-{data.frequency}"
+        if name not in self._data:
+            self._data[name] = write_tiny_data(data, self._place / "data" / name)
+        return self._data[name]
 
     def weights(self, config: RunConfig) -> Path | None:
         model = config.model

@@ -8,16 +8,18 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from tstune.config.schema import DataSection
+
 _FIVE_MINUTES = "5min"
 
 
-def write_tiny_data(source: str, folder: Path) -> Path | None:
+def write_tiny_data(data: DataSection, folder: Path) -> Path | None:
     """Write what `data.path` of this source must be; None for a source that needs no file."""
-    write = _WRITERS.get(source)
-    if write is None:
+    write = _WRITERS.get(data.source)
+    if write is None and data.source != "csv":
         return None
     folder.mkdir(parents=True, exist_ok=True)
-    return write(folder)
+    return _table(data, folder) if write is None else write(folder)
 
 
 def _glucose(steps: int, seed: int) -> np.ndarray:
@@ -38,6 +40,22 @@ def _ett(folder: Path) -> Path:
     path = folder / "ETTh1.csv"
     table.to_csv(path, index=False)
     return path
+
+
+def _table(data: DataSection, folder: Path) -> Path:
+    """A table with the columns that a recipe names: 1,500 steps of 12 series, or of one."""
+    stamps = pd.date_range("2024-01-01", periods=1500, freq=data.frequency or "h")
+    columns = [*(data.target_columns or ["value"]), *data.conditional_columns, *data.control_columns]
+    parts = [
+        pd.DataFrame(
+            {data.timestamp_column: stamps}
+            | ({data.item_id_column: f"S{number:02d}"} if data.item_id_column else {})
+            | {column: 18 * _glucose(1500, number + place) for place, column in enumerate(columns)}
+        )
+        for number in range(12 if data.item_id_column else 1)
+    ]
+    pd.concat(parts).to_csv(folder / "table.csv", index=False)
+    return folder / "table.csv"
 
 
 def _brist1d_open(folder: Path) -> Path:
