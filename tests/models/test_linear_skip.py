@@ -57,7 +57,7 @@ def built(model: TTMForecaster) -> tuple[TTMForecaster, dict]:
 
 
 def rows_of(model: TTMForecaster, windows: WindowDataset) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Context and forecast as one, forecast, truth and its mask, [windows, targets, steps] in scaled units."""
+    """Context and forecast as one, forecast, truth (filled too) and its mask, [windows, targets, steps], scaled."""
     batch = windows.__getitems__(range(len(windows)))
     targets = model.module.num_targets
     scaler = model.preprocessor.scaler
@@ -92,7 +92,7 @@ def test_the_closed_form_is_ridge_of_what_the_forecast_lacks(desk: Path, kind: s
     data = model.prepare()
     inputs, point, truth, observed = rows_of(untuned, data.train)
     assert observed.all() == (series == "series")
-    lacks = np.where(observed, truth - point, 0.0)
+    lacks = truth - point
     seen, now, _, _ = rows_of(untuned, data.test)
     _, found, _, _ = rows_of(model, data.test)
     for channel in range(2):
@@ -101,6 +101,16 @@ def test_the_closed_form_is_ridge_of_what_the_forecast_lacks(desk: Path, kind: s
         ridge.fit(*(values[:, part].reshape(-1, values.shape[2]) for values in (inputs, lacks)))
         np.testing.assert_allclose(found[:, channel] - now[:, channel], ridge.predict(seen[:, channel]), atol=2e-4)
     assert np.abs(found - now).max() > 0.1
+
+
+def test_steps_that_were_filled_do_not_shrink_it(desk: Path, tmp_path: Path):
+    """Two of three readings are missing, as on a grid of five minutes under a sensor of fifteen."""
+    table = tiny.series(rows=1200)
+    table.loc[table.index % 3 > 0, "load"] = np.nan
+    table.to_csv(tmp_path / "third.csv", index=False)
+    model = forecaster(desk, data={"path": str(tmp_path / "third.csv")}, model=WHOLE, **CLOSED_FORM)
+    found = model.fit()["metrics"]
+    assert found["fine_tuned"]["rmse"] < 1.03 * found["ridge"]["rmse"]
 
 
 def test_half_of_it_goes_half_way(desk: Path):
@@ -165,6 +175,12 @@ def test_one_that_a_checkpoint_brings_stays(desk: Path, tmp_path: Path):
     assert without.module.linear_skip is None
     without.network.save_pretrained(tmp_path / "without")
     assert "linear_skip" not in tiny.read_json(tmp_path / "without/config.json")
+
+
+def test_where_it_stays_and_nothing_else_learns_there_is_nothing_to_do(desk: Path, tmp_path: Path):
+    forecaster(desk, **CLOSED_FORM).fit(output_dir=tmp_path / "run")
+    with pytest.raises(ConfigError, match=r"linear skip, which stays.*set tuning\.mode=head"):
+        built(forecaster(desk, None, model={"pretrained": str(tmp_path / "run")}, **CLOSED_FORM))
 
 
 def test_without_training_there_is_no_closed_form(desk: Path):

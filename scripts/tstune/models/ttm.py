@@ -313,7 +313,10 @@ class TTMForecaster(NetworkForecaster):
         return float(total[0] / total[1])
 
     def _shown(self, windows: WindowDataset) -> Iterator[tuple[torch.Tensor, ...]]:
-        """What the linear skip reads of training windows, and what the forecast lacks where it weighs."""
+        """What the linear skip reads of training windows, and what the forecast lacks, of filled steps too.
+
+        Nothing in their place would say that the forecast is right there, and shrink the map by the share of them.
+        """
         targets, steps, seen = self.module.num_targets, self.module.num_steps, []
         count, size = min(len(windows), max(1, MAX_RIDGE_ROWS // targets)), self.evaluation_batch_size(self._device)
         chosen = np.linspace(0, len(windows) - 1, count).astype(np.int64)
@@ -326,7 +329,7 @@ class TTMForecaster(NetworkForecaster):
                 _, *scale = self.module(batch)
             past, point = seen.pop()
             truth = self.module.normalise(batch["future_values"][:, :steps, :targets], *scale)
-            yield past, point, torch.where(self._weighing(batch), truth - point[:, :steps], 0.0)
+            yield past, point, torch.where(self.module.has_scale(batch), truth - point[:, :steps], 0.0)
         hook.remove()
 
     def learned_from(self, data: PreparedData) -> None:
@@ -399,6 +402,14 @@ class TTMForecaster(NetworkForecaster):
                 f"{', '.join(self.fresh)}; use its own prediction length and channels, or another mode"
             )
         super()._check_built()
+        skip = self.module.linear_skip
+        if self.config.tuning.mode == "skip_head" and not self.fresh and self.module.skip_head is None:
+            if skip.weight.any():
+                raise ConfigError(
+                    f"tuning.mode=skip_head: model.pretrained={self.config.model.pretrained} brings its linear skip, "
+                    "which stays, and nothing else would learn; set tuning.mode=head, or take the weights it was "
+                    "solved for"
+                )
 
 
 def channel_options(section: TTMSection, roles: Roles) -> dict:
