@@ -402,14 +402,13 @@ class TTMForecaster(NetworkForecaster):
                 f"{', '.join(self.fresh)}; use its own prediction length and channels, or another mode"
             )
         super()._check_built()
-        skip = self.module.linear_skip
-        if self.config.tuning.mode == "skip_head" and not self.fresh and self.module.skip_head is None:
-            if skip.weight.any():
-                raise ConfigError(
-                    f"tuning.mode=skip_head: model.pretrained={self.config.model.pretrained} brings its linear skip, "
-                    "which stays, and nothing else would learn; set tuning.mode=head, or take the weights it was "
-                    "solved for"
-                )
+        skip, pretrained = self.module.linear_skip, self.config.model.pretrained
+        is_all = self.config.tuning.mode == "skip_head" and self.module.skip_head is None and not self.fresh
+        if is_all and skip.weight.any():
+            raise ConfigError(
+                f"tuning.mode=skip_head: model.pretrained={pretrained} brings its linear skip, which stays, and nothing "
+                "else would learn; set tuning.mode=head, or take the weights it was solved for"
+            )
 
 
 def channel_options(section: TTMSection, roles: Roles) -> dict:
