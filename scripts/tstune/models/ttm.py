@@ -406,8 +406,8 @@ class TTMForecaster(NetworkForecaster):
         is_all = self.config.tuning.mode == "skip_head" and self.module.skip_head is None and not self.fresh
         if is_all and skip.weight.any():
             raise ConfigError(
-                f"tuning.mode=skip_head: model.pretrained={pretrained} brings its linear skip, which stays, and nothing "
-                "else would learn; set tuning.mode=head, or take the weights it was solved for"
+                f"tuning.mode=skip_head: model.pretrained={pretrained} brings its linear skip, which stays, and "
+                "nothing else would learn; set tuning.mode=head, or take the weights it was solved for"
             )
 
 
