@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import psutil
 import pytest
 from support import tiny
 
@@ -148,3 +149,5 @@ def test_an_address_that_a_job_exports_is_not_a_launch(address: str, asked: bool
     monkeypatch.setenv("MASTER_ADDR", address)
     monkeypatch.delenv("RANK", raising=False)
     assert _asked_for_several() is asked
+    monkeypatch.setattr(psutil.Process, "environ", lambda _: {"MASTER_ADDR": address})
+    assert not _asked_for_several(), "the launcher had it, and did not set it"

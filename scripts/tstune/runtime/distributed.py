@@ -8,10 +8,11 @@ from __future__ import annotations
 import importlib.util
 import os
 from collections.abc import Collection, Iterable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from datetime import timedelta
 from pathlib import Path
 
+import psutil
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState, PartialState
@@ -388,10 +389,14 @@ def _asked_for_several() -> bool:
     """True if `accelerate launch` had a number of processes that its file ignores.
 
     Of that number nothing reaches the one process but the address at which the others would have met. A job script
-    that sets an address for its own purposes names a node.
+    that sets an address for its own purposes names a node, or the launcher has it too.
     """
     launched = "ACCELERATE_MIXED_PRECISION" in os.environ and "RANK" not in os.environ
-    return launched and os.environ.get("MASTER_ADDR") == "127.0.0.1"
+    if not launched or os.environ.get("MASTER_ADDR") != "127.0.0.1":
+        return False
+    with suppress(psutil.Error):
+        return "MASTER_ADDR" not in psutil.Process(os.getppid()).environ()
+    return True
 
 
 def _read_weights_whole() -> None:
