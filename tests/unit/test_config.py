@@ -159,6 +159,7 @@ def test_a_key_in_the_wrong_section_is_found(write_config: Write):
         ("model.renam=x", ", did you mean data.rename?"),
         ("training.batch_size=8", ", did you mean training.per_device_batch_size?"),  # not evaluation.batch_size
         ("data.train=0.5", ", did you mean data.split.train?"),
+        ("training.lr=0.1", " (keys here: "),  # not the one other key with lr in it
         ("training.mode=full", ", did you mean data.split.mode or tuning.mode?"),
     ],
 )
@@ -171,6 +172,7 @@ def test_the_same_section_is_looked_at_first(override: str, meant: str, write_co
     ("text", "told"),
     [
         ("data:\n  source:csv\n  path: x.csv\n", "is not valid YAML: line 2: source:csv has no blank after its colon"),
+        ("data:\n  path:/tmp/x.csv\n  source: csv\n", "line 2: path:/tmp/x.csv has no blank after its colon"),
         ("data.source:csv\n\nmodel:\n", "is not valid YAML: line 1: data.source:csv has no blank after its colon"),
         (
             "data:\n  path: a\n  source:csv\nseed: 1\n",

@@ -89,7 +89,7 @@ def _suggestion(location: tuple, family: str) -> str:
     found = (
         [path for path in same if path.startswith(inside)]
         or [inside + name for name in difflib.get_close_matches(key, siblings, n=1, cutoff=0.85)]
-        or [inside + name for name in siblings if f"_{key}_" in f"_{name}_"][:1]
+        or [inside + name for name in siblings if name.endswith(f"_{key}")][:1]
         or same  # the right name in the wrong section
         or [inside + name for name in difflib.get_close_matches(key, siblings, n=1)]
         or [path for path, name in paths.items() if difflib.get_close_matches(key, [name], cutoff=0.85)][:1]
