@@ -113,6 +113,15 @@ def test_steps_that_were_filled_do_not_shrink_it(desk: Path, tmp_path: Path):
     assert found["fine_tuned"]["rmse"] < 1.03 * found["ridge"]["rmse"]
 
 
+def test_it_learns_from_the_short_histories_that_training_makes(desk: Path):
+    """As the network does: half of the contexts have lost some of their oldest steps, and 16 are judged on."""
+    found = {}
+    for share in (0.0, 0.5):
+        how = {"training": {"context_dropping": share}, "evaluation": {"context_steps": 16}}
+        found[share] = forecaster(desk, **how, **CLOSED_FORM).fit()["metrics"]["fine_tuned"]["rmse"]
+    assert found[0.5] < 0.6 * found[0.0]
+
+
 def test_half_of_it_goes_half_way(desk: Path):
     found = {}
     for share in (0.5, 1.0):

@@ -284,7 +284,8 @@ class TTMForecaster(NetworkForecaster):
         stored = stored_weights(resume) if resume else {}
         state = {name.rpartition(".")[2]: values for name, values in stored.items() if LINEAR_SKIP in name}
         if manager.is_main and state.get("weight", skip.bias).shape != skip.weight.shape:
-            state, share = skip.solution(self._shown(data.train), section.linear_skip_alpha), section.linear_skip_share
+            shown, share = self._shown(self.shortened(data.train)), section.linear_skip_share
+            state = skip.solution(shown, section.linear_skip_alpha)
             if share == "auto":
                 losses = {
                     share: self._loss_with(state, share, data.validation) for share in (0.0, 0.25, 0.5, 0.75, 1.0)
