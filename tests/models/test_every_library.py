@@ -244,9 +244,10 @@ def test_the_dropout_of_the_configuration(name: str, make_any: Make) -> None:
         assert found - {0.0} == facts.rates - {0.0}
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(("kind", "layer"), [("int8", bnb.nn.Linear8bitLt), ("nf4", bnb.nn.Linear4bit)])
-@every
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[] if name == "chronos_bolt" else pytest.mark.slow) for name in FACTS]
+)
 def test_a_packed_base_trains_saves_and_reloads(
     name: str, kind: str, layer: type, make_any: Make, tmp_path: Path
 ) -> None:

@@ -223,8 +223,8 @@ class ChronosBoltForecaster(ChronosForecaster):
             put_before(network, FastCrossAttention, T5Attention)
             put_before(network, FastNorm, T5LayerNorm)
             for layer in network.modules():
-                if type(layer) is nn.ReLU:
-                    layer.inplace = True
+                if type(layer) is nn.ReLU:  # what comes out of packed weights may not be written into
+                    layer.inplace = self.config.model.quantization == "none"
 
     def _unrolled(self, batch: Batch) -> torch.Tensor:
         from chronos import ChronosBoltPipeline

@@ -284,8 +284,8 @@ class TTMForecaster(NetworkForecaster):
         stored = stored_weights(resume) if resume else {}
         state = {name.rpartition(".")[2]: values for name, values in stored.items() if LINEAR_SKIP in name}
         if manager.is_main and state.get("weight", skip.bias).shape != skip.weight.shape:
-            shown, share = self._shown(self.shortened(data.train)), section.linear_skip_share
-            state = skip.solution(shown, section.linear_skip_alpha)
+            windows = self.shortened(data.train) if self.config.training.context_dropping else data.as_judged().train
+            state, share = skip.solution(self._shown(windows), section.linear_skip_alpha), section.linear_skip_share
             if share == "auto":
                 losses = {
                     share: self._loss_with(state, share, data.validation) for share in (0.0, 0.25, 0.5, 0.75, 1.0)
@@ -398,6 +398,11 @@ class TTMForecaster(NetworkForecaster):
 
     def _check_built(self) -> None:
         if self.config.tuning.mode == "zero_shot" and self.fresh:
+            if all(name.startswith(LINEAR_SKIP) for name in self.fresh):
+                raise ConfigError(
+                    f"tuning.mode=zero_shot solves no model.linear_skip={self.config.model.linear_skip}; leave it out, "
+                    "or set tuning.mode=skip_head"
+                )
             raise ConfigError(
                 f"tuning.mode=zero_shot, but {len(self.fresh)} tensors are not in the checkpoint and would be random: "
                 f"{', '.join(self.fresh)}; use its own prediction length and channels, or another mode"
@@ -595,6 +600,13 @@ def load_pretrained(
             output_loading_info=True,
             use_safetensors=True,
         )
+    for key, had, wanted in report["mismatched_keys"]:
+        if key == f"{LINEAR_SKIP}.weight" and had[0] != wanted[0]:  # the network was tuned around what it adds
+            raise ConfigError(
+                f"model.pretrained={name} brings a linear skip of {had[0]} maps (one: for all targets) and this run "
+                f"needs {wanted[0]}; give it the targets it was solved for and leave model.linear_skip out, or leave "
+                "the map out with model.linear_skip=none"
+            )
     mismatched = [entry[0] for entry in report["mismatched_keys"]]
     fresh = sorted({*report["missing_keys"], *mismatched})
     wrong = [key for key in fresh if not key.startswith(_MAY_BE_FRESH)]
