@@ -330,6 +330,7 @@ class Preprocessor:
         if not scaler.fits(len(channels)):
             raise ValueError(f"its scaler is no mean and positive deviation for each of {len(channels)} channels")
         parse_frequency(found.frequency)
+        DataSection(source="csv", **{name: values[name] for name in READ_AS if name in values})
         return found
 
     def targets_only(self) -> Preprocessor:
