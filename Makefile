@@ -34,7 +34,7 @@ test-fast: install  ## unit tests and one family: the loop of a developer
 		tests/unit tests/tuning/test_modes.py tests/models/test_ttm_forecasts.py
 
 test-slow: install  ## the tests that take minutes
-	$(BIN)/python -m pytest -m slow
+	$(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder -m slow
 
 test-gpu: install  ## every strategy on real GPUs; skipped by name where there are none
 	$(BIN)/python -m pytest -m gpu tests/gpu
