@@ -95,7 +95,7 @@ def read_plain_yaml(path: Path, kind: type[TstuneError] = CheckpointError) -> An
 
 def missing_blank(line: str) -> str | None:
     """What ``source:csv`` lacks, in words; None for anything else."""
-    found = re.fullmatch(r"\s*(?:- +)?([\w.-]{2,}):(?!\s|//|\\)(.*\S)\s*", line)
+    found = re.fullmatch(r"\s*(?:- +)?([\w.-]{2,}):(?!\s|//|\\)([^@]*[^@\s])\s*", line)  # no address with a password
     return found and f"{found[1]}:{found[2]} has no blank after its colon; write {found[1]}: {found[2]}"
 
 
