@@ -150,7 +150,8 @@ class TTMModule(ScaledModule):
             hidden = hidden[:, : self.num_targets]  # covariates have a hidden state, but no quantiles
             values = self.network.multi_quantile_head_block(point, decoder_hidden_state=hidden).permute(0, 2, 3, 1)
         values = values * scale[..., None] + loc[..., None]
-        point = point * scale + loc
+        if self.skip_head is not None or self.linear_skip is not None:
+            point = point * scale + loc
         if self.skip_head is not None:
             change, stretch = self.skip_head(encoded, point, scale)
             if stretch is not None:
